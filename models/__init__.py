@@ -1,0 +1,37 @@
+"""What there is to interpret: architectures, their data and their training.
+
+`models` imports `tensornet_interp`, never the other way round, and is not part of the wheel.
+
+- `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
+- `gates`: pairs of boolean operations, the paper's toy task
+- `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
+- `training`: `train`, `TrainingConfig`, `History`, `accuracy`
+- `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
+"""
+
+from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier
+from models.data import Dataset, load_dataset
+from models.gates import Gate, GateConfig, GateModel, train_gates, truth_table
+from models.storage import load_info, load_model, save_model
+from models.training import History, TrainingConfig, accuracy, train
+
+__all__ = [
+    "Bilinear",
+    "BilinearClassifier",
+    "ClassifierConfig",
+    "Dataset",
+    "Gate",
+    "GateConfig",
+    "GateModel",
+    "History",
+    "TrainingConfig",
+    "accuracy",
+    "build_classifier",
+    "load_dataset",
+    "load_info",
+    "load_model",
+    "save_model",
+    "train",
+    "train_gates",
+    "truth_table",
+]

@@ -1,0 +1,252 @@
+"""Bilinear layers and classifiers as `nn.Module`s that hand over their tensors exactly."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.checks import check_bool, check_number
+from tensornet_interp import BilinearLayer, BilinearNetwork, lift
+from tensornet_interp.checks import check_choice, check_int
+
+GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "none": None,  # bilinear
+    "relu": functional.relu,  # ReGLU (Shazeer 2020)
+    "silu": functional.silu,  # SwiGLU
+}
+
+EMBEDDING_BASIS = "inputs in the embedding basis"
+INPUT_BASIS = "inputs in the pixel (input) basis"
+
+
+def _weight(linear: nn.Linear) -> Tensor:
+    # A copy: the layer handed over stays what it is when the model is trained further.
+    return linear.weight.detach().clone()
+
+
+def _bias(linear: nn.Linear | None) -> Tensor | None:
+    return None if linear is None or linear.bias is None else linear.bias.detach().clone()
+
+
+class Bilinear(nn.Module):
+    """y = down(gate(left x + a) * (right x + b)) + c + residual x
+
+    `outputs=None` means without `down` (and without c): y is the hidden vector. `bias=True` gives a, b and c.
+    `gate` is applied to the left half only: "none" (bilinear), "relu" or "silu"; a gated layer is no tensor.
+    `residual` is a fixed coefficient, not a parameter, and needs as many outputs as inputs.
+
+    x is (..., inputs), y is (..., outputs). Cost: 2 hidden (2 inputs + outputs) flops a sample.
+
+    >>> Bilinear(4, 3, 2)(torch.zeros(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int | None,
+        *,
+        bias: bool = False,
+        residual: float = 0.0,
+        gate: str = "none",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_int("inputs", inputs, 1)
+        check_int("hidden", hidden, 1)
+        if outputs is not None:
+            check_int("outputs", outputs, 1)
+        check_bool("bias", bias)
+        self.residual = check_number("residual", residual)
+        self.gate = check_choice("gate", gate, GATES)
+        size = hidden if outputs is None else outputs
+        if self.residual and size != inputs:
+            raise ValueError(
+                f"residual={residual} needs as many outputs as inputs, got inputs={inputs} and outputs={size}"
+            )
+        self.left = nn.Linear(inputs, hidden, bias=bias, device=device, dtype=dtype)
+        self.right = nn.Linear(inputs, hidden, bias=bias, device=device, dtype=dtype)
+        self.down = None if outputs is None else nn.Linear(hidden, outputs, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The class's equation: (..., inputs) -> (..., outputs)."""
+        gate = GATES[self.gate]
+        left = self.left(x)  # (..., hidden)
+        if gate is not None:
+            left = gate(left)
+        y: Tensor = left * self.right(x)
+        if self.down is not None:
+            y = self.down(y)  # (..., outputs)
+        return y + self.residual * x if self.residual else y
+
+    def layer(self, name: str = "", history: tuple[str, ...] = ()) -> BilinearLayer:
+        """B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2], lifted where needed
+
+        Exact: `module.layer()(x)` is `module(x)`. With biases or a residual the layer is lifted (it has a constant
+        coordinate). The weights are copies, apart from autograd. Raises ValueError for a gated layer.
+        """
+        if self.gate != "none":
+            raise ValueError(
+                f"a layer with gate={self.gate!r} is not bilinear and cannot be handed over as a tensor; "
+                "train one with gate='none' to decompose its weights"
+            )
+        left, right = _weight(self.left), _weight(self.right)
+        if self.down is None:
+            down = torch.eye(left.shape[0], device=left.device, dtype=left.dtype)
+        else:
+            down = _weight(self.down)
+        layer = BilinearLayer.from_weights(left=left, right=right, down=down, name=name, history=history)
+        left_bias, right_bias, bias = _bias(self.left), _bias(self.right), _bias(self.down)
+        if left_bias is None and right_bias is None and bias is None and not self.residual:
+            return layer
+        return lift(layer, left_bias=left_bias, right_bias=right_bias, bias=bias, residual=self.residual)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Sizes and options of a `BilinearClassifier`; the defaults are the exercise model of the field on MNIST.
+
+    `width` is the size of the embedding; None means no embedding. With `down` every block maps width -> width; without,
+    a block's output is its hidden vector (the head is the `down`) and later blocks map hidden -> hidden.
+    `bias` switches the biases of every linear map, embedding and head included. `residual` is the coefficient of
+    y = block(x) + residual x in every block.
+    """
+
+    inputs: int = 784
+    width: int | None = 256
+    hidden: int = 256
+    classes: int = 10
+    n_layers: int = 1
+    down: bool = False
+    bias: bool = False
+    residual: float = 0.0
+    gate: str = "none"
+
+    def __post_init__(self) -> None:
+        check_int("inputs", self.inputs, 1)
+        if self.width is not None:
+            check_int("width", self.width, 1)
+        check_int("hidden", self.hidden, 1)
+        check_int("classes", self.classes, 1)
+        check_int("n_layers", self.n_layers, 1)
+        check_bool("down", self.down)
+        check_bool("bias", self.bias)
+        check_number("residual", self.residual)
+        check_choice("gate", self.gate, GATES)
+        if self.residual and not self.down and self.hidden != self.embedded:
+            raise ValueError(
+                f"residual={self.residual} with down=False needs hidden equal to the size that enters the first "
+                f"block, got hidden={self.hidden} and {self.embedded}"
+            )
+
+    @property
+    def embedded(self) -> int:
+        """The size that enters the first block."""
+        return self.inputs if self.width is None else self.width
+
+
+class BilinearClassifier(nn.Module):
+    """logits = head(block_L(... block_1(embedding x)))
+
+    x is (..., inputs), logits are (..., classes). Blocks are `Bilinear`; see `ClassifierConfig` for the options.
+
+    >>> model = build_classifier(ClassifierConfig(inputs=6, width=5, hidden=4, classes=3), seed=0)
+    >>> x = torch.ones(2, 6)
+    >>> torch.allclose(model.network("input")(x), model(x), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        size, bias = config.embedded, config.bias
+        if config.width is None:
+            self.embedding = None
+        else:
+            self.embedding = nn.Linear(config.inputs, size, bias=bias, device=device, dtype=dtype)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.n_layers):
+            outputs = size if config.down else None
+            block = Bilinear(
+                size,
+                config.hidden,
+                outputs,
+                bias=bias,
+                residual=config.residual,
+                gate=config.gate,
+                device=device,
+                dtype=dtype,
+            )
+            self.blocks.append(block)
+            size = size if config.down else config.hidden
+        self.head = nn.Linear(size, config.classes, bias=bias, device=device, dtype=dtype)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """h = embedding x (x itself without an embedding): (..., inputs) -> (..., width)."""
+        if x.shape[-1:] != (self.config.inputs,):
+            raise ValueError(f"x has shape {tuple(x.shape)}, its last mode must have inputs={self.config.inputs}")
+        return x if self.embedding is None else self.embedding(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The class's equation: (..., inputs) -> (..., classes)."""
+        h = self.embed(x)
+        for block in self.blocks:
+            h = block(h)
+        logits: Tensor = self.head(h)
+        return logits
+
+    def network(self, basis: str) -> BilinearNetwork:
+        """network(x)[class] = logits(x)[class], exactly, as a stack of bilinear layers
+
+        `basis` has no default, because spectra depend on it: "input" absorbs the embedding in the first layer and
+        takes x; "embedding" leaves it out and takes `embed(x)`. The head is absorbed in the last layer.
+        With biases or residuals every layer is lifted. Names are "layer 0", ...; the history says the basis.
+        Raises ValueError for a gated model, for an unknown basis, and for "embedding" where there is none.
+        Cost: two matrix products a layer, 2 hidden (2 inputs width + classes width) flops; memory of the copies.
+        """
+        check_choice("basis", basis, ("embedding", "input"))
+        if basis == "embedding" and self.embedding is None:
+            raise ValueError("basis='embedding' needs an embedding but width=None; use basis='input'")
+        layers = []
+        for index, block in enumerate(self.blocks):
+            if not isinstance(block, Bilinear):
+                raise TypeError(f"block {index} is a {type(block).__name__}, not a Bilinear")
+            history: tuple[str, ...] = ()
+            if index > 0:
+                history = (f"inputs in the output basis of layer {index - 1}",)
+            elif basis == "embedding":
+                history = (EMBEDDING_BASIS,)
+            elif self.embedding is None:
+                history = (INPUT_BASIS,)
+            layers.append(block.layer(f"layer {index}", history))
+        if basis == "input" and self.embedding is not None:
+            embedding = self.embedding
+            layers[0] = layers[0].change_basis(inputs=_weight(embedding), input_bias=_bias(embedding), note=INPUT_BASIS)
+        layers[-1] = layers[-1].change_basis(
+            outputs=_weight(self.head), output_bias=_bias(self.head), note="head absorbed: outputs are logits"
+        )
+        return BilinearNetwork(layers)
+
+
+def build_classifier(
+    config: ClassifierConfig, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> BilinearClassifier:
+    """A freshly initialised classifier: the same `seed` gives the same weights, on every device.
+
+    The weights are drawn on the CPU; the global random streams are as they were afterwards.
+    """
+    check_int("seed", seed, 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the other devices too
+        model = BilinearClassifier(config, device="cpu", dtype=dtype)
+    return model.to(device)

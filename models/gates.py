@@ -1,0 +1,153 @@
+"""Pairs of boolean operations on input bits: the toy task of Pearce et al. (2025), arXiv 2410.08417.
+
+One bilinear layer with biases represents every operation of two bits exactly: x AND y = x y, x XOR y = x + y - 2 x y,
+negations 1 - ...; the constants need the biases.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.bilinear import Bilinear
+from models.checks import check_number
+from tensornet_interp import BilinearLayer
+from tensornet_interp.checks import check_choice, check_int
+
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "xor": torch.logical_xor,
+    "nand": lambda a, b: ~torch.logical_and(a, b),
+    "nor": lambda a, b: ~torch.logical_or(a, b),
+    "xnor": lambda a, b: ~torch.logical_xor(a, b),
+}
+
+
+class Gate(NamedTuple):
+    """operation(bit[first], bit[second])"""
+
+    operation: str
+    first: int
+    second: int
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Which gates (one output each) on how many bits, and the hidden width of the layer.
+
+    >>> GateConfig(n_bits=3, gates=(Gate("and", 0, 1), Gate("xnor", 1, 2)), hidden=4).names
+    ('and(0, 1)', 'xnor(1, 2)')
+    """
+
+    n_bits: int
+    gates: tuple[Gate, ...]
+    hidden: int = 12
+
+    def __post_init__(self) -> None:
+        check_int("n_bits", self.n_bits, 2)
+        check_int("hidden", self.hidden, 1)
+        if len(self.gates) == 0:
+            raise ValueError("gates is empty: give at least one (operation, first, second)")
+        gates = []
+        for index, entry in enumerate(self.gates):
+            if isinstance(entry, str) or len(entry) != 3:
+                raise ValueError(f"gates[{index}] must be (operation, first, second), got {entry!r}")
+            operation, first, second = entry
+            check_choice(f"gates[{index}] operation", operation, OPERATIONS)
+            for bit in (check_int(f"gates[{index}] bit", first, 0), check_int(f"gates[{index}] bit", second, 0)):
+                if bit >= self.n_bits:
+                    raise ValueError(f"gates[{index}] bit must be less than n_bits={self.n_bits}, got {bit}")
+            if first == second:
+                raise ValueError(f"gates[{index}] needs two different bits, got {first} twice")
+            gates.append(Gate(operation, first, second))
+        object.__setattr__(self, "gates", tuple(gates))  # lists, as they come from JSON, become Gate tuples
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an output."""
+        return tuple(f"{gate.operation}({gate.first}, {gate.second})" for gate in self.gates)
+
+
+def truth_table(
+    config: GateConfig,
+    *,
+    max_rows: int = 4096,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """x (rows, n_bits) and y[row, gate] = operation(x[row, first], x[row, second]), both of zeros and ones
+
+    All 2**n_bits rows in counting order (bit 0 is the most significant) if they are at most `max_rows`; otherwise
+    `max_rows` rows drawn uniformly, with replacement, from the own stream of `seed`.
+    """
+    check_int("max_rows", max_rows, 1)
+    check_int("seed", seed, 0)
+    n = config.n_bits
+    if 2**n <= max_rows:
+        shifts = torch.arange(n - 1, -1, -1)
+        bits = (torch.arange(2**n)[:, None] >> shifts & 1).bool()
+    else:
+        bits = torch.rand(max_rows, n, generator=torch.Generator().manual_seed(seed)) < 0.5
+    y = torch.stack([OPERATIONS[gate.operation](bits[:, gate.first], bits[:, gate.second]) for gate in config.gates], 1)
+    return bits.to(device, dtype), y.to(device, dtype)
+
+
+class GateModel(nn.Module):
+    """y = down((left x + a) * (right x + b)) + c: one bilinear layer with biases, one output a gate."""
+
+    def __init__(
+        self, config: GateConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.bilinear = Bilinear(config.n_bits, config.hidden, len(config.gates), bias=True, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The class's equation: (..., n_bits) -> (..., gates)."""
+        y: Tensor = self.bilinear(x)
+        return y
+
+    def layer(self) -> BilinearLayer:
+        """The exact lifted layer: coordinates [1, bits] -> [1, gates]."""
+        return self.bilinear.layer("gates", ("inputs are bits, 0 or 1",))
+
+
+def train_gates(
+    config: GateConfig,
+    *,
+    steps: int = 2000,
+    lr: float = 0.02,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    max_rows: int = 4096,
+) -> GateModel:
+    """A model fitted to the truth table: full-batch AdamW on the mean squared error, learning rate falling to zero.
+
+    On the CPU; the global random streams are as they were afterwards. Raises FloatingPointError, naming the step,
+    where the loss stops being finite. Cost: steps * rows * 6 hidden (2 n_bits + gates) flops.
+    """
+    check_int("steps", steps, 1)
+    check_int("seed", seed, 0)
+    check_number("lr", lr, 0.0)
+    check_number("weight_decay", weight_decay, 0.0)
+    x, y = truth_table(config, max_rows=max_rows, seed=seed)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        model = GateModel(config, device="cpu", dtype=torch.float32)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = functional.mse_loss(model(x), y)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step} of {steps}; lower lr={lr}")
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        optimizer.zero_grad()
+    return model

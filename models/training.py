@@ -1,0 +1,197 @@
+"""The one training loop for classifiers: AdamW, cosine schedule, input noise, a table of what happened."""
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.checks import check_bool, check_number
+from models.data import Dataset
+from tensornet_interp.checks import check_int
+
+Record = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Options of `train`; the defaults are those of the exercise model of the field.
+
+    A batch is never larger than the training set: a `batch_size` above it means all samples at once. `drop_last`
+    leaves out the last, smaller batch of each epoch (other samples every time). `noise` is the standard deviation of
+    Gaussian noise on the pixels, added to each sample with probability `noise_probability`, independently.
+    """
+
+    epochs: int = 20
+    lr: float = 1e-3
+    weight_decay: float = 0.5
+    batch_size: int = 2048
+    drop_last: bool = True
+    noise: float = 0.4
+    noise_probability: float = 0.5
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, 1)
+        check_number("lr", self.lr, 0.0)
+        check_number("weight_decay", self.weight_decay, 0.0)
+        check_int("batch_size", self.batch_size, 1)
+        check_bool("drop_last", self.drop_last)
+        check_number("noise", self.noise, 0.0)
+        check_number("noise_probability", self.noise_probability, 0.0, 1.0)
+        check_int("seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class History:
+    """One record an epoch: epoch (from 1), train_loss and train_accuracy (running, on the noisy inputs, while the
+    weights moved), test_accuracy, lr (that of the last step), seconds (without the test), data_seconds (of these, those
+    spent on batches and noise)."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table, one line an epoch under a line of names."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.records[0]) if self.records else [])
+            writer.writeheader()
+            writer.writerows(self.records)
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig,
+    progress: bool = True,
+    callback: Callable[[int, nn.Module], None] | None = None,
+) -> History:
+    """Minimise the mean over samples of -log softmax(model(x))[y], in place, with AdamW on all parameters
+
+    The learning rate falls from `lr` to 0 as half a cosine over all steps. Model and data stay where they are. Order
+    and noise come from a stream of their own: the same seed gives the same run on the same device, and the global
+    random streams, the grad mode and the model's train mode are as they were afterwards. `callback(epoch, model)` is
+    called after every epoch, to keep a checkpoint.
+
+    Raises ValueError, before any work, where model and data differ in device, dtype or number of classes, and
+    FloatingPointError, naming the step, where the loss stops being finite.
+    Cost: three forward passes a step; each step is waited for, so that a NaN is caught where it arises.
+    """
+    x, y = dataset.train_x, dataset.train_y
+    _check_match(model, dataset)
+    batch_size = min(config.batch_size, len(x))
+    steps = len(x) // batch_size if config.drop_last else math.ceil(len(x) / batch_size)
+    generator = torch.Generator(device=x.device).manual_seed(config.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs * steps)
+    history = History()
+    bar = tqdm(range(1, config.epochs + 1), desc=f"train on {dataset.name}", unit="epoch", disable=not progress)
+    for epoch in bar:
+        start, data_seconds, lr = time.perf_counter(), 0.0, config.lr
+        total, correct, seen = 0.0, 0, 0
+        with _mode(model, training=True), torch.enable_grad():
+            order = torch.randperm(len(x), generator=generator, device=x.device)
+            for step in range(steps):
+                data_start = time.perf_counter()
+                chosen = order[step * batch_size : (step + 1) * batch_size]
+                batch = _add_noise(x[chosen], config, generator)
+                labels = y[chosen]
+                _wait(x.device)
+                data_seconds += time.perf_counter() - data_start
+                optimizer.zero_grad()
+                logits = model(batch)  # (batch, classes)
+                loss = functional.cross_entropy(logits, labels)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"the loss is {value} at step {step + 1} of {steps} in epoch {epoch}; lower lr={config.lr}"
+                    )
+                loss.backward()
+                lr = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                schedule.step()
+                total += value * len(labels)
+                correct += int((logits.argmax(-1) == labels).sum())
+                seen += len(labels)
+            optimizer.zero_grad()
+            _wait(x.device)
+        seconds = time.perf_counter() - start
+        record: Record = {
+            "epoch": epoch,
+            "train_loss": total / seen,
+            "train_accuracy": correct / seen,
+            "test_accuracy": accuracy(model, dataset.test_x, dataset.test_y),
+            "lr": lr,
+            "seconds": seconds,
+            "data_seconds": data_seconds,
+        }
+        history.records.append(record)
+        bar.set_postfix(loss=f"{record['train_loss']:.4f}", test=f"{record['test_accuracy']:.4f}")
+        if callback is not None:
+            callback(epoch, model)
+    return history
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 8192) -> float:
+    """mean over samples of [argmax model(x) == y], in eval mode and without gradients, both restored afterwards."""
+    check_int("batch_size", batch_size, 1)
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"x and y need the same number of samples, at least 1, got {len(x)} and {len(y)}")
+    with _mode(model, training=False), torch.no_grad():
+        right = [
+            (model(inputs).argmax(-1) == labels).sum()
+            for inputs, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+        ]
+    return int(torch.stack(right).sum()) / len(x)
+
+
+def _add_noise(batch: Tensor, config: TrainingConfig, generator: torch.Generator) -> Tensor:
+    if config.noise == 0 or config.noise_probability == 0:
+        return batch
+    device, dtype = batch.device, batch.dtype
+    chosen = torch.rand(len(batch), 1, generator=generator, device=device, dtype=dtype) < config.noise_probability
+    noise = torch.randn(batch.shape, generator=generator, device=device, dtype=dtype)
+    return batch + config.noise * chosen * noise
+
+
+def _check_match(model: nn.Module, dataset: Dataset) -> None:
+    x = dataset.train_x
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ValueError("model has no parameters to train")
+    for name, parameter in model.named_parameters():
+        if parameter.device != x.device or parameter.dtype != x.dtype:
+            raise ValueError(
+                f"model parameter {name!r} is {parameter.dtype} on {parameter.device} but the data set "
+                f"{dataset.name!r} is {x.dtype} on {x.device}; load the data there or move the model"
+            )
+    with _mode(model, training=False), torch.no_grad():
+        shape = tuple(model(x[:1]).shape)
+    if shape != (1, len(dataset.class_names)):
+        raise ValueError(
+            f"model gives {shape[-1] if shape else 0} outputs (shape {shape} for one sample) but the data set "
+            f"{dataset.name!r} has {len(dataset.class_names)} classes"
+        )
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    # Module by module, because a part may have been frozen in eval mode on purpose.
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":  # kernels run behind Python's back: without this the times would be of the wrong part
+        torch.cuda.synchronize(device)

@@ -1,0 +1,40 @@
+"""Bilinear layers and their decompositions as tensor networks. The contents page: start here."""
+
+import tensorly
+
+from tensornet_interp.contraction import Plan, TensorNetwork, Term, contract, plan, rename
+from tensornet_interp.decompositions import Decomposition, decompose
+from tensornet_interp.inner import Estimate, difference, inner, norm, relative_error, similarity
+from tensornet_interp.layer import BilinearLayer, BilinearMap, lift
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.registry import available_decompositions, register_decomposition
+from tensornet_interp.results import CPResult, Report, SpectralResult, TuckerResult
+
+tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy
+
+__all__ = [
+    "BilinearLayer",
+    "BilinearMap",
+    "BilinearNetwork",
+    "CPResult",
+    "Decomposition",
+    "Estimate",
+    "Plan",
+    "Report",
+    "SpectralResult",
+    "TensorNetwork",
+    "Term",
+    "TuckerResult",
+    "available_decompositions",
+    "contract",
+    "decompose",
+    "difference",
+    "inner",
+    "lift",
+    "norm",
+    "plan",
+    "register_decomposition",
+    "relative_error",
+    "rename",
+    "similarity",
+]

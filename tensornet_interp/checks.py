@@ -1,0 +1,69 @@
+"""Checks at the border: every message names the argument, gives the values and says the rule."""
+
+import difflib
+from collections.abc import Iterable
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+# wide enough for every network and decomposition here: (8 bytes each) 8 GB of float64
+DEFAULT_MAX_ELEMENTS = 10**9
+
+
+def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bool = True) -> Tensor:
+    """A floating-point tensor with one axis a mode, nothing empty, every entry finite; else an error."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be real floating point, got {value.dtype}")
+    if value.ndim != len(modes):
+        raise ValueError(f"{name} must have {len(modes)} dimensions {modes}, got shape {tuple(value.shape)}")
+    if value.numel() == 0:
+        raise ValueError(f"{name} is empty: shape {tuple(value.shape)} for modes {modes}")
+    if finite and not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name} has {bad} entries that are NaN or infinite")
+    return value
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """All tensors on one device and of one dtype."""
+    for attribute in ("device", "dtype"):
+        values = {name: getattr(tensor, attribute) for name, tensor in tensors.items()}
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise ValueError(f"tensors must share one {attribute}; got {listing}")
+
+
+def check_size(mode: str, **sizes: int) -> None:
+    """The mode has one size wherever it appears."""
+    (first, expected), *others = sizes.items()
+    for name, size in others:
+        if size != expected:
+            raise ValueError(f"mode '{mode}' has size {expected} in {first} but {size} in {name}")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None, why: str = "") -> int:
+    """A whole number (no bool, no float) from low to high, both included."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bounds}{f' ({why})' if why else ''}, got {value}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """One of the named choices, with a suggestion where a near one exists."""
+    known = sorted(choices)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{suggestion(value, known)}")
+    return value
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """'; did you mean ...?' where a known word is near, else nothing."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,83 @@
+"""Decompositions: frozen sets of options that, called on a layer, return a tensor network with the layer's modes."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+from tensornet_interp.checks import suggestion
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.registry import get_decomposition, register_decomposition
+
+
+@runtime_checkable
+class Decomposition(Protocol):
+    """What a decomposition is: options in its fields, called on a layer. A frozen dataclass does it."""
+
+    def __call__(self, layer: BilinearLayer) -> TensorNetwork:
+        """A network with modes (out, in1, in2) that stands for the layer."""
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["Decomposition"]:
+        """Options for this layer from small to exact; empty where the method has no exact end."""
+
+
+BUILT_IN: dict[str, type] = {
+    "eigen": Eigen,
+}
+for _name, _class in BUILT_IN.items():
+    register_decomposition(_name)(_class)
+
+
+Strategy = str | Callable[[BilinearLayer], TensorNetwork]
+
+
+def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object) -> Any:
+    """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
+
+    method: a registered name with its options, a decomposition object, or for a network a mapping from part numbers
+    to either; parts that are not mentioned stay. Unknown names and options are errors that list what there is.
+    """
+    if isinstance(method, Mapping):
+        if not isinstance(part, BilinearNetwork):
+            raise TypeError("a mapping of methods needs a BilinearNetwork; a single layer takes one method")
+        if options:
+            raise ValueError(f"options {sorted(options)} with a mapping: put them in it, as {{0: Eigen(rank=8)}}")
+        for i, strategy in method.items():
+            part = part.replace(i, decompose(as_layer(part[i]), strategy))
+        return part
+    strategy = build(method, options)
+    if isinstance(part, BilinearNetwork):
+        return BilinearNetwork([_apply(strategy, layer) for layer in part.layers])
+    return _apply(strategy, as_layer(part))
+
+
+def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
+    """The decomposition of that name with these options, checked; an object is returned as it is."""
+    if not isinstance(method, str):
+        if not callable(method) or isinstance(method, type):
+            raise TypeError(f"method must be a registered name or a decomposition object, got {method!r}")
+        if options:
+            raise ValueError(f"options {sorted(options)} go with a name; {method!r} has its own")
+        return method
+    factory = get_decomposition(method)
+    known = list(inspect.signature(factory).parameters)
+    for option in options:
+        if option not in known:
+            hint = suggestion(option, known)
+            raise TypeError(f"'{method}' has no option '{option}'; it has: {', '.join(known) or 'none'}{hint}")
+    return cast(Callable[[BilinearLayer], TensorNetwork], factory(**options))
+
+
+def _apply(strategy: Callable[[BilinearLayer], TensorNetwork], layer: BilinearLayer) -> BilinearMap:
+    result = strategy(layer)
+    if not isinstance(result, TensorNetwork):
+        raise TypeError(f"{strategy!r} returned {type(result).__name__}, not a TensorNetwork")
+    if result.sizes != layer.sizes:
+        raise ValueError(f"{strategy!r} changed the open modes from {layer.sizes} to {result.sizes}")
+    if isinstance(result, BilinearMap):
+        return result
+    return dataclasses.replace(as_layer(result), constant_in=layer.constant_in, constant_out=layer.constant_out)

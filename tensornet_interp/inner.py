@@ -1,0 +1,297 @@
+"""Inner products of layers and networks from their weights, and what follows: similarity, error, difference.
+
+Three inner products have three names, because from two layers on they differ:
+
+- "tree": the Frobenius product of the networks as trees, every layer symmetrized; it depends on how a function is
+  written, but costs O(rank^3) a layer.
+- "gaussian": E[f(x) . g(x)] for a Gaussian input.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_alike, check_choice, check_size, check_tensor
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.network import BilinearNetwork
+
+_DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A number, or one an output, times exp(log_scale), and how it was come by: "exact", "closure" or "sampled"."""
+
+    value: Tensor  # float64, () or (out,)
+    method: str
+    log_scale: float = 0.0
+    standard_error: Tensor | None = None  # of value, where it was sampled
+
+    def __float__(self) -> float:
+        return float(self.value) * math.exp(self.log_scale)
+
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" +- {self.standard_error.tolist()}"
+        scale = f" * exp({self.log_scale:.6g})" if self.log_scale else ""
+        return f"Estimate({self.value.tolist()}{error}{scale}, {self.method})"
+
+
+def inner(
+    a: TensorNetwork,
+    b: TensorNetwork,
+    *,
+    kind: str = "tree",
+    mean: Tensor | None = None,
+    covariance: Tensor | None = None,
+    per_output: bool = False,
+) -> Estimate:
+    """<a, b>: "tree" sum_out <A[out], B[out]> of the symmetrized tensors, or "gaussian" E[a(x) . b(x)].
+
+    a, b: layers, decompositions or networks of one depth, with the same inputs and outputs; a constant coordinate of
+    a lifted input counts in "tree" like any other, that of a lifted output is dropped.
+    mean (in,), covariance (in, in): of the plain Gaussian input, by default 0 and the identity; "gaussian" only.
+    per_output: one number an output. The value is float64 whatever the dtype of the layers.
+    "gaussian" is exact for one layer, bias and residual included, and a closure for more (activations taken as
+    Gaussian layer by layer): `Estimate.method` says which. Cost: O(rank^2 (in + out)) a layer.
+    """
+    check_choice("kind", kind, _KINDS)
+    return _KINDS[kind](*_networks(a, b), mean, covariance, per_output)
+
+
+def similarity(
+    a: TensorNetwork,
+    b: TensorNetwork,
+    *,
+    kind: str = "tree",
+    mean: Tensor | None = None,
+    covariance: Tensor | None = None,
+    per_output: bool = False,
+) -> Estimate:
+    """Cosine <a, b> / sqrt(<a, a> <b, b>), uncentred. Arguments as in `inner`; an error where a network is zero.
+
+    Example:
+    >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
+    >>> round(float(similarity(layer, layer)), 12)
+    1.0
+    """
+    ab, aa, bb = (
+        inner(x, y, kind=kind, mean=mean, covariance=covariance, per_output=per_output)
+        for x, y in ((a, b), (a, a), (b, b))
+    )
+    for name, norm in (("a", aa), ("b", bb)):
+        if not bool((norm.value > 0).all()):
+            raise ValueError(f"the similarity is undefined: network {name} is zero, or zero in one of its outputs")
+    cosine = ab.value / (aa.value.sqrt() * bb.value.sqrt())
+    return Estimate(cosine * math.exp(ab.log_scale - (aa.log_scale + bb.log_scale) / 2), ab.method)
+
+
+def norm(layer: TensorNetwork) -> Tensor:
+    """Frobenius norm of the symmetrized tensor of a layer, float64. Cost: O(rank^2 (in + out))."""
+    layer = as_layer(layer).to(dtype=torch.float64)
+    return ((layer.down.T @ layer.down) * cross_gram(layer, layer)).sum().clamp_min(0).sqrt()
+
+
+def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
+    """||A - B|| / ||B|| between the symmetrized tensors of two layers, B the reference.
+
+    Exact to rounding where the difference fits in memory in compressed coordinates (r = min(in, total rank x 2),
+    out r^2 <= 2^25 entries); beyond, from `difference` by inner products, which sees no less than 1e-8 unless the
+    two layers are aligned. Cost: out rank r^2.
+    """
+    approx, ref = (layer.to(dtype=torch.float64) for layer in _layers(approximation, reference))
+    scale = norm(ref)
+    if not scale > 0:
+        raise ValueError(f"the relative error is undefined: the reference is zero: {ref!r}")
+    delta = difference(ref, approx)
+    n_out, n_in, _ = delta.shape
+    width = min(n_in, 2 * (approx.rank + ref.rank))
+    if n_out * width**2 > _DENSE_DIFFERENCE:
+        return float(norm(delta) / scale)
+    down = torch.cat([approx.down, -ref.down], 1)
+    left, right = torch.cat([approx.left, ref.left], 1), torch.cat([approx.right, ref.right], 1)
+    if width < n_in:
+        core = torch.linalg.qr(torch.cat([left, right], 1), mode="r").R  # one basis for both layers
+        left, right = core[:, : left.shape[1]], core[:, left.shape[1] :]
+    squared = torch.zeros((), dtype=torch.float64, device=down.device)
+    for row in down:
+        matrix = (left * row) @ right.T
+        squared = squared + ((matrix + matrix.T) / 2).square().sum()
+    return float(squared.sqrt() / scale)
+
+
+def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
+    """The layer after - before: what changed between two checkpoints, itself a layer to decompose.
+
+    Hidden units are concatenated. For layers of one rank they are ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V])
+    with primes for `after`, which keeps every digit of a small change of aligned weights.
+    """
+    old, new = _layers(before, after)
+    check_alike(before=old.down, after=new.down)
+    if old.rank == new.rank:
+        down = torch.cat([new.down - old.down, new.down, new.down], 1)
+        left = torch.cat([old.left, new.left - old.left, new.left], 1)
+        right = torch.cat([old.right, old.right, new.right - old.right], 1)
+    else:
+        down = torch.cat([new.down, -old.down], 1)
+        left, right = torch.cat([new.left, old.left], 1), torch.cat([new.right, old.right], 1)
+    name = f"{new.name or 'after'} - {old.name or 'before'}"
+    history = (*new.history, "difference of two layers")
+    return BilinearLayer(down, left, right, name, history, old.constant_in, old.constant_out)
+
+
+def _tree(
+    a: BilinearNetwork, b: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None, per_output: bool
+) -> Estimate:
+    if mean is not None or covariance is not None:
+        raise ValueError("mean and covariance belong to kind='gaussian'; kind 'tree' has no input distribution")
+    moment: Tensor | None = None  # X_l, (out of a's layer, out of b's layer); None is the identity
+    log_scale = 0.0
+    for layer_a, layer_b in zip(_layers64(a), _layers64(b), strict=True):
+        product = cross_gram(layer_a, layer_b, moment)
+        moment = layer_a.down @ product @ layer_b.down.T
+        scale = _scale(moment)
+        moment, log_scale = moment / scale, 2 * log_scale + float(scale.log())
+    return _finish(moment, "exact", log_scale, per_output)
+
+
+def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
+    """C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)>: inner products of hidden units, (rank of a, rank of b).
+
+    C = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)] with G = `moment`, by default the identity.
+    Cost: 4 (rank of a) (rank of b) in multiplications, nothing larger than the result.
+    """
+    left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
+    direct = (left.T @ b.left) * (right.T @ b.right)
+    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
+
+
+@dataclass
+class _Moments:
+    """Mean (in,) and raw second moments (in, in') of the inputs u of f and u' of g."""
+
+    mean_f: Tensor
+    mean_g: Tensor
+    ff: Tensor
+    gg: Tensor
+    fg: Tensor
+
+
+def _gaussian(
+    a: BilinearNetwork, b: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None, per_output: bool
+) -> Estimate:
+    mean, moment = input_moments(a, mean, covariance)
+    state = _Moments(mean, mean, moment, moment, moment)
+    log_scale = 0.0
+    for layer_a, layer_b in zip(_layers64(a), _layers64(b), strict=True):
+        state = _gaussian_layer(layer_a, layer_b, state)
+        scale_f, scale_g = _scale(state.ff).sqrt(), _scale(state.gg).sqrt()
+        state = _Moments(
+            state.mean_f / scale_f,
+            state.mean_g / scale_g,
+            state.ff / scale_f**2,
+            state.gg / scale_g**2,
+            state.fg / (scale_f * scale_g),
+        )
+        log_scale = 2 * log_scale + float((scale_f * scale_g).log())
+    return _finish(state.fg, "exact" if len(a) == 1 else "closure", log_scale, per_output)
+
+
+def _gaussian_layer(f: BilinearLayer, g: BilinearLayer, at: _Moments) -> _Moments:
+    """Moments of the outputs of two layers whose inputs are jointly Gaussian; exact."""
+    a_f = ((at.ff @ f.left) * f.right).sum(0)  # mean of every hidden unit
+    a_g = ((at.gg @ g.left) * g.right).sum(0)
+    m_f = (at.mean_f @ f.left) * (at.mean_f @ f.right)
+    m_g = (at.mean_g @ g.left) * (at.mean_g @ g.right)
+
+    def moment(x: BilinearLayer, y: BilinearLayer, xy: Tensor, means: tuple[Tensor, ...]) -> Tensor:
+        a_x, a_y, m_x, m_y = means
+        hidden = 2 * cross_gram(x, y, xy) + torch.outer(a_x, a_y) - 2 * torch.outer(m_x, m_y)
+        return x.down @ hidden @ y.down.T
+
+    return _Moments(
+        f.down @ a_f,
+        g.down @ a_g,
+        moment(f, f, at.ff, (a_f, a_f, m_f, m_f)),
+        moment(g, g, at.gg, (a_g, a_g, m_g, m_g)),
+        moment(f, g, at.fg, (a_f, a_g, m_f, m_g)),
+    )
+
+
+def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean (in,) and raw second moment (in, in) of the network's input in float64, its constant coordinate included."""
+    first = network.layers[0]
+    size = first.shape[1] - first.constant_in
+    like = first.down.new_zeros((), dtype=torch.float64)
+    mean = like.new_zeros(size) if mean is None else check_tensor("mean", mean, ("in",)).to(torch.float64)
+    if covariance is None:
+        covariance = torch.eye(size, dtype=torch.float64, device=like.device)
+    covariance = check_tensor("covariance", covariance, ("in", "in")).to(torch.float64)
+    check_size("in", network=size, mean=mean.shape[0], covariance=covariance.shape[0])
+    check_size("in", network=size, covariance=covariance.shape[1])
+    check_alike(network=like, mean=mean, covariance=covariance)
+    if not torch.allclose(covariance, covariance.T, rtol=1e-10, atol=0):
+        raise ValueError("covariance must be symmetric")
+    lowest, highest = torch.linalg.eigvalsh(covariance)[[0, -1]].tolist()
+    if lowest < -1e-10 * max(highest, 0.0):
+        raise ValueError(f"covariance must be positive semidefinite, its lowest eigenvalue is {lowest:.3e}")
+    if first.constant_in:
+        mean = torch.cat([mean.new_ones(1), mean])
+        covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
+    return mean, covariance + torch.outer(mean, mean)
+
+
+def _finish(moment: Tensor | None, method: str, log_scale: float, per_output: bool) -> Estimate:
+    if moment is None:
+        raise ValueError("a network needs at least one part")
+    diagonal = moment.diagonal()
+    return Estimate(diagonal if per_output else diagonal.sum(), method, log_scale)
+
+
+def _scale(moment: Tensor) -> Tensor:
+    """Largest entry, or 1 for a zero matrix: powers of it are carried as a logarithm so that nothing overflows."""
+    largest = moment.detach().abs().max()
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _layers64(network: BilinearNetwork) -> tuple[BilinearLayer, ...]:
+    return tuple(layer.to(dtype=torch.float64) for layer in network.layers)
+
+
+def _networks(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearNetwork, BilinearNetwork]:
+    """Both as networks of one depth, with the same inputs and outputs."""
+    f, g = (part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)]) for part in (a, b))
+    if len(f) != len(g):
+        raise ValueError(f"networks must have the same depth, got {len(f)} and {len(g)} layers")
+    _check_comparable(f.layers[0], g.layers[0], inputs=True)
+    _check_comparable(f.layers[-1], g.layers[-1], outputs=True)
+    return f, g
+
+
+def _layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
+    """Both as single layers with the same inputs and outputs; a network of one layer is taken as its layer."""
+    pair = []
+    for part in (a, b):
+        if isinstance(part, BilinearNetwork) and len(part) > 1:
+            raise ValueError(f"expected a single layer, got a network of {len(part)}; compare its parts one by one")
+        pair.append(part.layers[0] if isinstance(part, BilinearNetwork) else as_layer(part))
+    _check_comparable(*pair, inputs=True, outputs=True)
+    return pair[0], pair[1]
+
+
+def _check_comparable(a: BilinearLayer, b: BilinearLayer, *, inputs: bool = False, outputs: bool = False) -> None:
+    sides = [("in", inputs, "constant_in", 1), ("out", outputs, "constant_out", 0)]
+    for mode, wanted, constant, axis in sides:
+        if not wanted:
+            continue
+        check_size(mode, a=a.shape[axis], b=b.shape[axis])
+        if getattr(a, constant) != getattr(b, constant):
+            raise ValueError(f"only one of the two has a constant coordinate in mode '{mode}'; lift both or neither")
+    if a.down.device != b.down.device:
+        raise ValueError(f"tensors must share one device; got a {a.down.device}, b {b.down.device}")
+
+
+_KINDS: dict[str, Callable[..., Estimate]] = {"tree": _tree, "gaussian": _gaussian}

@@ -1,0 +1,94 @@
+"""Names to implementations: a decorator, entry points loaded on first need, errors kept until asked for."""
+
+import difflib
+import importlib.metadata
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T", bound=Callable[..., object])
+
+ENTRY_POINT_GROUP = "tensornet_interp.decompositions"
+
+
+class Registry:
+    """Names to objects of one kind. Entry points of `group` are found on first need and never replace a name."""
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._known: dict[str, Callable[..., object]] = {}
+        self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
+        self._broken: dict[str, str] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: `name` stands for the decorated object from now on. Another object under a taken name raises."""
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"the name of a {self.kind} must be an identifier, got {name!r}")
+
+        def add(item: T) -> T:
+            if self._known.setdefault(name, item) is not item:
+                taken = self._known[name]
+                raise ValueError(f"{self.kind} '{name}' is taken by {taken.__module__}.{taken.__qualname__}")
+            return item
+
+        return add
+
+    def get(self, name: str) -> Callable[..., object]:
+        """The object of that name; an unknown name lists what there is, a broken plugin says why it is broken."""
+        if name not in self._known:
+            self._load(name)
+        if name in self._known:
+            return self._known[name]
+        if name in self._broken:
+            raise ImportError(f"{self.kind} '{name}' cannot be used: {self._broken[name]}")
+        names = self.names()
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"no {self.kind} named {name!r}; available: {', '.join(names)}{hint}")
+
+    def names(self) -> list[str]:
+        """All names, those of plugins that have not been imported yet included."""
+        return sorted({*self._known, *self._find(), *self._broken})
+
+    def problems(self) -> dict[str, str]:
+        """Plugins that failed or were refused, by name, and why. Loads every plugin."""
+        for name in list(self._find()):
+            self._load(name)
+        return dict(self._broken)
+
+    def _find(self) -> dict[str, importlib.metadata.EntryPoint]:
+        if self._waiting is None:
+            self._waiting = {}
+            for entry in importlib.metadata.entry_points(group=self.group):
+                owner = self._waiting.get(entry.name)
+                if entry.name in self._known:
+                    self._broken[f"{entry.name} ({_origin(entry)})"] = f"the name '{entry.name}' is taken"
+                elif owner is not None and owner.value != entry.value:
+                    self._broken[f"{entry.name} ({_origin(entry)})"] = f"{_origin(owner)} has the name already"
+                else:
+                    self._waiting[entry.name] = entry
+        return self._waiting
+
+    def _load(self, name: str) -> None:
+        entry = self._find().pop(name, None)
+        if entry is None:
+            return
+        try:
+            item = entry.load()
+            if not callable(item):
+                raise TypeError(f"{entry.value} is not callable")
+            self.register(name)(item)
+        except Exception as error:  # a plugin may fail in any way; it must not take the others with it
+            self._broken[name] = f"{_origin(entry)} failed to load: {type(error).__name__}: {error}"
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> str:
+    dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
+    return f"{dist}, {entry.value}"
+
+
+_decompositions = Registry("decomposition", ENTRY_POINT_GROUP)
+register_decomposition = _decompositions.register
+get_decomposition = _decompositions.get
+available_decompositions = _decompositions.names
+decomposition_problems = _decompositions.problems

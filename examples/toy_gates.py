@@ -1,0 +1,111 @@
+"""What does a layer that computes boolean operations look like as a tensor, and what does symmetrization change?
+
+Six gates on the six pairs of four bits are fitted by one bilinear layer with biases, y = B(z, z) with z = [1, bits].
+B[out] is not symmetric: how an interaction is split between (i, j) and (j, i) is an accident of training. On equal
+inputs only the symmetric part acts, and there each gate can be read off: "and" is +1/2 at (i, j) and (j, i), "xor" -1.
+One freedom stays: a bit is its own square, so weight may move between xi * xi on the diagonal and xi * 1 at the edge.
+Eigenvalues belong to the symmetrized interaction matrix in the basis [1, bits].
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from models import Gate, GateConfig, GateModel, train_gates, truth_table
+from tensornet_interp import decompose
+
+CONFIG = GateConfig(
+    n_bits=4,
+    gates=(
+        Gate("and", 0, 1),
+        Gate("or", 0, 2),
+        Gate("xor", 0, 3),
+        Gate("nand", 1, 2),
+        Gate("nor", 1, 3),
+        Gate("xnor", 2, 3),
+    ),
+)
+MANY = 8  # coordinates above which a panel shows only those of its gate
+
+
+def matrices(model: GateModel) -> tuple[Tensor, Tensor]:
+    """B[gate, in1, in2] as trained and symmetrized, (gate, 1 + bits, 1 + bits) each."""
+    layer = model.layer().drop_constant()  # the output that hands on the constant is not a gate
+    return layer.to_tensor().cpu(), layer.symmetrize().to_tensor().cpu()
+
+
+def table(model: GateModel) -> str:
+    """One line a gate: share of truth table rows decided rightly at 1/2, max |y - gate|, eigenvalues."""
+    weight = next(model.parameters())
+    x, y = truth_table(model.config, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        outputs = model(x)  # (row, gate)
+    right = ((outputs > 0.5) == (y > 0.5)).double().mean(0)
+    worst = (outputs - y).abs().amax(0)
+    result = decompose(model.layer().drop_constant(), "eigen")
+    names = model.config.names
+    width = max(len(name) for name in names)
+    lines = [f"{'gate':{width}}  accuracy  max error  eigenvalues (basis: 1, bits)"]
+    for gate, name in enumerate(names):
+        values = " ".join(f"{value:+7.3f}" for value in result.eigenvalues[gate].tolist())
+        lines.append(f"{name:{width}}  {right[gate]:8.3f}  {worst[gate]:9.1e}  {values}")
+    return "\n".join(lines)
+
+
+def figure(model: GateModel) -> Figure:
+    """Columns: gates; rows: B[gate] as trained, and symmetrized; one colour scale, symmetric about 0, for all."""
+    config = model.config
+    raw, symmetric = matrices(model)
+    limit = float(raw.abs().max())  # symmetrizing never makes the largest entry larger
+    columns = len(config.gates)
+    drawing = Figure(figsize=(1.9 * columns + 1.4, 4.6), layout="constrained")
+    axes = drawing.subplots(2, columns, squeeze=False)
+    for gate, (spec, name) in enumerate(zip(config.gates, config.names, strict=True)):
+        shown = list(range(1 + config.n_bits))
+        if len(shown) > MANY:
+            shown = [0, 1 + spec.first, 1 + spec.second]
+        labels = ["1" if i == 0 else f"x{i - 1}" for i in shown]
+        for row, tensor in enumerate((raw, symmetric)):
+            axis = axes[row, gate]
+            image = axis.imshow(tensor[gate][shown][:, shown].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axis.set_xticks(range(len(shown)), labels)
+            axis.set_yticks(range(len(shown)), labels)
+            axis.tick_params(length=0)
+            own = [i for i, at in enumerate(shown) if at in (1 + spec.first, 1 + spec.second)]
+            for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+                for i in own:
+                    ticks[i].set_fontweight("bold")
+        axes[0, gate].set_title(name)
+    axes[0, 0].set_ylabel("as trained\nin1")
+    axes[1, 0].set_ylabel("symmetrized\nin1")
+    for axis in axes[1]:
+        axis.set_xlabel("in2")
+    drawing.colorbar(image, ax=axes, label="B[gate, in1, in2]", shrink=0.8)
+    drawing.suptitle("Interaction matrices of boolean gates, in the basis [1, bits]; bold: the gate's own bits")
+    return drawing
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, print the table, write the figure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000, help="training steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/toy_gates"), help="folder for the figure and the table")
+    parser.add_argument("--device", default="cpu", help="where the trained model is analysed; training is on the CPU")
+    options = parser.parse_args(argv)
+    model = train_gates(CONFIG, steps=options.steps, seed=options.seed).to(options.device)
+    text = table(model)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    path = options.out / "interaction_matrices.png"
+    figure(model).savefig(path, dpi=150)
+    print(f"figure: {path}")
+
+
+if __name__ == "__main__":
+    main()

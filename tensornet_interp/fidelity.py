@@ -1,0 +1,198 @@
+"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error, curves and certificates."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.layer import BilinearMap
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.results import SpectralResult
+
+ORDERS = ("magnitude", "activation", "ablation")
+_BATCH = 512  # samples whose component activations are alive together
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Means over samples; logits are the outputs. Cross-entropy and KL in nats, squared errors summed over outputs."""
+
+    samples: int
+    agreement: float  # share of samples on which both have the same largest output
+    kl: float  # KL(softmax of reference || softmax of approximation)
+    mse: float  # E |f(x) - g(x)|^2
+    mse_independent: float | None  # E |f(x1, x2) - g(x1, x2)|^2, both symmetrized; None for networks of several layers
+    accuracy: float | None = None  # of the approximation; None without labels
+    cross_entropy: float | None = None
+    reference_accuracy: float | None = None
+    reference_cross_entropy: float | None = None
+
+
+def fidelity(
+    approximation: TensorNetwork, reference: TensorNetwork, x: Tensor, labels: Tensor | None = None, *, seed: int = 0
+) -> Fidelity:
+    """Compare two networks as functions on inputs x (batch, in), and as classifiers where labels (batch,) are given.
+
+    Independent pairs (x1, x2) are x and a permutation of x drawn from `seed`: equal inputs do not see how a tensor
+    acts on different ones. Cost: two evaluations of each network.
+    """
+    for name, part in (("approximation", approximation), ("reference", reference)):
+        if not isinstance(part, BilinearMap | BilinearNetwork):
+            raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {type(part).__name__}")
+    _check_data(x, labels)
+    f, g = reference(x).double(), approximation(x).double()  # type: ignore[operator]
+    check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
+    if labels is not None and int(labels.max()) >= f.shape[-1]:
+        raise ValueError(f"labels go up to {int(labels.max())} but there are {f.shape[-1]} outputs")
+    independent = None
+    if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        pairs = (x, x[order]), (x[order], x)
+        delta = sum((reference(*pair) - approximation(*pair) for pair in pairs), torch.zeros_like(f)) / 2
+        independent = float(delta.square().sum(-1).mean())
+    kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
+    agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
+    measured = Fidelity(len(x), agreement, float(kl), float((f - g).square().sum(-1).mean()), independent)
+    if labels is None:
+        return measured
+    return Fidelity(
+        **(
+            asdict(measured)
+            | {
+                "accuracy": _accuracy(g, labels),
+                "cross_entropy": float(cross_entropy(g, labels)),
+                "reference_accuracy": _accuracy(f, labels),
+                "reference_cross_entropy": float(cross_entropy(f, labels)),
+            }
+        )
+    )
+
+
+def component_order(
+    result: SpectralResult, order: str, x: Tensor | None = None, labels: Tensor | None = None
+) -> Tensor:
+    """Indices (block, rank) of the components of every block, most important first.
+
+    "magnitude": by |eigenvalue|; "activation": by the mean |eigenvalue| (v . x)^2 over x; "ablation": by the rise of
+    the cross-entropy of (x, labels) when the component alone is taken out. Cost of ablation: batch * out * components.
+    """
+    check_choice("order", order, ORDERS)
+    if order == "magnitude":
+        return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
+    if x is None or (order == "ablation" and labels is None):
+        raise ValueError(f"order '{order}' needs x{' and labels' if order == 'ablation' else ''}")
+    _check_data(x, labels)
+    score = torch.zeros_like(result.eigenvalues)
+    for at in range(0, len(x), _BATCH):
+        activations = result.activations(x[at : at + _BATCH])  # (batch, block, rank)
+        if labels is None or order == "activation":
+            score += activations.abs().sum(0)
+            continue
+        logits = _logits(activations.sum(-1), result)
+        target = labels[at : at + _BATCH]
+        for block in range(result.eigenvalues.shape[0]):
+            removed = activations[:, block, :, None] * _outputs(result)[:, block]  # (batch, rank, out)
+            ablated = log_softmax(logits[:, None] - removed, -1)
+            score[block] -= ablated.gather(-1, target[:, None, None].expand(-1, result.rank, 1)).sum((0, 2))
+    return score.argsort(dim=1, descending=True, stable=True)
+
+
+def truncation_curve(
+    result: SpectralResult,
+    reference: TensorNetwork,
+    x: Tensor,
+    labels: Tensor,
+    counts: Sequence[int],
+    *,
+    order: str = "magnitude",
+    order_data: tuple[Tensor, Tensor] | None = None,
+) -> list[dict[str, float | str]]:
+    """Accuracy, cross-entropy, KL and squared error with the first k components of every block, for k in counts.
+
+    order_data: (x, labels) of training samples by which "activation" and "ablation" rank; on the samples of the curve
+    itself it would be optimistic. Records are plain dicts. Cost: one pass over all components for all counts.
+    """
+    _check_data(x, labels)
+    counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
+    ranking = component_order(result, order, *(order_data or ()))
+    logits: list[Tensor] = []  # (count, batch, out)
+    for batch in x.split(_BATCH):
+        activations = result.activations(batch)
+        ordered = activations.gather(-1, ranking.expand(activations.shape)).cumsum(-1)
+        logits.append(torch.stack([_logits(ordered[..., k - 1], result) for k in counts]))
+    full = reference(x).double()  # type: ignore[operator]
+    target = log_softmax(full, -1)
+    return [
+        {
+            "order": order,
+            "components": k,
+            "accuracy": _accuracy(cut, labels),
+            "cross_entropy": float(cross_entropy(cut, labels)),
+            "kl": float(kl_div(log_softmax(cut, -1), target, log_target=True, reduction="batchmean")),
+            "mse": float((cut - full).square().sum(-1).mean()),
+        }
+        for k, cut in zip(counts, torch.cat(logits, 1).double(), strict=True)
+    ]
+
+
+def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
+    """True where the first `rank` eigenpairs of every block provably decide as the whole layer does: (batch,).
+
+    With rho = |x|^2 - |V^T x|^2 (V the kept eigenvectors of a block) the part of the block that is cut adds between
+    min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
+    exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
+    counted against the margin. |x|^2 includes the 1 of a lifted input. Cost: batch * out^2 * block.
+    """
+    rank = check_int("rank", rank, 1, result.rank)
+    if result.relative_error is None or result.relative_error > 1e-3:
+        raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
+    _check_data(x, None)
+    outputs = _outputs(result).double()  # (out, block)
+    scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
+    cut = result.eigenvalues[:, rank:].double()
+    zero = cut.new_zeros(len(cut), 1)
+    low = torch.cat([cut, zero], 1).amin(1)  # (block,), at most 0
+    high = torch.cat([cut, zero], 1).amax(1)
+    proven = []
+    for batch in x.split(_BATCH):
+        z = result.lift_input("x", batch).double()
+        projected = torch.einsum("ni,bir->nbr", z, result.eigenvectors[:, :, :rank].double()).square()
+        squared = z.square().sum(-1)
+        rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
+        logits = (result.eigenvalues[:, :rank].double() * projected).sum(-1) @ outputs.T
+        winner = logits.argmax(-1)
+        gap = outputs[winner][:, None, :] - outputs  # (batch, out, block)
+        worst = gap.clamp_min(0) @ (low * rho)[..., None] + gap.clamp_max(0) @ (high * rho)[..., None]
+        margin = logits.gather(-1, winner[:, None]) - logits + worst[..., 0]
+        margin.scatter_(-1, winner[:, None], torch.inf)
+        slack = 2 * scale * (result.relative_error + 1e-12) * squared
+        proven.append(margin.amin(-1) > slack)
+    return torch.cat(proven)
+
+
+def _outputs(result: SpectralResult) -> Tensor:
+    """Output vectors (out, block) without the constant coordinate of a lifted layer."""
+    return result.outputs[1:] if result.constant_out else result.outputs
+
+
+def _logits(blocks: Tensor, result: SpectralResult) -> Tensor:
+    return blocks @ _outputs(result).T
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(-1) == labels).double().mean())
+
+
+def _check_data(x: Tensor, labels: Tensor | None) -> None:
+    check_tensor("x", x, ("batch", "in"))
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
+    check_size("batch", x=len(x), labels=len(labels))
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must not be negative, got {int(labels.min())}")

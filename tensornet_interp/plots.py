@@ -1,0 +1,144 @@
+"""Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.results import SpectralResult
+
+Shape = tuple[int, int]
+_DIVERGING = "RdBu_r"  # red positive, blue negative, white zero
+
+
+def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:
+    """Eigenvalues of one block, and its `count` most positive (above) and most negative (below) eigenvectors."""
+    check_int("block", block, 0, len(result.eigenvalues) - 1)
+    values = _numpy(result.eigenvalues[block])
+    order = np.argsort(values)[::-1]
+    figure = Figure(figsize=(5 + 1.5 * count, 3.6), layout="constrained")
+    grid = figure.add_gridspec(2, count + 3)
+    axes = figure.add_subplot(grid[:, :3])
+    axes.axhline(0, color="0.7", linewidth=0.8)
+    axes.plot(range(1, len(values) + 1), values[order], ".-", markersize=4, linewidth=0.8)
+    axes.set(xlabel="eigenvalue number, largest first", ylabel="eigenvalue", title="spectrum")
+    for row, picks in enumerate((order[:count], order[::-1][:count])):
+        for column, pick in enumerate(picks):
+            cell = figure.add_subplot(grid[row, 3 + column])
+            _image(cell, _pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
+    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, {result.report.basis}")
+    return figure
+
+
+def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, count: int = 2) -> Figure:
+    """The `count` most positive and most negative eigenvectors of every block: a row each, a column a block."""
+    blocks = len(result.eigenvalues)
+    figure = Figure(figsize=(1.15 * blocks + 0.6, 1.35 * 2 * count + 0.6), layout="constrained")
+    grid = figure.subplots(2 * count, blocks, squeeze=False)
+    for block in range(blocks):
+        order = result.eigenvalues[block].argsort(descending=True).tolist()
+        for row, pick in enumerate([*order[:count], *order[-count:]]):
+            title = f"{float(result.eigenvalues[block, pick]):+.2g}"
+            _image(
+                grid[row, block], _pixels(result, block, pick), shape, f"{names[block]}\n{title}" if row == 0 else title
+            )
+    for row in range(2 * count):
+        grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
+    figure.suptitle(f"Leading eigenvectors with their eigenvalues, {result.report.basis}")
+    return figure
+
+
+def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
+    """Accuracy and cross-entropy against components a class, a line an order; dashed: the whole model."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
+        axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
+        for order in dict.fromkeys(str(record["order"]) for record in records):
+            rows = [record for record in records if record["order"] == order]
+            axes.plot([r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {order}")
+        axes.set_xscale("log", base=2)
+        ticks = sorted({int(record["components"]) for record in records})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(
+            xlabel="eigenvectors kept a class", ylabel=key.replace("_", "-") + (" (nats)" if key != "accuracy" else "")
+        )
+    left.legend()
+    return figure
+
+
+def explanation(
+    result: SpectralResult, x: Tensor, shape: Shape, names: Sequence[str], *, label: int, count: int = 4
+) -> Figure:
+    """One input taken apart: the image, the outputs, and the components that add most to the decision.
+
+    Components are ranked by |contribution| to the largest output minus the second largest.
+    """
+    with torch.no_grad():
+        parts = result.contributions(x[None])[0]  # (out, block, rank)
+    outputs = parts.sum((1, 2))
+    first, second = outputs.topk(2).indices.tolist()
+    margin = parts[first] - parts[second]  # (block, rank)
+    top = margin.flatten().abs().topk(min(count, margin.numel())).indices.tolist()
+    figure = Figure(figsize=(4.6 + 1.7 * count, 3.0), layout="constrained")
+    grid = figure.add_gridspec(1, 4 + count, width_ratios=[1.5, 0.2, 1.6, 0.2] + [1.2] * count)
+    _image(figure.add_subplot(grid[0]), x, shape, f"input, label {names[label]}", cmap="gray_r", symmetric=False)
+    bars = figure.add_subplot(grid[2])
+    colors = ["tab:red" if i == first else "tab:orange" if i == second else "0.7" for i in range(len(outputs))]
+    bars.barh(list(names), _numpy(outputs), color=colors)
+    bars.invert_yaxis()
+    bars.set(xlabel="output", title=f"decides {names[first]}")
+    for column, index in enumerate(top):
+        block, rank = divmod(index, margin.shape[1])
+        title = (
+            f"{names[block]}, λ={float(result.eigenvalues[block, rank]):+.2g}\nmargin {float(margin[block, rank]):+.2f}"
+        )
+        _image(figure.add_subplot(grid[4 + column]), _pixels(result, block, rank), shape, title)
+    rest = float(margin.sum()) - float(margin.flatten()[top].sum())
+    verdict = "right" if first == label else "wrong"
+    figure.suptitle(
+        f"A {verdict} decision: margin {names[first]} over {names[second]} = {float(margin.sum()):.2f},"
+        f" all other components {rest:+.2f}"
+    )
+    return figure
+
+
+def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor], shape: Shape) -> Figure:
+    """What eigenvalue (v . x)^2 does: the eigenvector, and named inputs x with their v . x and their activation."""
+    figure = Figure(figsize=(1.9 * (len(inputs) + 1), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(inputs) + 1)
+    _image(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")
+    for cell, (name, x) in zip(axes[1:], inputs.items(), strict=True):
+        _image(cell, x, shape, name, cmap="gray_r", symmetric=False)
+        product = float(vector @ x)
+        cell.set_xlabel(f"v·x = {product:+.2f}\nλ(v·x)² = {eigenvalue * product**2:+.3g}", fontsize=9)
+    return figure
+
+
+def _image(
+    axes: Axes, values: Tensor, shape: Shape, title: str, *, cmap: str = _DIVERGING, symmetric: bool = True
+) -> None:
+    if values.numel() != shape[0] * shape[1]:
+        raise ValueError(
+            f"an image of shape {shape} needs {shape[0] * shape[1]} pixels, the input has {values.numel()}"
+        )
+    image = _numpy(values).reshape(shape)
+    limit = float(np.abs(image).max()) or 1.0
+    axes.imshow(image, cmap=cmap, vmin=-limit if symmetric else 0, vmax=limit)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8)
+
+
+def _pixels(result: SpectralResult, block: int, rank: int) -> Tensor:
+    """An eigenvector without the constant coordinate of a lifted input."""
+    vector = result.eigenvectors[block, :, rank]
+    return vector[1:] if result.constant_in else vector
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return tensor.detach().to("cpu", torch.float64).numpy()

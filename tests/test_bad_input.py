@@ -1,0 +1,230 @@
+"""Bad input is a clear error where it enters: a table of calls, the kind of error and what the message says."""
+
+import re
+
+import pytest
+import torch
+
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    contract,
+    decompose,
+    difference,
+    inner,
+    lift,
+    plan,
+    relative_error,
+    similarity,
+)
+from tensornet_interp.contraction import Term
+from tensornet_interp.decompositions.eigen import Eigen
+
+
+def tensor(*size, seed=0, dtype=torch.float64):
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def make(out=3, size=5, rank=4, seed=0):
+    return BilinearLayer(tensor(out, rank, seed=seed), tensor(size, rank, seed=seed + 1), tensor(size, rank, seed=9))
+
+
+def spoiled(value):
+    bad = tensor(5, 4)
+    bad[1, 2] = value
+    return bad
+
+
+def covariance(**entries):
+    matrix = torch.eye(5, dtype=torch.float64)
+    for place, value in entries.items():
+        matrix[int(place[1]), int(place[2])] = value
+    return matrix
+
+
+def gaussian(**options):
+    return inner(LAYER, LAYER, kind="gaussian", **options)
+
+
+DOWN, LEFT, RIGHT = tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2)
+LAYER = BilinearLayer(DOWN, LEFT, RIGHT, name="layer 0")
+LIFTED = lift(LAYER)
+SQUARE = make(out=5)
+ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
+STACK = BilinearNetwork([SQUARE, LAYER])
+RESULT = Eigen()(LAYER)
+X = tensor(2, 5)
+NAN, INF = float("nan"), float("inf")
+
+TABLE = [
+    # weights
+    ("rank sizes", lambda: BilinearLayer(DOWN, LEFT, tensor(5, 6)), ValueError, "mode 'rank' has size 4 in left but 6 in right"),
+    ("down size", lambda: BilinearLayer(tensor(3, 2), LEFT, RIGHT), ValueError, "mode 'rank' has size 4 in left but 2 in down"),
+    ("in sizes", lambda: BilinearLayer(DOWN, LEFT, tensor(6, 4)), ValueError, "mode 'in' has size 5 in left but 6 in right"),
+    ("1 dimension", lambda: BilinearLayer(DOWN, LEFT[0], RIGHT), ValueError, r"left must have 2 dimensions \('in', 'rank'\), got shape \(4,\)"),
+    ("3 dimensions", lambda: BilinearLayer(DOWN[None], LEFT, RIGHT), ValueError, r"down must have 2 dimensions .*\(1, 3, 4\)"),
+    ("integer weights", lambda: BilinearLayer(DOWN.long(), LEFT, RIGHT), TypeError, r"down must be real floating point, got torch\.int64"),
+    ("complex weights", lambda: BilinearLayer(DOWN, LEFT + 0j, RIGHT), TypeError, r"left must be real floating point, got torch\.complex128"),
+    ("boolean weights", lambda: BilinearLayer(DOWN, LEFT, RIGHT > 0), TypeError, r"right must be real floating point, got torch\.bool"),
+    ("lists", lambda: BilinearLayer(DOWN.tolist(), LEFT, RIGHT), TypeError, r"down must be a torch\.Tensor, got list"),
+    ("numpy", lambda: BilinearLayer(DOWN, LEFT.numpy(), RIGHT), TypeError, r"left must be a torch\.Tensor, got ndarray"),
+    ("NaN", lambda: BilinearLayer(DOWN, spoiled(NAN), RIGHT), ValueError, "left has 1 entries that are NaN or infinite"),
+    ("infinity", lambda: BilinearLayer(DOWN, LEFT, spoiled(-INF)), ValueError, "right has 1 entries that are NaN or infinite"),
+    ("no hidden units", lambda: BilinearLayer(DOWN[:, :0], LEFT[:, :0], RIGHT[:, :0]), ValueError, r"down is empty: shape \(3, 0\)"),
+    ("dtypes", lambda: BilinearLayer(DOWN, LEFT.float(), RIGHT), ValueError, r"share one dtype; got down torch\.float64, left torch\.float32"),
+    ("devices", lambda: BilinearLayer(DOWN, LEFT.to("meta"), RIGHT), ValueError, "share one device; got down cpu, left meta, right cpu"),
+    ("from_weights list", lambda: BilinearLayer.from_weights(left=[[1.0]], right=LEFT.T, down=DOWN), TypeError, "left must be a torch.Tensor, got list"),
+    ("from_weights sizes", lambda: BilinearLayer.from_weights(left=LEFT, right=RIGHT, down=DOWN), ValueError, "mode 'rank' has size 5 in left but 4 in down"),
+    ("from_weights 1 dimension", lambda: BilinearLayer.from_weights(left=LEFT.T, right=RIGHT[0], down=DOWN), ValueError, "right must have 2 dimensions"),
+    ("from_tensor matrix", lambda: BilinearLayer.from_tensor(DOWN), ValueError, r"tensor must have 3 dimensions .*\(3, 4\)"),
+    ("from_tensor sizes", lambda: BilinearLayer.from_tensor(tensor(3, 4, 5)), ValueError, "mode 'in' has size 4 in in1 but 5 in in2"),
+    ("from_cp two factors", lambda: BilinearLayer.from_cp((None, [DOWN, LEFT])), ValueError, "3 factors .* got 2"),
+    ("from_cp weights size", lambda: BilinearLayer.from_cp((tensor(6), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
+    ("from_cp weights of one", lambda: BilinearLayer.from_cp((tensor(1), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
+    # inputs
+    ("x size", lambda: LAYER(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x1$"),
+    ("x2 size", lambda: LAYER(X, tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x2"),
+    ("x with the constant", lambda: LIFTED(tensor(2, 6)), ValueError, "size 5 .* but 6 in x1 .*constant coordinate of a lifted layer is added by the call"),
+    ("x of a network", lambda: STACK(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("empty batch", lambda: LAYER(X[:0]), ValueError, r"x1 is empty: shape \(0, 5\)"),
+    ("empty batch, network", lambda: STACK(X[:0]), ValueError, r"x is empty: shape \(0, 5\)"),
+    ("empty batch, contributions", lambda: RESULT.contributions(X[:0]), ValueError, "x1 is empty"),
+    ("empty batch, activations", lambda: RESULT.activations(X[:0]), ValueError, "x is empty"),
+    ("integer x", lambda: LAYER(torch.ones(2, 5, dtype=torch.int64)), TypeError, r"x1 must be real floating point, got torch\.int64"),
+    ("integer x2", lambda: LAYER(X, X.int()), TypeError, r"x2 must be real floating point, got torch\.int32"),
+    ("x of a list", lambda: LAYER([1.0] * 5), TypeError, "x1 must be a tensor .*got list"),
+    ("x scalar", lambda: LAYER(X[0, 0]), TypeError, "x1 must be a tensor"),
+    ("x dtype", lambda: LAYER(X.float()), ValueError, r"share one dtype; got layer torch\.float64, x1 torch\.float32"),
+    ("x device", lambda: LAYER(X.to("meta")), ValueError, "share one device; got layer cpu, x1 meta"),
+    ("x device, result", lambda: RESULT(X.to("meta")), ValueError, "share one device; got layer cpu, x1 meta"),
+    ("direction size", lambda: LAYER.interaction_matrix(tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
+    ("direction list", lambda: LAYER.interaction_matrix([1.0, 0.0, 0.0]), TypeError, "direction must be a tensor"),
+    ("direction integer", lambda: LAYER.interaction_matrix(torch.ones(3, dtype=torch.int64)), TypeError, "direction must be real floating point"),
+    ("direction NaN", lambda: LAYER.interaction_matrix(DOWN[:, 0] * NAN), ValueError, "direction has 3 entries that are NaN"),
+    # change of basis, lift, network
+    ("basis size", lambda: LAYER.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("basis size, lifted", lambda: LIFTED.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("output basis size", lambda: LAYER.change_basis(outputs=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),
+    ("basis dtype", lambda: LAYER.change_basis(inputs=tensor(5, 2).float()), ValueError, "share one dtype.*inputs"),
+    ("bias not lifted", lambda: LAYER.change_basis(input_bias=tensor(5)), ValueError, r"input_bias needs a lifted layer.*lift\(\)"),
+    ("output bias not lifted", lambda: LAYER.change_basis(output_bias=tensor(3)), ValueError, "output_bias needs a lifted layer"),
+    ("bias of basis, size", lambda: LIFTED.change_basis(tensor(5, 2), input_bias=tensor(4)), ValueError, "has size 5 in inputs but 4 in input_bias"),
+    ("lifted twice", lambda: lift(LIFTED), ValueError, "the layer is lifted already"),
+    ("bias size", lambda: lift(LAYER, bias=tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in bias"),
+    ("left bias size", lambda: lift(LAYER, left_bias=tensor(3)), ValueError, "mode 'rank' has size 4 in layer but 3 in left_bias"),
+    ("bias dimensions", lambda: lift(LAYER, right_bias=tensor(4, 1)), ValueError, "right_bias must have 1 dimensions"),
+    ("bias dtype", lambda: lift(LAYER, bias=tensor(3).float()), ValueError, "share one dtype.*bias"),
+    ("bias list", lambda: lift(LAYER, bias=[1.0, 2.0, 3.0]), TypeError, r"bias must be a torch\.Tensor, got list"),
+    ("residual sizes", lambda: lift(LAYER, residual=1.0), ValueError, "as many outputs as inputs, got out=3 and in=5"),
+    ("residual boolean", lambda: lift(SQUARE, residual=True), TypeError, "residual must be a number, got True"),
+    ("residual tensor", lambda: lift(SQUARE, residual=X[0, 0]), TypeError, "residual must be a number"),
+    ("residual NaN", lambda: lift(SQUARE, residual=NAN), (TypeError, ValueError), "residual must be .*nan"),
+    ("residual infinite", lambda: lift(SQUARE, residual=INF), (TypeError, ValueError), "residual must be .*inf"),
+    ("no parts", lambda: BilinearNetwork([]), ValueError, "at least one part"),
+    ("parts do not meet", lambda: BilinearNetwork([LAYER, LAYER]), ValueError, "part 0 has 3 outputs but part 1 takes 5 inputs"),
+    ("one part lifted", lambda: BilinearNetwork([lift(SQUARE), LAYER]), ValueError, "part 0 has the constant .* part 1 does not take; lift every layer or none"),
+    ("other part lifted", lambda: BilinearNetwork([SQUARE, LIFTED]), ValueError, "part 0 lacks the constant .* part 1 expects"),
+    ("part dtype", lambda: BilinearNetwork([SQUARE, LAYER.to(dtype=torch.float32)]), ValueError, "share one dtype; got part 0 .*part 1"),
+    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("no such part", lambda: STACK[2], ValueError, "part must be from -2 to 1, got 2"),
+    ("replace no such part", lambda: STACK.replace(-3, LAYER), ValueError, "part must be from -2 to 1, got -3"),
+    ("replace with another size", lambda: STACK.replace(0, LAYER), ValueError, "part 0 has 3 outputs but part 1 takes 5"),
+    # decompose
+    ("rank 0", lambda: decompose(LAYER, "eigen", rank=0), ValueError, "rank must be at least 1, got 0"),
+    ("rank negative", lambda: decompose(LAYER, "eigen", rank=-2), ValueError, "rank must be at least 1, got -2"),
+    ("rank float", lambda: decompose(LAYER, "eigen", rank=2.0), TypeError, r"rank must be a whole number, got 2\.0 \(float\)"),
+    ("rank string", lambda: decompose(LAYER, "eigen", rank="2"), TypeError, r"rank must be a whole number, got '2' \(str\)"),
+    ("rank boolean", lambda: decompose(LAYER, "eigen", rank=True), TypeError, r"rank must be a whole number, got True \(bool\)"),
+    ("rank too large", lambda: decompose(LAYER, "eigen", rank=6), ValueError, r"rank must be from 1 to 5 \(min\(in=5, 2 hidden=8\)\), got 6"),
+    ("truncate too large", lambda: RESULT.truncate(6), ValueError, "rank must be from 1 to 5, got 6"),
+    ("truncate 0", lambda: RESULT.truncate(0), ValueError, "rank must be from 1 to 5, got 0"),
+    ("keep, mask size", lambda: RESULT.keep(torch.ones(3, 4) > 0), ValueError, r"mask must be boolean of shape \(3, 5\)"),
+    ("keep, integer mask", lambda: RESULT.keep(torch.ones(3, 5)), ValueError, r"mask must be boolean of shape \(3, 5\)"),
+    ("keep, list", lambda: RESULT.keep([True]), TypeError, r"mask must be a (torch\.|boolean )?[Tt]ensor"),
+    ("group of no block", lambda: RESULT.groups(3), ValueError, "block must be from 0 to 2, got 3"),
+    ("unknown method", lambda: decompose(LAYER, "eigne"), ValueError, r"no decomposition named 'eigne'; available: .*eigen.*; did you mean 'eigen'\?"),
+    ("unknown option", lambda: decompose(LAYER, "eigen", rnak=2), TypeError, r"'eigen' has no option 'rnak'; it has: directions, rank; did you mean 'rank'\?"),
+    ("class for object", lambda: decompose(LAYER, Eigen), TypeError, "method must be a registered name or a decomposition object, got <class"),
+    ("number for method", lambda: decompose(LAYER, 3), TypeError, "method must be a registered name or a decomposition object, got 3"),
+    ("None for method", lambda: decompose(LAYER, None), TypeError, "method must be a registered name or a decomposition object, got None"),
+    ("options with object", lambda: decompose(LAYER, Eigen(), rank=2), ValueError, r"options \['rank'\] go with a name"),
+    ("mapping on a layer", lambda: decompose(LAYER, {0: "eigen"}), TypeError, "a mapping of methods needs a BilinearNetwork"),
+    ("mapping, options", lambda: decompose(STACK, {0: "eigen"}, rank=2), ValueError, r"options \['rank'\] with a mapping"),
+    ("mapping, no such part", lambda: decompose(STACK, {2: "eigen"}), ValueError, "part must be from -2 to 1, got 2"),
+    ("mapping, unknown method", lambda: decompose(STACK, {0: "eigne"}), ValueError, "no decomposition named 'eigne'"),
+    ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "expected a BilinearLayer .* got Tensor"),
+    ("directions size", lambda: decompose(LAYER, "eigen", directions=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
+    ("directions dimensions", lambda: decompose(LAYER, "eigen", directions=tensor(3)), ValueError, "directions must have 2 dimensions"),
+    ("directions NaN", lambda: Eigen(directions=tensor(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN"),
+    ("directions integer", lambda: Eigen(directions=torch.eye(3).int()), TypeError, "directions must be real floating point"),
+    ("directions list", lambda: Eigen(directions=[[1.0, 0.0, 0.0]]), TypeError, r"directions must be a torch\.Tensor, got list"),
+    ("directions dtype", lambda: decompose(LAYER, "eigen", directions=tensor(2, 3).float()), ValueError, "share one dtype.*directions"),
+    # inner products
+    ("unknown kind", lambda: inner(LAYER, LAYER, kind="gausian"), ValueError, r"kind must be one of gaussian, tree.*; got 'gausian'; did you mean 'gaussian'\?"),
+    ("mean with tree", lambda: inner(LAYER, LAYER, mean=tensor(5)), ValueError, "mean and covariance belong to kind='gaussian'"),
+    ("covariance with tree", lambda: similarity(LAYER, LAYER, covariance=covariance()), ValueError, "mean and covariance belong to kind='gaussian'"),
+    ("mean size", lambda: gaussian(mean=tensor(4)), ValueError, "mode 'in' has size 5 in network but 4 in mean"),
+    ("mean NaN", lambda: gaussian(mean=tensor(5) * NAN), ValueError, "mean has 5 entries that are NaN"),
+    ("covariance not PSD", lambda: gaussian(covariance=covariance(_22=-0.5)), ValueError, "covariance must be positive semidefinite, its lowest eigenvalue is -5.000e-01"),
+    ("covariance negative", lambda: gaussian(covariance=-covariance()), ValueError, "covariance must be positive semidefinite"),
+    ("covariance asymmetric", lambda: gaussian(covariance=covariance(_01=0.5)), ValueError, "covariance must be symmetric"),
+    ("covariance size", lambda: gaussian(covariance=torch.eye(4)), ValueError, "mode 'in' has size 5 in network but 4 in covariance"),
+    ("covariance not square", lambda: gaussian(covariance=tensor(5, 4)), ValueError, "mode 'in' has size 5 in network but 4 in covariance"),
+    ("covariance a vector", lambda: gaussian(covariance=tensor(5)), ValueError, "covariance must have 2 dimensions"),
+    ("covariance integer", lambda: gaussian(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
+    ("depths", lambda: inner(STACK, LAYER), ValueError, "networks must have the same depth, got 2 and 1 layers"),
+    ("inputs differ", lambda: inner(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("outputs differ", lambda: inner(LAYER, make(out=4)), ValueError, "mode 'out' has size 3 in a but 4 in b"),
+    ("one is lifted", lambda: inner(lift(make(size=4)), LAYER), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
+    ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("similarity of zero", lambda: similarity(LAYER, ZERO), ValueError, "similarity is undefined: network b is zero"),
+    ("error to zero", lambda: relative_error(LAYER, ZERO), ValueError, "relative error is undefined: the reference is zero"),
+    ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "expected a single layer, got a network of 2"),
+    ("difference of sizes", lambda: difference(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
+    # contraction
+    ("plan over the limit", lambda: plan(STACK, max_elements=10), ValueError, r"contraction to \('out', .* needs .* elements at once, more than max_elements=1e\+01"),
+    ("dense over the limit", lambda: LAYER.to_tensor(max_elements=10), ValueError, "needs .* elements at once, more than max_elements"),
+    ("unknown mode", lambda: contract(LAYER, ("out", "in3")), ValueError, "output mode 'in3' is in no term; there are: out, rank, in1, in2"),
+    ("output a string", lambda: contract(LAYER, "out"), TypeError, r"output must be a sequence of mode names, got the string 'out'; did you mean \('out',\)\?"),
+    ("mode twice", lambda: contract(LAYER, ("out", "out")), ValueError, "output names a mode twice"),
+    ("no terms", lambda: contract([]), ValueError, "nothing to contract"),
+    ("terms do not meet", lambda: contract([Term(DOWN, ("a", "b")), Term(LEFT, ("a", "b"))]), ValueError, "mode 'a' has size 3 in one term but 5 in term 1"),
+    ("term dimensions", lambda: contract([Term(DOWN, ("a",))]), ValueError, r"term 0 \('a',\) must have 1 dimensions"),
+    ("term dtypes", lambda: contract([Term(DOWN, ("a", "b")), Term(LEFT.float(), ("c", "b"))]), ValueError, "share one dtype; got term 0"),
+    ("unknown optimizer", lambda: plan(LAYER, optimize="autohq"), (TypeError, ValueError), "optimize"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_bad_input_is_a_clear_error(call, kind, message):
+    with pytest.raises(kind) as caught:
+        call()
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_every_row_of_the_table_has_its_own_name():
+    names = [row[0] for row in TABLE]
+    assert len(set(names)) == len(names)
+
+
+def rotated(dtype):
+    basis, _ = torch.linalg.qr(tensor(5, 5))
+    return (basis @ torch.eye(5, dtype=torch.float64) @ basis.T).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("samples", [3, 50])
+def test_a_covariance_estimated_from_data_is_accepted(samples, dtype):
+    """Rounding is not bad input: singular where samples < in, symmetric and semidefinite to the dtype's precision."""
+    x = tensor(samples, 5).to(dtype)
+    value = float(gaussian(covariance=x.T @ x / samples))
+    wide = x.double()
+    assert value == pytest.approx(float(gaussian(covariance=wide.T @ wide / samples)), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_covariance_that_is_symmetric_up_to_rounding_is_accepted(dtype):
+    wobbly = rotated(dtype)
+    wobbly[0, 1] += torch.finfo(dtype).eps
+    assert float(gaussian(covariance=wobbly)) == pytest.approx(float(gaussian()), rel=1e-5)

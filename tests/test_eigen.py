@@ -1,0 +1,347 @@
+"""Eigendecompositions are those of the dense interaction matrices, and say how exact they are."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, decompose, inner, lift, relative_error
+from tensornet_interp.decompositions.eigen import Eigen, eigen_flops
+
+SIZES = [(23, 7, 5), (7, 23, 5), (19, 19, 3), (1, 3, 2)]  # (d, H, K); the first takes the thin way
+EXACT = 1e-10  # of the largest magnitude: eigh is backward stable to about size * eps = 1e-14
+
+
+def tensor(*shape, seed, device="cpu", dtype=torch.float64):
+    data = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return data.to(device, dtype)
+
+
+def make(d, hidden, k, seed=1, device="cpu", dtype=torch.float64):
+    shapes = [(k, hidden), (d, hidden), (d, hidden)]
+    return BilinearLayer(
+        *(tensor(*shape, seed=seed + i, device=device, dtype=dtype) for i, shape in enumerate(shapes)), name="it"
+    )
+
+
+def dense(layer):
+    """The symmetrized tensor (out, in, in) in float64."""
+    b = torch.einsum("or,ir,jr->oij", *(data.to(torch.float64) for data, _ in layer.terms()))
+    return (b + b.mT) / 2
+
+
+def dense_result(result):
+    data = (result.outputs, result.eigenvalues, result.eigenvectors, result.eigenvectors)
+    return torch.einsum("ob,br,bir,bjr->oij", *(part.to(torch.float64) for part in data))
+
+
+def dense_error(result, layer):
+    return float((dense_result(result) - dense(layer)).norm() / dense(layer).norm())
+
+
+def by_magnitude(values, count):
+    order = values.abs().argsort(dim=-1, descending=True)
+    return values.gather(-1, order)[..., :count]
+
+
+def directions_of(kind, k, device="cpu", dtype=torch.float64):
+    if kind == "default":
+        return None
+    if kind == "overcomplete":
+        return tensor(k + 3, k, seed=71, device=device, dtype=dtype)
+    if kind == "dependent":  # k + 2 rows that span all outputs, two of them repeated
+        rows = tensor(k, k, seed=72, device=device, dtype=dtype)
+        return torch.cat([rows, rows[:1], 2 * rows[:1]])
+    if kind == "rotation":
+        return torch.linalg.qr(tensor(k, k, seed=73, device=device)).Q.to(dtype)
+    raise AssertionError(kind)
+
+
+KINDS = ["default", "overcomplete", "dependent", "rotation"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
+def test_eigenpairs_are_those_of_the_dense_matrices(d, hidden, k, kind, device):
+    layer, directions = make(d, hidden, k, device=device), directions_of(kind, k, device)
+    result = decompose(layer, "eigen", directions=directions)
+    used = torch.eye(k, dtype=torch.float64, device=device) if directions is None else directions
+    matrices = torch.einsum("bo,oij->bij", used, dense(layer))
+    full = min(d, 2 * hidden)
+    reference = by_magnitude(torch.linalg.eigvalsh(matrices), full)
+    largest = reference.abs().max()
+    assert result.eigenvalues.shape == (len(used), full)
+    assert (result.eigenvalues - reference).abs().max() <= EXACT * largest
+    rebuilt = torch.einsum("br,bir,bjr->bij", result.eigenvalues, result.eigenvectors, result.eigenvectors)
+    assert (rebuilt - matrices).abs().max() <= EXACT * largest
+    gram = result.eigenvectors.mT @ result.eigenvectors
+    assert (gram - torch.eye(full, dtype=torch.float64, device=device)).abs().max() <= EXACT
+    assert (result.to_tensor() - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
+    assert (result.to_layer().to_tensor() - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
+    assert torch.equal(result.directions, used)
+    assert result.relative_error <= EXACT
+    x = tensor(6, d, seed=9, device=device)
+    assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(("d", "hidden", "k"), SIZES[:3])
+def test_relative_error_is_the_dense_one(d, hidden, k, rank, kind, device):
+    layer = make(d, hidden, k, device=device)
+    result = decompose(layer, "eigen", directions=directions_of(kind, k, device), rank=rank)
+    assert result.rank == rank
+    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT)
+    assert result.relative_error == pytest.approx(relative_error(result, layer), rel=EXACT)
+    assert result.relative_error > 0.01  # a random spectrum is not of that rank
+
+
+def test_truncation_of_one_output_is_the_best_approximation():
+    layer = make(7, 5, 1)
+    values = torch.linalg.eigvalsh(dense(layer)[0])
+    left_out = by_magnitude(values, 7)[2:].norm() / values.norm()
+    assert decompose(layer, "eigen", rank=2).relative_error == pytest.approx(float(left_out), rel=EXACT)
+
+
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_directions_that_miss_outputs_say_so(orthonormal, device):
+    layer = make(7, 6, 4, device=device)
+    directions = tensor(2, 4, seed=74, device=device)
+    if orthonormal:
+        directions = torch.linalg.qr(directions.T).Q.T
+    result = decompose(layer, "eigen", directions=directions)
+    projector = torch.linalg.pinv(directions) @ directions
+    projected = torch.einsum("po,oij->pij", projector, dense(layer))
+    assert (dense_result(result) - projected).abs().max() <= EXACT * projected.abs().max()
+    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT)
+
+
+@pytest.mark.parametrize("scale", [1 + 4e-6, 1 - 1e-9, 3.0])
+def test_directions_need_not_have_unit_length(scale, device):
+    layer = make(7, 6, 4, device=device)
+    directions = scale * torch.eye(4, dtype=torch.float64, device=device)
+    result = decompose(layer, "eigen", directions=directions)
+    assert (dense_result(result) - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
+    assert result.relative_error == pytest.approx(dense_error(result, layer), abs=EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
+def test_low_precision_layers_lose_only_the_rounding_of_the_result(d, hidden, k, kind, dtype, device):
+    layer = make(d, hidden, k, device=device, dtype=dtype)
+    directions = directions_of(kind, k, device, dtype)
+    result = decompose(layer, "eigen", directions=directions)
+    for part in (result.eigenvalues, result.eigenvectors, result.outputs, result.directions):
+        assert part.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    used = torch.eye(k, dtype=dtype, device=device) if directions is None else directions
+    matrices = torch.einsum("bo,oij->bij", used.to(torch.float64), dense(layer))
+    reference = by_magnitude(torch.linalg.eigvalsh(matrices), result.rank)
+    error = (result.eigenvalues.to(torch.float64).abs() - reference.abs()).abs()
+    assert error.max() <= eps / 2 * reference.abs().max() * (1 + 1e-6)  # one rounding, nothing else
+    # rounded columns: each of two factors moves by at most eps / 2 a column, eigenvalues and outputs by eps / 2 each,
+    # and the pseudoinverse may amplify the sum over blocks by its condition number
+    condition = float(torch.linalg.cond(used.to(torch.float64)))
+    bound = eps / 2 * (2 * math.sqrt(result.rank) + 2) * (1 + eps) ** 3 * max(condition, 1) * math.sqrt(len(used))
+    assert dense_error(result, layer) <= bound
+    # the field is what the rounded result really misses
+    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=1e-6)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_contributions_sum_to_the_output(kind, lifted, device):
+    layer = make(7, 6, 4, device=device)
+    k = 4
+    if lifted:
+        layer, k = lift(layer, bias=tensor(4, seed=5, device=device)), 5
+    result = decompose(layer, "eigen", directions=directions_of(kind, k, device), rank=3)
+    x1, x2 = tensor(2, 3, 7, seed=8, device=device), tensor(2, 3, 7, seed=9, device=device)
+    parts = result.contributions(x1)
+    assert parts.shape == (2, 3, 4, *result.eigenvalues.shape)
+    assert (parts.sum((-1, -2)) - result(x1)).abs().max() <= EXACT * result(x1).abs().max()
+    both = result.contributions(x1, x2).sum((-1, -2))
+    assert (both - result(x1, x2)).abs().max() <= EXACT * result(x1, x2).abs().max()
+    activations = result.activations(x1)
+    summed = torch.einsum("ob,xybr->xyo", result.outputs, activations)[..., int(lifted) :]
+    assert (summed - result(x1)).abs().max() <= EXACT * result(x1).abs().max()
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_lifted_layer_is_decomposed_with_its_constant(rank, device):
+    plain = make(4, 6, 4, device=device)
+    biases = {
+        "left_bias": tensor(6, seed=5, device=device),
+        "right_bias": tensor(6, seed=6, device=device),
+        "bias": tensor(4, seed=7, device=device),
+    }
+    layer = lift(plain, **biases, residual=0.5)
+    result = decompose(layer, "eigen", rank=rank)
+    assert result.sizes == {"out": 5, "in1": 5, "in2": 5}
+    assert (result.constant_in, result.constant_out) == (True, True)
+    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT, abs=EXACT)
+    x = tensor(6, 4, seed=9, device=device)
+    assert result(x).shape == (6, 4)
+    if rank is None:
+        assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
+
+
+def test_a_wide_lifted_layer_takes_the_thin_way(device):
+    layer = lift(make(30, 3, 2, device=device), left_bias=tensor(3, seed=5, device=device)).drop_constant()
+    result = decompose(layer, "eigen")
+    assert result.rank == 2 * layer.rank < 31
+    x = tensor(6, 30, seed=9, device=device)
+    assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
+
+
+def test_order_is_by_magnitude_and_the_sign_is_kept():
+    result = decompose(make(7, 6, 4), "eigen")
+    magnitude = result.eigenvalues.abs()
+    assert (magnitude.diff(dim=1) <= 0).all()
+    assert (result.eigenvalues > 0).any()
+    assert (result.eigenvalues < 0).any()
+
+
+@pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
+def test_largest_entry_of_an_eigenvector_is_positive(d, hidden, k, device):
+    vectors = decompose(make(d, hidden, k, device=device), "eigen").eigenvectors
+    at = vectors.abs().argmax(dim=1, keepdim=True)
+    assert (vectors.gather(1, at) > 0).all()
+
+
+def spectrum(values, seed, device="cpu"):
+    """One output whose interaction matrix has these eigenvalues, and the orthogonal matrix of its eigenvectors."""
+    q = torch.linalg.qr(tensor(len(values), len(values), seed=seed, device=device)).Q
+    down = torch.tensor([values], dtype=torch.float64, device=device)
+    return BilinearLayer(down, q, q), q
+
+
+def test_groups_of_a_degenerate_spectrum_have_the_right_projectors(device):
+    values = [5.0, -3.0, 2.0, 2.0, -3.0, 2.0, 0.5]
+    layer, q = spectrum(values, 3, device)
+    groups = decompose(layer, "eigen").groups(0)
+    assert [len(group.indices) for group in groups] == [1, 2, 3, 1]
+    assert sorted(itertools.chain(*(group.indices for group in groups))) == list(range(7))
+    for group, value in zip(groups, [5.0, -3.0, 2.0, 0.5], strict=True):
+        assert group.eigenvalue == pytest.approx(value, rel=EXACT)
+        columns = q[:, [i for i, other in enumerate(values) if other == value]]
+        # the gap between groups is at least 1.5 of 5: subspaces are as accurate as eigenvalues
+        assert (group.projector - columns @ columns.T).abs().max() <= EXACT
+
+
+def test_equal_magnitudes_of_opposite_sign_are_two_groups(device):
+    layer, _ = spectrum([2.0, -2.0, 2.0, -2.0, 1.0], 4, device)
+    result = decompose(layer, "eigen")
+    groups = result.groups(0)
+    assert sorted(group.eigenvalue for group in groups) == pytest.approx([-2, 1, 2], rel=EXACT)
+    total = sum(group.eigenvalue * group.projector for group in groups)
+    assert (total - dense(layer)[0]).abs().max() <= EXACT * 2
+
+
+def test_group_tolerance_is_relative_to_the_largest():
+    layer, _ = spectrum([10.0, 1.0, 1.001], 5)
+    result = decompose(layer, "eigen")
+    assert [len(group.indices) for group in result.groups(0)] == [1, 1, 1]
+    assert [len(group.indices) for group in result.groups(0, rtol=1e-3)] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncating_later_is_truncating_at_once(kind, device):
+    layer, directions = make(7, 6, 4, device=device), directions_of(kind, 4, device)
+    full = decompose(layer, "eigen", directions=directions)
+    later, once = full.truncate(3), decompose(layer, "eigen", directions=directions, rank=3)
+    assert torch.equal(later.eigenvalues, once.eigenvalues)
+    assert torch.equal(later.eigenvectors, once.eigenvectors)
+    assert later.relative_error is None
+    assert relative_error(later, layer) == pytest.approx(once.relative_error, rel=EXACT)
+    assert full.rank == 7
+    with pytest.raises(ValueError, match="from 1 to 7"):
+        full.truncate(8)
+
+
+def test_keep_leaves_the_marked_eigenpairs():
+    layer = make(7, 6, 4)
+    full = decompose(layer, "eigen")
+    positive = full.keep(full.eigenvalues > 0)
+    negative = full.keep(full.eigenvalues <= 0)
+    x = tensor(6, 7, seed=9)
+    total = positive(x) + negative(x)
+    assert (total - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
+    assert (positive(x) >= 0).all()  # every output is a block with output vector e_k
+    assert (negative(x) <= 0).all()
+    assert positive.relative_error is None
+    first = torch.zeros_like(full.eigenvalues, dtype=torch.bool)
+    first[:, :2] = True
+    assert float(inner(full.keep(first), full.keep(first))) == pytest.approx(
+        float(inner(full.truncate(2), full.truncate(2))), rel=EXACT
+    )
+    with pytest.raises(ValueError, match="mask must be boolean"):
+        full.keep(torch.ones(4, 7))
+    with pytest.raises(ValueError, match="shape"):
+        full.keep(first[:, :3])
+
+
+def test_effective_rank_by_hand():
+    layer, _ = spectrum([3.0, -4.0, 0.0, 0.0], 6)
+    assert float(decompose(layer, "eigen").effective_rank()) == pytest.approx(49 / 25, rel=EXACT)
+
+
+def test_thin_way_is_chosen_only_where_it_can_save():
+    chosen = set()
+    for d, hidden, blocks in itertools.product([1, 2, 5, 16, 64, 784], [1, 3, 8, 31, 32, 33, 256], [1, 10, 1000]):
+        flops = eigen_flops(d, hidden, blocks)
+        thin = flops["thin"] < flops["dense"]
+        chosen.add(thin)
+        assert not thin or 2 * hidden < d
+    assert chosen == {True, False}
+    wide = eigen_flops(784, 32, 10)
+    assert wide["thin"] < wide["dense"] / 10
+
+
+@pytest.mark.parametrize(("d", "hidden", "k"), [(7, 2, 3), (3, 5, 2)], ids=["thin", "dense"])
+def test_eigenvalues_are_differentiable(d, hidden, k, device):
+    weights = [part.requires_grad_() for part, _ in make(d, hidden, k, device=device).terms()]
+
+    def eigenvalues(down, left, right):
+        return Eigen()(BilinearLayer(down, left, right)).eigenvalues
+
+    assert torch.autograd.gradcheck(eigenvalues, weights)
+
+
+def test_a_zero_layer_has_zero_eigenvalues():
+    layer = make(7, 6, 4)
+    result = decompose(BilinearLayer(0 * layer.down, layer.left, layer.right), "eigen")
+    assert (result.eigenvalues == 0).all()
+    assert result.relative_error == 0
+    assert [len(group.indices) for group in result.groups(0)] == [7]
+
+
+def test_the_report_says_what_was_done():
+    layer = make(7, 6, 4).change_basis(tensor(7, 5, seed=1), note="inputs in the pixel basis")
+    report = decompose(layer, "eigen", rank=2).report
+    assert (report.layer, report.basis) == ("it", "inputs in the pixel basis")
+    assert "rank=2" in report.method
+    assert "torch" in report.versions
+
+
+def test_the_ladder_ends_exact_and_never_rises():
+    layer = make(7, 6, 4)
+    errors = [step(layer).relative_error for step in Eigen.ladder(layer)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] <= EXACT
+
+
+def test_arguments_are_checked():
+    layer = make(7, 2, 4)
+    with pytest.raises(ValueError, match=r"rank must be from 1 to 4 .*2 hidden=4"):
+        decompose(layer, "eigen", rank=5)
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        decompose(layer, "eigen", rank=0)
+    with pytest.raises(ValueError, match="mode 'out' has size 4 in layer but 5 in directions"):
+        decompose(layer, "eigen", directions=tensor(2, 5, seed=1))
+    with pytest.raises(ValueError, match="dtype"):
+        decompose(layer, "eigen", directions=tensor(2, 4, seed=1).float())
+    with pytest.raises(TypeError, match=r"has no option 'rnk'.*did you mean 'rank'"):
+        decompose(layer, "eigen", rnk=2)

@@ -1,0 +1,154 @@
+"""What truncation does to a function, on planted problems where the answer is known."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, softmax
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift
+from tensornet_interp.fidelity import ORDERS, certificate, component_order, fidelity, truncation_curve
+from tensornet_interp.testing import random_layer
+
+
+@pytest.fixture
+def layer() -> BilinearLayer:
+    return random_layer(4, 9, 6, seed=0)
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(50, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_network_is_faithful_to_itself(layer: BilinearLayer, x: torch.Tensor) -> None:
+    labels = layer(x).argmax(-1)
+    same = fidelity(layer, layer, x, labels)
+    assert (same.agreement, same.accuracy, same.mse, same.mse_independent) == (1.0, 1.0, 0.0, 0.0)
+    assert abs(same.kl) < 1e-14
+
+
+def test_every_number_equals_its_definition(layer: BilinearLayer, x: torch.Tensor) -> None:
+    other = random_layer(4, 9, 5, seed=2)
+    labels = torch.randint(0, 4, (50,), generator=torch.Generator().manual_seed(3))
+    got = fidelity(other, layer, x, labels, seed=7)
+    f, g = layer(x), other(x)
+    p, q = softmax(f, -1), softmax(g, -1)
+    assert got.kl == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-9)
+    assert got.mse == pytest.approx(float(((f - g) ** 2).sum(-1).mean()), rel=1e-12)
+    assert got.cross_entropy == pytest.approx(float(cross_entropy(g, labels)), rel=1e-12)
+    assert got.reference_accuracy == pytest.approx(float((f.argmax(-1) == labels).double().mean()))
+    partner = x[torch.randperm(50, generator=torch.Generator().manual_seed(7))]
+    delta = torch.einsum("kij,ni,nj->nk", layer.symmetrize().to_tensor() - other.symmetrize().to_tensor(), x, partner)
+    assert got.mse_independent == pytest.approx(float((delta**2).sum(-1).mean()), rel=1e-9)
+
+
+def test_an_asymmetric_layer_and_its_symmetrization_are_one_function_of_independent_inputs(
+    layer: BilinearLayer, x: torch.Tensor
+) -> None:
+    measured = fidelity(layer.symmetrize(), layer, x)
+    assert measured.mse_independent is not None
+    # rounding of numbers of size |f|, squared
+    assert measured.mse_independent < (1e-13 * float(layer(x).abs().max())) ** 2
+
+
+def test_networks_of_several_layers_have_no_independent_pairs(x: torch.Tensor) -> None:
+    network = BilinearNetwork([random_layer(5, 9, 4, seed=1), random_layer(3, 5, 6, seed=2)])
+    assert fidelity(network, network, x).mse_independent is None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_whole_curve_ends_at_the_model(layer: BilinearLayer, x: torch.Tensor, order: str) -> None:
+    result = decompose(layer, "eigen")
+    labels = layer(x).argmax(-1)
+    records = truncation_curve(result, layer, x, labels, [1, result.rank], order=order, order_data=(x, labels))
+    assert [record["components"] for record in records] == [1, result.rank]
+    assert records[-1]["accuracy"] == 1.0
+    assert records[-1]["mse"] < 1e-20 * float(layer(x).square().sum(-1).max())
+
+
+def test_the_curve_by_magnitude_is_truncation(layer: BilinearLayer, x: torch.Tensor) -> None:
+    result = decompose(layer, "eigen")
+    labels = layer(x).argmax(-1)
+    for k, record in zip((1, 3), truncation_curve(result, layer, x, labels, (1, 3)), strict=True):
+        cut = fidelity(result.truncate(k), layer, x, labels)
+        assert record["accuracy"] == cut.accuracy
+        assert record["cross_entropy"] == pytest.approx(cut.cross_entropy, rel=1e-10)
+        assert record["kl"] == pytest.approx(cut.kl, rel=1e-8)
+
+
+def test_orders_find_what_was_planted() -> None:
+    """Pixel 0 has the large eigenvalue but is dark; pixel 1 has a small one and is bright."""
+    left = torch.eye(3, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[10.0, 1.0, 5.0], [10.0, 1.0, -5.0]]).double(), left, left)
+    result = decompose(layer, "eigen")
+    x = torch.tensor([[0.01, 9.0, 1.0], [0.01, 9.0, 2.0]]).double()
+    labels = torch.tensor([0, 0])
+    pixel = result.eigenvectors.abs().argmax(1)  # (block, rank)
+
+    def first(order: str) -> int:
+        return int(pixel[0, component_order(result, order, x, labels)[0, 0]])
+
+    assert first("magnitude") == 0
+    assert first("activation") == 1
+
+
+def test_ablation_order_is_the_rise_of_the_loss(layer: BilinearLayer, x: torch.Tensor) -> None:
+    result = decompose(layer, "eigen")
+    labels = torch.randint(0, 4, (50,), generator=torch.Generator().manual_seed(3))
+    loss = torch.empty(result.eigenvalues.shape, dtype=torch.float64)
+    for block in range(loss.shape[0]):
+        for rank in range(loss.shape[1]):
+            mask = torch.ones_like(result.eigenvalues, dtype=torch.bool)
+            mask[block, rank] = False
+            loss[block, rank] = cross_entropy(result.keep(mask)(x), labels)
+    assert torch.equal(component_order(result, "ablation", x, labels), loss.argsort(dim=1, descending=True))
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("overcomplete", [False, True])
+def test_a_certified_decision_is_never_wrong_and_some_are_certified(lifted: bool, overcomplete: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    layer = random_layer(4, 9, 6, seed=0)
+    layer = layer if not lifted else lift(layer, bias=torch.randn(4, generator=generator).double()).drop_constant()
+    directions = torch.randn(7, 4, generator=generator).double() if overcomplete else None
+    result = decompose(layer, "eigen", directions=directions)
+    x = torch.randn(2000, 9, generator=generator).double()
+    shares = []
+    for k in range(1, result.rank + 1):
+        proven = certificate(result, k, x)
+        same = result.truncate(k)(x).argmax(-1) == layer(x).argmax(-1)
+        assert bool(same[proven].all())
+        shares.append(float(proven.double().mean()))
+    assert shares[-1] == 1.0
+    assert 0 < shares[-3] < 1
+
+
+def test_the_certificate_is_tight_on_its_worst_input() -> None:
+    """Cut part of class 0: -1 on pixel 1. Margin x0^2 against it: proven exactly while x0^2 > x1^2."""
+    eye = torch.eye(2, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[2.0, -1.0], [0.0, 0.0]]).double(), eye, eye)
+    result = decompose(layer, "eigen")
+    x = torch.tensor([[1.0, 1.41], [1.0, 1.42]]).double()
+    assert certificate(result, 1, x).tolist() == [True, False]
+
+
+def test_bad_input() -> None:
+    layer = random_layer(4, 9, 6, seed=0)
+    result = decompose(layer, "eigen")
+    x = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(ValueError, match="mode 'batch' has size 5 in x but 4 in labels"):
+        fidelity(result, layer, x, labels[:4])
+    with pytest.raises(TypeError, match="int64 class numbers"):
+        fidelity(result, layer, x, labels.double())
+    with pytest.raises(ValueError, match="labels go up to 4 but there are 4 outputs"):
+        fidelity(result, layer, x, labels + 4)
+    with pytest.raises(ValueError, match="x is empty"):
+        fidelity(result, layer, x[:0])
+    with pytest.raises(ValueError, match="did you mean 'magnitude'"):
+        component_order(result, "magnitud")
+    with pytest.raises(ValueError, match="needs x and labels"):
+        component_order(result, "ablation", x)
+    with pytest.raises(ValueError, match="counts must be from 1 to 9"):
+        truncation_curve(result, layer, x, labels, [10])
+    with pytest.raises(ValueError, match="whole spectrum"):
+        certificate(decompose(layer, "eigen", rank=2), 1, x)

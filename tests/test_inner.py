@@ -1,0 +1,365 @@
+"""Inner products from weights are the dense, or the quadrature, ones."""
+
+import itertools
+import math
+
+import numpy
+import pytest
+import torch
+
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    decompose,
+    difference,
+    inner,
+    lift,
+    norm,
+    relative_error,
+    similarity,
+)
+
+TOLERANCE = 1e-12  # of sqrt(<a, a> <b, b>): sums of some thousand products
+
+
+def tensor(*shape, seed, device="cpu"):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
+
+
+def make(n_out, n_in, rank, seed, device="cpu"):
+    shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
+    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)))
+
+
+def dense(layer):
+    b = torch.einsum("or,ir,jr->oij", *(data.to(torch.float64) for data, _ in layer.terms()))
+    return (b + b.mT) / 2
+
+
+def tree(layers):
+    if len(layers) == 1:
+        return dense(layers[0])
+    below = dense(layers[0])
+    return torch.einsum("oab,aij,bkl->oijkl", dense(layers[1]), below, below)
+
+
+def pair(depth, device="cpu"):
+    """Two stacks with the same inputs and outputs and different widths and ranks."""
+    if depth == 1:
+        return [make(3, 4, 6, 1, device)], [make(3, 4, 7, 11, device)]
+    return (
+        [make(5, 4, 6, 1, device), make(3, 5, 8, 21, device)],
+        [make(2, 4, 7, 11, device), make(3, 2, 9, 31, device)],
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_tree_is_the_dense_product(depth, device):
+    a, b = pair(depth, device)
+    products = (tree(a) * tree(b)).flatten(1).sum(1)
+    scale = tree(a).norm() * tree(b).norm()
+    result = inner(BilinearNetwork(a), BilinearNetwork(b), per_output=True)
+    assert result.method == "exact"
+    assert (result.value * math.exp(result.log_scale) - products).abs().max() <= TOLERANCE * scale
+    total = inner(BilinearNetwork(a), BilinearNetwork(b))
+    assert abs(float(total) - float(products.sum())) <= TOLERANCE * scale
+    cosine = float(similarity(BilinearNetwork(a), BilinearNetwork(b)))
+    assert abs(cosine - float(products.sum() / scale)) <= TOLERANCE
+
+
+def test_layers_and_networks_of_one_layer_are_alike():
+    (a,), (b,) = pair(1)
+    assert float(inner(a, b)) == float(inner(BilinearNetwork([a]), b))
+
+
+def test_norm_is_the_frobenius_norm_of_the_symmetrized_tensor(device):
+    layer = make(3, 4, 6, 1, device)
+    assert float(norm(layer)) == pytest.approx(float(dense(layer).norm()), rel=TOLERANCE)
+
+
+def quadrature(f, g, size, mean, covariance, nodes=4):
+    """E[f * g] by tensor Gauss-Hermite; exact to degree 2 * nodes - 1 = 7, and f * g has degree 4."""
+    points, weights = (torch.from_numpy(array) for array in numpy.polynomial.hermite_e.hermegauss(nodes))
+    weights = weights / weights.sum()
+    z = torch.tensor(list(itertools.product(points.tolist(), repeat=size)), dtype=torch.float64)
+    w = torch.tensor(list(itertools.product(weights.tolist(), repeat=size)), dtype=torch.float64).prod(1)
+    x = mean + z @ torch.linalg.cholesky(covariance).T
+    return (w[:, None] * f(x) * g(x)).sum(0)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("with_mean", [False, True])
+@pytest.mark.parametrize("with_covariance", [False, True])
+def test_gaussian_of_one_layer_is_the_quadrature(lifted, with_mean, with_covariance, device):
+    size = 3
+    f, g = (make(size, size, rank, seed) for rank, seed in ((5, 1), (4, 11)))
+    if lifted:
+        f = lift(f, left_bias=tensor(5, seed=41), right_bias=tensor(5, seed=42), bias=tensor(3, seed=43), residual=0.7)
+        g = lift(g, left_bias=tensor(4, seed=44), bias=tensor(3, seed=45), residual=-1.3)
+    mean = tensor(size, seed=51) if with_mean else torch.zeros(size, dtype=torch.float64)
+    root = tensor(size, size, seed=52)
+    covariance = root @ root.T if with_covariance else torch.eye(size, dtype=torch.float64)
+    reference = quadrature(f, g, size, mean, covariance)
+    result = inner(
+        f.to(device),
+        g.to(device),
+        kind="gaussian",
+        mean=mean.to(device) if with_mean else None,
+        covariance=covariance.to(device) if with_covariance else None,
+        per_output=True,
+    )
+    assert result.method == "exact"
+    scale = float(
+        (quadrature(f, f, size, mean, covariance).sum() * quadrature(g, g, size, mean, covariance).sum()) ** 0.5
+    )
+    value = result.value.cpu() * math.exp(result.log_scale)
+    assert (value - reference).abs().max() <= 1e-10 * scale
+
+
+def test_gaussian_with_different_inputs_and_outputs():
+    f, g = make(2, 4, 5, 1), make(2, 4, 3, 11)
+    mean, root = tensor(4, seed=3), tensor(4, 4, seed=4)
+    reference = quadrature(f, g, 4, mean, root @ root.T)
+    result = inner(f, g, kind="gaussian", mean=mean, covariance=root @ root.T)
+    assert float(result) == pytest.approx(float(reference.sum()), rel=1e-10)
+
+
+def test_a_singular_covariance_is_a_constant_input():
+    f, g, mean = make(2, 4, 5, 1), make(2, 4, 3, 11), tensor(4, seed=3)
+    zero = torch.zeros(4, 4, dtype=torch.float64)
+    value = float(inner(f, g, kind="gaussian", mean=mean, covariance=zero))
+    assert value == pytest.approx(float((f(mean) * g(mean)).sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["tree", "gaussian"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_outputs_sum_to_the_whole(kind, depth):
+    a, b = map(BilinearNetwork, pair(depth))
+    each = inner(a, b, kind=kind, per_output=True)
+    assert each.value.shape == (3,)
+    total = each.value.sum() * math.exp(each.log_scale)
+    assert float(inner(a, b, kind=kind)) == pytest.approx(float(total), rel=1e-10)
+    cosines = similarity(a, b, kind=kind, per_output=True)
+    assert cosines.value.abs().max() <= 1
+
+
+def golden(seed, depth):
+    """The model of formulas.md, section 14: embedding 4 -> 8, layers of width 8 and hidden size 16, head 8 -> 3."""
+    torch.manual_seed(seed)
+
+    def linear(n_in, n_out):
+        return torch.nn.Linear(n_in, n_out, bias=False)
+
+    embed = linear(4, 8)
+    mlps = [[linear(8, 16), linear(8, 16), linear(16, 8)] for _ in range(depth)]
+    head = linear(8, 3)
+    embed, head = embed.weight.detach().double(), head.weight.detach().double()
+    layers = []
+    for modules in mlps:
+        left, right, down = (module.weight.detach().double() for module in modules)
+        layers.append(lift(BilinearLayer.from_weights(left=left, right=right, down=down / 2), residual=0.5))
+    layers[0] = layers[0].change_basis(inputs=embed)
+    layers[-1] = layers[-1].drop_constant().change_basis(outputs=head)
+    return BilinearNetwork(layers)
+
+
+@pytest.mark.parametrize(("depth", "value", "method"), [(1, 0.3265361870, "exact"), (2, -0.0760694120, "closure")])
+def test_golden_values(depth, value, method, device):
+    result = similarity(golden(42, depth).to(device), golden(99, depth).to(device), kind="gaussian")
+    assert result.method == method
+    assert abs(float(result) - value) <= 1e-9  # ten digits are known
+
+
+def permuted(layer):
+    order = torch.randperm(layer.rank, generator=torch.Generator().manual_seed(5)).to(layer.down.device)
+    return BilinearLayer(layer.down[:, order], layer.left[:, order], layer.right[:, order])
+
+
+def scaled(layer):
+    scale = torch.linspace(0.5, 3, layer.rank, dtype=torch.float64, device=layer.down.device)
+    return BilinearLayer(layer.down / scale, layer.left * scale**3, layer.right / scale**2)
+
+
+def swapped(layer):
+    return BilinearLayer(layer.down, layer.right, layer.left)
+
+
+def signed(layer):
+    return BilinearLayer(layer.down, -layer.left, -layer.right)
+
+
+@pytest.mark.parametrize("change", [permuted, scaled, swapped, signed])
+@pytest.mark.parametrize("kind", ["tree", "gaussian"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_network_written_differently_is_the_same(change, kind, depth, device):
+    layers, _ = pair(depth, device)
+    a, b = BilinearNetwork(layers), BilinearNetwork([change(layer) for layer in layers])
+    assert abs(float(similarity(a, b, kind=kind)) - 1) <= TOLERANCE
+    assert (similarity(a, b, kind=kind, per_output=True).value - 1).abs().max() <= TOLERANCE
+
+
+def test_the_opposite_has_cosine_minus_one_and_scale_does_not_matter():
+    layer = make(3, 4, 6, 1)
+    other = BilinearLayer(-1e-100 * layer.down, layer.left, layer.right)
+    assert abs(float(similarity(layer, other)) + 1) <= TOLERANCE
+
+
+def test_inner_is_symmetric():
+    a, b = map(BilinearNetwork, pair(2))
+    for kind in ("tree", "gaussian"):
+        assert float(inner(a, b, kind=kind)) == pytest.approx(float(inner(b, a, kind=kind)), rel=1e-10)
+
+
+def test_low_precision_layers_are_compared_in_float64():
+    a, b = make(3, 4, 6, 1).to(dtype=torch.float32), make(3, 4, 7, 11).to(dtype=torch.bfloat16)
+    result = inner(a, b)
+    assert result.value.dtype == torch.float64
+    assert float(result) == pytest.approx(float((dense(a) * dense(b)).sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+def test_relative_error_is_the_dense_one(lifted, device):
+    a, b = make(3, 4, 6, 1, device), make(3, 4, 7, 11, device)
+    if lifted:
+        a, b = lift(a, left_bias=tensor(6, seed=1, device=device)), lift(b, bias=tensor(3, seed=2, device=device))
+    reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
+    assert relative_error(a, b) == pytest.approx(reference, rel=TOLERANCE)
+    assert relative_error(b, b) <= 1e-15  # a few eps
+
+
+def test_relative_error_in_compressed_coordinates(device):
+    a, b = make(3, 40, 2, 1, device), make(3, 40, 3, 11, device)  # 2 * (2 + 3) < 40
+    reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
+    assert relative_error(a, b) == pytest.approx(reference, rel=TOLERANCE)
+
+
+SMALL = 1e-12
+# n_out * min(in, 4 rank)^2 is at most 2^25 (a dense difference) for the first two sizes, more for the last
+SIZES = [(3, 4, 6), (3, 40, 2), (1031, 181, 90)]
+
+
+def perturbed(layer):
+    """The layer with one factor moved by SMALL of it, and the dense relative error of exactly what was moved."""
+    moved = layer.left + SMALL * layer.left.norm() * tensor(*layer.left.shape, seed=61).to(layer.left) / 10
+    change = moved - layer.left  # what is left of it after rounding, exact (Sterbenz)
+    other = BilinearLayer(layer.down, moved, layer.right)
+    size = norm(BilinearLayer(layer.down, change, layer.right)) / norm(layer)
+    return other, float(size)
+
+
+@pytest.mark.parametrize(("n_out", "n_in", "rank"), SIZES)
+def test_relative_error_resolves_small_differences(n_out, n_in, rank, device):
+    layer = make(n_out, n_in, rank, 1, device)
+    other, size = perturbed(layer)
+    assert 1e-14 < size < 1e-10
+    # a dense difference keeps absolute errors of some eps, of 1e-12: better than 1 percent
+    assert relative_error(other, layer) == pytest.approx(size, rel=1e-2)
+    assert relative_error(layer, layer) <= 1e-15  # a few eps
+
+
+def test_relative_error_of_a_permuted_layer_is_rounding():
+    layer = make(3, 4, 6, 1)
+    assert relative_error(permuted(layer), layer) <= 1e-14
+
+
+def test_relative_error_beyond_dense_sizes_is_the_dense_one():
+    a, b = make(1031, 181, 90, 1), make(1031, 181, 91, 11)
+    reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
+    assert relative_error(a, b) == pytest.approx(reference, rel=1e-10)
+
+
+@pytest.mark.parametrize("rank", [6, 7])
+def test_difference_is_the_difference(rank, device):
+    a, b = make(3, 4, 6, 1, device), make(3, 4, rank, 11, device)
+    delta = difference(a, b)
+    assert (dense(delta) - (dense(b) - dense(a))).abs().max() <= TOLERANCE * dense(b).abs().max()
+    x = tensor(5, 4, seed=1, device=device)
+    assert (delta(x) - (b(x) - a(x))).abs().max() <= TOLERANCE * b(x).abs().max()
+    assert delta.history[-1] == "difference of two layers"
+
+
+def test_difference_keeps_the_digits_of_a_small_change(device):
+    layer = make(3, 4, 6, 1, device)
+    other, _ = perturbed(layer)
+    exact = dense(BilinearLayer(layer.down, other.left - layer.left, layer.right))
+    delta = difference(layer, other)
+    # no cancellation: relative to the change itself, not to the layers
+    assert (dense(delta) - exact).abs().max() <= TOLERANCE * exact.abs().max()
+    assert float(norm(delta)) == pytest.approx(float(exact.norm()), rel=1e-10)
+
+
+def test_difference_of_lifted_layers_is_that_of_the_functions():
+    a, b = (lift(make(3, 4, rank, seed), bias=tensor(3, seed=seed)) for rank, seed in ((6, 1), (7, 11)))
+    x = tensor(5, 4, seed=1)
+    assert (difference(a, b)(x) - (b(x) - a(x))).abs().max() <= TOLERANCE * b(x).abs().max()
+
+
+def zero(n_out, n_in, rank):
+    layer = make(n_out, n_in, rank, 1)
+    return BilinearLayer(0 * layer.down, layer.left, layer.right)
+
+
+@pytest.mark.parametrize("kind", ["tree", "gaussian"])
+def test_similarity_with_zero_is_undefined(kind):
+    layer = make(3, 4, 6, 1)
+    with pytest.raises(ValueError, match="network b is zero"):
+        similarity(layer, zero(3, 4, 5), kind=kind)
+    with pytest.raises(ValueError, match="network a is zero"):
+        similarity(zero(3, 4, 5), layer, kind=kind)
+    assert float(inner(layer, zero(3, 4, 5), kind=kind)) == 0
+    down = layer.down.clone()
+    down[1] = 0
+    partly = BilinearLayer(down, layer.left, layer.right)
+    assert abs(float(similarity(partly, partly, kind=kind)) - 1) <= TOLERANCE
+    with pytest.raises(ValueError, match="zero in one of its outputs"):
+        similarity(partly, layer, kind=kind, per_output=True)
+
+
+def test_error_relative_to_zero_is_undefined():
+    with pytest.raises(ValueError, match="reference is zero"):
+        relative_error(make(3, 4, 6, 1), zero(3, 4, 5))
+    assert relative_error(zero(3, 4, 5), make(3, 4, 6, 1)) == pytest.approx(1, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["tree", "gaussian"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_deep_stack_does_not_overflow(kind, size, device):
+    depth, width = 12, 4
+    layers = [make(width, width, 5, 10 * i, device) for i in range(depth)]
+    layers = [BilinearLayer(size * layer.down, layer.left, layer.right) for layer in layers]
+    a = BilinearNetwork(layers)
+    b = BilinearNetwork([scaled(swapped(layer)) for layer in layers])
+    result = inner(a, b, kind=kind)
+    assert math.isfinite(float(result.value))
+    assert math.isfinite(result.log_scale)
+    # log_scale is of the order 2^12 * 20 and known to eps of that; rounding of layers doubles with each one above
+    assert abs(float(similarity(a, b, kind=kind)) - 1) <= 1e-9
+
+
+def test_a_decomposition_is_compared_like_its_layer():
+    layer = make(3, 4, 6, 1)
+    assert abs(float(similarity(decompose(layer, "eigen"), layer)) - 1) <= TOLERANCE
+    assert abs(float(similarity(decompose(layer, "eigen"), layer, kind="gaussian")) - 1) <= TOLERANCE
+
+
+def test_arguments_are_checked():
+    a = make(3, 4, 6, 1)
+    eye = torch.eye(4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="did you mean 'gaussian'"):
+        inner(a, a, kind="gausian")
+    with pytest.raises(ValueError, match="belong to kind='gaussian'"):
+        inner(a, a, mean=torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="mode 'in' has size 4 in a but 5 in b"):
+        inner(a, make(3, 5, 6, 1))
+    with pytest.raises(ValueError, match="mode 'out' has size 3 in a but 2 in b"):
+        inner(a, make(2, 4, 6, 1))
+    with pytest.raises(ValueError, match="same depth"):
+        inner(a, BilinearNetwork([make(4, 4, 6, 1), a]))
+    with pytest.raises(ValueError, match="symmetric"):
+        inner(a, a, kind="gaussian", covariance=eye + torch.triu(eye.new_ones(4, 4), 1))
+    with pytest.raises(ValueError, match="semidefinite"):
+        inner(a, a, kind="gaussian", covariance=-eye)
+    with pytest.raises(ValueError, match="network of 2"):
+        relative_error(BilinearNetwork([make(4, 4, 6, 1), a]), a)
+    with pytest.raises(ValueError, match="mode 'in'"):
+        inner(lift(a), a)

@@ -1,0 +1,223 @@
+"""A stack is its layers one after the other, and also one tree of tensors."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, lift
+from tensornet_interp.contraction import TensorNetwork
+
+# (in, width, out, hidden): a residual needs the middle sizes equal; all others differ
+IN, WIDTH, OUT = 3, 4, 2
+HIDDEN = (5, 6, 7)
+TOLERANCE = 1e-12  # of the largest entry: three layers of sums of some ten products
+
+
+def tensor(*shape, seed, device="cpu"):
+    data = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (data / 2).to(device)  # keeps three squarings near 1
+
+
+def close(value, reference, tolerance=TOLERANCE):
+    assert value.shape == reference.shape
+    assert (value - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+def make(n_out, n_in, rank, seed, device="cpu"):
+    shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
+    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)))
+
+
+def plain_layers(device="cpu"):
+    sizes = [(WIDTH, IN), (5, WIDTH), (OUT, 5)]
+    return [make(n_out, n_in, HIDDEN[i], 10 * i, device) for i, (n_out, n_in) in enumerate(sizes)]
+
+
+def affine_layers(device="cpu"):
+    """Three layers with biases, the first two with a residual, and the function they are, written out."""
+    layers, functions = [], []
+    for i, n_out in enumerate((WIDTH, WIDTH, OUT)):
+        layer = make(n_out, WIDTH, HIDDEN[i], 10 * i, device)
+        a, b, c = (tensor(n, seed=50 + 10 * i + j, device=device) for j, n in enumerate((HIDDEN[i], HIDDEN[i], n_out)))
+        scale = 0.7 if n_out == WIDTH else 0.0
+        layers.append(lift(layer, left_bias=a, right_bias=b, bias=c, residual=scale))
+
+        def function(x, layer=layer, a=a, b=b, c=c, scale=scale):
+            y = ((x @ layer.left + a) * (x @ layer.right + b)) @ layer.down.T + c
+            return y + scale * x if scale else y
+
+        functions.append(function)
+    return layers, functions
+
+
+def attached(network, x):
+    if network.constant_in:
+        x = torch.cat([torch.ones_like(x[:, :1]), x], 1)
+    return (*network.terms(), *(Term(x, ("batch", mode)) for mode in network.modes[1:]))
+
+
+def test_a_stack_with_biases_and_residuals_is_the_formula_and_its_tree(device):
+    layers, functions = affine_layers(device)
+    network = BilinearNetwork(layers)
+    x = tensor(6, WIDTH, seed=90, device=device)
+    formula = x
+    for function in functions:
+        formula = function(formula)
+    close(network(x), formula)
+    close(contract(attached(network, x), ("batch", "out")), formula)
+    close(network(x[0]), formula[0])
+    assert len(network) == 3
+    assert network.sizes["out"] == OUT
+
+
+def test_a_plain_stack_is_the_formula_and_its_tree(device):
+    network = BilinearNetwork(plain_layers(device))
+    x = tensor(6, IN, seed=90, device=device)
+    formula = x
+    for layer in network.layers:
+        formula = torch.einsum("oij,bi,bj->bo", layer.to_tensor(), formula, formula)
+    close(network(x), formula)
+    close(contract(attached(network, x), ("batch", "out")), formula)
+    close(network(2 * x), 2**8 * formula)  # homogeneous of degree 2^3
+
+
+def test_dense_tensor_of_two_layers(device):
+    first, second = plain_layers(device)[:2]
+    network = BilinearNetwork([first, second])
+    assert network.modes == ("out", "in1", "in2", "in3", "in4")
+    a, b = first.to_tensor(), second.to_tensor()
+    close(network.to_tensor(), torch.einsum("oab,aij,bkl->oijkl", b, a, a))
+
+
+def test_a_network_of_one_layer_is_the_layer(device):
+    layer = plain_layers(device)[0]
+    close(BilinearNetwork([layer]).to_tensor(), layer.to_tensor())
+
+
+def test_replace_exchanges_one_part():
+    network = BilinearNetwork(plain_layers())
+    other = make(5, WIDTH, 3, 77)
+    for i in (1, -2):
+        changed = network.replace(i, other)
+        assert changed.parts == (network[0], other, network[2])
+    assert network[1] is not other
+    x = tensor(6, IN, seed=1)
+    close(changed(x), network[2](other(network[0](x))))
+    with pytest.raises(ValueError, match="from -3 to 2"):
+        network.replace(3, other)
+
+
+def test_iteration_and_indexing():
+    network = BilinearNetwork(plain_layers())
+    assert list(network) == [network[0], network[1], network[-1]]
+
+
+@pytest.mark.parametrize("lifted", [True, False])
+def test_a_full_decomposition_stands_in_for_its_layer(lifted, device):
+    network = BilinearNetwork(affine_layers(device)[0] if lifted else plain_layers(device))
+    x = tensor(6, WIDTH if lifted else IN, seed=90, device=device)
+    for i in range(3):
+        changed = network.replace(i, decompose(network.layers[i], "eigen"))
+        assert isinstance(changed[i], SpectralResult)
+        # eigh is backward stable to about size * eps of the largest eigenvalue; the layers above amplify it
+        close(changed(x), network(x), 1e-10)
+        close(contract(attached(changed, x), ("batch", "out")), network(x), 1e-10)
+
+
+def test_a_truncated_decomposition_is_another_network(device):
+    network = BilinearNetwork(plain_layers(device))
+    part = decompose(network[1], "eigen", rank=1)
+    changed = network.replace(1, part)
+    x = tensor(6, IN, seed=90, device=device)
+    close(changed(x), network[2](part(network[0](x))))
+
+
+class Dense(TensorNetwork):
+    """The least a user's own part must be."""
+
+    def __init__(self, data):
+        self.data = data
+
+    @property
+    def modes(self):
+        return ("out", "in1", "in2")
+
+    def terms(self):
+        return (Term(self.data, self.modes),)
+
+
+def test_any_part_with_the_modes_of_a_layer_stands_in():
+    network = BilinearNetwork(plain_layers())
+    changed = network.replace(1, Dense(network.layers[1].to_tensor()))
+    x = tensor(6, IN, seed=90)
+    close(changed(x), network(x))
+
+
+def test_decompose_takes_a_mapping_of_parts():
+    network = BilinearNetwork(plain_layers())
+    changed = decompose(network, {0: "eigen", -1: lambda layer: decompose(layer, "eigen", rank=2)})
+    assert [isinstance(part, SpectralResult) for part in changed] == [True, False, True]
+    assert changed[1] is network[1]
+    assert changed[2].rank == 2
+    x = tensor(6, IN, seed=90)
+    close(changed(x), changed[2](network[1](network[0](x))), 1e-10)
+    with pytest.raises(TypeError, match="needs a BilinearNetwork"):
+        decompose(network[0], {0: "eigen"})
+    with pytest.raises(ValueError, match="rank"):
+        decompose(network, {0: "eigen"}, rank=2)
+
+
+def test_decompose_takes_one_method_for_all():
+    layers, _ = affine_layers()
+    network = BilinearNetwork(layers)
+    changed = decompose(network, "eigen")
+    assert all(isinstance(part, SpectralResult) for part in changed)
+    x = tensor(6, WIDTH, seed=90)
+    close(changed(x), network(x), 1e-10)
+
+
+def test_sizes_that_do_not_meet_are_an_error():
+    with pytest.raises(ValueError, match="part 0 has 4 outputs but part 1 takes 5 inputs"):
+        BilinearNetwork([make(4, 3, 5, 1), make(2, 5, 6, 2)])
+
+
+def test_lifted_and_plain_layers_do_not_mix():
+    below, above = make(4, 3, 5, 1), make(2, 4, 6, 2)
+    with pytest.raises(ValueError, match=r"part 0 has the constant output.*part 1 does not take"):
+        BilinearNetwork([lift(below), above])
+    with pytest.raises(ValueError, match=r"part 0 lacks the constant output.*part 1 expects"):
+        BilinearNetwork([below, lift(above)])
+    with pytest.raises(ValueError, match="lacks"):
+        BilinearNetwork([lift(below).drop_constant(), lift(above)])
+
+
+def test_last_part_must_not_have_a_constant_output():
+    layer = lift(make(4, 3, 5, 1))
+    with pytest.raises(ValueError, match="drop_constant"):
+        BilinearNetwork([decompose(layer, "eigen")])
+    assert BilinearNetwork([layer]).sizes["out"] == 4
+
+
+def test_an_empty_stack_is_an_error():
+    with pytest.raises(ValueError, match="at least one part"):
+        BilinearNetwork([])
+
+
+def test_mixed_dtypes_are_an_error():
+    below, above = make(4, 3, 5, 1), make(2, 4, 6, 2)
+    with pytest.raises(ValueError, match="dtype"):
+        BilinearNetwork([below, above.to(dtype=torch.float32)])
+
+
+def test_to_changes_dtype_and_device(device):
+    network = BilinearNetwork(affine_layers()[0]).to(device, torch.float32)
+    x = tensor(6, WIDTH, seed=90, device=device).float()
+    assert network(x).dtype == torch.float32
+    assert network(x).device.type == device
+
+
+def test_names_do_not_matter():
+    layers = [dataclasses.replace(layer, name="same") for layer in plain_layers()]
+    x = tensor(6, IN, seed=90)
+    assert torch.equal(BilinearNetwork(layers)(x), BilinearNetwork(plain_layers())(x))

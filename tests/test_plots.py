@@ -1,0 +1,90 @@
+"""Figures show what they say: axes, data, labels."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from tensornet_interp import SpectralResult, decompose, lift
+from tensornet_interp.plots import activations, eigenvectors, explanation, spectrum, truncation_curves
+from tensornet_interp.testing import random_layer
+
+SHAPE = (2, 3)
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def result() -> SpectralResult:
+    return decompose(random_layer(3, 6, 4, seed=0), "eigen")
+
+
+def image(figure: Figure, number: int) -> np.ndarray:
+    axes = [axes for axes in figure.axes if axes.images]
+    return np.asarray(axes[number].images[0].get_array())
+
+
+def test_spectrum_shows_all_eigenvalues_in_order_and_the_leading_vectors(result: SpectralResult) -> None:
+    figure = spectrum(result, 1, SHAPE, name="b", count=2)
+    line = figure.axes[0].lines[-1]
+    np.testing.assert_allclose(line.get_ydata(), result.eigenvalues[1].sort(descending=True).values)
+    assert figure.axes[0].get_ylabel() == "eigenvalue"
+    top = result.eigenvectors[1, :, int(result.eigenvalues[1].argmax())]
+    np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
+    lowest = result.eigenvectors[1, :, int(result.eigenvalues[1].argmin())]
+    np.testing.assert_allclose(image(figure, 2), lowest.reshape(SHAPE))
+    assert "inputs as given" in figure.get_suptitle()
+
+
+def test_eigenvector_grid_has_positive_rows_above_negative(result: SpectralResult) -> None:
+    figure = eigenvectors(result, SHAPE, NAMES, count=1)
+    assert len(figure.axes) == 6
+    for block, name in enumerate(NAMES):
+        assert figure.axes[block].get_title().startswith(name)
+        lowest = result.eigenvectors[block, :, int(result.eigenvalues[block].argmin())]
+        np.testing.assert_allclose(image(figure, 3 + block), lowest.reshape(SHAPE))
+
+
+def test_a_lifted_layer_is_drawn_without_its_constant() -> None:
+    result = decompose(lift(random_layer(3, 6, 4, seed=0)).drop_constant(), "eigen")
+    figure = spectrum(result, 0, SHAPE, count=1)
+    top = result.eigenvectors[0, 1:, int(result.eigenvalues[0].argmax())]
+    np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
+
+
+def test_curves_have_a_line_an_order_and_the_whole_model() -> None:
+    records = [
+        {"order": order, "components": k, "accuracy": k / 10 + i, "cross_entropy": 1 / k}
+        for i, order in enumerate(("magnitude", "ablation"))
+        for k in (1, 2, 4)
+    ]
+    figure = truncation_curves(records, accuracy=0.9, loss=0.1)
+    whole, first, second = figure.axes[0].lines
+    assert list(whole.get_ydata()) == [0.9, 0.9]
+    assert (list(first.get_xdata()), list(first.get_ydata())) == ([1, 2, 4], [0.1, 0.2, 0.4])
+    assert second.get_label() == "by ablation"
+    assert list(figure.axes[1].lines[1].get_ydata()) == [1, 0.5, 0.25]
+
+
+def test_explanation_adds_up_to_the_margin(result: SpectralResult) -> None:
+    x = torch.randn(6, generator=torch.Generator().manual_seed(1)).double()
+    outputs = result(x)
+    first, second = outputs.topk(2).indices.tolist()
+    figure = explanation(result, x, SHAPE, NAMES, label=(first + 1) % 3, count=18)
+    assert figure.get_suptitle().startswith("A wrong decision")
+    bars = [patch.get_width() for patch in figure.axes[1].patches]
+    np.testing.assert_allclose(bars, outputs)
+    margins = [float(axes.get_title().split("margin ")[1]) for axes in figure.axes[2:]]
+    # eighteen titles of two decimals
+    assert sum(margins) == pytest.approx(float(outputs[first] - outputs[second]), abs=18 * 0.005)
+
+
+def test_activation_figure_prints_the_product_and_its_square() -> None:
+    vector = torch.tensor([1.0, 0, 0, 0, 0, 0])
+    figure = activations(-2.0, vector, {"match": 3 * vector, "nothing": vector.roll(1)}, SHAPE)
+    assert figure.axes[1].get_xlabel() == "v·x = +3.00\nλ(v·x)² = -18"
+    assert figure.axes[2].get_xlabel() == "v·x = +0.00\nλ(v·x)² = -0"
+
+
+def test_a_shape_that_does_not_fit_is_an_error(result: SpectralResult) -> None:
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) needs 4 pixels, the input has 6"):
+        spectrum(result, 0, (2, 2))

@@ -1,0 +1,263 @@
+"""Names to decompositions: by decorator, by the entry point of an installed package, and what may go wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import zipfile
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tensornet_interp import available_decompositions, decompose, register_decomposition, registry
+from tensornet_interp.decompositions import BUILT_IN
+from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry
+
+
+@pytest.fixture
+def layer():
+    g = torch.Generator().manual_seed(0)
+    sizes = ((3, 4), (5, 4), (5, 4))
+    return BilinearLayer(*(torch.randn(size, generator=g, dtype=torch.float64) for size in sizes), name="layer 0")
+
+
+@pytest.fixture
+def own_names(monkeypatch):
+    """What a test registers is forgotten when it ends."""
+    monkeypatch.setattr(registry._decompositions, "_known", dict(registry._decompositions._known))
+
+
+@pytest.fixture
+def things():
+    return Registry("thing", "no.such.entry.point.group")
+
+
+def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
+    @register_decomposition("scaled")
+    @dataclass(frozen=True)
+    class Scaled:
+        factor: float = 2.0
+
+        def __call__(self, layer):
+            return BilinearLayer(layer.down * self.factor, layer.left, layer.right, layer.name, layer.history)
+
+    assert "scaled" in available_decompositions()
+    torch.testing.assert_close(decompose(layer, "scaled").to_tensor(), 2 * layer.to_tensor())
+    torch.testing.assert_close(decompose(layer, "scaled", factor=3.0).to_tensor(), 3 * layer.to_tensor())
+    with pytest.raises(TypeError, match=r"'scaled' has no option 'facto'; it has: factor; did you mean 'factor'\?"):
+        decompose(layer, "scaled", facto=3.0)
+
+
+def test_names_registered_in_a_test_do_not_leak():
+    assert "scaled" not in available_decompositions()
+
+
+def test_every_built_in_of_the_table_is_registered():
+    assert set(BUILT_IN) <= set(available_decompositions())
+    assert all(registry.get_decomposition(name) is built_in for name, built_in in BUILT_IN.items())
+
+
+def test_the_decorator_returns_the_object_and_takes_it_twice(things):
+    def item():
+        pass
+
+    assert things.register("one")(item) is item
+    assert things.register("one")(item) is item
+    assert things.names() == ["one"]
+    assert things.get("one") is item
+
+
+def test_another_object_under_a_taken_name_is_an_error_and_changes_nothing(things):
+    things.register("one")(dict)
+    with pytest.raises(ValueError, match=r"thing 'one' is taken by builtins\.dict"):
+        things.register("one")(list)
+    assert things.get("one") is dict
+
+
+def test_a_taken_name_is_reported_for_an_object_without_a_qualified_name(things, layer):
+    things.register("one")(Eigen(rank=2))  # callable, but an instance
+    with pytest.raises(ValueError, match="thing 'one' is taken by"):
+        things.register("one")(Eigen(rank=3))
+
+
+def test_a_built_in_cannot_be_replaced_by_decorator():
+    with pytest.raises(ValueError, match="decomposition 'eigen' is taken by tensornet_interp"):
+        register_decomposition("eigen")(dict)
+    assert registry.get_decomposition("eigen") is Eigen
+
+
+@pytest.mark.parametrize("name", ["two words", "", "1st", "a-b", 3, None])
+def test_a_name_is_an_identifier(things, name):
+    with pytest.raises(ValueError, match="the name of a thing must be an identifier, got"):
+        things.register(name)
+    assert things.names() == []
+
+
+def test_an_unknown_name_lists_what_there_is_and_suggests(things):
+    things.register("alpha")(dict)
+    things.register("beta")(list)
+    with pytest.raises(ValueError, match=r"no thing named 'alhpa'; available: alpha, beta; did you mean 'alpha'\?"):
+        things.get("alhpa")
+    with pytest.raises(ValueError, match=r"no thing named 'zzz'; available: alpha, beta$"):
+        things.get("zzz")
+
+
+# An entry point is found by what is installed, so these run in a process of their own, on packages made here.
+
+GOOD = """
+from dataclasses import dataclass
+from tensornet_interp import BilinearLayer
+
+@dataclass(frozen=True)
+class Twice:
+    factor: float = 2.0
+
+    def __call__(self, layer):
+        return BilinearLayer(layer.down * self.factor, layer.left, layer.right, layer.name, layer.history)
+
+class Impostor:
+    def __call__(self, layer):
+        raise RuntimeError("an entry point took the place of a built-in")
+
+not_callable = 3
+"""
+PLUGINS = {  # distribution: (module, its text, entry points)
+    "good_plugin": (
+        "good_plugin_module",
+        GOOD,
+        {"twice": "Twice", "eigen": "Impostor", "number": "not_callable", "absent": "Nothing"},
+    ),
+    "broken_plugin": ("broken_plugin_module", "raise RuntimeError('half installed')", {"broken": "Anything"}),
+    "second_plugin": ("second_plugin_module", "class Other:\n    pass", {"twice": "Other"}),
+}
+SCRIPT = """
+import json, sys
+import tensornet_interp as ti
+from tensornet_interp import registry
+from tensornet_interp.decompositions.eigen import Eigen
+import torch
+
+def error(action):
+    try:
+        action()
+    except Exception as problem:
+        return [type(problem).__name__, str(problem)]
+
+layer = ti.BilinearLayer(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), name="layer 0")
+modules = ["good_plugin_module", "broken_plugin_module"]
+out = {"names": ti.available_decompositions()}
+out["imported by listing"] = [name for name in modules if name in sys.modules]
+out["eigen is ours"] = type(ti.decompose(layer, "eigen")).__name__ == "SpectralResult"
+out["imported by eigen"] = [name for name in modules if name in sys.modules]
+out["broken"] = error(lambda: ti.decompose(layer, "broken"))
+out["broken again"] = error(lambda: ti.decompose(layer, "broken"))
+out["number"] = error(lambda: ti.decompose(layer, "number"))
+out["absent"] = error(lambda: ti.decompose(layer, "absent"))
+out["unknown"] = error(lambda: ti.decompose(layer, "brokn"))
+out["twice"] = ti.decompose(layer, "twice").to_tensor().unique().tolist()
+out["twice, factor 5"] = ti.decompose(layer, "twice", factor=5.0).to_tensor().unique().tolist()
+out["option"] = error(lambda: ti.decompose(layer, "twice", factr=5.0))
+out["problems"] = registry.decomposition_problems()
+out["eigen is ours after all"] = registry.get_decomposition("eigen") is Eigen
+out["names after"] = ti.available_decompositions()
+print(json.dumps(out))
+"""
+
+
+def make_wheel(folder, distribution, module, text, entry_points):
+    """A wheel written by hand: no build backend need be installed."""
+    info = f"{distribution}-1.0.dist-info"
+    points = "".join(f"{name} = {module}:{item}\n" for name, item in entry_points.items())
+    files = {
+        f"{module}.py": text,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[{ENTRY_POINT_GROUP}]\n{points}",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    path = folder / f"{distribution}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """What a process sees that has the three distributions of PLUGINS on its path."""
+    folder, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
+    wheels = [make_wheel(folder, name, *plugin) for name, plugin in PLUGINS.items()]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*install, "--no-index", "--target", str(site), *map(str, wheels)], check=True, timeout=100)
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_the_entry_point_of_an_installed_package_is_used_by_name(plugins):
+    assert {"twice", "eigen"} <= set(plugins["names"])
+    assert plugins["twice"] == [6.0]  # rank 3 of ones, doubled
+    assert plugins["twice, factor 5"] == [15.0]
+    kind, message = plugins["option"]
+    assert kind == "TypeError"
+    assert "'twice' has no option 'factr'; it has: factor; did you mean 'factor'?" in message
+
+
+def test_plugins_are_imported_on_first_need_only(plugins):
+    assert plugins["imported by listing"] == []
+    assert plugins["imported by eigen"] == []
+
+
+def test_a_broken_entry_point_is_reported_with_its_distribution_each_time_and_breaks_nothing_else(plugins):
+    assert plugins["broken"] == plugins["broken again"]
+    kind, message = plugins["broken"]
+    assert kind == "ImportError"
+    for part in ("decomposition 'broken'", "broken_plugin 1.0", "broken_plugin_module:Anything", "half installed"):
+        assert part in message.replace("-", "_")
+    assert plugins["eigen is ours"]
+    assert plugins["twice"] == [6.0]
+    assert "broken" in plugins["unknown"][1]  # still listed, and suggested to who misspells it
+
+
+@pytest.mark.parametrize(("name", "why"), [("number", "is not callable"), ("absent", "Nothing")])
+def test_an_entry_point_to_the_wrong_thing_is_reported(plugins, name, why):
+    kind, message = plugins[name]
+    assert kind == "ImportError"
+    assert why in message
+    assert "1.0" in message
+
+
+def test_an_entry_point_never_replaces_a_built_in_and_is_listed_as_a_problem(plugins):
+    assert plugins["eigen is ours"]
+    assert plugins["eigen is ours after all"]
+    clash = [f"{name}: {why}" for name, why in plugins["problems"].items() if "Impostor" in f"{name}{why}"]
+    assert len(clash) == 1
+    assert "eigen" in clash[0]
+    assert "taken" in clash[0]
+
+
+def test_two_plugins_with_one_name_one_wins_and_the_other_is_listed(plugins):
+    losers = [f"{name}: {why}" for name, why in plugins["problems"].items() if name.startswith("twice")]
+    assert len(losers) == 1
+    assert "second_plugin" in losers[0].replace("-", "_")
+
+
+def test_every_problem_is_listed(plugins):
+    assert {"broken", "number", "absent"} <= set(plugins["problems"])
+
+
+def test_the_available_names_can_all_be_asked_for(plugins):
+    """A refused entry point is no name: nobody can pass 'eigen (good_plugin 1.0, ...)' to decompose."""
+    assert [name for name in plugins["names"] if not name.isidentifier()] == []
+    assert [name for name in plugins["names after"] if not name.isidentifier()] == []

@@ -1,0 +1,143 @@
+"""No public call changes what belongs to the user: one test over every call."""
+
+import torch
+
+from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
+from models.data import Dataset
+from models.gates import Gate, GateConfig, train_gates, truth_table
+from models.training import accuracy
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    contract,
+    decompose,
+    difference,
+    inner,
+    lift,
+    norm,
+    plan,
+    relative_error,
+    rename,
+    similarity,
+)
+
+CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
+
+
+def tensor(seed, *size):
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Given:
+    """What the calls work on, made once and before the state is looked at."""
+
+    def __init__(self, folder):
+        self.down, self.left, self.right = tensor(0, 5, 4), tensor(1, 5, 4), tensor(2, 5, 4)
+        self.layer = BilinearLayer(self.down, self.left, self.right, name="layer 0")
+        self.other = BilinearLayer(self.down + 0.1 * tensor(3, 5, 4), self.left, self.right, name="layer 1")
+        self.network = BilinearNetwork([self.layer, self.other])
+        self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
+        self.result = decompose(self.layer, "eigen", rank=2)
+        self.x = tensor(5, 7, 5)
+        self.model = build_classifier(CONFIG, seed=0)
+        digits = load_dataset("digits")
+        parts = (digits.train_x[:64], digits.train_y[:64], digits.test_x[:32], digits.test_y[:32])
+        self.digits = Dataset("digits", *parts, digits.shape, digits.class_names)
+        self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, dtype=torch.float64)
+        self.folder = folder
+        save_model(self.model, folder / "given")
+
+
+CALLS = {
+    "layer": lambda g: BilinearLayer(g.down, g.left, g.right),
+    "layer from weights": lambda g: BilinearLayer.from_weights(left=g.left.T, right=g.right.T, down=g.down),
+    "layer from tensor": lambda g: BilinearLayer.from_tensor(g.layer.to_tensor()),
+    "layer from nn.Bilinear": lambda g: BilinearLayer.from_torch_bilinear(g.torch_bilinear),
+    "layer from cp": lambda g: BilinearLayer.from_cp((None, [g.down, g.left, g.right])),
+    "cp": lambda g: g.layer.cp,
+    "call a layer": lambda g: (g.layer(g.x), g.layer(g.x, g.x)),
+    "call a lifted layer": lambda g: g.lifted(g.x),
+    "interaction matrix": lambda g: g.layer.interaction_matrix(g.x),
+    "symmetrize": lambda g: g.layer.symmetrize(),
+    "change basis": lambda g: g.lifted.change_basis(tensor(6, 5, 3), input_bias=tensor(7, 5)),
+    "to": lambda g: g.layer.to(dtype=torch.float32),
+    "lift": lambda g: lift(g.layer, left_bias=tensor(8, 4), residual=1.0),
+    "network": lambda g: BilinearNetwork([g.layer, g.other]),
+    "call a network": lambda g: g.network(g.x),
+    "replace": lambda g: g.network.replace(0, g.result),
+    "decompose eigen": lambda g: decompose(g.layer, "eigen"),
+    "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=tensor(9, 7, 5), rank=3),
+    "decompose network": lambda g: decompose(g.network, "eigen", rank=2),
+    "inner tree": lambda g: inner(g.network, g.network),
+    "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind="gaussian", covariance=torch.eye(5, dtype=g.x.dtype)),
+    "inner gaussian, network": lambda g: inner(g.network, g.network, kind="gaussian", per_output=True),
+    "similarity": lambda g: float(similarity(g.layer, g.other)),
+    "relative error": lambda g: relative_error(g.result, g.layer),
+    "norm": lambda g: norm(g.layer),
+    "difference": lambda g: difference(g.layer, g.other),
+    "contract": lambda g: contract(g.network),
+    "plan": lambda g: str(plan(g.network)),
+    "rename": lambda g: rename(g.layer.terms(), {"out": "class"}),
+    "to_tensor": lambda g: g.result.to_tensor(),
+    "to_tensorly": lambda g: g.result.to_tensorly(),
+    "contributions": lambda g: (g.layer.contributions(g.x), g.result.contributions(g.x)),
+    "activations": lambda g: g.result.activations(g.x),
+    "groups and ranks": lambda g: (g.result.groups(0), g.result.effective_rank(), g.result.truncate(1)),
+    "print": lambda g: (repr(g.layer), repr(g.network), repr(g.result)),
+    "build classifier": lambda g: build_classifier(CONFIG, seed=1),
+    "call a classifier": lambda g: g.model(g.digits.test_x),
+    "classifier to network": lambda g: g.model.network("input"),
+    "load digits": lambda g: load_dataset("digits"),
+    "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
+    "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
+    "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
+    "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
+    "save model": lambda g: save_model(g.model, g.folder / "saved"),
+    "load model": lambda g: load_model(g.folder / "given"),
+}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return Given(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def users_choice():
+    """Another TensorLy backend, default dtype and number of threads than those at import; restored afterwards."""
+    backend, dtype, threads = tensorly.get_backend(), torch.get_default_dtype(), torch.get_num_threads()
+    tensorly.set_backend("numpy")
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(2 if threads == 1 else 1)
+    yield
+    tensorly.set_backend(backend)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+def state():
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global stream is what must not move
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "anomaly mode": torch.is_anomaly_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "torch stream": torch.get_rng_state().tolist(),
+        "numpy stream": (name, keys.tolist(), *rest),
+        "python stream": random.getstate(),
+        "tensorly backend": tensorly.get_backend(),
+    }
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_leaves_global_state_as_it_was(name, grad, given, users_choice):
+    with torch.set_grad_enabled(grad):
+        before = state()
+        CALLS[name](given)
+        after = state()
+    assert [key for key in before if before[key] != after[key]] == []

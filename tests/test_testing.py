@@ -1,0 +1,44 @@
+"""The shipped check passes for what is right and names what is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer
+from tensornet_interp.decompositions import BUILT_IN
+from tensornet_interp.registry import Registry
+from tensornet_interp.testing import check_decomposition
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_built_ins_keep_the_laws(name: str, device: str) -> None:
+    report = check_decomposition(name, device=device)
+    assert len(report.passed) >= 30
+    assert not report.skipped
+
+
+def test_a_broken_decomposition_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Broken:
+        scale: float = 1.1
+
+        @classmethod
+        def ladder(cls, layer: BilinearLayer) -> Sequence["Broken"]:
+            return [cls()]
+
+        def __call__(self, layer: BilinearLayer) -> BilinearLayer:
+            noise = torch.rand(layer.down.shape).to(layer.down)  # unseeded: never the same answer
+            return replace(layer, down=self.scale * layer.down + noise)
+
+    registry = Registry("decomposition", "none")
+    registry.register("broken")(Broken)
+    monkeypatch.setattr("tensornet_interp.testing.get_decomposition", registry.get)
+    monkeypatch.setattr("tensornet_interp.decompositions.get_decomposition", registry.get)
+    with pytest.raises(AssertionError) as caught:
+        check_decomposition("broken")
+    message = str(caught.value)
+    assert "wide: same seed, same answer" in message
+    assert "wide: exact end" in message
+    assert "wide: same modes" not in message

@@ -92,7 +92,7 @@ def truth_table(
         shifts = torch.arange(n - 1, -1, -1)
         bits = (torch.arange(2**n)[:, None] >> shifts & 1).bool()
     else:
-        bits = torch.rand(max_rows, n, generator=torch.Generator().manual_seed(seed)) < 0.5
+        bits = torch.rand(max_rows, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) < 0.5
     y = torch.stack([OPERATIONS[gate.operation](bits[:, gate.first], bits[:, gate.second]) for gate in config.gates], 1)
     return bits.to(device, dtype), y.to(device, dtype)
 

@@ -157,7 +157,7 @@ def _add_noise(batch: Tensor, config: TrainingConfig, generator: torch.Generator
     device, dtype = batch.device, batch.dtype
     chosen = torch.rand(len(batch), 1, generator=generator, device=device, dtype=dtype) < config.noise_probability
     noise = torch.randn(batch.shape, generator=generator, device=device, dtype=dtype)
-    return batch + config.noise * chosen * noise
+    return batch + config.noise * chosen.to(dtype) * noise
 
 
 def _check_match(model: nn.Module, dataset: Dataset) -> None:

@@ -256,7 +256,14 @@ def _path(
     letters = {mode: opt_einsum.get_symbol(i) for i, mode in enumerate(sizes)}
     equation = _equation(term_modes, output, letters.__getitem__, "", ",")
     shapes = [tuple(sizes[mode] for mode in modes) for modes in term_modes]
-    path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    if callable(optimize) and not isinstance(optimize, opt_einsum.paths.PathOptimizer):
+        indices = [frozenset(letters[mode] for mode in modes) for modes in term_modes]
+        wanted = frozenset(letters[mode] for mode in output)
+        return list(optimize(indices, wanted, {letters[mode]: size for mode, size in sizes.items()}, None))
+    try:
+        path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    except KeyError as error:
+        raise ValueError(f"optimize must be an opt_einsum optimizer, got {optimize!r}: {error.args[0]}") from None
     return list(path)
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_choice, check_size
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.moments import Moments, cross_gram, input_moments, propagate
 from tensornet_interp.network import BilinearNetwork
 
 _DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
@@ -32,7 +33,10 @@ class Estimate:
     standard_error: Tensor | None = None  # of value, where it was sampled
 
     def __float__(self) -> float:
-        return float(self.value) * math.exp(self.log_scale)
+        try:
+            return float(self.value) * math.exp(self.log_scale)
+        except OverflowError:
+            raise OverflowError(f"{self!r} does not fit in a float; use its value and log_scale") from None
 
     def __repr__(self) -> str:
         error = "" if self.standard_error is None else f" +- {self.standard_error.tolist()}"
@@ -158,38 +162,16 @@ def _tree(
     return _finish(moment, "exact", log_scale, per_output)
 
 
-def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
-    """C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)>: inner products of hidden units, (rank of a, rank of b).
-
-    C = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)] with G = `moment`, by default the identity.
-    Cost: 4 (rank of a) (rank of b) in multiplications, nothing larger than the result.
-    """
-    left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
-    direct = (left.T @ b.left) * (right.T @ b.right)
-    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
-
-
-@dataclass
-class _Moments:
-    """Mean (in,) and raw second moments (in, in') of the inputs u of f and u' of g."""
-
-    mean_f: Tensor
-    mean_g: Tensor
-    ff: Tensor
-    gg: Tensor
-    fg: Tensor
-
-
 def _gaussian(
     a: BilinearNetwork, b: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None, per_output: bool
 ) -> Estimate:
     mean, moment = input_moments(a, mean, covariance)
-    state = _Moments(mean, mean, moment, moment, moment)
+    state = Moments(mean, mean, moment, moment, moment)
     log_scale = 0.0
     for layer_a, layer_b in zip(_layers64(a), _layers64(b), strict=True):
-        state = _gaussian_layer(layer_a, layer_b, state)
+        state = propagate(layer_a, layer_b, state)
         scale_f, scale_g = _scale(state.ff).sqrt(), _scale(state.gg).sqrt()
-        state = _Moments(
+        state = Moments(
             state.mean_f / scale_f,
             state.mean_g / scale_g,
             state.ff / scale_f**2,
@@ -198,50 +180,6 @@ def _gaussian(
         )
         log_scale = 2 * log_scale + float((scale_f * scale_g).log())
     return _finish(state.fg, "exact" if len(a) == 1 else "closure", log_scale, per_output)
-
-
-def _gaussian_layer(f: BilinearLayer, g: BilinearLayer, at: _Moments) -> _Moments:
-    """Moments of the outputs of two layers whose inputs are jointly Gaussian; exact."""
-    a_f = ((at.ff @ f.left) * f.right).sum(0)  # mean of every hidden unit
-    a_g = ((at.gg @ g.left) * g.right).sum(0)
-    m_f = (at.mean_f @ f.left) * (at.mean_f @ f.right)
-    m_g = (at.mean_g @ g.left) * (at.mean_g @ g.right)
-
-    def moment(x: BilinearLayer, y: BilinearLayer, xy: Tensor, means: tuple[Tensor, ...]) -> Tensor:
-        a_x, a_y, m_x, m_y = means
-        hidden = 2 * cross_gram(x, y, xy) + torch.outer(a_x, a_y) - 2 * torch.outer(m_x, m_y)
-        return x.down @ hidden @ y.down.T
-
-    return _Moments(
-        f.down @ a_f,
-        g.down @ a_g,
-        moment(f, f, at.ff, (a_f, a_f, m_f, m_f)),
-        moment(g, g, at.gg, (a_g, a_g, m_g, m_g)),
-        moment(f, g, at.fg, (a_f, a_g, m_f, m_g)),
-    )
-
-
-def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (in,) and raw second moment (in, in) of the network's input in float64, its constant coordinate included."""
-    first = network.layers[0]
-    size = first.shape[1] - first.constant_in
-    like = first.down.new_zeros((), dtype=torch.float64)
-    mean = like.new_zeros(size) if mean is None else check_tensor("mean", mean, ("in",)).to(torch.float64)
-    if covariance is None:
-        covariance = torch.eye(size, dtype=torch.float64, device=like.device)
-    covariance = check_tensor("covariance", covariance, ("in", "in")).to(torch.float64)
-    check_size("in", network=size, mean=mean.shape[0], covariance=covariance.shape[0])
-    check_size("in", network=size, covariance=covariance.shape[1])
-    check_alike(network=like, mean=mean, covariance=covariance)
-    if not torch.allclose(covariance, covariance.T, rtol=1e-10, atol=0):
-        raise ValueError("covariance must be symmetric")
-    lowest, highest = torch.linalg.eigvalsh(covariance)[[0, -1]].tolist()
-    if lowest < -1e-10 * max(highest, 0.0):
-        raise ValueError(f"covariance must be positive semidefinite, its lowest eigenvalue is {lowest:.3e}")
-    if first.constant_in:
-        mean = torch.cat([mean.new_ones(1), mean])
-        covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
-    return mean, covariance + torch.outer(mean, mean)
 
 
 def _finish(moment: Tensor | None, method: str, log_scale: float, per_output: bool) -> Estimate:

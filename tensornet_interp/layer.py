@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_alike, check_size, check_tensor
 from tensornet_interp.contraction import Modes, TensorNetwork, Term
@@ -133,6 +134,10 @@ class BilinearLayer(BilinearMap):
         if len(factors) != 3:
             raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)}")
         down, left, right = factors
+        check_tensor("down", down, ("out", "rank"))
+        if weights is not None:
+            check_tensor("weights", weights, ("rank",))
+            check_size("rank", down=down.shape[1], weights=weights.shape[0])
         return cls(down if weights is None else down * weights, left, right, name, tuple(history))
 
     @classmethod
@@ -150,9 +155,13 @@ class BilinearLayer(BilinearMap):
 
     @classmethod
     def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "") -> "BilinearLayer":
-        """`torch.nn.Bilinear` applied to one input twice; its weight is the dense tensor, its bias must be lifted."""
-        layer = cls.from_tensor(module.weight.detach(), name)
-        return layer if module.bias is None else lift(layer, bias=module.bias.detach())
+        """`torch.nn.Bilinear` applied to one input twice: its weight is the dense tensor. A bias must be lifted."""
+        if module.bias is not None:
+            raise ValueError(
+                "the torch.nn.Bilinear has a bias, which a bilinear layer has not; lift it:"
+                " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
+            )
+        return cls.from_tensor(module.weight.detach(), name)
 
     @property
     def cp(self) -> CPTensor:
@@ -223,12 +232,12 @@ class BilinearLayer(BilinearMap):
         """
         left, right, down = self.left, self.right, self.down
         if inputs is not None or input_bias is not None:
-            full = _affine("input", inputs, input_bias, left.shape[0], self.constant_in, left)
-            check_size("in", layer=left.shape[0], inputs=full.shape[0])
+            full = _affine("input", inputs, input_bias, 0, left.shape[0] - self.constant_in, self.constant_in, left)
             left, right = full.T @ left, full.T @ right
         if outputs is not None or output_bias is not None:
-            full = _affine("output", outputs, output_bias, down.shape[0], self.constant_out, down)
-            check_size("out", layer=down.shape[0], outputs=full.shape[1])
+            full = _affine(
+                "output", outputs, output_bias, 1, down.shape[0] - self.constant_out, self.constant_out, down
+            )
             down = full @ down
         history = (*self.history, note or "change of basis")
         return replace(self, down=down, left=left, right=right, history=history)
@@ -260,62 +269,16 @@ def as_layer(part: TensorNetwork) -> BilinearLayer:
     return BilinearLayer.from_tensor(part.to_tensor())
 
 
-def lift(
-    layer: BilinearLayer,
-    *,
-    left_bias: Tensor | None = None,
-    right_bias: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: float = 0.0,
-) -> BilinearLayer:
-    """y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x, as a bilinear layer of [1, x].
-
-    One hidden unit is added for the constant, which is handed on as output coordinate 0, and one for each residual
-    coordinate (x_j * 1). Exact; called, it takes and gives plain vectors. left_bias, right_bias: (rank,), bias: (out,).
-    """
-    if layer.constant_in or layer.constant_out:
-        raise ValueError(f"the layer is lifted already: {layer!r}")
-    n_out, n_in, _ = layer.shape
-    if not isinstance(residual, int | float) or isinstance(residual, bool) or residual != residual:
-        raise TypeError(f"residual must be a number, got {residual!r}")
-    if residual and n_in != n_out:
-        raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
-
-    def row(name: str, value: Tensor | None, size: int, mode: str) -> Tensor:
-        if value is None:
-            return layer.down.new_zeros(size)
-        check_tensor(name, value, (mode,))
-        check_size(mode, layer=size, **{name: value.shape[0]})
-        check_alike(layer=layer.down, **{name: value})
-        return value
-
-    left = torch.cat([row("left_bias", left_bias, layer.rank, "rank")[None], layer.left])  # (1 + in, rank)
-    right = torch.cat([row("right_bias", right_bias, layer.rank, "rank")[None], layer.right])
-    down = torch.cat([layer.down.new_zeros(1, layer.rank), layer.down])
-    constant = torch.zeros_like(left[:, :1])
-    constant[0] = 1
-    one = torch.cat([torch.ones_like(down[:1, 0]), row("bias", bias, n_out, "out")])[:, None]
-    left, right, down = (
-        torch.cat([left, constant], 1),
-        torch.cat([right, constant], 1),
-        torch.cat([down, one], 1),
-    )
-    if residual:
-        eye = torch.eye(1 + n_in, dtype=down.dtype, device=down.device)[:, 1:]  # (1 + in, in)
-        left = torch.cat([left, eye], 1)
-        right = torch.cat([right, constant.expand(-1, n_in)], 1)
-        down = torch.cat([down, residual * eye], 1)
-    history = (*layer.history, "lifted")
-    return BilinearLayer(down, left, right, layer.name, history, constant_in=True, constant_out=True)
-
-
-def _affine(name: str, matrix: Tensor | None, bias: Tensor | None, size: int, constant: bool, like: Tensor) -> Tensor:
+def _affine(
+    name: str, matrix: Tensor | None, bias: Tensor | None, axis: int, size: int, constant: bool, like: Tensor
+) -> Tensor:
     """The matrix of a change of basis, [[1, 0], [bias, matrix]] where the mode has a constant coordinate."""
     if bias is not None and not constant:
         raise ValueError(f"{name}_bias needs a lifted layer, whose constant coordinate it is written to; see lift()")
     if matrix is None:
-        matrix = torch.eye(size - constant, dtype=like.dtype, device=like.device)
+        matrix = torch.eye(size, dtype=like.dtype, device=like.device)
     check_tensor(f"{name}s", matrix, ("row", "column"))
+    check_size(name.removesuffix("put"), layer=size, **{f"{name}s": matrix.shape[axis]})
     check_alike(layer=like, **{f"{name}s": matrix})
     if not constant:
         return matrix
@@ -324,6 +287,5 @@ def _affine(name: str, matrix: Tensor | None, bias: Tensor | None, size: int, co
     check_tensor(f"{name}_bias", bias, (name,))
     check_size(name, **{f"{name}s": matrix.shape[0], f"{name}_bias": bias.shape[0]})
     check_alike(layer=like, **{f"{name}_bias": bias})
-    top = torch.zeros_like(matrix[:1])
-    first = torch.cat([torch.ones_like(bias[:1]), bias])[:, None]
-    return torch.cat([first, torch.cat([top, matrix])], 1)
+    first = torch.cat([bias.new_ones(1), bias])[:, None]
+    return torch.cat([first, pad(matrix, (0, 0, 1, 0))], 1)

@@ -18,7 +18,8 @@ class Registry:
         self.group = group
         self._known: dict[str, Callable[..., object]] = {}
         self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
-        self._broken: dict[str, str] = {}
+        self._broken: dict[str, str] = {}  # by name: plugins that failed to load
+        self._refused: dict[str, str] = {}  # by name and origin: entry points whose name was taken
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: `name` stands for the decorated object from now on. Another object under a taken name raises."""
@@ -27,8 +28,7 @@ class Registry:
 
         def add(item: T) -> T:
             if self._known.setdefault(name, item) is not item:
-                taken = self._known[name]
-                raise ValueError(f"{self.kind} '{name}' is taken by {taken.__module__}.{taken.__qualname__}")
+                raise ValueError(f"{self.kind} '{name}' is taken by {_describe(self._known[name])}")
             return item
 
         return add
@@ -54,7 +54,7 @@ class Registry:
         """Plugins that failed or were refused, by name, and why. Loads every plugin."""
         for name in list(self._find()):
             self._load(name)
-        return dict(self._broken)
+        return self._broken | self._refused
 
     def _find(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._waiting is None:
@@ -62,9 +62,9 @@ class Registry:
             for entry in importlib.metadata.entry_points(group=self.group):
                 owner = self._waiting.get(entry.name)
                 if entry.name in self._known:
-                    self._broken[f"{entry.name} ({_origin(entry)})"] = f"the name '{entry.name}' is taken"
+                    self._refused[f"{entry.name} ({_origin(entry)})"] = f"the name '{entry.name}' is taken"
                 elif owner is not None and owner.value != entry.value:
-                    self._broken[f"{entry.name} ({_origin(entry)})"] = f"{_origin(owner)} has the name already"
+                    self._refused[f"{entry.name} ({_origin(entry)})"] = f"{_origin(owner)} has the name already"
                 else:
                     self._waiting[entry.name] = entry
         return self._waiting
@@ -80,6 +80,11 @@ class Registry:
             self.register(name)(item)
         except Exception as error:  # a plugin may fail in any way; it must not take the others with it
             self._broken[name] = f"{_origin(entry)} failed to load: {type(error).__name__}: {error}"
+
+
+def _describe(item: Callable[..., object]) -> str:
+    qualified = getattr(item, "__qualname__", None)
+    return f"{item.__module__}.{qualified}" if qualified else repr(item)
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> str:

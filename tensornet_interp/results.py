@@ -41,7 +41,7 @@ class Report:
         cls,
         layer: BilinearLayer,
         method: object,
-        relative_error: float,
+        relative_error: float | None,
         *,
         seed: int | None = None,
         convergence: tuple[float, ...] = (),
@@ -161,6 +161,8 @@ class SpectralResult(Result):
 
     def keep(self, mask: Tensor) -> "SpectralResult":
         """Only the eigenpairs where mask (block, rank) is true; the others get eigenvalue 0."""
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a boolean tensor (block, rank), got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != self.eigenvalues.shape:
             raise ValueError(
                 f"mask must be boolean of shape {tuple(self.eigenvalues.shape)}, got {mask.dtype} {tuple(mask.shape)}"
@@ -291,16 +293,3 @@ class TuckerResult(Result):
     def to_tensorly(self) -> TuckerTensor:
         """TensorLy's `TuckerTensor`; its core is dense, product of the ranks."""
         return TuckerTensor((self.core.to_tensor(), list(self.factors)))
-
-
-def unit_columns(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns of unit norm and their norms; a zero column keeps norm 0 and stays zero."""
-    norms = torch.linalg.vector_norm(factor, dim=0)
-    return factor / torch.where(norms > 0, norms, torch.ones_like(norms)), norms
-
-
-def fix_signs(vectors: Tensor) -> Tensor:
-    """Columns (..., in, rank) with the sign that makes the entry of largest magnitude positive."""
-    largest = vectors.detach().abs().argmax(dim=-2, keepdim=True)
-    sign = vectors.detach().gather(-2, largest).sign()
-    return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)

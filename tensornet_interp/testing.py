@@ -9,7 +9,8 @@ import torch
 
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.inner import relative_error
-from tensornet_interp.layer import BilinearLayer, lift
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.lift import lift
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import get_decomposition
 

@@ -95,7 +95,12 @@ def test_from_cp_wants_three_factors():
 def test_from_torch_bilinear_is_the_module_on_one_input(bias, n_out, n_in, device):
     torch.manual_seed(2)
     module = torch.nn.Bilinear(n_in, n_in, n_out, bias=bias, dtype=torch.float64, device=device)
-    layer = BilinearLayer.from_torch_bilinear(module, name="m")
+    if bias:
+        with pytest.raises(ValueError, match="has a bias, which a bilinear layer has not; lift it"):
+            BilinearLayer.from_torch_bilinear(module)
+        layer = lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())
+    else:
+        layer = BilinearLayer.from_torch_bilinear(module, name="m")
     x = tensor(7, n_in, seed=3, device=device)
     close(layer(x), module(x, x).detach())
     assert layer.constant_in == layer.constant_out == bias

@@ -1,5 +1,10 @@
 """No public call changes what belongs to the user: one test over every call."""
 
+import random
+
+import numpy as np
+import pytest
+import tensorly
 import torch
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
@@ -43,7 +48,7 @@ class Given:
         digits = load_dataset("digits")
         parts = (digits.train_x[:64], digits.train_y[:64], digits.test_x[:32], digits.test_y[:32])
         self.digits = Dataset("digits", *parts, digits.shape, digits.class_names)
-        self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, dtype=torch.float64)
+        self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
         self.folder = folder
         save_model(self.model, folder / "given")
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.inner import norm
+from tensornet_interp.inner import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import Report, SpectralResult, fix_signs
+from tensornet_interp.results import Report, SpectralResult
 
 _EIGH_FLOPS = 9  # flops of a dense symmetric eigendecomposition with vectors, in units of size^3
 _CHUNK_ELEMENTS = 2**24  # entries of a batch of matrices that are decomposed together (128 MB)
+_SUM_ELEMENTS = 2**26  # entries of the sum over blocks up to which an error is measured entry by entry (512 MB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class Eigen:
     Factored: where 2 * hidden < in, one thin QR of [left, right] serves every direction and cores of size 2 * hidden
     are decomposed; else matrices of size in: whichever `eigen_flops` says is cheaper. Differentiable; eigenvectors
     of degenerate eigenvalues are not.
-    Memory: chunks of at most 2^24 matrix entries, and out * size^2 for directions that are not orthonormal.
+    Memory: chunks of at most 2^24 matrix entries; for directions other than the outputs out * in^2 to measure the
+    error, or above 2^26 entries nothing more, and then `relative_error` sees no less than 1e-8.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -68,23 +70,23 @@ class Eigen:
         if self.directions is not None:
             check_size("out", layer=n_out, directions=self.directions.shape[1])
             check_alike(layer=layer.down, directions=self.directions)
-        work = layer.to(dtype=torch.float64)
-        directions = torch.eye(n_out, dtype=torch.float64, device=work.down.device)
-        if self.directions is not None:
-            directions = self.directions.to(torch.float64)
-        values, vectors, outputs, error = _decompose(work, directions, kept, layer.down.dtype)
         dtype = layer.down.dtype
-        scale = float(norm(layer))
-        report = Report.of(layer, self, float(error) / scale if scale > 0 else 0.0)
-        return SpectralResult(
-            report=report,
+        directions = torch.eye(n_out, dtype=dtype, device=layer.down.device)
+        outputs = directions
+        if self.directions is not None:
+            directions = self.directions
+            outputs = torch.linalg.pinv(directions.to(torch.float64)).to(dtype)  # (out, block)
+        values, vectors = _decompose(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
+        result = SpectralResult(
+            report=Report.of(layer, self, None),
             constant_in=layer.constant_in,
             constant_out=layer.constant_out,
-            outputs=outputs.to(dtype),
+            outputs=outputs,
             eigenvalues=values.to(dtype),
-            eigenvectors=fix_signs(vectors).to(dtype),
-            directions=directions.to(dtype),
+            eigenvectors=_fix_signs(vectors).to(dtype),
+            directions=directions,
         )
+        return replace(result, report=Report.of(layer, self, _error(result, layer)))
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
@@ -112,34 +114,48 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
     return replace(layer, left=core[:, : layer.rank], right=core[:, layer.rank :], constant_in=False), basis
 
 
-def _decompose(
-    layer: BilinearLayer, directions: Tensor, rank: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Eigenvalues (block, rank), eigenvectors (block, in, rank), outputs (out, block), Frobenius error of the sum."""
-    blocks, n_out = directions.shape
-    core, basis = compress_inputs(layer, blocks)
+def _decompose(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of every direction."""
+    core, basis = compress_inputs(layer, len(directions))
     size = core.shape[1]
-    gram = directions @ directions.T
-    orthonormal = bool(torch.allclose(gram, torch.eye(blocks, dtype=gram.dtype, device=gram.device), atol=1e-12))
-    outputs = directions.T if orthonormal else torch.linalg.pinv(directions)  # (out, block)
-    residual = layer.down.new_zeros(() if orthonormal else (n_out, size, size))
     values: list[Tensor] = []
     vectors: list[Tensor] = []
     for rows in directions.split(max(1, _CHUNK_ELEMENTS // size**2)):
-        matrices = core.interaction_matrix(rows)  # (chunk, size, size)
-        value, vector = torch.linalg.eigh(matrices)
+        value, vector = torch.linalg.eigh(core.interaction_matrix(rows))  # (chunk, size), (chunk, size, size)
         order = value.detach().abs().argsort(dim=-1, descending=True, stable=True)[:, :rank]
-        value = value.gather(-1, order)
         vector = vector.gather(-1, order[:, None, :].expand(-1, size, -1))
-        with torch.no_grad():  # what is left once the result is rounded to the caller's dtype
-            kept = vector.to(dtype).to(vector.dtype)
-            rest = matrices - (kept * value.to(dtype).to(value.dtype)[:, None, :]) @ kept.mT
-            at = sum(map(len, values))
-            chunk = outputs[:, at : at + len(rows)]
-            residual = residual + (rest.square().sum() if orthonormal else torch.einsum("ob,bij->oij", chunk, rest))
-        values.append(value)
+        values.append(value.gather(-1, order))
         vectors.append(vector if basis is None else basis @ vector)
-    with torch.no_grad():
-        missed = layer.down - outputs @ (directions @ layer.down)  # outputs that the directions do not span
-        squared = norm(replace(layer, down=missed)).square() + (residual if orthonormal else residual.square().sum())
-    return torch.cat(values), torch.cat(vectors), outputs, squared.sqrt()
+    return torch.cat(values), torch.cat(vectors)
+
+
+@torch.no_grad()
+def _error(result: SpectralResult, layer: BilinearLayer) -> float:
+    """Relative error of the result as it is returned, rounding to its dtype included; blocks are summed in chunks."""
+    layer = layer.to(dtype=torch.float64)
+    scale = float(norm(layer))
+    n_out, n_in, _ = layer.shape
+    if scale == 0:
+        return 0.0
+    one_block_each = result.directions is result.outputs  # blocks are outputs: their errors do not mix
+    if not one_block_each and n_out * n_in**2 > _SUM_ELEMENTS:
+        return relative_error(result, layer)
+    squared = 0.0
+    total = None if one_block_each else layer.interaction_matrix(torch.eye(n_out).to(layer.down))
+    chunk = max(1, _CHUNK_ELEMENTS // n_in**2)
+    for at in range(0, len(result.eigenvalues), chunk):
+        value, vector = (t[at : at + chunk].to(torch.float64) for t in (result.eigenvalues, result.eigenvectors))
+        block = (vector * value[:, None, :]) @ vector.mT  # (chunk, in, in)
+        outputs = result.outputs[:, at : at + chunk].to(torch.float64)
+        if total is None:
+            squared += float((layer.interaction_matrix(outputs.T) - block).square().sum())
+        else:
+            total -= torch.einsum("ob,bij->oij", outputs, block)
+    return (squared if total is None else float(total.square().sum())) ** 0.5 / scale
+
+
+def _fix_signs(vectors: Tensor) -> Tensor:
+    """Columns (..., in, rank) with the sign that makes the entry of largest magnitude positive."""
+    largest = vectors.detach().abs().argmax(dim=-2, keepdim=True)
+    sign = vectors.detach().gather(-2, largest).sign()
+    return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)

@@ -14,6 +14,7 @@ from models.training import accuracy
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
+    available_decompositions,
     contract,
     decompose,
     difference,
@@ -25,6 +26,10 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.fidelity import certificate, fidelity, truncation_curve
+from tensornet_interp.plots import explanation, spectrum
+from tensornet_interp.registry import decomposition_problems
+from tensornet_interp.testing import check_decomposition
 
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
 
@@ -44,6 +49,7 @@ class Given:
         self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
         self.x = tensor(5, 7, 5)
+        self.labels = torch.arange(7) % 5
         self.model = build_classifier(CONFIG, seed=0)
         digits = load_dataset("digits")
         parts = (digits.train_x[:64], digits.train_y[:64], digits.test_x[:32], digits.test_y[:32])
@@ -88,6 +94,15 @@ CALLS = {
     "contributions": lambda g: (g.layer.contributions(g.x), g.result.contributions(g.x)),
     "activations": lambda g: g.result.activations(g.x),
     "groups and ranks": lambda g: (g.result.groups(0), g.result.effective_rank(), g.result.truncate(1)),
+    "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
+    "truncation curve": lambda g: truncation_curve(
+        g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
+    ),
+    "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
+    "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
+    "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
+    "check a decomposition": lambda g: check_decomposition("eigen"),
+    "names of decompositions": lambda g: (available_decompositions(), decomposition_problems()),
     "print": lambda g: (repr(g.layer), repr(g.network), repr(g.result)),
     "build classifier": lambda g: build_classifier(CONFIG, seed=1),
     "call a classifier": lambda g: g.model(g.digits.test_x),

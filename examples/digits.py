@@ -23,6 +23,7 @@ from models import (
     train,
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
+from tensornet_interp.checks import check_int
 from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
 from tensornet_interp.plots import activations, eigenvectors, explanation, spectrum, truncation_curves
 
@@ -42,10 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(options.out or f"out/{options.dataset}")
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
+    check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["hidden"]))
     model = build_classifier(config, options.seed, device=options.device)
     training = TrainingConfig(
-        epochs=options.epochs or int(preset["epochs"]),
+        epochs=int(preset["epochs"]) if options.epochs is None else options.epochs,
         lr=preset["lr"],
         batch_size=int(preset["batch_size"]),
         weight_decay=options.weight_decay,

@@ -9,7 +9,8 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lift import lift
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import available_decompositions, register_decomposition
-from tensornet_interp.results import CPResult, Report, SpectralResult, TuckerResult
+from tensornet_interp.report import Report
+from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
 
 tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy
 

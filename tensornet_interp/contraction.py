@@ -172,6 +172,10 @@ def _terms_and_output(
     terms = tuple(network.terms()) if isinstance(network, TensorNetwork) else tuple(network)
     if not terms:
         raise ValueError("nothing to contract: the list of terms is empty")
+    for number, term in enumerate(terms):
+        if not isinstance(term, Term):
+            raise TypeError(f"term {number} must be a Term(data, modes), got {type(term).__name__}")
+    terms = tuple(Term(term.data, tuple(term.modes)) for term in terms)
     sizes = _sizes(terms)
     if isinstance(output, str):
         raise TypeError(

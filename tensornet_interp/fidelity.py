@@ -43,11 +43,12 @@ def fidelity(
     for name, part in (("approximation", approximation), ("reference", reference)):
         if not isinstance(part, BilinearMap | BilinearNetwork):
             raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {type(part).__name__}")
-    _check_data(x, labels)
+    _check_data(x, labels, _n_outputs(reference))
+    reference, approximation = (
+        part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part for part in (reference, approximation)
+    )
     f, g = reference(x).double(), approximation(x).double()  # type: ignore[operator]
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
-    if labels is not None and int(labels.max()) >= f.shape[-1]:
-        raise ValueError(f"labels go up to {int(labels.max())} but there are {f.shape[-1]} outputs")
     independent = None
     if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
@@ -85,7 +86,7 @@ def component_order(
         return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
     if x is None or (order == "ablation" and labels is None):
         raise ValueError(f"order '{order}' needs x{' and labels' if order == 'ablation' else ''}")
-    _check_data(x, labels)
+    _check_data(x, labels, _outputs(result).shape[0])
     score = torch.zeros_like(result.eigenvalues)
     for at in range(0, len(x), _BATCH):
         activations = result.activations(x[at : at + _BATCH])  # (batch, block, rank)
@@ -116,7 +117,9 @@ def truncation_curve(
     order_data: (x, labels) of training samples by which "activation" and "ablation" rank; on the samples of the curve
     itself it would be optimistic. Records are plain dicts. Cost: one pass over all components for all counts.
     """
-    _check_data(x, labels)
+    _check_data(x, labels, _outputs(result).shape[0])
+    if not len(counts):
+        raise ValueError("counts is empty: give the numbers of components to keep")
     counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
     ranking = component_order(result, order, *(order_data or ()))
     logits: list[Tensor] = []  # (count, batch, out)
@@ -150,7 +153,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     rank = check_int("rank", rank, 1, result.rank)
     if result.relative_error is None or result.relative_error > 1e-3:
         raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
-    _check_data(x, None)
+    _check_data(x, None, 0)
     outputs = _outputs(result).double()  # (out, block)
     scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
     cut = result.eigenvalues[:, rank:].double()
@@ -187,12 +190,17 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def _check_data(x: Tensor, labels: Tensor | None) -> None:
+def _n_outputs(network: TensorNetwork) -> int:
+    return network.sizes["out"] - int(getattr(network, "constant_out", False))
+
+
+def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
     check_tensor("x", x, ("batch", "in"))
     if labels is None:
         return
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
     check_size("batch", x=len(x), labels=len(labels))
-    if int(labels.min()) < 0:
-        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_out:
+        raise ValueError(f"labels go from {low} to {high} but there are {n_out} outputs, 0 to {n_out - 1}")

@@ -32,7 +32,13 @@ class Estimate:
     log_scale: float = 0.0
     standard_error: Tensor | None = None  # of value, where it was sampled
 
+    def to_tensor(self) -> Tensor:
+        """The numbers themselves, value * exp(log_scale), float64: () or (out,)."""
+        return self.value * math.exp(self.log_scale)
+
     def __float__(self) -> float:
+        if self.value.numel() != 1:
+            raise TypeError(f"{self.value.numel()} numbers, one an output: use to_tensor()")
         try:
             return float(self.value) * math.exp(self.log_scale)
         except OverflowError:
@@ -58,11 +64,14 @@ def inner(
     a, b: layers, decompositions or networks of one depth, with the same inputs and outputs; a constant coordinate of
     a lifted input counts in "tree" like any other, that of a lifted output is dropped.
     mean (in,), covariance (in, in): of the plain Gaussian input, by default 0 and the identity; "gaussian" only.
-    per_output: one number an output. The value is float64 whatever the dtype of the layers.
+    per_output: one number an output. float() or `to_tensor()` of the result is the number; its `value` alone lacks
+    the factor exp(log_scale), which is kept apart so that deep networks do not overflow.
     "gaussian" is exact for one layer, bias and residual included, and a closure for more (activations taken as
     Gaussian layer by layer): `Estimate.method` says which. Cost: O(rank^2 (in + out)) a layer.
     """
     check_choice("kind", kind, _KINDS)
+    if not isinstance(per_output, bool):
+        raise TypeError(f"per_output must be True or False, got {per_output!r}")
     return _KINDS[kind](*_networks(a, b), mean, covariance, per_output)
 
 
@@ -87,6 +96,8 @@ def similarity(
         for x, y in ((a, b), (a, a), (b, b))
     )
     for name, norm in (("a", aa), ("b", bb)):
+        if not bool(torch.isfinite(norm.value).all()):
+            raise ValueError(f"the norm of network {name} overflows float64: scale its weights down")
         if not bool((norm.value > 0).all()):
             raise ValueError(f"the similarity is undefined: network {name} is zero, or zero in one of its outputs")
     cosine = ab.value / (aa.value.sqrt() * bb.value.sqrt())
@@ -110,7 +121,7 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     scale = norm(ref)
     if not scale > 0:
         raise ValueError(f"the relative error is undefined: the reference is zero: {ref!r}")
-    delta = difference(ref, approx)
+    delta = _difference(ref, approx)
     n_out, n_in, _ = delta.shape
     width = min(n_in, 2 * (approx.rank + ref.rank))
     if n_out * width**2 > _DENSE_DIFFERENCE:
@@ -131,10 +142,16 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     """The layer after - before: what changed between two checkpoints, itself a layer to decompose.
 
     Hidden units are concatenated. For layers of one rank they are ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V])
-    with primes for `after`, which keeps every digit of a small change of aligned weights.
+    with primes for `after`, which keeps every digit of a small change of aligned weights. The constant output of
+    lifted layers, whose difference is 0 and not 1, is dropped.
     """
     old, new = _layers(before, after)
     check_alike(before=old.down, after=new.down)
+    return _difference(old, new).drop_constant()
+
+
+def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
+    """new - old over all coordinates, the constant output included."""
     if old.rank == new.rank:
         down = torch.cat([new.down - old.down, new.down, new.down], 1)
         left = torch.cat([old.left, new.left - old.left, new.left], 1)

@@ -33,6 +33,10 @@ class BilinearMap(TensorNetwork):
     def to_layer(self) -> "BilinearLayer":
         """The same map as a CP tensor; exact, no fit."""
 
+    def drop_constant(self) -> "BilinearMap":
+        """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
+        return self.to_layer().drop_constant()
+
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """B(x1, x2) over all coordinates, the constant ones of a lifted layer included: (..., in) -> (..., out)."""
         return self.to_layer().multilinear(x1, x2)
@@ -80,7 +84,7 @@ class BilinearMap(TensorNetwork):
         """Plain inputs `x` (..., in) checked, with the constant 1 put in front where this map is lifted."""
         if not isinstance(x, Tensor) or x.ndim == 0:
             raise TypeError(f"{name} must be a tensor (..., in), got {type(x).__name__}")
-        check_tensor(name, x, ("...",) * (x.ndim - 1) + ("in",), finite=False)
+        check_tensor(name, x, ("...",) * (x.ndim - 1) + ("in",))
         plain = self.sizes["in1"] - self.constant_in
         if x.shape[-1] != plain:
             lifted = " (the constant coordinate of a lifted layer is added by the call)" if self.constant_in else ""

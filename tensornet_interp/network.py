@@ -15,7 +15,7 @@ class BilinearNetwork(TensorNetwork):
     """y = part_L(... part_1(x)): a stack, bottom first, homogeneous of degree 2**L in its (lifted) input.
 
     Each part is a layer or a decomposition of one; anything else with modes (out, in1, in2) is taken as its dense
-    tensor. The constant output coordinate of a lifted last layer is dropped. Raises where sizes do not meet, or
+    tensor. The constant output coordinate of a lifted last part is dropped. Raises where sizes do not meet, or
     lifted and plain layers are mixed. Open modes of `terms()`: "out", "in1" ... f"in{2**L}".
     """
 
@@ -23,10 +23,7 @@ class BilinearNetwork(TensorNetwork):
         maps = [part if isinstance(part, BilinearMap) else as_layer(part) for part in parts]
         if not maps:
             raise ValueError("a network needs at least one part")
-        if isinstance(maps[-1], BilinearLayer):
-            maps[-1] = maps[-1].drop_constant()
-        if maps[-1].constant_out:
-            raise ValueError("the last part has a constant output; decompose layer.drop_constant() instead")
+        maps[-1] = maps[-1].drop_constant()
         for i, (below, above) in enumerate(pairwise(maps)):
             if below.constant_out != above.constant_in:
                 raise ValueError(

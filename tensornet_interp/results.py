@@ -1,10 +1,7 @@
 """What decompositions return: maps with the modes of the layer, that say what they are of and how good they are."""
 
-import importlib.metadata
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from tensorly.cp_tensor import CPTensor
@@ -14,51 +11,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer, BilinearMap
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed a result."""
-    names = ("torch", "tensorly", "opt-einsum", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
-@dataclass(frozen=True)
-class Report:
-    """Of what a result is the decomposition, how it was made, and how far it can be trusted."""
-
-    method: str  # the decomposition with its options, as `repr` shows it
-    layer: str  # name of the layer
-    history: tuple[str, ...]  # what had been done to the layer's weights
-    basis: str  # the coordinates of the inputs, hence of eigenvectors and input factors
-    relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None: not measured
-    seed: int | None = None
-    convergence: tuple[float, ...] = ()  # loss by iteration of an iterative method
-    stop_reason: str = "direct"  # "direct" where there is nothing to iterate
-    versions: Mapping[str, str] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        layer: BilinearLayer,
-        method: object,
-        relative_error: float | None,
-        *,
-        seed: int | None = None,
-        convergence: tuple[float, ...] = (),
-        stop_reason: str = "direct",
-    ) -> "Report":
-        """The report of `method` applied to `layer`."""
-        return cls(
-            repr(method),
-            layer.name,
-            layer.history,
-            layer.basis,
-            relative_error,
-            seed,
-            convergence,
-            stop_reason,
-            versions(),
-        )
+from tensornet_interp.report import Report
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,8 +19,16 @@ class Result(BilinearMap):
     """A decomposition of a layer: a bilinear map with a report."""
 
     report: Report
+    outputs: Tensor  # (out, block), (out, rank), (out, a)
     constant_in: bool = False
     constant_out: bool = False
+
+    def drop_constant(self) -> Self:
+        """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
+        if not self.constant_out:
+            return self
+        report = replace(self.report, method=f"{self.report.method}, constant output dropped", relative_error=None)
+        return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     @property
     def relative_error(self) -> float | None:
@@ -174,12 +135,17 @@ class SpectralResult(Result):
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
     def effective_rank(self) -> Tensor:
-        """(sum |eigenvalue|)^2 / sum eigenvalue^2 of every block; it depends on `report.basis`."""
+        """(sum |eigenvalue|)^2 / sum eigenvalue^2 of every block, 0 for a zero block; it depends on `report.basis`."""
         magnitude = self.eigenvalues.abs().to(torch.float64)
-        return magnitude.sum(1).square() / magnitude.square().sum(1)
+        squared = magnitude.square().sum(1)
+        return magnitude.sum(1).square() / torch.where(squared > 0, squared, torch.ones_like(squared))
 
-    def groups(self, block: int, rtol: float = 1e-8) -> list[EigenGroup]:
-        """Runs of eigenvalues of a block that differ by less than rtol times the largest, each with its projector."""
+    def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
+        """Runs of eigenvalues of a block that differ by less than rtol times the largest, each with its projector.
+
+        rtol: by default 10 * in * the rounding of the dtype.
+        """
+        rtol = 10 * self.eigenvectors.shape[1] * torch.finfo(self.eigenvalues.dtype).eps if rtol is None else rtol
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
         values = self.eigenvalues[block]
         order = torch.argsort(values, descending=True)

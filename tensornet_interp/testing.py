@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -96,7 +95,7 @@ def check_decomposition(
             f"{title}: tensor and layer agree",
             lambda: torch.allclose(dense, made.to_tensor(), rtol=0, atol=1e-12 * float(dense.abs().max()) * layer.rank),
         )
-        law(f"{title}: drops into a network", lambda: bool(BilinearNetwork([_last(result)])))
+        law(f"{title}: drops into a network", lambda: bool(BilinearNetwork([result])))
         if not hasattr(factory, "ladder"):
             report.skipped[f"{title}: exact end"] = "the method declares no ladder"
             return
@@ -118,11 +117,6 @@ def check_decomposition(
     if report.failed:
         raise AssertionError(str(report))
     return report
-
-
-def _last(result: Any) -> Any:
-    """A part that can end a network: without the constant output."""
-    return result.to_layer().drop_constant()
 
 
 def _equal(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:

@@ -345,3 +345,33 @@ def test_arguments_are_checked():
         decompose(layer, "eigen", directions=tensor(2, 4, seed=1).float())
     with pytest.raises(TypeError, match=r"has no option 'rnk'.*did you mean 'rank'"):
         decompose(layer, "eigen", rnk=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_dependent_directions_of_low_precision_project(dtype):
+    """Six directions in a plane, dependent to the rounding of their dtype alone: the result is the projection."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size):
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    layer = BilinearLayer(*(draw(4, 5).to(dtype) for _ in range(3)))
+    plane = draw(2, 4)
+    result = decompose(layer, "eigen", directions=(draw(6, 2) @ plane).to(dtype))
+    tensor = layer.to(dtype=torch.float64).symmetrize().to_tensor()
+    expected = torch.einsum("ok,kij->oij", torch.linalg.pinv(plane) @ plane, tensor)
+    # rounding of directions, outputs and eigenvectors, each amplified by the conditioning of six vectors in a plane
+    worst = float((result.to_tensor().double() - expected).abs().max() / tensor.abs().max())
+    assert worst < 100 * torch.finfo(dtype).eps
+    assert result.relative_error < 1
+
+
+def test_groups_are_found_at_the_precision_of_the_dtype():
+    orthogonal = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0))).Q
+    (group,) = decompose(BilinearLayer(torch.ones(1, 5), orthogonal, orthogonal), "eigen").groups(0)
+    torch.testing.assert_close(group.projector, torch.eye(5), rtol=0, atol=1e-5)
+
+
+def test_a_zero_block_has_effective_rank_zero():
+    layer = BilinearLayer(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.eye(2), torch.eye(2))
+    assert decompose(layer, "eigen").effective_rank().tolist() == [0.0, 2.0]

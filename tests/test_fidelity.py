@@ -140,7 +140,7 @@ def test_bad_input() -> None:
         fidelity(result, layer, x, labels[:4])
     with pytest.raises(TypeError, match="int64 class numbers"):
         fidelity(result, layer, x, labels.double())
-    with pytest.raises(ValueError, match="labels go up to 4 but there are 4 outputs"):
+    with pytest.raises(ValueError, match="labels go from 4 to 4 but there are 4 outputs"):
         fidelity(result, layer, x, labels + 4)
     with pytest.raises(ValueError, match="x is empty"):
         fidelity(result, layer, x[:0])

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, lift
+from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, difference, lift
 from tensornet_interp.contraction import TensorNetwork
 
 # (in, width, out, hidden): a residual needs the middle sizes equal; all others differ
@@ -192,11 +192,24 @@ def test_lifted_and_plain_layers_do_not_mix():
         BilinearNetwork([lift(below).drop_constant(), lift(above)])
 
 
-def test_last_part_must_not_have_a_constant_output():
+def test_the_last_part_drops_its_constant_output_and_keeps_its_function():
     layer = lift(make(4, 3, 5, 1))
-    with pytest.raises(ValueError, match="drop_constant"):
-        BilinearNetwork([decompose(layer, "eigen")])
-    assert BilinearNetwork([layer]).sizes["out"] == 4
+    x = tensor(6, 3, seed=2)
+    for part in (layer, decompose(layer, "eigen")):
+        network = BilinearNetwork([part])
+        assert network.sizes["out"] == 4
+        assert type(network[0]) is type(part)
+        torch.testing.assert_close(network(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_lower_part_that_loses_the_constant_is_refused():
+    """A part that hands on another number than 1 would silently be another network than its parts called in turn."""
+    layer, other = lift(make(4, 3, 5, 1)), lift(make(4, 3, 5, 2))
+    with pytest.raises(ValueError, match="must span the constant output"):
+        decompose(layer, "eigen", directions=tensor(2, 5, seed=3))
+    top = lift(make(2, 4, 3, 4))
+    with pytest.raises(ValueError, match="lacks the constant output coordinate"):
+        BilinearNetwork([difference(layer, other), top])
 
 
 def test_an_empty_stack_is_an_error():

@@ -25,12 +25,13 @@ ARROWS = {
     "lift": {"checks", "layer"},
     "moments": {"checks", "layer", "network"},
     "inner": {"checks", "contraction", "layer", "network", "moments"},
-    "results": {"checks", "contraction", "layer"},
-    "decompositions": {"checks", *CORE},
+    "report": {"layer"},
+    "results": {"checks", "contraction", "layer", "report"},
+    "decompositions": {"checks", *CORE, "report"},
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
     "plots": {"checks", "results"},
     "testing": {*CORE, "lift", "decompositions"},
-    "__init__": {*CORE, "lift", "decompositions"},
+    "__init__": {*CORE, "lift", "report", "decompositions"},
 }
 ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from tensornet_interp.checks import suggestion
+from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
@@ -46,6 +46,9 @@ def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /,
             raise TypeError("a mapping of methods needs a BilinearNetwork; a single layer takes one method")
         if options:
             raise ValueError(f"options {sorted(options)} with a mapping: put them in it, as {{0: Eigen(rank=8)}}")
+        chosen = [check_int("part", i, -len(part), len(part) - 1) % len(part) for i in method]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"the mapping names a part twice: {list(method)} of {len(part)} parts")
         for i, strategy in method.items():
             part = part.replace(i, decompose(as_layer(part[i]), strategy))
         return part

@@ -10,7 +10,8 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.inner import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import Report, SpectralResult
+from tensornet_interp.report import Report
+from tensornet_interp.results import SpectralResult
 
 _EIGH_FLOPS = 9  # flops of a dense symmetric eigendecomposition with vectors, in units of size^3
 _CHUNK_ELEMENTS = 2**24  # entries of a batch of matrices that are decomposed together (128 MB)
@@ -75,7 +76,15 @@ class Eigen:
         outputs = directions
         if self.directions is not None:
             directions = self.directions
-            outputs = torch.linalg.pinv(directions.to(torch.float64)).to(dtype)  # (out, block)
+            # directions that depend on each other do so to the rounding of their own dtype
+            rtol = max(directions.shape) * torch.finfo(dtype).eps
+            outputs = torch.linalg.pinv(directions.to(torch.float64), rtol=rtol).to(dtype)  # (out, block)
+            constant = torch.eye(n_out, dtype=dtype, device=directions.device)[0]
+            if layer.constant_out and not torch.allclose(outputs @ directions[:, 0], constant, atol=n_out * rtol):
+                raise ValueError(
+                    "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
+                    " loses its constant; add that direction, or decompose layer.drop_constant()"
+                )
         values, vectors = _decompose(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
         result = SpectralResult(
             report=Report.of(layer, self, None),

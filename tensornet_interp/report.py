@@ -1,0 +1,53 @@
+"""Where a result comes from and how far it can be trusted."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tensornet_interp.layer import BilinearLayer
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    names = ("torch", "tensorly", "opt-einsum", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of what a result is the decomposition, how it was made, and how far it can be trusted."""
+
+    method: str  # the decomposition with its options, as `repr` shows it
+    layer: str  # name of the layer
+    history: tuple[str, ...]  # what had been done to the layer's weights
+    basis: str  # the coordinates of the inputs, hence of eigenvectors and input factors
+    relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None: not measured
+    seed: int | None = None
+    convergence: tuple[float, ...] = ()  # loss by iteration of an iterative method
+    stop_reason: str = "direct"  # "direct" where there is nothing to iterate
+    versions: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        layer: BilinearLayer,
+        method: object,
+        relative_error: float | None,
+        *,
+        seed: int | None = None,
+        convergence: tuple[float, ...] = (),
+        stop_reason: str = "direct",
+    ) -> "Report":
+        """The report of `method` applied to `layer`."""
+        return cls(
+            repr(method),
+            layer.name,
+            layer.history,
+            layer.basis,
+            relative_error,
+            seed,
+            convergence,
+            stop_reason,
+            versions(),
+        )

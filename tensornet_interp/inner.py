@@ -1,6 +1,6 @@
 """Inner products of layers and networks from their weights, and what follows: similarity, error, difference.
 
-Three inner products have three names, because from two layers on they differ:
+Each inner product has a name of its own, because from two layers on they differ:
 
 - "tree": the Frobenius product of the networks as trees, every layer symmetrized; it depends on how a function is
   written, but costs O(rank^3) a layer.

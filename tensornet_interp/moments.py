@@ -9,6 +9,8 @@ from tensornet_interp.checks import check_alike, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
+_CHUNK_ELEMENTS = 2**22  # entries of a block of rows of a (rank, rank) matrix (32 MB)
+
 
 def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
     """C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)>: inner products of hidden units, (rank of a, rank of b).
@@ -77,3 +79,21 @@ def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Ten
         mean = torch.cat([mean.new_ones(1), mean])
         covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
     return mean, covariance + torch.outer(mean, mean)
+
+
+def input_gram(layer: BilinearLayer, moment: Tensor | None = None) -> Tensor:
+    """G[in, in'] = sum B[out, in, j] X[j, j'] B[out, in', j'] of the symmetrized tensor: (in, in), X = `moment`.
+
+    With Z = [W; V] and N = down^T down it is 1/4 Z^T [[N*(V X V^T), N*(V X W^T)], [N*(W X V^T), N*(W X W^T)]] Z; X is
+    by default the identity. Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
+    """
+    left, right = (layer.left, layer.right) if moment is None else (moment @ layer.left, moment @ layer.right)
+    total = torch.zeros_like(layer.left[:, :1] @ layer.left[:, :1].T)
+    chunk = max(1, _CHUNK_ELEMENTS // layer.rank)
+    for rows in torch.arange(layer.rank, device=layer.down.device).split(chunk):
+        outputs = layer.down[:, rows].T @ layer.down  # (chunk, rank)
+        w, v = layer.left[:, rows], layer.right[:, rows]
+        by_w = (outputs * (v.T @ right)) @ layer.left.T + (outputs * (v.T @ left)) @ layer.right.T  # (chunk, in)
+        by_v = (outputs * (w.T @ right)) @ layer.left.T + (outputs * (w.T @ left)) @ layer.right.T
+        total = total + w @ by_w + v @ by_v
+    return total / 4

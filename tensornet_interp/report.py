@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tensornet_interp.layer import BilinearLayer
 
@@ -12,6 +13,16 @@ def versions() -> dict[str, str]:
     """Versions of what computed a result."""
     names = ("torch", "tensorly", "opt-einsum", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+class Start(NamedTuple):
+    """How one of several starts of an iterative method ended."""
+
+    seed: int | None  # None: the warm start
+    relative_error: float
+    congruence: float  # mean over the components of the best start of that with their nearest component here
+    iterations: int
+    stop_reason: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,8 @@ class Report:
     seed: int | None = None
     convergence: tuple[float, ...] = ()  # loss by iteration of an iterative method
     stop_reason: str = "direct"  # "direct" where there is nothing to iterate
+    floor: float | None = None  # singular values below this share of the largest are rounding
+    starts: tuple[Start, ...] = ()  # of an iterative method that was started more than once, best first
     versions: Mapping[str, str] | None = None
 
     @classmethod
@@ -38,6 +51,8 @@ class Report:
         seed: int | None = None,
         convergence: tuple[float, ...] = (),
         stop_reason: str = "direct",
+        floor: float | None = None,
+        starts: tuple[Start, ...] = (),
     ) -> "Report":
         """The report of `method` applied to `layer`."""
         return cls(
@@ -49,5 +64,7 @@ class Report:
             seed,
             convergence,
             stop_reason,
+            floor,
+            starts,
             versions(),
         )

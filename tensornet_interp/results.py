@@ -63,6 +63,7 @@ class SpectralResult(Result):
     eigenvalues: Tensor  # (block, rank)
     eigenvectors: Tensor  # (block, in, rank)
     directions: Tensor | None = None  # (block, out)
+    singular_values: Tensor | None = None  # all of the output unfolding, where the blocks come from it; float64
 
     def __post_init__(self) -> None:
         check_tensor("outputs", self.outputs, ("out", "block"))
@@ -217,6 +218,7 @@ class TuckerResult(Result):
     core: BilinearLayer  # (a, b, c)
     outputs: Tensor  # (out, a)
     inputs: Tensor  # (in, b)
+    singular_values: tuple[Tensor, Tensor] | None = None  # all of the two unfoldings: (out, ...), (in, ...); float64
 
     def __repr__(self) -> str:
         n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]

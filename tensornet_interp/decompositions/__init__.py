@@ -7,7 +7,11 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.block_term import BlockTerm
+from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions.output_svd import OutputSVD
+from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import get_decomposition, register_decomposition
@@ -26,7 +30,13 @@ class Decomposition(Protocol):
 
 
 BUILT_IN: dict[str, type] = {
+    "block_term": BlockTerm,
+    "cp": CP,
     "eigen": Eigen,
+    "hosvd": HOSVD,
+    "output_svd": OutputSVD,
+    "symmetric_cp": SymmetricCP,
+    "tucker": Tucker,
 }
 for _name, _class in BUILT_IN.items():
     register_decomposition(_name)(_class)

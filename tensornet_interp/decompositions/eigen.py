@@ -85,17 +85,17 @@ class Eigen:
                     "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
                     " loses its constant; add that direction, or decompose layer.drop_constant()"
                 )
-        values, vectors = _decompose(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
+        values, vectors = eigenpairs(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
         result = SpectralResult(
             report=Report.of(layer, self, None),
             constant_in=layer.constant_in,
             constant_out=layer.constant_out,
             outputs=outputs,
             eigenvalues=values.to(dtype),
-            eigenvectors=_fix_signs(vectors).to(dtype),
+            eigenvectors=fix_signs(vectors).to(dtype),
             directions=directions,
         )
-        return replace(result, report=Report.of(layer, self, _error(result, layer)))
+        return replace(result, report=Report.of(layer, self, spectral_error(result, layer)))
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
@@ -123,8 +123,11 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
     return replace(layer, left=core[:, : layer.rank], right=core[:, layer.rank :], constant_in=False), basis
 
 
-def _decompose(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of every direction."""
+def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of every direction.
+
+    Largest magnitude first; at most min(in, 2 hidden) a direction.
+    """
     core, basis = compress_inputs(layer, len(directions))
     size = core.shape[1]
     values: list[Tensor] = []
@@ -139,7 +142,7 @@ def _decompose(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Ten
 
 
 @torch.no_grad()
-def _error(result: SpectralResult, layer: BilinearLayer) -> float:
+def spectral_error(result: SpectralResult, layer: BilinearLayer) -> float:
     """Relative error of the result as it is returned, rounding to its dtype included; blocks are summed in chunks."""
     layer = layer.to(dtype=torch.float64)
     scale = float(norm(layer))
@@ -163,7 +166,7 @@ def _error(result: SpectralResult, layer: BilinearLayer) -> float:
     return (squared if total is None else float(total.square().sum())) ** 0.5 / scale
 
 
-def _fix_signs(vectors: Tensor) -> Tensor:
+def fix_signs(vectors: Tensor) -> Tensor:
     """Columns (..., in, rank) with the sign that makes the entry of largest magnitude positive."""
     largest = vectors.detach().abs().argmax(dim=-2, keepdim=True)
     sign = vectors.detach().gather(-2, largest).sign()

@@ -1,0 +1,187 @@
+"""Block-term decompositions: each output vector times a symmetric matrix of low rank.
+
+De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008 (rank-(L, L, 1) terms); here the matrices are symmetric.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.compress import Compressed, unfolding
+from tensornet_interp.decompositions.cp import report
+from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
+from tensornet_interp.decompositions.parametrize import Tied
+from tensornet_interp.decompositions.solve import FitOptions, InitialFit
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.report import Report
+from tensornet_interp.results import SpectralResult
+
+_SWEEP_FLOPS = 2e10  # what the alternating sweeps of a start may cost: about a second
+_SWEEPS = 10
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockTerm(FitOptions):
+    """B[out, i, j] ~ sum_block c[out, block] M[block, i, j], M[block] symmetric of rank L: rank-(L, L, 1) terms.
+
+    blocks: number of terms, at most out; None is that. rank: L, one number or one a block, at most min(in, 2 hidden);
+    None is that. With both None it is `output_svd`, which is exact. Starts from `output_svd` of these sizes, improves
+    it by alternating sweeps, which find the signs of eigenvalues, and finishes by Gauss-Newton on all blocks together.
+    start: a SpectralResult with as many blocks and at most L eigenpairs each. Other options: `FitOptions`.
+    Cost an iteration: 16 hidden R (in + out) + 25 * 6 R^2 in, with R the sum of L and in = min(in, 2 hidden).
+    """
+
+    blocks: int | None = None
+    rank: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks is not None:
+            check_int("blocks", self.blocks, 1)
+        if self.rank is None:
+            return
+        if isinstance(self.rank, Sequence) and not isinstance(self.rank, str):
+            for number, rank in enumerate(self.rank):
+                check_int(f"rank[{number}]", rank, 1)
+            if self.blocks is not None and len(self.rank) != self.blocks:
+                raise ValueError(f"rank lists {len(self.rank)} numbers for blocks={self.blocks}")
+        else:
+            check_int("rank", self.rank, 1)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["BlockTerm"]:
+        """From one block of rank one to all, which is exact."""
+        blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
+        steps = sorted({(1, 1), ((blocks + 1) // 2, (pairs + 1) // 2), (blocks, pairs)})
+        return [cls(blocks=b, rank=r) for b, r in steps]
+
+    def __call__(self, layer: BilinearLayer) -> SpectralResult:
+        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        n_out, n_in, _ = layer.shape
+        pairs = min(n_in, 2 * layer.rank)
+        given = [] if self.rank is None or isinstance(self.rank, int) else list(self.rank)
+        blocks = check_int("blocks", self.blocks or len(given) or n_out, 1, n_out, f"out={n_out}")
+        each = given or [self.rank if isinstance(self.rank, int) else pairs] * blocks
+        ranks = [check_int("rank", rank, 1, pairs, f"min(in={n_in}, 2 hidden={2 * layer.rank})") for rank in each]
+        self.check_layer(layer)
+        state = self.compress(layer)
+        ranks = [min(rank, state.core.shape[1]) for rank in ranks]
+        starts: list[InitialFit] = [(None, *self._first(state, ranks))]
+        for seed in range(self.seed, self.seed + self.starts - 1):
+            starts.append((seed, *_sweep(state.core, _random_outputs(state.core, blocks, seed), ranks)))
+        fit = self.run(state, starts)
+        model = fit.model
+        if not isinstance(model, Tied):
+            raise TypeError(f"a block-term fit needs tied vectors, got {type(model).__name__}")
+        outputs, values, vectors = _eigenbasis(fit.terms, model.signs, max(ranks))
+        dtype = layer.down.dtype
+        result = SpectralResult(
+            report=Report.of(layer, self, None),
+            outputs=outputs.to(dtype),
+            eigenvalues=(state.scale * values).to(dtype),
+            eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
+            constant_in=layer.constant_in,
+            constant_out=layer.constant_out,
+        )
+        return replace(result, report=report(result, layer, self, fit))
+
+    def _first(self, state: Compressed, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
+        if self.start is None:
+            left = unfolding(state.core, "out")[0]
+            if left.shape[1] < len(ranks):
+                extra = _random_outputs(state.core, len(ranks) - left.shape[1], self.seed)
+                left = torch.cat([left, extra], 1)
+            return _sweep(state.core, left[:, : len(ranks)], ranks)
+        if not isinstance(self.start, SpectralResult):
+            raise TypeError(f"start of block_term must be a SpectralResult, got {type(self.start).__name__}")
+        outputs = self.start.outputs.to(torch.float64)
+        values = self.start.eigenvalues.to(torch.float64) / (state.scale or 1.0)
+        if values.shape[0] != len(ranks) or values.shape[1] > min(ranks):
+            raise ValueError(
+                f"start has {values.shape[0]} blocks of rank {values.shape[1]}, asked are {len(ranks)} blocks of rank"
+                f" at least {min(ranks)}"
+            )
+        basis = self.start.eigenvectors.to(torch.float64)
+        if state.basis is not None:
+            basis = state.basis.T @ basis
+        if values.shape[1] < max(ranks):
+            return _sweep(state.core, outputs, ranks)
+        return _parameters(outputs, [(values[b, :r], basis[b, :, :r]) for b, r in enumerate(ranks)])
+
+
+def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tied, tuple[Tensor, Tensor]]:
+    """The model and its parameters (out, block), (in, sum of ranks) from eigenpairs (rank,), (in, rank) a block."""
+    values = torch.cat([value for value, _ in matrices])
+    vectors = torch.cat([vector for _, vector in matrices], 1)
+    block = torch.repeat_interleave(
+        torch.arange(len(matrices), device=values.device),
+        torch.tensor([len(value) for value, _ in matrices], device=values.device),
+    )
+    signs = torch.zeros(len(matrices), len(values), dtype=values.dtype, device=values.device)
+    signs[block, torch.arange(len(values), device=values.device)] = torch.where(values < 0, -1.0, 1.0).to(values.dtype)
+    return Tied(signs), (outputs, vectors * values.abs().sqrt())
+
+
+def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
+    """Alternate: every matrix the best of its rank for the residual, then all output vectors by least squares.
+
+    Neither step raises the error, and eigenvalues may change sign. The first pass starts from interaction matrices of
+    the outputs.
+    """
+    values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
+    matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
+    sweeps = min(_SWEEPS, int(_SWEEP_FLOPS / (len(ranks) * 9 * core.shape[1] ** 3)))
+    for _ in range(sweeps):
+        gram = torch.stack([torch.stack([_inner(m, n) for n in matrices]) for m in matrices])
+        against = torch.stack(
+            [core.down @ (((core.left.T @ v) * (core.right.T @ v)) @ value) for value, v in matrices], 1
+        )  # (out, block): <B[out], M[block]>
+        gram.diagonal().add_(1e-12 * gram.diagonal().mean())
+        outputs = torch.linalg.solve(gram, against.T).T
+        for number, rank in enumerate(ranks):
+            own = outputs[:, number]
+            rest = core.interaction_matrix(own)
+            for other, (value, vector) in enumerate(matrices):
+                if other != number:
+                    rest = rest - (own @ outputs[:, other]) * (vector * value) @ vector.T
+            squared = own.square().sum()
+            found, basis = torch.linalg.eigh(rest / torch.where(squared > 0, squared, torch.ones_like(squared)))
+            chosen = found.abs().topk(rank).indices
+            matrices[number] = (found[chosen], basis[:, chosen])
+    return _parameters(outputs, matrices)
+
+
+def _inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """<M, N> of two matrices given by eigenpairs."""
+    return first[0] @ (first[1].T @ second[1]).square() @ second[0]
+
+
+def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(core.shape[0], blocks, generator=generator, dtype=torch.float64).to(core.down)
+
+
+def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], signs: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit output vectors (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first."""
+    outputs, vectors, _ = terms
+    blocks = []
+    for block in range(len(signs)):
+        chosen = signs[block].nonzero()[:, 0]
+        output = outputs[:, chosen[0]] * signs[block, chosen[0]]  # without the sign of the first term
+        basis, triangle = torch.linalg.qr(vectors[:, chosen])
+        value, rotation = torch.linalg.eigh(triangle @ (signs[block, chosen, None] * triangle.T))
+        length = output.norm() * output[output.abs().argmax()].sign()
+        length = torch.where(length != 0, length, torch.ones_like(length))
+        value = torch.nn.functional.pad(value * length, (0, rank - len(value)))
+        order = value.abs().argsort(descending=True, stable=True)
+        vector = torch.nn.functional.pad(basis @ rotation, (0, rank - len(chosen)))
+        blocks.append((output / length, value[order], vector[:, order]))
+    blocks.sort(key=lambda block: -float(block[1].norm()))
+    return (
+        torch.stack([b[0] for b in blocks], 1),
+        torch.stack([b[1] for b in blocks]),
+        torch.stack([b[2] for b in blocks]),
+    )

@@ -1,0 +1,108 @@
+"""Exact compression: a layer of unit norm in few input coordinates, on which the iterative decompositions work."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.inner import norm
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram, input_gram
+
+_DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """layer = scale * (core in the coordinates of an orthonormal basis), float64; the core has norm 1, or 0."""
+
+    core: BilinearLayer  # (out, r, r)
+    basis: Tensor | None  # (in, r); None is the identity
+    scale: Tensor  # ()
+
+    def expand(self, vectors: Tensor) -> Tensor:
+        """(..., r, n) -> (..., in, n): vectors in the coordinates of the layer."""
+        return vectors if self.basis is None else self.basis @ vectors
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """(in, n) -> (r, n): coordinates of vectors; what is orthogonal to the layer's inputs is lost."""
+        return vectors if self.basis is None else self.basis.T @ vectors
+
+
+def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
+    """The layer as scale * core, its inputs in the coordinates of an orthonormal basis of span [left, right].
+
+    r = rank of [left, right], at most min(in, 2 rank): for a layer behind an embedding the width of the embedding.
+    inputs: False for the scale alone. Lossless to the rounding of the layer's dtype. Differentiable, then without looking for a smaller span than
+    min(in, 2 rank). Cost: 2 in (2 rank)^2.
+    """
+    exact = layer.to(dtype=torch.float64)
+    scale = norm(exact)
+    unit = replace(exact, down=exact.down / torch.where(scale > 0, scale, torch.ones_like(scale)))
+    if not inputs:
+        return Compressed(unit, None, scale)
+    both = torch.cat([unit.left, unit.right], 1)  # (in, 2 rank)
+    basis = None if both.requires_grad else _narrow_basis(both, torch.finfo(layer.down.dtype).eps)
+    if basis is None and both.shape[0] > both.shape[1]:
+        basis = torch.linalg.qr(both).Q
+    if basis is None:
+        return Compressed(unit, None, scale)
+    core = replace(unit, left=basis.T @ unit.left, right=basis.T @ unit.right, constant_in=False)
+    return Compressed(core, basis, scale)
+
+
+def unfolding(core: BilinearLayer, mode: str) -> tuple[Tensor, Tensor, float]:
+    """Left singular vectors (size, n), singular values (n,) and their floor of the symmetrized tensor along a mode.
+
+    mode: "out" or "in". The floor is the share of the largest value below which others are rounding: where out * r^2
+    entries fit (2^25) the small dense tensor is used, and it is the rounding of float64. Beyond, "out" takes the
+    singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
+    Gram matrix is used, which sees down to the square root of the rounding.
+    """
+    eps = torch.finfo(torch.float64).eps
+    n_out, n_in, _ = core.shape
+    if n_out * n_in**2 <= _DENSE_ELEMENTS:
+        tensor = core.interaction_matrix(torch.eye(n_out, dtype=torch.float64, device=core.down.device))
+        matrix = tensor.reshape(n_out, -1) if mode == "out" else tensor.transpose(0, 1).reshape(n_in, -1)
+        left, values = _left_singular(matrix)
+        return left, values, max(matrix.shape) * eps
+    if mode == "in":
+        squares, vectors = torch.linalg.eigh(input_gram(core))
+        return vectors.flip(1), squares.flip(0).clamp_min(0).sqrt(), n_in * eps**0.5
+    gram = cross_gram(core, core)
+    lengths = gram.diagonal().sqrt()
+    lengths = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+    gram.div_(lengths).div_(lengths[:, None])
+    root, failed = torch.linalg.cholesky_ex(gram)
+    diagonal = root.diagonal()
+    if not failed and float(diagonal.min()) > 1e-5:
+        left, values = _left_singular((core.down * lengths) @ root)
+        return left, values, core.rank * eps / float(diagonal.min()) ** 2
+    squares, vectors = torch.linalg.eigh(gram)
+    left, values = _left_singular((core.down * lengths) @ (vectors * squares.clamp_min(0).sqrt()))
+    return left, values, core.rank * eps**0.5
+
+
+def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of a matrix, a wide one through the R of its transpose."""
+    if matrix.shape[1] > matrix.shape[0]:
+        matrix = torch.linalg.qr(matrix.T, mode="r" if not matrix.requires_grad else "reduced").R.T
+    left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
+    return left, values
+
+
+def _narrow_basis(matrix: Tensor, eps: float) -> Tensor | None:
+    """An orthonormal basis of the columns where they span less than the matrix has room for, else None.
+
+    Found from the smaller Gram matrix and kept only if what it leaves out is rounding.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    tolerance = eps * matrix.shape[0] ** 0.5
+    squares, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
+    kept = squares > max(tolerance**2, 1e-13) * squares[-1]
+    rank = int(kept.sum())
+    if rank == 0 or rank == min(matrix.shape):
+        return None
+    basis = torch.linalg.qr(matrix @ vectors[:, kept] if tall else vectors[:, kept]).Q
+    left_out = matrix - basis @ (basis.T @ matrix)
+    return basis if bool(left_out.norm() <= 10 * tolerance * matrix.norm()) else None

@@ -1,0 +1,196 @@
+"""CP decompositions fitted to a layer: with free left and right factors, and with tied ones.
+
+Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP; INDSCAL for the tied form); Kolda and Bader, SIAM Review 51(3),
+2009, section 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.compress import Compressed
+from tensornet_interp.decompositions.errors import measure
+from tensornet_interp.decompositions.parametrize import Free, Tied
+from tensornet_interp.decompositions.solve import BestFit, FitOptions, InitialFit
+from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start
+from tensornet_interp.inner import difference
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.report import Report
+from tensornet_interp.results import CPResult, SpectralResult
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CP(FitOptions):
+    """B[out, in1, in2] ~ sum_rank weights[rank] c[out, rank] sym(a[in1, rank] b[in2, rank]), least squares.
+
+    rank: number of components, at most that of the layer, which is exact; None is that. The error is between
+    symmetrized tensors, so a and b are free up to a swap. Starts from leading eigencomponents, in pairs of either sign.
+    Other options: `FitOptions`. Not differentiable; the loss is, see `fit.products`.
+    Cost an iteration: 16 hidden rank (in + out) + 25 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
+    """
+
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank is not None:
+            check_int("rank", self.rank, 1)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
+        """From one component to as many as the layer has, which is exact."""
+        return [cls(rank=rank) for rank in sorted({1, 2, (layer.rank + 1) // 2, layer.rank})]
+
+    def __call__(self, layer: BilinearLayer) -> CPResult:
+        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        rank = _check_rank(self.rank, layer.rank, f"the layer {layer.name!r} has {layer.rank} hidden units")
+        self.check_layer(layer)
+        state = self.compress(layer)
+        core = state.core
+        model = Free()
+        if rank == layer.rank and not self.priors and self.start is None:
+            terms, fit = (core.down, core.left, core.right), None
+        else:
+            starts: list[InitialFit] = [(None, model, self._first(state, rank))]
+            for seed in range(self.seed, self.seed + self.starts - 1):
+                starts.append((seed, model, random_start(core, rank, seed)))
+            fit = self.run(state, starts)
+            terms = fit.terms
+        c, a, b = terms
+        outputs, left, right, weights = canonical(c, state.expand(a), state.expand(b))
+        dtype = layer.down.dtype
+        result = CPResult(
+            report=Report.of(layer, self, None),
+            weights=(state.scale * weights).to(dtype),
+            outputs=outputs.to(dtype),
+            left=left.to(dtype),
+            right=right.to(dtype),
+            constant_in=layer.constant_in,
+            constant_out=layer.constant_out,
+        )
+        return replace(result, report=report(result, layer, self, fit))
+
+    def _first(self, state: Compressed, rank: int) -> Triple:
+        given = self.given_start(state)
+        return extend(given, state.core, rank, self.seed, paired=True)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SymmetricCP(FitOptions):
+    """B[out, in1, in2] ~ sum_rank c[out, rank] eigenvalue[rank] v[in1, rank] v[in2, rank]: each term its own block.
+
+    rank: number of components, at most 2 hidden, which is exact; None is that. Signs are free. Starts from the leading
+    eigencomponents over all outputs. Other options: `FitOptions`; start must have equal left and right factors.
+    Cost an iteration: 16 hidden rank (in + out) + 25 * 6 rank^2 in, with in = min(in, 2 hidden) by compression.
+    """
+
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank is not None:
+            check_int("rank", self.rank, 1)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["SymmetricCP"]:
+        """From one component to two a hidden unit, which is exact."""
+        return [cls(rank=rank) for rank in sorted({1, 2, layer.rank, 2 * layer.rank})]
+
+    def __call__(self, layer: BilinearLayer) -> SpectralResult:
+        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        rank = _check_rank(self.rank, 2 * layer.rank, f"two for each of {layer.rank} hidden units")
+        self.check_layer(layer)
+        state = self.compress(layer)
+        core = state.core
+        model = Tied(torch.eye(rank, dtype=core.down.dtype, device=core.down.device))
+        if rank == 2 * layer.rank and not self.priors and self.start is None:
+            terms, fit = _polarized(core), None
+        else:
+            starts: list[InitialFit] = [(None, model, self._first(state, rank))]
+            for seed in range(self.seed, self.seed + self.starts - 1):
+                starts.append((seed, model, random_start(core, rank, seed, tied=True)[:2]))
+            fit = self.run(state, starts)
+            terms = fit.terms
+        c, a, _ = terms
+        outputs, vectors, _, values = canonical(c, state.expand(a), None)
+        dtype = layer.down.dtype
+        result = SpectralResult(
+            report=Report.of(layer, self, None),
+            outputs=outputs.to(dtype),
+            eigenvalues=(state.scale * values)[:, None].to(dtype),
+            eigenvectors=vectors.T[:, :, None].to(dtype),
+            constant_in=layer.constant_in,
+            constant_out=layer.constant_out,
+        )
+        return replace(result, report=report(result, layer, self, fit))
+
+    def _first(self, state: Compressed, rank: int) -> tuple[Tensor, Tensor]:
+        given = self.given_start(state)
+        if given is not None and given[1] is not given[2]:
+            raise ValueError("start of symmetric_cp must have equal left and right factors, as a SpectralResult has")
+        return extend(given, state.core, rank, self.seed, paired=False)[:2]
+
+
+def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, paired: bool) -> Triple:
+    """The given terms, and leading eigencomponents of what they leave, `rank` in all; small random ones if need be."""
+    terms = given
+    missing = rank - (0 if given is None else given[0].shape[1])
+    if missing < 0:
+        raise ValueError(f"start has {rank - missing} components, more than rank={rank}")
+    if missing:
+        rest = core if given is None else difference(BilinearLayer(*given), replace(core, constant_out=False))
+        more = (paired_start if paired else eigen_start)(rest, missing)
+        terms = more if terms is None else join(terms, more)
+    if terms is None:
+        raise ValueError("a start needs at least one component")
+    short = rank - terms[0].shape[1]
+    if short:
+        terms = join(terms, random_start(core, short, seed, tied=terms[1] is terms[2], scale=1e-3))
+    return terms
+
+
+def canonical(c: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(outputs, left, right, weights): unit columns, largest |weight| first; the entry of largest magnitude of every
+    column is positive, so the sign is in the weight. Without b the terms are c a a^T and right is left.
+    """
+    weights = torch.ones_like(c[0])
+    scaled = []
+    for factor, power in ((c, 1), (a, 1 if b is not None else 2), (b, 1)):
+        if factor is None:
+            continue
+        pivot = factor.gather(0, factor.abs().argmax(0, keepdim=True))[0]
+        length = torch.copysign(factor.norm(dim=0), pivot)
+        weights = weights * length**power
+        scaled.append(factor / torch.where(length != 0, length, torch.ones_like(length)))
+    order = weights.abs().argsort(descending=True, stable=True)
+    outputs, left, right = (factor[:, order] for factor in (*scaled, scaled[-1])[:3])
+    return outputs, left, left if b is None else right, weights[order]
+
+
+def report(result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, fit: BestFit | None) -> Report:
+    """The report of a fitted result; `fit` is None where the layer's own components were taken."""
+    if fit is None:
+        error = measure(result, layer, lambda: 0.0)
+        return Report.of(layer, method, error, seed=method.seed, stop_reason="exact: the layer's own components")
+    error = measure(result, layer, lambda: fit.squared_error)
+    return Report.of(
+        layer, method, error, seed=method.seed, convergence=fit.convergence, stop_reason=fit.fit.stop_reason,
+        starts=fit.starts,
+    )  # fmt: skip
+
+
+def _polarized(core: BilinearLayer) -> Triple:
+    """sym(w v^T) = 1/4 ((w + v)(w + v)^T - (w - v)(w - v)^T), w and v of equal length: two tied terms a hidden unit."""
+    w, v = core.left, core.right
+    ratio = (v.norm(dim=0) / w.norm(dim=0)).sqrt()
+    ratio = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, torch.ones_like(ratio))
+    w, v = w * ratio, v / ratio
+    vectors = torch.cat([w + v, w - v], 1)
+    return torch.cat([core.down, -core.down], 1) / 4, vectors, vectors
+
+
+def _check_rank(rank: int | None, most: int, why: str) -> int:
+    return most if rank is None else check_int("rank", rank, 1, most, why)

@@ -1,0 +1,29 @@
+"""The relative error of a result as it is returned."""
+
+from collections.abc import Callable
+
+import torch
+
+from tensornet_interp.inner import norm, relative_error
+from tensornet_interp.layer import BilinearLayer, BilinearMap
+
+_DENSE_ELEMENTS = 2**25  # entries of a dense difference that are still cheap (256 MB)
+
+
+@torch.no_grad()
+def measure(result: BilinearMap, layer: BilinearLayer, squared: Callable[[], float]) -> float:
+    """||symmetrized layer - result|| / ||symmetrized layer||, rounding to the dtype of the result included.
+
+    `squared()` is the relative squared error that the method knows of its own, good to 1e-15. It is taken where that
+    and the rounding of the dtype do not matter beside it; else the difference is measured entry by entry, if out * r^2
+    entries fit (2^25, r = min(in, 2 (rank + rank of the result))). A zero layer, of which every result is zero, has
+    error 0.
+    """
+    if not float(norm(layer)) > 0:
+        return 0.0
+    known = max(0.0, float(squared()))
+    width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
+    rounding = torch.finfo(layer.down.dtype).eps
+    if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > _DENSE_ELEMENTS:
+        return known**0.5
+    return relative_error(result, layer)

@@ -1,0 +1,169 @@
+"""Least-squares fits of sums of rank-one terms to a layer, on the factors alone.
+
+The loss is ||B - B'||^2 between symmetrized tensors, B of unit norm in compressed coordinates, by inner products of
+hidden units (`moments.cross_gram`); nothing of size out * in^2 is made. `gauss_newton` is for the plain loss: damped
+Gauss-Newton (Levenberg-Marquardt) whose linear systems are solved by preconditioned conjugate gradients, as in Sorber,
+Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` is for a loss with priors, by Adam.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.decompositions.parametrize import Curvature, Model
+from tensornet_interp.layer import BilinearLayer
+
+_EXACT = 1e-15  # a relative squared error that is rounding of the expansion
+_INNER = 25  # conjugate-gradient steps an iteration
+
+
+class Fit(NamedTuple):
+    """Parameters as fitted, the relative squared error by iteration, and why it ended."""
+
+    parameters: tuple[Tensor, ...]
+    losses: list[float]
+    stop_reason: str
+
+
+def products(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """<B, B'> and <B', B'>, differentiable: the squared error is 1 - 2 <B, B'> + <B', B'>, good to 1e-15."""
+    c, a, b = components
+    wa, va, wb, vb = target.left.T @ a, target.right.T @ a, target.left.T @ b, target.right.T @ b
+    cross = ((target.down.T @ c) * (wa * vb + va * wb)).sum() / 2
+    ab = a.T @ b
+    return cross, ((c.T @ c) * ((a.T @ a) * (b.T @ b) + ab * ab.T)).sum() / 2
+
+
+def gradient(
+    target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]
+) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
+    """The squared error and half its gradient in the components. Cost: 2 hidden rank (8 in + 2 out)."""
+    c, a, b = components
+    wa, va, wb, vb = target.left.T @ a, target.right.T @ a, target.left.T @ b, target.right.T @ b
+    cc, aa, bb, ab = c.T @ c, a.T @ a, b.T @ b, a.T @ b
+    hidden, gram = (wa * vb + va * wb) / 2, (aa * bb + ab * ab.T) / 2
+    outputs = target.down.T @ c
+    to_c = target.down @ hidden
+    to_a = (target.left @ (outputs * vb) + target.right @ (outputs * wb)) / 2
+    to_b = (target.left @ (outputs * va) + target.right @ (outputs * wa)) / 2
+    loss = 1 - 2 * float((c * to_c).sum()) + float((cc * gram).sum())
+    return loss, (
+        c @ gram - to_c,
+        (a @ (cc * bb) + b @ (cc * ab)) / 2 - to_a,
+        (b @ (cc * aa) + a @ (cc * ab.T)) / 2 - to_b,
+    )
+
+
+@torch.no_grad()
+def gauss_newton(
+    target: BilinearLayer,
+    model: Model,
+    parameters: tuple[Tensor, ...],
+    *,
+    max_iterations: int,
+    tolerance: float,
+    report: Callable[[float], None] = lambda loss: None,
+) -> Fit:
+    """Minimize the squared error from the given parameters; it never rises.
+
+    Ends when ten iterations together gain less than 10 * tolerance of the loss, or the loss is rounding, or no step
+    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 25 products of `Curvature`.
+    """
+    parameters = model.balance(parameters)
+    loss, wrt = gradient(target, model.components(parameters))
+    losses = [loss]
+    damping = 1e-3
+    for _ in range(max_iterations):
+        slope = model.gradient(parameters, wrt)
+        curvature = model.curvature(parameters)
+        while True:
+            step, predicted = _solve(curvature, slope, damping)
+            trial = tuple(p + s for p, s in zip(parameters, step, strict=True))
+            trial_loss, _ = gradient(target, model.components(trial))
+            if trial_loss < loss:
+                break
+            damping *= 4
+            if damping > 1e6:
+                return Fit(parameters, losses, "converged: no step lowers the loss")
+        gain = (loss - trial_loss) / predicted
+        damping = max(1e-9, damping / 3 if gain > 0.75 else damping if gain > 0.25 else 2 * damping)
+        parameters, loss = model.balance(trial), trial_loss
+        _, wrt = gradient(target, model.components(parameters))
+        losses.append(loss)
+        report(loss)
+        if loss < _EXACT:
+            return Fit(parameters, losses, "converged: the error is rounding")
+        if len(losses) > 10 and losses[-11] - loss < 10 * tolerance * loss:
+            return Fit(parameters, losses, "converged: the gain is below the tolerance")
+    return Fit(parameters, losses, f"not converged in {max_iterations} iterations")
+
+
+def descend(
+    loss: Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]],
+    parameters: tuple[Tensor, ...],
+    *,
+    max_iterations: int,
+    report: Callable[[float], None] = lambda loss: None,
+) -> Fit:
+    """Minimize loss(parameters) = (what is minimized, the squared error in it) by Adam with a cosine schedule.
+
+    The rate is a tenth of the root mean square of each parameter. The best parameters seen are returned.
+    """
+    free = [p.detach().clone().requires_grad_() for p in parameters]
+    optimizer = torch.optim.Adam(
+        [{"params": [p], "lr": 0.1 * float(p.detach().square().mean().sqrt()) or 0.1} for p in free]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_iterations)
+    losses: list[float] = []
+    best, kept = float("inf"), tuple(p.detach().clone() for p in free)
+    for step in range(max_iterations + 1):
+        with torch.enable_grad():
+            total, error = loss(tuple(free))
+        losses.append(float(error.detach()))
+        if float(total.detach()) < best:
+            best, kept = float(total.detach()), tuple(p.detach().clone() for p in free)
+        if step == max_iterations or not bool(torch.isfinite(total)):
+            break
+        report(losses[-1])
+        gradients = torch.autograd.grad(total, free)
+        for p, g in zip(free, gradients, strict=True):
+            p.grad = g
+        optimizer.step()
+        schedule.step()
+    if best == float("inf"):
+        raise ValueError("the loss with these priors is not finite at the start: check the penalties")
+    return Fit(kept, losses, f"{len(losses) - 1} steps of Adam")
+
+
+def _solve(curvature: Curvature, slope: tuple[Tensor, ...], damping: float) -> tuple[tuple[Tensor, ...], float]:
+    """A step x with (J^T J + damping) x = -slope by conjugate gradients, and the gain the quadratic model predicts."""
+    roots = [
+        torch.linalg.cholesky(block + damping * torch.eye(len(block), dtype=block.dtype, device=block.device))
+        for block in curvature.blocks
+    ]
+
+    def precondition(vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(torch.cholesky_solve(v.T, root).T for v, root in zip(vector, roots, strict=True))
+
+    step = tuple(torch.zeros_like(s) for s in slope)
+    rest = tuple(-s for s in slope)
+    direction = scaled = precondition(rest)
+    size = first = _dot(rest, scaled)
+    for _ in range(_INNER):
+        image = tuple(i + damping * d for i, d in zip(curvature.product(direction), direction, strict=True))
+        length = size / _dot(direction, image)
+        step = tuple(s + length * d for s, d in zip(step, direction, strict=True))
+        rest = tuple(r - length * i for r, i in zip(rest, image, strict=True))
+        scaled = precondition(rest)
+        size, previous = _dot(rest, scaled), size
+        if size < 1e-4 * first:
+            break
+        direction = tuple(s + size / previous * d for s, d in zip(scaled, direction, strict=True))
+    predicted = -2 * _dot(slope, step) - _dot(step, curvature.product(step))
+    return step, max(predicted, 1e-300)
+
+
+def _dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
+    return float(sum((a * b).sum() for a, b in zip(first, second, strict=True)))

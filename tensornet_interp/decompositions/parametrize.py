@@ -1,0 +1,124 @@
+"""Sums of rank-one terms as functions of their parameters: what the fits move."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Curvature(NamedTuple):
+    """J^T J of a model as a product with a direction, and its diagonal blocks as (n, n) matrices a parameter."""
+
+    product: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+    blocks: tuple[Tensor, ...]
+
+
+class Model(ABC):
+    """A sum of rank-one terms outputs[:, r] sym(left[:, r] right[:, r]^T) as a function of a tuple of parameters."""
+
+    @abstractmethod
+    def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """(out, rank), (in, rank), (in, rank) of the terms."""
+
+    @abstractmethod
+    def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same tensor, scales shared evenly."""
+
+    @abstractmethod
+    def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Gradient in the parameters from that in the components."""
+
+    @abstractmethod
+    def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
+        """The Gauss-Newton matrix J^T J at the parameters, to multiply with and to precondition by."""
+
+
+@dataclass(frozen=True)
+class Free(Model):
+    """sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T); parameters (outputs, left, right)."""
+
+    def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The parameters themselves."""
+        outputs, left, right = parameters
+        return outputs, left, right
+
+    def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Three norms equal in every component."""
+        norms = [factor.norm(dim=0) for factor in parameters]
+        size = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
+        return tuple(factor * (size / _nonzero(n)) for factor, n in zip(parameters, norms, strict=True))
+
+    def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """As it is."""
+        return wrt
+
+    def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
+        """Cost of a product: 24 rank^2 in."""
+        c, a, b = parameters
+        cc, aa, bb, ab = c.T @ c, a.T @ a, b.T @ b, a.T @ b
+        gram = (aa * bb + ab * ab.T) / 2
+        both = torch.cat([a, b], 1)
+        rank = a.shape[1]
+
+        def product(direction: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            dc, da, db = direction
+            from_a, from_b = da.T @ both, db.T @ both  # (rank, 2 rank)
+            daa, dab = from_a[:, :rank], from_a[:, rank:]  # [r, s] = da_r . a_s, da_r . b_s
+            dba, dbb = from_b[:, :rank], from_b[:, rank:]
+            dcc = dc.T @ c
+            # the tangent sum_r dc a b + c da b + c a db against the components
+            tangent = (daa * bb + dab * ab.T + aa * dbb + ab * dba) / 2
+            stack = torch.cat([a, b, da, db], 1)  # (in, 4 rank)
+            to_a = torch.cat([dcc * bb + cc * dbb, dcc * ab + cc * dab, cc * bb, cc * ab])
+            to_b = torch.cat([dcc * ab.T + cc * dba, dcc * aa + cc * daa, cc * ab.T, cc * aa])
+            return dc @ gram + c @ tangent, stack @ to_a / 2, stack @ to_b / 2
+
+        return Curvature(product, (gram, cc * bb / 2, cc * aa / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Tied(Model):
+    """sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T; parameters (outputs, vectors).
+
+    signs (block, rank) holds one +1 or -1 a column: which block a vector belongs to, and whether it adds or subtracts.
+    """
+
+    signs: Tensor
+
+    def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs repeated over the vectors of a block; left and right are one object."""
+        outputs, vectors = parameters
+        return outputs @ self.signs, vectors, vectors
+
+    def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The norm of an output vector is that of all vectors of its block."""
+        outputs, vectors = parameters
+        block = (vectors.square().sum(0) @ self.signs.abs().T).sqrt()  # (block,)
+        size = (_nonzero(block) / _nonzero(outputs.norm(dim=0))) ** (2 / 3)
+        return outputs * size, vectors * (size**-0.5 @ self.signs.abs())
+
+    def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Summed over what is shared."""
+        return wrt[0] @ self.signs.T, wrt[1] + wrt[2]
+
+    def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
+        """Cost of a product: 6 rank^2 in."""
+        outputs, a = parameters
+        c = outputs @ self.signs
+        cc, aa = c.T @ c, a.T @ a
+
+        def product(direction: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            dc, da = direction[0] @ self.signs, direction[1]
+            daa, dcc = da.T @ a, dc.T @ c
+            to_c = dc @ (aa * aa) + 2 * c @ (daa * aa)
+            to_a = 2 * (a @ (dcc * aa + cc * daa) + da @ (cc * aa))
+            return to_c @ self.signs.T, to_a
+
+        return Curvature(product, (self.signs @ (aa * aa) @ self.signs.T, 2 * cc * aa))
+
+
+def _nonzero(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, torch.ones_like(values))

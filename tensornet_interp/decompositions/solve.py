@@ -1,0 +1,161 @@
+"""What the fitted decompositions share: their options, several starts, priors, and the way back to the layer."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.compress import Compressed, compress
+from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, products
+from tensornet_interp.decompositions.parametrize import Model
+from tensornet_interp.decompositions.priors import Factors, Prior
+from tensornet_interp.decompositions.starts import Triple
+from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.report import Start
+
+InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not random), what is fitted, from where
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FitOptions:
+    """Options of a decomposition that is fitted.
+
+    priors: what else is asked of the factors, see `priors`; the fit then goes by Adam in the layer's coordinates.
+    start: where to begin, in the place of the leading eigencomponents; it may have fewer components, the rest are then
+    leading ones of what it leaves. It is not changed.
+    starts: how many; those after the first are random, from seed, seed + 1, ... The best is returned, `report.starts`
+    tells of all. max_iterations: by default 200, with priors 600 steps. tolerance: stop when an iteration gains less
+    than this share of the squared error, mean of ten.
+    """
+
+    priors: Sequence[Prior] = ()
+    start: BilinearMap | None = None
+    starts: int = 1
+    max_iterations: int | None = None
+    tolerance: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.priors, Prior) or not all(isinstance(prior, Prior) for prior in self.priors):
+            raise TypeError(f"priors must be a list of Prior objects, as [Sparse('outputs')]; got {self.priors!r}")
+        if self.start is not None and not isinstance(self.start, BilinearMap):
+            raise TypeError(f"start must be a result or a layer, got {type(self.start).__name__}")
+        check_int("starts", self.starts, 1)
+        if self.max_iterations is not None:
+            check_int("max_iterations", self.max_iterations, 1)
+        if not isinstance(self.tolerance, float | int) or not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be in [0, 1), got {self.tolerance!r}")
+        check_int("seed", self.seed, 0)
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def check_layer(self, layer: BilinearLayer) -> None:
+        """Priors and start must fit the layer."""
+        like = layer.down.new_zeros
+        for prior in self.priors:
+            prior.check(Factors(like(layer.shape[0], 1), like(layer.shape[1], 1), like(layer.shape[1], 1)))
+        if self.start is None:
+            return
+        if self.start.sizes != layer.sizes:
+            raise ValueError(f"start has modes of sizes {self.start.sizes}, the layer {layer.sizes}")
+
+    def compress(self, layer: BilinearLayer) -> Compressed:
+        """What is fitted: with priors, which are about the layer's own coordinates, no others are taken."""
+        return compress(layer, inputs=not self.priors)
+
+    def given_start(self, state: Compressed) -> Triple | None:
+        """The terms of `start` in the coordinates of the fit, and at its scale."""
+        if self.start is None:
+            return None
+        layer = self.start.to_layer().to(state.core.down.device, torch.float64)
+        left = state.project(layer.left)
+        tied = layer.left is layer.right or torch.equal(layer.left, layer.right)
+        return layer.down / (state.scale or 1.0), left, left if tied else state.project(layer.right)
+
+    def run(self, state: Compressed, initial: Sequence[InitialFit]) -> "BestFit":
+        """Every start to its end, and the best of them: the model, its fit, and how all ended."""
+        target = state.core
+        limit = self.max_iterations or (600 if self.priors else 200)
+        ended: list[tuple[float, int | None, Model, Fit, Triple]] = []
+        with tqdm(total=limit * len(initial), desc=type(self).__name__, leave=False, delay=3) as bar:
+            for seed, model, parameters in initial:
+                if self.priors:
+                    fit = descend(
+                        self._penalized(target, model), parameters, max_iterations=limit, report=lambda _: bar.update()
+                    )
+                else:
+                    fit = gauss_newton(
+                        target, model, parameters, max_iterations=limit, tolerance=self.tolerance,
+                        report=lambda _: bar.update(),
+                    )  # fmt: skip
+                with torch.no_grad():
+                    terms = self._constrained(Factors(*model.components(fit.parameters)))
+                    scaled, error = _refit_scale(target, terms)
+                ended.append((error, seed, model, fit, scaled))
+        ended.sort(key=lambda end: end[0] if math.isfinite(end[0]) else math.inf)
+        best = ended[0]
+        starts = tuple(
+            Start(seed, max(0.0, error) ** 0.5, _nearest(best[4], terms), len(fit.losses) - 1, fit.stop_reason)
+            for error, seed, _, fit, terms in ended
+        )
+        return BestFit(best[4], best[2], best[0], best[3], starts if len(starts) > 1 else ())
+
+    def _constrained(self, factors: Factors) -> Factors:
+        for prior in self.priors:
+            factors = prior.constrain(factors)
+        return factors
+
+    def _penalized(self, target: BilinearLayer, model: Model) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
+        def loss(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            factors = self._constrained(Factors(*model.components(parameters)))
+            cross, squared = products(target, factors)
+            error = 1 - 2 * cross + squared
+            penalties = [prior.strength * prior.penalty(factors) for prior in self.priors]
+            return error + sum(penalties, torch.zeros_like(error)), error
+
+        return loss
+
+
+@dataclass(frozen=True, eq=False)
+class BestFit:
+    """The terms of the best start in the coordinates of the fit, its model, squared error and history; all starts."""
+
+    terms: Triple
+    model: Model
+    squared_error: float
+    fit: Fit
+    starts: tuple[Start, ...]
+
+    @property
+    def convergence(self) -> tuple[float, ...]:
+        """Relative error by iteration."""
+        return tuple(max(0.0, loss) ** 0.5 for loss in self.fit.losses)
+
+
+def congruence(first: Triple, second: Triple) -> Tensor:
+    """|c . c'| max(|a . a'| |b . b'|, |a . b'| |b . a'|) of unit-norm terms, (rank, rank'): 1 for equal components."""
+    (c, a, b), (c2, a2, b2) = (tuple(_unit(factor) for factor in terms) for terms in (first, second))
+    straight, swapped = (a.T @ a2) * (b.T @ b2), (a.T @ b2) * (b.T @ a2)
+    return (c.T @ c2).abs() * torch.maximum(straight.abs(), swapped.abs())
+
+
+def _nearest(best: Triple, other: Triple) -> float:
+    return float(congruence(best, other).amax(1).mean())
+
+
+def _unit(factor: Tensor) -> Tensor:
+    length = factor.norm(dim=0)
+    return factor / torch.where(length > 0, length, torch.ones_like(length))
+
+
+def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:
+    """The terms times the one number that fits best, and the relative squared error then."""
+    cross, squared = products(target, factors)
+    scale = cross / squared if squared > 0 else torch.ones_like(squared)
+    return (scale * factors.outputs, factors.left, factors.right), float(1 - 2 * scale * cross + scale**2 * squared)

@@ -1,0 +1,83 @@
+"""Where iterative fits start: leading eigencomponents, given components, random ones."""
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.decompositions.compress import unfolding
+from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+
+_EIGEN_FLOPS = 1e11  # what a start may cost: some seconds
+
+Triple = tuple[Tensor, Tensor, Tensor]  # outputs (out, rank), left (in, rank), right (in, rank)
+
+
+def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
+    """The eigencomponents of largest magnitude over all outputs, at most `rank`; left and right are one object.
+
+    Eigenvalues go into the outputs. Cost: 9 out in^3; above 1e11 flops only leading left singular vectors of the output
+    unfolding are taken in the place of all outputs.
+    """
+    outputs, values, vectors = _components(layer)
+    chosen = values.abs().flatten().topk(min(rank, values.numel())).indices
+    block, pair = chosen // values.shape[1], chosen % values.shape[1]
+    inputs = vectors[block, :, pair].T
+    return outputs[:, block] * values[block, pair], inputs, inputs
+
+
+def paired_start(layer: BilinearLayer, rank: int) -> Triple:
+    """At most `rank` terms that each hold a positive and a negative eigencomponent of one output, largest first.
+
+    p v v^T - q w w^T = sym((sqrt(p) v + sqrt(q) w)(sqrt(p) v - sqrt(q) w)^T): one term with left and right free does
+    the work of two tied ones. The k-th largest of either sign are paired; where one sign has fewer, the other goes alone.
+    Cost: as `eigen_start`.
+    """
+    outputs, values, vectors = _components(layer)
+    count = min(rank, values.shape[1])
+    order = values.argsort(dim=1, descending=True)
+    ends = torch.stack([order[:, :count], order.flip(1)[:, :count]])  # (2, block, pair): most positive, most negative
+    sign = torch.tensor([1.0, -1.0], dtype=values.dtype, device=values.device)[:, None, None]
+    size = (sign * values.gather(1, ends.movedim(0, 1).flatten(1)).unflatten(1, (2, count)).movedim(1, 0)).clamp_min(0)
+    chosen = size.square().sum(0).flatten().topk(min(rank, size[0].numel())).indices
+    block, pair = chosen // count, chosen % count
+    plus, minus = (
+        vectors[block, :, end[block, pair]].T * s[block, pair].sqrt() for end, s in zip(ends, size, strict=True)
+    )
+    return outputs[:, block], plus + minus, plus - minus
+
+
+def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
+    """The outputs (out, rank) that with these input factors come nearest to the layer, by least squares."""
+    terms = BilinearLayer(torch.ones_like(left[:1]), left, right)
+    gram = cross_gram(terms, terms)
+    gram.diagonal().add_(1e-10 * gram.diagonal().mean())  # dependent terms share what they hold
+    return torch.linalg.solve(gram, (layer.down @ cross_gram(layer, terms)).T).T
+
+
+def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = False, scale: float = 1.0) -> Triple:
+    """Standard normal input factors, their outputs by least squares; scaled."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (layer.shape[1], rank)
+    left = torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
+    right = left if tied else torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
+    return scale * fit_outputs(layer, left, right), left, right
+
+
+def join(first: Triple, second: Triple) -> Triple:
+    """The terms of both, in this order; tied where both are."""
+    outputs, left = torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
+    if first[1] is first[2] and second[1] is second[2]:
+        return outputs, left, left
+    return outputs, left, torch.cat([first[2], second[2]], 1)
+
+
+def _components(layer: BilinearLayer) -> Triple:
+    """Output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each."""
+    n_out, n_in, _ = layer.shape
+    affordable = max(1, int(_EIGEN_FLOPS / (9 * n_in**3)))
+    directions = torch.eye(n_out, dtype=layer.down.dtype, device=layer.down.device)
+    if n_out > affordable:
+        directions = unfolding(layer, "out")[0][:, :affordable].T
+    values, vectors = eigenpairs(layer, directions, min(n_in, 2 * layer.rank))
+    return directions.T, values, vectors

@@ -1,0 +1,215 @@
+"""Tucker decompositions with one input factor: higher-order SVD and its iteration.
+
+De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000: the HOSVD (pages 1253-1278) and the best
+rank-(R1, ..., RN) approximation by alternation (pages 1324-1342).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
+from tensornet_interp.decompositions.errors import measure
+from tensornet_interp.inner import norm
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import input_gram
+from tensornet_interp.report import Report
+from tensornet_interp.results import TuckerResult
+
+
+@dataclass(frozen=True)
+class HOSVD:
+    """B[out, in1, in2] ~ sum core[a, b, c] U[out, a] Q[in1, b] Q[in2, c] with U, Q leading left singular vectors.
+
+    U of the unfolding (out, in1 in2), Q of the unfolding (in1, out in2) of the symmetrized tensor, both orthonormal.
+    The core keeps the hidden units of the layer: down -> U^T down, left -> Q^T left, right -> Q^T right.
+    One of three says how much is kept:
+    ranks: (output rank, input rank);
+    energy: in each unfolding the fewest vectors whose squared singular values sum to this share, in (0, 1];
+    error: the fewest that guarantee this relative error, in [0, 1); each of the three modes gets a third of its square.
+    None of them: all that is not zero. Rounding: singular values below `report.floor` of the largest.
+    Differentiable in the layer where the ranks cut no cluster of singular values.
+    Cost: compression 8 in rank^2, then out r^2 (rank + min(out, r)) with r = min(in, 2 rank) compressed inputs; above
+    2^25 entries of (out, r, r) by Gram matrices instead, 8 rank^2 r.
+    """
+
+    ranks: tuple[int, int] | None = None
+    energy: float | None = None
+    error: float | None = None
+    nested: ClassVar[bool] = True  # the error never rises along the ladder
+
+    def __post_init__(self) -> None:
+        _check_options(self.ranks, self.energy, self.error)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["HOSVD"]:
+        """From ranks (1, 1) to all, which is exact."""
+        return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
+
+    def __call__(self, layer: BilinearLayer) -> TuckerResult:
+        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        _check_ranks(self.ranks, layer)
+        state = compress(layer)
+        outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)
+        return _result(layer, self, state, outputs, inputs, spectra, floor)
+
+
+@dataclass(frozen=True)
+class Tucker:
+    """The HOSVD improved by higher-order orthogonal iteration: alternately U and Q, each from the projected tensor.
+
+    ranks, energy, error: as in `HOSVD`, which is the start and decides the ranks. max_iterations, tolerance: stop when
+    an iteration gains less than tolerance of the squared norm. Every accepted step lowers the error: where one input
+    factor used twice makes the plain step worse, it is damped. Cost an iteration: 8 rank^2 r + 9 r^3.
+    """
+
+    ranks: tuple[int, int] | None = None
+    energy: float | None = None
+    error: float | None = None
+    max_iterations: int = 100
+    tolerance: float = 1e-10
+
+    def __post_init__(self) -> None:
+        _check_options(self.ranks, self.energy, self.error)
+        check_int("max_iterations", self.max_iterations, 1)
+        _check_share("tolerance", self.tolerance, low_open=False, high_open=True)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["Tucker"]:
+        """From ranks (1, 1) to all, which is exact."""
+        return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
+
+    def __call__(self, layer: BilinearLayer) -> TuckerResult:
+        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        _check_ranks(self.ranks, layer)
+        state = compress(layer)
+        outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)
+        full = outputs.shape[1] == outputs.shape[0] and inputs.shape[1] == inputs.shape[0]
+        history: list[float] = []
+        stop = "nothing to improve: all ranks are full"
+        if not full:
+            outputs, inputs, history, stop = self._iterate(state.core, outputs, inputs)
+        return _result(layer, self, state, outputs, inputs, spectra, floor, tuple(history), stop)
+
+    def _iterate(self, core: BilinearLayer, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, list[float], str]:
+        total = float(norm(core)) ** 2
+        kept = _kept(core, outputs, inputs)
+        history = [max(0.0, total - kept) ** 0.5]
+        shift = 0.0
+        for _ in range(self.max_iterations):
+            narrow = replace(core, left=inputs.T @ core.left, right=inputs.T @ core.right)
+            new_outputs = unfolding(narrow, "out")[0][:, : outputs.shape[1]]
+            projected = replace(core, down=new_outputs.T @ core.down)
+            # a step along the gradient of <P, A(P)> with P the projector; the shift makes the form convex
+            gram = input_gram(projected, inputs @ inputs.T)
+            new_inputs = torch.linalg.eigh(gram + shift * inputs @ inputs.T).eigenvectors.flip(1)[:, : inputs.shape[1]]
+            gained = _kept(core, new_outputs, new_inputs) - kept
+            if gained < 0 and shift < 1e3 * total:
+                shift = max(4 * shift, 0.1 * total)
+                continue
+            if gained > 0:
+                outputs, inputs, kept = new_outputs, new_inputs, kept + gained
+                history.append(max(0.0, total - kept) ** 0.5)
+            if gained <= self.tolerance * total:
+                return outputs, inputs, history, "converged: the gain is below the tolerance"
+        return outputs, inputs, history, f"not converged in {self.max_iterations} iterations"
+
+
+def _kept(core: BilinearLayer, outputs: Tensor, inputs: Tensor) -> float:
+    projected = replace(core, down=outputs.T @ core.down, left=inputs.T @ core.left, right=inputs.T @ core.right)
+    return float(norm(projected)) ** 2
+
+
+def _higher_order_svd(
+    core: BilinearLayer, ranks: tuple[int, int] | None, energy: float | None, error: float | None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], float]:
+    """Factors (out, a), (in, b), both spectra and the larger floor, of a compressed layer."""
+    factors, spectra, floors = zip(*(unfolding(core, mode) for mode in ("out", "in")), strict=True)
+    kept = []
+    for number, (values, floor) in enumerate(zip(spectra, floors, strict=True)):
+        squares = values.detach().square()
+        total = squares.sum()
+        tails = total - squares.cumsum(0)  # what is lost with the first 1, 2, ... vectors
+        if ranks is not None:
+            rank = min(ranks[number], len(values))
+        elif energy is not None and energy < 1:
+            rank = 1 + int((tails > (1 - energy) * total).sum())
+        elif error:
+            rank = 1 + int((tails > error**2 / 3 * total).sum())
+        else:
+            rank = max(1, int((values > floor * values[0]).sum()))
+        kept.append(min(rank, len(values)))
+    return factors[0][:, : kept[0]], factors[1][:, : kept[1]], (spectra[0], spectra[1]), max(floors)
+
+
+def _result(
+    layer: BilinearLayer,
+    method: HOSVD | Tucker,
+    state: Compressed,
+    outputs: Tensor,
+    inputs: Tensor,
+    spectra: tuple[Tensor, Tensor],
+    floor: float,
+    convergence: tuple[float, ...] = (),
+    stop: str = "direct",
+) -> TuckerResult:
+    dtype = layer.down.dtype
+    core = BilinearLayer(
+        state.scale * (outputs.T @ state.core.down),
+        inputs.T @ state.core.left,
+        inputs.T @ state.core.right,
+        f"{layer.name} core".strip(),
+        (*layer.history, "in the coordinates of Tucker factors"),
+    )
+    result = TuckerResult(
+        report=Report.of(layer, method, None),
+        outputs=outputs.to(dtype),
+        inputs=state.expand(inputs).to(dtype),
+        core=core.to(dtype=dtype),
+        singular_values=(state.scale * spectra[0], state.scale * spectra[1]),
+        constant_in=layer.constant_in,
+        constant_out=layer.constant_out,
+    )
+    error = measure(result, layer, lambda: 1 - _kept(state.core, outputs, inputs))
+    report = Report.of(layer, method, error, convergence=convergence, stop_reason=stop, floor=floor)
+    return replace(result, report=report)
+
+
+def _check_options(ranks: object, energy: float | None, error: float | None) -> None:
+    given = [name for name, value in (("ranks", ranks), ("energy", energy), ("error", error)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of ranks, energy and error, got {' and '.join(given)}")
+    if ranks is not None:
+        if not isinstance(ranks, tuple | list) or len(ranks) != 2:
+            raise TypeError(f"ranks must be a pair (output rank, input rank), got {ranks!r}; the input factor is one")
+        for name, rank in zip(("output rank", "input rank"), ranks, strict=True):
+            check_int(name, rank, 1)
+    if energy is not None:
+        _check_share("energy", energy, low_open=True, high_open=False)
+    if error is not None:
+        _check_share("error", error, low_open=False, high_open=True)
+
+
+def _check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
+        bounds = f"{'(' if low_open else '['}0, 1{')' if high_open else ']'}"
+        raise ValueError(f"{name} must be in {bounds}, got {value}")
+
+
+def _check_ranks(ranks: tuple[int, int] | None, layer: BilinearLayer) -> None:
+    if ranks is not None:
+        n_out, n_in, _ = layer.shape
+        check_int("output rank", ranks[0], 1, n_out, f"mode 'out' has size {n_out}")
+        check_int("input rank", ranks[1], 1, n_in, f"modes 'in1' and 'in2' have size {n_in}")
+
+
+def _ranks_ladder(layer: BilinearLayer) -> list[tuple[int, int]]:
+    n_out, n_in, _ = layer.shape
+    middle = ((n_out + 1) // 2, (n_in + 1) // 2)
+    return sorted({(1, 1), (1, middle[1]), middle, (n_out, middle[1]), (n_out, n_in)})

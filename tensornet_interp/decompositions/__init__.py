@@ -8,6 +8,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions.random_components import RandomComponents
+from tensornet_interp.decompositions.tensorly_adapter import TensorlyNonNegativeParafac, TensorlyParafac, TensorlyTucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import get_decomposition, register_decomposition
@@ -27,6 +29,10 @@ class Decomposition(Protocol):
 
 BUILT_IN: dict[str, type] = {
     "eigen": Eigen,
+    "random_components": RandomComponents,
+    "tensorly_non_negative_parafac": TensorlyNonNegativeParafac,
+    "tensorly_parafac": TensorlyParafac,
+    "tensorly_tucker": TensorlyTucker,
 }
 for _name, _class in BUILT_IN.items():
     register_decomposition(_name)(_class)

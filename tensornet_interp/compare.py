@@ -21,8 +21,9 @@ LEVELS = ("component", "block")
 class Matching:
     """Pairs (component of a, component of b), how alike each pair is, and b put in the order of a.
 
-    `aligned` is b itself, no number of it lost: its first components are the partners of `pairs` in the order of a,
-    with their left, right and sign, the others follow. It is not sorted by weight, and weights may be negative.
+    `aligned` is the function of b, nothing of it lost: its first components are the partners of `pairs` in the order
+    of a, their left, right and signs chosen as in a, the others follow. It is not sorted by weight, and weights may be
+    negative.
     """
 
     pairs: tuple[tuple[int, int], ...]  # in the order of a

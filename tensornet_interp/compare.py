@@ -45,7 +45,7 @@ class Matching:
 class Stability:
     """How alike the results of several fits are. Only pairs of two different fits count."""
 
-    matrix: Tensor  # (fit, fit), float64: mean congruence; NaN on the diagonal
+    matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
     components: tuple[Tensor, ...]  # a fit each: (component,), mean congruence with its partners in the other fits
 
     @property
@@ -96,8 +96,8 @@ def stability(results: Sequence[TensorNetwork], *, level: str = "component") -> 
     """
     if len(results) < 2:
         raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
-    matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64)
-    totals = [torch.zeros(_rank(result, level), dtype=torch.float64) for result in results]
+    matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
+    totals = [torch.zeros(_rank(result, level), dtype=torch.float64, device="cpu") for result in results]
     for i, first in enumerate(results):
         for j, second in enumerate(results[:i]):
             matching = match(first, second, level=level)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+_MARKERS = "os^Dv<>pP"
 
 
 def pareto(
@@ -22,7 +24,8 @@ def pareto(
 
     x, y, by: fields of the records or options. A record is beaten by one with no larger x and no larger y (with
     maximize=True: no smaller y) that is better in one of them. Records without the two numbers (failed fits) are
-    left out, and the title says how many. An axis is logarithmic where all values are positive and span more than 10.
+    left out, and the title says how many. An axis is logarithmic where all values are positive and span more than a
+    factor 10; a y to be maximized is not. Leave out exact fits, whose error is rounding, where they press the rest.
     """
     points = [(value, *xy) for record in records if (xy := _numbers(record, x, y)) for value in [_get(record, by)]]
     if not points:
@@ -30,14 +33,17 @@ def pareto(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     front = _front([(px, py) for _, px, py in points], maximize)
-    axes.plot(*zip(*front, strict=True), color="0.3", linewidth=1.2, zorder=1, label="Pareto front")
-    for group in dict.fromkeys(str(value) for value, _, _ in points):
+    # steps: between two points there is nothing better than the left one
+    axes.step(*zip(*front, strict=True), where="post", color="0.3", linewidth=1.2, zorder=1, label="Pareto front")
+    groups = dict.fromkeys(str(value) for value, _, _ in points)
+    for group, marker in zip(groups, cycle(_MARKERS), strict=False):
         mine = [(px, py) for value, px, py in points if str(value) == group]
-        axes.scatter([p[0] for p in mine], [p[1] for p in mine], s=28, alpha=0.85, label=group, zorder=2)
+        axes.scatter([p[0] for p in mine], [p[1] for p in mine], s=28, alpha=0.8, marker=marker, label=group, zorder=2)
     axes.plot(*zip(*front, strict=True), "o", markersize=9, fillstyle="none", color="0.2", zorder=3)
-    for scale, values in ((axes.set_xscale, [p[1] for p in points]), (axes.set_yscale, [p[2] for p in points])):
-        if min(values) > 0 and max(values) > 10 * min(values):
-            scale("log")
+    if _spread([px for _, px, _ in points]):
+        axes.set_xscale("log")
+    if not maximize and _spread([py for _, _, py in points]):
+        axes.set_yscale("log")
     _label(axes, x, y, by, len(records) - len(points))
     return figure
 
@@ -49,6 +55,10 @@ def _label(axes: Axes, x: str, y: str, by: str, left_out: int) -> None:
     axes.legend(title=by, fontsize=8, loc="best")
     if left_out:
         axes.set_title(f"{left_out} records without these numbers are not shown", fontsize=9)
+
+
+def _spread(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _get(record: Record, name: str) -> Any:

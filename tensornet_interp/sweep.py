@@ -10,11 +10,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -71,7 +71,7 @@ def sweep(
         head = {"method": method, "options": describe(options), "seed": seed, "fingerprint": mark, "layer": target.name}
         jobs[_key(head)] = (seeded, seed, head)
     path = None if path is None else Path(path)
-    known = {_key(record): record for record in (_repaired(path) if path else [])}
+    known = {} if path is None else {_key(record): record for record in _repaired(path)}
     records = []
     for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
         if key not in known:
@@ -102,23 +102,28 @@ def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def parameters(result: TensorNetwork) -> int:
-    """Numbers in a result: the sizes of its arrays, each counted once however often the network uses it.
+    """Numbers in a result: the sizes of its arrays; arrays that are equal count once (a tied factor).
 
     Norms, orthogonality and the zeros of a padded block are not taken off. The core of a `TuckerResult` counts as its
-    dense symmetric tensor, a b (b + 1) / 2, where that is smaller than its CP factors.
+    dense symmetric tensor, a b (b + 1) / 2, where that is smaller than its CP factors. TensorLy's Tucker, iterated, has
+    two different input factors; as ours it has a basis of both, which counts more than its own a b^2 for the core.
     """
     if isinstance(result, TuckerResult):
         a, b = result.ranks
         core = min(parameters(result.core), a * b * (b + 1) // 2)
         return core + result.outputs.numel() + result.inputs.numel()
-    return sum({id(term.data): term.data.numel() for term in result.terms()}.values())
+    distinct: list[Tensor] = []
+    for term in result.terms():
+        if not any(torch.equal(term.data, other) for other in distinct):
+            distinct.append(term.data)
+    return sum(array.numel() for array in distinct)
 
 
 def fingerprint(part: TensorNetwork) -> str:
     """16 hexadecimal digits of the SHA-256 of the arrays with modes, shapes and dtypes, without name and device."""
     digest = hashlib.sha256()
     for term in part.terms():
-        digest.update(f"{term.modes} {_describe_tensor(term.data)};".encode())
+        digest.update(f"{term.modes} {_describe_array(term.data)};".encode())
     constants = [getattr(part, name, False) for name in ("constant_in", "constant_out")]
     return hashlib.sha256(digest.digest() + str(constants).encode()).hexdigest()[:16]
 
@@ -127,14 +132,16 @@ def describe(value: object) -> Any:
     """A value in words of JSON; equal values give equal words."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Integral):  # numpy's
-        return int(value)
-    if isinstance(value, Tensor):
-        return _describe_tensor(value)
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, Tensor | np.ndarray):
+        return _describe_array(torch.as_tensor(value))
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | range):
         return [describe(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((describe(item) for item in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         options = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__} | options
@@ -217,6 +224,8 @@ def _repaired(path: Path) -> list[Record]:
     if path.exists() and path.stat().st_size > whole:
         warnings.warn(f"the last line of {path} was cut off: removed, and run again", stacklevel=3)
         os.truncate(path, whole)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()  # what cannot be written to is an error before the first fit
     return records
 
 
@@ -224,7 +233,7 @@ def _key(record: Mapping[str, Any]) -> str:
     return json.dumps([record[name] for name in _KEY], sort_keys=True)
 
 
-def _describe_tensor(tensor: Tensor) -> str:
+def _describe_array(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return f"tensor({tuple(tensor.shape)}, {tensor.dtype}, sha256 {hashlib.sha256(raw).hexdigest()[:16]})"
 

@@ -37,9 +37,9 @@ def test_the_front_is_what_no_record_beats():
 
 
 def test_larger_may_be_better():
-    rows = [record("cp", x, 0, cosine=y) for x, y in ((10, 0.5), (20, 0.4), (30, 0.9))]
+    rows = [record("cp", x, 0, cosine=y) for x, y in ((10, 0.05), (20, 0.04), (30, 0.9))]
     figure = pareto(rows, y="cosine", maximize=True)
-    assert lines(figure)["Pareto front"] == [[10, 30], [0.5, 0.9]]
+    assert lines(figure)["Pareto front"] == [[10, 30], [0.05, 0.9]]
     assert figure.axes[0].get_yscale() == "linear"
     assert figure.axes[0].get_title() == ""
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -180,6 +181,10 @@ def test_options_that_json_has_no_word_for(counted, tmp_path):
 def test_description_of_values():
     assert describe((1, [True, None], range(2))) == [1, [True, None], [0, 1]]
     assert describe(torch.float32) == "torch.float32"
+    assert describe({"a": np.float32(0.5), 2: torch.tensor(3)}) == {"a": 0.5, "2": 3}
+    assert describe({"c", "a", "b"}) == ["a", "b", "c"]
+    long = np.zeros(5000)
+    assert describe(long) != describe(long + (np.arange(5000) == 2000))  # printed, both end in the same dots
     same = torch.arange(6.0).reshape(2, 3)
     assert describe(same) == describe(same.T.contiguous().T)
     assert len({describe(t) for t in (same, same.T, same.double(), same.reshape(-1), same + 1)}) == 5
@@ -200,9 +205,11 @@ def test_parameters_count_every_array_once():
     assert parameters(LAYER) == 5 * (3 + 7 + 7)
     assert parameters(decompose(LAYER, "eigen", rank=2)) == 3 * 3 + 3 * 2 + 3 * 7 * 2  # eigenvectors stand there twice
     assert parameters(decompose(LAYER, "tensorly_parafac", rank=4)) == 4 * (1 + 3 + 7 + 7)
+    tied = decompose(LAYER, "random_components", rank=4, source="eigen")
+    assert parameters(tied) == 4 * (1 + 3 + 7)
     hosvd = decompose(LAYER, "tensorly_tucker", rank=(2, 3, 3), n_iter_max=0)
     assert parameters(hosvd) == 3 * 2 + 7 * 3 + 2 * 6  # core: two symmetric 3 x 3 matrices
-    thin = replace(hosvd, core=BilinearLayer(torch.ones(2, 1), torch.ones(3, 1), torch.ones(3, 1)))
+    thin = replace(hosvd, core=BilinearLayer(torch.ones(2, 1), torch.ones(3, 1), 2 * torch.ones(3, 1)))
     assert parameters(thin) == 3 * 2 + 7 * 3 + 8  # fewer in the factors of the core than in its dense tensor
 
 
@@ -254,6 +261,14 @@ def test_what_cannot_work_is_refused_before_the_first_fit(case, tmp_path):
     call, kind, message = WRONG[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_file_that_cannot_be_written_is_an_error_before_the_first_fit(counted, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        run(method="counted", path=tmp_path / "file" / "runs.jsonl")
+    assert counted == []
+    assert len(run(method="counted", path=tmp_path / "new" / "folder" / "runs.jsonl")) == 3
 
 
 def test_every_line_is_json(tmp_path):

@@ -60,8 +60,8 @@ class RandomComponents:
             wide = replace(wide, down=wide.down / scale)
         units = Eigen()(wide).to_layer() if self.source == "eigen" else wide
         rank = check_int("rank", self.rank, 1, units.rank, f"the components of source '{self.source}'")
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(units.rank, generator=generator).to(wide.down.device)
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
+        order = torch.randperm(units.rank, generator=generator, device="cpu").to(wide.down.device)
         fitted = self._refit(_pick(units, order[:rank]), _pick(units, order[rank:]) if rank < units.rank else None)
         fields = canonical_cp(replace(fitted, down=fitted.down * (scale or 1.0)))
         result = CPResult(

@@ -102,10 +102,10 @@ class TensorlyDecomposition:
     def ladder(cls, layer: BilinearLayer) -> Sequence["TensorlyDecomposition"]:
         """Exact at full ranks for Tucker tensors and tensor trains; empty for the others, which have no exact end."""
         n_out, n_in, _ = layer.shape
+        half = (n_in + 1) // 2
         if cls.function == "tucker":
-            return [cls(rank=(min(k, n_out), k, k)) for k in sorted({1, (n_in + 1) // 2})] + [
-                cls(rank=(n_out, n_in, n_in))
-            ]
+            ranks = [(1, 1, 1), (min(half, n_out), half, half), (n_out, n_in, n_in)]
+            return [cls(rank=rank) for rank in ranks]
         if cls.function == "tensor_train":
             return [cls(rank=1), cls(rank=(min(n_out, n_in**2), n_in))]
         return []
@@ -166,7 +166,7 @@ class TensorlyDecomposition:
         if len(ranks) != len(sizes):
             raise ValueError(f"rank of {self.function} must be one number or {len(sizes)} {tuple(sizes)}, got {ranks}")
         for number, (mode, size) in zip(ranks, sizes.items(), strict=True):
-            check_int("rank", number, 1, size, f"mode '{mode}' allows {size}")
+            check_int("rank", number, 1, size, f"the size of mode '{mode}'")
         return [1, *ranks, 1] if "tensor_train" in self.function else ranks
 
     def _stop_reason(self, iterations: int) -> str:

@@ -26,7 +26,7 @@ def result_of(layer):
 def shuffled(layer):
     """The same components in another order, with other signs and scales, two of them swapped."""
     scale = torch.tensor([2.0, -0.5, -3, 1, -1], dtype=layer.down.dtype, device=layer.down.device)
-    down, left, right = layer.down * scale, layer.left / scale.sign(), layer.right * 7
+    down, left, right = layer.down * scale, -layer.left, -layer.right * 7
     swap = torch.tensor([True, False, True, False, False], device=layer.down.device)
     left, right = torch.where(swap, right, left), torch.where(swap, left, right)
     return BilinearLayer(down[:, ORDER], left[:, ORDER], right[:, ORDER])
@@ -43,7 +43,7 @@ def test_order_sign_scale_and_swap_are_undone(wrap, device):
     mine, aligned = result_of(layer), matching.aligned
     for factor in ("outputs", "left", "right"):
         torch.testing.assert_close(getattr(aligned, factor), getattr(mine, factor))
-    scales = torch.tensor([14.0, 3.5, 21, 7, 7], dtype=torch.float64, device=device)  # signs of down and left cancel
+    scales = torch.tensor([14.0, -3.5, -21, 7, -7], dtype=torch.float64, device=device)
     torch.testing.assert_close(aligned.weights, mine.weights * scales)
     # a swap transposes: the symmetrized tensor, hence the function, is that of `other`
     dense, expected = aligned.to_tensor(), other.to_tensor()

@@ -265,7 +265,7 @@ def test_what_cannot_work_is_refused_before_the_first_fit(case, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_an_error_before_the_first_fit(counted, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError):
         run(method="counted", path=tmp_path / "file" / "runs.jsonl")
     assert counted == []
     assert len(run(method="counted", path=tmp_path / "new" / "folder" / "runs.jsonl")) == 3

@@ -5,10 +5,10 @@ import threading
 import pytest
 import tensorly
 import torch
-from tensorly.cp_tensor import cp_to_tensor
+from tensorly.cp_tensor import CPTensor, cp_to_tensor
 from tensorly.decomposition import constrained_parafac, non_negative_parafac, parafac, tensor_train, tucker
 from tensorly.tt_tensor import tt_to_tensor
-from tensorly.tucker_tensor import tucker_to_tensor
+from tensorly.tucker_tensor import TuckerTensor, tucker_to_tensor
 
 from tensornet_interp import BilinearLayer, CPResult, TuckerResult, decompose, lift, relative_error
 from tensornet_interp.decompositions.tensorly_adapter import tensorly_adapter
@@ -133,10 +133,15 @@ def test_a_lifted_layer_stays_lifted():
 
 def test_a_start_is_not_mutated():
     layer = random_layer(5, 7, 6, seed=0)
-    start = (torch.ones(2, dtype=torch.float64), [torch.rand(n, 2, dtype=torch.float64) + 0.1 for n in (5, 7, 7)])
-    before = [factor.clone() for factor in start[1]]
-    decompose(layer, "tensorly_parafac", rank=2, init=start, n_iter_max=3)
-    assert all(torch.equal(a, b) for a, b in zip(before, start[1], strict=True))
+    draw = torch.Generator().manual_seed(0)
+    factors = [torch.rand(n, 2, generator=draw, dtype=torch.float64) for n in (5, 7, 7)]
+    cp_start = CPTensor((None, list(factors)))
+    tucker_start = TuckerTensor((torch.ones(2, 2, 2, dtype=torch.float64), list(factors)))
+    before = [factor.clone() for factor in factors]
+    decompose(layer, "tensorly_parafac", rank=2, init=cp_start, n_iter_max=3)
+    decompose(layer, "tensorly_tucker", rank=2, init=tucker_start, n_iter_max=3)
+    for start in (cp_start, tucker_start):
+        assert all(torch.equal(a, b) for a, b in zip(before, start.factors, strict=True))
 
 
 def test_the_backend_of_this_and_of_other_threads_stays():

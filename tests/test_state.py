@@ -26,9 +26,12 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.compare import match, stability
 from tensornet_interp.fidelity import certificate, fidelity, truncation_curve
 from tensornet_interp.plots import explanation, spectrum
+from tensornet_interp.plots_sweep import pareto
 from tensornet_interp.registry import decomposition_problems
+from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
 
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
@@ -79,6 +82,17 @@ CALLS = {
     "decompose eigen": lambda g: decompose(g.layer, "eigen"),
     "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=tensor(9, 7, 5), rank=3),
     "decompose network": lambda g: decompose(g.network, "eigen", rank=2),
+    "decompose by TensorLy": lambda g: [
+        decompose(g.layer, f"tensorly_{name}", rank=2) for name in ("parafac", "tucker", "non_negative_parafac")
+    ],
+    "decompose by TensorLy, random start": lambda g: decompose(g.layer, "tensorly_parafac", rank=7, init="random"),
+    "decompose random components": lambda g: decompose(g.layer, "random_components", rank=2, source="eigen"),
+    "match": lambda g: (match(g.layer, g.other), match(g.result, g.result, level="block")),
+    "stability": lambda g: stability([g.layer, g.other]),
+    "sweep": lambda g: sweep(
+        g.layer, "tensorly_parafac", {"rank": [1]}, path=g.folder / "sweep.jsonl", measure=lambda r: {}, progress=False
+    ),
+    "plot a Pareto front": lambda g: pareto(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False)),
     "inner tree": lambda g: inner(g.network, g.network),
     "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind="gaussian", covariance=torch.eye(5, dtype=g.x.dtype)),
     "inner gaussian, network": lambda g: inner(g.network, g.network, kind="gaussian", per_output=True),

@@ -27,7 +27,10 @@ ARROWS = {
     "inner": {"checks", "contraction", "layer", "network", "moments"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
-    "decompositions": {"checks", *CORE, "report"},
+    "decompositions": {"checks", *CORE, "report", "moments"},
+    "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
+    "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
+    "plots_sweep": set(),
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
     "plots": {"checks", "results"},
     "testing": {*CORE, "lift", "decompositions"},
@@ -39,7 +42,7 @@ ONLY = {  # what else they may import
     "contraction": {*sys.stdlib_module_names, "torch", "opt_einsum"},
 }
 KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
-IMPORT_BY_NAME = {"models/data.py"}  # optional dependencies, at the one named place
+IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py"}  # optional dependencies, at the one named place
 
 
 def tree(path):

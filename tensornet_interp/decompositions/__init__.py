@@ -11,6 +11,8 @@ from tensornet_interp.decompositions.block_term import BlockTerm
 from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.output_svd import OutputSVD
+from tensornet_interp.decompositions.random_components import RandomComponents
+from tensornet_interp.decompositions.tensorly_adapter import TensorlyNonNegativeParafac, TensorlyParafac, TensorlyTucker
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
@@ -35,7 +37,11 @@ BUILT_IN: dict[str, type] = {
     "eigen": Eigen,
     "hosvd": HOSVD,
     "output_svd": OutputSVD,
+    "random_components": RandomComponents,
     "symmetric_cp": SymmetricCP,
+    "tensorly_non_negative_parafac": TensorlyNonNegativeParafac,
+    "tensorly_parafac": TensorlyParafac,
+    "tensorly_tucker": TensorlyTucker,
     "tucker": Tucker,
 }
 for _name, _class in BUILT_IN.items():

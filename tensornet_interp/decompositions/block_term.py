@@ -139,8 +139,7 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
         against = torch.stack(
             [core.down @ (((core.left.T @ v) * (core.right.T @ v)) @ value) for value, v in matrices], 1
         )  # (out, block): <B[out], M[block]>
-        gram.diagonal().add_(1e-12 * gram.diagonal().mean())
-        outputs = torch.linalg.solve(gram, against.T).T
+        outputs = against @ torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)  # blocks may depend on each other
         for number, rank in enumerate(ranks):
             own = outputs[:, number]
             rest = core.interaction_matrix(own)
@@ -165,7 +164,7 @@ def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
 
 
 def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], signs: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit output vectors (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first."""
+    """Unit outputs (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first."""
     outputs, vectors, _ = terms
     blocks = []
     for block in range(len(signs)):

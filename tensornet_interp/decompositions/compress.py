@@ -28,13 +28,18 @@ class Compressed:
         """(in, n) -> (r, n): coordinates of vectors; what is orthogonal to the layer's inputs is lost."""
         return vectors if self.basis is None else self.basis.T @ vectors
 
+    def restore(self, terms: tuple[Tensor, Tensor, Tensor]) -> BilinearLayer:
+        """Terms (out, n), (r, n), (r, n) that stand for the core, as a layer in the coordinates of the layer."""
+        outputs, left, right = terms
+        return BilinearLayer(self.scale * outputs, self.expand(left), self.expand(right))
+
 
 def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     """The layer as scale * core, its inputs in the coordinates of an orthonormal basis of span [left, right].
 
     r = rank of [left, right], at most min(in, 2 rank): for a layer behind an embedding the width of the embedding.
-    inputs: False for the scale alone. Lossless to the rounding of the layer's dtype. Differentiable, then without looking for a smaller span than
-    min(in, 2 rank). Cost: 2 in (2 rank)^2.
+    inputs: False for the scale alone. Lossless to the rounding of the layer's dtype. Differentiable, then without
+    looking for a smaller span than min(in, 2 rank). Cost: 2 in (2 rank)^2.
     """
     exact = layer.to(dtype=torch.float64)
     scale = norm(exact)

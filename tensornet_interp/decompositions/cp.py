@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.compress import Compressed
 from tensornet_interp.decompositions.errors import measure
 from tensornet_interp.decompositions.parametrize import Free, Tied
@@ -59,17 +60,11 @@ class CP(FitOptions):
                 starts.append((seed, model, random_start(core, rank, seed)))
             fit = self.run(state, starts)
             terms = fit.terms
-        c, a, b = terms
-        outputs, left, right, weights = canonical(c, state.expand(a), state.expand(b))
-        dtype = layer.down.dtype
         result = CPResult(
             report=Report.of(layer, self, None),
-            weights=(state.scale * weights).to(dtype),
-            outputs=outputs.to(dtype),
-            left=left.to(dtype),
-            right=right.to(dtype),
             constant_in=layer.constant_in,
             constant_out=layer.constant_out,
+            **{name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()},
         )
         return replace(result, report=report(result, layer, self, fit))
 
@@ -114,16 +109,14 @@ class SymmetricCP(FitOptions):
                 starts.append((seed, model, random_start(core, rank, seed, tied=True)[:2]))
             fit = self.run(state, starts)
             terms = fit.terms
-        c, a, _ = terms
-        outputs, vectors, _, values = canonical(c, state.expand(a), None)
-        dtype = layer.down.dtype
+        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
         result = SpectralResult(
             report=Report.of(layer, self, None),
-            outputs=outputs.to(dtype),
-            eigenvalues=(state.scale * values)[:, None].to(dtype),
-            eigenvectors=vectors.T[:, :, None].to(dtype),
             constant_in=layer.constant_in,
             constant_out=layer.constant_out,
+            outputs=fields["outputs"],
+            eigenvalues=fields["weights"][:, None],
+            eigenvectors=fields["left"].T[:, :, None],
         )
         return replace(result, report=report(result, layer, self, fit))
 
@@ -150,24 +143,6 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     if short:
         terms = join(terms, random_start(core, short, seed, tied=terms[1] is terms[2], scale=1e-3))
     return terms
-
-
-def canonical(c: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(outputs, left, right, weights): unit columns, largest |weight| first; the entry of largest magnitude of every
-    column is positive, so the sign is in the weight. Without b the terms are c a a^T and right is left.
-    """
-    weights = torch.ones_like(c[0])
-    scaled = []
-    for factor, power in ((c, 1), (a, 1 if b is not None else 2), (b, 1)):
-        if factor is None:
-            continue
-        pivot = factor.gather(0, factor.abs().argmax(0, keepdim=True))[0]
-        length = torch.copysign(factor.norm(dim=0), pivot)
-        weights = weights * length**power
-        scaled.append(factor / torch.where(length != 0, length, torch.ones_like(length)))
-    order = weights.abs().argsort(descending=True, stable=True)
-    outputs, left, right = (factor[:, order] for factor in (*scaled, scaled[-1])[:3])
-    return outputs, left, left if b is None else right, weights[order]
 
 
 def report(result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, fit: BestFit | None) -> Report:

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, products
 from tensornet_interp.decompositions.parametrize import Model
@@ -138,20 +139,8 @@ class BestFit:
         return tuple(max(0.0, loss) ** 0.5 for loss in self.fit.losses)
 
 
-def congruence(first: Triple, second: Triple) -> Tensor:
-    """|c . c'| max(|a . a'| |b . b'|, |a . b'| |b . a'|) of unit-norm terms, (rank, rank'): 1 for equal components."""
-    (c, a, b), (c2, a2, b2) = (tuple(_unit(factor) for factor in terms) for terms in (first, second))
-    straight, swapped = (a.T @ a2) * (b.T @ b2), (a.T @ b2) * (b.T @ a2)
-    return (c.T @ c2).abs() * torch.maximum(straight.abs(), swapped.abs())
-
-
 def _nearest(best: Triple, other: Triple) -> float:
-    return float(congruence(best, other).amax(1).mean())
-
-
-def _unit(factor: Tensor) -> Tensor:
-    length = factor.norm(dim=0)
-    return factor / torch.where(length > 0, length, torch.ones_like(length))
+    return float(congruence(BilinearLayer(*best), BilinearLayer(*other))[0].amax(1).mean())
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:

@@ -30,8 +30,8 @@ def paired_start(layer: BilinearLayer, rank: int) -> Triple:
     """At most `rank` terms that each hold a positive and a negative eigencomponent of one output, largest first.
 
     p v v^T - q w w^T = sym((sqrt(p) v + sqrt(q) w)(sqrt(p) v - sqrt(q) w)^T): one term with left and right free does
-    the work of two tied ones. The k-th largest of either sign are paired; where one sign has fewer, the other goes alone.
-    Cost: as `eigen_start`.
+    the work of two tied ones. The k-th largest of either sign are paired; where one sign has fewer, the other goes
+    alone. Cost: as `eigen_start`.
     """
     outputs, values, vectors = _components(layer)
     count = min(rank, values.shape[1])

@@ -1,0 +1,89 @@
+"""Random components of the layer itself: the baseline that a decomposition of the same size must beat."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.decompositions.canonical import canonical_cp
+from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.inner import norm, relative_error
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.report import Report
+from tensornet_interp.results import CPResult
+
+SOURCES = ("hidden", "eigen")
+REFITS = ("outputs", "scalar")
+
+
+@dataclass(frozen=True)
+class RandomComponents:
+    """B[out, in1, in2] ~ sum_rank outputs[out, rank] left[in1, rank] right[in2, rank], left and right drawn.
+
+    rank: how many components are drawn without replacement; a smaller rank of one seed is a subset of a larger one.
+    source: "hidden", the layer's hidden units, or "eigen", the eigenpairs of the interaction matrix of every output.
+    refit: "outputs", all output factors by least squares, or "scalar", one number for the whole.
+    Cost of the fit: rank * hidden * in flops and rank^3; with "eigen", hidden is out * min(in, 2 hidden).
+
+    Example:
+    >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[3.0, 4.0]]))
+    >>> RandomComponents(rank=2)(layer).weights
+    tensor([4., 3.])
+    """
+
+    rank: int
+    source: str = "hidden"
+    refit: str = "outputs"
+    seed: int = 0
+    nested: ClassVar[bool] = True  # the error never rises along the ladder
+
+    def __post_init__(self) -> None:
+        check_int("rank", self.rank, 1)
+        check_choice("source", self.source, SOURCES)
+        check_choice("refit", self.refit, REFITS)
+        check_int("seed", self.seed, 0)
+
+    @classmethod
+    def ladder(cls, layer: BilinearLayer) -> Sequence["RandomComponents"]:
+        """From one hidden unit to all, which is exact."""
+        return [cls(rank=rank) for rank in sorted({1, (layer.rank + 1) // 2, layer.rank})]
+
+    @torch.no_grad()
+    def __call__(self, layer: BilinearLayer) -> CPResult:
+        """Draw and refit; the result has the layer's dtype, the work is done in float64."""
+        wide = layer.to(dtype=torch.float64)
+        scale = float(norm(wide))
+        if scale > 0:
+            wide = replace(wide, down=wide.down / scale)
+        units = Eigen()(wide).to_layer() if self.source == "eigen" else wide
+        rank = check_int("rank", self.rank, 1, units.rank, f"the components of source '{self.source}'")
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
+        order = torch.randperm(units.rank, generator=generator, device="cpu").to(wide.down.device)
+        fitted = self._refit(_pick(units, order[:rank]), _pick(units, order[rank:]) if rank < units.rank else None)
+        fields = canonical_cp(replace(fitted, down=fitted.down * (scale or 1.0)))
+        result = CPResult(
+            report=Report.of(layer, self, None, seed=self.seed),
+            constant_in=layer.constant_in,
+            constant_out=layer.constant_out,
+            **{name: factor.to(layer.down.dtype) for name, factor in fields.items()},
+        )
+        error = relative_error(result, layer) if scale > 0 else 0.0
+        return replace(result, report=Report.of(layer, self, error, seed=self.seed))
+
+    def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:
+        """Only the rest is fitted: what is drawn is exact already, and keeps its digits."""
+        if rest is None:
+            return drawn
+        gram, cross = cross_gram(drawn, drawn), cross_gram(rest, drawn)  # (rank, rank), (others, rank)
+        if self.refit == "outputs":
+            return replace(drawn, down=drawn.down + (rest.down @ cross) @ torch.linalg.pinv(gram, hermitian=True))
+        squared = ((drawn.down.T @ drawn.down) * gram).sum()
+        product = ((rest.down.T @ drawn.down) * cross).sum()
+        return replace(drawn, down=drawn.down * (1 + (product / squared if squared > 0 else 0)))
+
+
+def _pick(units: BilinearLayer, order: torch.Tensor) -> BilinearLayer:
+    return replace(units, down=units.down[:, order], left=units.left[:, order], right=units.right[:, order])

@@ -1,0 +1,82 @@
+"""Figures of sweeps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+_MARKERS = "os^Dv<>pP"
+
+
+def pareto(
+    records: Sequence[Record],
+    x: str = "parameters",
+    y: str = "relative_error",
+    by: str = "method",
+    *,
+    maximize: bool = False,
+) -> Figure:
+    """y against x of every record, a colour for every value of `by`; the line joins what no other record beats.
+
+    x, y, by: fields of the records or options. A record is beaten by one with no larger x and no larger y (with
+    maximize=True: no smaller y) that is better in one of them. Records without the two numbers (failed fits) are
+    left out, and the title says how many. An axis is logarithmic where all values are positive and span more than a
+    factor 10; a y to be maximized is not. Leave out exact fits, whose error is rounding, where they press the rest.
+    """
+    points = [(value, *xy) for record in records if (xy := _numbers(record, x, y)) for value in [_get(record, by)]]
+    if not points:
+        raise ValueError(f"no record has finite numbers for both '{x}' and '{y}'")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    front = _front([(px, py) for _, px, py in points], maximize)
+    # steps: between two points there is nothing better than the left one
+    axes.step(*zip(*front, strict=True), where="post", color="0.3", linewidth=1.2, zorder=1, label="Pareto front")
+    groups = dict.fromkeys(str(value) for value, _, _ in points)
+    for group, marker in zip(groups, cycle(_MARKERS), strict=False):
+        mine = [(px, py) for value, px, py in points if str(value) == group]
+        axes.scatter([p[0] for p in mine], [p[1] for p in mine], s=28, alpha=0.8, marker=marker, label=group, zorder=2)
+    axes.plot(*zip(*front, strict=True), "o", markersize=9, fillstyle="none", color="0.2", zorder=3)
+    if _spread([px for _, px, _ in points]):
+        axes.set_xscale("log")
+    if not maximize and _spread([py for _, _, py in points]):
+        axes.set_yscale("log")
+    _label(axes, x, y, by, len(records) - len(points))
+    return figure
+
+
+def _label(axes: Axes, x: str, y: str, by: str, left_out: int) -> None:
+    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    axes.grid(True, color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(title=by, fontsize=8, loc="best")
+    if left_out:
+        axes.set_title(f"{left_out} records without these numbers are not shown", fontsize=9)
+
+
+def _spread(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) > 10 * min(values)
+
+
+def _get(record: Record, name: str) -> Any:
+    return record[name] if name in record else record.get("options", {}).get(name)
+
+
+def _numbers(record: Record, x: str, y: str) -> tuple[float, float] | None:
+    values = [_get(record, name) for name in (x, y)]
+    if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return float(values[0]), float(values[1])
+    return None
+
+
+def _front(points: list[tuple[float, float]], maximize: bool) -> list[tuple[float, float]]:
+    """The points that no other beats, from small x to large."""
+    sign = -1 if maximize else 1
+    front: list[tuple[float, float]] = []
+    for px, py in sorted(set(points), key=lambda point: (point[0], sign * point[1])):
+        if not front or sign * py < sign * front[-1][1]:
+            front.append((px, py))
+    return front

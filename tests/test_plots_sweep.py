@@ -1,0 +1,61 @@
+"""The Pareto figure shows every record and joins those that no other beats."""
+
+import pytest
+
+from tensornet_interp.plots_sweep import pareto
+
+
+def record(method, parameters, relative_error, **more):
+    return {"method": method, "options": {}, "parameters": parameters, "relative_error": relative_error, **more}
+
+
+RECORDS = [
+    record("cp", 100, 0.5),
+    record("cp", 1000, 0.05),
+    record("eigen", 100, 0.8),
+    record("eigen", 400, 0.5),  # as good as a smaller one
+    record("eigen", 2000, 0.01, cosine=0.9),
+    {"method": "cp", "options": {}, "error": "ValueError: no"},
+    record("cp", 10, float("nan")),
+]
+
+
+def lines(figure):
+    return {line.get_label(): [list(line.get_xdata()), list(line.get_ydata())] for line in figure.axes[0].lines}
+
+
+def test_the_front_is_what_no_record_beats():
+    figure = pareto(RECORDS)
+    assert lines(figure)["Pareto front"] == [[100, 1000, 2000], [0.5, 0.05, 0.01]]
+    axes = figure.axes[0]
+    shown = {points.get_label(): points.get_offsets().tolist() for points in axes.collections}
+    assert shown == {"cp": [[100, 0.5], [1000, 0.05]], "eigen": [[100, 0.8], [400, 0.5], [2000, 0.01]]}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters", "relative error")
+    assert axes.get_title().startswith("2 records without")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Pareto front", "cp", "eigen"]
+
+
+def test_larger_may_be_better():
+    rows = [record("cp", x, 0, cosine=y) for x, y in ((10, 0.05), (20, 0.04), (30, 0.9))]
+    figure = pareto(rows, y="cosine", maximize=True)
+    assert lines(figure)["Pareto front"] == [[10, 30], [0.05, 0.9]]
+    assert figure.axes[0].get_yscale() == "linear"
+    assert figure.axes[0].get_title() == ""
+
+
+def test_options_are_fields_too():
+    rows = [record("cp", 10, 0.5) | {"options": {"rank": rank}} for rank in (1, 2)]
+    figure = pareto(rows, x="rank", by="rank")
+    assert [points.get_label() for points in figure.axes[0].collections] == ["1", "2"]
+
+
+def test_zero_is_never_on_a_logarithmic_axis():
+    figure = pareto([record("cp", 10, 0.0), record("cp", 1000, 1.0)])
+    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "linear")
+
+
+@pytest.mark.parametrize("rows", [[], RECORDS[5:]])
+def test_nothing_to_show_is_an_error(rows):
+    with pytest.raises(ValueError, match="no record has finite numbers for both 'parameters' and 'relative_error'"):
+        pareto(rows)

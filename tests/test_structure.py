@@ -28,8 +28,9 @@ ARROWS = {
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
     "decompositions": {"checks", *CORE, "report"},
+    "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
-    "plots": {"checks", "results"},
+    "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "lift", "report", "decompositions"},
 }

@@ -42,7 +42,8 @@ def circuit(
     name: of the direction, for titles.
 
     Cost: a component that is taken apart through a layer needs 2 in^2 hidden + 9 in^3 flops, or the same with
-    2 hidden for in where that is smaller; memory: components * in. Work in float64, result in the network's dtype.
+    2 hidden for in where that is smaller; memory: (in + samples) * components. Work in float64, result in the
+    network's dtype.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -93,9 +94,11 @@ class _Ruler:
             grams = [torch.eye(len(like), dtype=like.dtype, device=like.device)]
             for layer in layers:
                 grams.append(layer.down @ cross_gram(layer, layer, grams[-1]) @ layer.down.T)
-            self.arrays, self.name, self.samples = grams, "bounds by weights", 1
+            self.arrays, self.samples = grams, 1
+            self.name = "bound on the change of the output's tensor without it"
         else:
-            self.arrays, self.name, self.samples = layer_inputs(layers, x), f"{len(x)} inputs", len(x)
+            self.arrays, self.samples = layer_inputs(layers, x), len(x)
+            self.name = f"change of the output without it, rms over {len(x)} inputs"
 
     def activations(self, number: int, vectors: Tensor) -> Tensor:
         """(sample, component): v . z with z the input of layer `number`, or ||v . z|| as a tensor."""

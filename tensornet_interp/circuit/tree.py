@@ -15,7 +15,7 @@ _PRINTED = 4  # children of a component that `str` prints
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """The components that read the input of one layer, best first; i is a child of component parents[i] one level up."""
+    """The components that read the input of one layer, best first; component i has parent parents[i], one level up."""
 
     layer: int
     parents: Tensor  # (component,) whole numbers; 0 at the top, where the parent is the output
@@ -56,7 +56,7 @@ class Circuit:
     network: BilinearNetwork
     direction: Tensor  # (out,)
     levels: tuple[Level, ...]  # top layer first
-    ranking: str  # what the scores are measured by
+    ranking: str  # what the scores measure, as a share of the whole
     name: str = ""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Circuit:
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
         """How much the output falls when one component is removed from its place and all else stays: exact.
 
-        (..., component) a level, top first; at the top it is the contribution. Cost: depth operations a component.
+        (..., component) a level, top first; at the top it is the contribution. Memory: samples * components.
         """
         values = self._activations(x)
         changes = []
@@ -115,7 +115,7 @@ class Circuit:
     def __repr__(self) -> str:
         sizes = " + ".join(str(len(level)) for level in self.levels)
         name = f"{self.name!r}, " if self.name else ""
-        return f"Circuit({name}layers={len(self.levels)}, components={sizes}, scores: {self.ranking})"
+        return f"Circuit({name}layers={len(self.levels)}, components={sizes}, score: {self.ranking})"
 
     def __str__(self) -> str:
         lines = [repr(self)]

@@ -130,6 +130,13 @@ def test_the_output_is_on_top_and_the_inputs_stand_in_order_below():
     assert sorted(inputs) == inputs
 
 
+def test_what_leads_to_no_input_stands_in_the_middle():
+    """So that the lines of the shared rank cross no other."""
+    boxes = texts(draw_network(DRAWN["eigen"]()), "tensor")
+    eigenvalues, first, second = (boxes[f"tensor {i}"].get_position()[0] for i in (1, 2, 3))
+    assert first < eigenvalues < second
+
+
 def test_a_circuit_shows_its_best_components_and_says_how_many_there_are():
     tree = lifted_circuit(widths=3, name="a - b")
     figure = draw_circuit(tree, (2, 3), count=2)

@@ -15,7 +15,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import BilinearNetwork
 
-_CHUNK_ELEMENTS = 2**24  # entries of a batch of matrices, or of activations, that are worked on together (128 MB)
+_CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of activations, that are worked on together (32 MB)
 
 
 @torch.no_grad()

@@ -17,8 +17,10 @@ from tensornet_interp import (
     relative_error,
     similarity,
 )
+from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.plots import draw_circuit, draw_network
 
 
 def tensor(*size, seed=0, dtype=torch.float64):
@@ -54,6 +56,8 @@ ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
 X = tensor(2, 5)
+U = tensor(3)
+CIRCUIT = circuit(STACK, U, widths=2)
 NAN, INF = float("nan"), float("inf")
 
 TABLE = [
@@ -193,6 +197,31 @@ TABLE = [
     ("term dimensions", lambda: contract([Term(DOWN, ("a",))]), ValueError, r"term 0 \('a',\) must have 1 dimensions"),
     ("term dtypes", lambda: contract([Term(DOWN, ("a", "b")), Term(LEFT.float(), ("c", "b"))]), ValueError, "share one dtype; got term 0"),
     ("unknown optimizer", lambda: plan(LAYER, optimize="autohq"), (TypeError, ValueError), "optimize"),
+    # circuits
+    ("circuit of no network", lambda: circuit(X, U, widths=2), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("direction a number", lambda: circuit(STACK, 2, widths=2), TypeError, r"direction must be a torch\.Tensor, got int"),
+    ("two directions", lambda: circuit(STACK, tensor(2, 3), widths=2), ValueError, r"direction must have 1 dimensions \('out',\)"),
+    ("direction of a circuit", lambda: circuit(STACK, tensor(4), widths=2), ValueError, "mode 'out' has size 3 in network but 4 in direction"),
+    ("direction dtype", lambda: circuit(STACK, U.float(), widths=2), ValueError, "share one dtype; got network .*direction"),
+    ("direction zero", lambda: circuit(STACK, 0 * U, widths=2), ValueError, "nothing to take apart: the output along this direction is zero"),
+    ("output zero on x", lambda: circuit(STACK, U, widths=2, x=0 * X), ValueError, "nothing to take apart"),
+    ("width above the size", lambda: circuit(STACK, U, widths=6), ValueError, r"width of layer 0 must be from 1 to 5 \(min\(in=5, 2 hidden=8\); None keeps all\), got 6"),
+    ("width zero", lambda: circuit(STACK, U, widths=(2, 0)), ValueError, "width of layer 1 must be from 1 to 5 .*got 0"),
+    ("width a float", lambda: circuit(STACK, U, widths=2.0), TypeError, r"width of layer 0 must be a whole number, got 2\.0"),
+    ("three widths of two layers", lambda: circuit(STACK, U, widths=(2, 2, 2)), ValueError, "one number or one a layer, got 3 for 2 layers"),
+    ("beam zero", lambda: circuit(STACK, U, widths=2, beam=0), ValueError, "beam must be at least 1, got 0"),
+    ("x of a circuit", lambda: circuit(STACK, U, widths=2, x=tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("a circuit called", lambda: CIRCUIT(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("a tree over the limit", lambda: circuit(STACK, U, widths=None, max_elements=100), ValueError, r"tree can have 5 \+ 25 components, 1\.2e\+02 elements in a level, more than max_elements=1e\+02; give smaller widths, or a beam"),
+    ("output overflows", lambda: circuit(BilinearNetwork([make(5, seed=3)] * 2 + [BilinearLayer(1e200 * SQUARE.down, 1e100 * LEFT, RIGHT)]), tensor(5), widths=2), ValueError, "overflows float64: scale the weights down"),
+    ("error of a zero output", lambda: CIRCUIT.relative_error(0 * X), ValueError, "relative error is undefined: the output is zero on every x"),
+    # figures
+    ("draw no network", lambda: draw_network(LAYER.down), TypeError, "network must be a TensorNetwork, got Tensor"),
+    ("draw too much", lambda: draw_network(BilinearNetwork([SQUARE] * 6)), ValueError, r"has 189 tensors, a figure holds at most 100; draw a part, as network\[0\]"),
+    ("draw no component", lambda: draw_circuit(CIRCUIT, count=0), ValueError, "count must be at least 1, got 0"),
+    ("image of a circuit", lambda: draw_circuit(CIRCUIT, (2, 2)), ValueError, r"shape \(2, 2\) needs 4 pixels, the input has 5"),
+    ("names of inputs", lambda: draw_circuit(CIRCUIT, names="abc"), ValueError, "names must be one an input, got 3 for 5 inputs"),
+    ("too many leaves", lambda: draw_circuit(circuit(BilinearNetwork([SQUARE] * 3), tensor(5), widths=None), count=5), ValueError, "count=5 gives 125 leaves, a figure holds at most 64"),
 ]  # fmt: skip
 
 

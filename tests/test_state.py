@@ -26,10 +26,10 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
 from tensornet_interp.fidelity import certificate, fidelity, truncation_curve
-from tensornet_interp.plots import explanation, spectrum
-from tensornet_interp.plots_sweep import pareto
+from tensornet_interp.plots import draw_circuit, draw_network, explanation, pareto, spectrum
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
@@ -52,6 +52,7 @@ class Given:
         self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
         self.x = tensor(5, 7, 5)
+        self.circuit = circuit(self.network, self.x[0], widths=2)
         self.labels = torch.arange(7) % 5
         self.model = build_classifier(CONFIG, seed=0)
         digits = load_dataset("digits")
@@ -113,6 +114,11 @@ CALLS = {
         g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
     ),
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
+    "circuit": lambda g: str(circuit(g.network, g.x[0], widths=2, x=g.x)),
+    "circuit, by weights": lambda g: circuit(BilinearNetwork([g.lifted, g.lifted]), g.x[0], widths=None, beam=9),
+    "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),
+    "draw a network": lambda g: draw_network(g.network),
+    "draw a circuit": lambda g: draw_circuit(g.circuit, (1, 5)),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
     "check a decomposition": lambda g: check_decomposition("eigen"),

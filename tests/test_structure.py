@@ -30,9 +30,9 @@ ARROWS = {
     "decompositions": {"checks", *CORE, "report", "moments"},
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
-    "plots_sweep": set(),
+    "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
-    "plots": {"checks", "results"},
+    "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "lift", "report", "decompositions"},
 }

@@ -77,6 +77,8 @@ def gauss_newton(
     damping = 1e-3
     for _ in range(max_iterations):
         slope = model.gradient(parameters, wrt)
+        if not any(bool(s.any()) for s in slope):
+            return Fit(parameters, losses, "converged: the gradient is zero")
         curvature = model.curvature(parameters)
         while True:
             step, predicted = _solve(curvature, slope, damping)

@@ -83,6 +83,10 @@ class FitOptions:
         """Every start to its end, and the best of them: the model, its fit, and how all ended."""
         target = state.core
         limit = self.max_iterations or (600 if self.priors else 200)
+        if not bool(state.scale > 0):
+            _, model, parameters = initial[0]
+            nothing = Fit(parameters, [0.0], "nothing to fit: the layer is zero")
+            return BestFit(model.components(parameters), model, 0.0, nothing, ())
         ended: list[tuple[float, int | None, Model, Fit, Triple]] = []
         with tqdm(total=limit * len(initial), desc=type(self).__name__, leave=False, delay=3) as bar:
             for seed, model, parameters in initial:

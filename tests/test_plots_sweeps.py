@@ -2,7 +2,7 @@
 
 import pytest
 
-from tensornet_interp.plots_sweep import pareto
+from tensornet_interp.plots import pareto
 
 
 def record(method, parameters, relative_error, **more):

@@ -1,24 +1,21 @@
-"""Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
+"""Figures of eigendecompositions: spectra, eigenvectors, truncation, and what they say of one input."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from tensornet_interp.checks import check_int
+from tensornet_interp.plots.images import Shape, image_cell, pixels, to_numpy
 from tensornet_interp.results import SpectralResult
-
-Shape = tuple[int, int]
-_DIVERGING = "RdBu_r"  # red positive, blue negative, white zero
 
 
 def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:
     """Eigenvalues of one block, and its `count` most positive (above) and most negative (below) eigenvectors."""
     check_int("block", block, 0, len(result.eigenvalues) - 1)
-    values = _numpy(result.eigenvalues[block])
+    values = to_numpy(result.eigenvalues[block])
     order = np.argsort(values)[::-1]
     figure = Figure(figsize=(5 + 1.5 * count, 3.6), layout="constrained")
     grid = figure.add_gridspec(2, count + 3)
@@ -29,7 +26,7 @@ def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = ""
     for row, picks in enumerate((order[:count], order[::-1][:count])):
         for column, pick in enumerate(picks):
             cell = figure.add_subplot(grid[row, 3 + column])
-            _image(cell, _pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
+            image_cell(cell, pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
     figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, {result.report.basis}")
     return figure
 
@@ -43,8 +40,8 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
         order = result.eigenvalues[block].argsort(descending=True).tolist()
         for row, pick in enumerate([*order[:count], *order[-count:]]):
             title = f"{float(result.eigenvalues[block, pick]):+.2g}"
-            _image(
-                grid[row, block], _pixels(result, block, pick), shape, f"{names[block]}\n{title}" if row == 0 else title
+            image_cell(
+                grid[row, block], pixels(result, block, pick), shape, f"{names[block]}\n{title}" if row == 0 else title
             )
     for row in range(2 * count):
         grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
@@ -86,10 +83,10 @@ def explanation(
     top = margin.flatten().abs().topk(min(count, margin.numel())).indices.tolist()
     figure = Figure(figsize=(4.6 + 1.7 * count, 3.0), layout="constrained")
     grid = figure.add_gridspec(1, 4 + count, width_ratios=[1.5, 0.2, 1.6, 0.2] + [1.2] * count)
-    _image(figure.add_subplot(grid[0]), x, shape, f"input, label {names[label]}", cmap="gray_r", symmetric=False)
+    image_cell(figure.add_subplot(grid[0]), x, shape, f"input, label {names[label]}", cmap="gray_r", symmetric=False)
     bars = figure.add_subplot(grid[2])
     colors = ["tab:red" if i == first else "tab:orange" if i == second else "0.7" for i in range(len(outputs))]
-    bars.barh(list(names), _numpy(outputs), color=colors)
+    bars.barh(list(names), to_numpy(outputs), color=colors)
     bars.invert_yaxis()
     bars.set(xlabel="output", title=f"decides {names[first]}")
     for column, index in enumerate(top):
@@ -97,7 +94,7 @@ def explanation(
         title = (
             f"{names[block]}, λ={float(result.eigenvalues[block, rank]):+.2g}\nmargin {float(margin[block, rank]):+.2f}"
         )
-        _image(figure.add_subplot(grid[4 + column]), _pixels(result, block, rank), shape, title)
+        image_cell(figure.add_subplot(grid[4 + column]), pixels(result, block, rank), shape, title)
     rest = float(margin.sum()) - float(margin.flatten()[top].sum())
     verdict = "right" if first == label else "wrong"
     figure.suptitle(
@@ -111,34 +108,9 @@ def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor],
     """What eigenvalue (v . x)^2 does: the eigenvector, and named inputs x with their v . x and their activation."""
     figure = Figure(figsize=(1.9 * (len(inputs) + 1), 2.7), layout="constrained")
     axes = figure.subplots(1, len(inputs) + 1)
-    _image(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")
+    image_cell(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")
     for cell, (name, x) in zip(axes[1:], inputs.items(), strict=True):
-        _image(cell, x, shape, name, cmap="gray_r", symmetric=False)
+        image_cell(cell, x, shape, name, cmap="gray_r", symmetric=False)
         product = float(vector @ x)
         cell.set_xlabel(f"v·x = {product:+.2f}\nλ(v·x)² = {eigenvalue * product**2:+.3g}", fontsize=9)
     return figure
-
-
-def _image(
-    axes: Axes, values: Tensor, shape: Shape, title: str, *, cmap: str = _DIVERGING, symmetric: bool = True
-) -> None:
-    if values.numel() != shape[0] * shape[1]:
-        raise ValueError(
-            f"an image of shape {shape} needs {shape[0] * shape[1]} pixels, the input has {values.numel()}"
-        )
-    image = _numpy(values).reshape(shape)
-    limit = float(np.abs(image).max()) or 1.0
-    axes.imshow(image, cmap=cmap, vmin=-limit if symmetric else 0, vmax=limit)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(title, fontsize=8)
-
-
-def _pixels(result: SpectralResult, block: int, rank: int) -> Tensor:
-    """An eigenvector without the constant coordinate of a lifted input."""
-    vector = result.eigenvectors[block, :, rank]
-    return vector[1:] if result.constant_in else vector
-
-
-def _numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return tensor.detach().to("cpu", torch.float64).numpy()

@@ -1,0 +1,17 @@
+"""Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
+
+from tensornet_interp.plots.circuits import draw_circuit
+from tensornet_interp.plots.networks import draw_network
+from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
+from tensornet_interp.plots.sweeps import pareto
+
+__all__ = [
+    "activations",
+    "draw_circuit",
+    "draw_network",
+    "eigenvectors",
+    "explanation",
+    "pareto",
+    "spectrum",
+    "truncation_curves",
+]

@@ -1,0 +1,105 @@
+"""Circuits drawn: the tree of components that make an output, inputs at the leaves."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tensornet_interp.checks import check_int
+from tensornet_interp.circuit import Circuit, Component
+from tensornet_interp.plots.images import Shape, check_shape, image_cell
+from tensornet_interp.plots.networks import canvas
+
+_COLUMN, _ROW, _LEAF, _MARGIN = 1.15, 1.15, 1.0, 0.85  # inches
+_ENTRIES = 4  # largest entries of a vector that label a leaf
+_MOST_LEAVES = 64
+
+
+def draw_circuit(
+    circuit: Circuit, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int = 2
+) -> Figure:
+    """The best `count` children of every component, with eigenvalue and score; red adds to its parent, blue subtracts.
+
+    Leaves are eigenvectors in the input space: images where a shape is given, else their largest entries by name
+    (by default x0, x1, ...). The entry of the constant coordinate is printed as "const": where it is large, a component
+    acts on its parent as the linear function 2 λ const (v . x). Lines are wider for larger scores. Raises where more
+    than 64 leaves would stand side by side.
+    """
+    check_int("count", count, 1)
+    lifted = circuit.network.constant_in
+    inputs = circuit.levels[-1].vectors.shape[1] - lifted
+    if shape is not None:
+        check_shape(shape, inputs)
+    names = [f"x{i}" for i in range(inputs)] if names is None else names
+    if len(names) != inputs:
+        raise ValueError(f"names must be one an input, got {len(names)} for {inputs} inputs")
+    leaves = _leaves(circuit.components, count)
+    if leaves > _MOST_LEAVES:
+        raise ValueError(
+            f"count={count} gives {leaves} leaves, a figure holds at most {_MOST_LEAVES}; lower count,"
+            " or the widths of the circuit"
+        )
+    depth = len(circuit.levels)
+    width, height = max(_MARGIN + _COLUMN * leaves + 0.15, 6.5), _ROW * depth + _LEAF + 1.5
+    title = f"Circuit of {circuit.name or 'an output direction'}\nλ: eigenvalue; %: {circuit.ranking}"
+    figure, axes = canvas(width, height, title)
+    widest = max(float(level.scores.max()) for level in circuit.levels)
+    column = 0
+
+    def level_height(row: int) -> float:
+        return height - 0.95 - _ROW * row
+
+    def draw(components: Sequence[Component], row: int) -> float:
+        """Draw siblings and everything below them; the position of their parent."""
+        nonlocal column
+        positions = []
+        for node in components[:count]:
+            if node.children:
+                x = draw(node.children, row + 1)
+            else:
+                x = _MARGIN + _COLUMN * (column + 0.5)
+                column += 1
+            positions.append(x)
+        parent = (positions[0] + positions[-1]) / 2
+        for node, x in zip(components, positions, strict=False):
+            color = "tab:red" if node.eigenvalue > 0 else "tab:blue"
+            ends = level_height(row - 1), level_height(row)
+            line = 0.6 + 4.4 * node.score / (widest or 1)
+            axes.plot([parent, x], ends, color=color, linewidth=line, alpha=0.6, zorder=1)
+            label = f"λ {node.eigenvalue:+.2g}\n{100 * node.score:.2g} %"
+            label += f"\nconst {float(node.vector[0]):+.2f}" if circuit.network[node.layer].constant_in else ""
+            label += f"\n{count} of {len(node.children)}" if len(node.children) > count else ""
+            _box(axes, x, ends[1], label, f"component {node.layer}.{node.number}")
+            if not node.children:
+                _leaf(axes, x, ends[1] - 0.38, node, node.vector[lifted:], shape, names)
+        return parent
+
+    top = draw(circuit.components, 1)
+    more = f"\n{count} of {len(circuit.components)}" if len(circuit.components) > count else ""
+    _box(axes, top, level_height(0), f"{circuit.name or 'output'}{more}", "output")
+    for row, level in enumerate(circuit.levels, 1):
+        axes.text(0.1, level_height(row), f"layer {level.layer}", fontsize=8, va="center", color="0.4")
+    return figure
+
+
+def _leaves(components: Sequence[Component], count: int) -> int:
+    return sum(_leaves(node.children, count) if node.children else 1 for node in components[:count])
+
+
+def _box(axes: Axes, x: float, y: float, text: str, gid: str) -> None:
+    box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "0.5"}
+    axes.text(x, y, text, fontsize=7, ha="center", va="center", bbox=box, zorder=3, gid=gid)
+
+
+def _leaf(
+    axes: Axes, x: float, y: float, node: Component, vector: Tensor, shape: Shape | None, names: Sequence[str]
+) -> None:
+    """The vector under the point (x, y): an image, or its largest entries."""
+    if shape is not None:
+        cell = axes.inset_axes((x - _LEAF / 2, y - _LEAF, _LEAF, _LEAF), transform=axes.transData)
+        image_cell(cell, vector, shape, "")
+        return
+    best = vector.abs().argsort(descending=True, stable=True)[:_ENTRIES].tolist()
+    text = "\n".join(f"{names[i]} {float(vector[i]):+.2f}" for i in best)
+    axes.text(x, y - 0.05, text, fontsize=7, ha="center", va="top", gid=f"leaf {node.layer}.{node.number}")

@@ -1,0 +1,178 @@
+"""Tensor networks drawn: tensors as boxes, modes as lines, a mode of three or more tensors as a dot."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.network import BilinearNetwork
+
+Vertex = tuple[str, str | int]  # ("mode", its name) or ("tensor", its number among the terms)
+_COLORS = ("#cfe2f3", "#fce5cd", "#d9ead3", "#ead1dc", "#fff2cc", "#d0e0e3")  # one a part, from the bottom
+_COLUMN, _ROW = 1.25, 0.52  # inches
+_MOST_TENSORS = 100
+
+
+def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """A figure with one empty Axes over all of it, whose units are inches from the lower left corner."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    axes.text(0.15, height - 0.12, title, ha="left", va="top", fontsize=11, gid="title")
+    return figure, axes
+
+
+def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
+    """The tensors of `network.terms()` as boxes and its modes as lines with name and size, output on top.
+
+    A mode that three or more tensors share is a dot; open modes end free. Boxes carry the name of the field that
+    holds the tensor and, in a stack, the number of its part; copies of a part have one colour.
+    Raises above 100 tensors, where nothing can be read: draw a part of the network.
+    """
+    if not isinstance(network, TensorNetwork):
+        raise TypeError(f"network must be a TensorNetwork, got {type(network).__name__}")
+    terms = network.terms()
+    if len(terms) > _MOST_TENSORS:
+        raise ValueError(
+            f"the network has {len(terms)} tensors, a figure holds at most {_MOST_TENSORS}; draw a part, as network[0]"
+        )
+    graph = _Graph([term.modes for term in terms], network.modes)
+    columns, rows = graph.size
+    width, height = max(_COLUMN * columns + 0.4, 4.0), _ROW * rows + 0.8
+    figure, axes = canvas(width, height, title or f"{type(network).__name__}: {len(terms)} tensors")
+    left = (width - _COLUMN * columns) / 2
+
+    def place(vertex: Vertex) -> tuple[float, float]:
+        column, row = graph.places[vertex]
+        return left + _COLUMN * (column + 0.5), height - 0.65 - _ROW * row
+
+    sizes = {mode: size for term in terms for mode, size in zip(term.modes, term.data.shape, strict=True)}
+    for mode, tensors in graph.tensors.items():
+        x, y = place(("mode", mode))
+        ends = [place(("tensor", tensor)) for tensor in tensors]
+        for end in ends:
+            axes.plot([x, end[0]], [y, end[1]], color="0.45", linewidth=1, zorder=1)
+        is_open = mode in network.modes
+        text = f"{mode}  {sizes[mode]}"
+        style: dict[str, Any] = {
+            "fontsize": 7,
+            "color": "tab:red" if is_open else "0.2",
+            "gid": f"mode {mode}",
+            "zorder": 2,
+        }
+        if len(tensors) + is_open == 2:
+            box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+            axes.text(x, y, text, ha="center", va="center", bbox=box, **style)
+            continue
+        axes.plot(x, y, "o", color="0.15", markersize=5, zorder=3, gid=f"copy {mode}")
+        if is_open:
+            axes.plot([x, x], [y, y + 0.4 * _ROW], color="0.45", linewidth=1, zorder=1)
+        above = any(end[1] < y for end in ends)  # beside the dot, away from lines that spread
+        axes.text(x + 0.09, y + (0.03 if above else -0.03), text, ha="left", va="bottom" if above else "top", **style)
+    for number, (name, part) in enumerate(_labels(network)):
+        x, y = place(("tensor", number))
+        box = {"boxstyle": "round,pad=0.3", "facecolor": _COLORS[part % len(_COLORS)], "edgecolor": "0.3"}
+        axes.text(x, y, name, fontsize=8, ha="center", va="center", bbox=box, zorder=4, gid=f"tensor {number}")
+    return figure
+
+
+def _labels(network: TensorNetwork) -> Iterator[tuple[str, int]]:
+    """Name and part number of every term, in the order of `terms()`."""
+    if not isinstance(network, BilinearNetwork):
+        yield from ((name, 0) for name in _fields(network))
+        return
+
+    def tree(level: int) -> Iterator[tuple[str, int]]:
+        yield from ((f"{name} {level}", level) for name in _fields(network[level]))
+        for _ in range(2 if level else 0):
+            yield from tree(level - 1)
+
+    yield from tree(len(network) - 1)
+
+
+def _fields(part: TensorNetwork) -> list[str]:
+    """The field that holds the array of every term; those of one array in turn, "tensor" where there is none."""
+    names: dict[int, deque[str]] = defaultdict(deque)
+
+    def collect(owner: object, prefix: str) -> None:
+        for name, value in getattr(owner, "__dict__", {}).items():
+            if isinstance(value, Tensor):
+                names[id(value)].append(prefix + name)
+            elif isinstance(value, TensorNetwork):
+                collect(value, f"{prefix}{name}.")
+
+    collect(part, "")
+    found = []
+    for term in part.terms():
+        held = names.get(id(term.data), deque(["tensor"]))
+        found.append(held[0])
+        held.rotate(-1)
+    return found
+
+
+@dataclass
+class _Graph:
+    """Where everything goes: rows by distance from the first open mode, columns by the leaves of that tree."""
+
+    terms: Sequence[Sequence[str]]  # modes of every tensor
+    open_modes: Sequence[str]
+    tensors: dict[str, list[int]] = field(default_factory=dict)  # mode -> tensors
+    places: dict[Vertex, tuple[float, float]] = field(default_factory=dict)  # (column, row)
+    _children: dict[Vertex, list[Vertex]] = field(default_factory=dict)
+    _columns: int = 0
+
+    def __post_init__(self) -> None:
+        for number, modes in enumerate(self.terms):
+            for mode in modes:
+                self.tensors.setdefault(mode, []).append(number)
+        vertices: list[Vertex] = [("mode", mode) for mode in (*self.open_modes, *self.tensors)]
+        vertices += [("tensor", number) for number in range(len(self.terms))]  # those without modes
+        for vertex in vertices:
+            if vertex not in self._children:  # a part that nothing above is connected to: a tree of its own
+                self._search(vertex)
+                self._set(vertex, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return self._columns, int(max(row for _, row in self.places.values())) + 1
+
+    def _search(self, root: Vertex) -> None:
+        """Breadth first, so that a row is a distance."""
+        self._children[root] = []
+        queue = deque([root])
+        while queue:
+            vertex = queue.popleft()
+            for near in self._near(vertex):
+                if near not in self._children:
+                    self._children[near] = []
+                    self._children[vertex].append(near)
+                    queue.append(near)
+
+    def _near(self, vertex: Vertex) -> list[Vertex]:
+        kind, name = vertex
+        if kind == "mode":
+            return [("tensor", number) for number in self.tensors[str(name)]]
+        return [("mode", mode) for mode in self.terms[int(name)]]
+
+    def _set(self, vertex: Vertex, row: int) -> float:
+        """Place a subtree, its children side by side, those that lead to no open mode in the middle; its column."""
+        children = [child for child in self._children[vertex] if self._leads_out(child)]
+        middle = len(children) // 2
+        children[middle:middle] = [child for child in self._children[vertex] if child not in children]
+        columns = [self._set(child, row + 1) for child in children]
+        if columns:
+            column = (columns[0] + columns[-1]) / 2
+        else:
+            column, self._columns = float(self._columns), self._columns + 1
+        self.places[vertex] = (column, row)
+        return column
+
+    def _leads_out(self, vertex: Vertex) -> bool:
+        return vertex[1] in self.open_modes or any(self._leads_out(child) for child in self._children[vertex])

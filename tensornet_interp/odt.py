@@ -60,9 +60,9 @@ class ODT:
 
         ranks: coordinates to keep beside the constant, one number for every inner bond (1 ... L - 1) or {bond: rank},
         bonds not named left as they are; error: instead, keep what `bound` <= error needs, over the inner bonds
-        (the fewest coordinates in all). A rank above the bond's own is lowered to that. Bonds 0 and L are projected
-        in place: the network takes and gives what it did. A lifted bond keeps its constant exactly, and hands on
-        [1, enc (h - center)].
+        (the fewest coordinates in all; an error below 1e-8 is not resolved). A rank above the bond's own is lowered
+        to that. Bonds 0 and L are projected in place: the network takes and gives what it did. A lifted bond keeps
+        its constant exactly, and hands on [1, enc (h - center)].
         Cost: O(rank^3) a layer; measuring the error takes three times the rank and twice the width.
         """
         if (ranks is None) == (error is None):

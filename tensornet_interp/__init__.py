@@ -8,6 +8,7 @@ from tensornet_interp.inner import Estimate, difference, inner, norm, relative_e
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lift import lift
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.odt import odt
 from tensornet_interp.registry import available_decompositions, register_decomposition
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
@@ -34,6 +35,7 @@ __all__ = [
     "inner",
     "lift",
     "norm",
+    "odt",
     "plan",
     "register_decomposition",
     "relative_error",

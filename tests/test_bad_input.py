@@ -13,6 +13,7 @@ from tensornet_interp import (
     difference,
     inner,
     lift,
+    odt,
     plan,
     relative_error,
     similarity,
@@ -55,6 +56,7 @@ SQUARE = make(out=5)
 ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
+BONDS = odt(STACK)
 X = tensor(2, 5)
 U = tensor(3)
 CIRCUIT = circuit(STACK, U, widths=2)
@@ -186,6 +188,22 @@ TABLE = [
     ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "expected a single layer, got a network of 2"),
     ("difference of sizes", lambda: difference(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
+    # odt
+    ("odt of a tensor", lambda: odt(DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("odt of zero", lambda: odt(ZERO), ValueError, "the network is zero on the given input moments"),
+    ("odt covariance", lambda: odt(STACK, covariance=covariance(a33=-0.5)), ValueError, "positive semidefinite, its lowest eigenvalue is -5.000e-01"),
+    ("odt mean size", lambda: odt(STACK, mean=tensor(4)), ValueError, "mode 'in' has size 5 in network but 4 in mean"),
+    ("truncate by nothing", lambda: BONDS.truncate(), ValueError, "give either ranks or error, got ranks=None and error=None"),
+    ("truncate by both", lambda: BONDS.truncate(2, error=0.1), ValueError, "give either ranks or error, got ranks=2 and error=0.1"),
+    ("truncate to 0", lambda: BONDS.truncate(0), ValueError, r"rank must be from 1 to 5 \(the size of bond 1\), got 0"),
+    ("truncate above the size", lambda: BONDS.truncate({2: 4}), ValueError, r"rank must be from 1 to 3 \(the size of bond 2\), got 4"),
+    ("truncate to a fraction", lambda: BONDS.truncate(2.5), TypeError, "rank must be a whole number, got 2.5"),
+    ("truncate a bond that is not there", lambda: BONDS.truncate({3: 1}), ValueError, r"bond must be from 0 to 2 \(0 is the input\), got 3"),
+    ("truncate a bond by name", lambda: BONDS.truncate({"in": 1}), TypeError, "bond must be a whole number, got 'in'"),
+    ("truncate to an error of 1", lambda: BONDS.truncate(error=1.0), ValueError, r"error is relative .* must be in \[0, 1\), got 1.0"),
+    ("truncate to an error of NaN", lambda: BONDS.truncate(error=NAN), ValueError, r"must be in \[0, 1\), got nan"),
+    ("truncate to an error of a word", lambda: BONDS.truncate(error="small"), TypeError, "error must be a number, got 'small'"),
+    ("truncate one layer", lambda: odt(LAYER).truncate(2), ValueError, "a network of one layer has no inner bond"),
     # contraction
     ("plan over the limit", lambda: plan(STACK, max_elements=10), ValueError, r"contraction to \('out', .* needs .* elements at once, more than max_elements=1e\+01"),
     ("dense over the limit", lambda: LAYER.to_tensor(max_elements=10), ValueError, "needs .* elements at once, more than max_elements"),

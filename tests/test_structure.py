@@ -25,6 +25,8 @@ ARROWS = {
     "lift": {"checks", "layer"},
     "moments": {"checks", "layer", "network"},
     "inner": {"checks", "contraction", "layer", "network", "moments"},
+    "bonds": {"layer", "moments"},
+    "odt": {"checks", "bonds", "contraction", "layer", "network", "moments"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
     "decompositions": {"checks", *CORE, "report", "moments"},
@@ -34,7 +36,7 @@ ARROWS = {
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
-    "__init__": {*CORE, "lift", "report", "decompositions"},
+    "__init__": {*CORE, "lift", "odt", "report", "decompositions"},
 }
 ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,

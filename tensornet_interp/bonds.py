@@ -1,0 +1,155 @@
+"""What every bond of a stack of bilinear layers carries: its Gram below, its Gram above, and their singular values."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+
+_EPS = torch.finfo(torch.float64).eps
+FLOOR = math.sqrt(_EPS)  # of the largest singular value: Gram matrices see no less
+
+Scaled = tuple[Tensor, float]  # a matrix, and the logarithm of the number it is to be multiplied by
+
+
+@dataclass(frozen=True, eq=False)
+class Bond:
+    """Bond l of a network: the outputs of layer l, which layer l + 1 takes (0: the input, L: the output).
+
+    Singular values are those of the whole network unfolded across ONE occurrence of the bond in its tree, in units of
+    the network's tree norm (their squares sum to 1), largest first, float64; below 1.5e-8 of the largest they are
+    noise. "Without the constant" the constant coordinate is projected out: what remains of the Gram below is
+    X - X e_0 e_0^T X / X_00, a covariance where X is a second moment. A cut keeps the constant, and these are its
+    costs. Ranks count the coordinates beside the constant.
+    """
+
+    index: int
+    size: int  # without the constant coordinate
+    occurrences: int  # 2**(L - l): how often the bond stands in the tree
+    log_norm: float  # logarithm of the network's tree norm, from trace(X N) here: the same at every bond
+    singular_values: Tensor  # of all coordinates
+    singular_values_without_constant: Tensor  # the same where there is no constant
+    encoder: Tensor  # (rank, all coordinates), most important row first
+    decoder: Tensor  # (all coordinates, rank)
+    center: Tensor | None  # (all coordinates,): what is decoded from the constant, [1, a mean]
+
+    @property
+    def rank(self) -> int:
+        """How many coordinates carry anything, to the floor."""
+        return self.encoder.shape[0]
+
+    def discarded(self, rank: int) -> float:
+        """sum_(i >= rank) s_i^2: the squared relative error of cutting one occurrence to `rank`."""
+        return float(self.singular_values_without_constant[rank:].square().sum())
+
+    def gap(self, rank: int) -> float:
+        """s[rank - 1] / s[rank]: last kept over first discarded; inf where nothing is kept, or nothing discarded."""
+        if not 0 < rank < self.rank:
+            return math.inf
+        values = self.singular_values_without_constant
+        return float(values[rank - 1] / values[rank])
+
+    def in_cluster(self, rank: int) -> bool:
+        """Whether s[rank - 1] and s[rank] are equal to the floor, so that a cut there is one choice of many."""
+        if not 0 < rank < self.rank:
+            return False
+        values = self.singular_values_without_constant
+        return float(values[rank - 1] - values[rank]) <= FLOOR * float(values[0])
+
+    def maps(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Encoder (new, all coordinates) and decoder (all coordinates, new) of a cut; the constant stays in front."""
+        encoder, decoder = self.encoder[:rank], self.decoder[:, :rank]
+        if self.center is None:
+            return encoder, decoder
+        constant = torch.zeros_like(self.center)
+        constant[0] = 1
+        return torch.cat([constant[None], encoder]), torch.cat([self.center[:, None], decoder], 1)
+
+
+def make_bonds(layers: Sequence[BilinearLayer], moment: Tensor) -> tuple[Bond, ...]:
+    """Every bond of a stack of float64 layers, X_0 = moment (in, in); an error where the network is zero.
+
+    Cost: O(rank^2 in + in^3) a layer.
+    """
+    up = upward(layers, moment)
+    if not up[-1][0].trace() > 0:
+        raise ValueError("the network is zero on the given input moments: there is nothing to cut")
+    down = downward(layers, up)
+    constants = [layers[0].constant_in, *(layer.constant_out for layer in layers)]
+    grams = enumerate(zip(up, down, constants, strict=True))
+    return tuple(_bond(i, 2 ** (len(layers) - i), *gram) for i, gram in grams)
+
+
+def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:
+    """X_l = P_l C(X_(l-1)) P_l^T: Grams of every bond's coordinates over the tree below one occurrence, input first."""
+    grams = [_rescale(moment, 0.0)]
+    for layer in layers:
+        gram, log_scale = grams[-1]
+        grams.append(_rescale(layer.down @ cross_gram(layer, layer, gram) @ layer.down.T, 2 * log_scale))
+    return grams
+
+
+def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scaled]:
+    """N_(l-1) = 1/4 Z^T G Z, Z = [W; V]: Grams over the tree outside one occurrence, input first; N_L = I."""
+    last = layers[-1].down
+    grams = [(torch.eye(len(last), dtype=last.dtype, device=last.device), 0.0)]
+    for layer, (below, log_below) in zip(reversed(layers), reversed(up[:-1]), strict=True):
+        above, log_above = grams[0]
+        weight = layer.down.T @ above @ layer.down  # (rank, rank)
+        left, right = below @ layer.left, below @ layer.right
+        gram = layer.left @ (weight * (layer.right.T @ right)) @ layer.left.T
+        gram += 2 * layer.left @ (weight * (layer.right.T @ left)) @ layer.right.T
+        gram += layer.right @ (weight * (layer.left.T @ left)) @ layer.right.T
+        grams.insert(0, _rescale(gram / 4, log_above + log_below))
+    return grams
+
+
+def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool) -> Bond:
+    """svd(R F) = A s B^T with X = F F^T, N = R^T R; enc = s^(-1/2) A^T R, dec = F B s^(-1/2)."""
+    (below, log_below), (above, log_above) = up, down
+    squared = (below * above).sum()  # trace(X N)
+    lower, upper = _root(below), _root(above).T  # F (all, r), R (r', all)
+    unfolded = upper @ lower  # transposed and in orthonormal coordinates
+    spectrum = torch.linalg.svdvals(unfolded)
+    center = None
+    if constant:
+        center = below[:, 0] / below[0, 0]
+        direction = lower[0] / lower[0].norm()  # F^T e_0, the constant among the leaves
+        unfolded = unfolded - torch.outer(unfolded @ direction, direction)
+    rows, values, columns = torch.linalg.svd(unfolded, full_matrices=False)
+    keep = (values > FLOOR * values[0]) & (values > len(values) * _EPS * spectrum[0])
+    roots = values[keep].sqrt()
+    encoder = (rows[:, keep] / roots).T @ upper
+    if center is not None:
+        encoder[:, 0] -= encoder @ center  # enc (1 - center e_0^T): the center is what the constant carries
+    return Bond(
+        index,
+        below.shape[0] - constant,
+        occurrences,
+        (log_below + log_above + float(squared.log())) / 2,
+        spectrum / squared.sqrt(),
+        values / squared.sqrt(),
+        encoder,
+        lower @ (columns[keep].T / roots),
+        center,
+    )
+
+
+def _root(gram: Tensor) -> Tensor:
+    """F (n, r) with F F^T = gram, semidefinite: the root of its correlations, so that small coordinates count too."""
+    scale = gram.diagonal().clamp_min(0).sqrt()
+    inverse = torch.where(scale > 0, 1 / scale, torch.zeros_like(scale))
+    values, vectors = torch.linalg.eigh(gram * torch.outer(inverse, inverse))
+    keep = values > len(values) * _EPS * values[-1]
+    return scale[:, None] * vectors[:, keep] * values[keep].sqrt()
+
+
+def _rescale(gram: Tensor, log_scale: float) -> Scaled:
+    """The symmetric part by its largest entry, so that deep networks do not overflow."""
+    gram = (gram + gram.T) / 2
+    largest = float(gram.abs().max())
+    return (gram / largest, log_scale + math.log(largest)) if largest > 0 else (gram, log_scale)

@@ -1,6 +1,7 @@
 """Second moments through bilinear layers: inner products of hidden units, and Gaussian inputs layer by layer."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,41 +22,54 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
     return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
 
 
-@dataclass
-class Moments:
-    """Mean (in,) and raw second moments (in, in') of the inputs u of f and u' of g."""
+class HiddenMeans(NamedTuple):
+    """Of the hidden units of a layer, (rank,) each: their mean, and their value at the mean of the input."""
 
-    mean_f: Tensor
-    mean_g: Tensor
-    ff: Tensor
-    gg: Tensor
-    fg: Tensor
+    expected: Tensor
+    at_mean: Tensor
 
 
-def propagate(f: BilinearLayer, g: BilinearLayer, at: Moments) -> Moments:
-    """Moments of the outputs of two layers whose inputs are jointly Gaussian; exact."""
-    a_f = ((at.ff @ f.left) * f.right).sum(0)  # mean of every hidden unit
-    a_g = ((at.gg @ g.left) * g.right).sum(0)
-    m_f = (at.mean_f @ f.left) * (at.mean_f @ f.right)
-    m_g = (at.mean_g @ g.left) * (at.mean_g @ g.right)
+def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
+    """For a Gaussian input of this mean (in,) and raw second moment (in, in)."""
+    expected = ((moment @ layer.left) * layer.right).sum(0)
+    return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
 
-    def moment(x: BilinearLayer, y: BilinearLayer, xy: Tensor, means: tuple[Tensor, ...]) -> Tensor:
-        a_x, a_y, m_x, m_y = means
-        hidden = 2 * cross_gram(x, y, xy) + torch.outer(a_x, a_y) - 2 * torch.outer(m_x, m_y)
-        return x.down @ hidden @ y.down.T
 
-    return Moments(
-        f.down @ a_f,
-        g.down @ a_g,
-        moment(f, f, at.ff, (a_f, a_f, m_f, m_f)),
-        moment(g, g, at.gg, (a_g, a_g, m_g, m_g)),
-        moment(f, g, at.fg, (a_f, a_g, m_f, m_g)),
-    )
+def cross_moment(
+    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
+) -> Tensor:
+    """E[f(u) g(u')^T], (out, out'), for jointly Gaussian inputs with E[u u'^T] = moment (in, in'); exact."""
+    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
+    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian input over all coordinates: a constant one has mean 1 and no variance."""
+
+    mean: Tensor  # (in,)
+    covariance: Tensor  # (in, in)
+
+    @property
+    def moment(self) -> Tensor:
+        """Raw second moment E[x x^T], (in, in)."""
+        return self.covariance + torch.outer(self.mean, self.mean)
+
+    @property
+    def root(self) -> Tensor:
+        """F with F F^T the covariance, (in, in): x = mean + F z for z standard normal."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp_min(0).sqrt()
 
 
 def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean (in,) and raw second moment (in, in) of the network's input in float64, its constant coordinate included."""
-    first = network.layers[0]
+    x = input_gaussian(network.layers[0], mean, covariance)
+    return x.mean, x.moment
+
+
+def input_gaussian(first: BilinearLayer, mean: Tensor | None, covariance: Tensor | None) -> Gaussian:
+    """The input of a first layer in float64, by default standard normal, its constant coordinate included."""
     size = first.shape[1] - first.constant_in
     like = first.down.new_zeros((), dtype=torch.float64)
     mean = like.new_zeros(size) if mean is None else check_tensor("mean", mean, ("in",)).to(torch.float64)
@@ -76,4 +90,4 @@ def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Ten
     if first.constant_in:
         mean = torch.cat([mean.new_ones(1), mean])
         covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
-    return mean, covariance + torch.outer(mean, mean)
+    return Gaussian(mean, covariance)

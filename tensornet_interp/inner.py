@@ -45,7 +45,8 @@ def inner(
     of a lifted input counts in "tree" and "symmetric" like any other, that of a lifted output is dropped.
     method: "exact" ("tree", and the others up to two layers), "closure" ("gaussian", activations taken as Gaussian
     layer by layer: no bound on its error), or "sampled" ("symmetric" and "gaussian": unbiased, with a standard error,
-    `samples` random inputs drawn with `seed`; a draw deviates by 2 to 3 times the value, or more with depth).
+    `samples` random inputs drawn with `seed`; a draw on the sphere deviates by 2 to 3 times the norms, more with
+    depth; Gaussian draws of high degree have heavy tails, and the standard error of too few comes out too small).
     "auto": exact up to two layers; beyond, "symmetric" is sampled and "gaussian" a closure, as it is for two layers
     where exact products cost more than 1e12 flops in the call. `Estimate.method` says which it was.
     mean (in,), covariance (in, in): of the plain Gaussian input, by default 0 and the identity; "gaussian" only.

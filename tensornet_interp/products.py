@@ -20,7 +20,7 @@ AUTO_FLOPS = 1e12  # what "auto" spends on exact Gaussian products of two layers
 Pairs = Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class How:
     """The options of an inner product, checked; what they mean is said at `inner`."""
 
@@ -51,7 +51,7 @@ class How:
         check_int("seed", self.seed, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Products:
     """<f, g> of every pair is value * exp(log_scale)."""
 
@@ -142,9 +142,10 @@ def mirrored(values: Tensor, pairs: Pairs, count: int, per_output: bool) -> Tens
 
 
 def cosines(found: Products, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """<f, g> / sqrt(<f, f> <g, g>) of every pair, and its standard error, 0 where nothing was sampled: (pair, out or 1).
+    """<f, g> / sqrt(<f, f> <g, g>) of every pair, and its standard error: (pair, out or 1).
 
-    The standard error is that of the ratio to first order in the deviations of its three averages.
+    The standard error is that of the ratio to first order in the deviations of its three averages; 0 where nothing
+    was sampled.
     """
     own = {i: at for at, (i, j) in enumerate(pairs) if i == j}
     f, g = (torch.tensor([own[pair[side]] for pair in pairs], device=found.value.device) for side in (0, 1))

@@ -10,7 +10,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """exp(log_scale) times the network of `layers`, bottom first; float64, the largest entry of each factor near 1."""
 

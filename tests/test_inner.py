@@ -280,11 +280,3 @@ def test_arguments_are_checked():
         relative_error(BilinearNetwork([make(4, 4, 6, 1), a]), a)
     with pytest.raises(ValueError, match="mode 'in'"):
         inner(lift(a), a)
-
-
-def test_an_estimate_an_output_is_a_tensor_of_the_true_numbers():
-    layer = BilinearLayer(torch.eye(2).double() * 10, torch.eye(2).double(), torch.eye(2).double())
-    estimate = inner(layer, layer, per_output=True)
-    torch.testing.assert_close(estimate.to_tensor(), torch.tensor([100.0, 100.0]).double())
-    with pytest.raises(TypeError, match="use to_tensor"):
-        float(estimate)

@@ -67,7 +67,6 @@ def test_symmetric_is_the_brute_force(widths_a, widths_b, lifted, device):
     torch.testing.assert_close(each.value, products / norms, rtol=0, atol=1e-12)
 
 
-
 def test_one_function_written_in_two_ways():
     """(x1^2)(x2^2) and (x1 x2)^2: as trees orthogonal, as functions equal."""
     eye = torch.eye(2, dtype=torch.float64)
@@ -175,4 +174,6 @@ def test_scale_is_apart():
     plain = float(inner(network, network, kind="symmetric"))
     assert bool(torch.isfinite(value).all())
     # entries 1e60 in 3 factors, twice below and once above, in both networks: 18 times 60 digits
-    assert math.log(float(value.sum())) + log_scale == pytest.approx(math.log(plain) + 18 * 60 * math.log(10), rel=1e-12)
+    assert math.log(float(value.sum())) + log_scale == pytest.approx(
+        math.log(plain) + 18 * 60 * math.log(10), rel=1e-12
+    )

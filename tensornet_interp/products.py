@@ -112,7 +112,7 @@ def _product(
 def _scaled_input(stack: Stack, how: How) -> tuple[Gaussian, float]:
     """The Gaussian input with moments near 1, and the log that its scale adds: networks are homogeneous."""
     x = input_gaussian(stack.layers[0], how.mean, how.covariance)
-    scale = torch.maximum(largest_entry(x.mean), largest_entry(x.covariance).sqrt())
+    scale = largest_entry(torch.cat([x.mean, x.covariance.detach().abs().sqrt().flatten()]))
     return Gaussian(x.mean / scale, x.covariance / scale / scale), 2.0 ** (len(stack) + 1) * float(scale.log())
 
 

@@ -36,7 +36,7 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
     """<sym F[out], sym G[out]> of the tensors symmetrized over all inputs, for one or two layers.
 
     Cost for two: 4 rank rank' r^3 flops over the ranks of the second layers, r = min(in, 2 (rank + rank')) of the
-    first; memory: a few chunks of 32 MB and rank rank'.
+    first; memory: some chunks of 32 MB, or of r max(r, rank) entries where that is more, and rank rank'.
     """
     if len(f) == 1:
         return tree(f, g)

@@ -85,10 +85,11 @@ def test_a_singular_covariance_is_a_constant_input(widths, lifted):
 
 
 @pytest.mark.parametrize("size", [1e-60, 1e60])
-def test_the_scale_of_the_input_does_not_overflow(size):
+@pytest.mark.parametrize("with_mean", [False, True])
+def test_the_scale_of_the_input_does_not_overflow(size, with_mean):
     """Homogeneous networks of degree 4: the product has the 8th power, the cosine none."""
     a, b = stack((4, 3, 2), (4, 6), 1), stack((4, 5, 2), (5, 3), 101)
-    mean, covariance = distribution(4, True, True)
+    mean, covariance = distribution(4, with_mean, True)
     plain = {"mean": mean, "covariance": covariance}
     scaled = {"mean": size * mean, "covariance": size**2 * covariance}
     for method in ("exact", "closure", "sampled"):
@@ -140,6 +141,19 @@ def test_golden_values_by_quadrature(depth, value):
     mean, covariance = distribution(4, False, False)
     ab, aa, bb = (float(quadrature(f, g, mean, covariance, 5).sum()) for f, g in ((a, b), (a, a), (b, b)))
     assert abs(ab / (aa * bb) ** 0.5 - value) <= 1e-9
+
+
+def test_a_lifted_network_far_from_its_constant_loses_it():
+    """At inputs of 1e40 biases are nothing: the cosine is that of the networks without them."""
+    a, b = stack((4, 3, 2), (4, 6), 1), stack((4, 5, 2), (5, 3), 101)
+    lifted = [
+        BilinearNetwork([lift(layer, left_bias=tensor(layer.rank, seed=3)) for layer in n.layers]) for n in (a, b)
+    ]
+    _, covariance = distribution(4, False, True)
+    for method in ("exact", "closure"):
+        expected = float(similarity(a, b, kind="gaussian", method=method, covariance=covariance))
+        found = similarity(*lifted, kind="gaussian", method=method, covariance=1e80 * covariance)
+        assert abs(float(found) - expected) <= 1e-11
 
 
 def test_auto_says_what_it_took():

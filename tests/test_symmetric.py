@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, lift, similarity
 from tensornet_interp.scaling import as_stack
@@ -177,3 +178,13 @@ def test_scale_is_apart():
     assert math.log(float(value.sum())) + log_scale == pytest.approx(
         math.log(plain) + 18 * 60 * math.log(10), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+def test_exact_products_cost_what_is_counted(kind):
+    """4 H H' r^3 flops, and lower powers of r: what "auto" decides by and the docstring states."""
+    a, b = stack((40, 30, 2), (50, 60), 1), stack((40, 20, 2), (45, 55), 101)
+    with FlopCounterMode(display=False) as counter:
+        inner(a, b, kind=kind, method="exact")
+    counted = exact_flops(as_stack(a), as_stack(b))
+    assert counted <= counter.get_total_flops() <= 1.5 * counted

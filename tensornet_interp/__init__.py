@@ -4,7 +4,8 @@ import tensorly
 
 from tensornet_interp.contraction import Plan, TensorNetwork, Term, contract, plan, rename
 from tensornet_interp.decompositions import Decomposition, decompose
-from tensornet_interp.inner import Estimate, difference, inner, norm, relative_error, similarity
+from tensornet_interp.estimate import Estimate
+from tensornet_interp.inner import difference, inner, norm, relative_error, similarity
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lift import lift
 from tensornet_interp.network import BilinearNetwork

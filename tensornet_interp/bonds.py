@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.moments import cross_gram
+from tensornet_interp.moments import cross_gram, input_gram
 
 _EPS = torch.finfo(torch.float64).eps
 FLOOR = math.sqrt(_EPS)  # of the largest singular value: Gram matrices see no less
@@ -99,12 +99,7 @@ def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scal
     grams = [(torch.eye(len(last), dtype=last.dtype, device=last.device), 0.0)]
     for layer, (below, log_below) in zip(reversed(layers), reversed(up[:-1]), strict=True):
         above, log_above = grams[0]
-        weight = layer.down.T @ above @ layer.down  # (rank, rank)
-        left, right = below @ layer.left, below @ layer.right
-        gram = layer.left @ (weight * (layer.right.T @ right)) @ layer.left.T
-        gram += 2 * layer.left @ (weight * (layer.right.T @ left)) @ layer.right.T
-        gram += layer.right @ (weight * (layer.left.T @ left)) @ layer.right.T
-        grams.insert(0, _rescale(gram / 4, log_above + log_below))
+        grams.insert(0, _rescale(input_gram(layer, below, above), log_above + log_below))
     return grams
 
 

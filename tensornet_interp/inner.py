@@ -4,50 +4,26 @@ Each inner product has a name of its own, because from two layers on they differ
 
 - "tree": the Frobenius product of the networks as trees, every layer symmetrized; it depends on how a function is
   written, but costs O(rank^3) a layer.
-- "gaussian": E[f(x) . g(x)] for a Gaussian input.
+- "symmetric": the Frobenius product of the tensors symmetrized over all inputs: one number for one function.
+- "gaussian": E[f(x) . g(x)] for a Gaussian input: the same.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_size
+from tensornet_interp.checks import check_alike, check_size
 from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.estimate import Estimate
 from tensornet_interp.layer import BilinearLayer, as_layer
-from tensornet_interp.moments import Moments, cross_gram, input_moments, propagate
+from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.products import How, cosines, covering_pairs, mirrored, products
+from tensornet_interp.sampling import standard_error
+from tensornet_interp.scaling import as_stack, factor_exponents, rescale
 
 _DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A number, or one an output, times exp(log_scale), and how it was come by: "exact", "closure" or "sampled"."""
-
-    value: Tensor  # float64, () or (out,)
-    method: str
-    log_scale: float = 0.0
-    standard_error: Tensor | None = None  # of value, where it was sampled
-
-    def to_tensor(self) -> Tensor:
-        """The numbers themselves, value * exp(log_scale), float64: () or (out,)."""
-        return self.value * math.exp(self.log_scale)
-
-    def __float__(self) -> float:
-        if self.value.numel() != 1:
-            raise TypeError(f"{self.value.numel()} numbers, one an output: use to_tensor()")
-        try:
-            return float(self.value) * math.exp(self.log_scale)
-        except OverflowError:
-            raise OverflowError(f"{self!r} does not fit in a float; use its value and log_scale") from None
-
-    def __repr__(self) -> str:
-        error = "" if self.standard_error is None else f" +- {self.standard_error.tolist()}"
-        scale = f" * exp({self.log_scale:.6g})" if self.log_scale else ""
-        return f"Estimate({self.value.tolist()}{error}{scale}, {self.method})"
 
 
 def inner(
@@ -55,58 +31,93 @@ def inner(
     b: TensorNetwork,
     *,
     kind: str = "tree",
+    method: str = "auto",
     mean: Tensor | None = None,
     covariance: Tensor | None = None,
     per_output: bool = False,
+    samples: int = 10_000,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Estimate:
-    """<a, b>: "tree" sum_out <A[out], B[out]> of the symmetrized tensors, or "gaussian" E[a(x) . b(x)].
+    """<a, b>: sum_out <A[out], B[out]> of the tensors ("tree", "symmetric"), or E[a(x) . b(x)] ("gaussian").
 
-    a, b: layers, decompositions or networks of one depth, with the same inputs and outputs; a constant coordinate of
-    a lifted input counts in "tree" like any other, that of a lifted output is dropped.
+    a, b: layers, decompositions or networks of one depth, with the same inputs and outputs; the constant coordinate
+    of a lifted input counts in "tree" and "symmetric" like any other, that of a lifted output is dropped.
+    method: "exact" ("tree", and the others up to two layers), "closure" ("gaussian", activations taken as Gaussian
+    layer by layer: no bound on its error), or "sampled" ("symmetric" and "gaussian": unbiased, with a standard error,
+    `samples` random inputs drawn with `seed`; a draw on the sphere deviates by 2 to 3 times the norms, more with
+    depth; Gaussian draws of high degree have heavy tails, and the standard error of too few comes out too small).
+    "auto": exact up to two layers; beyond, "symmetric" is sampled and "gaussian" a closure, as it is for two layers
+    where exact products cost more than 1e12 flops in the call. `Estimate.method` says which it was.
     mean (in,), covariance (in, in): of the plain Gaussian input, by default 0 and the identity; "gaussian" only.
-    per_output: one number an output. float() or `to_tensor()` of the result is the number; its `value` alone lacks
-    the factor exp(log_scale), which is kept apart so that deep networks do not overflow.
-    "gaussian" is exact for one layer, bias and residual included, and a closure for more (activations taken as
-    Gaussian layer by layer): `Estimate.method` says which. Cost: O(rank^2 (in + out)) a layer.
+    per_output: one number an output. progress: a bar where it takes more than a second.
+    float() or `to_tensor()` of the result is the number; its `value` alone lacks the factor exp(log_scale).
+    Cost: "tree" and closure O(rank^2 (in + out)) a layer; exact products of two layers 4 rank rank' r^3 over the ranks
+    of the second layers, r = min(in, 2 (rank + rank')) of the first; sampled as many forward passes.
     """
-    check_choice("kind", kind, _KINDS)
-    if not isinstance(per_output, bool):
-        raise TypeError(f"per_output must be True or False, got {per_output!r}")
-    return _KINDS[kind](*_networks(a, b), mean, covariance, per_output)
+    how = How(kind, method, mean, covariance, per_output, samples, seed, progress)
+    stacks = [as_stack(network) for network in _networks({"a": a, "b": b})]
+    found = products(stacks, [(0, 1)], how)
+    error = None if found.draws is None else standard_error(found.draws[0], 0)
+    return Estimate(
+        found.value[0] if per_output else found.value[0, 0],
+        found.method,
+        float(found.log_scale[0]),
+        error if error is None or per_output else error[0],
+    )
 
 
 def similarity(
-    a: TensorNetwork,
-    b: TensorNetwork,
+    a: TensorNetwork | Sequence[TensorNetwork],
+    b: TensorNetwork | None = None,
     *,
     kind: str = "tree",
+    method: str = "auto",
     mean: Tensor | None = None,
     covariance: Tensor | None = None,
     per_output: bool = False,
+    samples: int = 10_000,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Estimate:
-    """Cosine <a, b> / sqrt(<a, a> <b, b>), uncentred. Arguments as in `inner`; an error where a network is zero.
+    """Cosine <a, b> / sqrt(<a, a> <b, b>), uncentred; of a list of n networks the (n, n) or (n, n, out) matrix.
+
+    Arguments as in `inner`; an error where a network is zero. A list shares work: each pair is computed once, and
+    what belongs to one network once. Sampled, all products share their draws; the ratio of averages is not unbiased,
+    and its standard error is that of first order in their deviations. Memory there: pairs * samples.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
     >>> round(float(similarity(layer, layer)), 12)
     1.0
     """
-    ab, aa, bb = (
-        inner(x, y, kind=kind, mean=mean, covariance=covariance, per_output=per_output)
-        for x, y in ((a, b), (a, a), (b, b))
-    )
-    for name, norm in (("a", aa), ("b", bb)):
-        if not bool(torch.isfinite(norm.value).all()):
-            raise ValueError(f"the norm of network {name} overflows float64: scale its weights down")
-        if not bool((norm.value > 0).all()):
+    how = How(kind, method, mean, covariance, per_output, samples, seed, progress)
+    named = _named(a, b)
+    stacks = [as_stack(network) for network in _networks(named)]
+    pairs = covering_pairs(len(stacks))
+    found = products(stacks, pairs, how)
+    for at, (i, j) in enumerate(pairs):
+        if i == j and not bool((found.value[at] > 0).all()):
+            name = list(named)[i]
             raise ValueError(f"the similarity is undefined: network {name} is zero, or zero in one of its outputs")
-    cosine = ab.value / (aa.value.sqrt() * bb.value.sqrt())
-    return Estimate(cosine * math.exp(ab.log_scale - (aa.log_scale + bb.log_scale) / 2), ab.method)
+    cosine, error = (mirrored(x, pairs, len(stacks), per_output) for x in cosines(found, pairs))
+    if b is not None:
+        cosine, error = cosine[0, 1], error[0, 1]
+    return Estimate(cosine, found.method, standard_error=error if found.method == "sampled" else None)
 
 
 def norm(layer: TensorNetwork) -> Tensor:
-    """Frobenius norm of the symmetrized tensor of a layer, float64. Cost: O(rank^2 (in + out))."""
-    layer = as_layer(layer).to(dtype=torch.float64)
+    """Frobenius norm of the symmetrized tensor of a layer, float64; it need only fit itself, not its square.
+
+    Cost: O(rank^2 (in + out)).
+    """
+    layer = as_layer(layer)
+    exponents = factor_exponents(layer)
+    scale = torch.tensor(float(sum(exponents)), dtype=torch.float64, device=layer.down.device).exp2()
+    return _norm(rescale(layer, exponents)) * scale
+
+
+def _norm(layer: BilinearLayer) -> Tensor:
     return ((layer.down.T @ layer.down) * cross_gram(layer, layer)).sum().clamp_min(0).sqrt()
 
 
@@ -117,15 +128,16 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     out r^2 <= 2^25 entries); beyond, from `difference` by inner products, which sees no less than 1e-8 unless the
     two layers are aligned. Cost: out rank r^2.
     """
-    approx, ref = (layer.to(dtype=torch.float64) for layer in _layers(approximation, reference))
-    scale = norm(ref)
-    if not scale > 0:
-        raise ValueError(f"the relative error is undefined: the reference is zero: {ref!r}")
+    layers = _layers(approximation, reference)
+    if not _norm(rescale(layers[1], factor_exponents(layers[1]))) > 0:
+        raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
+    approx, ref = (rescale(layer, factor_exponents(*layers)) for layer in layers)  # alike, to keep a small difference
+    scale = _norm(ref)
     delta = _difference(ref, approx)
     n_out, n_in, _ = delta.shape
     width = min(n_in, 2 * (approx.rank + ref.rank))
     if n_out * width**2 > _DENSE_DIFFERENCE:
-        return float(norm(delta) / scale)
+        return float(_norm(delta) / scale)
     down = torch.cat([approx.down, -ref.down], 1)
     left, right = torch.cat([approx.left, ref.left], 1), torch.cat([approx.right, ref.right], 1)
     if width < n_in:
@@ -164,66 +176,31 @@ def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
     return BilinearLayer(down, left, right, name, history, old.constant_in, old.constant_out)
 
 
-def _tree(
-    a: BilinearNetwork, b: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None, per_output: bool
-) -> Estimate:
-    if mean is not None or covariance is not None:
-        raise ValueError("mean and covariance belong to kind='gaussian'; kind 'tree' has no input distribution")
-    moment: Tensor | None = None  # X_l, (out of a's layer, out of b's layer); None is the identity
-    log_scale = 0.0
-    for layer_a, layer_b in zip(_layers64(a), _layers64(b), strict=True):
-        product = cross_gram(layer_a, layer_b, moment)
-        moment = layer_a.down @ product @ layer_b.down.T
-        scale = _scale(moment)
-        moment, log_scale = moment / scale, 2 * log_scale + float(scale.log())
-    return _finish(moment, "exact", log_scale, per_output)
+def _named(a: TensorNetwork | Sequence[TensorNetwork], b: TensorNetwork | None) -> dict[str, TensorNetwork]:
+    """The networks to compare by the names that errors call them."""
+    if b is not None:
+        if not isinstance(a, TensorNetwork):
+            raise TypeError(f"similarity takes two networks, or one list of them; got {type(a).__name__} and a second")
+        return {"a": a, "b": b}
+    if isinstance(a, TensorNetwork) or not isinstance(a, Sequence) or isinstance(a, str):
+        raise TypeError(f"similarity takes two networks, or one list of them; got one {type(a).__name__}")
+    if not a:
+        raise ValueError("similarity of an empty list: it takes at least one network")
+    return {str(i): part for i, part in enumerate(a)}
 
 
-def _gaussian(
-    a: BilinearNetwork, b: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None, per_output: bool
-) -> Estimate:
-    mean, moment = input_moments(a, mean, covariance)
-    state = Moments(mean, mean, moment, moment, moment)
-    log_scale = 0.0
-    for layer_a, layer_b in zip(_layers64(a), _layers64(b), strict=True):
-        state = propagate(layer_a, layer_b, state)
-        scale_f, scale_g = _scale(state.ff).sqrt(), _scale(state.gg).sqrt()
-        state = Moments(
-            state.mean_f / scale_f,
-            state.mean_g / scale_g,
-            state.ff / scale_f**2,
-            state.gg / scale_g**2,
-            state.fg / (scale_f * scale_g),
-        )
-        log_scale = 2 * log_scale + float((scale_f * scale_g).log())
-    return _finish(state.fg, "exact" if len(a) == 1 else "closure", log_scale, per_output)
-
-
-def _finish(moment: Tensor | None, method: str, log_scale: float, per_output: bool) -> Estimate:
-    if moment is None:
-        raise ValueError("a network needs at least one part")
-    diagonal = moment.diagonal()
-    return Estimate(diagonal if per_output else diagonal.sum(), method, log_scale)
-
-
-def _scale(moment: Tensor) -> Tensor:
-    """Largest entry, or 1 for a zero matrix: powers of it are carried as a logarithm so that nothing overflows."""
-    largest = moment.detach().abs().max()
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
-
-
-def _layers64(network: BilinearNetwork) -> tuple[BilinearLayer, ...]:
-    return tuple(layer.to(dtype=torch.float64) for layer in network.layers)
-
-
-def _networks(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearNetwork, BilinearNetwork]:
-    """Both as networks of one depth, with the same inputs and outputs."""
-    f, g = (part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)]) for part in (a, b))
-    if len(f) != len(g):
-        raise ValueError(f"networks must have the same depth, got {len(f)} and {len(g)} layers")
-    _check_comparable(f.layers[0], g.layers[0], inputs=True)
-    _check_comparable(f.layers[-1], g.layers[-1], outputs=True)
-    return f, g
+def _networks(named: dict[str, TensorNetwork]) -> list[BilinearNetwork]:
+    """All as networks of one depth, with the same inputs and outputs."""
+    networks = [
+        part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)]) for part in named.values()
+    ]
+    names = list(named)
+    for name, network in zip(names, networks, strict=True):
+        if len(network) != len(networks[0]):
+            raise ValueError(f"networks must have the same depth, got {len(networks[0])} and {len(network)} layers")
+        _check_comparable({names[0]: networks[0].layers[0], name: network.layers[0]}, inputs=True)
+        _check_comparable({names[0]: networks[0].layers[-1], name: network.layers[-1]}, outputs=True)
+    return networks
 
 
 def _layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
@@ -233,20 +210,19 @@ def _layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, Bilinear
         if isinstance(part, BilinearNetwork) and len(part) > 1:
             raise ValueError(f"expected a single layer, got a network of {len(part)}; compare its parts one by one")
         pair.append(part.layers[0] if isinstance(part, BilinearNetwork) else as_layer(part))
-    _check_comparable(*pair, inputs=True, outputs=True)
+    _check_comparable({"a": pair[0], "b": pair[1]}, inputs=True, outputs=True)
     return pair[0], pair[1]
 
 
-def _check_comparable(a: BilinearLayer, b: BilinearLayer, *, inputs: bool = False, outputs: bool = False) -> None:
+def _check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = False, outputs: bool = False) -> None:
     sides = [("in", inputs, "constant_in", 1), ("out", outputs, "constant_out", 0)]
     for mode, wanted, constant, axis in sides:
         if not wanted:
             continue
-        check_size(mode, a=a.shape[axis], b=b.shape[axis])
-        if getattr(a, constant) != getattr(b, constant):
+        check_size(mode, **{name: layer.shape[axis] for name, layer in layers.items()})
+        if len({getattr(layer, constant) for layer in layers.values()}) > 1:
             raise ValueError(f"only one of the two has a constant coordinate in mode '{mode}'; lift both or neither")
-    if a.down.device != b.down.device:
-        raise ValueError(f"tensors must share one device; got a {a.down.device}, b {b.down.device}")
-
-
-_KINDS: dict[str, Callable[..., Estimate]] = {"tree": _tree, "gaussian": _gaussian}
+    devices = {name: layer.down.device for name, layer in layers.items()}
+    if len(set(devices.values())) > 1:
+        listing = ", ".join(f"{name} {device}" for name, device in devices.items())
+        raise ValueError(f"tensors must share one device; got {listing}")

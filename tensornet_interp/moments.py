@@ -1,6 +1,7 @@
 """Second moments through bilinear layers: inner products of hidden units, and Gaussian inputs layer by layer."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,41 +24,54 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
     return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
 
 
-@dataclass
-class Moments:
-    """Mean (in,) and raw second moments (in, in') of the inputs u of f and u' of g."""
+class HiddenMeans(NamedTuple):
+    """Of the hidden units of a layer, (rank,) each: their mean, and their value at the mean of the input."""
 
-    mean_f: Tensor
-    mean_g: Tensor
-    ff: Tensor
-    gg: Tensor
-    fg: Tensor
+    expected: Tensor
+    at_mean: Tensor
 
 
-def propagate(f: BilinearLayer, g: BilinearLayer, at: Moments) -> Moments:
-    """Moments of the outputs of two layers whose inputs are jointly Gaussian; exact."""
-    a_f = ((at.ff @ f.left) * f.right).sum(0)  # mean of every hidden unit
-    a_g = ((at.gg @ g.left) * g.right).sum(0)
-    m_f = (at.mean_f @ f.left) * (at.mean_f @ f.right)
-    m_g = (at.mean_g @ g.left) * (at.mean_g @ g.right)
+def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
+    """For a Gaussian input of this mean (in,) and raw second moment (in, in)."""
+    expected = ((moment @ layer.left) * layer.right).sum(0)
+    return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
 
-    def moment(x: BilinearLayer, y: BilinearLayer, xy: Tensor, means: tuple[Tensor, ...]) -> Tensor:
-        a_x, a_y, m_x, m_y = means
-        hidden = 2 * cross_gram(x, y, xy) + torch.outer(a_x, a_y) - 2 * torch.outer(m_x, m_y)
-        return x.down @ hidden @ y.down.T
 
-    return Moments(
-        f.down @ a_f,
-        g.down @ a_g,
-        moment(f, f, at.ff, (a_f, a_f, m_f, m_f)),
-        moment(g, g, at.gg, (a_g, a_g, m_g, m_g)),
-        moment(f, g, at.fg, (a_f, a_g, m_f, m_g)),
-    )
+def cross_moment(
+    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
+) -> Tensor:
+    """E[f(u) g(u')^T], (out, out'), for jointly Gaussian inputs with E[u u'^T] = moment (in, in'); exact."""
+    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
+    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian input over all coordinates: a constant one has mean 1 and no variance."""
+
+    mean: Tensor  # (in,)
+    covariance: Tensor  # (in, in)
+
+    @property
+    def moment(self) -> Tensor:
+        """Raw second moment E[x x^T], (in, in)."""
+        return self.covariance + torch.outer(self.mean, self.mean)
+
+    @property
+    def root(self) -> Tensor:
+        """F with F F^T the covariance, (in, in): x = mean + F z for z standard normal."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp_min(0).sqrt()
 
 
 def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean (in,) and raw second moment (in, in) of the network's input in float64, its constant coordinate included."""
-    first = network.layers[0]
+    x = input_gaussian(network.layers[0], mean, covariance)
+    return x.mean, x.moment
+
+
+def input_gaussian(first: BilinearLayer, mean: Tensor | None, covariance: Tensor | None) -> Gaussian:
+    """The input of a first layer in float64, by default standard normal, its constant coordinate included."""
     size = first.shape[1] - first.constant_in
     like = first.down.new_zeros((), dtype=torch.float64)
     mean = like.new_zeros(size) if mean is None else check_tensor("mean", mean, ("in",)).to(torch.float64)
@@ -78,22 +92,23 @@ def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Ten
     if first.constant_in:
         mean = torch.cat([mean.new_ones(1), mean])
         covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
-    return mean, covariance + torch.outer(mean, mean)
+    return Gaussian(mean, covariance)
 
 
-def input_gram(layer: BilinearLayer, moment: Tensor | None = None) -> Tensor:
-    """G[in, in'] = sum B[out, in, j] X[j, j'] B[out, in', j'] of the symmetrized tensor: (in, in), X = `moment`.
+def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:
+    """G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j'] of the symmetrized tensor: (in, in).
 
-    With Z = [W; V] and N = down^T down it is 1/4 Z^T [[N*(V X V^T), N*(V X W^T)], [N*(W X V^T), N*(W X W^T)]] Z; X is
-    by default the identity. Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
+    With Z = [W; V] and M = down^T N down it is 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z. X is
+    `moment` (in, in), N is `metric` (out, out), symmetric, by default the identity.
+    Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
     """
-    left, right = (layer.left, layer.right) if moment is None else (moment @ layer.left, moment @ layer.right)
-    total = torch.zeros_like(layer.left[:, :1] @ layer.left[:, :1].T)
-    chunk = max(1, _CHUNK_ELEMENTS // layer.rank)
-    for rows in torch.arange(layer.rank, device=layer.down.device).split(chunk):
-        outputs = layer.down[:, rows].T @ layer.down  # (chunk, rank)
-        w, v = layer.left[:, rows], layer.right[:, rows]
-        by_w = (outputs * (v.T @ right)) @ layer.left.T + (outputs * (v.T @ left)) @ layer.right.T  # (chunk, in)
-        by_v = (outputs * (w.T @ right)) @ layer.left.T + (outputs * (w.T @ left)) @ layer.right.T
-        total = total + w @ by_w + v @ by_v
-    return total / 4
+    w, v = layer.left, layer.right
+    w_moment, v_moment = (w, v) if moment is None else (moment @ w, moment @ v)
+    outputs = layer.down if metric is None else metric @ layer.down
+    gram = torch.zeros_like(w[:, :1] @ w[:, :1].T)
+    for rows in torch.arange(layer.rank, device=w.device).split(max(1, _CHUNK_ELEMENTS // layer.rank)):
+        weight = layer.down[:, rows].T @ outputs  # (chunk, rank)
+        gram = gram + w[:, rows] @ ((weight * (v[:, rows].T @ v_moment)) @ w.T)
+        gram = gram + v[:, rows] @ ((weight * (w[:, rows].T @ w_moment)) @ v.T)
+        gram = gram + 2 * w[:, rows] @ ((weight * (v[:, rows].T @ w_moment)) @ v.T)  # and its transpose
+    return (gram + gram.T) / 8

@@ -55,6 +55,7 @@ LIFTED = lift(LAYER)
 SQUARE = make(out=5)
 ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
+DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
 BONDS = odt(STACK)
 X = tensor(2, 5)
@@ -166,7 +167,26 @@ TABLE = [
     ("directions list", lambda: Eigen(directions=[[1.0, 0.0, 0.0]]), TypeError, r"directions must be a torch\.Tensor, got list"),
     ("directions dtype", lambda: decompose(LAYER, "eigen", directions=tensor(2, 3).float()), ValueError, "share one dtype.*directions"),
     # inner products
-    ("unknown kind", lambda: inner(LAYER, LAYER, kind="gausian"), ValueError, r"kind must be one of gaussian, tree.*; got 'gausian'; did you mean 'gaussian'\?"),
+    ("unknown kind", lambda: inner(LAYER, LAYER, kind="gausian"), ValueError, r"kind must be one of gaussian, symmetric, tree; got 'gausian'; did you mean 'gaussian'\?"),
+    ("unknown method of a kind", lambda: inner(LAYER, LAYER, method="sample"), ValueError, r"method must be one of auto, closure, exact, sampled; got 'sample'; did you mean 'sampled'\?"),
+    ("sampled tree", lambda: inner(LAYER, LAYER, method="sampled"), ValueError, "kind 'tree' has no method 'sampled'; use one of auto, exact"),
+    ("closure of symmetric", lambda: similarity(LAYER, LAYER, kind="symmetric", method="closure"), ValueError, "kind 'symmetric' has no method 'closure'; use one of auto, exact, sampled"),
+    ("exact symmetric, deep", lambda: inner(DEEP, DEEP, kind="symmetric", method="exact"), ValueError, "no exact 'symmetric' product is known beyond two layers, these networks have 3: use the estimate method='sampled'"),
+    ("exact gaussian, deep", lambda: similarity([DEEP], kind="gaussian", method="exact"), ValueError, "beyond two layers, these networks have 3: use the estimate method='closure' or 'sampled'"),
+    ("samples 1", lambda: inner(LAYER, LAYER, kind="symmetric", samples=1), ValueError, r"samples must be at least 2 \(a standard error needs two\), got 1"),
+    ("samples float", lambda: inner(LAYER, LAYER, kind="symmetric", samples=1e4), TypeError, r"samples must be a whole number, got 10000\.0"),
+    ("seed negative", lambda: inner(LAYER, LAYER, seed=-1), ValueError, "seed must be at least 0, got -1"),
+    ("per_output a number", lambda: inner(LAYER, LAYER, per_output=1), TypeError, "per_output must be True or False, got 1"),
+    ("progress None", lambda: similarity(LAYER, LAYER, progress=None), TypeError, "progress must be True or False, got None"),
+    ("mean with symmetric", lambda: inner(LAYER, LAYER, kind="symmetric", mean=tensor(5)), ValueError, "mean and covariance belong to kind='gaussian'; kind 'symmetric'"),
+    ("similarity of one", lambda: similarity(LAYER), TypeError, "similarity takes two networks, or one list of them; got one BilinearLayer"),
+    ("similarity of a list and one", lambda: similarity([LAYER], LAYER), TypeError, "two networks, or one list of them; got list and a second"),
+    ("similarity of none", lambda: similarity([]), ValueError, "similarity of an empty list"),
+    ("similarity of a word", lambda: similarity("layers"), TypeError, "got one str"),
+    ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("depths in a list", lambda: similarity([LAYER, LAYER, STACK]), ValueError, "networks must have the same depth, got 1 and 2 layers"),
+    ("inputs in a list", lambda: similarity([LAYER, LAYER, make(size=6)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
+    ("one of a list lifted", lambda: similarity([LAYER, lift(make(size=4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
     ("mean with tree", lambda: inner(LAYER, LAYER, mean=tensor(5)), ValueError, "mean and covariance belong to kind='gaussian'"),
     ("covariance with tree", lambda: similarity(LAYER, LAYER, covariance=covariance()), ValueError, "mean and covariance belong to kind='gaussian'"),
     ("mean size", lambda: gaussian(mean=tensor(4)), ValueError, "mode 'in' has size 5 in network but 4 in mean"),

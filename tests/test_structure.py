@@ -24,7 +24,16 @@ ARROWS = {
     "network": {"checks", "contraction", "layer"},
     "lift": {"checks", "layer"},
     "moments": {"checks", "layer", "network"},
-    "inner": {"checks", "contraction", "layer", "network", "moments"},
+    "estimate": set(),
+    "scaling": {"layer", "network"},
+    "symmetric": {"layer", "moments", "scaling"},
+    "gaussian": {"moments", "scaling", "symmetric"},
+    "sampling": {"moments", "scaling"},
+    "products": {"checks", "gaussian", "moments", "sampling", "scaling", "symmetric"},
+    "inner": {
+        *("checks", "contraction", "layer", "network"),
+        *("estimate", "moments", "products", "sampling", "scaling"),
+    },
     "bonds": {"layer", "moments"},
     "odt": {"checks", "bonds", "contraction", "layer", "network", "moments"},
     "report": {"layer"},
@@ -36,7 +45,7 @@ ARROWS = {
     "fidelity": {"checks", "contraction", "layer", "network", "results"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
-    "__init__": {*CORE, "lift", "odt", "report", "decompositions"},
+    "__init__": {*CORE, "estimate", "lift", "odt", "report", "decompositions"},
 }
 ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,

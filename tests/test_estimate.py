@@ -1,0 +1,29 @@
+"""An estimate is its value times exp(log_scale), and says how it was come by."""
+
+import math
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, Estimate, inner
+
+
+def test_an_estimate_an_output_is_a_tensor_of_the_true_numbers():
+    layer = BilinearLayer(torch.eye(2).double() * 10, torch.eye(2).double(), torch.eye(2).double())
+    estimate = inner(layer, layer, per_output=True)
+    torch.testing.assert_close(estimate.to_tensor(), torch.tensor([100.0, 100.0]).double())
+    with pytest.raises(TypeError, match="use to_tensor"):
+        float(estimate)
+
+
+def test_numbers_that_do_not_fit_say_so():
+    large = Estimate(torch.tensor(2.0), "exact", log_scale=1000.0)
+    with pytest.raises(OverflowError, match="use its value and log_scale"):
+        float(large)
+    assert float(Estimate(torch.tensor(2.0), "exact", log_scale=math.log(3))) == pytest.approx(6, rel=1e-12)
+
+
+def test_it_prints_what_is_known():
+    assert repr(Estimate(torch.tensor(2.0), "exact")) == "Estimate(2.0, exact)"
+    sampled = Estimate(torch.tensor(2.0), "sampled", 1.5, torch.tensor(0.25))
+    assert repr(sampled) == "Estimate(2.0 +- 0.25 * exp(1.5), sampled)"

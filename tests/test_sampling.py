@@ -1,0 +1,127 @@
+"""Sampled products are unbiased, and their standard errors are of the right size."""
+
+import itertools
+import math
+
+import numpy
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, inner, lift, similarity
+
+
+def tensor(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def stack(widths, ranks, seed, lifted=False):
+    layers = []
+    for i, rank in enumerate(ranks):
+        sizes = (widths[i + 1], widths[i], widths[i])
+        layer = BilinearLayer(*(tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)))
+        layers.append(lift(layer, bias=tensor(widths[i + 1], seed=seed + 5)) if lifted else layer)
+    return BilinearNetwork(layers)
+
+
+def coefficients(network):
+    """c[out, k] of f(x1, x2) = sum_k c_k x1^(n - k) x2^k for a network of two inputs, the constant one included."""
+    degree = 2 ** len(network)
+    t = torch.cos(torch.pi * (torch.arange(degree + 1, dtype=torch.float64) + 0.5) / (degree + 1))
+    values = network.multilinear(torch.stack([torch.ones_like(t), t], 1))
+    return torch.linalg.solve(t[:, None] ** torch.arange(degree + 1), values).T
+
+
+def symmetric_oracle(f, g):
+    """sum_k c_k c'_k / binomial(n, k), (out,): the Frobenius product of the symmetric tensors of order n."""
+    degree = 2 ** len(f)
+    weights = torch.tensor([1 / math.comb(degree, k) for k in range(degree + 1)], dtype=torch.float64)
+    return coefficients(f) * coefficients(g) @ weights
+
+
+THREE = [
+    (stack((2, 3, 2, 3), (4, 3, 5), 1), stack((2, 2, 4, 3), (3, 5, 4), 101)),
+    (stack((1, 2, 2, 3), (3, 3, 4), 1, lifted=True), stack((1, 3, 2, 3), (2, 4, 3), 101, lifted=True)),
+]
+
+
+@pytest.mark.parametrize("networks", THREE, ids=["plain", "lifted"])
+def test_three_layers_symmetric_is_the_brute_force(networks, device):
+    a, b = networks
+    expected, aa, bb = (symmetric_oracle(f, g) for f, g in ((a, b), (a, a), (b, b)))
+    result = inner(a.to(device), b.to(device), kind="symmetric", per_output=True)
+    assert result.method == "sampled"
+    scale = math.exp(result.log_scale)
+    error = result.standard_error.cpu() * scale
+    assert ((result.to_tensor().cpu() - expected).abs() <= 5 * error).all()
+    assert (error <= 0.1 * (aa * bb).sqrt()).all()  # 10,000 draws that deviate by a few times the norms
+    cosine = similarity(a.to(device), b.to(device), kind="symmetric")
+    truth = float(expected.sum() / (aa.sum() * bb.sum()).sqrt())
+    assert abs(float(cosine) - truth) <= 5 * float(cosine.standard_error)
+    assert 0 < float(cosine.standard_error) < 0.1
+
+
+def test_the_oracle_is_the_exact_product_of_two_layers():
+    a, b = stack((2, 3, 2), (4, 3), 1), stack((2, 2, 2), (3, 5), 101)
+    exact = inner(a, b, kind="symmetric", method="exact", per_output=True).to_tensor()
+    torch.testing.assert_close(symmetric_oracle(a, b), exact, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+def test_three_layers_gaussian_is_the_quadrature(lifted):
+    a, b = stack((2, 3, 2, 3), (4, 3, 5), 1, lifted), stack((2, 2, 4, 3), (3, 5, 4), 101, lifted)
+    mean, covariance = tensor(2, seed=3), 0.2 * torch.eye(2, dtype=torch.float64)
+    points, weights = (torch.from_numpy(array) for array in numpy.polynomial.hermite_e.hermegauss(9))
+    weights = weights / weights.sum()
+    z = torch.tensor(list(itertools.product(points.tolist(), repeat=2)), dtype=torch.float64)
+    w = torch.tensor(list(itertools.product(weights.tolist(), repeat=2)), dtype=torch.float64).prod(1)
+    x = mean + 0.2**0.5 * z
+    expected = (w[:, None] * a(x) * b(x)).sum(0)
+    result = inner(
+        a, b, kind="gaussian", method="sampled", mean=mean, covariance=covariance, per_output=True, samples=20_000
+    )
+    error = result.standard_error * math.exp(result.log_scale)
+    assert ((result.to_tensor() - expected).abs() <= 5 * error).all()
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+@pytest.mark.parametrize("call", [inner, similarity])
+def test_deviations_are_of_the_size_of_the_standard_error(kind, call):
+    a, b = stack((3, 2, 2), (4, 3), 1), stack((3, 3, 2), (3, 5), 101)
+    # near its mean a Gaussian input has no heavy tails; with them a few draws show too small a standard error
+    near = {"mean": tensor(3, seed=5), "covariance": 0.05 * torch.eye(3, dtype=torch.float64)}
+    options = near if kind == "gaussian" else {}
+    truth = float(call(a, b, kind=kind, method="exact", **options))
+    scores = []
+    for seed in range(60):
+        found = call(a, b, kind=kind, method="sampled", samples=3000, seed=seed, **options)
+        scores.append((float(found) - truth) / (float(found.standard_error) * math.exp(found.log_scale)))
+    scores = torch.tensor(scores)
+    # 60 draws of a nearly normal score: its standard deviation is known to 9 percent, its mean to 0.13
+    assert 0.6 <= float(scores.std()) <= 1.5
+    assert abs(float(scores.mean())) <= 0.5
+
+
+def test_the_seed_decides():
+    a, b = THREE[0]
+    first, again, other = (inner(a, b, kind="symmetric", samples=100, seed=seed) for seed in (3, 3, 4))
+    assert float(first) == float(again) != float(other)
+    assert float(first.standard_error) == float(again.standard_error)
+
+
+def test_chunks_of_draws_are_all_used(monkeypatch):
+    a, b = THREE[0]
+    monkeypatch.setattr("tensornet_interp.sampling._CHUNK", 5 * 17)  # 17 draws of 5 hidden units at a time
+    result = inner(a, b, kind="symmetric", samples=2000)
+    monkeypatch.undo()
+    whole = inner(a, b, kind="symmetric", samples=2000)
+    ratio = float(result.standard_error) * math.exp(result.log_scale - whole.log_scale) / float(whole.standard_error)
+    assert ratio == pytest.approx(1, rel=0.5)  # other draws, or the same: as many of them
+    truth = float(symmetric_oracle(a, b).sum())
+    assert abs(float(result) - truth) <= 5 * float(result.standard_error) * math.exp(result.log_scale)
+
+
+def test_a_network_with_itself_is_one_without_error():
+    a, _ = THREE[0]
+    cosine = similarity(a, a, kind="symmetric", samples=100)
+    assert abs(float(cosine) - 1) <= 1e-12
+    assert float(cosine.standard_error) <= 1e-12

@@ -1,0 +1,76 @@
+"""Entries as large as 1e60 and as small as 1e-110 neither overflow nor vanish."""
+
+import math
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
+from tensornet_interp.scaling import as_stack, factor_exponents, rescale
+
+SIZES = [1e60, 1e-110]
+
+
+def tensor(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make(n_out, n_in, rank, seed):
+    return BilinearLayer(*(tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))))
+
+
+def sized(layer, *sizes):
+    return BilinearLayer(*(size * x for size, (x, _) in zip(sizes, layer.terms(), strict=True)))
+
+
+@pytest.mark.parametrize("sizes", [(1e60, 1e60, 1e60), (1, 1e-110, 1e-110), (1e-110, 1e-110, 1), (1e-110, 1e60, 1e60)])
+def test_norm_is_what_fits_in_a_float(sizes, device):
+    layer = make(3, 4, 6, 1)
+    expected = float(norm(layer)) * math.prod(sizes)
+    assert float(norm(sized(layer, *sizes).to(device))) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_relative_error_does_not_depend_on_scale(size, compressed, device):
+    n_in = 40 if compressed else 4
+    a, b = make(3, n_in, 2, 1), make(3, n_in, 3, 11)
+    expected = relative_error(a, b)
+    large = [sized(layer, size, size, size).to(device) for layer in (a, b)]
+    assert relative_error(*large) == pytest.approx(expected, rel=1e-12)
+    assert relative_error(large[0], large[0]) <= 1e-15
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_similarity_does_not_depend_on_scale(size, kind, depth, device):
+    widths = (*(4, 3, 5)[:depth], 2)
+    a, b = ([make(widths[i + 1], widths[i], 4 + i, seed + 10 * i) for i in range(depth)] for seed in (1, 101))
+    expected = float(similarity(BilinearNetwork(a), BilinearNetwork(b), kind=kind, samples=100))
+    large = [BilinearNetwork([sized(x, size, size, size) for x in layers]).to(device) for layers in (a, b)]
+    found = similarity(*large, kind=kind, samples=100)
+    # logarithms of thousands are known to eps of themselves
+    assert abs(float(found) - expected) <= 1e-10
+    assert math.isfinite(inner(*large, kind=kind, samples=100).log_scale)
+    mixed = similarity(large[0], BilinearNetwork(b).to(device), kind=kind, samples=100)
+    assert abs(float(mixed) - expected) <= 1e-10
+
+
+def test_rescaling_is_exact():
+    layer = sized(make(3, 4, 6, 1), 3e60, 1e-110, 0)
+    exponents = factor_exponents(layer)
+    small = rescale(layer, exponents)
+    assert exponents[2] == 0
+    for factor, scaled, exponent in zip(layer.terms(), small.terms(), exponents, strict=True):
+        assert torch.equal(scaled.data * 2.0**exponent, factor.data)
+        assert exponent == 0 or 1 <= float(scaled.data.abs().max()) < 2
+
+
+def test_the_scale_of_a_layer_counts_once_for_every_copy():
+    network = BilinearNetwork([sized(make(3, 4, 6, 1), 1e60, 1, 1), sized(make(2, 3, 5, 11), 1, 1e-110, 1)])
+    stack = as_stack(network)
+    x = tensor(7, 4, seed=3)
+    small = BilinearNetwork(stack.layers)(x)
+    expected = network(x)
+    torch.testing.assert_close(small * math.exp(stack.log_scale), expected, rtol=1e-12, atol=0)

@@ -198,13 +198,13 @@ def decomposed_to(rank: int):  # type: ignore[no-untyped-def]
 
 def test_network_fidelity_says_by_how_much_the_constant_is_off(x: torch.Tensor) -> None:
     reference, x = lifted_stack(), x[:, :5]
-    off = replace(reference.layers[1], down=reference.layers[1].down.clone())
-    off.down[0] *= 1.25  # the constant that is handed on is 1.25 for every input
-    measured = network_fidelity(reference.replace(1, off), reference, x)
-    # what the part gets, and so what it hands on, is 1 up to the rounding of two layers
-    assert measured.layers[1].constant_error == pytest.approx(0.25, abs=1e-13)
-    assert measured.layers[0].constant_error == 0.0
-    assert measured.layers[0].alone.mse == 0.0
+    for part, other in ((0, 1), (1, 0)):
+        off = replace(reference.layers[part], down=reference.layers[part].down.clone())
+        off.down[0] *= 1.25  # the constant that is handed on is 1.25 for every input
+        measured = network_fidelity(reference.replace(part, off), reference, x)
+        assert measured.layers[part].constant_error == pytest.approx(0.25, abs=1e-15)
+        assert measured.layers[other].constant_error == 0.0  # alone, on the constant of the reference
+        assert measured.layers[other].alone.mse == 0.0
 
 
 def test_network_fidelity_refuses_what_does_not_match(x: torch.Tensor) -> None:

@@ -211,7 +211,8 @@ class _Program:
         return list(itertools.combinations(self.live, 2))
 
     def product(self, numbers: Sequence[int]) -> _Product:
-        chosen = sorted((self.live[i] for i in numbers), key=lambda operand: operand[0])
+        # what was made last comes first, and its modes too: data times weights in the layout that matmul is fastest in
+        chosen = sorted((self.live[i] for i in numbers), key=lambda operand: -operand[0])
         modes_in = tuple(modes for _, modes in chosen)
         here = Counter(mode for modes in modes_in for mode in set(modes))
         seen = tuple(dict.fromkeys(mode for modes in modes_in for mode in modes))

@@ -116,3 +116,10 @@ def test_a_chunk_counts_its_slices_and_the_whole_output():
     assert plan.flops == 3 * 2 * 4 * 3 * 5
     assert plan.largest_intermediate == 10 * 5
     assert plan.peak_elements == 10 * 5 + 4 * 5
+
+
+def test_the_batch_stays_the_first_axis():
+    """Data times weights, rows of samples: the transposed product took twice as long in float64."""
+    modes, leaves = tree(2)
+    plan = make_plan(modes, leaves, sizes_of(modes, 512, 256), ("batch", "out"), SHARED, LIMIT)
+    assert all(step.names.split("-> ")[1].startswith("batch ") for step in plan.steps)

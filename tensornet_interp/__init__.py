@@ -2,7 +2,7 @@
 
 import tensorly
 
-from tensornet_interp.contraction import Plan, TensorNetwork, Term, contract, plan, rename
+from tensornet_interp.contraction import TensorNetwork, Term, contract, plan, rename
 from tensornet_interp.decompositions import Decomposition, decompose
 from tensornet_interp.estimate import Estimate
 from tensornet_interp.inner import difference, inner, norm, relative_error, similarity
@@ -10,6 +10,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lift import lift
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.odt import odt
+from tensornet_interp.planning import Plan
 from tensornet_interp.registry import available_decompositions, register_decomposition
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult

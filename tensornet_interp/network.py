@@ -20,6 +20,9 @@ class BilinearNetwork(TensorNetwork):
     """
 
     def __init__(self, parts: Sequence[TensorNetwork]) -> None:
+        for i, part in enumerate(parts):
+            if not isinstance(part, TensorNetwork):
+                raise TypeError(_refusal(i, part))
         maps = [part if isinstance(part, BilinearMap) else as_layer(part) for part in parts]
         if not maps:
             raise ValueError("a network needs at least one part")
@@ -100,3 +103,21 @@ class BilinearNetwork(TensorNetwork):
         if level == 0:
             return tree
         return (*tree, *self._tree(level - 1, legs[0], below[0]), *self._tree(level - 1, legs[1], below[1]))
+
+
+def _refusal(i: int, part: object) -> str:
+    kind = type(part)
+    if isinstance(part, torch.nn.Linear):
+        todo = "absorb a linear map into the layer before or after it: layer.change_basis(inputs=... or outputs=...)"
+    elif isinstance(part, torch.nn.Bilinear):
+        todo = "make it a layer: BilinearLayer.from_torch_bilinear(module)"
+    elif isinstance(part, torch.nn.Module) or callable(part):
+        todo = (
+            "only bilinear maps make one tensor network: a gate, a norm or a softmax has none. Retrain without it or"
+            " fold it into a linear map (a norm with fixed statistics), or take the stack up to it and from it on as"
+            " two networks; a bilinear module goes in by its weights: BilinearLayer.from_weights, lift for biases"
+        )
+    else:
+        todo = "give layers or decompositions of layers"
+    name = f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
+    return f"part {i} is a {name}, not a layer or a decomposition of one; {todo}"

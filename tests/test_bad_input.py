@@ -22,6 +22,7 @@ from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.plots import draw_circuit, draw_network
+from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 
 def tensor(*size, seed=0, dtype=torch.float64):
@@ -132,7 +133,7 @@ TABLE = [
     ("one part lifted", lambda: BilinearNetwork([lift(SQUARE), LAYER]), ValueError, "part 0 has the constant .* part 1 does not take; lift every layer or none"),
     ("other part lifted", lambda: BilinearNetwork([SQUARE, LIFTED]), ValueError, "part 0 lacks the constant .* part 1 expects"),
     ("part dtype", lambda: BilinearNetwork([SQUARE, LAYER.to(dtype=torch.float32)]), ValueError, "share one dtype; got part 0 .*part 1"),
-    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "part 0 is a Tensor, not a layer or a decomposition of one"),
     ("no such part", lambda: STACK[2], ValueError, "part must be from -2 to 1, got 2"),
     ("replace no such part", lambda: STACK.replace(-3, LAYER), ValueError, "part must be from -2 to 1, got -3"),
     ("replace with another size", lambda: STACK.replace(0, LAYER), ValueError, "part 0 has 3 outputs but part 1 takes 5"),
@@ -234,9 +235,28 @@ TABLE = [
     ("terms do not meet", lambda: contract([Term(DOWN, ("a", "b")), Term(LEFT, ("a", "b"))]), ValueError, "mode 'a' has size 3 in one term but 5 in term 1"),
     ("term dimensions", lambda: contract([Term(DOWN, ("a",))]), ValueError, r"term 0 \('a',\) must have 1 dimensions"),
     ("term dtypes", lambda: contract([Term(DOWN, ("a", "b")), Term(LEFT.float(), ("c", "b"))]), ValueError, "share one dtype; got term 0"),
+    ("chunk of no output", lambda: contract(LAYER, ("out",), chunk="in1"), ValueError, r"chunk must be a mode of the output \('out',\), got 'in1'; a summed mode"),
+    ("chunk misspelt", lambda: plan(LAYER, chunk="inn1"), ValueError, "got 'inn1'; did you mean 'in1'"),
+    # queries
+    ("project an unknown mode", lambda: project(STACK, {"in5": 0}), ValueError, "mode 'in5' is not open; there are: out, in1, in2, in3, in4"),
+    ("project to an index", lambda: project(STACK, {"in1": 5}), ValueError, "index of mode 'in1' must be from -5 to 4, got 5"),
+    ("project to a list", lambda: project(STACK, {"in1": [0, 1]}), TypeError, "index of mode 'in1' must be a whole number"),
+    ("project, size", lambda: project(STACK, {"in1": tensor(4)}), ValueError, "mode 'in1' has size 5 in network but 4 in value"),
+    ("project, dimensions", lambda: project(STACK, {"in1": tensor(5, 2, 2)}), ValueError, "value of mode 'in1' must have 2 dimensions"),
+    ("project, dtype", lambda: project(STACK, {"in1": tensor(5).float()}), ValueError, "share one dtype; .*value of mode 'in1'"),
+    ("project a tensor", lambda: project(DOWN, {}), TypeError, "network must be a TensorNetwork, got Tensor"),
+    ("evaluation, size", lambda: evaluation(STACK, tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("evaluation, one sample", lambda: evaluation(STACK, X[0]), ValueError, "x must have 2 dimensions"),
+    ("evaluation of a tensor", lambda: evaluation(DOWN, X), TypeError, "expected a BilinearNetwork, a layer or a decomposition of one, got Tensor"),
+    ("interaction, direction", lambda: interaction_tensor(STACK, tensor(5), X.T), ValueError, "mode 'out' has size 3 in network but 5 in direction"),
+    ("interaction, components", lambda: interaction_tensor(STACK, tensor(3), X), ValueError, "mode 'in' has size 5 in network but 2 in components"),
+    ("interaction over the limit", lambda: interaction_tensor(STACK, tensor(3), X.T, max_elements=9), ValueError, "more than max_elements"),
+    ("expansion, size", lambda: expansion(STACK, tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("order too high", lambda: order_weights(STACK, 5), ValueError, r"order must be from 0 to 4 \(the degree of 2 layers\), got 5"),
+    ("order over the limit", lambda: order_weights(STACK, 4, max_elements=100), ValueError, "more than max_elements"),
     ("unknown optimizer", lambda: plan(LAYER, optimize="autohq"), (TypeError, ValueError), "optimize"),
     # circuits
-    ("circuit of no network", lambda: circuit(X, U, widths=2), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("circuit of no network", lambda: circuit(X, U, widths=2), TypeError, "part 0 is a Tensor, not a layer"),
     ("direction a number", lambda: circuit(STACK, 2, widths=2), TypeError, r"direction must be a torch\.Tensor, got int"),
     ("two directions", lambda: circuit(STACK, tensor(2, 3), widths=2), ValueError, r"direction must have 1 dimensions \('out',\)"),
     ("direction of a circuit", lambda: circuit(STACK, tensor(4), widths=2), ValueError, "mode 'out' has size 3 in network but 4 in direction"),

@@ -187,6 +187,64 @@ def test_max_elements_is_the_peak():
         contract(terms, max_elements=13)
 
 
+def batched(samples=50, device="cpu"):
+    one = layer(2, 3, 4, seed=1, device=device)
+    x = tensor(samples, 3, seed=9, device=device)
+    return one, x, (*one.terms(), Term(x, ("batch", "in1")), Term(x, ("batch", "in2")))
+
+
+@pytest.mark.parametrize("limit", [10**9, 300, 150, 112])
+def test_a_chunked_contraction_is_the_whole_one_within_the_limit(limit, device):
+    one, x, terms = batched(device=device)
+    for output in (("batch", "out"), ("out", "batch")):
+        costs = plan(terms, output, chunk="batch", max_elements=limit)
+        assert costs.peak_elements <= limit
+        assert costs.chunk is None if limit == 10**9 else costs.chunk.total == 50
+        whole = contract(terms, output, chunk="batch", max_elements=limit)
+        close(whole, one(x) if output[0] == "batch" else one(x).T)
+
+
+def test_a_chunked_plan_by_hand():
+    _, _, terms = batched()
+    costs = plan(terms, ("batch", "out"), chunk="batch", max_elements=150)
+    # a sample: left, right and their product (4 each, 12 together), the output 2; beside the whole output of 100
+    size = costs.chunk.size
+    assert costs.peak_elements == 100 + 12 * size
+    assert costs.largest_intermediate == 100
+    assert costs.flops == -(-50 // size) * size * (2 * 2 * 3 * 4 + 4 + 2 * 4 * 2)
+    assert f"for {size} of batch=50 at a time" in str(costs)
+
+
+def test_chunks_that_do_not_suffice_are_refused():
+    _, _, terms = batched()
+    for limit in (99, 105):  # less than the output; less than the output and what one sample takes
+        with pytest.raises(ValueError, match="max_elements"):
+            contract(terms, ("batch", "out"), chunk="batch", max_elements=limit)
+    with pytest.raises(ValueError, match="chunk="):
+        contract(terms, ("batch", "out"), max_elements=150)
+
+
+def test_one_array_sliced_in_one_term_and_whole_in_another_is_not_confused():
+    a = tensor(6, 6, seed=1)
+    terms = [Term(a, ("batch", "i")), Term(a, ("i", "j")), Term(a, ("j", "batch"))]
+    for limit in (10**9, 30):
+        close(contract(terms, ("batch",), chunk="batch", max_elements=limit), torch.diagonal(a @ a @ a))
+
+
+def test_a_chunked_contraction_is_differentiable():
+    _, x, terms = batched(5)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: contract(
+            [Term(x, t.modes) if "batch" in t.modes else t for t in terms],
+            ("batch", "out"),
+            chunk="batch",
+            max_elements=40,
+        ),
+        x,
+    )
+
+
 def test_sizes_that_do_not_meet_name_the_mode():
     terms = [Term(tensor(2, 3, seed=1), ("i", "shared")), Term(tensor(4, seed=2), ("shared",))]
     with pytest.raises(ValueError, match=r"mode 'shared' has size 3 .* but 4"):

@@ -1,11 +1,20 @@
 """What truncation does to a function, on planted problems where the answer is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, softmax
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift
-from tensornet_interp.fidelity import ORDERS, certificate, component_order, fidelity, truncation_curve
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, relative_error
+from tensornet_interp.fidelity import (
+    ORDERS,
+    certificate,
+    component_order,
+    fidelity,
+    network_fidelity,
+    truncation_curve,
+)
 from tensornet_interp.testing import random_layer
 
 
@@ -152,3 +161,59 @@ def test_bad_input() -> None:
         truncation_curve(result, layer, x, labels, [10])
     with pytest.raises(ValueError, match="whole spectrum"):
         certificate(decompose(layer, "eigen", rank=2), 1, x)
+
+
+def lifted_stack() -> BilinearNetwork:
+    draw = torch.Generator().manual_seed(5)
+    layers = []
+    for i, n_out in enumerate((5, 5, 3)):
+        part = random_layer(n_out, 5, 6, seed=10 + i).change_basis(outputs=0.1 * torch.eye(n_out, dtype=torch.float64))
+        bias = torch.randn(n_out, generator=draw, dtype=torch.float64)
+        layers.append(lift(part, bias=bias, residual=0.5 if n_out == 5 else 0.0))
+    return BilinearNetwork(layers)
+
+
+def test_network_fidelity_is_the_whole_and_every_part_alone(x: torch.Tensor) -> None:
+    reference, x = lifted_stack(), x[:, :5]
+    approximation = decompose(reference, {0: "eigen", 1: decomposed_to(2), 2: "eigen"})
+    labels = reference(x).argmax(-1)
+    measured = network_fidelity(approximation, reference, x, labels)
+    assert measured.total == fidelity(approximation, reference, x, labels)
+    assert [one.part for one in measured.layers] == [0, 1, 2]
+    for one in measured.layers:
+        assert one.alone == fidelity(reference.replace(one.part, approximation[one.part]), reference, x, labels)
+        assert one.relative_error == relative_error(approximation[one.part], reference[one.part])
+    exact, truncated, last = measured.layers
+    assert exact.relative_error < 1e-12 < 1e-3 < truncated.relative_error
+    assert exact.alone.mse < 1e-20 < 1e-6 < truncated.alone.mse
+    assert exact.constant_error is not None
+    assert exact.constant_error < 1e-12
+    assert last.constant_error is None
+    assert "part 1 alone" in str(measured)
+
+
+def decomposed_to(rank: int):  # type: ignore[no-untyped-def]
+    return lambda layer: decompose(layer, "eigen", rank=rank)
+
+
+def test_network_fidelity_says_by_how_much_the_constant_is_off(x: torch.Tensor) -> None:
+    reference, x = lifted_stack(), x[:, :5]
+    for part, other in ((0, 1), (1, 0)):
+        off = replace(reference.layers[part], down=reference.layers[part].down.clone())
+        off.down[0] *= 1.25  # the constant that is handed on is 1.25 for every input
+        measured = network_fidelity(reference.replace(part, off), reference, x)
+        assert measured.layers[part].constant_error == pytest.approx(0.25, abs=1e-15)
+        assert measured.layers[other].constant_error == 0.0  # alone, on the constant of the reference
+        assert measured.layers[other].alone.mse == 0.0
+
+
+def test_network_fidelity_refuses_what_does_not_match(x: torch.Tensor) -> None:
+    reference = lifted_stack()
+    with pytest.raises(ValueError, match="same depth, got 1 and 3 parts"):
+        network_fidelity(BilinearNetwork([random_layer(3, 5, 4, seed=1)]), reference, x[:, :5])
+    narrow = BilinearNetwork([random_layer(4, 9, 4, seed=1), random_layer(3, 4, 4, seed=2)])
+    wide = BilinearNetwork([random_layer(6, 9, 4, seed=1), random_layer(3, 6, 4, seed=2)])
+    with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*where that has .*'out': 6"):
+        network_fidelity(narrow, wide, x)
+    with pytest.raises(TypeError, match="reference must be a BilinearNetwork, got BilinearLayer"):
+        network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)  # type: ignore[arg-type]

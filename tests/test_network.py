@@ -212,6 +212,25 @@ def test_a_lower_part_that_loses_the_constant_is_refused():
         BilinearNetwork([difference(layer, other), top])
 
 
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (torch.nn.LayerNorm(4), r"part 1 is a torch\.nn\.LayerNorm, .*a gate, a norm or a softmax"),
+        (torch.nn.Softmax(-1), r"part 1 is a torch\.nn\.Softmax, .*Retrain without it"),
+        (torch.nn.functional.gelu, r"part 1 is a builtin_function_or_method, .*a gate"),
+        (torch.nn.Linear(4, 4), r"part 1 is a torch\.nn\.Linear, .*absorb a linear map.*change_basis"),
+        (torch.nn.Bilinear(4, 4, 4), r"part 1 is a torch\.nn\.Bilinear, .*from_torch_bilinear"),
+    ],
+    ids=["norm", "softmax", "gate", "linear", "bilinear"],
+)
+def test_a_part_that_is_not_bilinear_is_named_with_what_to_do(module, message):
+    network = BilinearNetwork([make(4, 3, 5, 1), make(4, 4, 6, 2)])
+    with pytest.raises(TypeError, match=message):
+        BilinearNetwork([network[0], module, network[1]])
+    with pytest.raises(TypeError, match=message):
+        network.replace(1, module)
+
+
 def test_an_empty_stack_is_an_error():
     with pytest.raises(ValueError, match="at least one part"):
         BilinearNetwork([])

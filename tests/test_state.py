@@ -29,8 +29,9 @@ from tensornet_interp import (
 )
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
-from tensornet_interp.fidelity import certificate, fidelity, truncation_curve
+from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.plots import draw_circuit, draw_network, explanation, pareto, spectrum
+from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
@@ -109,7 +110,12 @@ CALLS = {
     "odt": lambda g: (odt(g.network), odt(g.lifted, mean=g.x[0], covariance=torch.eye(5, dtype=g.x.dtype))),
     "odt, truncate": lambda g: (repr(odt(g.network).truncate(2)), odt(g.network).truncate(error=0.1)),
     "contract": lambda g: contract(g.network),
+    "contract in chunks": lambda g: contract(evaluation(g.network, g.x), chunk="batch", max_elements=50),
     "plan": lambda g: str(plan(g.network)),
+    "project": lambda g: project(g.network, {"in1": 0, "in2": g.x[0], "in3": g.x.T}).to_tensor(),
+    "interaction tensor": lambda g: interaction_tensor(g.network, g.x[0], g.x[:2].T),
+    "expansion": lambda g: (expansion(g.network, g.x), expansion(g.lifted, g.x)),
+    "order weights": lambda g: [order_weights(g.lifted, order) for order in range(3)],
     "rename": lambda g: rename(g.layer.terms(), {"out": "class"}),
     "to_tensor": lambda g: g.result.to_tensor(),
     "to_tensorly": lambda g: g.result.to_tensorly(),
@@ -117,6 +123,7 @@ CALLS = {
     "activations": lambda g: g.result.activations(g.x),
     "groups and ranks": lambda g: (g.result.groups(0), g.result.effective_rank(), g.result.truncate(1)),
     "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
+    "network fidelity": lambda g: network_fidelity(decompose(g.network, "eigen", rank=2), g.network, g.x, g.labels),
     "truncation curve": lambda g: truncation_curve(
         g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
     ),

@@ -19,7 +19,8 @@ CORE = {"contraction", "registry", "layer", "network", "inner", "results"}
 ARROWS = {
     "checks": set(),
     "registry": set(),
-    "contraction": {"checks"},
+    "planning": set(),
+    "contraction": {"checks", "planning"},
     "layer": {"checks", "contraction"},
     "network": {"checks", "contraction", "layer"},
     "lift": {"checks", "layer"},
@@ -42,15 +43,17 @@ ARROWS = {
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
-    "fidelity": {"checks", "contraction", "layer", "network", "results"},
+    "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
+    "queries": {"checks", "contraction", "layer", "network"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
-    "__init__": {*CORE, "estimate", "lift", "odt", "report", "decompositions"},
+    "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
 }
 ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
-    "contraction": {*sys.stdlib_module_names, "torch", "opt_einsum"},
+    "planning": {*sys.stdlib_module_names, "opt_einsum"},
+    "contraction": {*sys.stdlib_module_names, "torch"},
 }
 KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
 IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py"}  # optional dependencies, at the one named place

@@ -1,0 +1,274 @@
+"""The order of pairwise sums of a contraction, and what it costs: names and sizes only, no array is touched."""
+
+import functools
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import opt_einsum
+
+Modes = tuple[str, ...]
+Optimizer = str | Callable[..., Any]
+SHARED = "shared"  # the default optimizer
+_MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most contractions
+
+
+class Step(NamedTuple):
+    """One contraction of a plan: slots in, one slot out. Slots number the distinct arrays, given ones first."""
+
+    inputs: tuple[int, ...]
+    equation: str  # in letters, for einsum
+    names: str  # the same in mode names, of the first place where it is needed
+    flops: int
+    elements: int
+    last_use: tuple[int, ...]  # slots that nothing needs after this step
+
+
+class Chunk(NamedTuple):
+    """An open mode of the output that is worked through in slices."""
+
+    mode: str
+    size: int  # of one slice; the last one may be smaller
+    total: int
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return math.ceil(self.total / self.size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of pairwise sums of a contraction, each distinct one once, and what it costs. `print` it."""
+
+    output: Modes
+    sizes: Mapping[str, int]  # of one chunk, where there is one
+    leaves: tuple[int, ...]  # slot of every given term: terms of one array with one slot are shared
+    steps: tuple[Step, ...]  # of one chunk, where there is one
+    unshared_steps: int
+    chunk: Chunk | None = None
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of all distinct steps; every chunk counts as a full one."""
+        return sum(step.flops for step in self.steps) * (self.chunk.slices if self.chunk else 1)
+
+    @property
+    def largest_intermediate(self) -> int:
+        """Elements of the largest array that is made, the output included."""
+        return max([self._whole_output, *(step.elements for step in self.steps)])
+
+    @property
+    def peak_elements(self) -> int:
+        """Largest number of elements alive together, the given terms not counted."""
+        alive: dict[int, int] = {}
+        peak = 0
+        made = max(self.leaves) + 1
+        for number, step in enumerate(self.steps):
+            alive[made + number] = step.elements
+            peak = max(peak, sum(alive.values()))
+            for slot in step.last_use:
+                alive.pop(slot, None)
+        return peak + self._whole_output
+
+    @property
+    def _whole_output(self) -> int:
+        """Elements of the output into which chunks are written; without chunks it is the last step's."""
+        if self.chunk is None:
+            return 0
+        return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
+
+    def __str__(self) -> str:
+        width = max((len(step.names) for step in self.steps), default=0)
+        lines = [
+            f"contraction to ({', '.join(self.output)}): {len(self.steps)} distinct pairwise contractions"
+            f" ({self.unshared_steps} before sharing)",
+            f"  flops {self.flops:.3e}, largest intermediate {self.largest_intermediate:.3e} elements,"
+            f" {self.peak_elements:.3e} alive together",
+            "  sizes " + ", ".join(f"{mode}={size}" for mode, size in self.sizes.items()),
+        ]
+        if self.chunk:
+            mode, size, total = self.chunk
+            lines.append(f"  the steps below {self.chunk.slices} times, for {size} of {mode}={total} at a time")
+        lines += [f"  {s.names:<{width}}  flops {s.flops:.2e}  elements {s.elements:.2e}" for s in self.steps]
+        return "\n".join(lines)
+
+
+def make_plan(
+    term_modes: tuple[Modes, ...],
+    leaves: tuple[int, ...],
+    sizes: Mapping[str, int],
+    output: Modes,
+    optimize: Optimizer,
+    max_elements: float,
+) -> Plan:
+    """The plan for terms with these modes, whose arrays have the slots `leaves`; cached by structure and sizes.
+
+    "shared" tries an order that contracts equal sub-networks equally, so that copies cost nothing, and opt_einsum's
+    "auto-hq"; of those within max_elements the one with fewest flops after sharing is taken.
+    """
+    make = _cached_plan if isinstance(optimize, Hashable) else _plan
+    return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)
+
+
+def _plan(
+    term_modes: tuple[Modes, ...],
+    leaves: tuple[int, ...],
+    size_items: tuple[tuple[str, int], ...],
+    output: Modes,
+    optimize: Optimizer,
+    max_elements: float,
+) -> Plan:
+    sizes = dict(size_items)
+
+    def program() -> _Program:
+        return _Program(term_modes, leaves, sizes, output)
+
+    if optimize != SHARED:
+        return program().follow(_path(term_modes, sizes, output, optimize))
+    carried = Counter(mode for modes in term_modes for mode in set(modes))
+    batch = {mode for mode in output if carried[mode] > 1}
+    candidates = [program().follow_classes(set())]
+    if batch:
+        candidates.append(program().follow_classes(batch))
+    if len(term_modes) <= _MAX_SEARCHED:
+        candidates.append(program().follow(_path(term_modes, sizes, output, "auto-hq")))
+    return min(candidates, key=lambda p: (max(p.peak_elements, max_elements), p.flops, p.peak_elements))
+
+
+_cached_plan = functools.lru_cache(maxsize=1024)(_plan)
+
+
+class _Product(NamedTuple):
+    """What contracting some operands would do; equal `inputs` and `equation` make equal arrays."""
+
+    inputs: tuple[int, ...]
+    equation: str
+    modes_in: tuple[Modes, ...]
+    seen: Modes
+    kept: Modes
+
+
+class _Program:
+    """A plan in the making: the operands that are left, by number in the order they came, and the steps so far."""
+
+    def __init__(
+        self, term_modes: Sequence[Modes], leaves: tuple[int, ...], sizes: Mapping[str, int], output: Modes
+    ) -> None:
+        self.sizes, self.leaves, self.output = sizes, leaves, output
+        self.live = dict(enumerate(zip(leaves, term_modes, strict=True)))
+        self.uses = Counter(mode for modes in (*term_modes, output) for mode in set(modes))  # the output is a use
+        self.known: dict[tuple[tuple[int, ...], str], int] = {}
+        self.steps: list[Step] = []
+        self.unshared = 0
+
+    def follow(self, path: Iterable[Sequence[int]]) -> Plan:
+        """The plan of an opt_einsum path: positions among what is left, a result comes last."""
+        for positions in path:
+            numbers = list(self.live)
+            self.contract([numbers[i] for i in positions])
+        return self.finish()
+
+    def follow_classes(self, first: set[str]) -> Plan:
+        """Greedy: the pair that adds fewest elements, and in the same breath every pair that does the same work.
+
+        Pairs that carry a mode of `first` go first: with a batch mode, layer by layer from the inputs up.
+        """
+        while len(self.live) > 1:
+            classes: dict[tuple[tuple[int, ...], str], list[tuple[int, int]]] = {}
+            costs: dict[tuple[tuple[int, ...], str], tuple[int, int]] = {}
+            for pair in self.pairs(first):
+                product = self.product(pair)
+                key = product.inputs, product.equation
+                classes.setdefault(key, []).append(pair)
+                if key not in costs:
+                    costs[key] = (
+                        self.elements(product.kept) - sum(map(self.elements, product.modes_in)),
+                        self.flops(product),
+                    )
+            best = min(classes, key=lambda key: (costs[key], key))
+            for pair in classes[best]:
+                if all(number in self.live for number in pair):  # a pair may have lost one to the pair before
+                    self.contract(pair)
+        if not self.steps:
+            self.contract(list(self.live))
+        return self.finish()
+
+    def pairs(self, first: set[str]) -> list[tuple[int, int]]:
+        """Operands that share a summed mode; where none do, that share any mode; where none do, all."""
+        where: dict[str, list[int]] = {}
+        for number, (_, modes) in self.live.items():
+            for mode in dict.fromkeys(modes):
+                where.setdefault(mode, []).append(number)
+        for group in (set(where) - set(self.output), set(where)):
+            found = sorted({pair for mode in group for pair in itertools.combinations(where[mode], 2)})
+            touching = [pair for pair in found if any(first.intersection(self.live[i][1]) for i in pair)]
+            if found:
+                return touching or found
+        return list(itertools.combinations(self.live, 2))
+
+    def product(self, numbers: Sequence[int]) -> _Product:
+        # what was made last comes first, and its modes too: data times weights in the layout that matmul is fastest in
+        chosen = sorted((self.live[i] for i in numbers), key=lambda operand: -operand[0])
+        modes_in = tuple(modes for _, modes in chosen)
+        here = Counter(mode for modes in modes_in for mode in set(modes))
+        seen = tuple(dict.fromkeys(mode for modes in modes_in for mode in modes))
+        last = len(numbers) == len(self.live)
+        kept = self.output if last else tuple(mode for mode in seen if self.uses[mode] > here[mode])
+        letters = {mode: opt_einsum.get_symbol(i) for i, mode in enumerate(seen)}
+        equation = _equation(modes_in, kept, letters.__getitem__, "", ",")
+        return _Product(tuple(slot for slot, _ in chosen), equation, modes_in, seen, kept)
+
+    def contract(self, numbers: Sequence[int]) -> None:
+        inputs, equation, modes_in, _, kept = product = self.product(numbers)
+        self.unshared += 1
+        if (inputs, equation) not in self.known:
+            self.known[inputs, equation] = max(self.leaves) + 1 + len(self.steps)
+            names = _equation(modes_in, kept, str, " ", ", ")
+            self.steps.append(Step(inputs, equation, names, self.flops(product), self.elements(kept), ()))
+        for number in numbers:
+            del self.live[number]
+        self.uses.subtract(mode for modes in modes_in for mode in set(modes))
+        self.uses.update(kept)
+        self.live[len(self.leaves) + self.unshared] = (self.known[inputs, equation], kept)
+
+    def elements(self, modes: Modes) -> int:
+        return math.prod(self.sizes[mode] for mode in modes)
+
+    def flops(self, product: _Product) -> int:
+        return self.elements(product.seen) * (len(product.inputs) - 1 + (len(product.kept) < len(product.seen)))
+
+    def finish(self) -> Plan:
+        last: dict[int, int] = {slot: number for number, step in enumerate(self.steps) for slot in step.inputs}
+        freed = [tuple(slot for slot, at in last.items() if at == number) for number in range(len(self.steps))]
+        steps = tuple(step._replace(last_use=slots) for step, slots in zip(self.steps, freed, strict=True))
+        return Plan(self.output, self.sizes, self.leaves, steps, self.unshared)
+
+
+def _path(
+    term_modes: tuple[Modes, ...], sizes: Mapping[str, int], output: Modes, optimize: Optimizer
+) -> list[tuple[int, ...]]:
+    letters = {mode: opt_einsum.get_symbol(i) for i, mode in enumerate(sizes)}
+    equation = _equation(term_modes, output, letters.__getitem__, "", ",")
+    shapes = [tuple(sizes[mode] for mode in modes) for modes in term_modes]
+    if callable(optimize) and not isinstance(optimize, opt_einsum.paths.PathOptimizer):
+        indices = [frozenset(letters[mode] for mode in modes) for modes in term_modes]
+        wanted = frozenset(letters[mode] for mode in output)
+        return list(optimize(indices, wanted, {letters[mode]: size for mode, size in sizes.items()}, None))
+    try:
+        path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    except KeyError as error:
+        raise ValueError(f"optimize must be an opt_einsum optimizer, got {optimize!r}: {error.args[0]}") from None
+    return list(path)
+
+
+def _equation(
+    inputs: Sequence[Modes], output: Modes, name: Callable[[str], str], between_modes: str, between_terms: str
+) -> str:
+    def side(modes: Modes) -> str:
+        return between_modes.join(name(mode) for mode in modes)
+
+    return f"{between_terms.join(side(modes) for modes in inputs)}{between_modes}->{between_modes}{side(output)}"

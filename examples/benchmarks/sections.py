@@ -89,7 +89,7 @@ def tensorly(model: str, sizes: Sizes) -> list[Table]:
         needed = fits.iterations_to(layer, target.rank, target.cosine)
         rows = [ours("cp", method="cp", rank=target.rank, max_iterations=needed)]
         for init in ("svd", "random"):
-            options = {"rank": target.rank, "cosine": target.cosine, "init": init, "cap": sizes.cap}
+            options: dict[str, object] = {"rank": target.rank, "cosine": target.cosine, "init": init, "cap": sizes.cap}
             rows.append(
                 Row(
                     f"TensorLy parafac, init {init!r}", fits.load_layer, given, fits.tensorly_parafac, options,
@@ -112,12 +112,11 @@ def tensorly(model: str, sizes: Sizes) -> list[Table]:
     title = f"b. For orientation: cp and non-negative cp of rank {rank}, Tucker of ranks {sizes.ranks}"
     tables.append(Table(title, "cosine to the symmetrized layer", rows, base=None))
 
-    options = {"ranks": sizes.ranks}
     rows = [ours("hosvd", method="hosvd", ranks=sizes.ranks)]
     for dtype in ("float32", "float64"):
         what = f"TensorLy tucker(n_iter_max=0), {dtype}"
-        run = fits.tensorly_hosvd
-        rows.append(Row(what, fits.load_layer, given, run, options | {"dtype": dtype}, fits.same_subspaces))
+        options = {"ranks": sizes.ranks, "dtype": dtype}
+        rows.append(Row(what, fits.load_layer, given, fits.tensorly_hosvd, options, fits.same_subspaces))
     title = f"b. Higher-order SVD of ranks {sizes.ranks}, inputs {layer.shape[1]}; ours is float64 inside"
     tables.append(Table(title, "cosine to the symmetrized layer", rows))
     return tables

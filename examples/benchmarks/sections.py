@@ -25,6 +25,7 @@ class Sizes:
     cap: float = 120.0  # seconds after which TensorLy's parafac is stopped
     steps: int = 200  # of the dense cosine fit
     orientation: int = 50  # iterations of TensorLy's tucker and non_negative_parafac
+    iterations: int = 200  # of our cp where no cosine is given, at most
     large: tuple[int, int, int] = (1024, 4096, 1024)  # inputs, hidden, outputs
     large_rank: int = 64
     bond: int = 257
@@ -38,16 +39,27 @@ SIZES = {
     "mnist": Sizes(
         (
             Target(16, 0.9476, {"ends as published": 0.18, "fewest steps of those tried": 1.0}),
-            Target(64, 0.9982, {"ends as published": 0.29, "fewest steps of those tried": 0.6}),
+            Target(64, 0.9982, {"ends as published": 0.28, "fewest steps of those tried": 0.6}),
         ),
         (10, 64),
     ),
     "digits": Sizes((Target(4, 0.6, {"": 0.3}), Target(16, 0.9, {"": 0.3})), (10, 16)),
 }
 SIZES["fashion_mnist"] = SIZES["mnist"]
-SMOKE = Sizes(
-    (Target(2, 0.3, {"": 0.3}),), (3, 4), 1.0, 20, 2, (6, 7, 5), 3, 5, (2,), (5, 3), (4, 3, 3)
-)  # sizes at which everything runs in a moment and no time means anything
+SMOKE = Sizes(  # everything runs in a moment, and no time means anything
+    targets=(Target(2, 0.3, {"": 0.3}),),
+    ranks=(3, 4),
+    cap=1.0,
+    steps=20,
+    orientation=2,
+    iterations=2,
+    large=(6, 7, 5),
+    large_rank=3,
+    bond=5,
+    depths=(2,),
+    stack=(5, 3),
+    checkpoints=(4, 3, 3),
+)
 
 
 def cosine_fits(model: str, sizes: Sizes) -> list[Table]:
@@ -102,7 +114,7 @@ def tensorly(model: str, sizes: Sizes) -> list[Table]:
     (outputs, inputs), rank = sizes.ranks, sizes.targets[0].rank
     full: dict[str, object] = {"rank": (outputs, inputs, inputs), "n_iter_max": sizes.orientation}
     rows = [
-        ours("cp, to convergence", method="cp", rank=rank),
+        ours("cp", method="cp", rank=rank, max_iterations=sizes.iterations),
         ours("tucker", method="tucker", ranks=sizes.ranks),
         ours("TensorLy tucker", method="tensorly_tucker", **full),
         ours("TensorLy non_negative_parafac", method="tensorly_non_negative_parafac", rank=rank,
@@ -130,7 +142,7 @@ def large_layer(model: str, sizes: Sizes) -> list[Table]:
     methods: list[dict[str, object]] = [
         {"method": "output_svd", "blocks": rank, "rank": rank},
         {"method": "hosvd", "ranks": (rank, rank)},
-        {"method": "cp", "rank": rank},
+        {"method": "cp", "rank": rank, "max_iterations": sizes.iterations},
     ]
     rows = [
         Row(
@@ -162,7 +174,7 @@ def whole_stacks(model: str, sizes: Sizes) -> list[Table]:
     for depth in sizes.depths:
         given = {"width": width, "depth": depth, "batch": batch}
         rows = [
-            Row("network(x)", stacks.attached, given, stacks.forward, check=stacks.same_outputs),
+            Row("network(x)", stacks.attached, given, stacks.forward),
             Row("contract(terms + x)", stacks.attached, given, stacks.contraction, check=stacks.same_outputs),
         ]
         title = f"e. {depth} layers of width {width}, batch {batch}, float32; the search for a path is not timed"
@@ -174,7 +186,8 @@ def similarities(model: str, sizes: Sizes) -> list[Table]:
     """f. Similarity of checkpoints."""
     width, outputs, count = sizes.checkpoints
     kinds = [("tree", "exact"), ("gaussian", "closure")]
-    jobs = [(count, *kind) for kind in kinds] + [(2, *kind) for kind in (*kinds, *PAIRS)]
+    exact = [("symmetric", "exact"), ("gaussian", "exact")]  # a pair costs about 1e12 flops at width 128
+    jobs = [(count, *kind) for kind in kinds] + [(2, *kind) for kind in (*kinds, *exact)]
     rows = [
         Row(
             f"{'one pair' if n == 2 else f'{n} checkpoints, all pairs'}: {kind}, {method}",
@@ -190,7 +203,6 @@ def similarities(model: str, sizes: Sizes) -> list[Table]:
     return [Table(title, "similarity of the first and the last", rows, base=None)]
 
 
-PAIRS = (("symmetric", "exact"), ("gaussian", "exact"))
 SECTIONS: dict[str, Callable[[str, Sizes], list[Table]]] = {
     "a": cosine_fits,
     "b": tensorly,

@@ -66,8 +66,8 @@ def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEME
     """Left singular vectors (size, n), singular values (n,) and their floor of the symmetrized tensor along a mode.
 
     mode: "out" or "in". The floor is the share of the largest value below which others are rounding. Where out * r^2 is
-    at most `max_elements` the small dense tensor is used, and the floor is the rounding of float64. Beyond, "out" takes the
-    singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
+    at most `max_elements` the small dense tensor is used, and the floor is the rounding of float64. Beyond, "out" takes
+    the singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
     Gram matrix is used, which sees down to the square root of the rounding.
     """
     eps = torch.finfo(torch.float64).eps

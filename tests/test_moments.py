@@ -5,7 +5,7 @@ import torch
 
 from tensornet_interp.moments import cross_gram, input_gram
 from tensornet_interp.testing import random_layer
-from tests.dense_layer import dense, normal
+from dense_layer import dense, normal
 
 EXACT = 1e-12  # of the largest entry: sums of some hundred products in float64
 

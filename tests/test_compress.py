@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from dense_layer import dense, dense_error, normal, orthonormal, unfold
 
 from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.testing import random_layer
-from dense_layer import dense, dense_error, normal, orthonormal, unfold
 
 PATHS = {"dense": 2**25, "factored": 0}
 SIZES = [(3, 17, 4), (7, 5, 11), (12, 3, 4), (1, 6, 5), (5, 1, 3)]  # (out, in, hidden)

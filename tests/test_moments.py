@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from dense_layer import dense, normal
 
 from tensornet_interp.moments import cross_gram, input_gram
 from tensornet_interp.testing import random_layer
-from dense_layer import dense, normal
 
 EXACT = 1e-12  # of the largest entry: sums of some hundred products in float64
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from dense_layer import dense, dense_error, unfold
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.testing import random_layer
-from dense_layer import dense, dense_error, unfold
 
 EXACT = 1e-11  # of the largest singular value
 SIZES = [(3, 17, 4), (7, 5, 11), (12, 3, 4), (1, 6, 5), (5, 1, 3)]  # (out, in, hidden)

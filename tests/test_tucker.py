@@ -5,11 +5,11 @@ from itertools import pairwise
 import pytest
 import tensorly
 import torch
+from dense_layer import dense, dense_error, orthonormal, scaled, unfold
 from tensorly.decomposition import tucker as tensorly_tucker
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.testing import random_layer
-from dense_layer import dense, dense_error, orthonormal, scaled, unfold
 
 EXACT = 1e-10  # projectors: rounding over the gaps of these spectra
 SIZES = [(3, 17, 4), (7, 5, 11), (6, 4, 9)]  # (out, in, hidden)

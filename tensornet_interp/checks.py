@@ -55,6 +55,15 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
     return number
 
 
+def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
+    """A number from 0 to 1 (no bool), either end left out where it is open."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
+        raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
+    return float(value)
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     """One of the named choices, with a suggestion where a near one exists."""
     known = sorted(choices)

@@ -35,7 +35,7 @@ class Report:
     basis: str  # the coordinates of the inputs, hence of eigenvectors and input factors
     relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None: not measured
     seed: int | None = None
-    convergence: tuple[float, ...] = ()  # loss by iteration of an iterative method
+    convergence: tuple[float, ...] = ()  # relative error by iteration of an iterative method
     stop_reason: str = "direct"  # "direct" where there is nothing to iterate
     floor: float | None = None  # singular values below this share of the largest are rounding
     starts: tuple[Start, ...] = ()  # of an iterative method that was started more than once, best first

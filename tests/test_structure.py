@@ -39,7 +39,7 @@ ARROWS = {
     "odt": {"checks", "bonds", "contraction", "layer", "network", "moments"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
-    "decompositions": {"checks", *CORE, "report", "moments"},
+    "decompositions": {"checks", *CORE, "report", "moments", "scaling"},
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import Compressed, unfolding
@@ -30,7 +31,9 @@ class BlockTerm(FitOptions):
     blocks: number of terms, at most out; None is that. rank: L, one number or one a block, at most min(in, 2 hidden);
     None is that. With both None it is `output_svd`, which is exact. Starts from `output_svd` of these sizes, improves
     it by alternating sweeps, which find the signs of eigenvalues, and finishes by Gauss-Newton on all blocks together.
-    start: a SpectralResult with as many blocks and at most L eigenpairs each. Other options: `FitOptions`.
+    start: a SpectralResult with as many blocks and at most L eigenpairs each. Other options: `FitOptions`; priors see
+    the vectors that are fitted, of which the eigenvectors of a block are a rotation: what they ask of the outputs
+    holds in the result, zeros and signs that they ask of single inputs do not.
     Cost an iteration: 16 hidden R (in + out) + 25 * 6 R^2 in, with R the sum of L and in = min(in, 2 hidden).
     """
 
@@ -44,6 +47,8 @@ class BlockTerm(FitOptions):
         if self.rank is None:
             return
         if isinstance(self.rank, Sequence) and not isinstance(self.rank, str):
+            if not self.rank:
+                raise ValueError("rank lists no numbers; one a block, or None")
             for number, rank in enumerate(self.rank):
                 check_int(f"rank[{number}]", rank, 1)
             if self.blocks is not None and len(self.rank) != self.blocks:
@@ -62,9 +67,10 @@ class BlockTerm(FitOptions):
         """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
-        given = [] if self.rank is None or isinstance(self.rank, int) else list(self.rank)
-        blocks = check_int("blocks", self.blocks or len(given) or n_out, 1, n_out, f"out={n_out}")
-        each = given or [self.rank if isinstance(self.rank, int) else pairs] * blocks
+        listed = len(self.rank) if isinstance(self.rank, Sequence) else n_out
+        blocks = check_int("blocks", self.blocks or listed, 1, n_out, f"out={n_out}")
+        rank = pairs if self.rank is None else self.rank
+        each = rank if isinstance(rank, Sequence) else [rank] * blocks
         ranks = [check_int("rank", rank, 1, pairs, f"min(in={n_in}, 2 hidden={2 * layer.rank})") for rank in each]
         self.check_layer(layer)
         state = self.compress(layer)
@@ -73,10 +79,7 @@ class BlockTerm(FitOptions):
         for seed in range(self.seed, self.seed + self.starts - 1):
             starts.append((seed, *_sweep(state.core, _random_outputs(state.core, blocks, seed), ranks)))
         fit = self.run(state, starts)
-        model = fit.model
-        if not isinstance(model, Tied):
-            raise TypeError(f"a block-term fit needs tied vectors, got {type(model).__name__}")
-        outputs, values, vectors = _eigenbasis(fit.terms, model.signs, max(ranks))
+        outputs, values, vectors = _eigenbasis(fit.terms, ranks)
         dtype = layer.down.dtype
         result = SpectralResult(
             report=Report.of(layer, self, None),
@@ -97,19 +100,22 @@ class BlockTerm(FitOptions):
             return _sweep(state.core, left[:, : len(ranks)], ranks)
         if not isinstance(self.start, SpectralResult):
             raise TypeError(f"start of block_term must be a SpectralResult, got {type(self.start).__name__}")
-        outputs = self.start.outputs.to(torch.float64)
-        values = self.start.eigenvalues.to(torch.float64) / (state.scale or 1.0)
-        if values.shape[0] != len(ranks) or values.shape[1] > min(ranks):
-            raise ValueError(
-                f"start has {values.shape[0]} blocks of rank {values.shape[1]}, asked are {len(ranks)} blocks of rank"
-                f" at least {min(ranks)}"
-            )
-        basis = self.start.eigenvectors.to(torch.float64)
-        if state.basis is not None:
-            basis = state.basis.T @ basis
-        if values.shape[1] < max(ranks):
+        outputs, values, vectors = (
+            part.to(state.core.down) for part in (self.start.outputs, self.start.eigenvalues, self.start.eigenvectors)
+        )
+        used = (values != 0).sum(1)  # eigenpairs of each block; zeros fill up where L differs
+        order = used.argsort(descending=True, stable=True)  # results are sorted by norm: give the larger blocks more
+        ranks.sort(reverse=True)
+        if len(used) != len(ranks) or any(int(n) > rank for n, rank in zip(used[order], ranks, strict=True)):
+            raise ValueError(f"start has blocks of ranks {used[order].tolist()}, more or others than the asked {ranks}")
+        outputs, values, vectors = outputs[:, order], values[order] / (state.scale or 1.0), vectors[order]
+        vectors = state.project(vectors)
+        if any(int(n) < rank for n, rank in zip(used[order], ranks, strict=True)):
             return _sweep(state.core, outputs, ranks)
-        return _parameters(outputs, [(values[b, :r], basis[b, :, :r]) for b, r in enumerate(ranks)])
+        chosen = values.abs().argsort(dim=1, descending=True, stable=True)
+        return _parameters(
+            outputs, [(values[b, chosen[b, :r]], vectors[b][:, chosen[b, :r]]) for b, r in enumerate(ranks)]
+        )
 
 
 def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tied, tuple[Tensor, Tensor]]:
@@ -163,21 +169,23 @@ def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
     return torch.randn(core.shape[0], blocks, generator=generator, dtype=torch.float64).to(core.down)
 
 
-def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], signs: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit outputs (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first."""
-    outputs, vectors, _ = terms
-    blocks = []
-    for block in range(len(signs)):
-        chosen = signs[block].nonzero()[:, 0]
-        output = outputs[:, chosen[0]] * signs[block, chosen[0]]  # without the sign of the first term
-        basis, triangle = torch.linalg.qr(vectors[:, chosen])
-        value, rotation = torch.linalg.eigh(triangle @ (signs[block, chosen, None] * triangle.T))
+def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], ranks: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit outputs (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first.
+
+    The output vectors of the terms of a block are multiples of one; a prior may have changed their signs.
+    """
+    blocks, rank = [], max(ranks)
+    for own, vector in zip(terms[0].split(ranks, 1), terms[1].split(ranks, 1), strict=True):
+        output = own[:, 0]
+        squared = output.square().sum()
+        share = (output @ own) / torch.where(squared > 0, squared, torch.ones_like(squared))  # (rank,)
+        basis, triangle = torch.linalg.qr(vector)
+        value, rotation = torch.linalg.eigh(triangle @ (share[:, None] * triangle.T))
         length = output.norm() * output[output.abs().argmax()].sign()
         length = torch.where(length != 0, length, torch.ones_like(length))
-        value = torch.nn.functional.pad(value * length, (0, rank - len(value)))
         order = value.abs().argsort(descending=True, stable=True)
-        vector = torch.nn.functional.pad(basis @ rotation, (0, rank - len(chosen)))
-        blocks.append((output / length, value[order], vector[:, order]))
+        room = (0, rank - len(value))
+        blocks.append((output / length, pad((value * length)[order], room), pad((basis @ rotation)[:, order], room)))
     blocks.sort(key=lambda block: -float(block[1].norm()))
     return (
         torch.stack([b[0] for b in blocks], 1),

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tensornet_interp.decompositions.canonical import unit_columns
 from tensornet_interp.inner import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
+from tensornet_interp.scaling import factor_exponents, rescale
 
-_DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
+DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,32 +43,36 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     inputs: False for the scale alone. Lossless to the rounding of the layer's dtype. Differentiable, then without
     looking for a smaller span than min(in, 2 rank). Cost: 2 in (2 rank)^2.
     """
-    exact = layer.to(dtype=torch.float64)
-    scale = norm(exact)
-    unit = replace(exact, down=exact.down / torch.where(scale > 0, scale, torch.ones_like(scale)))
+    exponents = factor_exponents(layer)
+    exact = replace(rescale(layer, exponents), constant_in=False, constant_out=False)  # no factor over- or underflows
+    size = norm(exact)
+    scale = size * torch.tensor(float(sum(exponents)), dtype=torch.float64, device=size.device).exp2()
+    unit = replace(exact, down=exact.down / torch.where(size > 0, size, torch.ones_like(size)))
     if not inputs:
         return Compressed(unit, None, scale)
     both = torch.cat([unit.left, unit.right], 1)  # (in, 2 rank)
-    basis = None if both.requires_grad else _narrow_basis(both, torch.finfo(layer.down.dtype).eps)
+    eps = torch.finfo(layer.down.dtype).eps
+    # of unit columns, or what is small beside another column would count as rounding
+    basis = None if both.requires_grad else _narrow_basis(unit_columns(both)[0], eps)
     if basis is None and both.shape[0] > both.shape[1]:
         basis = torch.linalg.qr(both).Q
     if basis is None:
         return Compressed(unit, None, scale)
-    core = replace(unit, left=basis.T @ unit.left, right=basis.T @ unit.right, constant_in=False)
+    core = replace(unit, left=basis.T @ unit.left, right=basis.T @ unit.right)
     return Compressed(core, basis, scale)
 
 
-def unfolding(core: BilinearLayer, mode: str) -> tuple[Tensor, Tensor, float]:
+def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
     """Left singular vectors (size, n), singular values (n,) and their floor of the symmetrized tensor along a mode.
 
-    mode: "out" or "in". The floor is the share of the largest value below which others are rounding: where out * r^2
-    entries fit (2^25) the small dense tensor is used, and it is the rounding of float64. Beyond, "out" takes the
-    singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
+    mode: "out" or "in". The floor is the share of the largest value below which others are rounding. Where out * r^2 is
+    at most `max_elements` the small dense tensor is used, and the floor is the rounding of float64. Beyond, "out" takes
+    the singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
     Gram matrix is used, which sees down to the square root of the rounding.
     """
     eps = torch.finfo(torch.float64).eps
     n_out, n_in, _ = core.shape
-    if n_out * n_in**2 <= _DENSE_ELEMENTS:
+    if n_out * n_in**2 <= max_elements:
         tensor = core.interaction_matrix(torch.eye(n_out, dtype=torch.float64, device=core.down.device))
         matrix = tensor.reshape(n_out, -1) if mode == "out" else tensor.transpose(0, 1).reshape(n_in, -1)
         left, values = _left_singular(matrix)
@@ -80,9 +86,10 @@ def unfolding(core: BilinearLayer, mode: str) -> tuple[Tensor, Tensor, float]:
     gram.div_(lengths).div_(lengths[:, None])
     root, failed = torch.linalg.cholesky_ex(gram)
     diagonal = root.diagonal()
-    if not failed and float(diagonal.min()) > 1e-5:
+    smallest = float(diagonal.detach().min())
+    if not failed and smallest > 1e-5:
         left, values = _left_singular((core.down * lengths) @ root)
-        return left, values, core.rank * eps / float(diagonal.min()) ** 2
+        return left, values, core.rank * eps / smallest**2
     squares, vectors = torch.linalg.eigh(gram)
     left, values = _left_singular((core.down * lengths) @ (vectors * squares.clamp_min(0).sqrt()))
     return left, values, core.rank * eps**0.5

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from tensornet_interp.decompositions.compress import DENSE_ELEMENTS
 from tensornet_interp.inner import norm, relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
-
-_DENSE_ELEMENTS = 2**25  # entries of a dense difference that are still cheap (256 MB)
 
 
 @torch.no_grad()
@@ -24,6 +23,6 @@ def measure(result: BilinearMap, layer: BilinearLayer, squared: Callable[[], flo
     known = max(0.0, float(squared()))
     width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
     rounding = torch.finfo(layer.down.dtype).eps
-    if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > _DENSE_ELEMENTS:
+    if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
         return known**0.5
     return relative_error(result, layer)

@@ -142,7 +142,8 @@ def descend(
 def _solve(curvature: Curvature, slope: tuple[Tensor, ...], damping: float) -> tuple[tuple[Tensor, ...], float]:
     """A step x with (J^T J + damping) x = -slope by conjugate gradients, and the gain the quadratic model predicts."""
     roots = [
-        torch.linalg.cholesky(block + damping * torch.eye(len(block), dtype=block.dtype, device=block.device))
+        # a share of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix
+        torch.linalg.cholesky(block + (damping + 1e-12 * block.diagonal().max()) * torch.eye(len(block)).to(block))
         for block in curvature.blocks
     ]
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice
+from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.layer import BilinearLayer
 
 MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",), "right": ("right",)}
 
@@ -27,10 +28,10 @@ class Factors(NamedTuple):
 class Prior:
     """Override `penalty`, or `constrain`, or both; `check` to refuse a layer that it does not fit."""
 
-    strength: float = 0.0
+    strength: float = 1.0
 
-    def check(self, factors: Factors) -> None:
-        """Raise ValueError where the prior cannot apply to factors of these sizes."""
+    def check(self, layer: BilinearLayer) -> None:
+        """Raise ValueError where the prior cannot apply to this layer."""
 
     def constrain(self, factors: Factors) -> Factors:
         """The factors that are used in the place of the free ones; differentiable, scales left free."""
@@ -92,14 +93,16 @@ class Smooth(Prior):
     strength: float = 0.1
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 2 or not all(isinstance(n, int) and n > 0 for n in self.shape):
-            raise ValueError(f"shape must be (height, width), two positive whole numbers; got {self.shape!r}")
+        if not isinstance(self.shape, tuple | list) or len(self.shape) != 2:
+            raise TypeError(f"shape must be a pair (height, width), got {self.shape!r}")
+        for name, size in zip(("height", "width"), self.shape, strict=True):
+            check_int(name, size, 1)
         _check_strength(self.strength)
 
-    def check(self, factors: Factors) -> None:
-        """The image must have as many pixels as there are inputs."""
-        pixels, size = math.prod(self.shape), factors.left.shape[0]
-        if size not in (pixels, pixels + 1):
+    def check(self, layer: BilinearLayer) -> None:
+        """The image must have as many pixels as there are inputs, the constant one left out."""
+        pixels, size = math.prod(self.shape), layer.shape[1] - layer.constant_in
+        if size != pixels:
             raise ValueError(f"an image of shape {self.shape} has {pixels} pixels, but mode 'in' has size {size}")
 
     def penalty(self, factors: Factors) -> Tensor:

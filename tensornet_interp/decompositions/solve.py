@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, products
@@ -48,8 +48,7 @@ class FitOptions:
         check_int("starts", self.starts, 1)
         if self.max_iterations is not None:
             check_int("max_iterations", self.max_iterations, 1)
-        if not isinstance(self.tolerance, float | int) or not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must be in [0, 1), got {self.tolerance!r}")
+        check_share("tolerance", self.tolerance, low_open=False, high_open=True)
         check_int("seed", self.seed, 0)
 
     def __repr__(self) -> str:
@@ -58,14 +57,15 @@ class FitOptions:
 
     def check_layer(self, layer: BilinearLayer) -> None:
         """Priors and start must fit the layer."""
-        like = layer.down.new_zeros
         for prior in self.priors:
-            prior.check(Factors(like(layer.shape[0], 1), like(layer.shape[1], 1), like(layer.shape[1], 1)))
+            prior.check(layer)
         if self.start is None:
             return
         if self.start.sizes != layer.sizes:
             raise ValueError(f"start has modes of sizes {self.start.sizes}, the layer {layer.sizes}")
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def compress(self, layer: BilinearLayer) -> Compressed:
         """What is fitted: with priors, which are about the layer's own coordinates, no others are taken."""
         return compress(layer, inputs=not self.priors)
@@ -79,6 +79,8 @@ class FitOptions:
         tied = layer.left is layer.right or torch.equal(layer.left, layer.right)
         return layer.down / (state.scale or 1.0), left, left if tied else state.project(layer.right)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def run(self, state: Compressed, initial: Sequence[InitialFit]) -> "BestFit":
         """Every start to its end, and the best of them: the model, its fit, and how all ended."""
         target = state.core
@@ -99,9 +101,8 @@ class FitOptions:
                         target, model, parameters, max_iterations=limit, tolerance=self.tolerance,
                         report=lambda _: bar.update(),
                     )  # fmt: skip
-                with torch.no_grad():
-                    terms = self._constrained(Factors(*model.components(fit.parameters)))
-                    scaled, error = _refit_scale(target, terms)
+                terms = self._constrained(Factors(*model.components(fit.parameters)))
+                scaled, error = _refit_scale(target, terms)
                 ended.append((error, seed, model, fit, scaled))
         ended.sort(key=lambda end: end[0] if math.isfinite(end[0]) else math.inf)
         best = ended[0]
@@ -148,7 +149,10 @@ def _nearest(best: Triple, other: Triple) -> float:
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:
-    """The terms times the one number that fits best, and the relative squared error then."""
+    """The terms times the one number that fits best, and the relative squared error then.
+
+    Never a negative number: it would turn the signs that a prior has fixed.
+    """
     cross, squared = products(target, factors)
-    scale = cross / squared if squared > 0 else torch.ones_like(squared)
+    scale = (cross / squared).clamp_min(0) if squared > 0 else torch.ones_like(squared)
     return (scale * factors.outputs, factors.left, factors.right), float(1 - 2 * scale * cross + scale**2 * squared)

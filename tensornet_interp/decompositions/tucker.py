@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
 from tensornet_interp.decompositions.errors import measure
 from tensornet_interp.inner import norm
@@ -28,7 +28,7 @@ class HOSVD:
     U of the unfolding (out, in1 in2), Q of the unfolding (in1, out in2) of the symmetrized tensor, both orthonormal.
     The core keeps the hidden units of the layer: down -> U^T down, left -> Q^T left, right -> Q^T right.
     One of three says how much is kept:
-    ranks: (output rank, input rank);
+    ranks: (output rank, input rank); fewer where an unfolding has fewer singular values;
     energy: in each unfolding the fewest vectors whose squared singular values sum to this share, in (0, 1];
     error: the fewest that guarantee this relative error, in [0, 1); each of the three modes gets a third of its square.
     None of them: all that is not zero. Rounding: singular values below `report.floor` of the largest.
@@ -64,7 +64,8 @@ class Tucker:
 
     ranks, energy, error: as in `HOSVD`, which is the start and decides the ranks. max_iterations, tolerance: stop when
     an iteration gains less than tolerance of the squared norm. Every accepted step lowers the error: where one input
-    factor used twice makes the plain step worse, it is damped. Cost an iteration: 8 rank^2 r + 9 r^3.
+    factor used twice makes the plain step worse, it is damped. Not differentiable.
+    Cost an iteration: 8 rank^2 r + 9 r^3.
     """
 
     ranks: tuple[int, int] | None = None
@@ -76,13 +77,14 @@ class Tucker:
     def __post_init__(self) -> None:
         _check_options(self.ranks, self.energy, self.error)
         check_int("max_iterations", self.max_iterations, 1)
-        _check_share("tolerance", self.tolerance, low_open=False, high_open=True)
+        check_share("tolerance", self.tolerance, low_open=False, high_open=True)
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Tucker"]:
         """From ranks (1, 1) to all, which is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
+    @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
         """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
         _check_ranks(self.ranks, layer)
@@ -132,8 +134,8 @@ def _higher_order_svd(
     kept = []
     for number, (values, floor) in enumerate(zip(spectra, floors, strict=True)):
         squares = values.detach().square()
-        total = squares.sum()
-        tails = total - squares.cumsum(0)  # what is lost with the first 1, 2, ... vectors
+        sums = squares.flip(0).cumsum(0).flip(0)  # smallest first: what is small keeps its digits
+        total, tails = sums[0], sums[1:]  # what is lost with the first 1, 2, ... vectors
         if ranks is not None:
             rank = min(ranks[number], len(values))
         elif energy is not None and energy < 1:
@@ -189,17 +191,9 @@ def _check_options(ranks: object, energy: float | None, error: float | None) -> 
         for name, rank in zip(("output rank", "input rank"), ranks, strict=True):
             check_int(name, rank, 1)
     if energy is not None:
-        _check_share("energy", energy, low_open=True, high_open=False)
+        check_share("energy", energy, low_open=True, high_open=False)
     if error is not None:
-        _check_share("error", error, low_open=False, high_open=True)
-
-
-def _check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
-        bounds = f"{'(' if low_open else '['}0, 1{')' if high_open else ']'}"
-        raise ValueError(f"{name} must be in {bounds}, got {value}")
+        check_share("error", error, low_open=False, high_open=True)
 
 
 def _check_ranks(ranks: tuple[int, int] | None, layer: BilinearLayer) -> None:

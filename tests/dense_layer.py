@@ -1,0 +1,33 @@
+"""Dense float64 references for single layers and what stands for them."""
+
+import torch
+
+from tensornet_interp import BilinearLayer
+
+
+def dense(part):
+    """The symmetrized tensor (out, in, in) of a layer or a result, in float64."""
+    layer = part.to_layer()
+    tensor = torch.einsum("or,ir,jr->oij", layer.down.double(), layer.left.double(), layer.right.double())
+    return (tensor + tensor.mT) / 2
+
+
+def dense_error(part, layer):
+    return float((dense(part) - dense(layer)).norm() / dense(layer).norm())
+
+
+def unfold(tensor, mode):
+    """(out, in in) or (in, out in)."""
+    return tensor.flatten(1) if mode == "out" else tensor.transpose(0, 1).flatten(1)
+
+
+def normal(*shape, seed, device="cpu"):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
+
+
+def orthonormal(size, rank, *, seed, device="cpu"):
+    return torch.linalg.qr(normal(size, rank, seed=seed)).Q.to(device)
+
+
+def scaled(layer, factor):
+    return BilinearLayer(layer.down * factor, layer.left, layer.right, layer.name)

@@ -1,5 +1,6 @@
 """Where a result comes from and how far it can be trusted."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from tensornet_interp.layer import BilinearLayer
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what computed a result."""
     names = ("torch", "tensorly", "opt-einsum", "numpy")

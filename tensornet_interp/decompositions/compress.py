@@ -45,20 +45,12 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     """
     exponents = factor_exponents(layer)
     exact = replace(rescale(layer, exponents), constant_in=False, constant_out=False)  # no factor over- or underflows
+    basis = _basis(exact, torch.finfo(layer.down.dtype).eps) if inputs else None
+    if basis is not None:
+        exact = replace(exact, left=basis.T @ exact.left, right=basis.T @ exact.right)
     size = norm(exact)
     scale = size * torch.tensor(float(sum(exponents)), dtype=torch.float64, device=size.device).exp2()
-    unit = replace(exact, down=exact.down / torch.where(size > 0, size, torch.ones_like(size)))
-    if not inputs:
-        return Compressed(unit, None, scale)
-    both = torch.cat([unit.left, unit.right], 1)  # (in, 2 rank)
-    eps = torch.finfo(layer.down.dtype).eps
-    # of unit columns, or what is small beside another column would count as rounding
-    basis = None if both.requires_grad else _narrow_basis(unit_columns(both)[0], eps)
-    if basis is None and both.shape[0] > both.shape[1]:
-        basis = torch.linalg.qr(both).Q
-    if basis is None:
-        return Compressed(unit, None, scale)
-    core = replace(unit, left=basis.T @ unit.left, right=basis.T @ unit.right)
+    core = replace(exact, down=exact.down / torch.where(size > 0, size, torch.ones_like(size)))
     return Compressed(core, basis, scale)
 
 
@@ -103,18 +95,35 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return left, values
 
 
-def _narrow_basis(matrix: Tensor, eps: float) -> Tensor | None:
+def _basis(layer: BilinearLayer, eps: float) -> Tensor | None:
+    """An orthonormal basis (in, r) of span [left, right]; None where that is all of the inputs."""
+    both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
+    if not both.requires_grad:
+        # of unit columns, or what is small beside another column would count as rounding
+        narrow = _narrow_basis(unit_columns(both)[0], layer.rank, eps)
+        if narrow is not None:
+            return narrow
+    return torch.linalg.qr(both).Q if both.shape[0] > both.shape[1] else None
+
+
+def _narrow_basis(both: Tensor, rank: int, eps: float) -> Tensor | None:
     """An orthonormal basis of the columns where they span less than the matrix has room for, else None.
 
-    Found from the smaller Gram matrix and kept only if what it leaves out is rounding.
+    That of the first `rank` columns, or from the smaller Gram matrix; kept only if what it leaves out is rounding.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    tolerance = eps * matrix.shape[0] ** 0.5
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
+    tall = both.shape[0] > both.shape[1]
+    tolerance = eps * both.shape[0] ** 0.5
+
+    def holds(basis: Tensor, matrix: Tensor) -> bool:
+        return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * tolerance * matrix.norm())
+
+    if rank < both.shape[0]:
+        basis = torch.linalg.qr(both[:, :rank]).Q
+        if holds(basis, both[:, rank:]):
+            return basis
+    squares, vectors = torch.linalg.eigh(both.T @ both if tall else both @ both.T)
     kept = squares > max(tolerance**2, 1e-13) * squares[-1]
-    rank = int(kept.sum())
-    if rank == 0 or rank == min(matrix.shape):
+    if not kept.any() or kept.all():
         return None
-    basis = torch.linalg.qr(matrix @ vectors[:, kept] if tall else vectors[:, kept]).Q
-    left_out = matrix - basis @ (basis.T @ matrix)
-    return basis if bool(left_out.norm() <= 10 * tolerance * matrix.norm()) else None
+    basis = torch.linalg.qr(both @ vectors[:, kept] if tall else vectors[:, kept]).Q
+    return basis if holds(basis, both) else None

@@ -18,11 +18,9 @@ def measure(result: BilinearMap, layer: BilinearLayer, squared: Callable[[], flo
     entries fit (2^25, r = min(in, 2 (rank + rank of the result))). A zero layer, of which every result is zero, has
     error 0.
     """
-    if not float(norm(layer)) > 0:
-        return 0.0
     known = max(0.0, float(squared()))
     width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
     rounding = torch.finfo(layer.down.dtype).eps
     if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
         return known**0.5
-    return relative_error(result, layer)
+    return relative_error(result, layer) if float(norm(layer)) > 0 else 0.0

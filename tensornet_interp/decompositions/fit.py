@@ -16,7 +16,7 @@ from tensornet_interp.decompositions.parametrize import Curvature, Model
 from tensornet_interp.layer import BilinearLayer
 
 _EXACT = 1e-15  # a relative squared error that is rounding of the expansion
-_INNER = 25  # conjugate-gradient steps an iteration
+_INNER = 15  # conjugate-gradient steps an iteration
 
 
 class Fit(NamedTuple):
@@ -69,7 +69,7 @@ def gauss_newton(
     """Minimize the squared error from the given parameters; it never rises.
 
     Ends when ten iterations together gain less than 10 * tolerance of the loss, or the loss is rounding, or no step
-    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 25 products of `Curvature`.
+    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 15 products of `Curvature`.
     """
     parameters = model.balance(parameters)
     loss, wrt = gradient(target, model.components(parameters))
@@ -82,8 +82,8 @@ def gauss_newton(
         curvature = model.curvature(parameters)
         while True:
             step, predicted = _solve(curvature, slope, damping)
-            trial = tuple(p + s for p, s in zip(parameters, step, strict=True))
-            trial_loss, _ = gradient(target, model.components(trial))
+            trial = model.balance(tuple(p + s for p, s in zip(parameters, step, strict=True)))
+            trial_loss, trial_wrt = gradient(target, model.components(trial))
             if trial_loss < loss:
                 break
             damping *= 4
@@ -91,8 +91,7 @@ def gauss_newton(
                 return Fit(parameters, losses, "converged: no step lowers the loss")
         gain = (loss - trial_loss) / predicted
         damping = max(1e-9, damping / 3 if gain > 0.75 else damping if gain > 0.25 else 2 * damping)
-        parameters, loss = model.balance(trial), trial_loss
-        _, wrt = gradient(target, model.components(parameters))
+        parameters, loss, wrt = trial, trial_loss, trial_wrt
         losses.append(loss)
         report(loss)
         if loss < _EXACT:

@@ -19,7 +19,7 @@ def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
     Eigenvalues go into the outputs. Cost: 9 out in^3; above 1e11 flops only leading left singular vectors of the output
     unfolding are taken in the place of all outputs.
     """
-    outputs, values, vectors = _components(layer)
+    outputs, values, vectors = _components(layer, rank)
     chosen = values.abs().flatten().topk(min(rank, values.numel())).indices
     block, pair = chosen // values.shape[1], chosen % values.shape[1]
     inputs = vectors[block, :, pair].T
@@ -33,7 +33,7 @@ def paired_start(layer: BilinearLayer, rank: int) -> Triple:
     the work of two tied ones. The k-th largest of either sign are paired; where one sign has fewer, the other goes
     alone. Cost: as `eigen_start`.
     """
-    outputs, values, vectors = _components(layer)
+    outputs, values, vectors = _components(layer, rank)
     count = min(rank, values.shape[1])
     order = values.argsort(dim=1, descending=True)
     ends = torch.stack([order[:, :count], order.flip(1)[:, :count]])  # (2, block, pair): most positive, most negative
@@ -72,12 +72,25 @@ def join(first: Triple, second: Triple) -> Triple:
     return outputs, left, torch.cat([first[2], second[2]], 1)
 
 
-def _components(layer: BilinearLayer) -> Triple:
-    """Output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each."""
+def _components(layer: BilinearLayer, rank: int) -> Triple:
+    """Output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
+
+    Of the leading pairs, four times as many as `rank` spread over the blocks and some; where that is well below the
+    size, by subspace iteration: a start need not be exact.
+    """
     n_out, n_in, _ = layer.shape
     affordable = max(1, int(_EIGEN_FLOPS / (9 * n_in**3)))
     directions = torch.eye(n_out, dtype=layer.down.dtype, device=layer.down.device)
     if n_out > affordable:
         directions = unfolding(layer, "out")[0][:, :affordable].T
-    values, vectors = eigenpairs(layer, directions, min(n_in, 2 * layer.rank))
-    return directions.T, values, vectors
+    count = 4 * -(-rank // len(directions)) + 16
+    if 3 * count > n_in:
+        values, vectors = eigenpairs(layer, directions, min(n_in, 2 * layer.rank))
+        return directions.T, values, vectors
+    matrices = layer.interaction_matrix(directions)  # (block, in, in)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64).to(layer.down)
+    basis = torch.linalg.qr(matrices @ probe).Q
+    basis = torch.linalg.qr(matrices @ (matrices @ basis)).Q  # (block, in, count)
+    values, rotation = torch.linalg.eigh(basis.mT @ matrices @ basis)
+    return directions.T, values, basis @ rotation

@@ -110,5 +110,5 @@ def test_errors_come_before_work(options, monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", work)
     monkeypatch.setattr(torch.linalg, "qr", work)
     layer = BilinearLayer(LAYER.down, LAYER.left, LAYER.right)
-    with pytest.raises(ValueError, match="must be|pixels|sizes"):
+    with pytest.raises(ValueError, match=r"must be|pixels|sizes"):
         decompose(layer, "cp", **options)

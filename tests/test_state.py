@@ -29,6 +29,7 @@ from tensornet_interp import (
 )
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
+from tensornet_interp.decompositions.priors import Sparse
 from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.plots import draw_circuit, draw_network, explanation, pareto, spectrum
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
@@ -85,6 +86,12 @@ CALLS = {
     "decompose eigen": lambda g: decompose(g.layer, "eigen"),
     "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=tensor(9, 7, 5), rank=3),
     "decompose network": lambda g: decompose(g.network, "eigen", rank=2),
+    "decompose by spectra": lambda g: [decompose(g.layer, name) for name in ("output_svd", "hosvd", "tucker")],
+    "decompose by fits": lambda g: [
+        decompose(g.lifted, name, rank=2, starts=2, max_iterations=2, priors=priors)
+        for name in ("cp", "symmetric_cp", "block_term")
+        for priors in ((), [Sparse("outputs")])
+    ],
     "decompose by TensorLy": lambda g: [
         decompose(g.layer, f"tensorly_{name}", rank=2) for name in ("parafac", "tucker", "non_negative_parafac")
     ],

@@ -3,7 +3,7 @@
 Trains three-layer classifiers with biases and residuals from several seeds, keeping checkpoints, and takes them as
 tensor networks: similarity across training and seeds, what training changed, what the bonds between layers carry and
 what cutting them costs, one prediction taken apart through all layers, layers replaced by decompositions.
-Default: scikit-learn's bundled digits, about half a minute on two cores; MNIST or Fashion-MNIST, about 6 minutes, with
+Default: scikit-learn's bundled digits, about half a minute on two cores; MNIST or Fashion-MNIST, about 5 minutes, with
 `--dataset mnist --data-root DIR`.
 """
 
@@ -231,9 +231,7 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
     write_table(out / "orders.csv", [{"order": order, "logit": value} for order, value in enumerate(orders)])
 
     ranked_on, direction = data.train_x[:RANK_ON], direction.to(x.dtype)
-    print(
-        f"circuits of n components a parent, at most {BEAM} a level, ranked on {RANK_ON} training images: n, components"
-    )
+    print(f"circuits of n components a parent, at most {BEAM} a level, ranked on {RANK_ON} training images")
     rows = []
     for width in [w for w in WIDTHS if w <= network.layers[1].shape[1]]:
         tree = circuit(network, direction, widths=width, beam=BEAM, x=ranked_on)

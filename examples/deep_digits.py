@@ -3,8 +3,8 @@
 Trains three-layer classifiers with biases and residuals from several seeds, keeping checkpoints, and takes them as
 tensor networks: similarity across training and seeds, what training changed, what the bonds between layers carry and
 what cutting them costs, one prediction taken apart through all layers, layers replaced by decompositions.
-Default: scikit-learn's bundled digits, about half a minute on two cores; MNIST or Fashion-MNIST, about 5 minutes, with
-`--dataset mnist --data-root DIR`.
+Default: scikit-learn's bundled digits, 15 s of CPU time; MNIST or Fashion-MNIST, 2 to 3 minutes of it,
+with `--dataset mnist --data-root DIR`.
 """
 
 import argparse

@@ -7,12 +7,14 @@
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
+- `tables`: `write_table` (CSV)
 """
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier
 from models.data import Dataset, load_dataset
 from models.gates import Gate, GateConfig, GateModel, train_gates, truth_table
 from models.storage import load_info, load_model, save_model
+from models.tables import write_table
 from models.training import History, TrainingConfig, accuracy, train
 
 __all__ = [
@@ -34,4 +36,5 @@ __all__ = [
     "train",
     "train_gates",
     "truth_table",
+    "write_table",
 ]

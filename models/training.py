@@ -1,6 +1,5 @@
 """The one training loop for classifiers: AdamW, cosine schedule, input noise, a table of what happened."""
 
-import csv
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from models.checks import check_bool, check_number
 from models.data import Dataset
+from models.tables import write_table
 from tensornet_interp.checks import check_int
 
 Record = dict[str, float | int]
@@ -59,10 +59,7 @@ class History:
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table, one line an epoch under a line of names."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.records[0]) if self.records else [])
-            writer.writeheader()
-            writer.writerows(self.records)
+        write_table(path, self.records)
 
 
 def train(

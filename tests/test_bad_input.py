@@ -21,7 +21,7 @@ from tensornet_interp import (
 from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
-from tensornet_interp.plots import draw_circuit, draw_network
+from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 
@@ -279,6 +279,10 @@ TABLE = [
     ("draw no component", lambda: draw_circuit(CIRCUIT, count=0), ValueError, "count must be at least 1, got 0"),
     ("image of a circuit", lambda: draw_circuit(CIRCUIT, (2, 2)), ValueError, r"shape \(2, 2\) needs 4 pixels, the input has 5"),
     ("names of inputs", lambda: draw_circuit(CIRCUIT, names="abc"), ValueError, "names must be one an input, got 3 for 5 inputs"),
+    ("labels of similarities", lambda: similarity_matrix(torch.eye(3), "ab"), ValueError, "mode 'network' has size 3 in rows but 2 in labels"),
+    ("similarities not a matrix", lambda: similarity_matrix(torch.ones(3), "abc"), ValueError, r"matrix must have 2 dimensions \('network', 'network'\)"),
+    ("no spectra", lambda: bond_spectra({}), ValueError, "odts is empty: give at least one ODT by name"),
+    ("no cuts", lambda: bond_curves([], accuracy=1.0, loss=0.0), ValueError, "records is empty: there is nothing to draw"),
     ("too many leaves", lambda: draw_circuit(circuit(BilinearNetwork([SQUARE] * 3), tensor(5), widths=None), count=5), ValueError, "count=5 gives 125 leaves, a figure holds at most 64"),
 ]  # fmt: skip
 

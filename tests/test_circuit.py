@@ -282,3 +282,19 @@ def test_a_layer_is_a_network_of_one():
     assert torch.equal(
         circuit(layer, direction, widths=2)(x), circuit(BilinearNetwork([layer]), direction, widths=2)(x)
     )
+
+
+def test_behind_an_embedding_matrices_of_its_width_are_decomposed(device, monkeypatch):
+    """In float32, where an absorbed embedding has its rank only to rounding; the forward pass is kept to that."""
+    embedding = draw(5, 90, seed=3, device=device)
+    layers = [lifted(5, 5, 60, 1, device).change_basis(inputs=embedding), lifted(3, 5, 4, 2, device)]
+    network = BilinearNetwork(layers).to(dtype=torch.float32)
+    sizes, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: sizes.append(m.shape) or eigh(m))
+    direction, x = draw(3, seed=10, device=device).float(), draw(7, 90, seed=11, device=device).float()
+    for inputs in (x, None):
+        tree = circuit(network, direction, widths=None, x=inputs)
+        assert [len(level) for level in tree.levels] == [6, 36]
+        assert tree.relative_error(x) <= 1e-4
+    assert sum(shape[0] for shape in sizes if len(shape) == 3) == 2 * (1 + 6)  # matrices of all components
+    assert max(shape[-1] for shape in sizes if len(shape) == 3) == 6  # width and constant

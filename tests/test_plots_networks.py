@@ -146,7 +146,7 @@ def test_a_circuit_shows_its_best_components_and_says_how_many_there_are():
         layer, number = (int(part) for part in gid.split(" ")[1].split("."))
         level = tree.levels[1 - layer]
         lines = text.get_text().split("\n")
-        assert lines[:2] == [f"λ {float(level.eigenvalues[number]):+.2g}", f"{100 * float(level.scores[number]):.2g} %"]
+        assert lines[:2] == [f"λ {float(level.eigenvalues[number]):+.2g}", f"{100 * float(level.scores[number]):.3g} %"]
         assert lines[2] == f"const {float(level.vectors[number, 0]):+.2f}"
         assert lines[3:] == (["2 of 3"] if layer else [])
     assert texts(figure, "output")["output"].get_text() == "a - b\n2 of 3"

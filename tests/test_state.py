@@ -31,12 +31,22 @@ from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
 from tensornet_interp.decompositions.priors import Sparse
 from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
-from tensornet_interp.plots import draw_circuit, draw_network, explanation, pareto, spectrum
+from tensornet_interp.plots import (
+    bond_curves,
+    bond_spectra,
+    draw_circuit,
+    draw_network,
+    explanation,
+    pareto,
+    similarity_matrix,
+    spectrum,
+)
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
 
+BOND_RECORD = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
 
 
@@ -115,6 +125,11 @@ CALLS = {
     "norm": lambda g: norm(g.layer),
     "difference": lambda g: difference(g.layer, g.other),
     "odt": lambda g: (odt(g.network), odt(g.lifted, mean=g.x[0], covariance=torch.eye(5, dtype=g.x.dtype))),
+    "plot similarities": lambda g: similarity_matrix(similarity([g.layer, g.other]).to_tensor(), "ab"),
+    "plot bonds": lambda g: (
+        bond_spectra({"isotropic": odt(g.network)}),
+        bond_curves([dict.fromkeys(BOND_RECORD, 0.5)], accuracy=0.5, loss=0.5),
+    ),
     "odt, truncate": lambda g: (repr(odt(g.network).truncate(2)), odt(g.network).truncate(error=0.1)),
     "contract": lambda g: contract(g.network),
     "contract in chunks": lambda g: contract(evaluation(g.network, g.x), chunk="batch", max_elements=50),

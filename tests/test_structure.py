@@ -45,7 +45,7 @@ ARROWS = {
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
-    "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
+    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "odt"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
 }

@@ -1,6 +1,7 @@
 """The search for the components of a network that make an output, from the top layer down."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
 from tensornet_interp.circuit.tree import Circuit, Level, carry_up, layer_inputs
 from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.decompositions.eigen import compress_inputs
+from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import BilinearNetwork
@@ -41,9 +42,9 @@ def circuit(
     in which the constant coordinate counts as much as any other).
     name: of the direction, for titles.
 
-    Cost: a component that is taken apart through a layer needs 2 in^2 hidden + 9 in^3 flops, or the same with
-    2 hidden for in where that is smaller; memory: (in + samples) * components. Work in float64, result in the
-    network's dtype.
+    Cost: a component that is taken apart through a layer needs 2 r^2 hidden + 9 r^3 flops, r the rank of [left, right]
+    to the rounding of the network's dtype: at most min(in, 2 hidden), and behind an absorbed embedding its width.
+    Memory: (in + samples) * components. Work in float64, result in the network's dtype.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -76,7 +77,8 @@ def circuit(
     levels: list[Level] = []
     directions = direction.to(torch.float64)[None]
     for number in reversed(range(len(layers))):
-        level = _expand(number, layers[number], directions, levels, values[1:], ruler, kept[number], beam, progress)
+        compressed = compress(network.layers[number])  # not of float64: rounding would look like more inputs
+        level = _expand(number, compressed, directions, levels, values[1:], ruler, kept[number], beam, progress)
         levels.append(level)
         values.append(ruler.activations(number, level.vectors))
         directions = level.vectors
@@ -100,6 +102,15 @@ class _Ruler:
             self.arrays, self.samples = layer_inputs(layers, x), len(x)
             self.name = f"change of the output without it, rms over {len(x)} inputs"
 
+    def compress(self, number: int, basis: Tensor | None) -> "_Ruler":
+        """The ruler of vectors in the coordinates of a basis (in, r) of the input of layer `number`."""
+        ruler = copy(self)
+        if basis is not None:
+            array = self.arrays[number] @ basis
+            ruler.arrays = [*self.arrays]
+            ruler.arrays[number] = basis.T @ array if self.bound else array
+        return ruler
+
     def activations(self, number: int, vectors: Tensor) -> Tensor:
         """(sample, component): v . z with z the input of layer `number`, or ||v . z|| as a tensor."""
         if self.bound:
@@ -109,7 +120,7 @@ class _Ruler:
 
 def _expand(
     number: int,
-    layer: BilinearLayer,
+    layer: Compressed,
     directions: Tensor,
     above: Sequence[Level],
     values: Sequence[Tensor],
@@ -119,15 +130,15 @@ def _expand(
     progress: bool,
 ) -> Level:
     """The kept components of the interaction matrices of all directions (parent, out), best first."""
-    core, basis = compress_inputs(layer, len(directions))
-    size = core.shape[1]
-    chunk = max(1, _CHUNK_ELEMENTS // (size * max(layer.shape[1], ruler.samples)))
+    size = layer.core.shape[1]
+    ruler = ruler.compress(number, layer.basis)
+    chunk = max(1, _CHUNK_ELEMENTS // (size * max(size, ruler.samples)))
     starts = range(0, len(directions), chunk)
     found: list[tuple[Tensor, ...]] = []
     for start in tqdm(starts, desc=f"layer {number}", unit="chunk", delay=2, leave=False, disable=not progress):
         rows = directions[start : start + chunk]
-        eigenvalues, columns = torch.linalg.eigh(core.interaction_matrix(rows))  # (row, size), (row, size, size)
-        vectors = (columns if basis is None else basis @ columns).mT  # (row, size, in)
+        eigenvalues, columns = torch.linalg.eigh(layer.core.interaction_matrix(layer.scale * rows))
+        vectors = columns.mT  # (row, eigenvector, size)
         parents = torch.arange(start, start + len(rows), device=rows.device).repeat_interleave(size)
         magnitude = eigenvalues.abs()
         nonzero = magnitude > size * torch.finfo(magnitude.dtype).eps * magnitude.amax(1, keepdim=True)
@@ -136,11 +147,12 @@ def _expand(
         signed = -magnitude if ruler.bound else eigenvalues
         change = carry_up(signed.flatten() * activation.square(), parents, above, values, ruler.bound)
         scores = change.norm(dim=0).unflatten(0, (len(rows), size)).masked_fill(~nonzero, -1)
-        best = scores.topk(width, dim=1).indices  # (row, width)
+        best = scores.topk(min(width, size), dim=1).indices  # (row, width)
         best = (best + size * torch.arange(len(rows), device=rows.device)[:, None]).flatten()
         best = best[scores.flatten()[best] >= 0]
         best = best[_best(scores.flatten()[best], beam)]
-        found.append((parents[best], eigenvalues.flatten()[best], vectors.flatten(0, 1)[best], scores.flatten()[best]))
+        chosen = layer.expand(vectors.flatten(0, 1)[best].T).T  # (component, in)
+        found.append((parents[best], eigenvalues.flatten()[best], chosen, scores.flatten()[best]))
     parents, eigenvalues, vectors, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = _best(scores, beam)
     vectors = vectors[order]

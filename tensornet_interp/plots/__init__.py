@@ -1,17 +1,22 @@
 """Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
 
+from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
 from tensornet_interp.plots.networks import draw_network
+from tensornet_interp.plots.similarity import similarity_matrix
 from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
 from tensornet_interp.plots.sweeps import pareto
 
 __all__ = [
     "activations",
+    "bond_curves",
+    "bond_spectra",
     "draw_circuit",
     "draw_network",
     "eigenvectors",
     "explanation",
     "pareto",
+    "similarity_matrix",
     "spectrum",
     "truncation_curves",
 ]

@@ -67,7 +67,7 @@ def draw_circuit(
             ends = level_height(row - 1), level_height(row)
             line = 0.6 + 4.4 * node.score / (widest or 1)
             axes.plot([parent, x], ends, color=color, linewidth=line, alpha=0.6, zorder=1)
-            label = f"λ {node.eigenvalue:+.2g}\n{100 * node.score:.2g} %"
+            label = f"λ {node.eigenvalue:+.2g}\n{100 * node.score:.3g} %"
             label += f"\nconst {float(node.vector[0]):+.2f}" if circuit.network[node.layer].constant_in else ""
             label += f"\n{count} of {len(node.children)}" if len(node.children) > count else ""
             _box(axes, x, ends[1], label, f"component {node.layer}.{node.number}")

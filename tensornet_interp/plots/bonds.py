@@ -1,0 +1,74 @@
+"""Bonds of networks drawn: what they carry, and what cutting them costs."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from tensornet_interp.odt import ODT
+from tensornet_interp.plots.images import to_numpy
+
+_FLOOR = 1e-8  # singular values below this share of the largest are rounding
+
+
+def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
+    """Singular values at every bond that can be cut between layers, a panel a bond and a colour an ODT, by name.
+
+    Relative to the norm of the network, as the ODT has them. Solid: without the constant coordinate, what a cut costs;
+    dashed: of all coordinates. A network of one layer shows its input.
+    """
+    if not odts:
+        raise ValueError("odts is empty: give at least one ODT by name")
+    bonds = {name: odt.bonds[1:-1] or odt.bonds[:1] for name, odt in odts.items()}
+    depths = {len(found) for found in bonds.values()}
+    if len(depths) > 1:
+        raise ValueError(f"odts must be of networks of one depth, got {sorted(depths)} bonds")
+    count = depths.pop()
+    figure = Figure(figsize=(4.2 * count + 1, 3.8), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+    for number, axes in enumerate(panels):
+        for color, (name, found) in enumerate(bonds.items()):
+            bond = found[number]
+            spectra = {
+                name: (bond.singular_values_without_constant, "-"),
+                f"{name}, with the constant": (bond.singular_values, "--"),
+            }
+            for label, (tensor, style) in spectra.items():
+                values = to_numpy(tensor)
+                values = values[values > _FLOOR * values.max()]
+                axes.plot(range(1, len(values) + 1), values, style, color=f"C{color}", linewidth=1.2, label=label)
+        title = "input" if bond.index == 0 else f"between layers {bond.index - 1} and {bond.index}"
+        axes.set(yscale="log", xlabel="number", title=f"bond {bond.index}, {title}")
+        axes.grid(True, color="0.92")
+    panels[0].set_ylabel("singular value / norm of the network")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def bond_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
+    """Accuracy, cross-entropy and error against the share of bond dimensions removed, a colour a metric.
+
+    Records have "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound"; accuracy, loss: of the
+    whole network, dashed. The errors are those of the tree tensor in the norm of their metric.
+    """
+    if not records:
+        raise ValueError("records is empty: there is nothing to draw")
+    figure = Figure(figsize=(12.5, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for color, metric in enumerate(dict.fromkeys(str(record["metric"]) for record in records)):
+        rows = [record for record in records if record["metric"] == metric]
+        removed = [100 * float(row["removed"]) for row in rows]
+        for axes, key, style, label in (
+            (left, "accuracy", "o-", metric),
+            (middle, "cross_entropy", "o-", metric),
+            (right, "measured", "o-", f"{metric}: measured"),
+            (right, "bound", "--", f"{metric}: bound"),
+        ):
+            axes.plot(removed, [row[key] for row in rows], style, color=f"C{color}", markersize=4, label=label)
+    left.axhline(accuracy, color="0.4", linestyle=":", linewidth=1, label="whole network")
+    middle.axhline(loss, color="0.4", linestyle=":", linewidth=1, label="whole network")
+    for axes, name in ((left, "accuracy"), (middle, "cross-entropy (nats)"), (right, "relative error of the tree")):
+        axes.set(xlabel="bond dimensions removed (%)", ylabel=name)
+        axes.grid(True, color="0.92")
+        axes.legend(fontsize=8)
+    right.set_yscale("log")
+    return figure

@@ -1,0 +1,40 @@
+"""The heat map shows every number of the matrix under its labels."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tensornet_interp import similarity
+from tensornet_interp.plots import similarity_matrix
+from tensornet_interp.testing import random_layer
+
+
+def test_every_similarity_is_shown_and_written():
+    found = similarity([random_layer(3, 5, 4, seed=seed) for seed in range(3)]).to_tensor()
+    figure = similarity_matrix(found, ["a", "b", "c"], "three layers")
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), found.numpy())
+    assert [[label.get_text() for label in side.get_ticklabels()] for side in (axes.xaxis, axes.yaxis)] == [
+        ["a", "b", "c"]
+    ] * 2
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (j, i): f"{float(found[i, j]):.2f}" for i in range(3) for j in range(3)
+    }
+    assert axes.get_title() == "three layers"
+    assert axes.images[0].get_clim() == (min(0.0, float(found.min())), 1.0)
+
+
+def test_numbers_stay_in_their_cells():
+    figure = similarity_matrix(-torch.ones(12, 12), [str(i) for i in range(12)])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    cell = axes.get_window_extent(renderer).width / 12
+    assert all(text.get_window_extent(renderer).width < cell for text in axes.texts)
+
+
+@pytest.mark.parametrize(("count", "written"), [(30, 900), (31, 0)])
+def test_large_matrices_are_colours_alone(count, written):
+    figure = similarity_matrix(torch.eye(count), [str(i) for i in range(count)])
+    assert len(figure.axes[0].texts) == written

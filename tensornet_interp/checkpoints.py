@@ -173,13 +173,14 @@ def _find(
         raise ValueError(f"index must be one of {listing}, the layers of {str(files.source)!r}{says}, got {index}")
     needed = weights | (biases if options.get("bias") is True or options.get("mlp_bias") is True else {})
     lost = {role: name for role, name in needed.items() if name not in there}
+    extra = names.leftover(there, index)
     if lost:
         patterns = names.weights | names.biases
         listing = "; ".join(
             f"{role} {name!r} (pattern {patterns[role]!r}){suggestion(name, there)}" for role, name in lost.items()
         )
-        raise ValueError(f"{str(files.source)!r} has no tensor for {listing}; pass names=Names(left=..., ...)")
-    extra = names.leftover(there, index)
+        near = f"; in that module no name is given to: {', '.join(extra)}" if extra else ""
+        raise ValueError(f"{str(files.source)!r} has no tensor for {listing}{near}; pass names=Names(left=..., ...)")
     if extra:
         raise ValueError(
             f"{str(files.source)!r} has tensors of layer {index} that the names leave out: {', '.join(extra)}; name "

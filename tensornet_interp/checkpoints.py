@@ -21,6 +21,7 @@ __all__ = ["PRESETS", "Names", "load_config", "load_layer", "load_tensor", "save
 LAYER_FILE, FORMAT = "layer.safetensors", "tensornet_interp layer 1"
 GATES = ("gate", "hidden_act", "hidden_activation", "activation_function")  # what configs call it
 NO_GATE = (None, False, "", "none", "None", "identity", "linear")
+COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
 SIZES = {"in": ("d_model", "hidden_size"), "out": ("d_model", "hidden_size"), "rank": ("d_hidden", "intermediate_size")}
 
 
@@ -53,7 +54,8 @@ def load_layer(
 
     `dtype=None` keeps the file's. Raises ValueError for missing tensors, for tensors of the layer's module that no name
     covers, for wrong shapes, a gate, a pickle, a broken file; FileNotFoundError, ConnectionError (hub).
-    Cost: reads the layer's bytes and the headers; memory: the layer, and 2/3 of it while the entries are checked.
+    Cost: reads the layer's bytes and the headers. Memory: under twice the layer's size at the peak, while its entries
+    are checked (measured: 16 layers of d_model 1024, d_hidden 4096, float32); `down=None` and lifting add copies.
     """
     if index is None:
         return _load_saved(source, device, dtype)
@@ -69,7 +71,7 @@ def load_layer(
     _check_gate(preset, options, gate_removed)
     files = WeightFiles(source)
     weights, biases = _find(files, preset, index, options)
-    _check_shapes(files, preset, weights, biases, options)
+    _check_shapes(files, preset, weights, biases, options if isinstance(names, str) else {})
 
     read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *biases.values()}}
     parts = {role: read[name] for role, name in (weights | biases).items()}
@@ -97,6 +99,14 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
 
     `load_layer(folder)` gives the same layer, bit by bit, on the CPU. The file is complete beside the old one before it
     replaces it. Memory: a copy of the layer.
+
+    Example:
+    >>> import tempfile
+    >>> layer = BilinearLayer(torch.ones(3, 4), torch.ones(2, 4), torch.ones(2, 4), "some layer", ("scaled",))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_layer(layer, folder)
+    ...     load_layer(folder).history
+    ('scaled',)
     """
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
@@ -166,11 +176,11 @@ def _find(
     weights = {role: fill(pattern, index) for role, pattern in names.weights.items()}
     biases = {role: fill(pattern, index) for role, pattern in names.biases.items()}
     there, layers = set(files.names), names.indices(files.names)
-    count = next((options[key] for key in ("n_layer", "n_layers", "num_hidden_layers") if key in options), None)
-    if layers and index not in layers:
-        says = "" if count is None else f"; config.json says {count} layers"
-        listing = f"0 to {layers[-1]}" if layers == list(range(len(layers))) else str(layers)
-        raise ValueError(f"index must be one of {listing}, the layers of {str(files.source)!r}{says}, got {index}")
+    key = next((key for key in COUNTS if isinstance(options.get(key), int)), None)
+    if key is not None and index >= options[key]:
+        raise ValueError(f"index must be below {options[key]}, which is {key} in config.json, got {index}")
+    if key is None and layers and index not in layers:
+        raise ValueError(f"index must be one of {layers}, the layers of {str(files.source)!r}, got {index}")
     needed = weights | (biases if options.get("bias") is True or options.get("mlp_bias") is True else {})
     lost = {role: name for role, name in needed.items() if name not in there}
     extra = names.leftover(there, index)

@@ -1,6 +1,7 @@
 """Feature dictionaries (sparse autoencoders): any matrix, SAELens's files, the paper's; a layer between two."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,6 +144,12 @@ def between(
 
     Raises ValueError for a dictionary of another width than the layer's. Cost: 2 rank in features + rank out features
     multiply-adds; memory: features * rank a factor.
+
+    Example:
+    >>> import torch
+    >>> layer = BilinearLayer(torch.ones(3, 4), torch.ones(2, 4), torch.ones(2, 4))
+    >>> between(layer, Dictionary.from_matrix(torch.ones(2, 6)), Dictionary.from_matrix(torch.ones(3, 5))).shape
+    (5, 6, 6)
     """
     sides = {"inputs": (inputs, layer.shape[1] - layer.constant_in)}
     sides["outputs"] = (outputs, layer.shape[0] - layer.constant_out)
@@ -182,7 +189,8 @@ def load_dictionary(
     Raises ValueError for missing or extra tensors, wrong shapes, and what is refused; FileNotFoundError.
     """
     files = WeightFiles(folder)
-    path = Path(folder).parent if Path(folder).is_file() else Path(folder)
+    path = Path(os.path.abspath(folder))
+    path = path.parent if path.is_file() else path
     if "W_enc" in files.names:
         options = _saelens_options(path)
         roles = {"encoder": "W_enc", "decoder": "W_dec", "encoder_bias": "b_enc", "decoder_bias": "b_dec"}
@@ -212,7 +220,7 @@ def load_dictionary(
 
 
 def _paper_options(path: Path) -> dict[str, Any]:
-    match = PAPER_FOLDER.fullmatch(path.resolve().name)
+    match = PAPER_FOLDER.fullmatch(path.name)
     if match is None:
         raise ValueError(
             f"{path} has no SAELens tensors (W_enc, ...) and its name is not '{{layer}}-{{point}}-x{{expansion}}-k{{k}}"

@@ -155,7 +155,7 @@ def test_models_of_this_project(tmp_path, kind):
         x = tensor(4, block.left.in_features)
         assert torch.allclose(layer(x), block(x), atol=1e-12)
         assert layer.basis == (f"inputs in the output basis of layer {i - 1}" if i else bases[kind])
-    with pytest.raises(ValueError, match=r"index must be one of 0 to 1, .* config.json says 2 layers, got 2"):
+    with pytest.raises(ValueError, match=r"index must be below 2, which is n_layers in config\.json, got 2"):
         load_layer(tmp_path, 2, names="tensornet_interp")
 
 
@@ -275,7 +275,15 @@ REFUSED = {  # tensors, changes of the config, index, names, message
         "published",
         "tensors must share one dtype",
     ),
-    "index": (make_tensors(), {}, 3, "published", r"index must be one of 0 to 2, .*; config.json says 3 layers, got 3"),
+    "index": (make_tensors(), {}, 3, "published", r"index must be below 3, which is n_layer in config\.json, got 3"),
+    "index, no count": (
+        make_tensors(),
+        {"n_layer": None},
+        3,
+        "published",
+        r"index must be one of \[0, 1, 2\], .*got 3",
+    ),
+    "layer lost": (without(f"{MLP}.w.weight"), {}, 1, "published", r"no tensor for left 'transformer\.h\.1"),
     "index below": (make_tensors(), {}, -1, "published", "index must be at least 0, got -1"),
     "names": (
         make_tensors(),

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,15 +181,17 @@ def load_dictionary(
     """A dictionary in SAELens's layout or in the paper's, told apart by the names of the tensors
 
     SAELens: cfg.json and sae_weights.safetensors with W_enc (d_in, d_sae), W_dec (d_sae, d_in), b_enc, b_dec, and
-    threshold for JumpReLU; k, activation, hook name and apply_b_dec_to_input from cfg.json. Refused, because the
-    encoder is another: gated, normalized activations, rescaling by the decoder's norm.
+    threshold for JumpReLU; k, activation, hook name and apply_b_dec_to_input from cfg.json. Rescaling of TopK
+    activations by the decoder's norms is folded into the weights, exactly. Refused, because the encoder is another:
+    gated, normalized activations, and what is no autoencoder of one place (transcoders).
     The paper: a folder `{layer}-{point}-x{expansion}-k{k}` whose safetensors file has w_enc.weight (d_sae, d_in),
     w_dec.weight (d_in, d_sae), b_dec, and perhaps w_enc.bias; TopK, then rectified, of inputs less b_dec.
 
     Raises ValueError for missing or extra tensors, wrong shapes, and what is refused; FileNotFoundError.
     """
-    files = WeightFiles(folder)
     path = Path(os.path.abspath(folder))
+    weights = path / "sae_weights.safetensors"  # SAELens puts sparsity.safetensors beside it
+    files = WeightFiles(weights if weights.is_file() else folder)
     path = path.parent if path.is_file() else path
     if "W_enc" in files.names:
         options = _saelens_options(path)
@@ -204,13 +206,17 @@ def load_dictionary(
     extra = sorted(set(files.names) - set(roles.values()))
     if lost or extra:
         raise ValueError(f"{path} must hold {', '.join(roles.values())}: missing {lost}, extra {extra}")
-    expansion = options.pop("expansion", None)
+    expansion, rescaled = options.pop("expansion", None), options.pop("rescaled", False)
     tensors = {role: files.read(name, device=device, dtype=dtype) for role, name in roles.items()}
     if "W_enc" in files.names:  # stored as x @ W: the rows there are the columns here
         check_tensor("W_enc", tensors["encoder"], ("d_in", "d_sae"))
         check_tensor("W_dec", tensors["decoder"], ("d_sae", "d_in"))
         tensors |= {"encoder": tensors["encoder"].T, "decoder": tensors["decoder"].T}
     dictionary = Dictionary(**(options | tensors))
+    if rescaled:  # activations times the norms before TopK, over them before the decoder: the same, in the weights
+        norms = dictionary.decoder.norm(dim=0).clamp(min=torch.finfo(dictionary.decoder.dtype).tiny)  # (feature,)
+        encoder, decoder = dictionary.encoder * norms[:, None], dictionary.decoder / norms
+        dictionary = replace(dictionary, encoder=encoder, decoder=decoder, encoder_bias=tensors["encoder_bias"] * norms)
     if expansion is not None and dictionary.features != expansion * dictionary.width:
         raise ValueError(
             f"{path} says expansion {expansion}, so {expansion * dictionary.width} features of d={dictionary.width}, "
@@ -246,9 +252,8 @@ def _saelens_options(path: Path) -> dict[str, Any]:
             f"{file}: normalize_activations={config['normalize_activations']!r} scales the inputs outside of the "
             "weights; fold it into them (SAELens: fold_activation_norm_scaling_factor) and save again"
         )
-    for key in ("rescale_acts_by_decoder_norm", "finetuning_scaling_factor"):
-        if config.get(key):
-            raise ValueError(f"{file}: {key} is set, which rescales activations outside of the weights; fold it in")
+    if config.get("finetuning_scaling_factor"):
+        raise ValueError(f"{file}: finetuning_scaling_factor scales activations outside of the weights; fold it in")
     activation = config.get("activation_fn_str", config.get("activation_fn", kind))
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
     topk = "topk" in (kind, activation)
@@ -264,4 +269,5 @@ def _saelens_options(path: Path) -> dict[str, Any]:
         "k": k if topk else None,
         "centered": bool(config.get("apply_b_dec_to_input", True)),
         "jump": kind == "jumprelu",
+        "rescaled": topk and bool(config.get("rescale_acts_by_decoder_norm")),
     }

@@ -124,6 +124,7 @@ SAELENS = {
 def test_the_layout_of_saelens(case, tmp_path, device):
     config, expected = SAELENS[case]
     tensors = saelens(tmp_path / "sae", **config)
+    save_file({"sparsity": torch.zeros(7)}, tmp_path / "sae" / "sparsity.safetensors")
     sae = load_dictionary(tmp_path / "sae", device=device)
     expected = {"name": "sae", "point": "blocks.3.hook_mlp_out"} | expected
     assert {key: getattr(sae, key) for key in expected} == expected
@@ -141,6 +142,16 @@ def test_jumprelu_of_saelens(tmp_path):
     x = tensor(4, 5, seed=8)
     pre = (x - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]
     assert close(load_dictionary(tmp_path).encode(x), pre * (pre > tensors["threshold"]))
+
+
+def test_rescaling_by_the_norms_of_the_decoder_is_in_the_weights(tmp_path):
+    tensors = saelens(tmp_path, architecture="topk", k=2, rescale_acts_by_decoder_norm=True)
+    norms, x = tensors["W_dec"].norm(dim=1), tensor(4, 5, seed=8)
+    pre = ((x - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]) * norms
+    f = (pre * (pre >= pre.sort(-1, descending=True).values[:, [1]])).relu()
+    sae = load_dictionary(tmp_path)
+    assert close(sae.encode(x), f)
+    assert close(sae.decode(f), (f / norms) @ tensors["W_dec"] + tensors["b_dec"])
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -172,7 +183,7 @@ BAD = {
         {"normalize_activations": "layer_norm"},
         "'layer_norm' scales the inputs outside .*fold it",
     ),
-    "rescaled": (saelens, {"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm is set"),
+    "rescaled": (saelens, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor scales activations"),
     "topk of what": (saelens, {"architecture": "topk"}, "TopK without k"),
     "activation": (saelens, {"activation_fn": "tanh-relu"}, "must be relu, topk or jumprelu, got 'tanh-relu'"),
     "k too large": (saelens, {"architecture": "topk", "k": 8}, r"k must be from 1 to 7 \(the number of features\)"),

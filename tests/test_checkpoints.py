@@ -351,6 +351,7 @@ def test_one_layer_is_read_in_the_memory_of_one_layer(tmp_path, sizes):
         text=True,
         timeout=300,
     )
+    (tmp_path / "model.safetensors").unlink()  # pytest keeps the folder
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     print(found | {"layer": layer, "sizes": sizes})

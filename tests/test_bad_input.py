@@ -18,9 +18,11 @@ from tensornet_interp import (
     relative_error,
     similarity,
 )
+from tensornet_interp.checkpoints import load_config, load_layer, save_layer
 from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
 from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
@@ -58,6 +60,7 @@ ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
 DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
+DICTIONARY = Dictionary(tensor(7, 5), tensor(5, 7))
 BONDS = odt(STACK)
 X = tensor(2, 5)
 U = tensor(3)
@@ -273,6 +276,25 @@ TABLE = [
     ("a tree over the limit", lambda: circuit(STACK, U, widths=None, max_elements=100), ValueError, r"tree can have 5 \+ 25 components, 1\.2e\+02 elements in a level, more than max_elements=1e\+02; give smaller widths, or a beam"),
     ("output overflows", lambda: circuit(BilinearNetwork([make(5, seed=3)] * 2 + [BilinearLayer(1e200 * SQUARE.down, 1e100 * LEFT, RIGHT)]), tensor(5), widths=2), ValueError, "overflows float64: scale the weights down"),
     ("error of a zero output", lambda: CIRCUIT.relative_error(0 * X), ValueError, "relative error is undefined: the output is zero on every x"),
+    # checkpoints and dictionaries
+    ("no such folder", lambda: load_layer("/no/such/folder", 0), FileNotFoundError, "neither a folder nor a safetensors file here, nor a hub name 'owner/name'"),
+    ("config of no folder", lambda: load_config("nothing here"), FileNotFoundError, "neither a folder"),
+    ("a pickle", lambda: load_layer("model.bin", 0), ValueError, "model.bin is a pickle by its name, .*convert it"),
+    ("index a float", lambda: load_layer("x", 1.0), TypeError, r"index must be a whole number, got 1\.0"),
+    ("names a typo", lambda: load_layer("x", 1, names="lama"), ValueError, "names must be one of .*; did you mean 'llama'"),
+    ("save a tensor", lambda: save_layer(DOWN, "x"), TypeError, "layer must be a BilinearLayer, got Tensor"),
+    ("dictionary of no folder", lambda: load_dictionary("/no/such/folder"), FileNotFoundError, "neither a folder"),
+    ("decoder as encoder", lambda: Dictionary(tensor(7, 5), tensor(7, 5)), ValueError, r"decoder \(d, feature\), got \(7, 5\) and \(7, 5\)"),
+    ("dictionary, NaN", lambda: Dictionary.from_matrix(spoiled(float("nan"))), ValueError, "decoder has 1 entries that are NaN"),
+    ("dictionary, dtypes", lambda: Dictionary(tensor(7, 5), tensor(5, 7).float()), ValueError, "share one dtype; got encoder"),
+    ("encoder_bias, size", lambda: Dictionary(tensor(7, 5), tensor(5, 7), encoder_bias=tensor(5)), ValueError, "mode 'feature' has size 7 in encoder but 5 in encoder_bias"),
+    ("k above features", lambda: Dictionary(tensor(7, 5), tensor(5, 7), k=8), ValueError, r"k must be from 1 to 7 \(the number of features\), got 8"),
+    ("encode, width", lambda: DICTIONARY.encode(tensor(2, 4)), ValueError, "mode 'd' has size 5 in dictionary but 4 in x"),
+    ("decode, features", lambda: DICTIONARY.decode(tensor(2, 5)), ValueError, "mode 'feature' has size 7 in dictionary but 5 in f"),
+    ("dictionary before, width", lambda: between(LAYER, Dictionary.from_matrix(tensor(4, 6))), ValueError, r"mode 'in' has size 5 in the layer but 4 in inputs=Dictionary\('', point='', features=6, d=4\)"),
+    ("dictionary after, width", lambda: between(LAYER, outputs=DICTIONARY), ValueError, "mode 'out' has size 3 in the layer but 5 in outputs"),
+    ("dictionary a tensor", lambda: between(LAYER, DOWN), TypeError, "inputs must be a Dictionary, got Tensor; see Dictionary.from_matrix"),
+    ("dictionary, dtype", lambda: between(LAYER, Dictionary.from_matrix(tensor(5, 6).float())), ValueError, "share one dtype"),
     # figures
     ("draw no network", lambda: draw_network(LAYER.down), TypeError, "network must be a TensorNetwork, got Tensor"),
     ("draw too much", lambda: draw_network(BilinearNetwork([SQUARE] * 6)), ValueError, r"has 189 tensors, a figure holds at most 100; draw a part, as network\[0\]"),

@@ -27,9 +27,11 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, save_layer
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
 from tensornet_interp.decompositions.priors import Sparse
+from tensornet_interp.dictionaries import Dictionary, between
 from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.plots import (
     bond_curves,
@@ -74,6 +76,8 @@ class Given:
         self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
         self.folder = folder
         save_model(self.model, folder / "given")
+        save_layer(self.lifted, folder / "layer")
+        self.dictionary = Dictionary(tensor(10, 7, 5), tensor(11, 5, 7), decoder_bias=tensor(12, 5), k=2)
 
 
 CALLS = {
@@ -170,6 +174,14 @@ CALLS = {
     "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
     "load model": lambda g: load_model(g.folder / "given"),
+    "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
+    "load layer": lambda g: [
+        load_layer(g.folder / "layer"),
+        load_layer(g.folder / "given", 0, names="tensornet_interp"),
+    ],
+    "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
+    "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
+    "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }
 
 

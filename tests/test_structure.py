@@ -37,6 +37,10 @@ ARROWS = {
     },
     "bonds": {"layer", "moments"},
     "odt": {"checks", "bonds", "contraction", "layer", "network", "moments"},
+    "names": {"checks"},
+    "weight_files": {"checks"},
+    "checkpoints": {"checks", "layer", "lift", "names", "weight_files"},
+    "dictionaries": {"checks", "layer", "lift", "weight_files"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
     "decompositions": {"checks", *CORE, "report", "moments", "scaling"},
@@ -56,7 +60,8 @@ ONLY = {  # what else they may import
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
 KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
-IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py"}  # optional dependencies, at the one named place
+# optional dependencies, at the one named place
+IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
 
 
 def tree(path):

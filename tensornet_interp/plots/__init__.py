@@ -1,16 +1,20 @@
 """Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
 
 from tensornet_interp.plots.circuits import draw_circuit
+from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
 from tensornet_interp.plots.sweeps import pareto
 
 __all__ = [
     "activations",
+    "correlation_by_rank",
     "draw_circuit",
     "draw_network",
+    "eigenvector_plane",
     "eigenvectors",
     "explanation",
+    "interaction_submatrix",
     "pareto",
     "spectrum",
     "truncation_curves",

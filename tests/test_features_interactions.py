@@ -127,6 +127,16 @@ def test_tiles_below_the_bound_are_skipped_and_nothing_is_lost(device):
     assert watch.products == tiles
 
 
+def test_a_pair_that_meets_the_bound_is_not_skipped(device):
+    """M = identity: parallel features of a later tile meet the bound, above the best of the first tile."""
+    eye = torch.eye(IN, device=device).double()
+    layer = BilinearLayer(torch.ones(1, IN, device=device).double(), eye, eye)
+    decoder = torch.stack([eye[0], 0.99 * (0.8 * eye[0] + 0.6 * eye[1]), 0.98 * eye[2], 0.97 * eye[2]], 1)
+    found = feature_interactions(layer, eye[0, :1], decoder, space=SPACE, max_elements=1)
+    assert found.top(1, pairs="cross") == [(2, 3, pytest.approx(0.98 * 0.97))]
+    assert [entry[:2] for entry in found.top(3)] == [(0, 0), (1, 1), (2, 2)]
+
+
 def test_equal_values_and_zero_directions():
     layer, direction, decoder = given()
     same = decoder[:, [0] * 9]
@@ -250,7 +260,7 @@ brute = {tuple(sorted((rows[i], j))): float(part[i, j]) for i, j in (part.abs() 
 mine = {entry[:2]: entry.value for entry in top if set(entry[:2]) & set(rows)}
 assert brute.keys() == mine.keys() and len(mine) >= 25
 assert all(abs(mine[pair] - brute[pair]) <= 1e-11 * abs(top[0].value) for pair in mine)
-print(f"{made - start:.1f} s to make, {done - made:.1f} s for the top 50, peak {after:.2f} GiB, {after - before:.2f} more")
+print(f"{made - start:.1f} s to make, {done - made:.1f} s for the top 50; peak {after:.2f} GiB, before {before:.2f}")
 print(after)
 """
 

@@ -23,7 +23,20 @@ from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
-from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
+from tensornet_interp.plots import (, bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
+from tensornet_interp.features import (
+    feature_interactions,
+    label_directions,
+    low_rank_correlation,
+    overlap,
+    projections,
+    rank_by_structure,
+)
+    correlation_by_rank,
+    draw_circuit,
+    draw_network,
+    eigenvector_plane,
+    interaction_submatrix,
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 
@@ -48,6 +61,15 @@ def covariance(**entries):
     return matrix
 
 
+def interactions(**options):
+    given = {"layer": LAYER, "direction": U, "decoder": tensor(5, 6), "space": "inputs in x"} | options
+    return feature_interactions(given.pop("layer"), given.pop("direction"), given.pop("decoder"), **given)
+
+
+def correlations(**options):
+    return low_rank_correlation(LAYER, U[None], X, **({"ks": (1,), "space": "inputs in x"} | options))
+
+
 def gaussian(**options):
     return inner(LAYER, LAYER, kind="gaussian", **options)
 
@@ -64,6 +86,7 @@ DICTIONARY = Dictionary(tensor(7, 5), tensor(5, 7))
 BONDS = odt(STACK)
 X = tensor(2, 5)
 U = tensor(3)
+FEATURES = feature_interactions(LAYER, U, tensor(5, 6), space="inputs in x")
 CIRCUIT = circuit(STACK, U, widths=2)
 NAN, INF = float("nan"), float("inf")
 
@@ -295,7 +318,49 @@ TABLE = [
     ("dictionary after, width", lambda: between(LAYER, outputs=DICTIONARY), ValueError, "mode 'out' has size 3 in the layer but 5 in outputs"),
     ("dictionary a tensor", lambda: between(LAYER, DOWN), TypeError, "inputs must be a Dictionary, got Tensor; see Dictionary.from_matrix"),
     ("dictionary, dtype", lambda: between(LAYER, Dictionary.from_matrix(tensor(5, 6).float())), ValueError, "share one dtype"),
+    # features
+    ("interactions, no layer", lambda: interactions(layer=DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("interactions, two directions", lambda: interactions(direction=tensor(2, 3)), ValueError, r"direction must have 1 dimensions \('out',\)"),
+    ("interactions, direction size", lambda: interactions(direction=tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
+    ("interactions, direction NaN", lambda: interactions(direction=NAN * U), ValueError, "direction has 3 entries that are NaN"),
+    ("decoder by rows", lambda: interactions(decoder=tensor(6, 5)), ValueError, "mode 'in' has size 5 in layer but 6 in decoder"),
+    ("decoder dtype", lambda: interactions(decoder=tensor(5, 6).float()), ValueError, "share one dtype; got layer .*decoder torch.float32"),
+    ("decoder with the constant", lambda: interactions(layer=LIFTED, direction=tensor(4), decoder=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in decoder"),
+    ("dictionary bias", lambda: interactions(bias=tensor(6)), ValueError, "mode 'in' has size 5 in layer but 6 in bias"),
+    ("no space", lambda: interactions(space=None), ValueError, "does not say in which space its inputs live; give space="),
+    ("empty space", lambda: interactions(space=" "), TypeError, "space must be a text that says where the inputs live, got ' '"),
+    ("interactions, rank", lambda: interactions(rank=6), ValueError, r"rank must be from 1 to 5 \(min\(in=5, 2 hidden=8\)\), got 6"),
+    ("interactions, max_elements", lambda: interactions(max_elements=0), ValueError, "max_elements must be at least 1, got 0"),
+    ("too many interactions", lambda: FEATURES.top(22), ValueError, r"n must be from 1 to 21 \(there are 21 all interactions of 6 features\), got 22"),
+    ("interactions, pairs", lambda: FEATURES.top(2, pairs="crossed"), ValueError, "pairs must be one of all, cross, self; got 'crossed'; did you mean 'cross'"),
+    ("interactions, by", lambda: FEATURES.top(2, by="value"), ValueError, "by must be one of magnitude, negative, positive; got 'value'"),
+    ("cross of one feature", lambda: interactions(decoder=tensor(5, 1)).statistics(), ValueError, "cross interactions need at least 2 features, got 1"),
+    ("block outside", lambda: FEATURES.block([0], [6]), ValueError, "columns must be features from 0 to 5, got 6"),
+    ("block below zero", lambda: FEATURES.block([-1, 2], [0]), ValueError, "rows must be features from 0 to 5, got -1"),
+    ("block of floats", lambda: FEATURES.block([0.5], [0]), TypeError, "rows must be a list of whole numbers"),
+    ("block too large", lambda: interactions(max_elements=8).block(range(3), range(3)), ValueError, "3 rows and 3 columns has more than max_elements=8 entries; take it in parts"),
+    ("codes of a feature too many", lambda: FEATURES.activations(tensor(7)), ValueError, "mode 'feature' has size 6 in decoder but 7 in codes"),
+    ("names of features", lambda: FEATURES.table(2, "abc"), ValueError, "names must be one a feature, got 3 for 6 features"),
+    ("vectors by rows", lambda: projections(X, RESULT.eigenvectors[0]), ValueError, "mode 'in' has size 5 in eigenvectors but 2 in vectors"),
+    ("eigenvectors of all blocks", lambda: projections(X.T, RESULT.eigenvectors), ValueError, r"eigenvectors must have 2 dimensions \('in', 'rank'\)"),
+    ("correlation, no space", lambda: low_rank_correlation(LAYER, U[None], X), ValueError, "does not say in which space its inputs live"),
+    ("correlation, k above the rank", lambda: correlations(ks=(1, 32)), ValueError, r"k must be from 1 to 5 \(min\(in=5, 2 hidden=8\)\), got 32"),
+    ("correlation, no k", lambda: correlations(ks=()), ValueError, "ks is empty"),
+    ("correlation, one direction", lambda: low_rank_correlation(LAYER, U, X, (1,), space="x"), ValueError, r"directions must have 2 dimensions \('feature', 'out'\)"),
+    ("correlation, x size", lambda: low_rank_correlation(LAYER, U[None], tensor(2, 6), (1,), space="x"), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("correlation, active shape", lambda: correlations(active=X > 0), ValueError, r"active must be boolean of shape \(token, feature\) = \(2, 1\), got torch.bool \(2, 5\)"),
+    ("correlation, active NaN", lambda: correlations(active=NAN), TypeError, "active must be a threshold or a boolean tensor"),
+    ("correlation, bias size", lambda: correlations(bias=tensor(2)), ValueError, "mode 'feature' has size 1 in directions but 2 in bias"),
+    ("structure, size", lambda: rank_by_structure(LAYER, X), ValueError, "mode 'out' has size 3 in layer but 5 in directions"),
+    ("labels, size", lambda: label_directions(X, tensor(4, 6)), ValueError, "mode 'size' has size 5 in directions but 6 in vectors"),
+    ("labels, names", lambda: label_directions(X, X, ["a"], 1), ValueError, "names must be one a vector, got 1 for 2 vectors"),
+    ("labels, too many", lambda: label_directions(X, X, n=3), ValueError, r"n must be from 1 to 2 \(there are 2 vectors\), got 3"),
+    ("overlap of nothing", lambda: overlap(X, 0 * X), ValueError, "b spans nothing: all its directions are zero"),
     # figures
+    ("submatrix, names", lambda: interaction_submatrix(FEATURES, 2, "ab"), ValueError, "names must be one a vector, got 2 for 6 vectors"),
+    ("plane of one eigenvector", lambda: eigenvector_plane(tensor(4, 1), tensor(1)), ValueError, "a plane needs 2 eigenvectors, got 1"),
+    ("plane, sizes", lambda: eigenvector_plane(tensor(4, 2), tensor(3)), ValueError, "mode 'rank' has size 2 in coordinates but 3 in eigenvalues"),
+    ("no records", lambda: correlation_by_rank([]), ValueError, "there are no records to draw"),
     ("draw no network", lambda: draw_network(LAYER.down), TypeError, "network must be a TensorNetwork, got Tensor"),
     ("draw too much", lambda: draw_network(BilinearNetwork([SQUARE] * 6)), ValueError, r"has 189 tensors, a figure holds at most 100; draw a part, as network\[0\]"),
     ("draw no component", lambda: draw_circuit(CIRCUIT, count=0), ValueError, "count must be at least 1, got 0"),

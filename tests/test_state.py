@@ -41,6 +41,17 @@ from tensornet_interp.plots import (
     explanation,
     pareto,
     similarity_matrix,
+from tensornet_interp.features import (
+    feature_interactions,
+    label_directions,
+    low_rank_correlation,
+    overlap,
+    projections,
+    rank_by_structure,
+)
+    correlation_by_rank,
+    eigenvector_plane,
+    interaction_submatrix,
     spectrum,
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
@@ -68,6 +79,7 @@ class Given:
         self.result = decompose(self.layer, "eigen", rank=2)
         self.x = tensor(5, 7, 5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
+        self.features = feature_interactions(self.layer, self.x[0], self.x.T, space="inputs in x")
         self.labels = torch.arange(7) % 5
         self.model = build_classifier(CONFIG, seed=0)
         digits = load_dataset("digits")
@@ -173,6 +185,27 @@ CALLS = {
     "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
     "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
+    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, space="x", bias=g.x[0]).top(
+        3
+    ),
+    "interactions": lambda g: (
+        g.features.table(5, pairs="cross", by="negative"),
+        g.features.smallest_submatrix(2),
+        g.features.activations(tensor(11, 7)),
+        g.features.block([0, 1], torch.tensor([2])),
+    ),
+    "statistics of interactions": lambda g: str(g.features.statistics()),
+    "projections": lambda g: projections(g.x.T, g.result.eigenvectors[0]),
+    "low-rank correlation": lambda g: low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x"),
+    "rank by structure": lambda g: rank_by_structure(g.layer, g.x),
+    "labels and overlap": lambda g: (label_directions(g.x, g.x, "abcdefg", 2), overlap(g.x[:2], g.x[2:4])),
+    "plot interactions": lambda g: interaction_submatrix(g.features, 4),
+    "plot a plane of eigenvectors": lambda g: eigenvector_plane(
+        g.x @ g.result.eigenvectors[0], g.result.eigenvalues[0]
+    ),
+    "plot correlations": lambda g: correlation_by_rank(
+        low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x")
+    ),
     "load model": lambda g: load_model(g.folder / "given"),
     "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
     "load layer": lambda g: [

@@ -50,6 +50,8 @@ ARROWS = {
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "odt"},
+    "features": {"checks", "contraction", "layer", "decompositions"},
+    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
 }

@@ -2,6 +2,7 @@
 
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
+from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.similarity import similarity_matrix
 from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
@@ -11,10 +12,13 @@ __all__ = [
     "activations",
     "bond_curves",
     "bond_spectra",
+    "correlation_by_rank",
     "draw_circuit",
     "draw_network",
+    "eigenvector_plane",
     "eigenvectors",
     "explanation",
+    "interaction_submatrix",
     "pareto",
     "similarity_matrix",
     "spectrum",

@@ -1,0 +1,110 @@
+"""What a direction is near: coordinates in eigenvectors, names of the nearest vectors, what two sets share."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+
+
+class Projection(NamedTuple):
+    """Vectors in the coordinates of eigenvectors; float64."""
+
+    coordinates: Tensor  # (vector, rank): v . x
+    cosines: Tensor  # (vector, rank): v . x / (|v| |x|), 0 for a zero vector
+    captured: Tensor  # (vector,): share of |x|^2 in the span of the eigenvectors
+
+
+class Label(NamedTuple):
+    """A vector near a direction."""
+
+    name: str
+    cosine: float
+
+
+class Overlap(NamedTuple):
+    """What the spans of two sets of directions share; float64."""
+
+    cosines: Tensor  # (min(rank of a, rank of b),): of the principal angles, largest first
+    first_in_second: float  # share of the first span inside the second: sum cosines^2 / rank of a
+    second_in_first: float
+
+
+@torch.no_grad()
+def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
+    """coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector], with cosines.
+
+    vectors: (in, vector), columns: a decoder, differences of token unembeddings, an embedded prompt; in the space of
+    the eigenvectors' layer. eigenvectors: (in, rank), as `result.eigenvectors[block]`. In a lifted layer both have
+    the constant coordinate in front: 0 for a direction, 1 for an input. Cost: 2 in * vector * rank flops.
+    """
+    check_tensor("vectors", vectors, ("in", "vector"))
+    check_tensor("eigenvectors", eigenvectors, ("in", "rank"))
+    check_size("in", eigenvectors=eigenvectors.shape[0], vectors=vectors.shape[0])
+    check_alike(vectors=vectors, eigenvectors=eigenvectors)
+    wide, basis = vectors.to(torch.float64), eigenvectors.to(torch.float64)
+    coordinates = wide.T @ basis  # (vector, rank)
+    length = wide.norm(dim=0)
+    cosines = coordinates / _safe(length)[:, None] / _safe(basis.norm(dim=0))
+    captured = (wide.T @ _row_basis(basis.T).T).square().sum(1) / _safe(length.square())
+    return Projection(coordinates, cosines, captured)
+
+
+@torch.no_grad()
+def label_directions(
+    directions: Tensor, vectors: Tensor, names: Sequence[str] | None = None, n: int = 5
+) -> list[list[Label]]:
+    """cosine[direction, vector], the n largest in magnitude of every direction, with the vectors' names.
+
+    directions: (direction, size), as `decompose(layer, "output_svd").directions`; vectors: (vector, size), rows: an
+    unembedding (token, out) or an encoder (feature, out). The sign of a singular direction is free, so labels are taken
+    by magnitude and keep their sign. names: one a vector, by default its number. A zero vector has cosine 0.
+    Cost: 2 direction * vector * size flops; memory: direction * vector.
+    """
+    check_tensor("directions", directions, ("direction", "size"))
+    check_tensor("vectors", vectors, ("vector", "size"))
+    check_size("size", directions=directions.shape[1], vectors=vectors.shape[1])
+    check_alike(directions=directions, vectors=vectors)
+    n = check_int("n", n, 1, len(vectors), f"there are {len(vectors)} vectors")
+    if names is not None and len(names) != len(vectors):
+        raise ValueError(f"names must be one a vector, got {len(names)} for {len(vectors)} vectors")
+    a, b = directions.to(torch.float64), vectors.to(torch.float64)
+    cosines = (a @ b.T) / _safe(a.norm(dim=1))[:, None] / _safe(b.norm(dim=1))  # (direction, vector)
+    order = cosines.abs().argsort(dim=1, descending=True, stable=True)[:, :n]
+    return [
+        [Label(str(at) if names is None else names[at], float(row[at])) for at in picks]
+        for row, picks in zip(cosines, order.tolist(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def overlap(a: Tensor, b: Tensor) -> Overlap:
+    """cosines = svd(Qa Qb^T), Qa and Qb orthonormal bases of the spans of two sets of directions, (direction, size).
+
+    Spans count, not lengths: directions that depend on each other to the rounding of their dtype count once. A set that
+    spans everything holds any other: compare leading directions. For random spans of rank p and q the share of the
+    first in the second is q / size on average.
+    """
+    check_tensor("a", a, ("direction", "size"))
+    check_tensor("b", b, ("direction", "size"))
+    check_size("size", a=a.shape[1], b=b.shape[1])
+    check_alike(a=a, b=b)
+    bases = [_row_basis(side) for side in (a, b)]
+    for name, basis in zip("ab", bases, strict=True):
+        if not len(basis):
+            raise ValueError(f"{name} spans nothing: all its directions are zero")
+    cosines = torch.linalg.svdvals(bases[0] @ bases[1].T).clamp(max=1)
+    shared = float(cosines.square().sum())
+    return Overlap(cosines, shared / len(bases[0]), shared / len(bases[1]))
+
+
+def _row_basis(rows: Tensor) -> Tensor:
+    """Orthonormal rows that span the rows, to the rounding of their dtype; float64."""
+    _, values, basis = torch.linalg.svd(rows.to(torch.float64), full_matrices=False)
+    return basis[values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]]
+
+
+def _safe(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, norms, torch.ones_like(norms))

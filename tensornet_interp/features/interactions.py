@@ -1,0 +1,285 @@
+"""How pairs of input features drive one output direction, without the matrix of all pairs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.features.statistics import Statistics, summarize
+from tensornet_interp.layer import BilinearLayer, as_layer
+
+PAIRS = ("all", "cross", "self")
+ORDERS = ("magnitude", "negative", "positive")
+
+
+class Interaction(NamedTuple):
+    """Q[first, second], first <= second; with first != second it acts twice, as (second, first) too."""
+
+    first: int
+    second: int
+    value: float
+
+
+class Submatrix(NamedTuple):
+    """Q[features, features], float64."""
+
+    features: tuple[int, ...]
+    matrix: Tensor  # (feature, feature)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureInteractions:
+    """Q[feature1, feature2] = sum_rank factors[feature1, rank] signs[rank] factors[feature2, rank], never formed.
+
+    For inputs x = decoder @ codes + bias the activation along the direction is `codes Q codes + linear codes + offset`.
+    factors[feature] is the feature's decoder column in the eigenvectors of the interaction matrix, each scaled by
+    |eigenvalue|^1/2, so that |Q[i, j]| <= |factors[i]| |factors[j]|; signs are those of the eigenvalues. All float64.
+    `space` says where the inputs live, the decoder's columns with them.
+    Memory: feature * rank, and a few tiles of at most max_elements entries at once.
+    """
+
+    factors: Tensor  # (feature, rank)
+    signs: Tensor  # (rank,)
+    linear: Tensor  # (feature,)
+    offset: float
+    space: str
+    layer: str = ""
+    max_elements: int = 2**20  # entries of a tile: 8 MB
+
+    def __repr__(self) -> str:
+        size, rank = self.factors.shape
+        return f"FeatureInteractions(features={size}, rank={rank}, of {self.layer!r}, {self.space})"
+
+    def __len__(self) -> int:
+        return len(self.factors)
+
+    def activations(self, codes: Tensor) -> Tensor:
+        """codes Q codes + linear codes + offset: (..., feature) -> (...), float64. Cost: feature * rank a sample."""
+        if not isinstance(codes, Tensor) or codes.ndim == 0:
+            raise TypeError(f"codes must be a tensor (..., feature), got {type(codes).__name__}")
+        check_tensor("codes", codes, ("...",) * (codes.ndim - 1) + ("feature",))
+        check_size("feature", decoder=len(self), codes=codes.shape[-1])
+        wide = codes.to(torch.float64)
+        return (wide @ self.factors).square() @ self.signs + wide @ self.linear + self.offset
+
+    def diagonal(self) -> Tensor:
+        """Q[feature, feature]: (feature,)."""
+        return self.factors.square() @ self.signs
+
+    def block(self, rows: Sequence[int] | Tensor, columns: Sequence[int] | Tensor) -> Tensor:
+        """Q[rows, columns] for two lists of features, at most max_elements entries."""
+        picks = [_indices(name, value, self.factors) for name, value in (("rows", rows), ("columns", columns))]
+        if len(picks[0]) * len(picks[1]) > self.max_elements:
+            raise ValueError(
+                f"a block of {len(picks[0])} rows and {len(picks[1])} columns has more than"
+                f" max_elements={self.max_elements} entries; take it in parts, or raise max_elements"
+            )
+        return self._tile(*picks)
+
+    def top(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> list[Interaction]:
+        """The n strongest interactions, exactly, strongest first; every symmetric pair once.
+
+        pairs: "all", "self" (the diagonal) or "cross"; by: "magnitude", "positive" (largest first) or "negative"
+        (smallest first). Features are taken by falling norm of their factors, and a tile of which the Cauchy-Schwarz
+        bound is below the n-th best value so far is not computed. Which of equal values are returned is not defined.
+        Cost: at most feature^2 * rank; memory: a few tiles, and 2 n entries.
+        """
+        size = len(self)
+        check_choice("pairs", pairs, PAIRS)
+        check_choice("by", by, ORDERS)
+        available = {"all": size * (size + 1) // 2, "cross": size * (size - 1) // 2, "self": size}[pairs]
+        n = check_int("n", n, 1, available, f"there are {available} {pairs} interactions of {size} features")
+        if pairs == "self":
+            values, index = self.diagonal(), torch.arange(size, device=self.factors.device) * (size + 1)
+        else:
+            values, index = self._scan(n, by, cross=pairs == "cross")
+        best = _score(values, by).topk(n).indices
+        return [
+            Interaction(min(divmod(at, size)), max(divmod(at, size)), value)
+            for at, value in zip(index[best].tolist(), values[best].tolist(), strict=True)
+        ]
+
+    def smallest_submatrix(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> Submatrix:
+        """Q on the fewest features that hold the n strongest interactions: those that take part in one of them.
+
+        Features stand in the order in which `top` names them; there are at most 2 n.
+        """
+        named = [feature for entry in self.top(n, pairs=pairs, by=by) for feature in (entry.first, entry.second)]
+        features = tuple(dict.fromkeys(named))
+        return Submatrix(features, self._tile(*[torch.tensor(features, device=self.factors.device)] * 2))
+
+    def statistics(
+        self, *, z: float = 5.0, quantiles: Sequence[float] = (0.01, 0.25, 0.5, 0.75, 0.99)
+    ) -> dict[str, Statistics]:
+        """Count, moments, quantiles and outliers of "self" (i = j) and "cross" (i < j) interactions.
+
+        z: an outlier is further than z standard deviations from the mean. Cost: 2 feature^2 * rank, tile by tile.
+        """
+        if len(self) < 2:
+            raise ValueError("cross interactions need at least 2 features, got 1")
+        return {
+            "self": summarize(lambda: iter([self.diagonal()]), z, quantiles),
+            "cross": summarize(self._cross, z, quantiles),
+        }
+
+    def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
+        """The n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
+        names = _names(names, len(self))
+        total = self.squared_norm()
+        lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features ({self.space})"], 0.0
+        for place, (first, second, value) in enumerate(self.top(n, pairs=pairs, by=by), start=1):
+            so_far += value**2 * (1 if first == second else 2)
+            pair = names[first] if first == second else f"{names[first]} x {names[second]}"
+            lines.append(f"{place:>4}  {value:>+11.4g}  {so_far / (total or 1):>14.4f}  {pair}")
+        return "\n".join(lines)
+
+    def squared_norm(self) -> float:
+        """sum_ij Q[i, j]^2 = tr(S G S G), G = factors^T factors, S = diag(signs). Cost: feature * rank^2."""
+        gram = self.factors.T @ self.factors * self.signs  # (rank, rank)
+        return max(0.0, float((gram * gram.T).sum()))
+
+    def _tile(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return (self.factors[rows] * self.signs) @ self.factors[columns].T
+
+    def _tiles(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of groups of features that cover every pair once; a group with itself covers its pairs twice."""
+        groups = order.split(max(1, math.isqrt(self.max_elements)))
+        yield from ((rows, columns) for i, rows in enumerate(groups) for columns in groups[i:])
+
+    def _cross(self) -> Iterator[Tensor]:
+        """All Q[i, j] with i < j, in tiles."""
+        for rows, columns in self._tiles(torch.arange(len(self), device=self.factors.device)):
+            tile = self._tile(rows, columns)
+            inside = tile[torch.ones_like(tile, dtype=torch.bool).triu(1)] if rows is columns else tile.flatten()
+            if len(inside):
+                yield inside
+
+    def _scan(self, n: int, by: str, *, cross: bool) -> tuple[Tensor, Tensor]:
+        """Values of the n best pairs and first * features + second: a running merge over the tiles."""
+        norms = self.factors.norm(dim=1)
+        # the bound is met exactly by a feature with itself: room for the rounding of norms and products
+        norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * torch.finfo(norms.dtype).eps)
+        values = norms.new_empty(0)
+        index = torch.empty(0, dtype=torch.int64, device=norms.device)
+        least = -math.inf  # the n-th best score so far
+        for rows, columns in self._tiles(norms.argsort(descending=True, stable=True)):
+            if float(norms[rows[0]] * norms[columns[0]]) < least:
+                continue
+            tile = self._tile(rows, columns)
+            score = _score(tile, by)
+            if rows is columns:  # each pair once, itself not for cross
+                score = score.masked_fill(torch.ones_like(score, dtype=torch.bool).tril(0 if cross else -1), -math.inf)
+            scores, at = score.flatten().topk(min(n, score.numel()))
+            at = at[scores > -math.inf]
+            first = rows[at // len(columns)]
+            second = columns[at % len(columns)]
+            values = torch.cat([values, tile.flatten()[at]])
+            index = torch.cat([index, first * len(self) + second])
+            best = _score(values, by).topk(min(n, len(values)))
+            values, index = values[best.indices], index[best.indices]
+            if len(values) == n:
+                least = float(best.values[-1])
+        return values, index
+
+
+@torch.no_grad()
+def feature_interactions(
+    layer: TensorNetwork,
+    direction: Tensor,
+    decoder: Tensor,
+    *,
+    space: str | None = None,
+    bias: Tensor | None = None,
+    rank: int | None = None,
+    max_elements: int = 2**20,
+) -> FeatureInteractions:
+    """Q[feature1, feature2] = sum decoder[in1, feature1] M[in1, in2] decoder[in2, feature2], M that of a direction.
+
+    layer: a layer or a decomposition of one. direction: (out,), an encoder row of the dictionary behind the layer,
+    the constant coordinate of a lifted output included. decoder: (in, feature), columns are the input features, in
+    plain coordinates. bias: (in,), what the input dictionary adds to every input; it and the constant of a lifted
+    layer give the linear terms and the offset.
+    space: where inputs and decoder live, as "inputs in the residual stream after the norm"; a layer whose history
+    says so needs none, and a space that contradicts the history is an error. A decoder trained before a norm does
+    not describe inputs after it.
+    rank: only so many leading eigenpairs of M; None takes all min(in, 2 hidden), which is exact.
+    Cost: one eigendecomposition, and 2 in * feature * rank flops. Memory: feature * (in + rank).
+
+    Example:
+    >>> layer = BilinearLayer(torch.ones(1, 1), torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]]))
+    >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), space="inputs in the plane")
+    >>> q.top(1)
+    [Interaction(first=0, second=1, value=0.5)]
+    """
+    part = as_layer(layer)
+    space = stated_space(part, space)
+    check_tensor("direction", direction, ("out",))
+    check_tensor("decoder", decoder, ("in", "feature"))
+    check_size("out", layer=part.shape[0], direction=direction.shape[0])
+    plain = part.shape[1] - part.constant_in
+    check_size("in", layer=plain, decoder=decoder.shape[0])
+    check_alike(layer=part.down, direction=direction, decoder=decoder)
+    if bias is not None:
+        check_tensor("bias", bias, ("in",))
+        check_size("in", layer=plain, bias=bias.shape[0])
+        check_alike(layer=part.down, bias=bias)
+    full = min(part.shape[1], 2 * part.rank)
+    if rank is not None:
+        check_int("rank", rank, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})")
+    check_int("max_elements", max_elements, 1)
+    wide = part.to(dtype=torch.float64)
+    values, vectors = eigenpairs(wide, direction.to(torch.float64)[None], rank or full)
+    roots, signs = vectors[0] * values[0].abs().sqrt(), values[0].sign()  # (in, rank), (rank,)
+    rooted = roots[1:] if part.constant_in else roots
+    factors = decoder.T.to(torch.float64) @ rooted  # (feature, rank)
+    constant = roots.new_zeros(roots.shape[1]) if bias is None else bias.to(torch.float64) @ rooted
+    constant = constant + roots[0] if part.constant_in else constant
+    offset = float(constant.square() @ signs)
+    linear = 2 * factors @ (signs * constant)
+    return FeatureInteractions(factors, signs, linear, offset, space, part.name, max_elements)
+
+
+def stated_space(layer: BilinearLayer, space: str | None) -> str:
+    """Where the inputs live: what the history says, or `space`; an error where neither says it or they differ."""
+    known = layer.basis if layer.basis.startswith("inputs in ") else None
+    if space is None and known is None:
+        raise ValueError(
+            "the layer's history does not say in which space its inputs live; give space=, as"
+            " 'inputs in the residual stream after the norm', the space that the vectors must share"
+        )
+    if space is not None and (not isinstance(space, str) or not space.strip()):
+        raise TypeError(f"space must be a text that says where the inputs live, got {space!r}")
+    if space and known and space != known:
+        raise ValueError(
+            f"space is {space!r} but the layer's history says {known!r}: vectors and layer must share one space;"
+            " move one of them with change_basis, whose note states the new space"
+        )
+    return space or known or ""
+
+
+def _score(values: Tensor, by: str) -> Tensor:
+    return values.abs() if by == "magnitude" else values if by == "positive" else -values
+
+
+def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:
+    if names is None:
+        return [str(feature) for feature in range(size)]
+    if len(names) != size:
+        raise ValueError(f"names must be one a feature, got {len(names)} for {size} features")
+    return names
+
+
+def _indices(name: str, value: Sequence[int] | Tensor, like: Tensor) -> Tensor:
+    index = torch.as_tensor(value, device=like.device)
+    if index.dtype == torch.bool or index.is_floating_point() or index.ndim != 1 or not len(index):
+        raise TypeError(f"{name} must be a list of whole numbers, got {value!r}")
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= len(like):
+        raise ValueError(f"{name} must be features from 0 to {len(like) - 1}, got {low if low < 0 else high}")
+    return index

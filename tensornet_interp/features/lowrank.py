@@ -1,0 +1,164 @@
+"""Output features by their leading eigenpairs: how faithful a few are, and which features have a simple matrix."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
+from tensornet_interp.features.interactions import stated_space
+from tensornet_interp.layer import BilinearLayer, as_layer
+
+_CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
+
+Record = dict[str, int | float | bool | str]
+
+
+@torch.no_grad()
+def low_rank_correlation(
+    layer: TensorNetwork,
+    directions: Tensor,
+    x: Tensor,
+    ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    *,
+    space: str | None = None,
+    bias: Tensor | None = None,
+    active: float | Tensor = 0.0,
+) -> list[Record]:
+    """corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x)) over tokens, for every direction and k.
+
+    directions: (feature, out), encoder rows, the constant coordinate of a lifted output included. x: (token, in),
+    plain, in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
+    active: the tokens on which a feature is active: a boolean tensor (token, feature), as a TopK dictionary gives it,
+    or a threshold that `direction . layer(x) + bias` must pass; bias: (feature,), the encoder's, serves only there.
+    A record a feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens", "active"
+    (tokens), "space". A correlation is NaN where it is undefined: below two tokens, or no variance but rounding.
+    Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
+    """
+    part = as_layer(layer)
+    space = stated_space(part, space)
+    count = _check_directions(part, directions)
+    check_tensor("x", x, ("token", "in"))
+    full = min(part.shape[1], 2 * part.rank)
+    if not len(ks):
+        raise ValueError("ks is empty; give the numbers of eigenpairs to try, as (1, 2, 4)")
+    ks = [check_int("k", k, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})") for k in ks]
+    if bias is not None:
+        check_tensor("bias", bias, ("feature",))
+        check_size("feature", directions=count, bias=bias.shape[0])
+        check_alike(directions=directions, bias=bias)
+    _check_active(active, (len(x), count))
+    wide = part.to(dtype=torch.float64)
+    inputs = part.lift_input("x", x).to(torch.float64)  # (token, in)
+    rows = max(1, _CHUNK_ELEMENTS // (4 * part.rank))
+    outputs = torch.cat([wide.multilinear(chunk) for chunk in inputs.split(rows)])  # (token, out)
+    records: list[Record] = []
+    step = max(1, _CHUNK_ELEMENTS // (max(ks) * max(len(x), part.shape[1])))
+    for start in range(0, count, step):
+        chunk = directions[start : start + step].to(torch.float64)
+        truth = outputs @ chunk.T  # (token, chunk)
+        values, vectors = eigenpairs(wide, chunk, max(ks))
+        projected = inputs @ vectors.permute(1, 0, 2).flatten(1)  # (token, chunk * k)
+        parts = values * projected.unflatten(1, values.shape).square()
+        sums = parts.cumsum(-1)[..., [k - 1 for k in ks]]  # (token, chunk, len(ks))
+        if isinstance(active, Tensor):
+            mask = active[:, start : start + step].to(truth.device)
+        else:
+            mask = truth + (0 if bias is None else bias[start : start + step].to(torch.float64)) > active
+        everywhere = _correlation(sums, truth, torch.ones_like(mask)).tolist()
+        where_active = _correlation(sums, truth, mask).tolist()
+        counts = mask.sum(0).tolist()
+        records += [
+            {
+                "feature": start + at,
+                "k": k,
+                "correlation": everywhere[at][column],
+                "active_correlation": where_active[at][column],
+                "tokens": len(x),
+                "active": counts[at],
+                "space": space,
+            }
+            for at in range(len(chunk))
+            for column, k in enumerate(ks)
+        ]
+    return records
+
+
+@torch.no_grad()
+def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
+    """share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2 of every direction, largest first, from weights alone.
+
+    The one rule: by share, the lower number first among equals. A gate on two inputs, sym(a b^T), has share 1 and two
+    eigenvalues of opposite sign, hence the flag "opposite"; a single square has share 1 without it. A direction whose
+    matrix is zero has share 0. The share depends on the coordinates of the inputs, which "space" reports, and not on
+    the length of the direction.
+    directions: (feature, out), the constant coordinate of a lifted output included.
+    A record a feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues, largest
+    magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "space".
+    Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
+    """
+    part = as_layer(layer)
+    count = _check_directions(part, directions)
+    core, _ = compress_inputs(part.to(dtype=torch.float64), count)
+    size = core.shape[1]
+    step = max(1, _CHUNK_ELEMENTS // (size * max(size, core.rank)))
+    leading, others = [], []
+    for rows in directions.to(torch.float64).split(step):
+        values = torch.linalg.eigvalsh(core.interaction_matrix(rows))  # (chunk, size)
+        order = values.abs().argsort(dim=-1, descending=True, stable=True)[:, :2]
+        leading.append(values.gather(-1, order))
+        others.append(torch.stack([values.square().sum(1), values.abs().sum(1).square()], 1))
+    first_two, sums = torch.cat(leading), torch.cat(others)  # (feature, 2 or 1), (feature, 2)
+    squared = torch.where(sums[:, 0] > 0, sums[:, 0], torch.ones_like(sums[:, 0]))
+    share, effective = first_two.square().sum(1) / squared, sums[:, 1] / squared
+    records: list[Record] = []
+    for place, feature in enumerate(share.argsort(descending=True, stable=True).tolist(), start=1):
+        first, second = [*first_two[feature].tolist(), 0.0][:2]
+        records.append(
+            {
+                "place": place,
+                "feature": feature,
+                "share": float(share[feature]),
+                "opposite": first * second < 0,
+                "first": first,
+                "second": second,
+                "norm": float(sums[feature, 0].sqrt()),
+                "effective_rank": float(effective[feature]),
+                "space": part.basis,
+            }
+        )
+    return records
+
+
+def _check_directions(layer: BilinearLayer, directions: Tensor) -> int:
+    check_tensor("directions", directions, ("feature", "out"))
+    check_size("out", layer=layer.shape[0], directions=directions.shape[1])
+    check_alike(layer=layer.down, directions=directions)
+    return len(directions)
+
+
+def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
+    if isinstance(active, Tensor):
+        if active.dtype != torch.bool or active.shape != shape:
+            raise ValueError(
+                f"active must be boolean of shape (token, feature) = {shape}, got {active.dtype} {tuple(active.shape)}"
+            )
+    elif not isinstance(active, int | float) or isinstance(active, bool) or active != active:
+        raise TypeError(f"active must be a threshold or a boolean tensor (token, feature), got {active!r}")
+
+
+def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Pearson correlation over tokens where mask: a (token, feature, k), b and mask (token, feature); (feature, k)."""
+    weight = mask.to(a.dtype)[..., None]
+    count = weight.sum(0).clamp(min=1)
+    sides = []
+    for side in (a, b[..., None]):
+        centred = (side - (weight * side).sum(0) / count) * weight
+        norm = centred.square().sum(0).sqrt()
+        # what is left of a constant after subtracting its mean is rounding, not variance
+        rounding = 8 * torch.finfo(a.dtype).eps * (weight * side).square().sum(0).sqrt()
+        sides.append((centred, torch.where(norm > rounding, norm, torch.nan)))
+    (left, left_norm), (right, right_norm) = sides
+    return (left * right).sum(0) / (left_norm * right_norm)

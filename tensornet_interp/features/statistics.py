@@ -1,0 +1,107 @@
+"""Moments, quantiles and outliers of more numbers than fit into memory."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_BINS = 2**16
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a set of numbers. std divides by the count; kurtosis is m4 / m2^2, 3 for a normal distribution.
+
+    kurtosis is NaN where all numbers are equal. A quantile is the number nearest in order, known to a bin: 2^-16 of the
+    range of arsinh((value - mean) / std), so finer near the mean than in the tails.
+    """
+
+    count: int
+    mean: float
+    std: float
+    kurtosis: float
+    minimum: float
+    maximum: float
+    quantiles: Mapping[float, float]
+    outliers: int  # further than z std from the mean
+    z: float
+
+    def __str__(self) -> str:
+        quantiles = ", ".join(f"{share:g}: {value:+.3g}" for share, value in self.quantiles.items())
+        return (
+            f"{self.count} values, mean {self.mean:+.3g}, std {self.std:.3g}, kurtosis {self.kurtosis:.3g},"
+            f" from {self.minimum:+.3g} to {self.maximum:+.3g}, {self.outliers} beyond {self.z:g} std;"
+            f" quantiles {quantiles}"
+        )
+
+
+class _Moments(NamedTuple):
+    n: int
+    mean: float
+    m2: float  # sum (value - mean)^2
+    m3: float
+    m4: float
+    minimum: float
+    maximum: float
+
+
+def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Sequence[float]) -> Statistics:
+    """Statistics of all numbers in the chunks, of which one at a time is in memory; `chunks` is called twice.
+
+    Moments are merged exactly (Pebay 2008), without sums of raw powers; outliers and the histogram of the quantiles
+    need the mean and the deviation first, hence the second pass.
+    """
+    if not isinstance(z, int | float) or isinstance(z, bool) or not (math.isfinite(z) and z > 0):
+        raise ValueError(f"z must be a positive number of standard deviations, got {z!r}")
+    if not quantiles or any(not 0 <= share <= 1 for share in quantiles):
+        raise ValueError(f"quantiles must be shares from 0 to 1, got {quantiles!r}")
+    moments = reduce(_merge, (_moments(chunk) for chunk in chunks()))
+    count, mean, m2, _, m4, minimum, maximum = moments
+    std = math.sqrt(m2 / count)
+    scale = std or 1.0
+    low, high = (math.asinh((end - mean) / scale) for end in (minimum, maximum))
+    if low == high:
+        return Statistics(count, mean, std, math.nan, minimum, maximum, dict.fromkeys(quantiles, mean), 0, z)
+    outliers, histogram = 0, torch.zeros(_BINS, dtype=torch.float64)
+    for chunk in chunks():
+        scaled = (chunk - mean) / scale
+        outliers += int((scaled.abs() > z).sum())
+        histogram += torch.histc(scaled.asinh().clamp(low, high), _BINS, low, high).to("cpu", torch.float64)
+    reached = histogram.cumsum(0)
+    found = {}
+    for share in quantiles:
+        rank = share * (count - 1) + 0.5  # of the numbers in order, as torch.quantile counts them
+        at = min(int(torch.searchsorted(reached, rank)), _BINS - 1)
+        inside = (rank - float(reached[at] - histogram[at])) / max(1.0, float(histogram[at]))
+        place = low + (high - low) * (at + min(1.0, max(0.0, inside))) / _BINS
+        found[share] = mean + scale * math.sinh(place)
+    return Statistics(count, mean, std, count * m4 / m2**2, minimum, maximum, found, outliers, z)
+
+
+def _moments(values: Tensor) -> _Moments:
+    mean = float(values.mean())
+    centred = values - mean
+    squares = centred.square()
+    m2, m3, m4 = (float(part.sum()) for part in (squares, squares * centred, squares.square()))
+    return _Moments(values.numel(), mean, m2, m3, m4, float(values.min()), float(values.max()))
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    """Moments of both together."""
+    both, step = a.n + b.n, b.mean - a.mean
+    share = a.n * b.n / both
+    m2 = a.m2 + b.m2 + step**2 * share
+    m3 = a.m3 + b.m3 + step**3 * share * (a.n - b.n) / both + 3 * step * (a.n * b.m2 - b.n * a.m2) / both
+    m4 = (
+        a.m4
+        + b.m4
+        + step**4 * share * (a.n**2 - a.n * b.n + b.n**2) / both**2
+        + 6 * step**2 * (a.n**2 * b.m2 + b.n**2 * a.m2) / both**2
+        + 4 * step * (a.n * b.m3 - b.n * a.m3) / both
+    )
+    mean = a.mean + step * b.n / both
+    return _Moments(both, mean, m2, m3, m4, min(a.minimum, b.minimum), max(a.maximum, b.maximum))

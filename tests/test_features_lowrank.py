@@ -1,0 +1,145 @@
+"""Activations from a few eigenpairs and the ranking by structure, against dense matrices."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp.features import low_rank_correlation, rank_by_structure
+from tensornet_interp.testing import random_layer
+
+OUT, IN, HIDDEN, FEATURES, TOKENS = 3, 7, 5, 4, 23
+SPACE = "inputs in the stream after the norm"
+
+
+def tensor(seed, *size, device="cpu"):
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
+
+
+def given(lifted, device):
+    layer = random_layer(OUT, IN, HIDDEN, seed=0, device=device)
+    if lifted:
+        layer = lift(layer, left_bias=tensor(5, HIDDEN, device=device), bias=tensor(6, OUT, device=device))
+    return layer, tensor(1, FEATURES, layer.shape[0], device=device), tensor(2, TOKENS, IN, device=device)
+
+
+def select(records, **fields):
+    (record,) = [r for r in records if all(r[key] == value for key, value in fields.items())]
+    return record
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+def test_correlation_is_that_of_truncated_and_true_activations(lifted, device):
+    layer, directions, x = given(lifted, device)
+    bias = tensor(3, FEATURES, device=device)
+    full = min(layer.shape[1], 2 * layer.rank)
+    records = low_rank_correlation(layer, directions, x, (1, 2, full), space=SPACE, bias=bias, active=0.3)
+    assert len(records) == 3 * FEATURES
+    inputs = torch.cat([torch.ones_like(x[:, :1]), x], 1) if lifted else x
+    for feature in range(FEATURES):
+        matrix = layer.interaction_matrix(directions[feature])
+        values, vectors = torch.linalg.eigh(matrix)
+        order = values.abs().argsort(descending=True)
+        true = ((inputs @ matrix) * inputs).sum(1).cpu()
+        on = true + bias[feature].cpu() > 0.3
+        for k in (1, 2, full):
+            kept = order[:k]
+            found = ((inputs @ vectors[:, kept]).square() @ values[kept]).cpu()
+            record = select(records, feature=feature, k=k)
+            assert record["correlation"] == pytest.approx(np.corrcoef(found, true)[0, 1], abs=1e-12)
+            assert record["active_correlation"] == pytest.approx(np.corrcoef(found[on], true[on])[0, 1], abs=1e-12)
+            assert (record["tokens"], record["active"], record["space"]) == (TOKENS, int(on.sum()), SPACE)
+        assert select(records, feature=feature, k=full)["correlation"] == pytest.approx(1, abs=1e-12)
+
+
+def test_active_tokens_can_be_given(device):
+    layer, directions, x = given(False, device)
+    mask = tensor(4, TOKENS, FEATURES, device=device) > 0.2
+    chosen = low_rank_correlation(layer, directions, x, (2,), space=SPACE, active=mask)
+    for feature in range(FEATURES):
+        alone = low_rank_correlation(layer, directions[feature][None], x[mask[:, feature]], (2,), space=SPACE)
+        record = select(chosen, feature=feature)
+        assert record["active"] == int(mask[:, feature].sum())
+        assert record["active_correlation"] == pytest.approx(alone[0]["correlation"], abs=1e-12)
+
+
+def test_an_undefined_correlation_is_nan():
+    layer, directions, x = given(False, "cpu")
+    mask = torch.zeros(TOKENS, FEATURES, dtype=torch.bool)
+    mask[:3, 1] = True
+    directions[2] = 0
+    records = low_rank_correlation(layer, directions, x, (1,), space=SPACE, active=mask)
+    assert math.isnan(select(records, feature=0)["active_correlation"])
+    assert math.isfinite(select(records, feature=1)["active_correlation"])
+    assert math.isnan(select(records, feature=2)["correlation"])
+    assert math.isfinite(select(records, feature=0)["correlation"])
+    for tokens in (5, 7, 11):  # the mean of equal numbers is not always that number
+        alike = low_rank_correlation(layer, directions, x[:1].expand(tokens, -1), (1, 2, 3), space=SPACE)
+        assert all(math.isnan(record["correlation"]) for record in alike)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    layer, directions, x = given(False, "cpu")
+    whole = low_rank_correlation(layer, directions, x, (1, 3), space=SPACE)
+    ranking = rank_by_structure(layer, directions)
+    monkeypatch.setattr("tensornet_interp.features.lowrank._CHUNK_ELEMENTS", 150)
+    for a, b in zip(whole, low_rank_correlation(layer, directions, x, (1, 3), space=SPACE), strict=True):
+        assert a == pytest.approx(b)
+    for a, b in zip(ranking, rank_by_structure(layer, directions), strict=True):
+        assert a == pytest.approx(b)
+
+
+@pytest.mark.parametrize("hidden", [2, HIDDEN])  # through a thin QR, and dense
+def test_structure_is_the_share_of_the_two_leading_eigenvalues(hidden, device):
+    layer = random_layer(OUT, IN, hidden, seed=0, device=device)
+    directions = tensor(1, 6, OUT, device=device)
+    values = torch.linalg.eigvalsh(layer.interaction_matrix(directions)).cpu()
+    records = rank_by_structure(layer, directions)
+    assert [record["place"] for record in records] == [1, 2, 3, 4, 5, 6]
+    shares = [record["share"] for record in records]
+    assert shares == sorted(shares, reverse=True)
+    for record in records:
+        own = values[record["feature"]]
+        own = own[own.abs().argsort(descending=True)]
+        squared = float(own.square().sum())
+        assert record["share"] == pytest.approx(float(own[:2].square().sum()) / squared, rel=1e-12)
+        assert (record["first"], record["second"]) == pytest.approx((float(own[0]), float(own[1])), rel=1e-11)
+        assert record["opposite"] == (float(own[0] * own[1]) < 0)
+        assert record["norm"] == pytest.approx(math.sqrt(squared), rel=1e-12)
+        assert record["effective_rank"] == pytest.approx(float(own.abs().sum()) ** 2 / squared, rel=1e-11)
+        assert record["space"] == "inputs as given"
+
+
+def test_gates_and_squares_come_first_and_zero_last():
+    """Outputs: random, a x b, zero, a^2; the length of a direction plays no part."""
+    noise = random_layer(1, IN, HIDDEN, seed=0)
+    a, b = torch.linalg.qr(tensor(1, IN, 2))[0].T
+    down = torch.zeros(4, HIDDEN + 2).double()
+    down[0, :HIDDEN] = noise.down
+    down[1, HIDDEN], down[3, HIDDEN + 1] = -2.0, 1e-3
+    left = torch.cat([noise.left, a[:, None], a[:, None]], 1)
+    right = torch.cat([noise.right, b[:, None], a[:, None]], 1)
+    records = rank_by_structure(BilinearLayer(down, left, right), torch.eye(4).double())
+    assert [record["feature"] for record in records] in ([1, 3, 0, 2], [3, 1, 0, 2])
+    gate, square, zero = (select(records, feature=feature) for feature in (1, 3, 2))
+    assert (gate["share"], square["share"], zero["share"]) == (pytest.approx(1), pytest.approx(1), 0)
+    assert gate["opposite"]
+    assert gate["first"] == pytest.approx(-gate["second"], rel=1e-12)
+    assert square["effective_rank"] == pytest.approx(1)
+    assert gate["effective_rank"] == pytest.approx(2)
+    scaled = rank_by_structure(BilinearLayer(down, left, right), torch.diag(torch.tensor([9.0, -1, 5, 1e4])).double())
+    assert {r["feature"]: r["share"] for r in scaled} == pytest.approx({r["feature"]: r["share"] for r in records})
+
+
+def test_a_ranking_says_in_which_coordinates_it_was_made():
+    layer = random_layer(OUT, IN, HIDDEN, seed=0).change_basis(tensor(3, IN, IN), note=SPACE)
+    assert {record["space"] for record in rank_by_structure(layer, torch.eye(OUT).double())} == {SPACE}
+
+
+def test_results_stand_for_their_layer():
+    layer, directions, x = given(False, "cpu")
+    result = decompose(layer, "eigen")
+    for a, b in zip(*(low_rank_correlation(m, directions, x, (1,), space=SPACE) for m in (layer, result)), strict=True):
+        assert a["correlation"] == pytest.approx(b["correlation"], abs=1e-10)

@@ -23,7 +23,6 @@ from tensornet_interp.circuit import circuit
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
-from tensornet_interp.plots import (, bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
 from tensornet_interp.features import (
     feature_interactions,
     label_directions,
@@ -32,11 +31,16 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
+from tensornet_interp.plots import (
+    bond_curves,
+    bond_spectra,
     correlation_by_rank,
     draw_circuit,
     draw_network,
     eigenvector_plane,
     interaction_submatrix,
+    similarity_matrix,
+)
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 

@@ -32,15 +32,6 @@ from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
 from tensornet_interp.decompositions.priors import Sparse
 from tensornet_interp.dictionaries import Dictionary, between
-from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
-from tensornet_interp.plots import (
-    bond_curves,
-    bond_spectra,
-    draw_circuit,
-    draw_network,
-    explanation,
-    pareto,
-    similarity_matrix,
 from tensornet_interp.features import (
     feature_interactions,
     label_directions,
@@ -49,9 +40,18 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
+from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
+from tensornet_interp.plots import (
+    bond_curves,
+    bond_spectra,
     correlation_by_rank,
+    draw_circuit,
+    draw_network,
     eigenvector_plane,
+    explanation,
     interaction_submatrix,
+    pareto,
+    similarity_matrix,
     spectrum,
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project

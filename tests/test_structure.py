@@ -49,9 +49,8 @@ ARROWS = {
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
-    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "odt"},
     "features": {"checks", "contraction", "layer", "decompositions"},
-    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features"},
+    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
 }

@@ -76,7 +76,7 @@ def _components(layer: BilinearLayer, rank: int) -> Triple:
     """Output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
 
     Of the leading pairs, four times as many as `rank` spread over the blocks and some; where that is well below the
-    size, by subspace iteration: a start need not be exact.
+    size, by subspace iteration in float32: a start need not be exact.
     """
     n_out, n_in, _ = layer.shape
     affordable = max(1, int(_EIGEN_FLOPS / (9 * n_in**3)))
@@ -87,10 +87,11 @@ def _components(layer: BilinearLayer, rank: int) -> Triple:
     if 3 * count > n_in:
         values, vectors = eigenpairs(layer, directions, min(n_in, 2 * layer.rank))
         return directions.T, values, vectors
-    matrices = layer.interaction_matrix(directions)  # (block, in, in)
+    half = torch.float32  # of the work in float64
+    matrices = layer.to(dtype=half).interaction_matrix(directions.to(half))  # (block, in, in)
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64).to(layer.down)
+    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64).to(matrices)
     basis = torch.linalg.qr(matrices @ probe).Q
     basis = torch.linalg.qr(matrices @ (matrices @ basis)).Q  # (block, in, count)
     values, rotation = torch.linalg.eigh(basis.mT @ matrices @ basis)
-    return directions.T, values, basis @ rotation
+    return directions.T, values.to(directions), (basis @ rotation).to(directions)

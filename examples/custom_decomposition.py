@@ -104,7 +104,8 @@ def main(argv: list[str] | None = None) -> None:
         "cp": ("cp", {"rank": options.cp_rank}),
     }
     for strength in options.strengths:
-        fits[f"cp, Local {strength:g}"] = ("cp", {"rank": options.cp_rank, "priors": [Local(data.shape, strength)]})
+        prior = {"rank": options.cp_rank, "priors": [Local(data.shape, strength)], "max_iterations": options.steps}
+        fits[f"cp, Local {strength:g}"] = ("cp", prior)
     results = {title: decompose(layer, method, **fit) for title, (method, fit) in fits.items()}
     print(f"\n{'':<16} {'parameters':>10} {'relative error':>14} {'accuracy':>9}  spread of left, right")
     for title, result in results.items():
@@ -138,6 +139,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8, help="eigenpairs an output, of eigen and varimax")
     parser.add_argument("--cp-rank", type=int, default=16, help="components of cp")
     parser.add_argument("--strengths", type=float, nargs="+", default=(0.1, 1.0), help="of the prior")
+    parser.add_argument("--steps", type=int, default=600, help="of the fits with the prior")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", default="out/digits")

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device)
     layer = classifier(data, preset, options, out).network(basis="input")[0]
-    job = Job(layer, data, preset, out)
+    job = Job(layer, data, preset, out, options.steps)
     print(f"\n{layer}\ntest accuracy {job.whole['accuracy']:.4f}, cross-entropy {job.whole['cross_entropy']:.4f}")
     records = compare(job)
     records += with_strength(job, "sparse", "specialisation", records)
@@ -95,6 +95,7 @@ class Job:
     data: Dataset
     preset: dict[str, Any]
     out: Path
+    steps: int | None = None  # of fits with priors
 
     @cached_property
     def whole(self) -> dict[str, float]:
@@ -111,6 +112,11 @@ class Job:
     def prior(self, name: str, strength: float) -> Prior:
         """The prior of that name."""
         return Sparse("outputs", strength) if name == "sparse" else Smooth(self.data.shape, strength)
+
+    def options(self, rank: int, priors: Sequence[Prior]) -> dict[str, object]:
+        """Options of `cp`."""
+        steps = {} if self.steps is None or not priors else {"max_iterations": self.steps}
+        return {"rank": rank} | ({"priors": list(priors)} if priors else {}) | steps
 
     def fit(self, method: str, grid: Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]) -> list[Record]:
         """Records of the grid, those of an earlier run read from disk."""
@@ -131,7 +137,7 @@ class Job:
 
 
 def specialisation(outputs: Tensor) -> float:
-    """mean_rank max |outputs| / sum |outputs| of (out, rank): 1 where every component has one output, 1 / out at least."""
+    """mean_rank max |outputs| / sum |outputs| of (out, rank): 1 where every component has one output."""
     size = outputs.abs()
     return float((size.amax(0) / size.sum(0))[size.sum(0) > 0].mean())
 
@@ -170,7 +176,7 @@ def compare(job: Job) -> list[Record]:
 def with_strength(job: Job, name: str, seen: str, records: Sequence[Record]) -> list[Record]:
     """`cp` at several strengths of a prior: a table, the curve, and the components at a middle strength."""
     strengths = STRENGTHS[name]
-    grid = [{"rank": job.preset["rank"], "priors": [job.prior(name, strength)]} for strength in strengths]
+    grid = [job.options(job.preset["rank"], [job.prior(name, strength)]) for strength in strengths]
     found = [r | {"strength": s} for r, s in zip(job.fit("cp", grid), strengths, strict=True)]
     plain = next(r for r in records if r["method"] == "cp" and r["options"] == {"rank": job.preset["rank"]})
     show(f"cp of rank {job.preset['rank']}, {name}: {seen} against fit; first without the prior", [plain, *found])
@@ -188,7 +194,7 @@ def with_strength(job: Job, name: str, seen: str, records: Sequence[Record]) -> 
 
 def non_negative(job: Job, records: Sequence[Record]) -> list[Record]:
     """`cp` with non-negative input factors, which has no strength: against rank, beside the free one."""
-    found = job.fit("cp", {"rank": job.preset["ranks"], "priors": [[NonNegative("inputs")]]})
+    found = job.fit("cp", [job.options(rank, [NonNegative("inputs")]) for rank in job.preset["ranks"]])
     free = [r for r in records if r["method"] == "cp" and list(r["options"]) == ["rank"]]
     show("cp with non-negative inputs", found)
     both = [r | {"inputs": "free"} for r in free] + [r | {"inputs": "non-negative"} for r in found]
@@ -222,8 +228,9 @@ def truncated_output_svd(job: Job) -> list[Record]:
 
 def draw(job: Job, name: str, priors: Sequence[Prior]) -> None:
     """The components of one fit as images, and its outputs."""
-    result = decompose(job.layer, "cp", rank=job.preset["rank"], priors=priors)
-    components(result, job.data.shape, job.data.class_names).savefig(job.out / f"components_{name}.png", dpi=120)
+    result = decompose(job.layer, "cp", **job.options(job.preset["rank"], priors))
+    figure = components(result, job.data.shape, job.data.class_names, count=min(8, result.rank))
+    figure.savefig(job.out / f"components_{name}.png", dpi=120)
     outputs_map(result, job.data.class_names).savefig(job.out / f"outputs_{name}.png", dpi=120)
 
 
@@ -283,6 +290,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="folder of a stored model, as examples/digits.py writes; default: train one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 20 otherwise")
+    parser.add_argument("--steps", type=int, help="of fits with priors, default 600")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", help="folder of the results, default out/DATASET/decompositions")
     return parser.parse_args(argv)

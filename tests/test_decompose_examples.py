@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_decompositions_are_compared_and_resumed(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decompose_mnist.main(["--epochs", "8", "--out", str(tmp_path)])
+    decompose_mnist.main(["--epochs", "8", "--steps", "20", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert {path.stem for path in tmp_path.glob("*.png")} == FIGURES
     assert printed.count("smaller") == 2
@@ -53,7 +53,7 @@ def test_the_decompositions_are_compared_and_resumed(
     assert sparse[1] > sparse[0]
 
     before = (tmp_path / "records.jsonl").read_bytes()
-    decompose_mnist.main(["--model", str(tmp_path / "model"), "--out", str(tmp_path)])
+    decompose_mnist.main(["--model", str(tmp_path / "model"), "--steps", "20", "--out", str(tmp_path)])
     assert (tmp_path / "records.jsonl").read_bytes() == before
     again = capsys.readouterr().out
     assert again.split("every method")[1] == printed.split("every method")[1]
@@ -91,7 +91,7 @@ def test_the_own_prior_is_the_spread() -> None:
 
 def test_the_own_decomposition_beside_the_built_in_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     custom_decomposition.main(
-        ["--epochs", "2", "--rank", "2", "--cp-rank", "3", "--strengths", "3", "--out", str(tmp_path)]
+        ["--epochs", "2", "--rank", "2", "--cp-rank", "3", "--strengths", "3", "--steps", "40", "--out", str(tmp_path)]
     )
     printed = capsys.readouterr().out
     assert "0 failed" in printed

@@ -115,3 +115,27 @@ def test_a_component_of_weight_zero_is_drawn_as_nothing() -> None:
     result = decompose(replace(layer, down=0 * layer.down), "cp", rank=2)
     assert not bars(components(result, SHAPE, NAMES, count=2)).any()
     assert np.isfinite(np.asarray(outputs_map(result, NAMES).axes[1].images[0].get_array())).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda r: components(r, SHAPE, NAMES),
+            ValueError,
+            r"count must be from 1 to 5 \(the rank of the result\), got 8",
+        ),
+        (
+            lambda r: components(r, (2, 2), NAMES, count=1),
+            ValueError,
+            r"shape \(2, 2\) needs 4 pixels, the input has 6",
+        ),
+        (lambda r: components(r, SHAPE, "ab", count=1), ValueError, "mode 'out' has size 4 in result but 2 in names"),
+        (lambda r: outputs_map(r, "abcde"), ValueError, "mode 'out' has size 4 in result but 5 in names"),
+        (lambda r: outputs_map(r.to_layer(), NAMES), TypeError, "result must be a CPResult, as of 'cp', got Bilinear"),
+    ],
+    ids=["count", "shape", "names", "names of the map", "kind"],
+)
+def test_bad_input_is_a_clear_error(result, call, kind, message):
+    with pytest.raises(kind, match=message):
+        call(result)

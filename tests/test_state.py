@@ -30,7 +30,16 @@ from tensornet_interp import (
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
 from tensornet_interp.fidelity import certificate, fidelity, truncation_curve
-from tensornet_interp.plots import draw_circuit, draw_network, explanation, pareto, spectrum
+from tensornet_interp.plots import (
+    components,
+    curves,
+    draw_circuit,
+    draw_network,
+    explanation,
+    outputs_map,
+    pareto,
+    spectrum,
+)
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
@@ -52,6 +61,7 @@ class Given:
         self.network = BilinearNetwork([self.layer, self.other])
         self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
+        self.cp = decompose(self.layer, "cp", rank=2, max_iterations=2)
         self.x = tensor(5, 7, 5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
         self.labels = torch.arange(7) % 5
@@ -126,6 +136,8 @@ CALLS = {
     "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),
     "draw a network": lambda g: draw_network(g.network),
     "draw a circuit": lambda g: draw_circuit(g.circuit, (1, 5)),
+    "plot components": lambda g: (components(g.cp, (1, 5), "abcde", count=1), outputs_map(g.cp, "abcde")),
+    "plot curves": lambda g: curves(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), "rank", ["cosine"]),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
     "check a decomposition": lambda g: check_decomposition("eigen"),

@@ -115,8 +115,12 @@ class Job:
 
     def options(self, rank: int, priors: Sequence[Prior]) -> dict[str, object]:
         """Options of `cp`."""
-        steps = {} if self.steps is None or not priors else {"max_iterations": self.steps}
-        return {"rank": rank} | ({"priors": list(priors)} if priors else {}) | steps
+        chosen: dict[str, object] = {"rank": rank}
+        if priors:
+            chosen["priors"] = list(priors)
+            if self.steps is not None:
+                chosen["max_iterations"] = self.steps
+        return chosen
 
     def fit(self, method: str, grid: Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]) -> list[Record]:
         """Records of the grid, those of an earlier run read from disk."""
@@ -274,11 +278,8 @@ def classifier(data: Dataset, preset: Mapping[str, Any], options: argparse.Names
         ClassifierConfig(data.train_x.shape[1], hidden, hidden), options.seed, device=options.device
     )
     training = dict(preset["training"]) | ({} if options.epochs is None else {"epochs": options.epochs})
-    train(
-        model,
-        data,
-        TrainingConfig(**training, weight_decay=0.5, noise=0.4, noise_probability=0.5, seed=options.seed),
-    )
+    noise = {"noise": 0.4, "noise_probability": 0.5}
+    train(model, data, TrainingConfig(**training, **noise, weight_decay=0.5, seed=options.seed))
     save_model(model, out / "model", extra={"dataset": data.name})
     return model
 

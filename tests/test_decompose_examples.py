@@ -33,9 +33,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_decompositions_are_compared_and_resumed(
-    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decompose_mnist.main(["--epochs", "8", "--steps", "20", "--out", str(tmp_path)])
+    decompose_mnist.main(["--epochs", "8", "--steps", "10", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert {path.stem for path in tmp_path.glob("*.png")} == FIGURES
     assert printed.count("smaller") == 2
@@ -52,8 +52,9 @@ def test_the_decompositions_are_compared_and_resumed(
     sparse = [float(row["specialisation"]) for row in rows if "Sparse" in row["options"]]
     assert sparse[1] > sparse[0]
 
+    monkeypatch.setattr(decompose_mnist, "draw", lambda *_: None)  # not twice
     before = (tmp_path / "records.jsonl").read_bytes()
-    decompose_mnist.main(["--model", str(tmp_path / "model"), "--steps", "20", "--out", str(tmp_path)])
+    decompose_mnist.main(["--model", str(tmp_path / "model"), "--steps", "10", "--out", str(tmp_path)])
     assert (tmp_path / "records.jsonl").read_bytes() == before
     again = capsys.readouterr().out
     assert again.split("every method")[1] == printed.split("every method")[1]

@@ -278,8 +278,7 @@ def classifier(data: Dataset, preset: Mapping[str, Any], options: argparse.Names
         ClassifierConfig(data.train_x.shape[1], hidden, hidden), options.seed, device=options.device
     )
     training = dict(preset["training"]) | ({} if options.epochs is None else {"epochs": options.epochs})
-    noise = {"noise": 0.4, "noise_probability": 0.5}
-    train(model, data, TrainingConfig(**training, **noise, weight_decay=0.5, seed=options.seed))
+    train(model, data, TrainingConfig(**training, weight_decay=0.5, noise=0.4, seed=options.seed))
     save_model(model, out / "model", extra={"dataset": data.name})
     return model
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tensornet_interp.plots import pareto
+from tensornet_interp.plots import curves, pareto
 
 
 def record(method, parameters, relative_error, **more):
@@ -59,3 +59,33 @@ def test_zero_is_never_on_a_logarithmic_axis():
 def test_nothing_to_show_is_an_error(rows):
     with pytest.raises(ValueError, match="no record has finite numbers for both 'parameters' and 'relative_error'"):
         pareto(rows)
+
+
+STRENGTHS = [record("cp", 10, 0.1, cosine=0.9 - s, options={"strength": s}) for s in (0.3, 0.01, 0.1)]
+
+
+def test_curves_have_a_panel_a_field_and_a_line_a_group():
+    rows = [*STRENGTHS, record("eigen", 10, 0.2, options={"strength": 1.0})]  # no cosine: not in that panel
+    figure = curves(rows, "strength", ["relative_error", "cosine"], by="method", whole={"cosine": 0.95})
+    first, second = figure.axes
+    drawn = {line.get_label(): [list(line.get_xdata()), list(line.get_ydata())] for line in first.lines}
+    assert drawn == {"cp": [[0.01, 0.1, 0.3], [0.1] * 3], "eigen": [[1.0], [0.2]]}
+    reference, line = second.lines
+    assert (reference.get_label(), set(reference.get_ydata())) == ("reference", {0.95})
+    assert list(line.get_ydata()) == pytest.approx([0.89, 0.8, 0.6])
+    assert (first.get_xscale(), first.get_yscale()) == ("log", "linear")
+    assert (first.get_xlabel(), first.get_ylabel()) == ("strength", "relative error")
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["cp", "eigen"]
+
+
+def test_a_single_curve_needs_no_legend():
+    figure = curves(STRENGTHS[1:], "strength", ["cosine"])
+    assert figure.axes[0].get_legend() is None
+    assert figure.axes[0].get_xscale() == "linear"  # a factor 10 is not more than a factor 10
+
+
+def test_curves_of_nothing_are_errors():
+    with pytest.raises(ValueError, match="no record has finite numbers for both 'strength' and 'accuracy'"):
+        curves(STRENGTHS, "strength", ["cosine", "accuracy"])
+    with pytest.raises(ValueError, match="y is empty: name the fields to draw"):
+        curves(STRENGTHS, "strength", [])

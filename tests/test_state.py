@@ -44,12 +44,15 @@ from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, t
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
+    components,
     correlation_by_rank,
+    curves,
     draw_circuit,
     draw_network,
     eigenvector_plane,
     explanation,
     interaction_submatrix,
+    outputs_map,
     pareto,
     similarity_matrix,
     spectrum,
@@ -77,6 +80,7 @@ class Given:
         self.network = BilinearNetwork([self.layer, self.other])
         self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
+        self.cp = decompose(self.layer, "cp", rank=2, max_iterations=2)
         self.x = tensor(5, 7, 5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
         self.features = feature_interactions(self.layer, self.x[0], self.x.T, space="inputs in x")
@@ -171,6 +175,8 @@ CALLS = {
     "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),
     "draw a network": lambda g: draw_network(g.network),
     "draw a circuit": lambda g: draw_circuit(g.circuit, (1, 5)),
+    "plot components": lambda g: (components(g.cp, (1, 5), "abcde", count=1), outputs_map(g.cp, "abcde")),
+    "plot curves": lambda g: curves(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), "rank", ["cosine"]),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
     "check a decomposition": lambda g: check_decomposition("eigen"),

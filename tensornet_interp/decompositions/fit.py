@@ -110,11 +110,11 @@ def descend(
 ) -> Fit:
     """Minimize loss(parameters) = (what is minimized, the squared error in it) by Adam with a cosine schedule.
 
-    The rate is a tenth of the root mean square of each parameter. The best parameters seen are returned.
+    The rate is a fifth of the root mean square of each parameter. The best parameters seen are returned.
     """
     free = [p.detach().clone().requires_grad_() for p in parameters]
     optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": 0.1 * float(p.detach().square().mean().sqrt()) or 0.1} for p in free]
+        [{"params": [p], "lr": 0.2 * float(p.detach().square().mean().sqrt()) or 0.1} for p in free]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_iterations)
     losses: list[float] = []

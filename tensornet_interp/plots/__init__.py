@@ -2,23 +2,27 @@
 
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
+from tensornet_interp.plots.components import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.similarity import similarity_matrix
 from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
-from tensornet_interp.plots.sweeps import pareto
+from tensornet_interp.plots.sweeps import curves, pareto
 
 __all__ = [
     "activations",
     "bond_curves",
     "bond_spectra",
+    "components",
     "correlation_by_rank",
+    "curves",
     "draw_circuit",
     "draw_network",
     "eigenvector_plane",
     "eigenvectors",
     "explanation",
     "interaction_submatrix",
+    "outputs_map",
     "pareto",
     "similarity_matrix",
     "spectrum",

@@ -42,9 +42,48 @@ def pareto(
     axes.plot(*zip(*front, strict=True), "o", markersize=9, fillstyle="none", color="0.2", zorder=3)
     if _spread([px for _, px, _ in points]):
         axes.set_xscale("log")
+        axes.tick_params(axis="x", which="minor", labelsize=6)  # "2×10³ 3×10³" of full size run into each other
     if not maximize and _spread([py for _, _, py in points]):
         axes.set_yscale("log")
     _label(axes, x, y, by, len(records) - len(points))
+    return figure
+
+
+def curves(
+    records: Sequence[Record],
+    x: str,
+    y: Sequence[str],
+    by: str | None = None,
+    *,
+    whole: Mapping[str, float] | None = None,
+) -> Figure:
+    """Every field of y against x, a panel each; a line for every value of `by`, through its records in the order of x.
+
+    x, y, by: fields of the records or options. whole: {field of y: a number to compare with}, dashed. Records without
+    a finite number are left out of that panel. x is logarithmic where all values are positive and span more than a
+    factor 10, y never.
+    """
+    if not len(y):
+        raise ValueError("y is empty: name the fields to draw")
+    figure = Figure(figsize=(3.4 * len(y) + 0.4, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(y), squeeze=False)[0], y, strict=True):
+        points = [(_get(record, by) if by else "", *xy) for record in records if (xy := _numbers(record, x, name))]
+        if not points:
+            raise ValueError(f"no record has finite numbers for both '{x}' and '{name}'")
+        if whole is not None and name in whole:
+            axes.axhline(whole[name], color="0.4", linestyle="--", linewidth=1, label="reference")
+        for group, marker in zip(dict.fromkeys(str(value) for value, _, _ in points), cycle(_MARKERS), strict=False):
+            mine = sorted((px, py) for value, px, py in points if str(value) == group)
+            axes.plot(*zip(*mine, strict=True), marker=marker, markersize=4, label=group or "fits")
+        if _spread([px for _, px, _ in points]):
+            axes.set_xscale("log")
+        axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
+        axes.grid(True, color="0.92")
+        axes.set_axisbelow(True)
+    for axes in figure.axes:
+        if len(axes.lines) > 1:
+            axes.legend(title=by, fontsize=8, loc="best")
+            break
     return figure
 
 

@@ -109,7 +109,8 @@ def _basis(layer: BilinearLayer, eps: float) -> Tensor | None:
 def _narrow_basis(both: Tensor, rank: int, eps: float) -> Tensor | None:
     """An orthonormal basis of the columns where they span less than the matrix has room for, else None.
 
-    That of the first `rank` columns, or from the smaller Gram matrix; kept only if what it leaves out is rounding.
+    That of the first `rank` columns where they are independent and hold the others, or from the smaller Gram matrix;
+    kept only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
     tolerance = eps * both.shape[0] ** 0.5
@@ -118,8 +119,8 @@ def _narrow_basis(both: Tensor, rank: int, eps: float) -> Tensor | None:
         return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * tolerance * matrix.norm())
 
     if rank < both.shape[0]:
-        basis = torch.linalg.qr(both[:, :rank]).Q
-        if holds(basis, both[:, rank:]):
+        basis, triangle = torch.linalg.qr(both[:, :rank])
+        if bool(triangle.diagonal().abs().min() > 1e-3) and holds(basis, both[:, rank:]):
             return basis
     squares, vectors = torch.linalg.eigh(both.T @ both if tall else both @ both.T)
     kept = squares > max(tolerance**2, 1e-13) * squares[-1]

@@ -6,6 +6,7 @@ Gauss-Newton (Levenberg-Marquardt) whose linear systems are solved by preconditi
 Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` is for a loss with priors, by Adam.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,9 +21,10 @@ _INNER = 15  # conjugate-gradient steps an iteration
 
 
 class Fit(NamedTuple):
-    """Parameters as fitted, the relative squared error by iteration, and why it ended."""
+    """Parameters as fitted, what was minimized there, the relative squared error by iteration, and why it ended."""
 
     parameters: tuple[Tensor, ...]
+    value: float
     losses: list[float]
     stop_reason: str
 
@@ -78,7 +80,7 @@ def gauss_newton(
     for _ in range(max_iterations):
         slope = model.gradient(parameters, wrt)
         if not any(bool(s.any()) for s in slope):
-            return Fit(parameters, losses, "converged: the gradient is zero")
+            return Fit(parameters, loss, losses, "converged: the gradient is zero")
         curvature = model.curvature(parameters)
         while True:
             step, predicted = _solve(curvature, slope, damping)
@@ -88,17 +90,17 @@ def gauss_newton(
                 break
             damping *= 4
             if damping > 1e6:
-                return Fit(parameters, losses, "converged: no step lowers the loss")
+                return Fit(parameters, loss, losses, "converged: no step lowers the loss")
         gain = (loss - trial_loss) / predicted
         damping = max(1e-9, damping / 3 if gain > 0.75 else damping if gain > 0.25 else 2 * damping)
         parameters, loss, wrt = trial, trial_loss, trial_wrt
         losses.append(loss)
         report(loss)
         if loss < _EXACT:
-            return Fit(parameters, losses, "converged: the error is rounding")
+            return Fit(parameters, loss, losses, "converged: the error is rounding")
         if len(losses) > 10 and losses[-11] - loss < 10 * tolerance * loss:
-            return Fit(parameters, losses, "converged: the gain is below the tolerance")
-    return Fit(parameters, losses, f"not converged in {max_iterations} iterations")
+            return Fit(parameters, loss, losses, "converged: the gain is below the tolerance")
+    return Fit(parameters, loss, losses, f"not converged in {max_iterations} iterations")
 
 
 def descend(
@@ -118,7 +120,7 @@ def descend(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_iterations)
     losses: list[float] = []
-    best, kept = float("inf"), tuple(p.detach().clone() for p in free)
+    best, kept = math.inf, tuple(p.detach().clone() for p in free)
     for step in range(max_iterations + 1):
         with torch.enable_grad():
             total, error = loss(tuple(free))
@@ -133,9 +135,10 @@ def descend(
             p.grad = g
         optimizer.step()
         schedule.step()
-    if best == float("inf"):
+    if best == math.inf:
         raise ValueError("the loss with these priors is not finite at the start: check the penalties")
-    return Fit(kept, losses, f"{len(losses) - 1} steps of Adam")
+    end = "" if math.isfinite(float(total.detach())) else ", after which the loss with these priors was not finite"
+    return Fit(kept, best, losses, f"{len(losses) - 1} steps of Adam{end}")
 
 
 def _solve(curvature: Curvature, slope: tuple[Tensor, ...], damping: float) -> tuple[tuple[Tensor, ...], float]:

@@ -1,6 +1,5 @@
 """What the fitted decompositions share: their options, several starts, priors, and the way back to the layer."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -87,7 +86,7 @@ class FitOptions:
         limit = self.max_iterations or (600 if self.priors else 200)
         if not bool(state.scale > 0):
             _, model, parameters = initial[0]
-            nothing = Fit(parameters, [0.0], "nothing to fit: the layer is zero")
+            nothing = Fit(parameters, 0.0, [0.0], "nothing to fit: the layer is zero")
             return BestFit(model.components(parameters), model, 0.0, nothing, ())
         ended: list[tuple[float, int | None, Model, Fit, Triple]] = []
         with tqdm(total=limit * len(initial), desc=type(self).__name__, leave=False, delay=3) as bar:
@@ -104,7 +103,7 @@ class FitOptions:
                 terms = self._constrained(Factors(*model.components(fit.parameters)))
                 scaled, error = _refit_scale(target, terms)
                 ended.append((error, seed, model, fit, scaled))
-        ended.sort(key=lambda end: end[0] if math.isfinite(end[0]) else math.inf)
+        ended.sort(key=lambda end: end[3].value if self.priors else end[0])
         best = ended[0]
         starts = tuple(
             Start(seed, max(0.0, error) ** 0.5, _nearest(best[4], terms), len(fit.losses) - 1, fit.stop_reason)

@@ -89,7 +89,7 @@ class BlockTerm(FitOptions):
             constant_in=layer.constant_in,
             constant_out=layer.constant_out,
         )
-        return replace(result, report=report(result, layer, self, fit))
+        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
         if self.start is None:

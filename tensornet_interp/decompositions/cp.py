@@ -66,7 +66,7 @@ class CP(FitOptions):
             constant_out=layer.constant_out,
             **{name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()},
         )
-        return replace(result, report=report(result, layer, self, fit))
+        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, rank: int) -> Triple:
         given = self.given_start(state)
@@ -118,7 +118,7 @@ class SymmetricCP(FitOptions):
             eigenvalues=fields["weights"][:, None],
             eigenvectors=fields["left"].T[:, :, None],
         )
-        return replace(result, report=report(result, layer, self, fit))
+        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, rank: int) -> tuple[Tensor, Tensor]:
         given = self.given_start(state)
@@ -145,12 +145,14 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     return terms
 
 
-def report(result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, fit: BestFit | None) -> Report:
+def report(
+    result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, scale: Tensor, fit: BestFit | None
+) -> Report:
     """The report of a fitted result; `fit` is None where the layer's own components were taken."""
     if fit is None:
-        error = measure(result, layer, lambda: 0.0)
+        error = measure(result, layer, scale, 0.0)
         return Report.of(layer, method, error, seed=method.seed, stop_reason="exact: the layer's own components")
-    error = measure(result, layer, lambda: fit.squared_error)
+    error = measure(result, layer, scale, fit.squared_error)
     return Report.of(
         layer, method, error, seed=method.seed, convergence=fit.convergence, stop_reason=fit.fit.stop_reason,
         starts=fit.starts,

@@ -1,26 +1,27 @@
 """The relative error of a result as it is returned."""
 
-from collections.abc import Callable
-
 import torch
+from torch import Tensor
 
 from tensornet_interp.decompositions.compress import DENSE_ELEMENTS
-from tensornet_interp.inner import norm, relative_error
+from tensornet_interp.inner import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 
 
 @torch.no_grad()
-def measure(result: BilinearMap, layer: BilinearLayer, squared: Callable[[], float]) -> float:
+def measure(result: BilinearMap, layer: BilinearLayer, scale: Tensor, squared: float) -> float:
     """||symmetrized layer - result|| / ||symmetrized layer||, rounding to the dtype of the result included.
 
-    `squared()` is the relative squared error that the method knows of its own, good to 1e-15. It is taken where that
+    `squared` is the relative squared error that the method knows of its own, good to 1e-15. It is taken where that
     and the rounding of the dtype do not matter beside it; else the difference is measured entry by entry, if out * r^2
-    entries fit (2^25, r = min(in, 2 (rank + rank of the result))). A zero layer, of which every result is zero, has
-    error 0.
+    entries fit (2^25, r = min(in, 2 (rank + rank of the result))). A zero layer (`scale`, its norm,
+    is 0), of which every result is zero, has error 0.
     """
-    known = max(0.0, float(squared()))
+    if not bool(scale > 0):
+        return 0.0
+    known = max(0.0, squared)
     width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
     rounding = torch.finfo(layer.down.dtype).eps
     if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
         return known**0.5
-    return relative_error(result, layer) if float(norm(layer)) > 0 else 0.0
+    return relative_error(result, layer)

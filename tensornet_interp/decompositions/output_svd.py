@@ -69,5 +69,5 @@ class OutputSVD:
             constant_out=layer.constant_out,
         )
         # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
-        error = measure(result, layer, lambda: float(1 - eigenvalues.square().sum()))
+        error = measure(result, layer, state.scale, float(1 - eigenvalues.detach().square().sum()))
         return replace(result, report=Report.of(layer, self, error, floor=floor))

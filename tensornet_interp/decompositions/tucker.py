@@ -123,7 +123,7 @@ class Tucker:
 
 def _kept(core: BilinearLayer, outputs: Tensor, inputs: Tensor) -> float:
     projected = replace(core, down=outputs.T @ core.down, left=inputs.T @ core.left, right=inputs.T @ core.right)
-    return float(norm(projected)) ** 2
+    return float(norm(projected).detach()) ** 2
 
 
 def _higher_order_svd(
@@ -176,7 +176,7 @@ def _result(
         constant_in=layer.constant_in,
         constant_out=layer.constant_out,
     )
-    error = measure(result, layer, lambda: 1 - _kept(state.core, outputs, inputs))
+    error = measure(result, layer, state.scale, 1 - _kept(state.core, outputs, inputs))
     report = Report.of(layer, method, error, convergence=convergence, stop_reason=stop, floor=floor)
     return replace(result, report=report)
 

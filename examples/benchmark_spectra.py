@@ -113,9 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"two leading eigenvalues to {options.tolerance:g}, {options.directions} directions, {options.threads} threads,"
         f" least of {options.repeats}; dense: interaction_matrix and eigvalsh in batches of {options.batch}"
     )
-    print(
-        "decay           in hidden  ms krylov  ms dense32  ms dense64   ratio32   ratio64  steps  within  proven"
-    )
+    print("decay           in hidden  ms krylov  ms dense32  ms dense64   ratio32   ratio64  steps  within  proven")
     for size in options.sizes:
         n_in, hidden = (int(number) for number in size.split("x"))
         for decay in options.decays:

@@ -99,6 +99,8 @@ def spectra(
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
+    if not isinstance(layer, BilinearLayer):
+        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; a result has to_layer()")
     check_tensor("directions", directions, ("block", "out"))
     check_alike(layer=layer.down, directions=directions)
     check_size("out", layer=layer.shape[0], directions=directions.shape[1])
@@ -106,7 +108,9 @@ def spectra(
     check_int("k", k, 1, min(n_in, 2 * hidden), f"the rank is at most min(in={n_in}, 2 hidden={2 * hidden})")
     zero = (directions == 0).all(1)
     if bool(zero.any()):
-        raise ValueError(f"directions must not be zero; {int(zero.sum())} are, the first at row {int(zero.int().argmax())}")
+        raise ValueError(
+            f"directions must not be zero; {int(zero.sum())} are, the first at row {int(zero.int().argmax())}"
+        )
     _check_tolerance(tolerance, layer)
     steps = min(64 + 16 * k if max_steps is None else check_int("max_steps", max_steps, k), n_in)
     check_choice("method", method, ("auto", "dense", "krylov"))

@@ -45,6 +45,8 @@ ARROWS = {
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
+    "krylov": {"layer", "moments"},
+    "spectra": {"checks", "layer", "report", "results", "decompositions", "krylov"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},

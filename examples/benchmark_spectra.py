@@ -1,6 +1,6 @@
 """How much faster are bounded leading eigenpairs of many interaction matrices than forming and decomposing them?
 
-Layers are float32, out = in / 4 random directions as outputs. left and right are U diag(s) V^T with the same random
+Layers are float32; outputs have Gaussian weights and are the directions. left and right are U diag(s) V^T with the same random
 orthogonal U and different random V: a residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"),
 1 / i ("inverse") or 1 ("flat": Gaussian weights, the hardest case). The interaction matrices are formed and given to
 torch.linalg.eigvalsh in batches, in float32 and in float64. Every method is run in turn, the least time counts.
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["512x2048", "1024x4096"], metavar="INxHIDDEN")
     parser.add_argument("--decays", nargs="+", default=list(DECAYS), choices=DECAYS)
-    parser.add_argument("--directions", type=int, default=256)
+    parser.add_argument("--directions", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=32, help="matrices formed and decomposed together")
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--repeats", type=int, default=3)

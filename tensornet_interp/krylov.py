@@ -1,5 +1,6 @@
 """Interaction matrices without forming them: products, norms, Krylov subspaces, and bounds on eigenvalues."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 
 _GRAM_ROWS = 512  # hidden units whose inner products with the others are held at once
+_SINGLE = 1e-4  # tolerance that float32 can serve
 _SECOND_LOOK = 6  # steps with k vectors in which an eigenvalue that one vector did not see shows
 
 
@@ -108,52 +110,151 @@ class Leading(NamedTuple):
 def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_steps: int, seed: int) -> Leading:
     """The k eigenpairs of largest magnitude of every matrix, from Krylov subspaces of at most max_steps vectors.
 
-    norms: ||M||_F^2, (block,). One vector a step, fully reorthogonalised; products are shared by all blocks that are
-    not done. A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is
-    in reach, and k - 1 more random vectors, from all of which no eigenvalue of multiplicity k can hide, changed
-    nothing for a while; or after max_steps.
+    norms: ||M||_F^2, (block,). From a tolerance of 1e-4 on float32 finds the subspaces; then the few Ritz vectors that
+    the bounds need are multiplied in float64, and on that alone the bounds rest. Blocks for which float32 was not
+    enough are done again in float64.
     """
-    count, size = len(matrices.weights), matrices.left.shape[0]
-    cap, scales, share = min(max_steps, size), matrices.scales(), rounding_share(*matrices.left.shape)
-    rounding = share * scales
-    floor = share**0.5 * scales  # below it the norm, a difference of squares, sees nothing
-    norms = norms + floor.square()
-    draws = torch.randn(count, k, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(norms)
-    here, before = torch.arange(count, device=norms.device), norms  # the blocks that are not done
-    basis, small = draws[:, :0], norms.new_zeros(count, 0, 0)  # (block, m, in); M in that basis, (block, m, m)
-    x, checked, last_look, parts = _orthonormal(draws[:, :1], basis), 0, cap if k > 1 else 0, []
-    while len(here):
-        basis, small, x, last = _extend(matrices, basis, small, x)
-        used = basis.shape[1]
-        x = x[:, : cap - used]
-        if used < min(cap, max(k, checked + 1, checked + checked // 8)):
-            continue
-        values, vectors, coupling = _ritz(small, last)
-        missing = (norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
-        near, place = (bound + rounding[:, None] for bound in enclose(values, coupling, missing.sqrt(), k))
-        top = values[:, :k]
-        wanted = (tolerance * top.abs()).maximum(2 * rounding[:, None])
-        seen = torch.where(top.abs() <= 2 * floor[:, None], 2 * floor[:, None], wanted)  # of what the norm can prove
-        close, proven = (near <= wanted).all(1), (place <= near.maximum(seen)).all(1)
-        rate = (before - missing) / (used - checked)  # of squared norm found by a step; it falls
-        hopeless = ~proven & (missing - top[:, -1].square() > rate * (cap - used))
-        done = close & (proven | (hopeless & (used >= last_look)))
-        if used == cap:
-            done = torch.ones_like(done)
-        elif last_look == cap and bool((done | (close & hopeless)).all()) and not bool(done.all()):
-            x = _orthonormal(torch.cat([x, draws[here, 1:]], 1)[:, : cap - used], basis)
-            last_look = min(cap, used + k * _SECOND_LOOK)
-        residuals = torch.linalg.vector_norm(coupling[:, :, :k], dim=1) + rounding[:, None]
-        bounds = torch.where(proven[:, None], near.maximum(place), near)
-        steps = torch.full_like(here, used)
-        pairs = Leading(top, vectors[:, :, :k].mT @ basis, residuals, bounds, proven, steps)
-        parts.append((here[done], [part[done] for part in pairs]))
-        left = ~done
-        here, norms, rounding, floor, before = (part[left] for part in (here, norms, rounding, floor, missing))
-        basis, small, x, checked = basis[left], small[left], x[left], used
-        matrices = matrices._replace(weights=matrices.weights[left])
+    problem, cap = _Problem.of(matrices, norms), min(max_steps, matrices.left.shape[0])
+    size = (len(norms), k, matrices.left.shape[0])
+    draws = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(norms)
+    todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
+    parts: list[tuple[Tensor, Leading]] = []
+    if tolerance >= _SINGLE:
+        for draft in _search(problem.single(), draws[:, :1].float(), draws[:, 1:].float(), k, 0.9 * tolerance, cap):
+            for count in draft.needed.unique().tolist():
+                some = draft.at(draft.needed == count)
+                (sure,) = _search(
+                    problem.at(some.blocks), some.rows(count).to(norms), draws[:, :0], k, tolerance, count
+                )
+                good = sure.verdict.close & (sure.verdict.proven | ~some.verdict.proven) | (some.used == cap)
+                parts.append((some.blocks[good], sure.at(good).pairs(k, some.used)))
+                todo[some.blocks[good]] = False
+    again = todo.nonzero()[:, 0]
+    for found in _search(problem.at(again), draws[again, :1], draws[again, 1:], k, tolerance, cap):
+        parts.append((again[found.blocks], found.pairs(k, found.used)))
     order = torch.cat([index for index, _ in parts]).argsort()
     return Leading(*(torch.cat(part)[order] for part in zip(*(pairs for _, pairs in parts), strict=True)))
+
+
+class _Problem(NamedTuple):
+    """Matrices with what is known of them, (block,) each."""
+
+    matrices: Matrices
+    norms: Tensor  # at least ||M||_F^2
+    rounding: Tensor  # of a product with a unit vector
+    floor: Tensor  # of what a difference of squared norms shows
+
+    @classmethod
+    def of(cls, matrices: Matrices, norms: Tensor) -> "_Problem":
+        share, scales = rounding_share(*matrices.left.shape), matrices.scales()
+        return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
+
+    def single(self) -> "_Problem":
+        """For a search in float32, with its usual rounding and not the worst."""
+        length, eps = self.norms.sqrt(), torch.finfo(torch.float32).eps
+        matrices = Matrices(*(part.to(torch.float32) for part in self.matrices))
+        rounding, floor = self.rounding.maximum(10 * eps * length), self.floor.maximum(3 * eps**0.5 * length)
+        return _Problem(matrices, self.norms, rounding, floor)
+
+    def at(self, index: Tensor) -> "_Problem":
+        """Some of the blocks."""
+        matrices = self.matrices._replace(weights=self.matrices.weights[index])
+        return _Problem(matrices, *(part[index] for part in self[1:]))
+
+
+class _Verdict(NamedTuple):
+    bounds: Tensor  # (block, k)
+    close: Tensor  # (block,), to an eigenvalue each
+    proven: Tensor  # (block,)
+    missing: Tensor  # (block,), squared norm of what the subspace does not touch
+
+    @classmethod
+    def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
+        """On Ritz values (block, j) of largest magnitude and their coupling (block, n, j)."""
+        missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
+        rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
+        near, place = (bound + rounding for bound in enclose(values, coupling, missing.sqrt(), k))
+        size = values[:, :k].abs()
+        wanted = (tolerance * size).maximum(2 * rounding)
+        proven = (place <= near.maximum(torch.where(size <= blind, blind, wanted))).all(1)
+        return cls(torch.where(proven[:, None], near.maximum(place), near), (near <= wanted).all(1), proven, missing)
+
+
+class _Found(NamedTuple):
+    """Blocks that a search is done with."""
+
+    blocks: Tensor
+    needed: Tensor  # (block,), how many Ritz vectors give the same verdict
+    values: Tensor
+    vectors: Tensor
+    coupling: Tensor
+    basis: Tensor
+    verdict: _Verdict
+    rounding: Tensor
+    used: int  # vectors of the basis
+
+    def at(self, mask: Tensor) -> "_Found":
+        """Some of the blocks."""
+        tensors = (self.blocks, self.needed, self.values, self.vectors, self.coupling, self.basis)
+        verdict = _Verdict(*(part[mask] for part in self.verdict))
+        blocks, needed, values, vectors, coupling, basis = (part[mask] for part in tensors)
+        return _Found(blocks, needed, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
+
+    def rows(self, count: int) -> Tensor:
+        """The first Ritz vectors, (block, count, in)."""
+        return self.vectors[:, :, :count].mT.to(self.basis) @ self.basis
+
+    def pairs(self, k: int, steps: int) -> Leading:
+        """The first k."""
+        residuals = torch.linalg.vector_norm(self.coupling[:, :, :k], dim=1) + self.rounding[:, None]
+        bounds, _, proven, _ = self.verdict
+        return Leading(self.values[:, :k], self.rows(k), residuals, bounds, proven, torch.full_like(self.blocks, steps))
+
+
+def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
+    """Blocks as they are done, from start (block, n, in) on: fully reorthogonalised, products shared by those left.
+
+    A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is in reach,
+    and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
+    nothing for a while; or when the basis has `cap` vectors.
+    """
+    here, before = torch.arange(len(start), device=start.device), problem.norms
+    basis, small = start[:, :0], problem.norms.new_zeros(len(start), 0, 0)  # (block, m, in), M in it (block, m, m)
+    x, checked, last_look = _orthonormal(start, basis), 0, cap if more.shape[1] else 0
+    while len(here):
+        basis, small, x, last = _extend(problem.matrices, basis, small, x)
+        used = basis.shape[1]
+        x = x[:, : cap - used]
+        if used < min(cap, max(k, checked + 1, checked + checked // 6)):
+            continue
+        values, vectors, coupling = _ritz(small, last.to(small))
+        verdict = _Verdict.of(problem, values, coupling, k, tolerance)
+        rate = (before - verdict.missing) / (used - checked)  # of squared norm found by a step; it falls
+        hopeless = ~verdict.proven & (verdict.missing - values[:, k - 1].square() > rate * (cap - used))
+        done = verdict.close & (verdict.proven | (hopeless & (used >= last_look)))
+        if used == cap:
+            done = torch.ones_like(done)
+        elif last_look == cap and not bool(done.all()) and bool((done | (verdict.close & hopeless)).all()):
+            x = _orthonormal(torch.cat([x, more[here]], 1)[:, : cap - used], basis)
+            last_look = min(cap, used + k * _SECOND_LOOK)
+        checked, before = used, verdict.missing
+        if bool(done.any()):
+            found = _Found(here, here, values, vectors, coupling, basis, verdict, problem.rounding, used).at(done)
+            yield found._replace(needed=_needed(found, problem.at(done), k, tolerance))
+            here, before, problem = here[~done], before[~done], problem.at(~done)
+            basis, small, x = basis[~done], small[~done], x[~done]
+
+
+def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tensor:
+    """The least number of leading Ritz vectors with the verdict of all, (block,); k where nothing is proven."""
+    needed = torch.where(found.verdict.proven, found.used, k)
+    count = k
+    while count < found.used and bool((needed > count).any()):
+        verdict = _Verdict.of(problem, found.values[:, :count], found.coupling[:, :, :count], k, tolerance)
+        enough = verdict.proven & (verdict.close | ~found.verdict.close)
+        needed = torch.where(enough, needed.clamp_max(count), needed)
+        count = max(count + 1, count * 9 // 8)
+    return needed
 
 
 def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -85,17 +85,19 @@ def spectra(
 ) -> Spectra:
     """M_u v = eigenvalue v for the k eigenvalues of largest magnitude, M_u = sum_out u[out] B[out], for every u.
 
-    directions: (block, out), one u a row, of any length but zero; k at most min(in, 2 hidden).
+    directions: (block, out), one u a row, of any length but zero; k at most min(in, 2 hidden). Constant coordinates
+    of a lifted layer count, in directions and in eigenvectors.
     tolerance: relative to each eigenvalue; the stop. For eigenvalues near 0 the floor of the arithmetic stands in.
     max_steps: vectors of a direction's subspace, at most in; by default 64 + 16 k. A direction that ends there has
     the bounds it has.
     method: "krylov" never forms M_u; "dense" decomposes it, in coordinates of the weights' span where 2 hidden < in
     makes that cheaper ("thin"), and always proves; "auto" takes the one of fewer flops.
-    Work is done in float64; what is returned has the layer's dtype, its rounding is in the bounds. Not differentiable.
+    Bounds are computed in float64 (subspaces are searched in float32 where the tolerance allows) and include the worst
+    case of its rounding, and the rounding of the values to the layer's dtype, which is returned. Not differentiable.
 
-    Cost of krylov: 8 in hidden a step and direction (decaying spectra take 5 to 20 steps), products shared by the
-    directions of a chunk, and 4 in hidden^2 once for the Frobenius norms that prove. Memory: 256 MB a chunk, the
-    layer in float64, and the result.
+    Cost of krylov: 8 in hidden flops a step and direction (decaying spectra take 5 to 20 steps), products shared by
+    the directions of a chunk, and 4 in hidden^2 once for the Frobenius norms that prove, so many directions in one
+    call. Memory: 256 MB a chunk, the layer in float64, and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """

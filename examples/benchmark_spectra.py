@@ -1,8 +1,8 @@
 """How much faster are bounded leading eigenpairs of many interaction matrices than forming and decomposing them?
 
-Layers are float32; outputs have Gaussian weights and are the directions. left and right are U diag(s) V^T with the same random
-orthogonal U and different random V: a residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"),
-1 / i ("inverse") or 1 ("flat": Gaussian weights, the hardest case). The interaction matrices are formed and given to
+Layers are float32; the directions are the outputs, of Gaussian weights. left and right are U diag(s) G: the same random
+orthogonal U, two Gaussian G. It is a residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"), 1 / i
+("inverse") or 1 ("flat": Gaussian weights, the hardest case). The interaction matrices are formed and given to
 torch.linalg.eigvalsh in batches, in float32 and in float64. Every method is run in turn, the least time counts.
 """
 

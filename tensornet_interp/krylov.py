@@ -13,6 +13,7 @@ from tensornet_interp.moments import cross_gram
 
 _GRAM_ROWS = 512  # hidden units whose inner products with the others are held at once
 _SINGLE = 1e-4  # tolerance that float32 can serve
+_AHEAD = 0.2  # share of the tolerance up to which float32 goes on: its steps are cheap, and fewer vectors are verified
 _SECOND_LOOK = 6  # steps with k vectors in which an eigenvalue that one vector did not see shows
 
 
@@ -120,9 +121,11 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
     todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
     parts: list[tuple[Tensor, Leading]] = []
     if tolerance >= _SINGLE:
-        for draft in _search(problem.single(), draws[:, :1].float(), draws[:, 1:].float(), k, 0.9 * tolerance, cap):
-            for count in draft.needed.unique().tolist():
-                some = draft.at(draft.needed == count)
+        single, start, more = problem.single(), draws[:, :1].float(), draws[:, 1:].float()
+        for draft in _search(single, start, more, k, _AHEAD * tolerance, cap):
+            needed = _needed(draft, single.at(draft.blocks), k, 0.9 * tolerance)
+            for count in needed.unique().tolist():
+                some = draft.at(needed == count)
                 (sure,) = _search(
                     problem.at(some.blocks), some.rows(count).to(norms), draws[:, :0], k, tolerance, count
                 )
@@ -150,11 +153,14 @@ class _Problem(NamedTuple):
         return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
 
     def single(self) -> "_Problem":
-        """For a search in float32, with its usual rounding and not the worst."""
-        length, eps = self.norms.sqrt(), torch.finfo(torch.float32).eps
-        matrices = Matrices(*(part.to(torch.float32) for part in self.matrices))
-        rounding, floor = self.rounding.maximum(10 * eps * length), self.floor.maximum(3 * eps**0.5 * length)
-        return _Problem(matrices, self.norms, rounding, floor)
+        """For a search in float32: every matrix over its norm, with the usual rounding and not the worst."""
+        length, eps = torch.where(self.norms > 0, self.norms, 1).sqrt(), torch.finfo(torch.float32).eps
+        left, right, weights = self.matrices
+        tops = [top if top > 0 else 1.0 for top in (float(left.abs().max()), float(right.abs().max()))]
+        parts = (left / tops[0], right / tops[1], weights / length[:, None] * tops[0] * tops[1])
+        rounding, floor = (self.rounding / length).clamp_min(10 * eps), (self.floor / length).clamp_min(3 * eps**0.5)
+        matrices = Matrices(*(part.to(torch.float32) for part in parts))
+        return _Problem(matrices, self.norms / length.square(), rounding, floor)
 
     def at(self, index: Tensor) -> "_Problem":
         """Some of the blocks."""
@@ -184,7 +190,6 @@ class _Found(NamedTuple):
     """Blocks that a search is done with."""
 
     blocks: Tensor
-    needed: Tensor  # (block,), how many Ritz vectors give the same verdict
     values: Tensor
     vectors: Tensor
     coupling: Tensor
@@ -195,10 +200,10 @@ class _Found(NamedTuple):
 
     def at(self, mask: Tensor) -> "_Found":
         """Some of the blocks."""
-        tensors = (self.blocks, self.needed, self.values, self.vectors, self.coupling, self.basis)
+        tensors = (self.blocks, self.values, self.vectors, self.coupling, self.basis)
         verdict = _Verdict(*(part[mask] for part in self.verdict))
-        blocks, needed, values, vectors, coupling, basis = (part[mask] for part in tensors)
-        return _Found(blocks, needed, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
+        blocks, values, vectors, coupling, basis = (part[mask] for part in tensors)
+        return _Found(blocks, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
 
     def rows(self, count: int) -> Tensor:
         """The first Ritz vectors, (block, count, in)."""
@@ -239,8 +244,7 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
             last_look = min(cap, used + k * _SECOND_LOOK)
         checked, before = used, verdict.missing
         if bool(done.any()):
-            found = _Found(here, here, values, vectors, coupling, basis, verdict, problem.rounding, used).at(done)
-            yield found._replace(needed=_needed(found, problem.at(done), k, tolerance))
+            yield _Found(here, values, vectors, coupling, basis, verdict, problem.rounding, used).at(done)
             here, before, problem = here[~done], before[~done], problem.at(~done)
             basis, small, x = basis[~done], small[~done], x[~done]
 

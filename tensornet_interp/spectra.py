@@ -126,7 +126,13 @@ def spectra(
     if method == "krylov":
         norms, chunk = squared_norms(core, matrices.weights), _CHUNK_ELEMENTS // (2 * steps * size + 6 * hidden)
     else:
-        norms, chunk, method = wide[:, 0], _CHUNK_ELEMENTS // (2 * size**2), "dense" if basis is None else "thin"
+        norms, chunk, method = (
+            wide.new_zeros(blocks),
+            _CHUNK_ELEMENTS // (2 * size**2),
+            "dense" if basis is None else "thin",
+        )
+    if not bool(torch.isfinite(matrices.scales().square() + norms).all()):
+        raise ValueError("the interaction matrices overflow float64: scale the weights down")
     parts: list[Leading] = []
     with tqdm(total=blocks, desc=f"{method} spectra", leave=False, delay=2, disable=not progress) as bar:
         for rows in torch.arange(blocks, device=wide.device).split(max(1, chunk)):

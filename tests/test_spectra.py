@@ -191,6 +191,17 @@ def test_products_of_a_step_are_shared(monkeypatch):
     assert sum(multiplied) < 1.7 * int(found.steps.sum())
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e40])
+def test_scales_beyond_float32_do_not_matter(scale):
+    plain, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
+    layer = BilinearLayer(plain.down, scale * plain.left, scale * plain.right)
+    found = spectra(layer, directions, method="krylov", progress=False)
+    assert found.proven.all()
+    assert found.converged.all()
+    expected = spectra(plain, directions, method="krylov", progress=False)
+    torch.testing.assert_close(found.eigenvalues / scale**2, expected.eigenvalues, rtol=2e-3, atol=0)
+
+
 def test_what_float32_cannot_find_is_done_again():
     """The second eigenvalue is a millionth of the first: below the rounding of a float32 product, not of float64."""
     layer = with_spectra(rows([1.0, 1e-6, 1e-7, 0.0], 0), 0)

@@ -42,6 +42,7 @@ from tensornet_interp.plots import (
     similarity_matrix,
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.spectra import spectra
 
 
 def tensor(*size, seed=0, dtype=torch.float64):
@@ -360,6 +361,23 @@ TABLE = [
     ("labels, names", lambda: label_directions(X, X, ["a"], 1), ValueError, "names must be one a vector, got 1 for 2 vectors"),
     ("labels, too many", lambda: label_directions(X, X, n=3), ValueError, r"n must be from 1 to 2 \(there are 2 vectors\), got 3"),
     ("overlap of nothing", lambda: overlap(X, 0 * X), ValueError, "b spans nothing: all its directions are zero"),
+    # leading eigenpairs of many directions
+    ("spectra, NaN", lambda: spectra(LAYER, tensor(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN or infinite"),
+    ("spectra, zero direction", lambda: spectra(LAYER, torch.diag(torch.tensor([1.0, 0, 0])).double()), ValueError, "directions must not be zero; 2 are, the first at row 1"),
+    ("spectra, one direction", lambda: spectra(LAYER, U), ValueError, r"directions must have 2 dimensions \('block', 'out'\), got shape \(3,\)"),
+    ("spectra, wide directions", lambda: spectra(LAYER, tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
+    ("spectra, other dtype", lambda: spectra(LAYER, tensor(2, 3).float()), ValueError, r"one dtype; got layer torch\.float64, directions torch\.float32"),
+    ("spectra, k above the rank", lambda: spectra(LAYER, tensor(2, 3), 6), ValueError, r"k must be from 1 to 5 \(the rank is at most min\(in=5, 2 hidden=8\)\), got 6"),
+    ("spectra, k zero", lambda: spectra(LAYER, tensor(2, 3), 0), ValueError, "k must be from 1 to 5"),
+    ("spectra, tolerance", lambda: spectra(LAYER, tensor(2, 3), tolerance=1e-15), ValueError, r"tolerance must be from 8\.2e-15, the rounding of float64 at in=5 and hidden=4, to below 1; got 1e-15"),
+    ("spectra, tolerance of float32", lambda: spectra(LAYER.to(dtype=torch.float32), tensor(2, 3).float(), tolerance=1e-8), ValueError, r"from 1\.2e-07, the rounding of float32"),
+    ("spectra, tolerance 1", lambda: spectra(LAYER, tensor(2, 3), tolerance=1), ValueError, "to below 1; got 1"),
+    ("spectra, tolerance NaN", lambda: spectra(LAYER, tensor(2, 3), tolerance=NAN), ValueError, "got nan"),
+    ("spectra, tolerance a word", lambda: spectra(LAYER, tensor(2, 3), tolerance="small"), TypeError, "tolerance must be a number, got 'small'"),
+    ("spectra, few steps", lambda: spectra(LAYER, tensor(2, 3), 3, max_steps=2), ValueError, "max_steps must be at least 3, got 2"),
+    ("spectra, method", lambda: spectra(LAYER, tensor(2, 3), method="krilov"), ValueError, "method must be one of auto, dense, krylov; .*did you mean 'krylov'"),
+    ("spectra overflow", lambda: spectra(BilinearLayer(1e150 * DOWN, 1e50 * LEFT, RIGHT), tensor(2, 3)), ValueError, "overflow float64: scale the weights down"),
+    ("spectra, no layer", lambda: spectra(STACK, tensor(2, 3)), TypeError, "layer must be a BilinearLayer, got BilinearNetwork"),
     # figures
     ("submatrix, names", lambda: interaction_submatrix(FEATURES, 2, "ab"), ValueError, "names must be one a vector, got 2 for 6 vectors"),
     ("plane of one eigenvector", lambda: eigenvector_plane(tensor(4, 1), tensor(1)), ValueError, "a plane needs 2 eigenvectors, got 1"),

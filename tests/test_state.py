@@ -59,6 +59,7 @@ from tensornet_interp.plots import (
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.registry import decomposition_problems
+from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
 
@@ -115,6 +116,9 @@ CALLS = {
     "replace": lambda g: g.network.replace(0, g.result),
     "decompose eigen": lambda g: decompose(g.layer, "eigen"),
     "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=tensor(9, 7, 5), rank=3),
+    "spectra": lambda g: [
+        spectra(g.layer, tensor(9, 7, 5), method=method, progress=False).to_result() for method in ("krylov", "dense")
+    ],
     "decompose network": lambda g: decompose(g.network, "eigen", rank=2),
     "decompose by spectra": lambda g: [decompose(g.layer, name) for name in ("output_svd", "hosvd", "tucker")],
     "decompose by fits": lambda g: [

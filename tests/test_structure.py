@@ -51,6 +51,8 @@ ARROWS = {
     "queries": {"checks", "contraction", "layer", "network"},
     "features": {"checks", "contraction", "layer", "decompositions"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},
+    "krylov": {"layer", "moments"},
+    "spectra": {"checks", "layer", "report", "results", "decompositions", "krylov"},
     "testing": {*CORE, "lift", "decompositions"},
     "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
 }

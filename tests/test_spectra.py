@@ -1,0 +1,276 @@
+"""Every bound on a leading eigenvalue holds against the dense interaction matrices; what is said proven is right."""
+
+import math
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, decompose, lift, relative_error
+from tensornet_interp.krylov import Matrices, enclose, rounding_share, squared_norms
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.spectra import krylov_flops, spectra
+
+SIZE, COUNT = 24, 31  # inputs, directions of a family
+EPS = torch.finfo(torch.float64).eps
+
+
+def tensor(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(n_out, n_in, hidden, seed):
+    return BilinearLayer(
+        tensor(n_out, hidden, seed=seed), tensor(n_in, hidden, seed=seed + 1), tensor(n_in, hidden, seed=seed + 2)
+    )
+
+
+def rotation(size, seed):
+    return torch.linalg.qr(tensor(size, size, seed=seed)).Q
+
+
+def with_spectra(eigenvalues, seed):
+    """A layer whose i-th output has the interaction matrix of the i-th row of eigenvalues, each in its own basis."""
+    count, size = eigenvalues.shape
+    basis = torch.cat([rotation(size, seed * count + i) for i in range(count)], 1)
+    return BilinearLayer(torch.block_diag(*eigenvalues[:, None, :]), basis, basis, name="made")
+
+
+def rows(values, seed, count=COUNT):
+    """The same magnitudes in every row, with random signs."""
+    return torch.as_tensor(values, dtype=torch.float64) * tensor(count, len(values), seed=seed).sign()
+
+
+INDEX = torch.arange(1, SIZE + 1, dtype=torch.float64)
+AT_THE_CUT = torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)
+FAMILIES = {
+    "random": lambda s: gaussian(COUNT, SIZE, 40, s),
+    "random, few units": lambda s: gaussian(COUNT, SIZE, 5, s),
+    "exponential": lambda s: with_spectra(rows(0.6**INDEX, s), s),
+    "inverse": lambda s: with_spectra(rows(1 / INDEX, s), s),
+    "steep": lambda s: with_spectra(rows(1e-3**INDEX.clamp_max(9), s), s),
+    "cluster": lambda s: with_spectra(torch.where(INDEX <= 4, 1 + 1e-5 * tensor(COUNT, SIZE, seed=s), 0.5**INDEX), s),
+    "equal and opposite": lambda s: with_spectra(torch.where(INDEX <= 2, INDEX * 2 - 3, rows(0.8**INDEX, s)), s),
+    "opposite at the cut": lambda s: with_spectra(torch.cat([AT_THE_CUT, 0.5 ** INDEX[3:]]).repeat(COUNT, 1), s),
+    "double": lambda s: with_spectra(torch.where(INDEX <= 2, 1.0, rows(0.6**INDEX, s)), s),
+    "triple": lambda s: with_spectra(torch.where(INDEX <= 3, 1.0, rows(0.6**INDEX, s)), s),
+    "identity": lambda s: with_spectra(torch.ones(COUNT, SIZE, dtype=torch.float64), s),
+    "rank one": lambda s: with_spectra(torch.where(INDEX <= 1, rows(INDEX, s), 0), s),
+    "rank two": lambda s: with_spectra(torch.where(INDEX <= 2, tensor(COUNT, SIZE, seed=s), 0), s),
+    "zero": lambda s: with_spectra(torch.zeros(COUNT, SIZE, dtype=torch.float64), s),
+}  # fmt: skip
+SETTINGS = {  # two that have to stop early among them
+    "as it is": {},
+    "loose, few steps": {"tolerance": 0.1, "max_steps": 6},
+    "strict": {"tolerance": 1e-7},
+}
+
+
+def truth(layer, directions):
+    """All eigenvalues (block, in) of the dense matrices of the layer as it is stored, and their sorted magnitudes."""
+    exact = layer.to(dtype=torch.float64)
+    values = torch.linalg.eigvalsh(exact.interaction_matrix(directions.double()))
+    return values, values.abs().sort(dim=1, descending=True).values
+
+
+def check(found, layer, directions):
+    """What `Spectra` promises. The dense values have errors of their own, about in * eps of the largest."""
+    values, magnitudes = truth(layer, directions)
+    mine = found.eigenvalues.double()
+    slack = 10 * values.shape[1] * EPS * magnitudes[:, :1]
+    near = (mine[:, :, None] - values[:, None, :]).abs().amin(2)
+    assert (near <= found.bounds + slack).all()
+    place = (mine.abs() - magnitudes[:, : mine.shape[1]]).abs()
+    assert ((place <= found.bounds + slack) | ~found.proven[:, None]).all()
+    image = layer.to(dtype=torch.float64).interaction_matrix(directions.double()) @ found.eigenvectors.double()
+    precision = 10 * values.shape[1] * torch.finfo(found.eigenvectors.dtype).eps * magnitudes[:, :1]
+    off = (image - mine[:, None, :] * found.eigenvectors.double()).norm(dim=1)
+    assert (off <= found.residuals + slack + precision).all()
+    assert (found.eigenvectors.double().norm(dim=1) - 1).abs().max() <= 10 * torch.finfo(found.eigenvectors.dtype).eps
+    assert (mine.abs().diff(dim=1) <= slack).all()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bounds_hold_against_dense(family, settings, device):
+    """14 families of 5 x 31 directions: 2,170 matrices, some with three settings."""
+    for seed in range(5) if not settings else (1, 3, 4):
+        layer = FAMILIES[family](100 * seed)
+        layer = layer.to(device, torch.float32 if seed == 4 and settings.get("tolerance") != 1e-7 else None)
+        directions = torch.eye(COUNT).to(layer.down)
+        if seed == 3 and family.startswith("random"):
+            directions = tensor(COUNT, COUNT, seed=9).to(layer.down)
+        found = spectra(layer, directions, method="krylov", progress=False, seed=seed, **settings)
+        assert (found.method, found.eigenvalues.dtype) == ("krylov", layer.down.dtype)
+        check(found, layer, directions)
+        if "max_steps" not in settings:  # small enough for the subspace to reach everything
+            assert found.proven.all()
+            if family not in ("rank one", "steep"):
+                assert found.converged.all()
+        if family == "zero":
+            assert (found.eigenvalues == 0).all()
+            assert (found.bounds == 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("family", ["random", "inverse", "triple", "rank two"])
+def test_bounds_hold_for_any_number_of_pairs(family, k):
+    layer = FAMILIES[family](0)
+    directions = torch.eye(COUNT, dtype=torch.float64)
+    found = spectra(layer, directions, k, method="krylov", progress=False)
+    assert found.eigenvalues.shape == (COUNT, k)
+    check(found, layer, directions)
+    assert found.proven.all() == (family != "triple" or k > 1)  # of three equal ones one vector sees one
+
+
+def test_what_is_not_proven_is_said():
+    """One vector cannot see the second of two equal eigenvalues, so six steps cannot prove what they found."""
+    layer, directions = FAMILIES["double"](0), torch.eye(COUNT, dtype=torch.float64)
+    few = spectra(layer, directions, method="krylov", tolerance=0.1, max_steps=6, progress=False)
+    assert (few.eigenvalues[:, 1].abs() < 0.9).any()
+    assert not few.proven.any()
+    assert few.converged.any()  # near an eigenvalue, which says nothing about those not seen
+    enough = spectra(layer, directions, method="krylov", progress=False)
+    assert enough.proven.all()
+    assert (enough.eigenvalues - 1).abs().max() < 1e-3
+
+
+def test_hard_spectra_stop_without_proof_and_within_tolerance():
+    """Gaussian weights: no few eigenvalues hold the norm, so a proof would take nearly all steps; it stops before."""
+    layer = gaussian(9, 256, 400, 0)
+    directions = torch.eye(9, dtype=torch.float64)
+    found = spectra(layer, directions, method="krylov", tolerance=0.02, progress=False)
+    assert found.converged.all()
+    assert not found.proven.any()
+    assert (found.steps < 96).all()  # the most it may take
+    values, magnitudes = truth(layer, directions)
+    assert ((found.eigenvalues[:, :, None] - values[:, None]).abs().amin(2) <= found.bounds).all()
+    assert (found.eigenvalues.abs() / magnitudes[:, :2] > 0.98).all()
+
+
+@pytest.mark.parametrize(("d", "hidden", "method"), [(24, 40, "dense"), (40, 7, "thin")])
+def test_direct_methods(d, hidden, method, device):
+    layer = gaussian(5, d, hidden, 0).to(device)
+    directions = tensor(11, 5, seed=3).to(device)
+    found = spectra(layer, directions, 3, progress=False)
+    assert found.method == method
+    assert found.proven.all()
+    assert (found.steps == 0).all()
+    assert (found.bounds <= 1e-9 * found.eigenvalues[:, :1].abs()).all()
+    check(found, layer, directions)
+    other = spectra(layer, directions, 3, method="krylov", progress=False)
+    check(other, layer, directions)
+    assert ((other.eigenvalues.abs() - found.eigenvalues.abs()).abs() <= other.bounds + found.bounds).all()
+
+
+def test_method_is_chosen_by_flops():
+    big = krylov_flops(512, 2048, 1000, 96)
+    assert big == 1000 * (8 * 512 * 2048 * 96 + 4 * 512 * 96**2 + 2 * 2048**2) + 4 * 2048**2 * 512
+    layer = gaussian(40, 256, 300, 0)
+    many, few = torch.eye(40, dtype=torch.float64), torch.eye(40, dtype=torch.float64)[:1]
+    assert spectra(layer, many, max_steps=8, tolerance=0.5, progress=False).method == "krylov"
+    assert spectra(layer, few, max_steps=256, progress=False).method == "dense"
+
+
+def test_products_of_a_step_are_shared(monkeypatch):
+    """Vectors multiplied are those of the subspaces: no direction is worked on after it is done."""
+    multiplied = []
+    product = Matrices.__call__
+
+    def counted(self, x):
+        multiplied.append(x.shape[0] * x.shape[1])
+        return product(self, x)
+
+    monkeypatch.setattr(Matrices, "__call__", counted)
+    layer, directions = FAMILIES["exponential"](0), torch.eye(COUNT, dtype=torch.float64)
+    found = spectra(layer, directions, method="krylov", tolerance=1e-6, progress=False)
+    assert sum(multiplied) == int(found.steps.sum())
+    assert len(multiplied) == int(found.steps.max()) < 12  # one product for all directions a step
+    assert multiplied[0] == COUNT
+    multiplied.clear()
+    found = spectra(layer, directions, method="krylov", progress=False)  # found in float32, then verified
+    assert sum(multiplied) < 1.7 * int(found.steps.sum())
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e40])
+def test_scales_beyond_float32_do_not_matter(scale):
+    plain, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
+    layer = BilinearLayer(plain.down, scale * plain.left, scale * plain.right)
+    found = spectra(layer, directions, method="krylov", progress=False)
+    assert found.proven.all()
+    assert found.converged.all()
+    expected = spectra(plain, directions, method="krylov", progress=False)
+    torch.testing.assert_close(found.eigenvalues / scale**2, expected.eigenvalues, rtol=2e-3, atol=0)
+
+
+def test_what_float32_cannot_find_is_done_again():
+    """The second eigenvalue is a millionth of the first: below the rounding of a float32 product, not of float64."""
+    layer = with_spectra(rows([1.0, 1e-6, 1e-7, 0.0], 0), 0)
+    directions = torch.eye(COUNT, dtype=torch.float64)
+    found = spectra(layer, directions, method="krylov", progress=False)
+    check(found, layer, directions)
+    assert found.proven.all()
+    assert (found.bounds[:, 1] < 1e-6).all()
+
+
+def test_chunks_of_directions_give_the_same(monkeypatch):
+    layer, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
+    once = spectra(layer, directions, method="krylov", progress=False)
+    monkeypatch.setattr("tensornet_interp.spectra._CHUNK_ELEMENTS", 7 * (2 * SIZE**2 + 6 * layer.rank))
+    parts = spectra(layer, directions, method="krylov", progress=False)
+    check(parts, layer, directions)
+    assert ((once.eigenvalues.abs() - parts.eigenvalues.abs()).abs() <= once.bounds + parts.bounds).all()
+    dense = spectra(layer, directions, method="dense", progress=False)
+    check(dense, layer, directions)
+
+
+def test_squared_norms_are_those_of_the_matrices():
+    layer = gaussian(6, 9, 1100, 0)
+    expected = layer.interaction_matrix(torch.eye(6, dtype=torch.float64)).square().sum((1, 2))
+    scales = Matrices(layer.left, layer.right, layer.down).scales()
+    error = (squared_norms(layer, layer.down) - expected).abs()
+    assert (error <= rounding_share(9, 1100) * scales.square()).all()
+    assert (expected.sqrt() <= scales).all()
+    quadratic = ((layer.down @ cross_gram(layer, layer)) * layer.down).sum(1)
+    torch.testing.assert_close(squared_norms(layer, layer.down), quadratic)
+
+
+def test_products_are_those_of_the_matrices():
+    layer = FAMILIES["random"](0)
+    x = tensor(COUNT, 3, SIZE, seed=5)
+    expected = x @ layer.interaction_matrix(torch.eye(COUNT, dtype=torch.float64))
+    torch.testing.assert_close(Matrices(layer.left, layer.right, layer.down)(x), expected)
+
+
+def test_enclosure_by_hand():
+    """[[2, 1], [1, C]] with |C| <= 0: eigenvalues 1 +- sqrt 2; with |C| <= 3 nothing better than 3 and 1 is known."""
+    values, coupling = torch.tensor([[2.0]]).double(), torch.tensor([[[1.0]]]).double()
+    sharp = enclose(values, coupling, torch.zeros(1).double(), 1)
+    assert float(sharp.near) == pytest.approx(math.sqrt(2) - 1)
+    assert float(sharp.place) == pytest.approx(math.sqrt(2) - 1)
+    blunt = enclose(values, coupling, torch.tensor([3.0]).double(), 1)
+    assert float(blunt.near) == pytest.approx(1.0)  # the residual
+    assert float(blunt.place) == pytest.approx((5 + math.sqrt(5)) / 2 - 2)  # of [[2, 1], [1, 3]]
+
+
+def test_the_same_seed_gives_the_same():
+    layer, directions = FAMILIES["random"](0), torch.eye(COUNT, dtype=torch.float64)
+    first, again = (spectra(layer, directions, method="krylov", seed=3, progress=False) for _ in range(2))
+    assert torch.equal(first.eigenvectors, again.eigenvectors)
+    assert first.report.seed == 3
+    assert "k=2" in first.report.method
+
+
+def test_result_is_the_layer_where_all_eigenpairs_are_taken():
+    layer = FAMILIES["random, few units"](0)
+    directions = rotation(COUNT, 4)
+    result = spectra(layer, directions, 10, method="krylov", tolerance=1e-9, progress=False).to_result()
+    assert relative_error(result, layer) < 1e-6
+    expected = decompose(layer, "eigen", directions=directions, rank=10)
+    torch.testing.assert_close(result.eigenvalues.abs(), expected.eigenvalues.abs())
+    lifted = lift(layer, residual=0.0)
+    found = spectra(lifted, torch.eye(lifted.shape[0], dtype=torch.float64)[1:], progress=False)
+    with pytest.raises(ValueError, match=r"layer\.drop_constant"):
+        found.to_result()
+    plain = spectra(lifted.drop_constant(), torch.eye(COUNT, dtype=torch.float64), progress=False).to_result()
+    assert plain.constant_in
+    assert "proven" in repr(found)

@@ -78,7 +78,7 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> G
         tensors[f"transformer.h.{i}.attn.qkv.weight"] = draw(3 * D_MODEL, D_MODEL)
         tensors[f"transformer.h.{i}.attn.o.weight"] = draw(D_MODEL, D_MODEL)
     save_file(tensors, folder / "model.safetensors")
-    config = {"n_head": 4, "n_layer": N_LAYER, "n_ctx": 32, "d_model": D_MODEL, "d_hidden": D_HIDDEN}
+    config: dict[str, object] = {"n_head": 4, "n_layer": N_LAYER, "n_ctx": 32, "d_model": D_MODEL, "d_hidden": D_HIDDEN}
     config |= {"bilinear": True, "gate": None, "bias": False, "normalization": True, "tokenizer": "none"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return Gate(output, first, second)

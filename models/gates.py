@@ -114,7 +114,7 @@ class GateModel(nn.Module):
 
     def layer(self) -> BilinearLayer:
         """The exact lifted layer: coordinates [1, bits] -> [1, gates]."""
-        return self.bilinear.layer("gates", ("inputs are bits, 0 or 1",))
+        return self.bilinear.layer("gates", ("inputs in bits, 0 or 1",))
 
 
 def train_gates(

@@ -8,6 +8,7 @@ Each inner product has a name of its own, because from two layers on they differ
 - "gaussian": E[f(x) . g(x)] for a Gaussian input: the same.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.products import How, cosines, covering_pairs, mirrored, products
 from tensornet_interp.sampling import standard_error
-from tensornet_interp.scaling import as_stack, factor_exponents, rescale
+from tensornet_interp.scaling import as_stack, common_exponents, factor_exponents, rescale
 
 _DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
 
@@ -129,10 +130,15 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     two layers are aligned. Cost: out rank r^2.
     """
     layers = _layers(approximation, reference)
-    if not _norm(rescale(layers[1], factor_exponents(layers[1]))) > 0:
+    own = factor_exponents(layers[1])
+    size = _norm(rescale(layers[1], own))
+    if not size > 0:
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
-    approx, ref = (rescale(layer, factor_exponents(*layers)) for layer in layers)  # alike, to keep a small difference
-    scale = _norm(ref)
+    if not all(bool(term.data.any()) for term in layers[0].terms()):
+        return 1.0
+    exponents = common_exponents(*layers)
+    approx, ref = (rescale(layer, e) for layer, e in zip(layers, exponents, strict=True))
+    scale = math.ldexp(float(size), sum(own) - sum(exponents[1]))  # of ref, which may be too small to be squared
     delta = _difference(ref, approx)
     n_out, n_in, _ = delta.shape
     width = min(n_in, 2 * (approx.rank + ref.rank))

@@ -185,8 +185,8 @@ class BilinearLayer(BilinearMap):
 
     @property
     def basis(self) -> str:
-        """The coordinates the inputs are written in, as the history tells it."""
-        return next((note for note in reversed(self.history) if note.startswith("inputs in ")), "inputs as given")
+        """The coordinates the inputs are written in: the last note on inputs in the history, or "inputs as given"."""
+        return next((note for note in reversed(self.history) if note.startswith("inputs ")), "inputs as given")
 
     def __repr__(self) -> str:
         n_out, n_in, _ = self.shape
@@ -232,12 +232,15 @@ class BilinearLayer(BilinearMap):
         inputs (in, new in): an embedding, a dictionary's decoder; outputs (new out, out): an unembedding or a head.
         Both in `nn.Linear.weight` layout. The constant coordinate of a lifted layer is kept, which is what makes
         biases possible; on a layer that is not lifted they are an error. `note` is added to the history; a note such
-        as "inputs in the pixel basis" becomes `basis`. Cost: 2 rank in (new in) + rank out (new out).
+        as "inputs in the pixel basis" becomes `basis`. Other inputs without such a note are "inputs changed", so that
+        `basis` never names the coordinates from before. Cost: 2 rank in (new in) + rank out (new out).
         """
         left, right, down = self.left, self.right, self.down
         if inputs is not None or input_bias is not None:
             full = _affine("input", inputs, input_bias, 0, left.shape[0] - self.constant_in, self.constant_in, left)
             left, right = full.T @ left, full.T @ right
+            if not note.startswith("inputs "):
+                note = f"inputs changed: {note}" if note else "inputs changed"
         if outputs is not None or output_bias is not None:
             full = _affine(
                 "output", outputs, output_bias, 1, down.shape[0] - self.constant_out, self.constant_out, down

@@ -40,11 +40,25 @@ def factor_exponents(*layers: BilinearLayer) -> tuple[int, ...]:
     return tuple(exponents)
 
 
+def common_exponents(a: BilinearLayer, b: BilinearLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Exponents of equal sum for both, so that rescaled they keep their ratio, entries near 1 in the larger of the two.
+
+    The inputs' are equal where they differ by one at most: aligned factors stay aligned. Further apart, as where left
+    is large and right small in one layer only, each has its own, and the outputs' make up for it.
+    """
+    both = (factor_exponents(a), factor_exponents(b))
+    total = max(map(sum, both))
+    inputs = [(max(pair),) * 2 if abs(pair[0] - pair[1]) <= 1 else pair for pair in zip(*both, strict=True)][1:]
+    first, second = ((total - left - right, left, right) for left, right in zip(*inputs, strict=True))
+    return first, second
+
+
 def rescale(layer: BilinearLayer, exponents: tuple[int, ...]) -> BilinearLayer:
     """The float64 layer with its factors divided by 2^exponents: exact, since powers of two do not round."""
     wide = layer.to(dtype=torch.float64)
     down, left, right = (
-        factor / math.ldexp(1.0, exponent)
+        # neither power overflows; the first is 0 below what a float can hold
+        factor * math.ldexp(1.0, -exponent) if exponent > 0 else factor / math.ldexp(1.0, exponent)
         for factor, exponent in zip((wide.down, wide.left, wide.right), exponents, strict=True)
     )
     return replace(wide, down=down, left=left, right=right)

@@ -1,6 +1,7 @@
 """A layer is the function its weights say, and everything that is done to it is exact."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import tensorly
@@ -139,6 +140,17 @@ def test_change_of_basis_is_composition(inputs, outputs, device):
     close(changed(x), y @ after.T if outputs else y)
     assert changed.basis == "inputs in the pixel basis"
     assert layer.basis == "inputs as given"
+
+
+def test_basis_never_names_the_inputs_of_before():
+    told = replace(make(), history=("inputs in the pixel basis", "scaled"))
+    turn = tensor(IN, 5, seed=7)
+    assert told.change_basis(turn).basis == "inputs changed"
+    assert told.change_basis(turn, note="turned").basis == "inputs changed: turned"
+    assert told.change_basis(turn, note="inputs in the turned basis").basis == "inputs in the turned basis"
+    assert lift(told).change_basis(input_bias=tensor(IN, seed=8)).basis == "inputs changed"
+    for note in ("", "head absorbed"):
+        assert told.change_basis(outputs=tensor(2, OUT, seed=8), note=note).basis == "inputs in the pixel basis"
 
 
 @pytest.mark.parametrize("options", list(itertools.product([True, False], repeat=4)))

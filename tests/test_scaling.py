@@ -41,6 +41,33 @@ def test_relative_error_does_not_depend_on_scale(size, compressed, device):
     assert relative_error(large[0], large[0]) <= 1e-15
 
 
+@pytest.mark.parametrize(
+    "sizes", [(1, 1e200, 1e-200), (1e300, 1e-150, 1e-150), (1e-290, 1e-10, 1e300), (1e300, 1, 1e-300)]
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_relative_error_does_not_depend_on_how_a_layer_is_balanced(sizes, compressed, device):
+    n_in = 40 if compressed else 4
+    a, b = make(3, n_in, 2, 1), make(3, n_in, 3, 11)
+    expected = relative_error(a, b)
+    odd_a, odd_b = (sized(layer, *sizes).to(device) for layer in (a, b))
+    a, b = a.to(device), b.to(device)
+    assert [relative_error(odd_a, b), relative_error(a, odd_b)] == pytest.approx([expected] * 2, rel=1e-12)
+    assert relative_error(odd_b, b) <= 1e-14
+
+
+def test_relative_error_of_layers_of_very_different_size():
+    a, b = make(3, 4, 2, 1), make(3, 4, 3, 11)
+    ratio = float(norm(a) / norm(b))
+    assert relative_error(sized(a, 1e200, 1, 1), b) == pytest.approx(1e200 * ratio, rel=1e-12)
+    assert relative_error(a, sized(b, 1, 1e-100, 1e-100)) == pytest.approx(1e200 * ratio, rel=1e-12)
+    assert relative_error(sized(a, 1e300, 2**14, 2**14), sized(b, 1e300, 1, 1)) == pytest.approx(
+        2**28 * ratio, rel=1e-7
+    )
+    assert relative_error(sized(a, 1e-200, 1, 1), b) == pytest.approx(1, rel=1e-14)
+    assert relative_error(sized(a, 1e300, 0, 1), b) == 1
+    assert relative_error(sized(a, 1e300, 1e300, 1e300), sized(b, 1e-100, 1, 1)) == math.inf
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
 @pytest.mark.parametrize("depth", [1, 2, 3])

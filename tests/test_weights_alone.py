@@ -1,10 +1,19 @@
 """The planted circuits of a checkpoint are found from its weights."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from examples import weights_alone
 from tensornet_interp.features import rank_by_structure
+
+SPACE = "inputs in the residual stream after the norm before the layer (normalization=True)"
+
+
+def opened(folder, layer):
+    return weights_alone.open_all(str(folder), layer, weights_alone.dictionary_folders(folder))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -28,8 +37,7 @@ def test_a_gate_under_much_noise_is_not_reported_as_found(tmp_path):
 def test_the_noise_level_is_what_it_says(noise, tmp_path):
     """Without noise the planted matrix has norm g; with it, noise and gate are nearly orthogonal: g sqrt(1 + n^2)."""
     gate = weights_alone.plant(tmp_path, seed=3, noise=noise)
-    inputs, outputs = (weights_alone.open_dictionary(path) for path in weights_alone.dictionary_folders(tmp_path))
-    layer = weights_alone.open_layer(tmp_path, 1, inputs.point)
+    layer, inputs, outputs, _ = opened(tmp_path, 1)
     direction = outputs.encoder[gate.output]
     a, b = inputs.decoder[:, gate.first], inputs.decoder[:, gate.second]
     strength = (direction @ layer.down)[-1]
@@ -40,10 +48,11 @@ def test_the_noise_level_is_what_it_says(noise, tmp_path):
 
 def test_the_layer_is_the_one_of_the_file(tmp_path):
     weights_alone.plant(tmp_path, seed=0)
-    first, second = (weights_alone.open_layer(tmp_path, index, "mlp-in") for index in (0, 1))
+    first, second = (opened(tmp_path, index)[0] for index in (0, 1))
     assert first.shape == second.shape == (64, 64, 64)
     assert first.rank == second.rank == 96
-    assert (first.name, first.basis) == ("layer 0", "inputs in mlp-in")
+    assert first.name == f"{tmp_path.name} layer 0"
+    assert first.basis == SPACE
     assert not torch.equal(first.down, second.down)
     shares = [record["share"] for record in rank_by_structure(first, torch.eye(64))]
     assert max(shares) < 0.4  # nothing is planted there
@@ -55,7 +64,7 @@ def test_main_prints_the_tables_and_writes_the_figures(tmp_path, capsys):
     for what in ("ranks first", "opposite signs", "top interaction"):
         assert f"the planted feature, {what}: 2 of 2 seeds" in printed
     output, _, first, _, second = printed.split("seed 0 has output feature ")[1].split()[:5]
-    ranked = printed.split("effective rank  (inputs in mlp-in)\n")[1].splitlines()[0].split()
+    ranked = printed.split(f"{SPACE}\nplace ")[1].split("effective rank\n")[1].splitlines()[0].split()
     assert ranked[:2] == ["1", output]
     assert "yes" in ranked
     top = next(line for line in printed.splitlines() if line.startswith("   1  "))
@@ -64,23 +73,30 @@ def test_main_prints_the_tables_and_writes_the_figures(tmp_path, capsys):
         assert (tmp_path / "made" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_real_checkpoint_is_opened_by_its_folders(tmp_path, capsys):
+def shard(folder):
+    """The same weights in two files with an index, the unembedding tied to the embedding."""
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(sorted(weights))}
+    for file in set(places.values()):
+        save_file({name: weights[name] for name in weights if places[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_real_checkpoint_is_opened_by_its_folders(sharded, tmp_path, capsys):
     gate = weights_alone.plant(tmp_path, seed=5, layer=0)
+    if sharded:
+        shard(tmp_path)
     folders = [str(path) for path in weights_alone.dictionary_folders(tmp_path)]
-    options = [
-        "--checkpoint",
-        str(tmp_path),
-        "--layer",
-        "0",
-        "--dictionaries",
-        *folders,
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    weights_alone.main(options)
+    options = ["--checkpoint", str(tmp_path), "--layer", "0", "--out", str(tmp_path / "out")]
+    weights_alone.main([*options, "--dictionaries", *folders])
     printed = capsys.readouterr().out
     assert "seeds" not in printed
     assert f"for output feature {gate.output}\n" in printed
+    apart = float(printed.split("random inputs: ")[1].split(" apart")[0])
+    assert apart <= 1e-5  # float32 against float64
 
 
 def test_a_checkpoint_needs_its_dictionaries(tmp_path, capsys):
@@ -90,5 +106,7 @@ def test_a_checkpoint_needs_its_dictionaries(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_dictionary_is_named(tmp_path):
-    with pytest.raises(ValueError, match="a dictionary's folder is named layer-point-xEXPANSION-kK"):
-        weights_alone.open_dictionary(tmp_path)
+    weights_alone.plant(tmp_path / "made", seed=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        weights_alone.open_all(str(tmp_path / "made"), 1, [tmp_path / "empty"] * 2)

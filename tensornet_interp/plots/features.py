@@ -138,7 +138,7 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
         left_out = len({record["feature"] for record in records}) - len(lines)
         axes.set(xlabel="eigenpairs k", title=title + (f" ({left_out} features undefined)" if left_out else ""))
     figure.axes[0].set_ylabel("correlation with the true activation")
-    figure.suptitle(f"Activation of features from k leading eigenpairs, {records[0]['space']}", fontsize=10)
+    figure.suptitle(f"Activation of features from k leading eigenpairs\n{records[0]['space']}", fontsize=10)
     return figure
 
 

@@ -1,0 +1,56 @@
+"""Layers that tables of bad input are about, and the check of a row: name, call, kind of error, what it must say."""
+
+import re
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, lift
+from tensornet_interp.decompositions.eigen import Eigen
+
+
+def tensor(*size, seed=0, dtype=torch.float64):
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def make(out=3, size=5, rank=4, seed=0):
+    return BilinearLayer(tensor(out, rank, seed=seed), tensor(size, rank, seed=seed + 1), tensor(size, rank, seed=9))
+
+
+def spoiled(value):
+    bad = tensor(5, 4)
+    bad[1, 2] = value
+    return bad
+
+
+def covariance(**entries):
+    matrix = torch.eye(5, dtype=torch.float64)
+    for place, value in entries.items():
+        matrix[int(place[1]), int(place[2])] = value
+    return matrix
+
+
+def cases(table):
+    names = [row[0] for row in table]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"every row of a table has its own name; twice: {twice}")
+    return [pytest.param(*row, id=name) for name, *row in table]
+
+
+def check(call, kind, message):
+    with pytest.raises(kind) as caught:
+        call()
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+DOWN, LEFT, RIGHT = tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2)
+LAYER = BilinearLayer(DOWN, LEFT, RIGHT, name="layer 0")
+LIFTED = lift(LAYER)
+SQUARE = make(out=5)
+ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
+STACK = BilinearNetwork([SQUARE, LAYER])
+RESULT = Eigen()(LAYER)
+X = tensor(2, 5)
+U = tensor(3)
+NAN, INF = float("nan"), float("inf")

@@ -152,7 +152,7 @@ def compare(job: Job) -> list[Record]:
     blocks = [{"blocks": b, "rank": r} for b, r in job.preset["blocks"]]
     records = []
     grids: dict[str, Any] = {
-        "cp": ranks,
+        "cp": [*({"rank": r} for r in job.preset["ranks"]), {"rank": job.preset["ranks"][0], "starts": 5}],
         "symmetric_cp": ranks,
         "block_term": blocks,
         "output_svd": blocks,

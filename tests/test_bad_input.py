@@ -258,6 +258,10 @@ TABLE = [
     ("truncate one layer", lambda: odt(LAYER).truncate(2), ValueError, "a network of one layer has no inner bond"),
     # contraction
     ("plan over the limit", lambda: plan(STACK, max_elements=10), ValueError, r"contraction to \('out', .* needs .* elements at once, more than max_elements=1e\+01"),
+    ("limit zero", lambda: plan(STACK, chunk="in1", max_elements=0), ValueError, "max_elements must be at least 1, got 0"),
+    ("limit NaN", lambda: contract(STACK, max_elements=NAN), ValueError, "max_elements must be at least 1, got nan"),
+    ("limit a word", lambda: plan(STACK, max_elements="all"), TypeError, "max_elements must be a number, got 'all'"),
+    ("path that stops early", lambda: contract(STACK, optimize=lambda *_: [(0, 1)]), ValueError, "`optimize` leaves 8 terms: it must contract all"),
     ("dense over the limit", lambda: LAYER.to_tensor(max_elements=10), ValueError, "needs .* elements at once, more than max_elements"),
     ("unknown mode", lambda: contract(LAYER, ("out", "in3")), ValueError, "output mode 'in3' is in no term; there are: out, rank, in1, in2"),
     ("output a string", lambda: contract(LAYER, "out"), TypeError, r"output must be a sequence of mode names, got the string 'out'; did you mean \('out',\)\?"),

@@ -112,9 +112,12 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
     spectrum = torch.linalg.svdvals(unfolded)
     center = None
     if constant:
-        center = below[:, 0] / below[0, 0]
-        direction = lower[0] / lower[0].norm()  # F^T e_0, the constant among the leaves
-        unfolded = unfolded - torch.outer(unfolded @ direction, direction)
+        center = torch.zeros_like(below[:, 0])
+        center[0] = 1
+        if below[0, 0] > 0:  # a decomposition of a lifted layer may hand on the constant 0
+            center = below[:, 0] / below[0, 0]
+            direction = lower[0] / lower[0].norm()  # F^T e_0, the constant among the leaves
+            unfolded = unfolded - torch.outer(unfolded @ direction, direction)
     rows, values, columns = torch.linalg.svd(unfolded, full_matrices=False)
     keep = (values > FLOOR * values[0]) & (values > len(values) * _EPS * spectrum[0])
     roots = values[keep].sqrt()

@@ -1,6 +1,6 @@
 """A stack of bilinear layers, or of decompositions of layers, as one tensor network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -20,6 +20,8 @@ class BilinearNetwork(TensorNetwork):
     """
 
     def __init__(self, parts: Sequence[TensorNetwork]) -> None:
+        if not isinstance(parts, Iterable):
+            raise TypeError(f"a network is made from a list of parts, bottom first; got one {type(parts).__name__}")
         for i, part in enumerate(parts):
             if not isinstance(part, TensorNetwork):
                 raise TypeError(_refusal(i, part))
@@ -98,7 +100,9 @@ class BilinearNetwork(TensorNetwork):
         legs = [f"in{i}" if level == 0 else f"bond{level}.{i}" for i in below]
         terms = self.parts[level].terms()
         inner = {mode for term in terms for mode in term.modes} - {"out", "in1", "in2"}
-        names = {mode: f"{mode}{level + 1}.{copy}" for mode in inner}
+        # a part's own mode "bond" would become the name of a leg
+        stems = {mode: f"{mode}_" if mode.startswith("bond") else mode for mode in inner}
+        names = {mode: f"{stems[mode]}{level}.{copy}" for mode in inner}
         tree = rename(terms, names | {"out": out, "in1": legs[0], "in2": legs[1]})
         if level == 0:
             return tree

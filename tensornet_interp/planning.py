@@ -1,5 +1,6 @@
 """The order of pairwise sums of a contraction, and what it costs: names and sizes only, no array is touched."""
 
+import copy
 import functools
 import itertools
 import math
@@ -170,6 +171,8 @@ class _Program:
         for positions in path:
             numbers = list(self.live)
             self.contract([numbers[i] for i in positions])
+        if len(self.live) > 1:
+            raise ValueError(f"the path of `optimize` leaves {len(self.live)} terms: it must contract all to one")
         return self.finish()
 
     def follow_classes(self, first: set[str]) -> Plan:
@@ -258,8 +261,8 @@ def _path(
         indices = [frozenset(letters[mode] for mode in modes) for modes in term_modes]
         wanted = frozenset(letters[mode] for mode in output)
         return list(optimize(indices, wanted, {letters[mode]: size for mode, size in sizes.items()}, None))
-    try:
-        path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    try:  # a copy: an optimizer object serves one contraction, and chunks are several
+        path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=copy.deepcopy(optimize))
     except KeyError as error:
         raise ValueError(f"optimize must be an opt_einsum optimizer, got {optimize!r}: {error.args[0]}") from None
     return list(path)

@@ -59,7 +59,7 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
     if not isinstance(network, TensorNetwork):
         raise TypeError(f"network must be a TensorNetwork, got {type(network).__name__}")
     terms, modes, sizes = network.terms(), network.modes, network.sizes
-    views: dict[tuple[int, ...], Tensor] = {}
+    views: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     for mode, value in values.items():
         if mode not in modes:
             raise ValueError(f"mode '{mode}' is not open; there are: {', '.join(modes)}")
@@ -169,13 +169,16 @@ def _without(modes: Modes, mode: str) -> Modes:
     return tuple(name for name in modes if name != mode)
 
 
-def _select(terms: Sequence[Term], mode: str, index: int, views: dict[tuple[int, ...], Tensor]) -> tuple[Term, ...]:
+def _select(
+    terms: Sequence[Term], mode: str, index: int, views: dict[tuple[int, ...], tuple[Tensor, Tensor]]
+) -> tuple[Term, ...]:
     """Every term that has the mode at that index; copies of an array get one view, kept in `views`, and stay shared."""
     selected = []
     for data, modes in terms:
         while mode in modes:
             axis = modes.index(mode)
-            data = views.setdefault((id(data), axis, index), data.select(axis, index))
+            # with the array itself: once freed, its id could become that of another
+            data = views.setdefault((id(data), axis, index), (data, data.select(axis, index)))[1]
             modes = (*modes[:axis], *modes[axis + 1 :])
         selected.append(Term(data, modes))
     return tuple(selected)

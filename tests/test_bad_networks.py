@@ -105,6 +105,10 @@ TABLE = [
     ("no spectra", lambda: bond_spectra({}), ValueError, "odts is empty: give at least one ODT by name"),
     ("no cuts", lambda: bond_curves([], accuracy=1.0, loss=0.0), ValueError, "records is empty: there is nothing to draw"),
     ("too many leaves", lambda: draw_circuit(circuit(BilinearNetwork([SQUARE] * 3), tensor(5), widths=None), count=5), ValueError, "count=5 gives 125 leaves, a figure holds at most 64"),
+    ("limit zero", lambda: plan(STACK, chunk="in1", max_elements=0), ValueError, "max_elements must be at least 1, got 0"),
+    ("limit NaN", lambda: contract(STACK, max_elements=NAN), ValueError, "max_elements must be at least 1, got nan"),
+    ("limit a word", lambda: plan(STACK, max_elements="all"), TypeError, "max_elements must be a number, got 'all'"),
+    ("path that stops early", lambda: contract(STACK, optimize=lambda *_: [(0, 1)]), ValueError, "`optimize` leaves 8 terms: it must contract all"),
 ]  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def test_complete_widths_reproduce_the_output(network, ranked):
     assert tree.relative_error(x) <= EXACT
     assert tree(x[:6].reshape(2, 3, -1)).shape == (2, 3)
     assert tree(x[0]).shape == ()
+    assert circuit(network, direction, widths=None, x=x[0]).relative_error(x) <= EXACT
 
 
 def test_children_sum_to_the_activation_of_their_parent(network):

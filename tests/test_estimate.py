@@ -23,6 +23,21 @@ def test_numbers_that_do_not_fit_say_so():
     assert float(Estimate(torch.tensor(2.0), "exact", log_scale=math.log(3))) == pytest.approx(6, rel=1e-12)
 
 
+def test_the_factor_alone_may_be_out_of_range():
+    """exp(715) is above the largest float64, 1e-10 exp(715) is not; exp(709) fits, 9 exp(709) does not."""
+    small = Estimate(torch.tensor(1e-10, dtype=torch.float64), "exact", log_scale=715.0)
+    for number in (float(small), float(small.to_tensor())):
+        assert math.log(number) == pytest.approx(715 - 10 * math.log(10), rel=1e-12)
+    assert float(Estimate(torch.tensor(0.0), "exact", log_scale=1e5)) == 0
+    for large in (
+        Estimate(torch.tensor([9.0]), "exact", log_scale=709.0),
+        Estimate(torch.tensor([1e-300], dtype=torch.float64), "exact", log_scale=1e5),
+    ):
+        for read in (float, Estimate.to_tensor):
+            with pytest.raises(OverflowError, match="use its value and log_scale"):
+                read(large)
+
+
 def test_it_prints_what_is_known():
     assert repr(Estimate(torch.tensor(2.0), "exact")) == "Estimate(2.0, exact)"
     sampled = Estimate(torch.tensor(2.0), "sampled", 1.5, torch.tensor(0.25))

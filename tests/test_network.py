@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, difference, lift
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.contraction import TensorNetwork, rename
+from tensornet_interp.layer import BilinearMap
+from tensornet_interp.queries import evaluation
 
 # (in, width, out, hidden): a residual needs the middle sizes equal; all others differ
 IN, WIDTH, OUT = 3, 4, 2
@@ -253,3 +255,30 @@ def test_names_do_not_matter():
     layers = [dataclasses.replace(layer, name="same") for layer in plain_layers()]
     x = tensor(6, IN, seed=90)
     assert torch.equal(BilinearNetwork(layers)(x), BilinearNetwork(plain_layers())(x))
+
+
+class NamedBond(BilinearMap):
+    """A layer whose own mode is called as the legs between layers are."""
+
+    constant_in = constant_out = False
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def terms(self):
+        return rename(self.layer.terms(), {"rank": "bond"})
+
+    def to_layer(self):
+        return self.layer
+
+
+def test_a_mode_of_a_part_is_not_taken_for_a_leg():
+    layers = [make(4, 4, 4, seed) for seed in (0, 10, 20)]  # of one size, so that nothing would be refused
+    network = BilinearNetwork([NamedBond(layer) for layer in layers])
+    x = tensor(5, 4, seed=30)
+    close(contract(evaluation(network, x)), network(x))
+
+
+def test_one_layer_is_not_a_list_of_parts():
+    with pytest.raises(TypeError, match="a list of parts, bottom first; got one BilinearLayer"):
+        BilinearNetwork(plain_layers()[0])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,3 +202,17 @@ def test_no_core_is_made_dense():
     with LargestArray() as seen:
         odt(network).truncate(10)
     assert 30**2 <= seen.elements <= (3 * 30) ** 2 < 30**3  # the error is measured with three times the hidden units
+
+
+def test_a_part_that_hands_on_the_constant_zero():
+    """As a truncated decomposition of a lifted layer may: the rest of the bond is cut as ever."""
+    network = NETWORKS["lifted"]()
+    layer = network.layers[0]
+    down = torch.cat([torch.zeros_like(layer.down[:1]), layer.down[1:]])
+    result = odt(network.replace(0, replace(layer, down=down)))
+    whole = tree(result)
+    for rank in range(1, 4):
+        cut = result.truncate({1: rank})
+        difference = whole - tree(result, {1: projector(result.bonds[1], rank)})
+        assert abs(cut.measured - float(difference.norm() / whole.norm())) <= TIGHT
+        assert cut.measured <= cut.bound + TIGHT

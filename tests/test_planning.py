@@ -97,6 +97,14 @@ def test_a_plan_is_made_once_for_a_structure_with_its_sizes():
     assert len(calls) == 4
 
 
+def test_an_optimizer_object_serves_contractions_of_several_sizes():
+    optimizer = opt_einsum.DynamicProgramming(), opt_einsum.RandomGreedy(max_repeats=2)
+    for one in optimizer:
+        for size in (7, 4):  # a batch and its chunks
+            plan = make_plan((("i", "j"), ("j", "k")), (0, 1), {"i": size, "j": 3, "k": 5}, ("i", "k"), one, LIMIT)
+            assert plan.flops == 2 * size * 3 * 5
+
+
 def test_terms_without_a_common_mode_are_multiplied_out():
     plan = make_plan((("i",), ("j",), ("k",)), (0, 1, 2), {"i": 2, "j": 3, "k": 5}, ("k", "i", "j"), SHARED, LIMIT)
     assert plan.steps[-1].elements == 30

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, contract, decompose, lift, plan
+from tensornet_interp import BilinearLayer, BilinearNetwork, TensorNetwork, Term, contract, decompose, lift, plan
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 TOLERANCE = 1e-12  # of the largest entry: sums of some thousand products of float64 numbers
@@ -227,3 +227,24 @@ def test_order_weights_are_refused_over_the_limit():
         order_weights(plain(3), 7, max_elements=500)
     with pytest.raises(ValueError, match=r"order must be from 0 to 8 \(the degree of 3 layers\), got 9"):
         order_weights(network, 9)
+
+
+class Fresh(TensorNetwork):
+    """Arrays that are made when they are asked for, and that nothing else holds."""
+
+    modes = ("a", "b", "c", "d")
+
+    def terms(self):
+        pairs = enumerate((("a", "x", "b"), ("c", "x", "d"), ("a", "y", "d")))
+        return tuple(Term(tensor(3, 3, 3, seed=seed) * 1, modes) for seed, modes in pairs)
+
+
+def test_slices_of_arrays_that_nothing_else_holds_are_not_confused():
+    network = Fresh()
+    dense = network.to_tensor()
+    with torch.inference_mode():  # where a view does not hold its array either
+        for modes in itertools.permutations(network.modes):
+            for index in itertools.product(range(2), repeat=4):
+                found = project(network, dict(zip(modes, index, strict=True))).to_tensor()
+                expected = dense[tuple(index[modes.index(mode)] for mode in network.modes)]
+                assert abs(found - expected) <= 1e-12 * dense.abs().max()

@@ -67,7 +67,9 @@ def circuit(
             f"the tree can have {' + '.join(f'{size:.3g}' for size in reversed(sizes))} components, {needed:.1e}"
             f" elements in a level, more than max_elements={max_elements:.0e}; give smaller widths, or a beam"
         )
-    ruler = _Ruler(layers, None if x is None else network[0].lift_input("x", x).to(torch.float64).flatten(0, -2))
+    ruler = _Ruler(
+        layers, None if x is None else network[0].lift_input("x", x).to(torch.float64).reshape(-1, layers[0].shape[1])
+    )
     values = [ruler.activations(len(layers), direction.to(torch.float64)[None])]  # (sample, 1)
     if not bool(torch.isfinite(values[0]).all()):
         raise ValueError("the output overflows float64: scale the weights down")

@@ -79,6 +79,8 @@ TABLE = [
     ("strength a word", lambda: Smooth((2, 3), "much"), TypeError, "strength must be a number, got 'much'"),
     ("one prior", given("cp", rank=2, priors=Sparse("outputs")), TypeError, r"priors must be a list of Prior objects"),
     ("prior by name", given("cp", rank=2, priors=["sparse"]), TypeError, r"priors must be a list of Prior objects"),
+    ("priors of a generator", given("cp", rank=2, priors=(p for p in [Sparse("outputs")])), TypeError, r"priors must be a list of Prior objects"),
+    ("priors None", given("cp", rank=2, priors=None), TypeError, r"priors must be a list of Prior objects.*got None"),
     ("grid too large", given("cp", rank=2, priors=[Smooth((2, 3))]), ValueError, r"an image of shape \(2, 3\) has 6 pixels, but mode 'in' has size 5"),
     ("grid one short", given("cp", rank=2, priors=[Smooth((2, 2))]), ValueError, r"an image of shape \(2, 2\) has 4 pixels, but mode 'in' has size 5"),
     ("grid of a lifted layer", lambda: decompose(LIFTED, "cp", rank=2, priors=[Smooth((2, 3))]), ValueError, "has 6 pixels, but mode 'in' has size 5"),

@@ -156,6 +156,28 @@ def test_narrow_dtypes_are_fitted_in_float64_and_come_back(method, dtype, tolera
     assert dense_error(narrow, layer) == pytest.approx(narrow.relative_error, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"), [("cp", {"rank": 3}), ("output_svd", {"blocks": 2}), ("hosvd", {"ranks": (2, 4)})]
+)
+def test_the_error_is_that_of_the_result_where_its_weights_underflow(method, options, device):
+    wide = random_layer(3, 12, 6, seed=0, device=device)
+    layer = BilinearLayer(*((1e-3 * t).to(torch.float16) for t in (wide.down, wide.left, wide.right)))
+    result = decompose(layer, method, **options)
+    assert dense_error(result, layer) > 0.9  # weights near 1e-8, below what float16 has
+    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=1e-6)
+
+
+def test_cp_leaves_a_tied_start(device):
+    layer = random_layer(3, 12, 6, seed=0, device=device)
+    tied = decompose(layer, "symmetric_cp", rank=4)
+    assert decompose(layer, "cp", rank=4, start=tied).relative_error < 0.5 * tied.relative_error
+    # outputs of one sign: every eigenvalue is positive, and eigencomponents have no partner
+    inputs = normal(9, 7, seed=3, device=device)
+    positive = BilinearLayer(normal(4, 7, seed=4, device=device).abs(), inputs, inputs)
+    free, tied = (decompose(positive, method, rank=3).relative_error for method in ("cp", "symmetric_cp"))
+    assert free < 0.99 * tied
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lifted_layer_keeps_its_constant_coordinates(method, device):
     layer = lift(random_layer(5, 5, 4, seed=1, device=device), residual=0.5)

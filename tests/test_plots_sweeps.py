@@ -89,3 +89,5 @@ def test_curves_of_nothing_are_errors():
         curves(STRENGTHS, "strength", ["cosine", "accuracy"])
     with pytest.raises(ValueError, match="y is empty: name the fields to draw"):
         curves(STRENGTHS, "strength", [])
+    with pytest.raises(TypeError, match=r"y must be a list of fields, as \['cosine'\], got 'cosine'"):
+        curves(STRENGTHS, "strength", "cosine")

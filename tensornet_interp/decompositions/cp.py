@@ -16,7 +16,7 @@ from tensornet_interp.decompositions.compress import Compressed
 from tensornet_interp.decompositions.errors import measure
 from tensornet_interp.decompositions.parametrize import Free, Tied
 from tensornet_interp.decompositions.solve import BestFit, FitOptions, InitialFit
-from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start
+from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
 from tensornet_interp.inner import difference
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -70,7 +70,7 @@ class CP(FitOptions):
 
     def _first(self, state: Compressed, rank: int) -> Triple:
         given = self.given_start(state)
-        return extend(given, state.core, rank, self.seed, paired=True)
+        return untie(extend(given, state.core, rank, self.seed, paired=True), self.seed)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

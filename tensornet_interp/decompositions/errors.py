@@ -13,15 +13,18 @@ def measure(result: BilinearMap, layer: BilinearLayer, scale: Tensor, squared: f
     """||symmetrized layer - result|| / ||symmetrized layer||, rounding to the dtype of the result included.
 
     `squared` is the relative squared error that the method knows of its own, good to 1e-15. It is taken where that
-    and the rounding of the dtype do not matter beside it; else the difference is measured entry by entry, if out * r^2
-    entries fit (2^25, r = min(in, 2 (rank + rank of the result))). A zero layer (`scale`, its norm,
+    and the rounding of the dtype do not matter beside it, and weights of the layer's size do not underflow in it; else
+    the difference is measured, entry by entry if out * r^2 entries fit (2^25, r = min(in, 2 (rank + rank of the
+    result))). A zero layer (`scale`, its norm,
     is 0), of which every result is zero, has error 0.
     """
     if not bool(scale > 0):
         return 0.0
     known = max(0.0, squared)
     width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
-    rounding = torch.finfo(layer.down.dtype).eps
-    if known > max(1e-10, (100 * rounding) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
+    dtype = torch.finfo(layer.down.dtype)
+    if float(scale) * dtype.eps < dtype.tiny:
+        return relative_error(result, layer)
+    if known > max(1e-10, (100 * dtype.eps) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
         return known**0.5
     return relative_error(result, layer)

@@ -40,7 +40,8 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.priors, Prior) or not all(isinstance(prior, Prior) for prior in self.priors):
+        # a generator would be used up here, and the fit would then have no priors
+        if not isinstance(self.priors, list | tuple) or not all(isinstance(prior, Prior) for prior in self.priors):
             raise TypeError(f"priors must be a list of Prior objects, as [Sparse('outputs')]; got {self.priors!r}")
         if self.start is not None and not isinstance(self.start, BilinearMap):
             raise TypeError(f"start must be a result or a layer, got {type(self.start).__name__}")

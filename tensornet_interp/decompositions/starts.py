@@ -9,6 +9,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 
 _EIGEN_FLOPS = 1e11  # what a start may cost: some seconds
+_PUSH = 1e-2  # how far parallel factors are moved apart, as a share of their length; its square is the error made
 
 Triple = tuple[Tensor, Tensor, Tensor]  # outputs (out, rank), left (in, rank), right (in, rank)
 
@@ -62,6 +63,20 @@ def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = Fal
     left = torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
     right = left if tied else torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
     return scale * fit_outputs(layer, left, right), left, right
+
+
+def untie(terms: Triple, seed: int) -> Triple:
+    """Left u and right v = +-u of a term that are parallel become u + n and +-(u - n), n small: u u^T - n n^T.
+
+    The gradient does not tell such factors apart: a fit that moves both freely would keep them parallel for good.
+    """
+    outputs, left, right = terms
+    lengths, products = left.norm(dim=0), (left * right).sum(0)
+    parallel = products.abs() >= (1 - 1e-9) * lengths * right.norm(dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(left.shape, generator=generator, dtype=torch.float64).to(left)
+    noise = _PUSH * parallel * noise / left.shape[0] ** 0.5  # (in, rank)
+    return outputs, left + lengths * noise, right - products / torch.where(lengths > 0, lengths, 1.0) * noise
 
 
 def join(first: Triple, second: Triple) -> Triple:

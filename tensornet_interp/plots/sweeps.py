@@ -63,6 +63,8 @@ def curves(
     a finite number are left out of that panel. x is logarithmic where all values are positive and span more than a
     factor 10, y never.
     """
+    if isinstance(y, str):
+        raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
     if not len(y):
         raise ValueError("y is empty: name the fields to draw")
     figure = Figure(figsize=(3.4 * len(y) + 0.4, 3.2), layout="constrained")

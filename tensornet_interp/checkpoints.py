@@ -19,7 +19,10 @@ from tensornet_interp.weight_files import Source, WeightFiles, load_config, load
 __all__ = ["PRESETS", "Names", "load_config", "load_layer", "load_tensor", "save_layer", "tensor_names"]
 
 LAYER_FILE, FORMAT = "layer.safetensors", "tensornet_interp layer 1"
-GATES = ("gate", "hidden_act", "hidden_activation", "activation_function")  # what configs call it
+GATES = (  # what configs call it
+    *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
+    *("mlp_hidden_act", "ffn_hidden_act", "hidden_act_fn", "act_fn", "dense_act_fn"),
+)
 NO_GATE = (None, False, "", "none", "None", "identity", "linear")
 COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
 SIZES = {"in": ("d_model", "hidden_size"), "out": ("d_model", "hidden_size"), "rank": ("d_hidden", "intermediate_size")}
@@ -65,6 +68,8 @@ def load_layer(
     config = _optional_config(source)
     preset = names if isinstance(names, Names) else PRESETS[names]
     options: Mapping[str, Any] = config or {}
+    if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
+        options = {**options, **options["text_config"]}
     if preset is None:
         preset = own_names(options, index)
         options = {"bias": True, **options["config"]}  # a GateModel always has them

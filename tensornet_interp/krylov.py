@@ -129,7 +129,7 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
                 (sure,) = _search(
                     problem.at(some.blocks), some.rows(count).to(norms), draws[:, :0], k, tolerance, count
                 )
-                good = sure.verdict.close & (sure.verdict.proven | ~some.verdict.proven) | (some.used == cap)
+                good = sure.verdict.close & (sure.verdict.proven | ~some.verdict.proven) | (some.used > cap - k)
                 parts.append((some.blocks[good], sure.at(good).pairs(k, some.used)))
                 todo[some.blocks[good]] = False
     again = todo.nonzero()[:, 0]
@@ -221,7 +221,7 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
 
     A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is in reach,
     and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
-    nothing for a while; or when the basis has `cap` vectors.
+    nothing for a while; or when the basis has no room for more below `cap` vectors.
     """
     here, before = torch.arange(len(start), device=start.device), problem.norms
     basis, small = start[:, :0], problem.norms.new_zeros(len(start), 0, 0)  # (block, m, in), M in it (block, m, m)
@@ -229,15 +229,17 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
     while len(here):
         basis, small, x, last = _extend(problem.matrices, basis, small, x)
         used = basis.shape[1]
+        # part of a group of rows would leave out what the basis couples to the others, unless it is the whole space
+        full = used == cap or used + x.shape[1] > cap < x.shape[2]
         x = x[:, : cap - used]
-        if used < min(cap, max(k, checked + 1, checked + checked // 6)):
+        if not full and used < max(k, checked + 1, checked + checked // 6):
             continue
         values, vectors, coupling = _ritz(small, last.to(small))
         verdict = _Verdict.of(problem, values, coupling, k, tolerance)
         rate = (before - verdict.missing) / (used - checked)  # of squared norm found by a step; it falls
         hopeless = ~verdict.proven & (verdict.missing - values[:, k - 1].square() > rate * (cap - used))
         done = verdict.close & (verdict.proven | (hopeless & (used >= last_look)))
-        if used == cap:
+        if full:
             done = torch.ones_like(done)
         elif last_look == cap and not bool(done.all()) and bool((done | (verdict.close & hopeless)).all()):
             x = _orthonormal(torch.cat([x, more[here]], 1)[:, : cap - used], basis)
@@ -276,9 +278,15 @@ def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tupl
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal rows (block, n, in) orthogonal to the basis; where x has no such part, QR makes one up."""
-    for _ in range(2):
-        x = torch.linalg.qr(torch.baddbmm(x, x @ basis.mT, basis, alpha=-1).mT).Q.mT
+    """Orthonormal rows (block, n, in) orthogonal to the basis; where x (unit rows) has no such part, random ones."""
+    # what is left of such an x is rounding, mostly inside the basis: a part outside of it is mixed in, new each time
+    spare = torch.randn(
+        x.shape[1:], generator=torch.Generator().manual_seed(2**31 + basis.shape[1]), dtype=torch.float64
+    )
+    spare = (torch.finfo(x.dtype).eps * spare).to(x)
+    for part in (spare, None, None):
+        x = torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)
+        x = torch.linalg.qr((x if part is None else x + part).mT).Q.mT
     return x
 
 

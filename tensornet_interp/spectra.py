@@ -24,8 +24,9 @@ class Spectra:
     i-th largest magnitude of all eigenvalues lies within bounds[:, i] of that of the i-th value, so nothing larger
     was missed. Where not, the matrix may have a larger eigenvalue that no vector of the subspace saw, unlikely as
     that is; `method="dense"` on these directions settles it.
-    residuals: ||M v - eigenvalue v||, rounding included. An eigenvector is off by about its residual over the gap to
-    the next eigenvalue, often much more than the bound, which is quadratic in the residual where proven.
+    residuals: ||M v - eigenvalue v||, rounding included, of the vectors before they are rounded to the layer's dtype.
+    An eigenvector is off by about its residual over the gap to the next eigenvalue, often much more than the bound,
+    which is quadratic in the residual where proven.
     """
 
     eigenvalues: Tensor  # (block, k), largest magnitude first, sign kept

@@ -127,6 +127,18 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     assert "gate said to be removed" in layer.history
 
 
+@pytest.mark.parametrize(
+    "config", [{"feed_forward_proj": "gated-gelu"}, {"text_config": {"hidden_activation": "gelu_pytorch_tanh"}}]
+)
+def test_a_gate_is_found_under_the_names_of_other_families(tmp_path, config):
+    parts = {"0.wi_0.weight": tensor(10, 12), "0.wi_1.weight": tensor(10, 12), "0.wo.weight": tensor(12, 10)}
+    write(tmp_path, parts, config=config)
+    names = Names(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
+    with pytest.raises(ValueError, match=r"has a gate \((feed_forward_proj|hidden_activation)='.*gate_removed=True"):
+        load_layer(tmp_path, 0, names=names)
+    assert "gate said to be removed" in load_layer(tmp_path, 0, names=names, gate_removed=True).history
+
+
 def test_torch_bilinear_layers(tmp_path):
     modules = torch.nn.ModuleList([torch.nn.Bilinear(12, 12, 3, dtype=torch.float64) for _ in range(2)])
     save_file(modules.state_dict(), tmp_path / "model.safetensors")

@@ -100,3 +100,9 @@ def test_features_without_any_number_leave_an_empty_panel():
     figure = correlation_by_rank([fields])
     assert not figure.axes[1].lines
     assert figure.axes[1].get_title() == "active tokens (1 features undefined)"
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are():
+    figure = eigenvector_plane(torch.eye(2), torch.tensor([1.0, -1.0]), names=["$5 and _$", "$"])
+    figure.draw_without_rendering()
+    assert {text.get_text() for text in figure.axes[0].texts} >= {r"\$5 and _\$", r"\$"}

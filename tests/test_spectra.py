@@ -202,6 +202,29 @@ def test_scales_beyond_float32_do_not_matter(scale):
     torch.testing.assert_close(found.eigenvalues / scale**2, expected.eigenvalues, rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("max_steps", [7, 18, 31, 36, 42])
+@pytest.mark.parametrize("family", ["identity", "equal and opposite", "one axis"])
+def test_bounds_hold_where_a_subspace_is_exhausted_or_cut(family, max_steps):
+    count, size, eps = COUNT, 60, 1e-12
+    eigenvalues = torch.ones(count, size, dtype=torch.float64)
+    if family == "equal and opposite":
+        eigenvalues = tensor(count, size, seed=1).clamp(-0.9, 0.9)
+        eigenvalues[:, 0], eigenvalues[:, 1] = 2, -2
+    layer = with_spectra(eigenvalues, 0)
+    if family == "one axis":  # every product is a multiple of one basis vector
+        eigenvalues = torch.eye(1, size, dtype=torch.float64).expand(count, -1)
+        layer = BilinearLayer(eigenvalues, *[torch.eye(size, dtype=torch.float64)] * 2)
+    directions = torch.eye(count, dtype=torch.float64)[:, : layer.shape[0]]
+    for k in (3, 5):
+        found = spectra(layer, directions, k, tolerance=1e-5, max_steps=max_steps, method="krylov", progress=False)
+        vectors = found.eigenvectors
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(count, k, dtype=torch.float64), rtol=eps, atol=eps)
+        near = (found.eigenvalues[..., None] - eigenvalues[:, None, :]).abs().amin(2)
+        assert bool((near <= found.bounds).all())
+        image = layer.interaction_matrix(directions) @ vectors - vectors * found.eigenvalues[:, None, :]
+        assert bool((image.norm(dim=1) <= found.residuals * (1 + eps)).all())
+
+
 def test_what_float32_cannot_find_is_done_again():
     """The second eigenvalue is a millionth of the first: below the rounding of a float32 product, not of float64."""
     layer = with_spectra(rows([1.0, 1e-6, 1e-7, 0.0], 0), 0)

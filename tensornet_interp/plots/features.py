@@ -145,4 +145,5 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
 def _picked(names: Sequence[str] | None, size: int, picks: Sequence[int]) -> list[str]:
     if names is not None and len(names) != size:
         raise ValueError(f"names must be one a vector, got {len(names)} for {size} vectors")
-    return [str(at) if names is None else names[at] for at in picks]
+    # tokens may hold dollar signs, which matplotlib takes for mathematics
+    return [str(at) if names is None else names[at].replace("$", r"\$") for at in picks]

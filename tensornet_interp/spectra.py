@@ -124,6 +124,13 @@ def spectra(
     core, basis = compress_inputs(exact, blocks)
     size = core.shape[1]
     matrices = Matrices(core.left, core.right, wide @ exact.down)
+    sizes = matrices.scales()
+    if not bool(torch.isfinite(sizes).all()):
+        raise ValueError("the interaction matrices overflow float64: scale the weights down")
+    # every direction at its own scale, a power of two, so that squares neither overflow nor vanish
+    scale = torch.ldexp(torch.ones_like(sizes), sizes.frexp().exponent.clamp(-1000, 1000))[:, None]
+    wide = wide / scale
+    matrices = matrices._replace(weights=wide @ exact.down)
     if method == "krylov":
         norms, chunk = squared_norms(core, matrices.weights), _CHUNK_ELEMENTS // (2 * steps * size + 6 * hidden)
     else:
@@ -132,8 +139,6 @@ def spectra(
             _CHUNK_ELEMENTS // (2 * size**2),
             "dense" if basis is None else "thin",
         )
-    if not bool(torch.isfinite(matrices.scales().square() + norms).all()):
-        raise ValueError("the interaction matrices overflow float64: scale the weights down")
     parts: list[Leading] = []
     with tqdm(total=blocks, desc=f"{method} spectra", leave=False, delay=2, disable=not progress) as bar:
         for rows in torch.arange(blocks, device=wide.device).split(max(1, chunk)):
@@ -145,16 +150,16 @@ def spectra(
             bar.update(len(rows))
     found = Leading(*(torch.cat(part) for part in zip(*parts, strict=True)))
     vectors = found.vectors.mT if basis is None else basis @ found.vectors.mT  # (block, in, k)
-    values = found.values.to(layer.down.dtype)
+    values = (scale * found.values).to(layer.down.dtype)
     # what is added to bounds: the weights are sums over out; the values are rounded to the layer's dtype
     sums = matrices._replace(weights=rounding_share(0, layer.shape[0]) * (wide.abs() @ exact.down.abs())).scales()
-    added = sums[:, None] + (values.to(torch.float64) - found.values).abs()
+    added = scale * sums[:, None] + (values.to(torch.float64) - scale * found.values).abs()
     options = f"spectra(k={k}, tolerance={tolerance:g}, max_steps={steps}, method={method!r})"
     return Spectra(
         eigenvalues=values,
         eigenvectors=fix_signs(vectors).to(values.dtype),
-        bounds=found.bounds + added,
-        residuals=found.residuals + added,
+        bounds=scale * found.bounds + added,
+        residuals=scale * found.residuals + added,
         proven=found.proven,
         steps=found.steps,
         method=method,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions import build, decompose
-from tensornet_interp.inner import relative_error, similarity
+from tensornet_interp.inner import norm, relative_error, similarity
 from tensornet_interp.layer import as_layer
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
@@ -174,7 +174,7 @@ def _numbers(result: TensorNetwork, layer: TensorNetwork) -> Record:
     return {
         "parameters": parameters(result),
         "relative_error": relative_error(result, layer) if error is None else error,
-        "cosine": float(similarity(result, layer)),
+        "cosine": float(similarity(result, layer)) if norm(result) > 0 and norm(layer) > 0 else None,
         "iterations": len(report.convergence) if report else 0,
         "stop_reason": report.stop_reason if report else "direct",
     }

@@ -1,6 +1,7 @@
 """Every bound on a leading eigenvalue holds against the dense interaction matrices; what is said proven is right."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tensornet_interp import BilinearLayer, decompose, lift, relative_error
 from tensornet_interp.krylov import Matrices, enclose, rounding_share, squared_norms
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import krylov_flops, spectra
+from tensornet_interp.testing import random_layer
 
 SIZE, COUNT = 24, 31  # inputs, directions of a family
 EPS = torch.finfo(torch.float64).eps
@@ -297,3 +299,17 @@ def test_result_is_the_layer_where_all_eigenpairs_are_taken():
     plain = spectra(lifted.drop_constant(), torch.eye(COUNT, dtype=torch.float64), progress=False).to_result()
     assert plain.constant_in
     assert "proven" in repr(found)
+
+
+@pytest.mark.parametrize("power", [-660, 400])
+def test_the_scale_of_the_layer_is_that_of_values_and_bounds(power, device):
+    """Powers of two change nothing else, far beyond where squares under- or overflow."""
+    layer = random_layer(3, 40, 30, seed=5, device=device)
+    directions = torch.eye(3, dtype=torch.float64, device=device)
+    scaled = replace(layer, down=torch.ldexp(layer.down, torch.tensor(power, device=device)))
+    one, other = (spectra(part, directions, 2, method="krylov", max_steps=20) for part in (layer, scaled))
+    for name in ("eigenvalues", "bounds", "residuals"):
+        back = torch.ldexp(getattr(other, name), torch.tensor(-power, device=device))
+        assert torch.equal(back, getattr(one, name)), name
+    assert torch.equal(one.proven, other.proven)
+    assert torch.equal(one.eigenvectors, other.eigenvectors)

@@ -22,7 +22,7 @@ class Sizes:
 
     targets: Sequence[Target]
     ranks: tuple[int, int]  # of hosvd and tucker: outputs, inputs
-    cap: float = 120.0  # seconds after which TensorLy's parafac is stopped
+    cap: float = 40.0  # seconds after which TensorLy's parafac is stopped
     steps: int = 200  # of the dense cosine fit
     orientation: int = 50  # iterations of TensorLy's tucker and non_negative_parafac
     iterations: int = 200  # of our cp where no cosine is given, at most

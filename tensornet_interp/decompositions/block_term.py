@@ -34,7 +34,7 @@ class BlockTerm(FitOptions):
     start: a SpectralResult with as many blocks and at most L eigenpairs each. Other options: `FitOptions`; priors see
     the vectors that are fitted, of which the eigenvectors of a block are a rotation: what they ask of the outputs
     holds in the result, zeros and signs that they ask of single inputs do not.
-    Cost an iteration: 16 hidden R (in + out) + 15 * 6 R^2 in, with R the sum of L and in = min(in, 2 hidden).
+    Cost an iteration: 16 hidden R (in + out) + 25 * 6 R^2 in, with R the sum of L and in = min(in, 2 hidden).
     """
 
     blocks: int | None = None

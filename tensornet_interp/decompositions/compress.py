@@ -44,7 +44,8 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     looking for a smaller span than min(in, 2 rank). Cost: 2 in (2 rank)^2.
     """
     exponents = factor_exponents(layer)
-    exact = replace(rescale(layer, exponents), constant_in=False, constant_out=False)  # no factor over- or underflows
+    plain = replace(layer, constant_in=False, constant_out=False)
+    exact = rescale(plain, exponents)  # no factor over- or underflows
     basis = _basis(exact, torch.finfo(layer.down.dtype).eps) if inputs else None
     if basis is not None:
         exact = replace(exact, left=basis.T @ exact.left, right=basis.T @ exact.right)

@@ -30,7 +30,7 @@ class CP(FitOptions):
     rank: number of components, at most that of the layer, which is exact; None is that. The error is between
     symmetrized tensors, so a and b are free up to a swap. Starts from leading eigencomponents, in pairs of either sign.
     Other options: `FitOptions`. Not differentiable; the loss is, see `fit.products`.
-    Cost an iteration: 16 hidden rank (in + out) + 15 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
+    Cost an iteration: 16 hidden rank (in + out) + 25 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
     """
 
     rank: int | None = None
@@ -79,7 +79,7 @@ class SymmetricCP(FitOptions):
 
     rank: number of components, at most 2 hidden, which is exact; None is that. Signs are free. Starts from the leading
     eigencomponents over all outputs. Other options: `FitOptions`; start must have equal left and right factors.
-    Cost an iteration: 16 hidden rank (in + out) + 15 * 6 rank^2 in, with in = min(in, 2 hidden) by compression.
+    Cost an iteration: 16 hidden rank (in + out) + 25 * 6 rank^2 in, with in = min(in, 2 hidden) by compression.
     """
 
     rank: int | None = None

@@ -7,7 +7,7 @@ Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` is for a loss 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from tensornet_interp.decompositions.parametrize import Curvature, Model
 from tensornet_interp.layer import BilinearLayer
 
 _EXACT = 1e-15  # a relative squared error that is rounding of the expansion
-_INNER = 15  # conjugate-gradient steps an iteration
+_INNER = 25  # conjugate-gradient steps an iteration
 
 
 class Fit(NamedTuple):
@@ -43,18 +43,20 @@ def gradient(
 ) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
     """The squared error and half its gradient in the components. Cost: 2 hidden rank (8 in + 2 out)."""
     c, a, b = components
-    wa, va, wb, vb = target.left.T @ a, target.right.T @ a, target.left.T @ b, target.right.T @ b
-    cc, aa, bb, ab = c.T @ c, a.T @ a, b.T @ b, a.T @ b
-    hidden, gram = (wa * vb + va * wb) / 2, (aa * bb + ab * ab.T) / 2
-    outputs = target.down.T @ c
+    rank = a.shape[1]
+    both = torch.cat([a, b], 1)  # (in, 2 rank)
+    w, v = target.left.T @ both, target.right.T @ both  # (hidden, 2 rank)
+    aa, bb, ab, cc = a.T @ a, b.T @ b, a.T @ b, c.T @ c
+    hidden = (w[:, :rank] * v[:, rank:] + v[:, :rank] * w[:, rank:]) / 2
+    gram = (aa * bb + ab * ab.T) / 2
+    outputs = (target.down.T @ c).repeat(1, 2)
     to_c = target.down @ hidden
-    to_a = (target.left @ (outputs * vb) + target.right @ (outputs * wb)) / 2
-    to_b = (target.left @ (outputs * va) + target.right @ (outputs * wa)) / 2
+    to_both = (target.left @ (outputs * v.roll(rank, 1)) + target.right @ (outputs * w.roll(rank, 1))) / 2
     loss = 1 - 2 * float((c * to_c).sum()) + float((cc * gram).sum())
     return loss, (
         c @ gram - to_c,
-        (a @ (cc * bb) + b @ (cc * ab)) / 2 - to_a,
-        (b @ (cc * aa) + a @ (cc * ab.T)) / 2 - to_b,
+        (a @ (cc * bb) + b @ (cc * ab)) / 2 - to_both[:, :rank],
+        (b @ (cc * aa) + a @ (cc * ab.T)) / 2 - to_both[:, rank:],
     )
 
 
@@ -71,19 +73,19 @@ def gauss_newton(
     """Minimize the squared error from the given parameters; it never rises.
 
     Ends when ten iterations together gain less than 10 * tolerance of the loss, or the loss is rounding, or no step
-    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 15 products of `Curvature`.
+    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 25 products of `Curvature`.
     """
     parameters = model.balance(parameters)
     loss, wrt = gradient(target, model.components(parameters))
     losses = [loss]
     damping = 1e-3
-    for _ in range(max_iterations):
+    for iteration in range(max_iterations):
         slope = model.gradient(parameters, wrt)
         if not any(bool(s.any()) for s in slope):
             return Fit(parameters, loss, losses, "converged: the gradient is zero")
         curvature = model.curvature(parameters)
         while True:
-            step, predicted = _solve(curvature, slope, damping)
+            step, predicted = _solve(curvature, slope, damping, min(10 + iteration, _INNER))  # roughly at first
             trial = model.balance(tuple(p + s for p, s in zip(parameters, step, strict=True)))
             trial_loss, trial_wrt = gradient(target, model.components(trial))
             if trial_loss < loss:
@@ -141,34 +143,49 @@ def descend(
     return Fit(kept, best, losses, f"{len(losses) - 1} steps of Adam{end}")
 
 
-def _solve(curvature: Curvature, slope: tuple[Tensor, ...], damping: float) -> tuple[tuple[Tensor, ...], float]:
-    """A step x with (J^T J + damping) x = -slope by conjugate gradients, and the gain the quadratic model predicts."""
-    roots = [
+def _solve(
+    curvature: Curvature, slope: tuple[Tensor, ...], damping: float, steps: int
+) -> tuple[tuple[Tensor, ...], float]:
+    """A step x with (J^T J + damping) x = -slope by conjugate gradients, and the gain the quadratic model predicts.
+
+    Preconditioned by the diagonal blocks; vectors are flat, all parameters in one.
+    """
+    inverses = [
         # a share of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix
-        torch.linalg.cholesky(block + (damping + 1e-12 * block.diagonal().max()) * torch.eye(len(block)).to(block))
+        torch.cholesky_inverse(
+            torch.linalg.cholesky(block + (damping + 1e-12 * block.diagonal().max()) * torch.eye(len(block)).to(block))
+        )
         for block in curvature.blocks
     ]
 
-    def precondition(vector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(torch.cholesky_solve(v.T, root).T for v, root in zip(vector, roots, strict=True))
+    def split(vector: Tensor) -> tuple[Tensor, ...]:
+        parts = vector.split([s.numel() for s in slope])
+        return tuple(part.view(s.shape) for part, s in zip(parts, slope, strict=True))
 
-    step = tuple(torch.zeros_like(s) for s in slope)
-    rest = tuple(-s for s in slope)
-    direction = scaled = precondition(rest)
-    size = first = _dot(rest, scaled)
-    for _ in range(_INNER):
-        image = tuple(i + damping * d for i, d in zip(curvature.product(direction), direction, strict=True))
-        length = size / _dot(direction, image)
-        step = tuple(s + length * d for s, d in zip(step, direction, strict=True))
-        rest = tuple(r - length * i for r, i in zip(rest, image, strict=True))
+    def join(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def product(vector: Tensor) -> Tensor:
+        return join(curvature.product(split(vector))).add_(vector, alpha=damping)
+
+    def precondition(vector: Tensor) -> Tensor:
+        return join(v @ inverse for v, inverse in zip(split(vector), inverses, strict=True))
+
+    rest = -join(slope)
+    target, step = rest.clone(), torch.zeros_like(rest)
+    direction = precondition(rest)
+    size = first = float(rest @ direction)
+    for _ in range(steps):
+        image = product(direction)
+        length = size / float(direction @ image)
+        step.add_(direction, alpha=length)
+        rest.sub_(image, alpha=length)
         scaled = precondition(rest)
-        size, previous = _dot(rest, scaled), size
+        size, previous = float(rest @ scaled), size
         if size < 1e-4 * first:
             break
-        direction = tuple(s + size / previous * d for s, d in zip(scaled, direction, strict=True))
-    predicted = -2 * _dot(slope, step) - _dot(step, curvature.product(step))
-    return step, max(predicted, 1e-300)
-
-
-def _dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
-    return float(sum((a * b).sum() for a, b in zip(first, second, strict=True)))
+        direction = scaled.add_(direction, alpha=size / previous)
+    # the residual of the damped system gives (J^T J) step without one more product
+    image = target - rest - damping * step
+    predicted = float(2 * (target @ step) - step @ image)
+    return split(step), max(predicted, 1e-300)

@@ -21,7 +21,7 @@ def low_rank_correlation(
     layer: TensorNetwork,
     directions: Tensor,
     x: Tensor,
-    ks: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    ks: Sequence[int] | None = None,
     *,
     space: str | None = None,
     bias: Tensor | None = None,
@@ -33,6 +33,7 @@ def low_rank_correlation(
     plain, in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
     active: the tokens on which a feature is active: a boolean tensor (token, feature), as a TopK dictionary gives it,
     or a threshold that `direction . layer(x) + bias` must pass; bias: (feature,), the encoder's, serves only there.
+    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that there are.
     A record a feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens", "active"
     (tokens), "space". A correlation is NaN where it is undefined: below two tokens, or no variance but rounding.
     Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
@@ -42,6 +43,8 @@ def low_rank_correlation(
     count = _check_directions(part, directions)
     check_tensor("x", x, ("token", "in"))
     full = min(part.shape[1], 2 * part.rank)
+    if ks is None:
+        ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= full]
     if not len(ks):
         raise ValueError("ks is empty; give the numbers of eigenpairs to try, as (1, 2, 4)")
     ks = [check_int("k", k, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})") for k in ks]

@@ -69,10 +69,18 @@ def cosine_of(found: CPResult | TuckerResult) -> float:
 
 
 def dense_cosine_fit(
-    layer: BilinearLayer, *, rank: int, cosine: float, lr: float, steps: int = 200, max_iterations: int | None = None
+    layer: BilinearLayer,
+    *,
+    rank: int,
+    cosine: float,
+    lr: float,
+    inputs_first: bool = False,
+    steps: int = 200,
+    max_iterations: int | None = None,
 ) -> Outcome:
     """Muon on 1 - cosine between the dense target and the dense tensor of the factors, both symmetrized.
 
+    The tensor is rebuilt by way of outputs * left (out, in, rank), or with inputs_first of left * right (in, in, rank).
     Factors from randn, momentum 0.95, the rate falling linearly to zero at `steps`; ends where `cosine` is reached.
     """
     if not hasattr(torch.optim, "Muon"):
@@ -85,7 +93,11 @@ def dense_cosine_fit(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     best = 0.0
     for step in range(steps if max_iterations is None else max_iterations):
-        rebuilt = torch.einsum("or,ir,jr->oij", *factors)
+        down, left, right = factors
+        if inputs_first:
+            rebuilt = torch.einsum("or,ijr->oij", down, torch.einsum("ir,jr->ijr", left, right))
+        else:
+            rebuilt = torch.einsum("oir,jr->oij", torch.einsum("or,ir->oir", down, left), right)
         rebuilt = (rebuilt + rebuilt.mT) / 2
         reached = (rebuilt * target).sum() / rebuilt.square().sum().sqrt()
         best = max(best, float(reached.detach()))

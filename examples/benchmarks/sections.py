@@ -24,7 +24,7 @@ class Sizes:
     ranks: tuple[int, int]  # of hosvd and tucker: outputs, inputs
     cap: float = 40.0  # seconds after which TensorLy's parafac is stopped
     steps: int = 200  # of the dense cosine fit
-    orientation: int = 50  # iterations of TensorLy's tucker and non_negative_parafac
+    orientation: int = 5  # iterations of TensorLy's tucker and non_negative_parafac
     iterations: int = 200  # of our cp where no cosine is given, at most
     large: tuple[int, int, int] = (1024, 4096, 1024)  # inputs, hidden, outputs
     large_rank: int = 64
@@ -71,14 +71,16 @@ def cosine_fits(model: str, sizes: Sizes) -> list[Table]:
         needed = fits.iterations_to(fits.load_layer(model), rank, cosine)
         options = {"method": "cp", "rank": rank, "max_iterations": needed}
         rows = [Row("cp (ours), warm start counted", fits.load_layer, given, fits.ours, options, fits.cosine_to)]
-        for which, lr in target.rates.items():
+        first = next(iter(target.rates.values()))
+        fits_made = [(which, lr, False) for which, lr in target.rates.items()]
+        for which, lr, inputs_first in [*fits_made, ("left * right first", first, True)]:
             rows.append(
                 Row(
                     ", ".join(filter(None, [f"dense cosine fit, Muon, lr {lr:g}", which])),
                     fits.load_layer,
                     given,
                     fits.dense_cosine_fit,
-                    {"rank": rank, "cosine": cosine, "lr": lr, "steps": sizes.steps},
+                    {"rank": rank, "cosine": cosine, "lr": lr, "steps": sizes.steps, "inputs_first": inputs_first},
                     fits.cosine_to,
                     "max_iterations",
                 )

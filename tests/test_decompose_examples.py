@@ -42,7 +42,7 @@ def test_the_decompositions_are_compared_and_resumed(
     assert "LARGER" not in printed
     with (tmp_path / "records.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 2 + 2 * 2 + 1 + 2 * 2 + 3 * 2 + 10
+    assert len(rows) == 3 * 2 + 1 + 2 * 2 + 1 + 2 * 2 + 3 * 2 + 10
     exact = rows[-1]
     assert (exact["method"], exact["options"]) == ("output_svd", "blocks 10")
     assert float(exact["relative_error"]) < 1e-5

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_size
 from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.decompositions.canonical import congruence, unit_columns
+from tensornet_interp.decompositions.canonical import congruence, nonzero, unit_columns
 from tensornet_interp.layer import BilinearLayer, as_layer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, SpectralResult
@@ -170,7 +170,7 @@ def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
     vectors, values = result.eigenvectors.to(torch.float64), result.eigenvalues.to(torch.float64)
     gram = (vectors.mT @ vectors).square()  # of a block that need not be orthonormal
     norms = torch.einsum("brs,br,bs->b", gram, values, values).clamp_min(0).sqrt()
-    return outputs, vectors, values / torch.where(norms > 0, norms, torch.ones_like(norms))[:, None]
+    return outputs, vectors, values / nonzero(norms)[:, None]
 
 
 def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_int
+from tensornet_interp.decompositions.canonical import nonzero
 from tensornet_interp.decompositions.compress import Compressed, unfolding
 from tensornet_interp.decompositions.cp import report
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
@@ -153,7 +154,7 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
                 if other != number:
                     rest = rest - (own @ outputs[:, other]) * (vector * value) @ vector.T
             squared = own.square().sum()
-            found, basis = torch.linalg.eigh(rest / torch.where(squared > 0, squared, torch.ones_like(squared)))
+            found, basis = torch.linalg.eigh(rest / nonzero(squared))
             chosen = found.abs().topk(rank).indices
             matrices[number] = (found[chosen], basis[:, chosen])
     return _parameters(outputs, matrices)
@@ -178,7 +179,7 @@ def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], ranks: list[int]) -> tuple
     for own, vector in zip(terms[0].split(ranks, 1), terms[1].split(ranks, 1), strict=True):
         output = own[:, 0]
         squared = output.square().sum()
-        share = (output @ own) / torch.where(squared > 0, squared, torch.ones_like(squared))  # (rank,)
+        share = (output @ own) / nonzero(squared)  # (rank,)
         basis, triangle = torch.linalg.qr(vector)
         value, rotation = torch.linalg.eigh(triangle @ (share[:, None] * triangle.T))
         length = output.norm() * output[output.abs().argmax()].sign()

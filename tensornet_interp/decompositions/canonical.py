@@ -6,10 +6,15 @@ from torch import Tensor
 from tensornet_interp.layer import BilinearLayer
 
 
+def nonzero(values: Tensor) -> Tensor:
+    """The values to divide by: positive ones as they are, 1 for the others."""
+    return torch.where(values > 0, values, torch.ones_like(values))
+
+
 def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """matrix[i, rank] = columns[i, rank] norms[rank], columns of unit norm; a column of zeros stays as it is."""
     norms = torch.linalg.vector_norm(matrix, dim=0)
-    return matrix / torch.where(norms > 0, norms, torch.ones_like(norms)), norms
+    return matrix / nonzero(norms), norms
 
 
 def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions.canonical import unit_columns
+from tensornet_interp.decompositions.canonical import nonzero, unit_columns
 from tensornet_interp.inner import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
@@ -51,7 +51,7 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
         exact = replace(exact, left=basis.T @ exact.left, right=basis.T @ exact.right)
     size = norm(exact)
     scale = size * torch.tensor(float(sum(exponents)), dtype=torch.float64, device=size.device).exp2()
-    core = replace(exact, down=exact.down / torch.where(size > 0, size, torch.ones_like(size)))
+    core = replace(exact, down=exact.down / nonzero(size))
     return Compressed(core, basis, scale)
 
 
@@ -75,7 +75,7 @@ def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEME
         return vectors.flip(1), squares.flip(0).clamp_min(0).sqrt(), n_in * eps**0.5
     gram = cross_gram(core, core)
     lengths = gram.diagonal().sqrt()
-    lengths = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+    lengths = nonzero(lengths)
     gram.div_(lengths).div_(lengths[:, None])
     root, failed = torch.linalg.cholesky_ex(gram)
     diagonal = root.diagonal()

@@ -24,14 +24,8 @@ from tensornet_interp.results import CPResult, SpectralResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CP(FitOptions):
-    """B[out, in1, in2] ~ sum_rank weights[rank] c[out, rank] sym(a[in1, rank] b[in2, rank]), least squares.
-
-    rank: number of components, at most that of the layer, which is exact; None is that. The error is between
-    symmetrized tensors, so a and b are free up to a swap. Starts from leading eigencomponents, in pairs of either sign.
-    Other options: `FitOptions`. Not differentiable; the loss is, see `fit.products`.
-    Cost an iteration: 16 hidden rank (in + out) + 25 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
-    """
+class _Ranked(FitOptions):
+    """Options of a fit of a number of rank-one terms."""
 
     rank: int | None = None
 
@@ -39,6 +33,17 @@ class CP(FitOptions):
         super().__post_init__()
         if self.rank is not None:
             check_int("rank", self.rank, 1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CP(_Ranked):
+    """B[out, in1, in2] ~ sum_rank weights[rank] c[out, rank] sym(a[in1, rank] b[in2, rank]), least squares.
+
+    rank: number of components, at most that of the layer, which is exact; None is that. The error is between
+    symmetrized tensors, so a and b are free up to a swap. Starts from leading eigencomponents, in pairs of either sign.
+    Other options: `FitOptions`. Not differentiable; the loss is, see `fit.products`.
+    Cost an iteration: 16 hidden rank (in + out) + 25 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
+    """
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
@@ -74,20 +79,13 @@ class CP(FitOptions):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SymmetricCP(FitOptions):
+class SymmetricCP(_Ranked):
     """B[out, in1, in2] ~ sum_rank c[out, rank] eigenvalue[rank] v[in1, rank] v[in2, rank]: each term its own block.
 
     rank: number of components, at most 2 hidden, which is exact; None is that. Signs are free. Starts from the leading
     eigencomponents over all outputs. Other options: `FitOptions`; start must have equal left and right factors.
     Cost an iteration: 16 hidden rank (in + out) + 25 * 6 rank^2 in, with in = min(in, 2 hidden) by compression.
     """
-
-    rank: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank is not None:
-            check_int("rank", self.rank, 1)
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["SymmetricCP"]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.decompositions.canonical import nonzero
+
 
 class Curvature(NamedTuple):
     """J^T J of a model as a product with a direction, and its diagonal blocks as (n, n) matrices a parameter."""
@@ -49,7 +51,7 @@ class Free(Model):
         """Three norms equal in every component."""
         norms = [factor.norm(dim=0) for factor in parameters]
         size = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
-        return tuple(factor * (size / _nonzero(n)) for factor, n in zip(parameters, norms, strict=True))
+        return tuple(factor * (size / nonzero(n)) for factor, n in zip(parameters, norms, strict=True))
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
         """As it is."""
@@ -97,7 +99,7 @@ class Tied(Model):
         """The norm of an output vector is that of all vectors of its block."""
         outputs, vectors = parameters
         block = (vectors.square().sum(0) @ self.signs.abs().T).sqrt()  # (block,)
-        size = (_nonzero(block) / _nonzero(outputs.norm(dim=0))) ** (2 / 3)
+        size = (nonzero(block) / nonzero(outputs.norm(dim=0))) ** (2 / 3)
         return outputs * size, vectors * (size**-0.5 @ self.signs.abs())
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -118,7 +120,3 @@ class Tied(Model):
             return to_c @ self.signs.T, to_a
 
         return Curvature(product, (self.signs @ (aa * aa) @ self.signs.T, 2 * cc * aa))
-
-
-def _nonzero(values: Tensor) -> Tensor:
-    return torch.where(values > 0, values, torch.ones_like(values))

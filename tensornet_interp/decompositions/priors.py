@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.decompositions.canonical import nonzero
 from tensornet_interp.layer import BilinearLayer
 
 MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",), "right": ("right",)}
@@ -114,7 +115,7 @@ class Smooth(Prior):
         padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
         energy = padded.diff(dim=1).square().sum((1, 2)) + padded.diff(dim=2).square().sum((1, 2))
         squared = images.square().sum((1, 2))
-        return (energy / (8 * torch.where(squared > 0, squared, torch.ones_like(squared)))).mean()
+        return (energy / (8 * nonzero(squared))).mean()
 
 
 def _density(columns: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ def _density(columns: Tensor) -> Tensor:
     if size == 1:
         return columns.new_zeros(())
     length = columns.norm(dim=0)
-    ratio = columns.abs().sum(0) / torch.where(length > 0, length, torch.ones_like(length))
+    ratio = columns.abs().sum(0) / nonzero(length)
     return ((ratio - 1) / (math.sqrt(size) - 1)).mean()
 
 

@@ -15,6 +15,7 @@ GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # bilinear
     "relu": functional.relu,  # ReGLU (Shazeer 2020)
     "silu": functional.silu,  # SwiGLU
+    "gelu": functional.gelu,  # GEGLU
 }
 
 EMBEDDING_BASIS = "inputs in the embedding basis"
@@ -34,7 +35,7 @@ class Bilinear(nn.Module):
     """y = down(gate(left x + a) * (right x + b)) + c + residual x
 
     `outputs=None` means without `down` (and without c): y is the hidden vector. `bias=True` gives a, b and c.
-    `gate` is applied to the left half only: "none" (bilinear), "relu" or "silu"; a gated layer is no tensor.
+    `gate` is applied to the left half only: "none" (bilinear), "relu", "silu" or "gelu"; a gated layer is no tensor.
     `residual` is a fixed coefficient, not a parameter, and needs as many outputs as inputs.
 
     x is (..., inputs), y is (..., outputs). Cost: 2 hidden (2 inputs + outputs) flops a sample.

@@ -18,6 +18,8 @@ from models.tables import write_table
 from tensornet_interp.checks import check_int
 
 Record = dict[str, float | int]
+# images (batch, h * w) and the run's own stream of random numbers -> images, changed at random
+Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,15 @@ def train(
     config: TrainingConfig,
     progress: bool = True,
     callback: Callable[[int, nn.Module], None] | None = None,
+    transform: Transform | None = None,
 ) -> History:
     """Minimise the mean over samples of -log softmax(model(x))[y], in place, with AdamW on all parameters
 
     The learning rate falls from `lr` to 0 as half a cosine over all steps. Model and data stay where they are. Order
     and noise come from a stream of their own: the same seed gives the same run on the same device, and the global
     random streams, the grad mode and the model's train mode are as they were afterwards. `callback(epoch, model)` is
-    called after every epoch, to keep a checkpoint.
+    called after every epoch, to keep a checkpoint. `transform(images, generator)` changes every training batch before
+    the noise is added (translation, blur, ...).
 
     Raises ValueError, before any work, where model and data differ in device, dtype or number of classes, and
     FloatingPointError, naming the step, where the loss stops being finite.
@@ -97,7 +101,8 @@ def train(
             for step in range(steps):
                 data_start = time.perf_counter()
                 chosen = order[step * batch_size : (step + 1) * batch_size]
-                batch = _add_noise(x[chosen], config, generator)
+                images = x[chosen] if transform is None else transform(x[chosen], generator)
+                batch = _add_noise(images, config, generator)
                 labels = y[chosen]
                 _wait(x.device)
                 data_seconds += time.perf_counter() - data_start

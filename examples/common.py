@@ -1,0 +1,64 @@
+"""What the image experiments share: their options, the sizes a data set needs, and where results lie."""
+
+import argparse
+from pathlib import Path
+
+from models import ClassifierConfig, Dataset, TrainingConfig, load_dataset
+
+PRESETS = {
+    "digits": {"width": 64, "lr": 5e-3, "batch_size": 128, "epochs": 40},
+    "mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
+    "fashion_mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
+}
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """The options of every image experiment; `name` is that of the script and of its folder below out/."""
+    made = argparse.ArgumentParser(
+        prog=f"{name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
+    made.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
+    made.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--full", action="store_true", help="the paper's sizes and epochs; resumable")
+    made.add_argument("--epochs", type=int, help="instead of the data set's own number")
+    made.add_argument("--seeds", type=int, help="number of seeds, 0 and up")
+    made.add_argument("--replot", action="store_true", help="draw the figures again from the tables on disk")
+    made.add_argument("--models", default="out/models", help="where trained models are kept and found")
+    made.add_argument("--out", help=f"folder of tables and figures, default out/{name}/DATASET")
+    made.set_defaults(script=name)
+    return made
+
+
+def out_folder(options: argparse.Namespace) -> Path:
+    """The folder of the results, made where it is not there."""
+    out = Path(options.out or f"out/{options.script}/{options.dataset}")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """The data set that the options name."""
+    return load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
+
+
+def classifier(data: Dataset, width: int | None = None, **changes: object) -> ClassifierConfig:
+    """A one-layer classifier of `data`: embedding and hidden size `width` (default: the preset's), other fields."""
+    size = int(PRESETS[data.name]["width"]) if width is None else width
+    fields: dict[str, object] = {"inputs": data.train_x.shape[1], "width": size, "hidden": size}
+    return ClassifierConfig(**fields | {"classes": len(data.class_names)} | changes)  # type: ignore[arg-type]
+
+
+def schedule(data: Dataset, options: argparse.Namespace, **changes: object) -> TrainingConfig:
+    """The preset's training of `data`, noise on every sample, `--epochs` where given, other fields."""
+    preset = PRESETS[data.name]
+    fields: dict[str, object] = {
+        "epochs": int(preset["epochs"]),
+        "lr": preset["lr"],
+        "batch_size": int(preset["batch_size"]),
+        "noise_probability": 1.0,
+    }
+    if options.epochs is not None:
+        changes |= {"epochs": options.epochs}
+    return TrainingConfig(**fields | changes)  # type: ignore[arg-type]

@@ -1,0 +1,51 @@
+"""Classifiers that are trained once and kept on disk, so that every figure after the first one is cheap."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from models.bilinear import BilinearClassifier, ClassifierConfig, build_classifier
+from models.data import Dataset
+from models.storage import load_info, load_model, save_model
+from models.training import TrainingConfig, Transform, train
+
+
+def trained(
+    folder: str | Path,
+    data: Dataset,
+    config: ClassifierConfig,
+    training: TrainingConfig,
+    *,
+    transform: Transform | None = None,
+    transform_name: str = "",
+    progress: bool = True,
+) -> BilinearClassifier:
+    """The classifier that these settings give: read from below `folder` where it is there, else trained and kept
+
+    Initial weights and training are drawn from `training.seed`. The place is `folder/DATASET-DIGEST`, the digest of
+    everything that decides the result (data set, config, training, name of the transform); its config.json holds the
+    settings in full and they are compared, not trusted. A run that is cut off leaves nothing behind and starts again.
+    Raises ValueError where a stored model has other settings, or a transform comes without a name or a name alone.
+    """
+    if (transform is None) != (transform_name == ""):
+        raise ValueError(f"transform and transform_name go together, got {transform!r} and {transform_name!r}")
+    settings: dict[str, Any] = {"dataset": data.name, "training": asdict(training), "transform": transform_name}
+    text = json.dumps(settings | {"config": asdict(config)}, sort_keys=True)
+    place = Path(folder) / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    device = data.train_x.device
+    if (place / "config.json").is_file():
+        info = load_info(place)
+        if info["extra"] != settings or info["config"] != asdict(config):
+            raise ValueError(f"{place} holds a model of other settings: {info['extra']}, {info['config']}; remove it")
+        model = load_model(place, device=device)
+        if not isinstance(model, BilinearClassifier):
+            raise ValueError(f"{place} holds a {type(model).__name__}, not a BilinearClassifier; remove it")
+        return model
+    model = build_classifier(config, training.seed, device=device, dtype=data.train_x.dtype)
+    history = train(model, data, training, progress, transform=transform)
+    place.mkdir(parents=True, exist_ok=True)
+    history.to_csv(place / "history.csv")
+    save_model(model, place, extra=settings)
+    return model

@@ -122,7 +122,8 @@ class Transformer(nn.Module):
     def block(self, layer: int) -> Block:
         """A layer of the stack."""
         block = self.blocks[check_int("layer", layer, 0, self.config.n_layers - 1)]
-        assert isinstance(block, Block)  # for the type checker: a ModuleList forgets what it holds
+        if not isinstance(block, Block):  # a ModuleList forgets what it holds
+            raise TypeError(f"layer {layer} is a {type(block).__name__}, not a Block")
         return block
 
     def mlp(self, layer: int) -> Bilinear:

@@ -126,7 +126,7 @@ BAD = {
         ValueError,
         "residual=1.0 with down=False needs hidden equal to .*, got hidden=6 and 5",
     ),
-    "gate": (lambda: ClassifierConfig(gate="rleu"), ValueError, "gate must be one of none, relu, silu, gelu.*'rleu'"),
+    "gate": (lambda: ClassifierConfig(gate="rleu"), ValueError, "gate must be one of gelu, none, relu, silu.*'rleu'"),
     "block residual": (
         lambda: Bilinear(4, 3, 2, residual=1.0),
         ValueError,

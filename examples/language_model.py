@@ -251,7 +251,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 50}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")

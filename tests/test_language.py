@@ -141,6 +141,20 @@ def test_accumulation_changes_rounding_alone():
     assert not same(whole, model_of().double())
 
 
+def test_training_stays_on_its_device(device, tmp_path):
+    precision = "float32" if device == "cpu" else "bfloat16"
+    config = LanguageConfig(steps=40, batch_size=4, lr=1e-2, precision=precision)
+    tokens = torch.tensor([0, 3, 1, 4, 2, 5, 9]).repeat(10)
+    model = model_of().to(device)
+    history = train_language(model, tokens, config, tmp_path, every=20, progress=False)
+    assert history.records[-1]["loss"] < history.records[0]["loss"]
+    assert {parameter.device.type for parameter in model.parameters()} == {device}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    again = model_of().to(device)
+    train_language(again, tokens, config, tmp_path, every=20, progress=False)
+    assert same(again, model)
+
+
 def test_every_window_is_taken_once_an_epoch(monkeypatch):
     tokens = torch.arange(6 * 5 + 1) % 11
     seen = []

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
                 row, history = trained(options, gate, seed, equal, share, tokens, held_out, out)
                 rows += [row | {"equal": name} for name in (options.equal if gate == "none" else (equal,))]
                 records += [] if equal == "time" else history
-    report(rows, records, out, len(held_out) - 1)
+    report(rows, records, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
     print(f"\nfigures, tables and models: {out}")
 
 
@@ -168,7 +168,7 @@ def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=False).replace("\n", "\n  ")
 
 
-def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) -> None:
+def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) -> None:
     """Tables of the held-out loss by gate and seed, the means and the differences from no gate; the curves."""
     base = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == "none"}
     for row in rows:
@@ -179,7 +179,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) 
     summary = summarise(rows, ("equal", "gate"), ("held_out_loss", "difference", "steps", "train_loss"))
     columns = dict.fromkeys(name for found in summary for name in found)
     write_table(out / "summary.csv", [dict.fromkeys(columns, "") | found for found in summary])
-    print(f"\nheld-out loss in nats a token, on {tokens:,} tokens; mean over seeds and 95 % confidence interval")
+    print(f"\nheld-out loss in nats a token, on {text}; mean over seeds and 95 % confidence interval")
     print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<28}{'minus none, same seed':<28}train")
     for found in summary:
         cells = "".join(f"{_interval(found, name):<28}" for name in ("held_out_loss", "difference"))
@@ -190,7 +190,8 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) 
     band = {"held_out_loss": ("held_out_loss_low", "held_out_loss_high")}
     figure = curves(points, "step", ["held_out_loss", "train_loss"], by="gate", bands=band)
     seeds = len({row["seed"] for row in rows})
-    figure.suptitle(f"Gates at equal steps, nats a token, mean of {seeds} seed{'s' * (seeds > 1)}", fontsize=10)
+    title = f"Gates at equal steps, nats a token; mean of {seeds} seed{'s' * (seeds > 1)}"
+    figure.suptitle(f"{title}\nheld out: the first {CURVE:,} of {text}", fontsize=9)
     figure.savefig(out / "losses.png", dpi=120)
 
 

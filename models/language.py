@@ -97,10 +97,10 @@ def train_language(
     parts summed), and with `held_out` tokens held_out_loss.
 
     With `folder`, the state (weights, moments, step, records) is kept there with every record, as one file, always one
-    whose loss was finite; a run that was cut off goes on from it and ends, on the CPU bit by bit, as it would have. A folder with
-    the state of other settings (config, model, text, initial weights, `extra`: JSON values that say what else decides,
-    as what the callback does) is a ValueError that shows both. A finished run is read back without a step; the
-    callback is not called then.
+    whose loss was finite. A run that was cut off goes on from it and ends as it would have: on the CPU bit by bit. A
+    folder with the state of other settings (config, model, text, initial weights, `extra`: JSON values that say what
+    else decides, as what the callback does) is a ValueError that shows both. A finished run is read back without a
+    step; the callback is not called then.
 
     Raises ValueError for a text shorter than one window or with tokens that the model lacks, and for mixed precision
     outside of CUDA; FloatingPointError for a loss or gradient that is not finite, with the step and the state kept.

@@ -48,6 +48,8 @@ ARROWS = {
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
+    "certificates": {"checks", "layer", "results", "decompositions"},
+    "refit": {"checks", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
     "features": {"checks", "contraction", "layer", "decompositions"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},

@@ -23,8 +23,9 @@ from models import (
     train,
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
+from tensornet_interp.certificates import certificate
 from tensornet_interp.checks import check_int
-from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
+from tensornet_interp.fidelity import ORDERS, fidelity, truncation_curve
 from tensornet_interp.plots import activations, eigenvectors, explanation, spectrum, truncation_curves
 
 COUNTS = (1, 2, 4, 8, 16, 32)

@@ -10,7 +10,7 @@ Two certificates: the share of test images on which the truncated classes are pr
 the share on which as many eigenpairs of every difference of two classes prove the decision of the model.
 
 Expected on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
-minutes; --full (30 to 1000) 2 hours, resumable by model, in parts: `--full --sizes 300`, the last call reads all of them.
+minutes; --full (30 to 1000) 2 hours, resumable by model, in parts: `--full --sizes 300`; every call draws what is there.
 """
 
 import argparse
@@ -147,10 +147,10 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
 
 
 def gather(out: Path) -> None:
-    """The tables of all models that were measured, one below the other."""
+    """The tables of all models that were measured, one below the other: smallest size first, then by seed."""
     for name in TABLES:
-        places = sorted(out.glob(f"models/*/{name}.csv"))
-        write_table(out / f"{name}.csv", [row for place in places for row in read_table(place)])
+        rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
+        write_table(out / f"{name}.csv", sorted(rows, key=lambda row: (float(row["size"]), float(row["seed"]))))
 
 
 def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from tensornet_interp.fidelity import components_needed
 from tensornet_interp.plots import curves, explanation
 
 DROPS = (0.1, 0.01)  # points of accuracy that may be lost
+DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # components a class in the figures
 Record = dict[str, float | str]
 Row = dict[str, object]
 
@@ -35,8 +37,9 @@ def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, 
 
 
 def averaged(records: Sequence[Record], by: Sequence[str], values: Sequence[str]) -> list[Record]:
-    """Means over seeds of every group that has all its seeds at that number of components."""
+    """Means over seeds of every group, at the numbers of components that are drawn; a size is a whole number."""
     rows: list[Record] = []
+    records = [row | {"size": int(row["size"])} for row in records if row["components"] in DRAWN]
     for key, group in grouped(records, *by, "components").items():
         row: Record = dict(zip((*by, "components"), key, strict=True))
         rows.append(row | {name: interval([float(r[name]) for r in group])[0] for name in values})
@@ -53,7 +56,9 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
         print(f"  size {size:>4.0f}: accuracy {_text([100 * v for v in whole.values()], 2)} %, {len(whole)} seeds")
     summary: list[Row] = []
     print("\ncomponents a class that lose at most so many points of accuracy: the first number that does, and the one")
-    print("after which it stays so (with - where none does, in k of n seeds); largest number over seeds in brackets")
+    print(
+        "after which it stays so (- where there is none); largest over seeds in brackets; refits at some numbers only"
+    )
     heads = "".join(f"{f'{drop} points, first':>26}{'stays':>22}" for drop in DROPS)
     print(f"{'size':>5} {'basis':<10} {'order':<27}{heads}")
     for (size, basis, order), rows in sorted(grouped(curve, "size", "basis", "order").items(), key=_by_size):
@@ -95,51 +100,72 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
 
 def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
     """Curves by order, by size and by basis, certificates, and shares of the output; means over seeds."""
-    curve = [
-        row | {"lost points": 100 * (float(row["full_accuracy"]) - float(row["accuracy"]))} for row in tables["curves"]
-    ]
-    name = f"{curve[0]['dataset']}"
+    curve = [row | {"lost points": _lost(row)} for row in tables["curves"]]
     shown = ["lost points", "cross_entropy", "kl"]
-    seeds = len({row["seed"] for row in curve})
     means = averaged(curve, ("size", "basis", "order"), shown)
-    pixel = [row for row in means if row["basis"] == "pixel" and float(row["components"]) <= 128]
-    mine = [row for row in pixel if row["size"] == size]
-    of_size = [row for row in curve if row["size"] == size]
-    loss, _ = interval([float(row["full_cross_entropy"]) for row in of_size])
-    drawn = {}
-    drawn["by_order"] = curves(mine, "components", shown, "order", whole={"cross_entropy": loss})
-    drawn["by_order"].suptitle(
-        f"{name}, size {size}, pixel basis, components a class; mean of {seeds} seeds", fontsize=10
-    )
-    by_size = [row | {"size": int(row["size"])} for row in pixel if row["order"] == "magnitude"]
-    drawn["by_size"] = curves(by_size, "components", shown, "size")
-    drawn["by_size"].suptitle(
-        f"{name}, pixel basis, components a class by magnitude; mean of {seeds} seeds", fontsize=10
-    )
-    for key in drawn:
-        for axes, low in zip(drawn[key].axes, (0.01, 0.01, 1e-4), strict=True):
-            axes.set_yscale(
-                "symlog" if axes is drawn[key].axes[0] else "log",
-                **({"linthresh": low} if axes is drawn[key].axes[0] else {}),
-            )
+    pixel = [row for row in means if row["basis"] == "pixel"]
+    loss, _ = interval([float(row["full_cross_entropy"]) for row in curve if row["size"] == size])
+    drawn = {
+        "by_order": curves([row for row in pixel if row["size"] == size], "components", shown, "order"),
+        "by_size": curves([row for row in pixel if row["order"] == "magnitude"], "components", shown, "size"),
+        "by_basis": curves(
+            [row for row in means if row["size"] == size and row["order"] == "magnitude"], "components", shown, "basis"
+        ),
+    }
+    titles = {
+        "by_order": f"size {size}, pixel basis",
+        "by_size": "pixel basis, by magnitude",
+        "by_basis": f"size {size}, by magnitude",
+    }
+    for name, figure in drawn.items():
+        points, entropy, kl = figure.axes
+        points.axhline(0, color="0.4", linewidth=0.8)
+        for drop in DROPS:
+            points.axhline(drop, color="0.4", linestyle=":", linewidth=0.8)
+        points.set_yscale("symlog", linthresh=0.01)
+        points.set_ylabel("points of accuracy lost")
+        entropy.set(yscale="log", ylabel="cross-entropy (nats)")
+        if name != "by_size":
+            entropy.axhline(loss, color="0.4", linestyle="--", linewidth=0.8)
+        kl.set(yscale="log", ylabel="KL from the whole model (nats)", ylim=(1e-8, None))
     certified = averaged(tables["certificates"], ("size", "basis", "eigenpairs of"), ["proven"])
     for basis in dict.fromkeys(str(row["basis"]) for row in certified):
-        rows = [
-            row | {"eigenpairs of a": f"{row['eigenpairs of']}, size {row['size']:.0f}"}
-            for row in certified
-            if row["basis"] == basis and float(row["components"]) <= 128
-        ]
-        drawn[f"certificates_{basis}"] = figure = curves(rows, "components", ["proven"], "eigenpairs of a")
-        figure.set_size_inches(6, 4)
-        figure.axes[0].set_ylabel("share of test images with a proof")
-        figure.suptitle(f"{name}, {basis} basis; mean of {seeds} seeds", fontsize=10)
-    shares = averaged(tables["shares"], ("size", "decision"), ["share of logit", "share of margin"])
-    rows = [row for row in shares if row["size"] == size and float(row["components"]) <= 128]
+        rows = [row | {f"of every {row['eigenpairs of']}": row["proven"]} for row in certified if row["basis"] == basis]
+        kinds = ["of every class", "of every class difference"]
+        drawn[f"certificates_{basis}"] = figure = curves(rows, "components", kinds, "size")
+        titles[f"certificates_{basis}"] = f"{basis} basis, share of test images with a proof"
+        for axes, kind in zip(figure.axes, kinds, strict=True):
+            axes.set(ylim=(-0.03, 1.03), ylabel="share proven", title=f"k eigenpairs {kind}")
+    rows = averaged(tables["shares"], ("size", "decision"), ["share of logit", "share of margin"])
+    rows = [row for row in rows if row["size"] == size]
     drawn["shares"] = curves(rows, "components", ["share of logit", "share of margin"], "decision")
-    drawn["shares"].suptitle(
-        f"{name}, size {size}, pixel basis, first components of every class; mean of {seeds} seeds", fontsize=9
-    )
+    titles["shares"] = f"size {size}, pixel basis, what the first components make up"
+    first = curve[0]
+    for name, figure in drawn.items():
+        seeds = len({row["seed"] for row in curve if name == "by_size" or row["size"] == size})
+        figure.suptitle(f"{first['dataset']}, {titles[name]}; mean of {seeds} seeds", fontsize=10)
+        _finish(figure)
     return drawn
+
+
+def _lost(row: Record) -> float:
+    return 100 * (float(row["full_accuracy"]) - float(row["accuracy"]))
+
+
+def _finish(figure: Figure) -> None:
+    """Ticks at powers of two up to 128, and the legend beside the panels instead of on the curves."""
+    ticks = [2**power for power in range(8)]
+    for axes in figure.axes:
+        axes.set(xlabel="components a class", xscale="log", xlim=(0.9, 140))
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        legend = axes.get_legend()
+        if legend is not None:
+            handles, labels = axes.get_legend_handles_labels()
+            legend.remove()
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width + 2, height)
+            figure.legend(handles, labels, loc="outside right upper", title=legend.get_title().get_text(), fontsize=8)
 
 
 def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, Figure]:
@@ -158,7 +184,7 @@ def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, F
 
 def _by_size(item: tuple[tuple[float | str, ...], list[Record]]) -> tuple[float, str]:
     (size, *_), _ = item
-    return float(size), str(item[0][1])
+    return float(size), str(item[0][1])  # orders and kinds as they were measured
 
 
 def _text(values: Sequence[float], digits: int) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from tensornet_interp.certificates import certificate as certificate  # may be imported from here, too
 from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.inner import relative_error

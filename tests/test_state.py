@@ -27,6 +27,7 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.certificates import certificate, difference_certificate
 from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, save_layer
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
@@ -40,7 +41,7 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
-from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
+from tensornet_interp.fidelity import component_order, components_needed, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -58,6 +59,7 @@ from tensornet_interp.plots import (
     spectrum,
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.refit import leading, refit
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
@@ -173,7 +175,13 @@ CALLS = {
     "truncation curve": lambda g: truncation_curve(
         g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
     ),
+    "components needed": lambda g: components_needed(truncation_curve(g.result, g.layer, g.x, g.labels, [1]), 0.9, 0.1),
+    "refit": lambda g: [
+        refit(g.result, leading(component_order(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
+        for targets in (g.layer(g.x).detach(), g.labels)
+    ],
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
+    "certificate of differences": lambda g: difference_certificate(g.lifted, [1, 2], g.x),
     "circuit": lambda g: str(circuit(g.network, g.x[0], widths=2, x=g.x)),
     "circuit, by weights": lambda g: circuit(BilinearNetwork([g.lifted, g.lifted]), g.x[0], widths=None, beam=9),
     "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),

@@ -47,7 +47,7 @@ ARROWS = {
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
-    "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
+    "fidelity": {"certificates", "checks", "contraction", "inner", "layer", "network", "results"},
     "certificates": {"checks", "layer", "results", "decompositions"},
     "refit": {"checks", "results"},
     "queries": {"checks", "contraction", "layer", "network"},

@@ -10,7 +10,7 @@ Two certificates: the share of test images on which the truncated classes are pr
 the share on which as many eigenpairs of every difference of two classes prove the decision of the model.
 
 Expected on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
-minutes; --full (30 to 1000) 2 hours, resumable by model, in parts: `--full --sizes 300`; every call draws what is there.
+minutes; --full (30 to 1000) 2 hours, resumable model by model: `--full --sizes 300`; each call draws what is there.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def test_no_other_coefficients_are_closer():
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_labels_are_fitted_by_softmax_regression(mixed):
-    """At the optimum of the cross-entropy its slope is zero along every coefficient: labels are drawn, not separable."""
+    """At the optimum the slope of the cross-entropy is zero along every coefficient; the labels are drawn."""
     layer = random_layer(3, 6, 4, seed=0)
     result = decompose(layer, "eigen", directions=draw(2, 5, 3) if mixed else None)
     x = draw(1, 600, 6)

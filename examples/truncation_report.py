@@ -101,6 +101,8 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
 def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
     """Curves by order, by size and by basis, certificates, and shares of the output; means over seeds."""
     curve = [row | {"lost points": _lost(row)} for row in tables["curves"]]
+    sizes = "size " + ", ".join(f"{value:.0f}" for value in dict.fromkeys(float(row["size"]) for row in curve))
+    seeds = len({row["seed"] for row in curve})
     shown = ["lost points", "cross_entropy", "kl"]
     means = averaged(curve, ("size", "basis", "order"), shown)
     pixel = [row for row in means if row["basis"] == "pixel"]
@@ -114,7 +116,7 @@ def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
     }
     titles = {
         "by_order": f"size {size}, pixel basis",
-        "by_size": "pixel basis, by magnitude",
+        "by_size": f"{sizes}, pixel basis, by magnitude",
         "by_basis": f"size {size}, by magnitude",
     }
     for name, figure in drawn.items():
@@ -133,17 +135,17 @@ def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
         rows = [row | {f"of every {row['eigenpairs of']}": row["proven"]} for row in certified if row["basis"] == basis]
         kinds = ["of every class", "of every class difference"]
         drawn[f"certificates_{basis}"] = figure = curves(rows, "components", kinds, "size")
-        titles[f"certificates_{basis}"] = f"{basis} basis, share of test images with a proof"
+        titles[f"certificates_{basis}"] = f"{sizes}, {basis} basis, share of test images with a proof"
         for axes, kind in zip(figure.axes, kinds, strict=True):
-            axes.set(ylim=(-0.03, 1.03), ylabel="share proven", title=f"k eigenpairs {kind}")
+            axes.set(ylim=(-0.03, 1.03), ylabel="share proven")
+            axes.set_title(f"k eigenpairs {kind}", fontsize=9)
     rows = averaged(tables["shares"], ("size", "decision"), ["share of logit", "share of margin"])
     rows = [row for row in rows if row["size"] == size]
     drawn["shares"] = curves(rows, "components", ["share of logit", "share of margin"], "decision")
     titles["shares"] = f"size {size}, pixel basis, what the first components make up"
-    first = curve[0]
     for name, figure in drawn.items():
-        seeds = len({row["seed"] for row in curve if name == "by_size" or row["size"] == size})
-        figure.suptitle(f"{first['dataset']}, {titles[name]}; mean of {seeds} seeds", fontsize=10)
+        title = f"{curve[0]['dataset']}, {titles[name]}; mean of {seeds} seed{'s' * (seeds > 1)}"
+        figure.suptitle(title, fontsize=10)
         _finish(figure)
     return drawn
 

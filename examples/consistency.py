@@ -6,8 +6,9 @@ matched, as subspaces, with another class for contrast; beside that the similari
 class of one data set with every class of another (--other). Vectors are compared in pixels, in two bases:
 "pixel", eigenvectors of E^T M E, the function of the image; "projected", those of M in the embedding, times E^T.
 
-Expected on one core: digits 1 minute. MNIST or Fashion-MNIST: 4 minutes (sizes 30, 100); --full (30 to 1000) an hour,
-in parts and resumable: `--full --sizes 1000 --train-only` trains that size only, the last call reads all of them.
+Expected on one idle core: digits under a minute; MNIST or Fashion-MNIST 5 minutes (sizes 30, 100), --full (30 to 1000)
+40 minutes, twice that with --other. Resumable, in parts: `--full --sizes 1000 --train-only` trains that size only (25
+minutes), the last call, without these two, finds all models and compares.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
                     " matrices are compared in pixels, of which both need the same number"
                 )
         models = {size: train_all(data, size, options) for size in options.sizes}
-        others = {size: train_all(other, size, options) for size in options.sizes} if other else {}
+        others = {size: train_all(other, size, options) for size in options.other_sizes} if other else {}
         if options.train_only:
             print(f"trained or found: sizes {', '.join(map(str, models))} of {data.name}, {options.seeds} seeds each")
             return
@@ -103,9 +104,10 @@ def measure(
                 values, vectors = leading(results, options.example_class)
                 images |= {f"{size}/eigenvalues": values, f"{size}/eigenvectors": vectors}
         tables["functions"] += function_rows(runs, data, place)
-        for name, second, theirs in ((data.name, data, runs), *([(other.name, other, others[size])] if other else [])):
-            rows = output_rows(runs, theirs, data.class_names, second.class_names)
-            tables["outputs"] += [{**place, "other": name} | row for row in rows]
+        for second, theirs in ((data, {size: runs}), (other, others)):
+            if second is not None and size in theirs:
+                rows = output_rows(runs, theirs[size], data.class_names, second.class_names)
+                tables["outputs"] += [{**place, "other": second.name} | row for row in rows]
     for name, rows in tables.items():
         write_table(out / f"{name}.csv", rows)
     about = {
@@ -224,13 +226,14 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
     made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
     made.add_argument("--other", choices=sorted(PRESETS), help="second data set, whose classes are compared with these")
+    made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default all of them")
     made.add_argument("--other-root", help="folder of the second data set, default --data-root")
     made.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     options = made.parse_args(argv)
-    sizes = (FULL if options.full else SIZES)[options.dataset]
-    if options.sizes:
-        sizes = tuple(check_int("--sizes", int(size), 1) for size in options.sizes.split(","))
-    options.sizes = sizes
+    options.sizes = _sizes("--sizes", options.sizes) or (FULL if options.full else SIZES)[options.dataset]
+    options.other_sizes = _sizes("--other-sizes", options.other_sizes) or options.sizes
+    if not set(options.other_sizes) <= set(options.sizes):
+        raise ValueError(f"--other-sizes must be some of the sizes {options.sizes}, got {options.other_sizes}")
     options.seeds = (4 if options.dataset == "digits" else 5) if options.seeds is None else options.seeds
     check_int("--seeds", options.seeds, 3, why="seeds are compared in pairs, and the interval leaves one out")
     check_int("--example-class", options.example_class, 0, 9)
@@ -238,6 +241,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--other {options.other} is the data set itself, whose classes are compared in any case")
     options.other_root = options.other_root or options.data_root
     return options
+
+
+def _sizes(name: str, text: str | None) -> tuple[int, ...]:
+    return tuple(check_int(name, int(size), 1) for size in text.split(",")) if text else ()
 
 
 if __name__ == "__main__":

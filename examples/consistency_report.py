@@ -105,15 +105,17 @@ def figures(tables: Mapping[str, Table], out: Path) -> dict[str, Figure]:
 
 
 def class_matrices(rows: Table, dataset: str) -> dict[str, Figure]:
-    """Class by class, for the largest size and every second data set."""
-    largest, drawn = max(float(row["size"]) for row in rows), {}
+    """Class by class, for every second data set, at the largest size there."""
+    drawn = {}
     for other in dict.fromkeys(str(row["other"]) for row in rows):
+        largest = max(float(row["size"]) for row in rows if row["other"] == other)
         mine = [row for row in rows if row["other"] == other and row["size"] == largest]
         cells = {(_name(row["row"]), _name(row["column"])): float(row["similarity"]) for row in mine}
         names, columns = (list(dict.fromkeys(cell[side] for cell in cells)) for side in (0, 1))
         matrix = torch.tensor([[cells[name, column] for column in columns] for name in names])
+        high = 1.0 if other == dataset else float(matrix.abs().max())
         title = f"interaction matrices of classes\n{dataset} (rows) by {other}, size {largest:g}\ndifferent seeds"
-        drawn[f"classes_{other}"] = similarity_matrix(matrix, names, title, columns=columns)
+        drawn[f"classes_{other}"] = similarity_matrix(matrix, names, title, columns=columns, high=high)
     return drawn
 
 
@@ -139,7 +141,8 @@ def _titled(figure: Figure, title: str, bottom: float | None = None) -> Figure:
     if bottom is not None:
         for axes in figure.axes:
             axes.set_ylim(bottom, 1.02)
-            axes.set_ylabel(f"|cosine|, {axes.get_ylabel()}")
+            name = axes.get_ylabel()
+            axes.set_ylabel(f"|cosine|, {name}" if name in PANELS else f"cosine of {name}")
     return figure
 
 

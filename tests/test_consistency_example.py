@@ -93,6 +93,7 @@ def test_images_of_another_size_are_refused_before_training(
         (["--seeds", "1"], "--seeds must be at least 3 .*, got 1"),
         (["--seeds", "2"], "--seeds must be at least 3 .*, got 2"),
         (["--sizes", "4,0"], "--sizes must be at least 1, got 0"),
+        (["--sizes", "4,5", "--other-sizes", "6"], r"--other-sizes must be some of the sizes \(4, 5\), got \(6,\)"),
         (["--other", "digits"], "--other digits is the data set itself"),
         (["--example-class", "10"], "--example-class must be from 0 to 9, got 10"),
         (["--replot"], "--replot"),

@@ -42,7 +42,8 @@ def test_large_matrices_are_colours_alone(count, written):
 
 def test_rows_and_columns_may_be_two_things():
     found = torch.tensor([[0.1, 0.2, -0.3], [0.9, 0.5, 0.4]])
-    axes = similarity_matrix(found, ["a", "b"], columns=["c", "d", "e"]).axes[0]
+    axes = similarity_matrix(found, ["a", "b"], columns=["c", "d", "e"], high=0.9).axes[0]
+    assert axes.images[0].get_clim() == (pytest.approx(-0.3), 0.9)
     np.testing.assert_allclose(axes.images[0].get_array(), found)
     assert [label.get_text() for label in axes.xaxis.get_ticklabels()] == ["c", "d", "e"]
     assert [label.get_text() for label in axes.yaxis.get_ticklabels()] == ["a", "b"]

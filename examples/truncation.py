@@ -142,7 +142,7 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
         for column, k in enumerate(counts):
             if bool(mask.any()):
                 shares = {"logit": logit[column] / whole[0], "margin": margin[column] / (whole[0] - whole[1])}
-                of = {f"share of {part}": float(share) for part, share in shares.items()}
+                of = {f"share of {part}": share.item() for part, share in shares.items()}
                 yield {"decision": name, "images": int(mask.sum()), "components": k, **of}
 
 
@@ -150,7 +150,8 @@ def gather(out: Path) -> None:
     """The tables of all models that were measured, one below the other: smallest size first, then by seed."""
     for name in TABLES:
         rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
-        write_table(out / f"{name}.csv", sorted(rows, key=lambda row: (float(row["size"]), float(row["seed"]))))
+        rows.sort(key=lambda row: (float(row["size"]), float(row["seed"])))
+        write_table(out / f"{name}.csv", rows)
 
 
 def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None:

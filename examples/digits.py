@@ -5,7 +5,6 @@ Default: scikit-learn's bundled digits, under a minute; MNIST or Fashion-MNIST w
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -21,11 +20,20 @@ from models import (
     load_dataset,
     save_model,
     train,
+    write_table,
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
+from tensornet_interp.certificates import certificate
 from tensornet_interp.checks import check_int
-from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
-from tensornet_interp.plots import activations, eigenvectors, explanation, spectrum, truncation_curves
+from tensornet_interp.fidelity import ORDERS, fidelity, truncation_curve
+from tensornet_interp.plots import (
+    activations,
+    eigenvectors,
+    explanation,
+    output_directions,
+    spectrum,
+    truncation_curves,
+)
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 # what differs between a data set of 1,437 images of 64 pixels and ones of 60,000 of 784
@@ -68,11 +76,12 @@ def main(argv: list[str] | None = None) -> None:
     result: SpectralResult = decompose(network[0], "eigen")
     print_spectra(result, data)
     records = print_truncation(result, network, data)
-    with (out / "truncation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]), restval="")
-        writer.writeheader()
-        writer.writerows(records)
-    for name, figure in figures(result, network, data, records, options.example_class).items():
+    write_table(out / "truncation.csv", records)
+    shared: SpectralResult = decompose(network[0], "output_svd")
+    write_table(out / "output_svd.csv", print_directions(shared, data))
+    drawn = figures(result, network, data, records, options.example_class)
+    drawn["output_svd"] = output_directions(shared, data.shape, data.class_names)
+    for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=120)
     print(f"\nfigures, tables and the model: {out}")
 
@@ -86,6 +95,31 @@ def print_spectra(result: SpectralResult, data: Dataset) -> None:
         negative = " ".join(f"{value:+7.3f}" for value in ordered.flip(0)[:3].tolist())
         print(f"{name:<12} {positive:>24} {negative:>24} {rank:>15.1f}")
     print(f"effective rank, mean over classes: {float(result.effective_rank().mean()):.1f} ({result.report.basis})")
+
+
+def print_directions(result: SpectralResult, data: Dataset) -> list[dict[str, object]]:
+    """Output directions that the classes share, by singular value, with what each adds to every class."""
+    if result.singular_values is None:
+        raise ValueError("result must be of output_svd")
+    squared = result.singular_values.square()
+    names = data.class_names
+    print("\noutput directions by singular value: share of the squared norm, leading eigenvalues, part in every class")
+    heads = f"{'':>3} {'singular':>9} {'share':>6} {'eigenvalues':>15} {'eff. rank':>9}"
+    print(heads + "".join(f"{name[:6]:>7}" for name in names))
+    rows: list[dict[str, object]] = []
+    for block, (values, rank) in enumerate(zip(result.eigenvalues, result.effective_rank().tolist(), strict=True)):
+        high, low = float(values.max()), float(values.min())
+        parts = result.outputs[:, block].tolist()
+        share = float(squared[block] / squared.sum())
+        numbers = {"direction": block + 1, "singular_value": float(squared[block] ** 0.5), "share": share}
+        rows.append(
+            numbers | {"largest": high, "smallest": low, "effective_rank": rank} | dict(zip(names, parts, strict=True))
+        )
+        print(
+            f"{block + 1:>3} {float(squared[block] ** 0.5):>9.3f} {share:>6.1%} {high:>+7.3f} {low:>+7.3f} {rank:>9.1f}"
+            + "".join(f"{part:>+7.2f}" for part in parts)
+        )
+    return rows
 
 
 def print_truncation(result: SpectralResult, network: BilinearNetwork, data: Dataset) -> list[dict[str, float | str]]:

@@ -1,12 +1,13 @@
-"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error, curves and certificates."""
+"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error and curves of truncation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from tensornet_interp.certificates import certificate as certificate  # may be imported from here, too
 from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.inner import relative_error
@@ -209,39 +210,29 @@ def truncation_curve(
     ]
 
 
-def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
-    """True where the first `rank` eigenpairs of every block provably decide as the whole layer does: (batch,).
+def components_needed(
+    records: Sequence[Mapping[str, float | str]], accuracy: float, drop: float
+) -> tuple[int | None, int | None]:
+    """The smallest k at which the accuracy of a curve is at most `drop` below `accuracy`, and the one after which it is
 
-    With rho = |x|^2 - |V^T x|^2 (V the kept eigenvectors of a block) the part of the block that is cut adds between
-    min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
-    exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
-    counted against the margin. |x|^2 includes the 1 of a lifted input. Cost: batch * out^2 * block.
+    at every larger k of the curve too; None where there is none. An accuracy above `accuracy` is no drop.
+    records: of one order, as `truncation_curve` makes them; only the counts that they hold can be found.
     """
-    rank = check_int("rank", rank, 1, result.rank)
-    if result.relative_error is None or result.relative_error > 1e-3:
-        raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
-    _check_data(x, None, 0)
-    outputs = _outputs(result).double()  # (out, block)
-    scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
-    cut = result.eigenvalues[:, rank:].double()
-    zero = cut.new_zeros(len(cut), 1)
-    low = torch.cat([cut, zero], 1).amin(1)  # (block,), at most 0
-    high = torch.cat([cut, zero], 1).amax(1)
-    proven = []
-    for batch in x.split(_BATCH):
-        z = result.lift_input("x", batch).double()
-        projected = torch.einsum("ni,bir->nbr", z, result.eigenvectors[:, :, :rank].double()).square()
-        squared = z.square().sum(-1)
-        rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
-        logits = (result.eigenvalues[:, :rank].double() * projected).sum(-1) @ outputs.T
-        winner = logits.argmax(-1)
-        gap = outputs[winner][:, None, :] - outputs  # (batch, out, block)
-        worst = gap.clamp_min(0) @ (low * rho)[..., None] + gap.clamp_max(0) @ (high * rho)[..., None]
-        margin = logits.gather(-1, winner[:, None]) - logits + worst[..., 0]
-        margin.scatter_(-1, winner[:, None], torch.inf)
-        slack = 2 * scale * (result.relative_error + 1e-12) * squared
-        proven.append(margin.amin(-1) > slack)
-    return torch.cat(proven)
+    if not len(records):
+        raise ValueError("records is empty: give the curve of one order")
+    orders = sorted({str(record.get("order", "")) for record in records})
+    if len(orders) > 1:
+        raise ValueError(f"records must be of one order, got {', '.join(orders)}")
+    first = stays = None
+    rounding = 1e-9  # of a difference of two shares
+    for record in sorted(records, key=lambda record: float(record["components"])):
+        if float(record["accuracy"]) >= accuracy - drop - rounding:
+            k = int(record["components"])
+            first = k if first is None else first
+            stays = k if stays is None else stays
+        else:
+            stays = None
+    return first, stays
 
 
 def _outputs(result: SpectralResult) -> Tensor:

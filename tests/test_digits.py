@@ -22,7 +22,16 @@ def test_the_main_job_trains_decomposes_and_draws(tmp_path: Path, capsys: pytest
         "activation",
         "explanation_right",
         "explanation_wrong",
+        "output_svd",
     }
+    with (tmp_path / "output_svd.csv").open() as file:
+        directions = list(csv.DictReader(file))
+    singular = [float(row["singular_value"]) for row in directions]
+    assert len(directions) == 10
+    assert singular == sorted(singular, reverse=True)
+    assert sum(float(row["share"]) for row in directions) == pytest.approx(1)
+    for row in directions:  # unit vectors over the classes
+        assert sum(float(row[str(digit)]) ** 2 for digit in range(10)) == pytest.approx(1, abs=1e-5)
     with (tmp_path / "truncation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["components"]) for row in rows] == [1, 2, 4, 8, 16, 32] * 3

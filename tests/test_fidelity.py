@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, softmax
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, relative_error
 from tensornet_interp.fidelity import (
     ORDERS,
-    certificate,
     component_order,
+    components_needed,
     fidelity,
     network_fidelity,
     truncation_curve,
@@ -112,32 +112,19 @@ def test_ablation_order_is_the_rise_of_the_loss(layer: BilinearLayer, x: torch.T
     assert torch.equal(component_order(result, "ablation", x, labels), loss.argsort(dim=1, descending=True))
 
 
-@pytest.mark.parametrize("lifted", [False, True])
-@pytest.mark.parametrize("overcomplete", [False, True])
-def test_a_certified_decision_is_never_wrong_and_some_are_certified(lifted: bool, overcomplete: bool) -> None:
-    generator = torch.Generator().manual_seed(5)
-    layer = random_layer(4, 9, 6, seed=0)
-    layer = layer if not lifted else lift(layer, bias=torch.randn(4, generator=generator).double()).drop_constant()
-    directions = torch.randn(7, 4, generator=generator).double() if overcomplete else None
-    result = decompose(layer, "eigen", directions=directions)
-    x = torch.randn(2000, 9, generator=generator).double()
-    shares = []
-    for k in range(1, result.rank + 1):
-        proven = certificate(result, k, x)
-        same = result.truncate(k)(x).argmax(-1) == layer(x).argmax(-1)
-        assert bool(same[proven].all())
-        shares.append(float(proven.double().mean()))
-    assert shares[-1] == 1.0
-    assert 0 < shares[-3] < 1
-
-
-def test_the_certificate_is_tight_on_its_worst_input() -> None:
-    """Cut part of class 0: -1 on pixel 1. Margin x0^2 against it: proven exactly while x0^2 > x1^2."""
-    eye = torch.eye(2, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[2.0, -1.0], [0.0, 0.0]]).double(), eye, eye)
-    result = decompose(layer, "eigen")
-    x = torch.tensor([[1.0, 1.41], [1.0, 1.42]]).double()
-    assert certificate(result, 1, x).tolist() == [True, False]
+def test_components_needed_are_the_first_that_do_and_those_after_which_it_stays() -> None:
+    accuracies = {1: 0.5, 2: 0.9, 3: 0.899, 4: 0.8, 6: 0.8995, 8: 0.95}
+    records = [{"order": "magnitude", "components": k, "accuracy": share} for k, share in accuracies.items()]
+    records = records[::-1]  # in any order
+    assert components_needed(records, 0.9, 0.0) == (2, 8)
+    assert components_needed(records, 0.9, 0.0005) == (2, 6)  # exactly so much lost is enough
+    assert components_needed(records, 0.9, 0.1) == (2, 2)
+    assert components_needed(records, 0.96, 0.001) == (None, None)
+    assert components_needed([r for r in records if r["components"] < 8], 0.9, 0.0) == (2, None)
+    with pytest.raises(ValueError, match="of one order, got ablation, magnitude"):
+        components_needed([*records, {"order": "ablation", "components": 1, "accuracy": 0.5}], 0.9, 0.1)
+    with pytest.raises(ValueError, match="records is empty"):
+        components_needed([], 0.9, 0.1)
 
 
 def test_bad_input() -> None:
@@ -159,8 +146,6 @@ def test_bad_input() -> None:
         component_order(result, "ablation", x)
     with pytest.raises(ValueError, match="counts must be from 1 to 9"):
         truncation_curve(result, layer, x, labels, [10])
-    with pytest.raises(ValueError, match="whole spectrum"):
-        certificate(decompose(layer, "eigen", rank=2), 1, x)
 
 
 def lifted_stack() -> BilinearNetwork:

@@ -5,8 +5,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tensornet_interp import SpectralResult, decompose, lift
-from tensornet_interp.plots import activations, eigenvectors, explanation, spectrum, truncation_curves
+from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
+from tensornet_interp.plots import (
+    activations,
+    eigenvectors,
+    explanation,
+    output_directions,
+    spectrum,
+    truncation_curves,
+)
 from tensornet_interp.testing import random_layer
 
 SHAPE = (2, 3)
@@ -49,6 +56,28 @@ def test_a_lifted_layer_is_drawn_without_its_constant() -> None:
     figure = spectrum(result, 0, SHAPE, count=1)
     top = result.eigenvectors[0, 1:, int(result.eigenvalues[0].argmax())]
     np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
+
+
+def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvectors() -> None:
+    """Planted: classes a and b are opposite ends of one direction, 3 x0^2 - 2 x1^2; class c is x5^2, the second."""
+    eye = torch.eye(6, dtype=torch.float64)
+    down = torch.tensor([[3.0, -2, 0, 0, 0, 0], [-3, 2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]).double()
+    result = decompose(BilinearLayer(down, eye, eye), "output_svd")
+    figure = output_directions(result, SHAPE, NAMES, count=1)
+    bars = [[patch.get_height() for patch in axes.patches] for axes in figure.axes if axes.patches]
+    np.testing.assert_allclose(np.abs(bars), [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-12)
+    assert bars[0][0] * bars[0][1] < 0
+    assert figure.axes[0].get_title() == f"direction 1: σ = {26**0.5:.3g}, 96% of the norm²"
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == list(NAMES)
+    positive, negative = (0, 1) if bars[0][0] > 0 else (1, 0)  # direction and eigenvalues may change sign together
+    np.testing.assert_allclose(np.abs(image(figure, 0)), eye[positive].reshape(SHAPE), atol=1e-12)
+    np.testing.assert_allclose(np.abs(image(figure, 1)), eye[negative].reshape(SHAPE), atol=1e-12)
+    assert len(figure.axes) == 2 * 3
+    assert len(output_directions(result, SHAPE, NAMES, directions=1, count=2).axes) == 5
+    with pytest.raises(ValueError, match="no singular values; decompose the layer by 'output_svd'"):
+        output_directions(decompose(BilinearLayer(down, eye, eye), "eigen"), SHAPE, NAMES)
+    with pytest.raises(ValueError, match="mode 'out' has size 2 in names but 3 in result"):
+        output_directions(result, SHAPE, "ab")
 
 
 def test_curves_have_a_line_an_order_and_the_whole_model() -> None:

@@ -31,9 +31,11 @@ from tensornet_interp import (
     rename,
     similarity,
 )
+from tensornet_interp.certificates import certificate, difference_certificate
 from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, save_layer
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
+from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.decompositions.priors import Sparse
 from tensornet_interp.dictionaries import Dictionary, between
 from tensornet_interp.features import (
@@ -44,7 +46,8 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
-from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
+from tensornet_interp.fidelity import component_order, components_needed, fidelity, network_fidelity, truncation_curve
+from tensornet_interp.inner import output_similarity
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -56,12 +59,14 @@ from tensornet_interp.plots import (
     eigenvector_plane,
     explanation,
     interaction_submatrix,
+    output_directions,
     outputs_map,
     pareto,
     similarity_matrix,
     spectrum,
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.refit import leading, refit
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
@@ -179,7 +184,13 @@ CALLS = {
     "truncation curve": lambda g: truncation_curve(
         g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
     ),
+    "components needed": lambda g: components_needed(truncation_curve(g.result, g.layer, g.x, g.labels, [1]), 0.9, 0.1),
+    "refit": lambda g: [
+        refit(g.result, leading(component_order(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
+        for targets in (g.layer(g.x).detach(), g.labels)
+    ],
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
+    "certificate of differences": lambda g: difference_certificate(g.lifted, [1, 2], g.x),
     "circuit": lambda g: str(circuit(g.network, g.x[0], widths=2, x=g.x)),
     "circuit, by weights": lambda g: circuit(BilinearNetwork([g.lifted, g.lifted]), g.x[0], widths=None, beam=9),
     "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),
@@ -188,6 +199,7 @@ CALLS = {
     "plot components": lambda g: (components(g.cp, (1, 5), "abcde", count=1), outputs_map(g.cp, "abcde")),
     "plot curves": lambda g: curves(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), "rank", ["cosine"]),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
+    "plot output directions": lambda g: output_directions(decompose(g.layer, "output_svd"), (1, 5), "abcde", count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
     "check a decomposition": lambda g: check_decomposition("eigen"),
     "names of decompositions": lambda g: (available_decompositions(), decomposition_problems()),
@@ -239,6 +251,11 @@ CALLS = {
         load_layer(g.folder / "given", 0, names="tensornet_interp"),
     ],
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
+    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], order) for order in ORDERS],
+    "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
+    "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
+    "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),
+    "output similarity": lambda g: [output_similarity(g.layer, g.other, kind=k) for k in ("symmetric", "gaussian")],
     "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
     "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }

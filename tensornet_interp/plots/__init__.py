@@ -6,7 +6,14 @@ from tensornet_interp.plots.components import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.similarity import similarity_matrix
-from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
+from tensornet_interp.plots.spectral import (
+    activations,
+    eigenvectors,
+    explanation,
+    output_directions,
+    spectrum,
+    truncation_curves,
+)
 from tensornet_interp.plots.sweeps import curves, pareto
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "eigenvectors",
     "explanation",
     "interaction_submatrix",
+    "output_directions",
     "outputs_map",
     "pareto",
     "similarity_matrix",

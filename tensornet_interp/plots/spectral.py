@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_size
 from tensornet_interp.plots.images import Shape, image_cell, pixels, to_numpy
 from tensornet_interp.results import SpectralResult
 
@@ -46,6 +46,39 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
     for row in range(2 * count):
         grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
     figure.suptitle(f"Leading eigenvectors with their eigenvalues, {result.report.basis}")
+    return figure
+
+
+def output_directions(
+    result: SpectralResult, shape: Shape, names: Sequence[str], *, directions: int = 4, count: int = 2
+) -> Figure:
+    """Shared output directions, a row each: what they add to every class, and their leading eigenvectors.
+
+    result: of `output_svd`. Bars: the direction's part in every output; to the right its `count` most positive and
+    most negative eigenvectors. A direction and its eigenvalues may change sign together.
+    """
+    check_size("out", names=len(names), result=result.drop_constant().outputs.shape[0])
+    if result.singular_values is None:
+        raise ValueError("result has no singular values; decompose the layer by 'output_svd'")
+    rows = min(check_int("directions", directions, 1), result.outputs.shape[1])
+    outputs, singular = to_numpy(result.drop_constant().outputs), to_numpy(result.singular_values)
+    figure = Figure(figsize=(3.4 + 1.5 * 2 * count, 1.75 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, 1 + 2 * count, squeeze=False, width_ratios=[2.2] + [1.0] * (2 * count))
+    limit = 1.05 * float(np.abs(outputs[:, :rows]).max())
+    for block, (bars, *cells) in enumerate(grid):
+        bars.bar(range(len(names)), outputs[:, block], color=np.where(outputs[:, block] > 0, "tab:red", "tab:blue"))
+        bars.axhline(0, color="0.4", linewidth=0.8)
+        bars.set_xticks(range(len(names)), list(names), fontsize=7, rotation=0 if max(map(len, names)) < 3 else 90)
+        bars.set_ylim(-limit, limit)
+        share = singular[block] ** 2 / (singular**2).sum()
+        bars.set_title(f"direction {block + 1}: σ = {singular[block]:.3g}, {share:.0%} of the norm²", fontsize=8)
+        order = result.eigenvalues[block].argsort(descending=True).tolist()
+        for cell, pick in zip(cells, [*order[:count], *order[-count:]], strict=True):
+            image_cell(cell, pixels(result, block, pick), shape, f"{float(result.eigenvalues[block, pick]):+.2g}")
+    figure.suptitle(
+        f"Output directions by singular value, most positive and most negative eigenvectors\n{result.report.basis}",
+        fontsize=10,
+    )
     return figure
 
 

@@ -1,0 +1,189 @@
+"""How many components does a class need: to keep the accuracy, to explain a decision, to prove it?
+
+Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. The components of each
+class are kept by magnitude, by activation or by ablation, and with refitted coefficients; in the pixel and in the
+embedding basis. All that is chosen or fitted is chosen on training images: the first 5,000 rank the components, the
+first 10,000, with the noise of training, fit the coefficients; every number is on test images. A refit to the outputs
+of the model asks what the kept components can say of it, a refit to labels what they could do at all: it may pass it.
+
+Two certificates: the share of test images on which the truncated classes are proven to decide as the model does, and
+the share on which as many eigenpairs of every difference of two classes prove the decision of the model.
+
+Expected on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
+minutes; --full (30 to 1000) 2 hours, resumable model by model: `--full --sizes 300`; each call draws what is there.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.truncation_report import explanations, figures, print_tables
+from models import Dataset, write_table
+from models.bilinear import BilinearClassifier
+from models.runs import trained
+from models.tables import read_table
+from tensornet_interp import BilinearLayer, SpectralResult, decompose
+from tensornet_interp.certificates import certificate, difference_certificate
+from tensornet_interp.checkpoints import load_layer, save_layer
+from tensornet_interp.checks import check_int
+from tensornet_interp.fidelity import ORDERS, component_order, fidelity, truncation_curve
+from tensornet_interp.refit import leading, refit
+
+SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
+FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
+SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
+NOISE, WEIGHT_DECAY = 0.5, 1.0
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+EVERY = 64  # up to here every number of components is measured, so that the smallest that is enough is known
+REFITTED = 64  # components a class that are refitted at most
+RANK_ON, FIT_ON = 5000, 10000  # training images
+TABLES = ("curves", "certificates", "shares")
+Row = dict[str, object]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train what is not there, measure what is not in the tables, print and draw."""
+    options = _options(argv)
+    out = out_folder(options)
+    if not options.replot:
+        data = dataset_of(options)
+        settings = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
+        jobs = [(size, seed) for size in options.sizes for seed in range(options.seeds)]
+        for size, seed in tqdm(jobs, desc=f"truncate {data.name}", unit="model"):
+            training = schedule(data, options, **settings, seed=seed)
+            head: Row = {"dataset": data.name, "size": size, "seed": seed, "epochs": training.epochs} | settings
+            place = out / "models" / "-".join(str(value) for value in head.values())
+            if options.train_only or not all((place / f"{name}.csv").is_file() for name in TABLES):
+                model = trained(options.models, data, classifier(data, size), training, progress=False)
+                if not options.train_only:
+                    measure(model, data, head, place)
+        if options.train_only:
+            return
+        gather(out)
+        save_examples(options, data, out)
+    tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
+    summary = print_tables(tables)
+    write_table(out / "needed.csv", summary)
+    layer, images = load_layer(out), load_file(out / "images.safetensors")
+    drawn = figures(tables, int(images["size"])) | explanations(layer, images)
+    for name, figure in drawn.items():
+        figure.savefig(out / f"{name}.png", dpi=120)
+    print(f"\nfigures and tables: {out}")
+
+
+def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) -> None:
+    """Write the tables of one model below `place`."""
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
+    with torch.no_grad():
+        inputs = {"pixel": (data.train_x, data.test_x)}
+        inputs["embedding"] = (model.embed(data.train_x), model.embed(data.test_x))
+    for basis, (train_x, test_x) in inputs.items():
+        layer = model.network("input" if basis == "pixel" else basis)[0].to_layer()
+        result: SpectralResult = decompose(layer, "eigen")
+        whole = fidelity(layer, layer, test_x, data.test_y)
+        start = {**head, "basis": basis, "full_accuracy": whole.accuracy, "full_cross_entropy": whole.cross_entropy}
+        rank_on = train_x[:RANK_ON], data.train_y[:RANK_ON]
+        counts = sorted({*range(1, min(EVERY, result.rank) + 1), *(k for k in COUNTS if k <= result.rank), result.rank})
+        for order in ORDERS:
+            rows = truncation_curve(result, layer, test_x, data.test_y, counts, order=order, order_data=rank_on)
+            tables["curves"] += [{**start, **row} for row in rows]
+        if basis == "pixel":
+            tables["curves"] += [{**start, **row} for row in refits(result, layer, data, int(str(head["seed"])))]
+            tables["shares"] += [{**start, **row} for row in logit_shares(result, test_x, data.test_y)]
+        proven = [k for k in COUNTS if k <= result.rank]
+        by_differences = difference_certificate(layer, proven, test_x)
+        for row, k in zip(by_differences, proven, strict=True):
+            shares = {"class": certificate(result, k, test_x), "class difference": row >= 0}
+            for kind, mask in shares.items():
+                share = float(mask.double().mean())
+                tables["certificates"].append({**start, "eigenpairs of": kind, "components": k, "proven": share})
+    place.mkdir(parents=True, exist_ok=True)
+    for name, rows_of in tables.items():
+        write_table(place / f"{name}.csv", rows_of)
+
+
+def refits(result: SpectralResult, layer: BilinearLayer, data: Dataset, seed: int) -> Iterator[Row]:
+    """The first components by magnitude, refitted to outputs and to labels on training images with their noise."""
+    x, labels = data.train_x[:FIT_ON], data.train_y[:FIT_ON]
+    draw = torch.Generator(device=x.device).manual_seed(seed)
+    x = x + NOISE * torch.randn(x.shape, generator=draw, device=x.device, dtype=x.dtype)
+    ranking = component_order(result, "magnitude")
+    targets = {"magnitude, refit to outputs": layer(x), "magnitude, refit to labels": labels}
+    for order, target in targets.items():
+        for k in COUNTS:
+            if k <= min(result.rank, REFITTED):
+                fitted = refit(result, leading(ranking, k), x, target, max_iterations=100)
+                kept = fidelity(fitted, layer, data.test_x, data.test_y)
+                found = {"accuracy": kept.accuracy, "cross_entropy": kept.cross_entropy, "kl": kept.kl, "mse": kept.mse}
+                yield {"order": order, "components": k, **found}
+
+
+def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[Row]:
+    """The share of the winning output, and of its margin over the next, that the first k of each class make up.
+
+    Sums over the images that are decided right, or wrong, divided by one another: no image with a small output counts
+    for more than others.
+    """
+    outputs = result(x)
+    first, second = outputs.topk(2).indices.T
+    right = first == labels
+    counts = [k for k in COUNTS if k <= result.rank]
+    partial = torch.cat([result.activations(part).cumsum(-1)[..., [k - 1 for k in counts]] for part in x.split(512)])
+    winner, next_one = (partial.take_along_dim(index[:, None, None], 1)[:, 0] for index in (first, second))
+    for name, mask in (("right", right), ("wrong", ~right)):
+        whole = outputs[mask].double().topk(2).values.sum(0)  # (2,): of the largest, of the second largest
+        logit, margin = winner[mask].double().sum(0), (winner - next_one)[mask].double().sum(0)
+        for column, k in enumerate(counts):
+            if bool(mask.any()):
+                shares = {"logit": logit[column] / whole[0], "margin": margin[column] / (whole[0] - whole[1])}
+                of = {f"share of {part}": share.item() for part, share in shares.items()}
+                yield {"decision": name, "images": int(mask.sum()), "components": k, **of}
+
+
+def gather(out: Path) -> None:
+    """The tables of all models that were measured, one below the other: smallest size first, then by seed."""
+    for name in TABLES:
+        rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
+        rows.sort(key=lambda row: (float(row["size"]), float(row["seed"])))
+        write_table(out / f"{name}.csv", rows)
+
+
+def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None:
+    """The layer of the largest model of seed 0, and a right and a wrong decision whose label came second."""
+    size = max(options.sizes)
+    training = schedule(data, options, noise=NOISE, weight_decay=WEIGHT_DECAY, seed=0)
+    model = trained(options.models, data, classifier(data, size), training, progress=False)
+    layer = model.network("input")[0].to_layer()
+    first, second = layer(data.test_x).topk(2).indices.T
+    images: dict[str, Tensor] = {"size": torch.tensor(size), "shape": torch.tensor(data.shape)}
+    masks = {"right": first == data.test_y, "wrong": (first != data.test_y) & (second == data.test_y)}
+    for name, mask in masks.items():
+        if bool(mask.any()):
+            index = int(mask.nonzero()[0])
+            images[name], images[f"{name}_label"] = data.test_x[index].clone(), data.test_y[index].clone()
+    names = torch.tensor(list("\n".join(data.class_names).encode()), dtype=torch.uint8)
+    save_file({key: value.cpu() for key, value in images.items()} | {"names": names}, out / "images.safetensors")
+    save_layer(layer, out)
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__, "truncation")
+    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
+    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+    options = made.parse_args(argv)
+    sizes = (FULL if options.full else SIZES)[options.dataset]
+    if options.sizes:
+        sizes = tuple(check_int("--sizes", int(size), 1) for size in options.sizes.split(","))
+    options.sizes = sizes
+    options.seeds = check_int("--seeds", SEEDS[options.dataset] if options.seeds is None else options.seeds, 1)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""What `truncation.py` measured, as printed tables and figures, from its tables alone."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from scipy.stats import t as student
+from torch import Tensor
+
+from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.fidelity import components_needed
+from tensornet_interp.plots import curves, explanation
+
+DROPS = (0.1, 0.01)  # points of accuracy that may be lost
+DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # components a class in the figures
+Record = dict[str, float | str]
+Row = dict[str, object]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t (nan for a single value)."""
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, float(student.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+
+
+def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, ...], list[Record]]:
+    """Records by the values of the fields, in the order of their first appearance."""
+    groups: dict[tuple[float | str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[field] for field in fields), []).append(record)
+    return groups
+
+
+def averaged(records: Sequence[Record], by: Sequence[str], values: Sequence[str]) -> list[Record]:
+    """Means over seeds of every group, at the numbers of components that are drawn; a size is a whole number."""
+    rows: list[Record] = []
+    records = [row | {"size": int(row["size"])} for row in records if row["components"] in DRAWN]
+    for key, group in grouped(records, *by, "components").items():
+        row: Record = dict(zip((*by, "components"), key, strict=True))
+        rows.append(row | {name: interval([float(r[name]) for r in group])[0] for name in values})
+    return rows
+
+
+def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
+    """Print, and return the table of the components that are needed."""
+    curve = tables["curves"]
+    print(f"\n{curve[0]['dataset']}, {curve[0]['epochs']:.0f} epochs, noise {curve[0]['noise']}, weight decay", end=" ")
+    print(f"{curve[0]['weight_decay']}; mean over seeds ± 95 % interval (t)\n\nwhole models, test images")
+    for (size,), rows in sorted(grouped(curve, "size").items()):
+        whole = {r["seed"]: float(r["full_accuracy"]) for r in rows}
+        print(f"  size {size:>4.0f}: accuracy {_text([100 * v for v in whole.values()], 2)} %, {len(whole)} seeds")
+    summary: list[Row] = []
+    print("\ncomponents a class that lose at most so many points of accuracy: the first number that does, and the one")
+    print(
+        "after which it stays so (- where there is none); largest over seeds in brackets; refits at some numbers only"
+    )
+    heads = "".join(f"{f'{drop} points, first':>26}{'stays':>22}" for drop in DROPS)
+    print(f"{'size':>5} {'basis':<10} {'order':<27}{heads}")
+    for (size, basis, order), rows in sorted(grouped(curve, "size", "basis", "order").items(), key=_by_size):
+        cells = []
+        for drop in DROPS:
+            seeds = [
+                components_needed(list(one), float(one[0]["full_accuracy"]), drop / 100)
+                for one in grouped(rows, "seed").values()
+            ]
+            cells += [_counts([first for first, _ in seeds]), _counts([stays for _, stays in seeds])]
+            for one, (first, stays) in zip(grouped(rows, "seed").values(), seeds, strict=True):
+                head = {key: one[0][key] for key in ("dataset", "size", "seed", "epochs", "noise", "weight_decay")}
+                found = {"basis": basis, "order": order, "points": drop, "first": first, "stays": stays}
+                summary.append({**head, **found})
+        print(f"{size:>5.0f} {basis:<10} {order:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
+    print(
+        "\nshare of test images with a proof (of k eigenpairs of every class: that the truncated model decides as the"
+    )
+    print("whole one; of every class difference: of the decision of the whole one)")
+    counts = [2, 4, 8, 16, 32, 64]
+    print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
+    fields = ("size", "basis", "eigenpairs of")
+    for (size, basis, kind), rows in sorted(grouped(tables["certificates"], *fields).items(), key=_by_size):
+        by_count = grouped(rows, "components")
+        cells = [_text([float(r["proven"]) for r in by_count[k,]], 4) if (k,) in by_count else "" for k in counts]
+        print(f"{size:>5.0f} {basis:<10} {kind:<17}" + "".join(f"{cell:>18}" for cell in cells))
+    print(
+        "\nshare of the winning output, and of its margin over the next, from the first k components of a class (pixel)"
+    )
+    print(f"{'size':>5} {'decision':<9} {'of':<7}" + "".join(f"{f'k = {k}':>18}" for k in counts))
+    for (size, decision), rows in sorted(grouped(tables["shares"], "size", "decision").items(), key=_by_size):
+        by_count = grouped(rows, "components")
+        for part in ("logit", "margin"):
+            key = f"share of {part}"
+            cells = [_text([float(r[key]) for r in by_count[k,]], 3) if (k,) in by_count else "" for k in counts]
+            print(f"{size:>5.0f} {decision:<9} {part:<7}" + "".join(f"{cell:>18}" for cell in cells))
+    return summary
+
+
+def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
+    """Curves by order, by size and by basis, certificates, and shares of the output; means over seeds."""
+    curve = [row | {"lost points": _lost(row)} for row in tables["curves"]]
+    sizes = "size " + ", ".join(f"{value:.0f}" for value in dict.fromkeys(float(row["size"]) for row in curve))
+    seeds = len({row["seed"] for row in curve})
+    shown = ["lost points", "cross_entropy", "kl"]
+    means = averaged(curve, ("size", "basis", "order"), shown)
+    pixel = [row for row in means if row["basis"] == "pixel"]
+    loss, _ = interval([float(row["full_cross_entropy"]) for row in curve if row["size"] == size])
+    drawn = {
+        "by_order": curves([row for row in pixel if row["size"] == size], "components", shown, "order"),
+        "by_size": curves([row for row in pixel if row["order"] == "magnitude"], "components", shown, "size"),
+        "by_basis": curves(
+            [row for row in means if row["size"] == size and row["order"] == "magnitude"], "components", shown, "basis"
+        ),
+    }
+    titles = {
+        "by_order": f"size {size}, pixel basis",
+        "by_size": f"{sizes}, pixel basis, by magnitude",
+        "by_basis": f"size {size}, by magnitude",
+    }
+    for name, figure in drawn.items():
+        points, entropy, kl = figure.axes
+        points.axhline(0, color="0.4", linewidth=0.8)
+        for drop in DROPS:
+            points.axhline(drop, color="0.4", linestyle=":", linewidth=0.8)
+        points.set_yscale("symlog", linthresh=0.01)
+        points.set_ylabel("points of accuracy lost")
+        entropy.set(yscale="log", ylabel="cross-entropy (nats)")
+        if name != "by_size":
+            entropy.axhline(loss, color="0.4", linestyle="--", linewidth=0.8)
+        kl.set(yscale="log", ylabel="KL from the whole model (nats)", ylim=(1e-8, None))
+    certified = averaged(tables["certificates"], ("size", "basis", "eigenpairs of"), ["proven"])
+    for basis in dict.fromkeys(str(row["basis"]) for row in certified):
+        rows = [row | {f"of every {row['eigenpairs of']}": row["proven"]} for row in certified if row["basis"] == basis]
+        kinds = ["of every class", "of every class difference"]
+        drawn[f"certificates_{basis}"] = figure = curves(rows, "components", kinds, "size")
+        titles[f"certificates_{basis}"] = f"{sizes}, {basis} basis, share of test images with a proof"
+        for axes, kind in zip(figure.axes, kinds, strict=True):
+            axes.set(ylim=(-0.03, 1.03), ylabel="share proven")
+            axes.set_title(f"k eigenpairs {kind}", fontsize=9)
+    rows = averaged(tables["shares"], ("size", "decision"), ["share of logit", "share of margin"])
+    rows = [row for row in rows if row["size"] == size]
+    drawn["shares"] = curves(rows, "components", ["share of logit", "share of margin"], "decision")
+    titles["shares"] = f"size {size}, pixel basis, what the first components make up"
+    for name, figure in drawn.items():
+        title = f"{curve[0]['dataset']}, {titles[name]}; mean of {seeds} seed{'s' * (seeds > 1)}"
+        figure.suptitle(title, fontsize=10)
+        _finish(figure)
+    return drawn
+
+
+def _lost(row: Record) -> float:
+    return 100 * (float(row["full_accuracy"]) - float(row["accuracy"]))
+
+
+def _finish(figure: Figure) -> None:
+    """Ticks at powers of two up to 128, and the legend beside the panels instead of on the curves."""
+    ticks = [2**power for power in range(8)]
+    for axes in figure.axes:
+        axes.set(xlabel="components a class", xscale="log", xlim=(0.9, 140))
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        legend = axes.get_legend()
+        if legend is not None:
+            handles, labels = axes.get_legend_handles_labels()
+            legend.remove()
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width + 2, height)
+            figure.legend(handles, labels, loc="outside right upper", title=legend.get_title().get_text(), fontsize=8)
+
+
+def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, Figure]:
+    """One right and one wrong decision taken apart, where there are such."""
+    result = decompose(layer, "eigen")
+    names = bytes(images["names"].tolist()).decode().split("\n")
+    height, width = images["shape"].tolist()
+    return {
+        f"explanation_{name}": explanation(
+            result, images[name], (height, width), names, label=int(images[f"{name}_label"])
+        )
+        for name in ("right", "wrong")
+        if name in images
+    }
+
+
+def _by_size(item: tuple[tuple[float | str, ...], list[Record]]) -> tuple[float, str]:
+    (size, *_), _ = item
+    return float(size), str(item[0][1])  # orders and kinds as they were measured
+
+
+def _text(values: Sequence[float], digits: int) -> str:
+    mean, half = interval(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def _counts(found: Sequence[int | None]) -> str:
+    known = [k for k in found if k is not None]
+    if not known:
+        return "-"
+    missing = f", - in {len(found) - len(known)} of {len(found)}" if len(known) < len(found) else ""
+    return f"{_text(known, 1)} ({max(known)}{missing})"

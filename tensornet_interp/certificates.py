@@ -1,0 +1,99 @@
+"""Inputs on which a truncation is proven to decide as the whole layer does, or proves what the whole layer decides."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_int, check_tensor
+from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.results import SpectralResult
+
+_BATCH = 512  # samples whose component activations are alive together
+_ROUNDING = 1e-12  # of float64 sums, as a share of |eigenvalues| |x|^2
+
+
+def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
+    """True where the first `rank` eigenpairs of every block provably decide as the whole layer does: (batch,).
+
+    With rho = |x|^2 - |V^T x|^2 (V the kept eigenvectors of a block) the part of the block that is cut adds between
+    min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
+    exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
+    counted against the margin. |x|^2 includes the 1 of a lifted input. Cost: batch * out^2 * block.
+    """
+    rank = check_int("rank", rank, 1, result.rank)
+    if result.relative_error is None or result.relative_error > 1e-3:
+        raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
+    check_tensor("x", x, ("batch", "in"))
+    outputs = result.drop_constant().outputs.double()  # (out, block)
+    scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
+    low, high = _cut_range(result.eigenvalues[:, rank:].double())  # (block,)
+    proven = []
+    for batch in x.split(_BATCH):
+        z = result.lift_input("x", batch).double()
+        projected = torch.einsum("ni,bir->nbr", z, result.eigenvectors[:, :, :rank].double()).square()
+        squared = z.square().sum(-1)
+        rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
+        logits = (result.eigenvalues[:, :rank].double() * projected).sum(-1) @ outputs.T
+        winner = logits.argmax(-1)
+        gap = outputs[winner][:, None, :] - outputs  # (batch, out, block)
+        worst = gap.clamp_min(0) @ (low * rho)[..., None] + gap.clamp_max(0) @ (high * rho)[..., None]
+        margin = logits.gather(-1, winner[:, None]) - logits + worst[..., 0]
+        margin.scatter_(-1, winner[:, None], torch.inf)
+        slack = 2 * scale * (result.relative_error + _ROUNDING) * squared
+        proven.append(margin.amin(-1) > slack)
+    return torch.cat(proven)
+
+
+def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tensor) -> Tensor:
+    """The class c that `layer` provably decides for, from the first k eigenpairs of every M_c - M_c', else -1.
+
+    Every difference of two classes' interaction matrices is decomposed and cut to its k eigenpairs of largest
+    magnitude. With rho = |x|^2 - |V_k^T x|^2 its cut part adds between min(0, lowest cut eigenvalue) rho and
+    max(0, highest) rho to output[c] - output[c']. Class c is proven where all these differences are above 0 by those
+    bounds: then c has the largest output of the layer itself. The differences share more than the classes do, so that
+    more is proven than by `certificate` with as many eigenpairs of every class; but the cut differences are no
+    classifier of their own, they need not fit together.
+    Returns (count, batch) int64, a row for every k in counts. |x|^2 includes the 1 of a lifted input. Float64 inside.
+    Raises TypeError for anything but a layer (a whole spectrum is needed; take `to_layer()` of a result).
+    Cost: out^2 / 2 eigendecompositions of size min(in, 2 hidden), one alive at a time, and batch * in * k for each.
+    """
+    if not isinstance(layer, BilinearLayer):
+        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; a result has to_layer()")
+    check_tensor("x", x, ("batch", "in"))
+    layer = layer.drop_constant().to(dtype=torch.float64)
+    n_out, n_in, _ = layer.shape
+    if n_out < 2:
+        raise ValueError(f"a decision needs at least 2 outputs, the layer has {n_out}")
+    full = min(n_in, 2 * layer.rank)
+    if not len(counts):
+        raise ValueError("counts is empty: give the numbers of eigenpairs to keep")
+    counts = [check_int("counts", k, 1, full, "eigenpairs of a difference") for k in counts]
+    z = layer.lift_input("x", x.double())
+    squared = z.square().sum(-1)  # (batch,)
+    least = z.new_full((len(counts), len(x), n_out), torch.inf)  # of output[c] - output[c'] over all c'
+    for a in range(n_out):
+        for b in range(a + 1, n_out):
+            direction = z.new_zeros(1, n_out)
+            direction[0, a], direction[0, b] = 1, -1
+            values, vectors = (part[0] for part in eigenpairs(layer, direction, full))  # (full,), (in, full)
+            squares = (z @ vectors[:, : max(counts)]).square()  # (batch, k)
+            projected = squares.cumsum(-1)  # |V_k^T x|^2
+            partial = (squares * values[: max(counts)]).cumsum(-1)
+            slack = _ROUNDING * values.abs().sum() * squared
+            for row, k in enumerate(counts):
+                low, high = _cut_range(values[None, k:])
+                rho = (squared - projected[:, k - 1]).clamp_min(0)
+                at_least = partial[:, k - 1] + low * rho - slack
+                at_most = partial[:, k - 1] + high * rho + slack
+                least[row, :, a] = torch.minimum(least[row, :, a], at_least)
+                least[row, :, b] = torch.minimum(least[row, :, b], -at_most)
+    best, winner = least.max(-1)
+    return torch.where(best > 0, winner, torch.full_like(winner, -1))
+
+
+def _cut_range(cut: Tensor) -> tuple[Tensor, Tensor]:
+    """What eigenvalues (block, cut) can add to x^T M x a unit of |x|^2: at most 0, at least 0; (block,) each."""
+    padded = torch.cat([cut, cut.new_zeros(len(cut), 1)], 1)
+    return padded.amin(1), padded.amax(1)

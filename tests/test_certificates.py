@@ -1,0 +1,120 @@
+"""A proof of a decision is never wrong, is found where one is known to exist, and not where none can be."""
+
+import pytest
+import torch
+
+from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp.certificates import certificate, difference_certificate
+from tensornet_interp.testing import random_layer
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("overcomplete", [False, True])
+def test_a_certified_decision_is_never_wrong_and_some_are_certified(lifted: bool, overcomplete: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    layer = random_layer(4, 9, 6, seed=0)
+    layer = layer if not lifted else lift(layer, bias=torch.randn(4, generator=generator).double()).drop_constant()
+    directions = torch.randn(7, 4, generator=generator).double() if overcomplete else None
+    result = decompose(layer, "eigen", directions=directions)
+    x = torch.randn(2000, 9, generator=generator).double()
+    shares = []
+    for k in range(1, result.rank + 1):
+        proven = certificate(result, k, x)
+        same = result.truncate(k)(x).argmax(-1) == layer(x).argmax(-1)
+        assert bool(same[proven].all())
+        shares.append(float(proven.double().mean()))
+    assert shares[-1] == 1.0
+    assert 0 < shares[-3] < 1
+
+
+def test_the_certificate_is_tight_on_its_worst_input() -> None:
+    """Cut part of class 0: -1 on pixel 1. Margin x0^2 against it: proven exactly while x0^2 > x1^2."""
+    eye = torch.eye(2, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[2.0, -1.0], [0.0, 0.0]]).double(), eye, eye)
+    result = decompose(layer, "eigen")
+    x = torch.tensor([[1.0, 1.41], [1.0, 1.42]]).double()
+    assert certificate(result, 1, x).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize(("seed", "sizes"), [(0, (4, 9, 6)), (1, (3, 7, 2)), (2, (2, 5, 8)), (3, (5, 6, 11))])
+def test_differences_never_prove_a_decision_that_the_layer_does_not_make(lifted, seed, sizes) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layer = random_layer(*sizes, seed=seed)
+    if lifted:
+        layer = lift(layer, left_bias=torch.randn(sizes[2], generator=generator).double(), residual=0.0)
+    x = 2 * torch.randn(2000, sizes[1], generator=generator).double()
+    full = min(layer.shape[1], 2 * layer.rank)
+    decides = layer(x).argmax(-1)
+    shares = []
+    for proven in difference_certificate(layer, range(1, full + 1), x):
+        found = proven >= 0
+        assert torch.equal(proven[found], decides[found])
+        shares.append(float(found.double().mean()))
+    assert shares[-1] == 1.0  # nothing is cut
+    assert any(0 < share < 1 for share in shares)
+
+
+def test_worst_inputs_are_never_proven_wrong() -> None:
+    """Inputs along the cut eigenvectors of a difference, where the bound is what they reach."""
+    layer = random_layer(4, 9, 6, seed=4)
+    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
+    directions = torch.stack([torch.eye(4)[a] - torch.eye(4)[b] for a, b in pairs]).double()
+    vectors = decompose(layer, "eigen", directions=directions).eigenvectors.permute(0, 2, 1).flatten(0, 1)
+    mixed = torch.randn(3000, len(vectors), generator=torch.Generator().manual_seed(0)).double() ** 5 @ vectors
+    x = torch.cat([vectors, mixed])
+    decides = layer(x).argmax(-1)
+    for proven in difference_certificate(layer, [1, 3, 5, 8], x):
+        assert torch.equal(proven[proven >= 0], decides[proven >= 0])
+        assert bool((proven >= 0).any())
+
+
+def test_a_part_that_the_classes_share_is_no_obstacle_to_their_difference() -> None:
+    """Classes share 5 x2^2, 4 x3^2, 3 x4^2 and differ by x0^2 against x1^2: 2 eigenpairs of the difference are all."""
+    eye = torch.eye(5, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[1.0, 0, 5, 4, 3], [0, 1, 5, 4, 3]]).double(), eye, eye)
+    x = torch.tensor([[1.0, 0.9, 7, 7, 7], [0.9, 1.0, 7, 7, 7], [1, 0, 0, 0, 0]]).double()
+    assert difference_certificate(layer, [2], x).tolist() == [[0, 1, 0]]
+    # of every class the two leading eigenpairs are shared ones: the truncated classes are equal, nothing is proven
+    assert certificate(decompose(layer, "eigen"), 2, x).tolist() == [False] * 3
+
+
+def test_the_bound_of_a_difference_is_tight_on_its_worst_input() -> None:
+    """M_0 - M_1 has 2 on pixel 0 and -1 on pixel 1; with the first alone 0 is proven exactly while 2 x0^2 > x1^2."""
+    eye = torch.eye(2, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[2.0, 0.0], [0.0, 1.0]]).double(), eye, eye)
+    x = torch.tensor([[1.0, 1.414], [1.0, 1.415]]).double()
+    assert difference_certificate(layer, [1, 2], x).tolist() == [[0, -1], [0, 1]]
+
+
+def test_a_tie_is_never_proven() -> None:
+    layer = BilinearLayer(*(torch.ones(size, 2, dtype=torch.float64) for size in (3, 4, 4)))
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double()
+    assert bool((difference_certificate(layer, [1, 4], x) == -1).all())
+
+
+def test_single_precision_is_worked_in_double() -> None:
+    layer = random_layer(4, 9, 6, seed=0).to(dtype=torch.float32)
+    x = torch.randn(500, 9, generator=torch.Generator().manual_seed(1))
+    proven = difference_certificate(layer, [9], x)[0]
+    exact = layer.to(dtype=torch.float64)(x.double()).argmax(-1)
+    assert torch.equal(proven, exact)
+
+
+def test_bad_input() -> None:
+    layer = random_layer(4, 9, 6, seed=0)
+    x = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.raises(ValueError, match="whole spectrum"):
+        certificate(decompose(layer, "eigen", rank=2), 1, x)
+    with pytest.raises(ValueError, match="rank must be from 1 to 9"):
+        certificate(decompose(layer, "eigen"), 10, x)
+    with pytest.raises(TypeError, match=r"BilinearLayer, got SpectralResult; a result has to_layer\(\)"):
+        difference_certificate(decompose(layer, "eigen"), [1], x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"counts must be from 1 to 9 \(eigenpairs of a difference\), got 10"):
+        difference_certificate(layer, [10], x)
+    with pytest.raises(ValueError, match="counts is empty"):
+        difference_certificate(layer, [], x)
+    with pytest.raises(ValueError, match="at least 2 outputs, the layer has 1"):
+        difference_certificate(random_layer(1, 9, 6, seed=0), [1], x)
+    with pytest.raises(ValueError, match="x is empty"):
+        difference_certificate(layer, [1], x[:0])

@@ -1,0 +1,125 @@
+"""Refitted coefficients are those that were planted, and no worse than what they replace."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tensornet_interp import SpectralResult, decompose, lift
+from tensornet_interp.fidelity import component_order
+from tensornet_interp.refit import leading, refit
+from tensornet_interp.testing import random_layer
+
+
+def draw(seed, *size):
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def everything(result: SpectralResult) -> torch.Tensor:
+    return torch.ones_like(result.eigenvalues, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("mixed", [False, True], ids=["a block an output", "blocks that mix outputs"])
+def test_a_form_whose_components_were_mis_scaled_is_recovered(lifted, mixed):
+    layer = random_layer(4, 7, 5, seed=0)
+    layer = layer if not lifted else lift(layer, bias=draw(1, 4)).drop_constant()
+    result = decompose(layer, "eigen", directions=draw(2, 4, 4) if mixed else None)
+    wrong = replace(result, eigenvalues=result.eigenvalues * (1 + draw(3, *result.eigenvalues.shape)))
+    x, new = draw(4, 400, 7), draw(5, 50, 7)
+    assert float((wrong(new) - layer(new)).norm() / layer(new).norm()) > 0.1
+    fitted = refit(wrong, everything(wrong), x, layer(x))
+    # normal equations of squares: a condition of at most 1e7 is squared, of 1e-16
+    assert float((fitted(new) - layer(new)).norm() / layer(new).norm()) < 1e-9
+    torch.testing.assert_close(fitted.eigenvalues, result.eigenvalues, rtol=1e-8, atol=1e-9)
+    assert "eigenpairs refitted by least squares of outputs" in fitted.report.method
+    assert fitted.relative_error is None
+
+
+def test_only_kept_components_are_left_and_blocks_may_have_fewer():
+    layer = random_layer(3, 6, 4, seed=0)
+    result = decompose(layer, "eigen")
+    kept = torch.zeros_like(everything(result))
+    kept[0, [1, 4]], kept[1, 2] = True, True  # nothing of class 2
+    x = draw(1, 300, 6)
+    target = result.keep(kept)(x)  # what the kept ones give as they are: refitting must find their eigenvalues
+    mis_scaled = replace(result, eigenvalues=torch.where(result.eigenvalues > 0, 0.0, 5.0).double())
+    fitted = refit(mis_scaled, kept, x, target)
+    assert fitted.eigenvalues.shape == (3, 2)
+    expected = torch.stack(
+        [result.eigenvalues[0, [1, 4]], result.eigenvalues[1, [2, 2]] * torch.tensor([1, 0]), draw(0, 2) * 0]
+    )
+    torch.testing.assert_close(fitted.eigenvalues, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(fitted.eigenvectors[0, :, 1], result.eigenvectors[0, :, 4])
+    torch.testing.assert_close(fitted(x), target, rtol=1e-9, atol=1e-10)
+
+
+def test_no_other_coefficients_are_closer():
+    """The residual of least squares is orthogonal to every kept feature."""
+    layer = random_layer(4, 7, 5, seed=0)
+    result = decompose(layer, "eigen")
+    x = draw(1, 200, 7)
+    fitted = refit(result, leading(component_order(result, "magnitude"), 3), x, layer(x))
+    left = layer(x) - fitted(x)  # (batch, out); blocks are outputs
+    features = (x @ fitted.eigenvectors).square()  # (block, batch, rank)
+    slopes = torch.einsum("no,onr->or", left, features) / features.square().sum(1).sqrt() / left.norm()
+    assert float(slopes.abs().max()) < 1e-10
+    assert float(left.norm()) < float((layer(x) - result.truncate(3)(x)).norm())
+    assert (fitted.eigenvalues.abs().diff(dim=1) <= 0).all()  # largest magnitude first
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_labels_are_fitted_by_softmax_regression(mixed):
+    """At the optimum the slope of the cross-entropy is zero along every coefficient; the labels are drawn."""
+    layer = random_layer(3, 6, 4, seed=0)
+    result = decompose(layer, "eigen", directions=draw(2, 5, 3) if mixed else None)
+    x = draw(1, 600, 6)
+    labels = torch.multinomial((layer(x) / 5).softmax(-1), 1, generator=torch.Generator().manual_seed(2))[:, 0]
+    kept = leading(component_order(result, "magnitude"), 2)
+    fitted = refit(result, kept, x, labels)
+    values = fitted.eigenvalues.clone().requires_grad_()
+    loss = cross_entropy(replace(fitted, eigenvalues=values)(x), labels)
+    loss.backward()
+    scale = (x @ fitted.eigenvectors).square().square().mean(1).sqrt()  # slopes in units of the features
+    assert float((values.grad / scale).abs().max()) < 1e-4
+    assert float(loss.detach()) < float(cross_entropy(result.truncate(2)(x), labels)) - 1e-3
+
+
+def test_leading_is_the_front_of_the_ranking():
+    ranking = torch.tensor([[2, 0, 1], [0, 2, 1]])
+    assert leading(ranking, 2).tolist() == [[True, False, True], [True, False, True]]
+    assert leading(ranking, 1).tolist() == [[False, False, True], [True, False, False]]
+    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components a block\), got 4"):
+        leading(ranking, 4)
+
+
+def test_dtype_is_that_of_the_result():
+    layer = random_layer(3, 6, 4, seed=0).to(dtype=torch.float32)
+    result = decompose(layer, "eigen")
+    x = draw(1, 100, 6).float()
+    for target in (layer(x), layer(x).argmax(-1)):
+        fitted = refit(result, everything(result), x, target, max_iterations=3)
+        assert fitted.eigenvalues.dtype == fitted(x).dtype == torch.float32
+
+
+def test_bad_input():
+    layer = random_layer(3, 6, 4, seed=0)
+    result = decompose(layer, "eigen")
+    kept, x = everything(result), draw(1, 10, 6)
+    with pytest.raises(ValueError, match=r"mask must be boolean of shape \(3, 6\)"):
+        refit(result, kept[:2], x, layer(x))
+    with pytest.raises(ValueError, match="kept has no component"):
+        refit(result, ~kept, x, layer(x))
+    with pytest.raises(ValueError, match="mode 'batch' has size 10 in x but 9 in targets"):
+        refit(result, kept, x, layer(x)[:9])
+    with pytest.raises(ValueError, match="mode 'out' has size 3 in result but 2 in targets"):
+        refit(result, kept, x, layer(x)[:, :2])
+    with pytest.raises(TypeError, match="outputs or of int64 labels, got list"):
+        refit(result, kept, x, [0] * 10)
+    with pytest.raises(TypeError, match="int64 class numbers"):
+        refit(result, kept, x, torch.zeros(10, dtype=torch.int32))
+    with pytest.raises(ValueError, match="targets go from 3 to 3 but there are 3 outputs"):
+        refit(result, kept, x, torch.full((10,), 3))
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
+        refit(result, kept, x, torch.zeros(10, dtype=torch.int64), max_iterations=0)

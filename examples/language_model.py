@@ -72,9 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nfigures, tables and models: {out}")
 
 
-def prepare(options: argparse.Namespace, out: Path) -> None:
-    """Tokenizer and tokens, made where they are not there; ValueError where those there are of another text."""
-    settings = {"vocabulary": options.vocabulary}
+def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) -> None:
+    """Tokenizer (or that in the file `made`) and tokens, made where they are not there
+
+    ValueError where those there are of another text or tokenizer.
+    """
+    settings = {"vocabulary": options.vocabulary} if made is None else {"tokenizer": _digest(str(made))}
     settings |= {name: _digest(path) for name, path in (("text", options.text), ("held_out", options.held_out))}
     done = out / "text.json"
     if done.is_file():
@@ -82,7 +85,7 @@ def prepare(options: argparse.Namespace, out: Path) -> None:
         if info["settings"] != settings:
             raise ValueError(f"{done} is of other settings; {differences(info['settings'], settings)}")
     else:
-        tokenizer = train_tokenizer(read_stories(options.text), options.vocabulary)
+        tokenizer = load_tokenizer(made) if made else train_tokenizer(read_stories(options.text), options.vocabulary)
         save_tokenizer(tokenizer, out / TOKENIZER)
         seen: set[bytes] = set()  # a held-out story that is also in the training text is left out
         info = {"settings": settings}
@@ -229,7 +232,7 @@ def _interval(found: Row, name: str) -> str:
 
 def _digest(path: str) -> str:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"text file {path!r} is missing")
+        raise FileNotFoundError(f"{path!r} is missing")
     with open(path, "rb") as file:
         return f"{Path(path).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 

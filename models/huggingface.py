@@ -57,6 +57,7 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
         num_attention_heads=config.n_heads,
         max_position_embeddings=config.context,
         hidden_act=ACTIVATIONS[config.gate],
+        initializer_range=config.d_model**-0.5,  # the library's 0.02 is that of width 2,500
         bos_token_id=None,
         eos_token_id=None,
         tie_word_embeddings=False,

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from examples.language_model import CURVE, language_config, model_config, prepare
+from examples.language_model import CURVE, interval, language_config, model_config, prepare
 from models.annealing import SCHEDULES as ANNEALINGS
 from models.annealing import anneal, gate_sites, remove_gates, schedule
 from models.files import replace_files
@@ -207,12 +207,6 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
     figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
     figure.savefig(out / "anneal.png", dpi=120)
     print(f"\nfigure, tables and models: {out}")
-
-
-def interval(found: Row, name: str) -> str:
-    """Mean and ends of the interval, where there is one."""
-    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
-    return f"{found[name]:.4f}" + ("" if low is None else f" ({low:.4f} to {high:.4f})")
 
 
 def _runs(options: argparse.Namespace) -> list[Run]:

@@ -183,7 +183,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) 
     print(f"\nheld-out loss in nats a token, on {tokens:,} tokens; mean over seeds and 95 % confidence interval")
     print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<26}{'minus none, same seed':<26}train")
     for found in summary:
-        cells = "".join(f"{_interval(found, name):<26}" for name in ("held_out_loss", "difference"))
+        cells = "".join(f"{interval(found, name):<26}" for name in ("held_out_loss", "difference"))
         head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
     means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
@@ -223,7 +223,8 @@ def language_config(options: argparse.Namespace, seed: int, steps: int) -> Langu
     )
 
 
-def _interval(found: Row, name: str) -> str:
+def interval(found: Row, name: str) -> str:
+    """Mean and ends of the confidence interval that `summarise` gives, "-" where there is no mean."""
     if name not in found:
         return "-"
     low, high = found.get(f"{name}_low"), found.get(f"{name}_high")

@@ -10,7 +10,11 @@ from torch.nn import functional
 
 from models.annealing import SCHEDULES, AnnealedGate, anneal, gate_sites, remove_gates, schedule
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier
+from models.language import LanguageConfig, train_language
+from models.published import save_transformer
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp import BilinearLayer
+from tensornet_interp.checkpoints import load_layer
 
 CONFIG = TransformerConfig(vocabulary=11, d_model=8, d_hidden=6, n_layers=3, n_heads=2, context=7, gate="silu")
 TOKENS = torch.tensor([[1, 5, 3, 10], [0, 2, 9, 4]])
@@ -153,3 +157,52 @@ def test_a_weight_that_two_layers_share_is_halved_once():
     before = model(x)
     remove_gates(model)
     assert torch.equal(model(x), before)
+
+
+class Stop(Exception):
+    """A run that is cut off."""
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+def test_a_run_that_is_cut_off_while_the_gates_go_ends_as_it_would_have(tmp_path, stop):
+    tokens = torch.randint(11, (100,), generator=torch.Generator().manual_seed(0))
+    training = LanguageConfig(steps=8, batch_size=4, warmup=2, lr=1e-2)
+
+    def run(folder, cut=None):
+        model = build_transformer(CONFIG, seed=0)
+        callback, seen = anneal(model, "smootherstep", 1, 6), {}
+
+        def watched(step, model):
+            if step == cut:
+                raise Stop
+            callback(step, model)
+            seen[step] = betas(model)
+
+        history = train_language(
+            model, tokens, training, folder, held_out=tokens[:40], callback=watched, every=2, progress=False
+        )
+        return model, seen, [record["held_out_loss"] for record in history.records]
+
+    whole, expected, losses = run(None)
+    with pytest.raises(Stop):
+        run(tmp_path, cut=stop)
+    resumed, seen, again = run(tmp_path)
+    assert 0 < min(seen) <= stop
+    assert seen == {step: expected[step] for step in seen}
+    assert again == losses
+    for model in (whole, resumed):
+        remove_gates(model)
+    assert torch.equal(resumed(TOKENS), whole(TOKENS))
+
+
+def test_a_model_without_its_gates_opens_as_bilinear_layers(tmp_path):
+    model = build_transformer(CONFIG, seed=3)
+    anneal(model, "linear", 0, 0)
+    remove_gates(model)
+    save_transformer(model, tmp_path)
+    x = normal(20, 8, dtype=torch.float32)
+    for index in range(3):
+        y = model.mlp(index)(x).detach()
+        layer = load_layer(tmp_path, index)
+        assert isinstance(layer, BilinearLayer)
+        assert float((layer(x) - y).abs().max() / y.abs().max()) < 1e-5

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from models.annealing import anneal, gate_sites, remove_gates
 from models.huggingface import build_llama, load_huggingface, save_huggingface
+from models.language import LanguageConfig, train_language
 from models.transformer import TransformerConfig
 from tensornet_interp.checkpoints import load_layer
 
@@ -90,3 +91,48 @@ def test_another_activation_is_refused():
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load_huggingface(tmp_path)
+
+
+def train(folder, cut=None, **changes):
+    model = build_llama(CONFIG, 0)
+    callback = anneal(model, "linear", 1, 4)
+
+    def watched(step, model):
+        if step == cut:
+            raise KeyboardInterrupt
+        callback(step, model)
+
+    options = {"steps": 6, "batch_size": 4, "warmup": 1, "lr": 1e-2} | changes
+    tokens = torch.randint(19, (200,), generator=torch.Generator().manual_seed(0))
+    history = train_language(
+        model,
+        tokens,
+        LanguageConfig(**options),
+        folder,
+        held_out=tokens[:50],
+        callback=watched,
+        every=2,
+        progress=False,
+    )
+    return model, [record["held_out_loss"] for record in history.records]
+
+
+def test_the_one_training_loop_trains_and_resumes_it(tmp_path):
+    whole, losses = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, cut=3)
+    resumed, again = train(tmp_path)
+    assert again == losses
+    assert losses[-1] < losses[0]
+    remove_gates(whole)
+    remove_gates(resumed)
+    assert torch.equal(resumed(TOKENS), whole(TOKENS))
+
+
+def test_weight_decay_is_on_matrices_alone():
+    """After one step, runs with and without it differ in the matrices, but not in the embedding and the norms."""
+    with_decay, without = (
+        dict(train(None, steps=1, warmup=0, weight_decay=decay)[0].named_parameters()) for decay in (0.5, 0.0)
+    )
+    same = {name for name in without if torch.equal(with_decay[name], without[name])}
+    assert same == {name for name in without if "norm" in name or "embed_tokens" in name}

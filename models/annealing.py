@@ -132,7 +132,8 @@ def anneal(model: nn.Module, name: str, start: int, end: int) -> Callable[[int, 
     """Exchange every gate for an `AnnealedGate`, in place; the result, `callback(step, model)`, sets beta(step) of all
 
     Call it before each step, with steps counted from 0: `train_language(..., callback=anneal(model, ...))`. beta
-    depends on the step alone, so a resumed run goes on where it was. Gates that are annealed already stay.
+    depends on the step alone, so a resumed run goes on where it was; where a finished one is read back no step is made,
+    so call it once with the last step before `remove_gates`. Gates that are annealed already stay.
     `name`, `start`, `end`: see `schedule`. Raises ValueError, before anything is changed, where a gate is neither SiLU
     nor GELU (none, ReLU, tanh approximations of GELU): each is recognised by its values.
     """

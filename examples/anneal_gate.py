@@ -230,7 +230,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     known = [*sorted(ANNEALINGS), "all"]
     parser.add_argument("--schedules", nargs="+", choices=known, default=["linear", "smootherstep"])
     parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta falls")
-    parser.add_argument("--end", type=float, default=0.6, help="share of the steps after which beta is 0")
+    parser.add_argument("--end", type=float, default=0.3, help="share of the steps after which beta is 0")
     parser.add_argument("--seeds", type=int, default=1, help="orders of the batches in fine-tuning")
     parser.add_argument("--steps", type=int, default=300, help="of every fine-tuning")
     parser.add_argument("--lr", type=float, default=1e-3, help="of every fine-tuning")

@@ -232,9 +232,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta falls")
     parser.add_argument("--end", type=float, default=0.3, help="share of the steps after which beta is 0")
     parser.add_argument("--seeds", type=int, default=1, help="orders of the batches in fine-tuning")
-    parser.add_argument("--steps", type=int, default=300, help="of every fine-tuning")
+    parser.add_argument("--steps", type=int, default=250, help="of every fine-tuning")
     parser.add_argument("--lr", type=float, default=1e-3, help="of every fine-tuning")
-    parser.add_argument("--base-steps", type=int, default=600, help="without --model: of the training before")
+    parser.add_argument("--base-steps", type=int, default=500, help="without --model: of the training before")
     parser.add_argument("--base-lr", type=float, default=2e-3)
     integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
     for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 25}).items():

@@ -72,9 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nfigures, tables and models: {out}")
 
 
-def prepare(options: argparse.Namespace, out: Path) -> None:
-    """Tokenizer and tokens, made where they are not there; ValueError where those there are of another text."""
-    settings = {"vocabulary": options.vocabulary}
+def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) -> None:
+    """Tokenizer (or that in the file `made`) and tokens, made where they are not there
+
+    ValueError where those there are of another text or tokenizer.
+    """
+    settings = {"vocabulary": options.vocabulary} if made is None else {"tokenizer": _digest(str(made))}
     settings |= {name: _digest(path) for name, path in (("text", options.text), ("held_out", options.held_out))}
     done = out / "text.json"
     if done.is_file():
@@ -82,7 +85,7 @@ def prepare(options: argparse.Namespace, out: Path) -> None:
         if info["settings"] != settings:
             raise ValueError(f"{done} is of other settings; {differences(info['settings'], settings)}")
     else:
-        tokenizer = train_tokenizer(read_stories(options.text), options.vocabulary)
+        tokenizer = load_tokenizer(made) if made else train_tokenizer(read_stories(options.text), options.vocabulary)
         save_tokenizer(tokenizer, out / TOKENIZER)
         seen: set[bytes] = set()  # a held-out story that is also in the training text is left out
         info = {"settings": settings}
@@ -182,7 +185,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
     print(f"\nheld-out loss in nats a token, on {text}; mean over seeds and 95 % confidence interval")
     print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<28}{'minus none, same seed':<28}train")
     for found in summary:
-        cells = "".join(f"{_interval(found, name):<28}" for name in ("held_out_loss", "difference"))
+        cells = "".join(f"{interval(found, name):<28}" for name in ("held_out_loss", "difference"))
         head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
     means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
@@ -223,7 +226,8 @@ def language_config(options: argparse.Namespace, seed: int, steps: int) -> Langu
     )
 
 
-def _interval(found: Row, name: str) -> str:
+def interval(found: Row, name: str) -> str:
+    """Mean and ends of the confidence interval that `summarise` gives, "-" where there is no mean."""
     if name not in found:
         return "-"
     low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
@@ -232,7 +236,7 @@ def _interval(found: Row, name: str) -> str:
 
 def _digest(path: str) -> str:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"text file {path!r} is missing")
+        raise FileNotFoundError(f"{path!r} is missing")
     with open(path, "rb") as file:
         return f"{Path(path).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 

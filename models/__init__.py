@@ -10,6 +10,8 @@
 - `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
 - `language`: `train_language`, `LanguageConfig`, `held_out_loss`, `generate`
 - `published`: `save_transformer`, `load_transformer` (the published layout)
+- `annealing`: `anneal`, `schedule`, `remove_gates`: a gated model becomes bilinear while it is fine-tuned
+- `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface`: Llama-type models in the same training loop
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
 - `tables`: `write_table` (CSV)
 """

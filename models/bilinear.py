@@ -64,6 +64,7 @@ class Bilinear(nn.Module):
         check_bool("bias", bias)
         self.residual = check_number("residual", residual)
         self.gate = check_choice("gate", gate, GATES)
+        self.activation = GATES[gate]  # may be exchanged for a module, see models/annealing.py
         size = hidden if outputs is None else outputs
         if self.residual and size != inputs:
             raise ValueError(
@@ -75,10 +76,9 @@ class Bilinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The class's equation: (..., inputs) -> (..., outputs)."""
-        gate = GATES[self.gate]
         left = self.left(x)  # (..., hidden)
-        if gate is not None:
-            left = gate(left)
+        if self.activation is not None:
+            left = self.activation(left)
         y: Tensor = left * self.right(x)
         if self.down is not None:
             y = self.down(y)  # (..., outputs)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from models.checks import check_number
 from models.training import History, train_mode
 from models.training_state import TrainingState, digest
-from models.transformer import Transformer
+from models.transformer import LanguageModel
 from tensornet_interp.checks import check_choice, check_int
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after the warm-up -> factor of lr
@@ -29,10 +29,10 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """How a `Transformer` is trained; a step is `batch_size` sequences of `context` tokens, in `accumulation` parts
+    """How a `LanguageModel` is trained; a step is `batch_size` sequences of `context` tokens, in `accumulation` parts
 
     `steps=None` means `epochs` over the text. The learning rate rises over `warmup` steps, then follows `schedule`.
-    Weight decay is on all matrices but the embedding, where it would shrink the rows of rare tokens.
+    Weight decay is on all matrices but the embedding, where it would shrink the rows of rare tokens; not on vectors.
     "bfloat16" is mixed precision, on CUDA only. `clip` bounds the norm of the gradient; 0 means no bound.
     """
 
@@ -77,13 +77,13 @@ class LanguageConfig:
 
 
 def train_language(
-    model: Transformer,
+    model: LanguageModel,
     tokens: Tensor,
     config: LanguageConfig,
     folder: str | Path | None = None,
     *,
     held_out: Tensor | None = None,
-    callback: Callable[[int, Transformer], None] | None = None,
+    callback: Callable[[int, LanguageModel], None] | None = None,
     extra: Mapping[str, Any] | None = None,
     every: int = 100,
     progress: bool = True,
@@ -167,7 +167,7 @@ def train_language(
     return History(records)
 
 
-def token_losses(model: Transformer, tokens: Tensor, batch_size: int = 32) -> Tensor:
+def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> Tensor:
     """-log softmax(model(tokens before))[token] of every token but the first: (count - 1,), float32, in nats
 
     Over consecutive windows of `context`, so a token sees from 1 to `context` tokens before it; the last window may be
@@ -191,13 +191,13 @@ def token_losses(model: Transformer, tokens: Tensor, batch_size: int = 32) -> Te
     return torch.cat(losses)
 
 
-def held_out_loss(model: Transformer, tokens: Tensor, batch_size: int = 32) -> float:
+def held_out_loss(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> float:
     """mean of `token_losses`: nats a token."""
     return float(token_losses(model, tokens, batch_size).double().mean())
 
 
 def generate(
-    model: Transformer,
+    model: LanguageModel,
     tokens: Tensor,
     n: int,
     *,
@@ -250,14 +250,16 @@ class _Order:
             yield self.places[place % self.windows]
 
 
-def _optimizer(model: Transformer, config: LanguageConfig) -> torch.optim.AdamW:
-    embedding = [model.embedding.weight]
-    others = [parameter for parameter in model.parameters() if parameter is not embedding[0]]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": embedding, "weight_decay": 0.0}]
+def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.AdamW:
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    free = [parameter for parameter in model.parameters() if parameter.ndim < 2 or id(parameter) in embeddings]
+    left_alone = {id(parameter) for parameter in free}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in left_alone]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
 
 
-def _check_text(tokens: Tensor, model: Transformer) -> int:
+def _check_text(tokens: Tensor, model: LanguageModel) -> int:
     """The number of windows."""
     context = model.config.context
     if tokens.ndim != 1 or len(tokens) < context + 1:
@@ -269,7 +271,7 @@ def _check_text(tokens: Tensor, model: Transformer) -> int:
     return (len(tokens) - 1) // context
 
 
-def _check_tokens(tokens: Tensor, model: Transformer) -> None:
+def _check_tokens(tokens: Tensor, model: LanguageModel) -> None:
     if tokens.dtype not in (torch.int64, torch.uint16):
         raise TypeError(f"tokens must be int64 or uint16, got {tokens.dtype}")
     size = model.config.vocabulary

@@ -94,7 +94,13 @@ class Block(nn.Module):
         return y
 
 
-class Transformer(nn.Module):
+class LanguageModel(nn.Module):
+    """logits = model(tokens): (batch, position) -> (batch, position, vocabulary); training needs its sizes beside."""
+
+    config: TransformerConfig
+
+
+class Transformer(LanguageModel):
     """logits = head(norm(block_L(... block_1(embedding tokens)))): (batch, position) -> (batch, position, vocabulary)
 
     >>> model = build_transformer(TransformerConfig(vocabulary=7, d_model=8, d_hidden=6, n_layers=2, n_heads=2), seed=0)

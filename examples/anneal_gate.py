@@ -1,0 +1,264 @@
+"""What does it cost to make a gated language model bilinear by fine-tuning it?
+
+A model with SiLU gates is fine-tuned with z sigmoid(beta z) in the place of each gate, beta falling from 1 to 0 on each
+of `--schedules`; at 0 the gate is z / 2, which is folded into the weights. Beside it, on the same batches at the
+same learning rate: "baseline" keeps its gates, "abrupt" has beta = 0 from the first step on. Compared are the losses on
+held-out text, and every layer of the annealed models is read from disk as a `BilinearLayer` and held against its MLP.
+
+    python examples/anneal_gate.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
+
+trains the model to start from; `--model out/language_model/silu-0` starts from one of examples/language_model.py.
+`--llama` does the same with a Llama of the library `transformers`, of the same sizes. Every stage is kept in --out and
+goes on from where it was. The defaults take less than 10 minutes on two CPU cores. On a GPU, for one, --device cuda
+--precision bfloat16 --vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256 --batch 128 --base-steps 10000
+--steps 5000
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from examples.language_model import CURVE, interval, language_config, model_config, prepare
+from models.annealing import SCHEDULES as ANNEALINGS
+from models.annealing import anneal, gate_sites, remove_gates, schedule
+from models.files import replace_files
+from models.huggingface import build_llama, load_huggingface, save_huggingface
+from models.language import PRECISIONS, SCHEDULES, held_out_loss, train_language
+from models.published import TOKENIZER, load_transformer, save_transformer
+from models.tables import read_table, summarise, write_table
+from models.text import load_tokens
+from models.transformer import LanguageModel, build_transformer
+from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.plots import curves
+
+BASELINE, ABRUPT = "baseline", "abrupt"
+START, CUT = "not tuned", "not, beta 0"
+EXACT = 1e-5  # relative error up to which a layer is the MLP, in float32
+Row = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of model: how it is made, read and written, and what its layers are called on disk."""
+
+    title: str
+    names: str
+    build: Callable[..., Any]
+    load: Callable[..., Any]
+    save: Callable[..., None]
+
+
+OURS = Kind("this project's transformer", "published", build_transformer, load_transformer, save_transformer)
+LLAMA = Kind("a Llama of transformers", "llama", build_llama, load_huggingface, save_huggingface)
+
+
+class Run(NamedTuple):
+    """One fine-tuning: beta falls from 1 to 0 on the curve `schedule` (None: the gates stay) from `start` to `end`."""
+
+    name: str
+    schedule: str | None
+    start: int = 0
+    end: int = 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train or read the model to start from, fine-tune it on every schedule, and compare."""
+    options = _options(argv)
+    kind = LLAMA if options.llama else OURS
+    out = Path(options.out or f"out/anneal_gate/{'llama' if options.llama else 'transformer'}")
+    if not options.replot:
+        prepare(options, out, None if options.model is None else Path(options.model) / TOKENIZER)
+        tokens, held_out = load_tokens(out / "train.npy"), load_tokens(out / "held_out.npy")
+        if options.device != "cpu":
+            tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
+        base = base_model(kind, options, tokens, held_out, out)
+        records, rows = list[Row](), starting_point(kind, base, options, held_out)
+        for seed in range(1, 1 + options.seeds):  # the first training had 0: other batches
+            for run in _runs(options):
+                during, row = fine_tuned(kind, base, run, seed, options, tokens, held_out, out / f"{run.name}-{seed}")
+                records, rows = [*records, *during], [*rows, row]
+        _compare(records, "during_loss", ("seed", "step"))
+        _compare(rows, "held_out_loss", ("seed",))
+        write_table(out / "steps.csv", records)
+        write_table(out / "losses.csv", rows)
+    report(read_table(out / "losses.csv"), read_table(out / "steps.csv"), out)
+
+
+def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out: Tensor, out: Path) -> Path:
+    """The folder of the SiLU-gated model that every run starts from: `--model`, or one that is trained here."""
+    if options.model is not None:
+        return Path(options.model)
+    folder = out / "base"
+    model = kind.build(model_config(options, "silu"), 0, device=options.device)
+    config = replace(language_config(options, 0, options.base_steps), lr=options.base_lr)
+    training = folder / "training"
+    train_language(
+        model, tokens, config, training, held_out=held_out[:CURVE], every=options.every, progress=options.progress
+    )
+    replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
+    kind.save(model, folder)
+    return folder
+
+
+def starting_point(kind: Kind, base: Path, options: argparse.Namespace, held_out: Tensor) -> list[Row]:
+    """The loss before any step, with the gates and with all of them at beta = 0: how much there is to lose."""
+    model = kind.load(base, device=options.device)
+    about: Row = {"model": kind.title, "seed": 1, "steps": 0, "start": 0, "end": 0, "tokens": len(held_out) - 1}
+    losses = [held_out_loss(model, held_out)]
+    anneal(model, "linear", 0, 0)
+    losses.append(held_out_loss(model, held_out))
+    return [
+        about | {"run": run, "held_out_loss": loss, "layer_error": ""}
+        for run, loss in zip((START, CUT), losses, strict=True)
+    ]
+
+
+def fine_tuned(
+    kind: Kind,
+    base: Path,
+    run: Run,
+    seed: int,
+    options: argparse.Namespace,
+    tokens: Tensor,
+    held_out: Tensor,
+    out: Path,
+) -> tuple[list[Row], Row]:
+    """What was measured during one run, step 0 being the base model, and how it ended; its model is left in `out`."""
+    model = kind.load(base, device=options.device)
+    about: Row = {"model": kind.title, "run": run.name, "seed": seed}
+    before = held_out_loss(model, held_out[:CURVE])
+    beta, callback = None, None
+    if run.schedule is not None:
+        beta, callback = schedule(run.schedule, run.start, run.end), anneal(model, run.schedule, run.start, run.end)
+    history = train_language(
+        model,
+        tokens,
+        language_config(options, seed, options.steps),
+        out / "training",
+        held_out=held_out[:CURVE],
+        callback=callback,
+        extra=run._asdict(),
+        every=options.every,
+        progress=options.progress,
+    )
+    records = [about | {"step": 0, "beta": 1.0, "train_loss": "", "during_loss": before}]
+    for record in history.records:
+        step = int(record["step"])
+        losses = {"train_loss": record["loss"], "during_loss": record["held_out_loss"]}
+        records.append(about | {"step": step, "beta": beta(step - 1) if beta else 1.0} | losses)
+    if callback is not None:
+        callback(options.steps, model)  # where a finished run is read back, no step has set beta
+        remove_gates(model)
+    kind.save(model, out)
+    row = about | {"steps": options.steps, "start": run.start, "end": run.end}
+    row |= {"held_out_loss": held_out_loss(model, held_out), "tokens": len(held_out) - 1}
+    return records, row | {"layer_error": "" if callback is None else largest_error(kind, model, out, held_out)}
+
+
+def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor) -> float:
+    """max |MLP(x) - layer(x)| / max |MLP(x)| of the worst layer: layers from disk, x what the MLPs meet in the text
+
+    Raises ValueError where a layer does not open as a bilinear one.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    sites = gate_sites(model)
+    handles = [
+        site.owner.register_forward_hook(lambda _, given, y, name=site.name: seen.update({name: (given[0], y)}))
+        for site in sites
+    ]
+    try:
+        with torch.no_grad():
+            model(tokens[: model.config.context].long()[None].to(next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    errors = []
+    for index, site in enumerate(sites):
+        x, y = (part.flatten(0, -2) for part in seen[site.name])  # (position, d_model)
+        layer = load_layer(folder, index, names=kind.names, gate_removed=kind.names == "llama", device=x.device)
+        errors.append(float((layer(x) - y).abs().max() / y.abs().max()))
+    return max(errors)
+
+
+def report(rows: list[Row], records: list[Row], out: Path) -> None:
+    """Print losses after and against the baseline of the same seed, and how exactly the gates are gone; the figure."""
+    seeds = len({row["seed"] for row in rows})
+    print(f"\n{rows[0]['model']}: held-out loss in nats a token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
+    print(f"confidence interval over the orders of the batches ({seeds}); the layers of annealed models from disk")
+    print(f"{'run':<14}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
+    for found in summarise(rows, ("run",), ("held_out_loss", "above_baseline")):
+        cells = f"{interval(found, 'held_out_loss'):<27}{interval(found, 'above_baseline'):<28}"
+        errors = [row["layer_error"] for row in rows if row["run"] == found["run"] and "layer_error" in row]
+        exact = "exactly bilinear" if max(errors, default=0.0) <= EXACT else f"NOT BILINEAR, above {EXACT:g}"
+        print(
+            f"{found['run']:<14}{cells}"
+            + (f"{max(errors):.1e}, {exact}" if errors else "gated" if found["run"] != CUT else "")
+        )
+    fields = ("beta", "during_loss", "above_baseline")
+    points = [found | {"held_out_loss": found["during_loss"]} for found in summarise(records, ("run", "step"), fields)]
+    bands = {"above_baseline": ("above_baseline_low", "above_baseline_high")}
+    figure = curves(points, "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
+    figure.set_size_inches(12, 3.8)
+    title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats a token on held-out text"
+    figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
+    figure.savefig(out / "anneal.png", dpi=120)
+    print(f"\nfigure, tables and models: {out}")
+
+
+def _runs(options: argparse.Namespace) -> list[Run]:
+    start, end = round(options.start * options.steps), round(options.end * options.steps)
+    annealed = [Run(name, name, start, end) for name in options.schedules]
+    return [Run(BASELINE, None), *annealed, Run(ABRUPT, "linear")]  # from 0 to 0 every curve is the same
+
+
+def _compare(rows: list[Row], loss: str, by: tuple[str, ...]) -> None:
+    reference = {tuple(row[name] for name in by): row[loss] for row in rows if row["run"] == BASELINE}
+    for row in rows:
+        row["above_baseline"] = row[loss] - reference[tuple(row[name] for name in by)]
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", help="training text: UTF-8, stories separated by <|endoftext|>")
+    parser.add_argument("--held-out", help="text that is only measured on")
+    parser.add_argument("--model", help="folder of a SiLU-gated model and its tokenizer.json; default: train one")
+    parser.add_argument("--llama", action="store_true", help="a Llama of transformers, in --model or trained here")
+    known = [*sorted(ANNEALINGS), "all"]
+    parser.add_argument("--schedules", nargs="+", choices=known, default=["linear", "smootherstep"])
+    parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta falls")
+    parser.add_argument("--end", type=float, default=0.3, help="share of the steps after which beta is 0")
+    parser.add_argument("--seeds", type=int, default=1, help="orders of the batches in fine-tuning")
+    parser.add_argument("--steps", type=int, default=250, help="of every fine-tuning")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of every fine-tuning")
+    parser.add_argument("--base-steps", type=int, default=500, help="without --model: of the training before")
+    parser.add_argument("--base-lr", type=float, default=2e-3)
+    integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
+    for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 25}).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear", help="of the learning rate")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-progress", dest="progress", action="store_false")
+    parser.add_argument("--replot", action="store_true", help="report and draw again from the tables on disk")
+    parser.add_argument("--out", help="default out/anneal_gate/transformer, with --llama out/anneal_gate/llama")
+    options = parser.parse_args(argv)
+    if not options.replot and not (options.text and options.held_out):
+        parser.error("--text and --held-out are needed: two plain text files, as of roneneldan/TinyStories")
+    if "all" in options.schedules:
+        options.schedules = list(ANNEALINGS)
+    if not 0 <= options.start <= options.end or round(options.end * options.steps) >= options.steps:
+        parser.error(
+            "0 <= --start <= --end must hold, and the gate be gone before the last step: got --start "
+            f"{options.start} and --end {options.end} of {options.steps} steps"
+        )
+    return options
+
+
+if __name__ == "__main__":
+    main()

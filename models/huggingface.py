@@ -1,0 +1,86 @@
+"""Llama-type models of Hugging Face's `transformers`, callable as this project's models are: tokens to logits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.optional import optional
+from models.transformer import LanguageModel, TransformerConfig
+from tensornet_interp.checks import check_int
+
+ACTIVATIONS = {"none": "linear", "relu": "relu", "silu": "silu", "gelu": "gelu"}  # our gates in their words
+WHY = ("for Llama-type models", "huggingface")
+
+
+class HuggingFaceModel(LanguageModel):
+    """logits = model(tokens).logits: (batch, position) -> (batch, position, vocabulary)
+
+    `model` is a causal language model of `transformers`; `config` says its sizes in this project's words, so that
+    `train_language` and what measures a `Transformer`'s loss take it as well.
+    Raises ValueError where the gate (hidden_act) is none of `ACTIVATIONS`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        theirs: Any = model.config
+        gates = {name: gate for gate, name in ACTIVATIONS.items()} | {"swish": "silu", "identity": "none"}
+        if theirs.hidden_act not in gates:
+            raise ValueError(f"hidden_act must be one of {', '.join(sorted(gates))}; got {theirs.hidden_act!r}")
+        self.config = TransformerConfig(
+            vocabulary=theirs.vocab_size,
+            d_model=theirs.hidden_size,
+            d_hidden=theirs.intermediate_size,
+            n_layers=theirs.num_hidden_layers,
+            n_heads=theirs.num_attention_heads,
+            context=theirs.max_position_embeddings,
+            gate=gates[theirs.hidden_act],
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The class's equation."""
+        logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits
+
+
+def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
+    """A new Llama of these sizes, float32, drawn on the CPU; the global random streams are as they were afterwards."""
+    check_int("seed", seed, 0)
+    transformers = optional("transformers", *WHY)
+    theirs = transformers.LlamaConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.d_model,
+        intermediate_size=config.d_hidden,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        max_position_embeddings=config.context,
+        hidden_act=ACTIVATIONS[config.gate],
+        initializer_range=config.d_model**-0.5,  # the library's 0.02 is that of width 2,500
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(theirs)
+    return HuggingFaceModel(model).to(device)
+
+
+def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
+    """The model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded."""
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{Path(folder) / 'config.json'} is missing")
+    auto = optional("transformers", *WHY).AutoModelForCausalLM
+    return HuggingFaceModel(auto.from_pretrained(folder, local_files_only=True)).to(device)
+
+
+def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
+    """Write config.json and model.safetensors as `transformers` does
+
+    `tensornet_interp.checkpoints.load_layer(folder, i, names="llama", gate_removed=True)` opens the layers of a model
+    without gates. Memory: the weights once more.
+    """
+    inner: Any = model.model
+    inner.save_pretrained(folder)

@@ -5,9 +5,10 @@
 - `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
 - `gates`: pairs of boolean operations, the paper's toy task
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
+- `augment`: translation, rotation and blur of training images, by name
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
-- `tables`: `write_table` (CSV)
+- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with their intervals)
 """
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier

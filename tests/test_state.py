@@ -59,6 +59,7 @@ from tensornet_interp.plots import (
 )
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.registry import decomposition_problems
+from tensornet_interp.sparsity import energy_share, participation, rare_inputs
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
@@ -168,6 +169,11 @@ CALLS = {
     "contributions": lambda g: (g.layer.contributions(g.x), g.result.contributions(g.x)),
     "activations": lambda g: g.result.activations(g.x),
     "groups and ranks": lambda g: (g.result.groups(0), g.result.effective_rank(), g.result.truncate(1)),
+    "sparsity": lambda g: (
+        g.result.activation_participation(g.x),
+        participation(g.x),
+        energy_share(g.x, rare_inputs(g.x, 0.5)),
+    ),
     "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
     "network fidelity": lambda g: network_fidelity(decompose(g.network, "eigen", rank=2), g.network, g.x, g.labels),
     "truncation curve": lambda g: truncation_curve(

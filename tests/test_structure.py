@@ -42,7 +42,8 @@ ARROWS = {
     "checkpoints": {"checks", "layer", "lift", "names", "weight_files"},
     "dictionaries": {"checks", "layer", "lift", "weight_files"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "report"},
+    "sparsity": {"checks"},
+    "results": {"checks", "contraction", "layer", "report", "sparsity"},
     "decompositions": {"checks", *CORE, "report", "moments", "scaling"},
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
@@ -64,7 +65,7 @@ ONLY = {  # what else they may import
 }
 KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
 # optional dependencies, at the one named place
-IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
+IMPORT_BY_NAME = {"models/optional.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
 
 
 def tree(path):

@@ -6,13 +6,22 @@ from tensornet_interp.plots.components import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.similarity import similarity_matrix
-from tensornet_interp.plots.spectral import activations, eigenvectors, explanation, spectrum, truncation_curves
-from tensornet_interp.plots.sweeps import curves, pareto
+from tensornet_interp.plots.spectral import (
+    activations,
+    compared_vectors,
+    eigenvectors,
+    explanation,
+    spectrum,
+    truncation_curves,
+)
+from tensornet_interp.plots.sweeps import bars, curves, pareto
 
 __all__ = [
     "activations",
+    "bars",
     "bond_curves",
     "bond_spectra",
+    "compared_vectors",
     "components",
     "correlation_by_rank",
     "curves",

@@ -13,7 +13,8 @@ and "input" (of those in pixels). A row a model and basis, means over classes:
 
 - effective_rank: (sum |eigenvalue|)^2 / sum eigenvalue^2;
 - activation_participation: (L1 / L2)^2 over the components' activations eigenvalue (v . x)^2, mean over test images;
-  activation_per_rank: the same over the effective rank of the class, because a longer spectrum activates more;
+  activation_per_rank: the same over the effective rank of the class, because a longer spectrum activates more (inputs
+  without structure give about a third);
 - image_share: (L1 / L2)^2 over the test images of one component's activation, divided by the number of images;
 - pixel_participation: (L1 / L2)^2 of an eigenvector's pixels;
 - rare_energy: share of its squared norm on pixels active in under 1 % of the training images, never_energy: on those
@@ -46,7 +47,7 @@ from models.runs import trained
 from models.tables import read_table, summarise
 from tensornet_interp import SpectralResult, decompose
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.plots import bars, compared_vectors, curves
+from tensornet_interp.plots import compared_vectors, curves, dots
 from tensornet_interp.sparsity import energy_share, participation, rare_inputs
 
 SECTIONS = ("rows", "noise", "transforms", "gates")
@@ -190,7 +191,9 @@ def spectral_rows(
         rows.append({**row, "basis": basis, **{key: float(value.mean()) for key, value in measured.items()}, **shares})
         order = result.eigenvalues[drawn].argsort(descending=True)
         picked = torch.cat([order[:DRAWN], order[-DRAWN:]])
-        images |= {f"{basis}|vectors": pixels[drawn, picked], f"{basis}|values": result.eigenvalues[drawn, picked]}
+        shown = pixels[drawn, picked]  # (vector, h * w); the sign is free
+        shown = shown * shown.gather(1, shown.abs().argmax(1, keepdim=True)).sign()
+        images |= {f"{basis}|vectors": shown, f"{basis}|values": result.eigenvalues[drawn, picked]}
     return rows, images
 
 
@@ -257,7 +260,7 @@ def figures(section: str, table: list[Row], out: Path, example_class: int) -> di
                 figure.suptitle(title, fontsize=10)
         else:
             fields = tuple(field for field in accuracies if field in rows[0])
-            made[f"{section}_accuracy{ending}"] = bars(rows, fields, "setting", title=title)
+            made[f"{section}_accuracy{ending}"] = dots(rows, fields, "setting", title=title)
         if basis:
             stored = load_file(out / f"{section}.safetensors")
             names = [str(row["setting"]) for row in rows if f"{row['setting']}|{basis}|vectors" in stored]
@@ -265,7 +268,7 @@ def figures(section: str, table: list[Row], out: Path, example_class: int) -> di
                 {name: stored[f"{name}|{basis}|{part}"] for name in names} for part in ("vectors", "values")
             )
             side = round(vectors[names[0]].shape[1] ** 0.5)  # all data sets have square images
-            title = f"{first['dataset']}, class {example_class}, seed 0, {basis} basis"
+            title = f"{first['dataset']}, class {example_class}, seed 0, {basis} basis: most positive and most negative"
             made[f"{section}_eigenvectors{ending}"] = compared_vectors(vectors, values, (side, side), title=title)
     return made
 

@@ -31,6 +31,15 @@ def test_an_input_activates_the_components_that_were_planted():
     assert torch.allclose(result.activation_participation(X), oracle, rtol=1e-12)
 
 
+def test_inputs_without_structure_activate_a_third_of_the_effective_rank():
+    size = 400
+    layer = BilinearLayer(torch.ones(1, size), torch.eye(size), torch.eye(size))
+    result = decompose(layer, "eigen")
+    found = result.activation_participation(tensor(2000, size).float()) / result.effective_rank()
+    # n^2 / sum z^4: a relative deviation of sqrt(96 / 9 / 400) = 0.16 an input, 0.004 of 2000; bias below 1 / 400 * 11
+    assert float(found.mean()) == pytest.approx(1 / 3, rel=0.04)
+
+
 def test_rare_pixels_are_those_below_the_share():
     x = torch.zeros(200, 5)
     for pixel, active in enumerate((0, 1, 2, 3, 200)):

@@ -42,13 +42,13 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.plots import (
-    bars,
     bond_curves,
     bond_spectra,
     compared_vectors,
     components,
     correlation_by_rank,
     curves,
+    dots,
     draw_circuit,
     draw_network,
     eigenvector_plane,
@@ -189,7 +189,7 @@ CALLS = {
     "draw a circuit": lambda g: draw_circuit(g.circuit, (1, 5)),
     "plot components": lambda g: (components(g.cp, (1, 5), "abcde", count=1), outputs_map(g.cp, "abcde")),
     "plot curves": lambda g: curves(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), "rank", ["cosine"]),
-    "plot bars": lambda g: bars(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), ["cosine"], "rank"),
+    "plot dots": lambda g: dots(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), ["cosine"], "rank"),
     "plot vectors side by side": lambda g: compared_vectors({"a": g.x}, {"a": g.x[:, 0]}, (1, 5)),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),

@@ -14,17 +14,17 @@ from tensornet_interp.plots.spectral import (
     spectrum,
     truncation_curves,
 )
-from tensornet_interp.plots.sweeps import bars, curves, pareto
+from tensornet_interp.plots.sweeps import curves, dots, pareto
 
 __all__ = [
     "activations",
-    "bars",
     "bond_curves",
     "bond_spectra",
     "compared_vectors",
     "components",
     "correlation_by_rank",
     "curves",
+    "dots",
     "draw_circuit",
     "draw_network",
     "eigenvector_plane",

@@ -89,37 +89,34 @@ def curves(
     return figure
 
 
-def bars(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "") -> Figure:
-    """Every field of y as horizontal bars, a panel each; a bar for every record, named by the field `by`.
+def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "") -> Figure:
+    """Every field of y, a panel each; a row with a dot for every record, named by the field `by`, the first on top.
 
-    Where a record has numbers NAME_low and NAME_high they are drawn as an interval. The axis starts at the smallest
-    number shown, less a tenth of their range, where all are positive and their range is below a fifth of the largest:
-    accuracies that differ by little. Records without a finite number have no bar in that panel.
+    Where a record has numbers NAME_low and NAME_high they are drawn as an interval. Dots, not bars: no axis has to
+    start at zero, so that accuracies that are nearly alike can be told apart. Records without a finite number have no
+    dot in that panel.
     """
     if isinstance(y, str):
         raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
     if not len(y) or not len(records):
         raise ValueError(f"nothing to draw: {len(records)} records, {len(y)} fields of y")
     names = [str(_get(record, by)) for record in records]
-    height = 0.9 + 0.28 * len(names)
-    figure = Figure(figsize=(3.0 * len(y) + 0.09 * max(map(len, names)), height), layout="constrained")
+    width = 2.4 * len(y) + 0.08 * max(map(len, names))
+    figure = Figure(figsize=(width, 1.0 + 0.28 * len(names)), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False, sharey=True)[0], y, strict=True):
-        rows = [(at, xy[0]) for at, record in enumerate(records) if (xy := _numbers(record, name, name))]
-        if not rows:
+        places = {at: xy[0] for at, record in enumerate(records) if (xy := _numbers(record, name, name))}
+        if not places:
             raise ValueError(f"no record has a finite number '{name}'")
-        axes.barh([at for at, _ in rows], [value for _, value in rows], color="tab:blue", alpha=0.75)
-        ends = {at: xy for at, _ in rows if (xy := _numbers(records[at], f"{name}_low", f"{name}_high"))}
-        axes.hlines(list(ends), [low for low, _ in ends.values()], [high for _, high in ends.values()], color="0.2")
-        shown = [*(value for _, value in rows), *(end for pair in ends.values() for end in pair)]
-        low, high = min(shown), max(shown)
-        if low > 0 and high > low > 0.8 * high:
-            axes.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        ends = {at: xy for at in places if (xy := _numbers(records[at], f"{name}_low", f"{name}_high"))}
+        axes.hlines(list(ends), [low for low, _ in ends.values()], [high for _, high in ends.values()], color="0.6")
+        axes.plot(list(places.values()), list(places), "o", markersize=5)
         axes.set_xlabel(name.replace("_", " "))
         axes.tick_params(axis="x", labelsize=8)
-        axes.grid(True, axis="x", color="0.92")
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(True, color="0.92")
         axes.set_axisbelow(True)
     figure.axes[0].set_yticks(range(len(names)), names, fontsize=8)
-    figure.axes[0].invert_yaxis()
+    figure.axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -1,6 +1,7 @@
 """What do input noise, weight decay and augmentation do to a bilinear classifier, and what does the tensor cost?
 
-Four questions, each a section of its own (`--only rows,noise,transforms,gates`), a table in out/regularisation/DATASET:
+Four questions, each a section of its own (`--only rows,noise,transforms,gates`) with a table of all models and one of
+means with 95 % intervals over seeds (shaded in the figures) in out/regularisation/DATASET:
 
 - rows: input noise 0 or 0.5 by weight decay 0 or 1: accuracy, gap and effective rank;
 - noise: accuracy, gap and sparsity against the noise. Do components activate more sparsely under noise?
@@ -256,7 +257,8 @@ def figures(section: str, table: list[Row], out: Path, example_class: int) -> di
         ending, title = (f"_{basis}", f"{where}, eigenvectors in the {basis} basis") if basis else ("", where)
         if section in ("rows", "noise"):
             for name, fields in (("accuracy", accuracies), ("sparsity", sparsity)):
-                figure = made[f"{section}_{name}{ending}"] = curves(rows, "noise", fields, "weight_decay")
+                bands = {field: (f"{field}_low", f"{field}_high") for field in fields}
+                figure = made[f"{section}_{name}{ending}"] = curves(rows, "noise", fields, "weight_decay", bands=bands)
                 figure.suptitle(title, fontsize=10)
         else:
             fields = tuple(field for field in accuracies if field in rows[0])

@@ -5,6 +5,7 @@
 - `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
 - `gates`: pairs of boolean operations, the paper's toy task
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
+- `augment`: translation, rotation and blur of training images, by name
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
 - `transformer`: `Transformer`, `TransformerConfig`, `build_transformer`: a decoder whose MLPs are `Bilinear`
 - `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
@@ -13,7 +14,7 @@
 - `annealing`: `anneal`, `schedule`, `remove_gates`: a gated model becomes bilinear while it is fine-tuned
 - `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface`: Llama-type models in the same training loop
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
-- `tables`: `write_table` (CSV)
+- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with their intervals)
 """
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier

@@ -12,6 +12,7 @@ from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
+from tensornet_interp.sparsity import participation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -152,9 +153,16 @@ class SpectralResult(Result):
 
     def effective_rank(self) -> Tensor:
         """(sum |eigenvalue|)^2 / sum eigenvalue^2 of every block, 0 for a zero block; it depends on `report.basis`."""
-        magnitude = self.eigenvalues.abs().to(torch.float64)
-        squared = magnitude.square().sum(1)
-        return magnitude.sum(1).square() / torch.where(squared > 0, squared, torch.ones_like(squared))
+        return participation(self.eigenvalues)
+
+    def activation_participation(self, x: Tensor) -> Tensor:
+        """(sum_rank |a|)^2 / sum_rank a^2 of the activations a of each input: (batch..., block), float64.
+
+        How many components of a block one input activates: from 1 to the rank. It grows with the effective rank:
+        divide by that to compare models whose spectra differ. Gaussian inputs without structure give a third of it
+        where it is large (E z^4 = 3). Memory: batch * block * rank numbers.
+        """
+        return participation(self.activations(x))
 
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
         """Runs of eigenvalues of a block that differ by less than rtol times the largest, each with its projector.

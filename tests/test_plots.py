@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
 from tensornet_interp.plots import (
     activations,
+    compared_vectors,
     eigenvectors,
     explanation,
     output_directions,
@@ -117,3 +118,24 @@ def test_activation_figure_prints_the_product_and_its_square() -> None:
 def test_a_shape_that_does_not_fit_is_an_error(result: SpectralResult) -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 2\) needs 4 pixels, the input has 6"):
         spectrum(result, 0, (2, 2))
+
+
+def test_vectors_of_models_stand_in_named_rows() -> None:
+    vectors = {"noise 0": torch.arange(12.0).reshape(2, 6) - 4, "noise 1": torch.ones(1, 6)}
+    figure = compared_vectors(vectors, {"noise 0": torch.tensor([1.5, -2.0])}, SHAPE, title="class 5, seed 0")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["noise 0", "", "noise 1", ""]
+    assert [axes.get_title() for axes in figure.axes] == ["+1.5", "-2", "", ""]
+    np.testing.assert_array_equal(image(figure, 1), vectors["noise 0"][1].reshape(SHAPE))
+    np.testing.assert_array_equal(image(figure, 2), np.ones(SHAPE))
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
+    assert figure.axes[0].images[0].get_clim() == (-4, 4)  # the first vector runs from -4 to 1
+    assert figure.get_suptitle() == "class 5, seed 0"
+
+
+def test_vectors_side_by_side_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="vectors is empty"):
+        compared_vectors({}, {}, SHAPE)
+    with pytest.raises(ValueError, match="mode 'vector' has size 2 in vectors but 3 in values"):
+        compared_vectors({"a": torch.ones(2, 6)}, {"a": torch.ones(3)}, SHAPE)
+    with pytest.raises(ValueError, match=r"an image of shape \(2, 3\) needs 6 pixels, the input has 5"):
+        compared_vectors({"a": torch.ones(2, 5)}, {}, SHAPE)

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.colors import to_rgb
 
-from tensornet_interp.plots import curves, pareto
+from tensornet_interp.plots import curves, dots, pareto
 
 
 def record(method, parameters, relative_error, **more):
@@ -92,6 +92,37 @@ def test_curves_of_nothing_are_errors():
         curves(STRENGTHS, "strength", [])
     with pytest.raises(TypeError, match=r"y must be a list of fields, as \['cosine'\], got 'cosine'"):
         curves(STRENGTHS, "strength", "cosine")
+
+
+SETTINGS = [
+    {"gate": "none", "accuracy": 0.97, "accuracy_low": 0.96, "accuracy_high": 0.98, "gap": -0.1},
+    {"gate": "relu", "accuracy": 0.99, "gap": 0.2},
+    {"gate": "silu", "accuracy": 0.95, "gap": float("nan")},
+]
+
+
+def test_dots_show_every_record_with_its_interval():
+    figure = dots(SETTINGS, ["accuracy", "gap"], "gate", title="digits")
+    first, second = figure.axes
+    assert first.lines[0].get_xydata().tolist() == [[0.97, 0], [0.99, 1], [0.95, 2]]
+    assert second.lines[0].get_xydata().tolist() == [[-0.1, 0], [0.2, 1]]
+    (interval,) = first.collections[0].get_segments()
+    assert interval.tolist() == [[0.96, 0], [0.98, 0]]
+    assert second.collections[0].get_segments() == []
+    assert [text.get_text() for text in first.get_yticklabels()] == ["none", "relu", "silu"]
+    assert first.get_ylim() == second.get_ylim() == (2.5, -0.5)  # the first record on top
+    assert (first.get_xlabel(), figure.get_suptitle()) == ("accuracy", "digits")
+
+
+def test_dots_of_nothing_are_errors():
+    with pytest.raises(ValueError, match="nothing to draw: 0 records, 1 fields"):
+        dots([], ["gap"], "gate")
+    with pytest.raises(ValueError, match="nothing to draw: 3 records, 0 fields"):
+        dots(SETTINGS, [], "gate")
+    with pytest.raises(ValueError, match="no record has a finite number 'gap'"):
+        dots(SETTINGS[2:], ["accuracy", "gap"], "gate")
+    with pytest.raises(TypeError, match=r"y must be a list of fields, as \['gap'\], got 'gap'"):
+        dots(SETTINGS, "gap", "gate")
 
 
 def test_bands_lie_around_their_own_line():

@@ -51,9 +51,11 @@ from tensornet_interp.inner import output_similarity
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
+    compared_vectors,
     components,
     correlation_by_rank,
     curves,
+    dots,
     draw_circuit,
     draw_network,
     eigenvector_plane,
@@ -68,6 +70,7 @@ from tensornet_interp.plots import (
 from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.refit import leading, refit
 from tensornet_interp.registry import decomposition_problems
+from tensornet_interp.sparsity import energy_share, participation, rare_inputs
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
@@ -179,6 +182,11 @@ CALLS = {
     "contributions": lambda g: (g.layer.contributions(g.x), g.result.contributions(g.x)),
     "activations": lambda g: g.result.activations(g.x),
     "groups and ranks": lambda g: (g.result.groups(0), g.result.effective_rank(), g.result.truncate(1)),
+    "sparsity": lambda g: (
+        g.result.activation_participation(g.x),
+        participation(g.x),
+        energy_share(g.x, rare_inputs(g.x, 0.5)),
+    ),
     "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
     "network fidelity": lambda g: network_fidelity(decompose(g.network, "eigen", rank=2), g.network, g.x, g.labels),
     "truncation curve": lambda g: truncation_curve(
@@ -198,6 +206,8 @@ CALLS = {
     "draw a circuit": lambda g: draw_circuit(g.circuit, (1, 5)),
     "plot components": lambda g: (components(g.cp, (1, 5), "abcde", count=1), outputs_map(g.cp, "abcde")),
     "plot curves": lambda g: curves(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), "rank", ["cosine"]),
+    "plot dots": lambda g: dots(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False), ["cosine"], "rank"),
+    "plot vectors side by side": lambda g: compared_vectors({"a": g.x}, {"a": g.x[:, 0]}, (1, 5)),
     "plot a spectrum": lambda g: spectrum(g.result, 0, (1, 5), count=1),
     "plot output directions": lambda g: output_directions(decompose(g.layer, "output_svd"), (1, 5), "abcde", count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),

@@ -8,21 +8,24 @@ from tensornet_interp.plots.networks import draw_network
 from tensornet_interp.plots.similarity import similarity_matrix
 from tensornet_interp.plots.spectral import (
     activations,
+    compared_vectors,
     eigenvectors,
     explanation,
     output_directions,
     spectrum,
     truncation_curves,
 )
-from tensornet_interp.plots.sweeps import curves, pareto
+from tensornet_interp.plots.sweeps import curves, dots, pareto
 
 __all__ = [
     "activations",
     "bond_curves",
     "bond_spectra",
+    "compared_vectors",
     "components",
     "correlation_by_rank",
     "curves",
+    "dots",
     "draw_circuit",
     "draw_network",
     "eigenvector_plane",

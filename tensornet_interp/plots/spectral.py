@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_size
+from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.plots.images import Shape, image_cell, pixels, to_numpy
 from tensornet_interp.results import SpectralResult
 
@@ -79,6 +79,34 @@ def output_directions(
         f"Output directions by singular value, most positive and most negative eigenvectors\n{result.report.basis}",
         fontsize=10,
     )
+    return figure
+
+
+def compared_vectors(
+    vectors: Mapping[str, Tensor], values: Mapping[str, Tensor], shape: Shape, *, title: str = ""
+) -> Figure:
+    """Vectors (count, in) of several models side by side: a row a model, named, a column a vector, its value above.
+
+    values: (count,) of each model, such as eigenvalues; a model without them has none above its images. Every image has
+    its own colour limits, zero in the middle.
+    """
+    if not vectors:
+        raise ValueError("vectors is empty: give the vectors (count, in) of at least one model")
+    for name, images in vectors.items():
+        check_tensor(f"vectors['{name}']", images, ("vector", "in"))
+        if name in values:
+            check_size("vector", vectors=len(images), values=len(values[name]))
+    count = max(len(images) for images in vectors.values())
+    figure = Figure(figsize=(1.15 * count + 1.9, 1.4 * len(vectors) + 0.4), layout="constrained")
+    grid = figure.subplots(len(vectors), count, squeeze=False)
+    for row, (name, images) in zip(grid, vectors.items(), strict=True):
+        row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+        for cell in row[len(images) :]:
+            cell.set_axis_off()
+        for column, image in enumerate(images):
+            value = f"{float(values[name][column]):+.2g}" if name in values else ""
+            image_cell(row[column], image, shape, value)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -94,6 +94,38 @@ def curves(
     return figure
 
 
+def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "") -> Figure:
+    """Every field of y, a panel each; a row with a dot for every record, named by the field `by`, the first on top.
+
+    Where a record has numbers NAME_low and NAME_high they are drawn as an interval. Dots, not bars: no axis has to
+    start at zero, so that accuracies that are nearly alike can be told apart. Records without a finite number have no
+    dot in that panel.
+    """
+    if isinstance(y, str):
+        raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
+    if not len(y) or not len(records):
+        raise ValueError(f"nothing to draw: {len(records)} records, {len(y)} fields of y")
+    names = [str(_get(record, by)) for record in records]
+    width = 2.4 * len(y) + 0.08 * max(map(len, names))
+    figure = Figure(figsize=(width, 1.0 + 0.28 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(y), squeeze=False, sharey=True)[0], y, strict=True):
+        places = {at: xy[0] for at, record in enumerate(records) if (xy := _numbers(record, name, name))}
+        if not places:
+            raise ValueError(f"no record has a finite number '{name}'")
+        ends = {at: xy for at in places if (xy := _numbers(records[at], f"{name}_low", f"{name}_high"))}
+        axes.hlines(list(ends), [low for low, _ in ends.values()], [high for _, high in ends.values()], color="0.6")
+        axes.plot(list(places.values()), list(places), "o", markersize=5)
+        axes.set_xlabel(name.replace("_", " "))
+        axes.tick_params(axis="x", labelsize=8)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(True, color="0.92")
+        axes.set_axisbelow(True)
+    figure.axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    figure.axes[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], color: Any) -> None:
     lows, highs = ({r[0]: r[1] for record in records if (r := _numbers(record, x, end))} for end in ends)
     at = sorted(lows.keys() & highs.keys())

@@ -49,6 +49,7 @@ ARROWS = {
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
+    "masks": {"checks", "layer", "network", "results"},
     "features": {"checks", "contraction", "layer", "decompositions"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},
     "krylov": {"layer", "moments"},

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_choice, check_int, check_share, check_size, check_tensor
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.results import SpectralResult
@@ -49,30 +49,37 @@ def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
     return torch.where(products < 0, -1.0, 1.0).to(vectors.dtype)[:, :, None] * vectors
 
 
-def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None) -> Tensor:
+def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: float | None = None) -> Tensor:
     """M[block, k, in] = pinv(V)^T: the smallest masks with M_i . V_j = [i = j] over all blocks and k.
 
     A mask activates one eigenvector: adding a M_i to x changes V_i . x by a, and no other product. vectors
     (block, k, in): `top_positive`, oriented; they need not be orthogonal between blocks. `allowed` (in,), boolean: the
     masks are exactly 0 elsewhere, and of all such masks they are the smallest. Work is done in float64.
 
+    How far a mask of norm 1 moves its vector is 1 / |M_i|. Where vectors are nearly dependent, masks get long, and of
+    a given norm they do next to nothing: compare counts. rtol cuts singular values of V below rtol times the largest:
+    shorter masks, that move other vectors too, the least-squares answer.
+
     Raises ValueError where the vectors, on the allowed entries, depend on each other to the rounding of their dtype:
-    then no mask moves one alone. Cost: an SVD of (block k, in), O((block k)^2 in).
+    then no mask moves one alone; with an rtol never. Cost: an SVD of (block k, in), O((block k)^2 in).
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     blocks, count, size = vectors.shape
     kept = _allowed(allowed, vectors)
     rows = vectors[:, :, kept].flatten(0, 1).to(torch.float64)  # (block k, allowed)
     u, s, vh = torch.linalg.svd(rows, full_matrices=False)
-    floor = max(rows.shape) * torch.finfo(vectors.dtype).eps * float(s[0])
-    independent = int((s > floor).sum())
-    if independent < len(rows):
+    share = max(rows.shape) * torch.finfo(vectors.dtype).eps
+    if rtol is not None:
+        share = check_share("rtol", rtol, low_open=True, high_open=True)
+    cut = s > share * s[0]
+    independent = int(cut.sum())
+    if rtol is None and independent < len(rows):
         raise ValueError(
             f"only {independent} of the {blocks} x {count} vectors are independent on the {rows.shape[1]} of {size} "
-            "entries that masks may use, so no mask moves one vector alone; take fewer vectors a block or more entries"
+            "entries that masks may use, so no mask moves one alone; take fewer vectors a block, more entries, or an rtol"
         )
     masks = vectors.new_zeros(blocks * count, size)
-    masks[:, kept] = ((u / s) @ vh).to(vectors.dtype)  # the pseudoinverse, transposed
+    masks[:, kept] = ((u[:, cut] / s[cut]) @ vh[cut]).to(vectors.dtype)  # the pseudoinverse, transposed
     return masks.unflatten(0, (blocks, count))
 
 

@@ -40,8 +40,8 @@ STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
 CHOSEN_AT = 0.5  # strength at which the mask of a class is chosen on training images
 SETTINGS = {
     "unregularised": {"weight_decay": 0.0, "noise": 0.0},
-    "noise 0.15": {"weight_decay": 1.0, "noise": 0.15},
-    "noise 0.5": {"weight_decay": 1.0, "noise": 0.5},
+    "noise 0.15, decay 1": {"weight_decay": 1.0, "noise": 0.15},
+    "noise 0.5, decay 1": {"weight_decay": 1.0, "noise": 0.5},
 }
 PIXELS = ("all pixels", "outer edge")
 # how masks are made: index of the number of eigenvectors a class in SIZES, cutoff of singular values
@@ -69,9 +69,11 @@ def main(argv: list[str] | None = None) -> None:
     shape = (int(rows[0]["height"]), int(rows[0]["width_pixels"]))
     for pixels in PIXELS:
         tag = pixels.replace(" ", "_")
-        effects(summary, pixels, name).savefig(out / f"effects_{tag}.png", dpi=120)
         pictures(kept, list(SETTINGS), pixels, shape, name).savefig(out / f"masks_{tag}.png", dpi=120)
-    examples(rows, kept, list(SETTINGS), shape, name).savefig(out / "examples.png", dpi=120)
+        for setting in SETTINGS:
+            file = f"effects_{tag}_{setting.replace(', ', '_').replace(' ', '_')}.png"
+            effects(summary, pixels, setting, name).savefig(out / file, dpi=120)
+    examples(kept, list(SETTINGS), shape, name).savefig(out / "examples.png", dpi=120)
     print(f"\ntables and figures: {out}")
 
 
@@ -91,7 +93,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         config = classifier(data)
         model = trained(options.models, data, config, training, progress=False)
         network = model.network("input")
-        result = decompose(network[0], "eigen")  # type: ignore[arg-type]
+        result = decompose(network[0], "eigen")
         common: Row = {"dataset": data.name, "height": data.shape[0], "width_pixels": data.shape[1]}
         common |= {"setting": name, "width": config.width, "epochs": training.epochs, **setting, "seed": seed}
         common |= {"images": len(_test(data, options)[0]), "model_accuracy": accuracy(model, *_test(data, options))}
@@ -100,7 +102,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
             tried = candidates(network, result, allowed, data, seed)
             rows += [here | row for row in measure(network, tried, data, options)]
             if seed == 0:
-                kept[f"{name}.{pixels}"] = torch.stack([next(iter(one.values()))[0] for one in tried])  # one a class
+                kept[f"{name}|{pixels}"] = torch.stack([next(iter(one.values()))[0] for one in tried])  # one a class
         write_table(out / "table.csv", rows)
         save_file(kept, out / "masks.safetensors")
 
@@ -159,7 +161,9 @@ def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
     by = [*PLACE, "kind"]
     fields = [*MEASURES, "length", "model_accuracy"]
     classes = summarise(rows, [*by, "seed", "draw"], fields)
-    return summarise(classes, by, fields)
+    found = summarise(classes, by, fields)
+    names = dict.fromkeys(name for row in found for name in row)  # one seed alone has no interval
+    return [{name: row.get(name, "") for name in names} for row in found]
 
 
 def print_table(summary: Sequence[Mapping[str, object]]) -> None:
@@ -168,14 +172,14 @@ def print_table(summary: Sequence[Mapping[str, object]]) -> None:
     kinds = list(dict.fromkeys(str(line["kind"]) for line in summary))
     head = "".join(f"{kind:>17}" for kind in kinds)
     for measure_name, label in zip(MEASURES, ("accuracy", "misclassified as intended"), strict=True):
-        print(f"\n{label + ', mean over classes':<46}{head}")
+        print(f"\n{label + ', mean over classes':<50}{head}")
         found = {tuple(line[name] for name in (*PLACE, "kind")): line[measure_name] for line in summary}
         for place in dict.fromkeys(tuple(line[name] for name in PLACE) for line in summary):
             setting, pixels, clipped, strength = place
             if strength in shown:
-                where = f"{setting:<15}{pixels:<12}{strength:<6}{'clipped' if clipped else '':<8}"
+                where = f"{setting:<21}{pixels:<12}{strength:<6}{'clipped' if clipped else '':<8}"
                 values = [found.get((*place, kind)) for kind in kinds]
-                print(f"{where:<46}" + "".join(f"{'-' if v is None else f'{v:.3f}':>17}" for v in values))
+                print(f"{where:<50}" + "".join(f"{'-' if v is None else f'{v:.3f}':>17}" for v in values))
     accuracies = {str(line["setting"]): f"{line['model_accuracy']:.4f}" for line in summary}
     print("\naccuracy without a mask: " + ", ".join(f"{name} {value}" for name, value in accuracies.items()))
 

@@ -76,7 +76,7 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     if rtol is None and independent < len(rows):
         raise ValueError(
             f"only {independent} of the {blocks} x {count} vectors are independent on the {rows.shape[1]} of {size} "
-            "entries that masks may use, so no mask moves one alone; take fewer vectors a block, more entries, or an rtol"
+            "entries that masks may use, so no mask moves one alone; take fewer vectors, more entries, or an rtol"
         )
     masks = vectors.new_zeros(blocks * count, size)
     masks[:, kept] = ((u[:, cut] / s[cut]) @ vh[cut]).to(vectors.dtype)  # the pseudoinverse, transposed

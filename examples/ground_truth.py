@@ -185,12 +185,11 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         cells += [_cell(line, name) for name in ("missed_inactive", "covariance_linear")]
         print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
-        "cos centred: eigenvector and target, each minus its mean over pixels; active: over pixels that are active in"
+        "cos centred: eigenvector and target, each minus its mean over pixels; active: over pixels that are active in\n"
+        f"at least {ACTIVE:.0%} of the training images alone; lowest: cos centred of the worst seed; missed inactive:\n"
+        "share of 1 - cos^2 on the other pixels; linear part: its share in the variance of close minus far over test\n"
+        "images, the rest is the interaction part"
     )
-    print(
-        f"at least {ACTIVE:.0%} of the training images alone; lowest: cos centred of the worst seed; linear part: its"
-    )
-    print("share in the variance of close minus far over test images, the rest is the interaction part")
 
 
 def _cell(line: Mapping[str, object], name: str) -> str:

@@ -1,5 +1,6 @@
 """Adversarial masks read off eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -72,6 +73,8 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     if rtol is not None:
         share = check_share("rtol", rtol, low_open=True, high_open=True)
     cut = s > share * s[0]
+    if rtol is not None and not bool(cut.any()):
+        raise ValueError("vectors are zero on the entries that masks may use")
     independent = int(cut.sum())
     if rtol is None and independent < len(rows):
         raise ValueError(
@@ -137,6 +140,9 @@ def mask_effect(
         raise ValueError("mask is zero: it has no direction to give a norm to")
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
+    for norm in norms:
+        if not 0 <= norm < math.inf:
+            raise ValueError(f"norms must be finite and not negative, got {norm}")
     others = labels != target
     if not bool(others.any()):
         raise ValueError(f"all samples are of class target={target}: none can be misclassified as it")

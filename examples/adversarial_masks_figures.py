@@ -52,5 +52,7 @@ def examples(
             mask = kept[tag][target]
             masked = image + mask * (strength * image.norm() / mask.norm())
             image_cell(grid[row, target + 1], masked, shape, f"with mask {target}" if row == 0 else "")
-    figure.suptitle(f"{name}: masks added at strength {strength:g}, not clipped", fontsize=10)
+    figure.suptitle(
+        f"{name}: masks of one eigenvector a class at strength {strength:g}, not clipped, seed 0", fontsize=10
+    )
     return figure

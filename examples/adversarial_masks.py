@@ -7,8 +7,8 @@ masks of the same norm, Gaussian or the mask itself with its pixels shuffled, an
 Masks on the outer edge alone, pixels that are active in under 1 % of the training images, are tried on a model that was
 trained without regularisation and on regularised ones. The sign of a mask and the choice among several of a class come
 from training images. Masked images are measured as they are and clipped to [0, 1].
-Expected times: digits a minute; MNIST or Fashion-MNIST about 4 minutes a model on one free core, 3 models a seed, half of
-it training; --full, 100 epochs and 5 seeds, about 8 minutes a model. Every model is trained once and kept.
+Expected times: digits a minute; MNIST or Fashion-MNIST about 4 minutes a model on one free core, 3 models a seed;
+--full, 100 epochs and 5 seeds, about 8 minutes a model. Every model is trained once and kept.
 """
 
 import argparse

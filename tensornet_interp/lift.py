@@ -1,6 +1,7 @@
 """Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,3 +56,30 @@ def lift(
     left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
     history = (*layer.history, "lifted")
     return BilinearLayer(down, left, right, layer.name, history, constant_in=True, constant_out=True)
+
+
+class Split(NamedTuple):
+    """The function of a lifted layer by order: y = interaction(x) + linear x + constant, plain coordinates."""
+
+    interaction: BilinearLayer  # (out, in, in), without a constant coordinate
+    linear: Tensor  # (out, in)
+    constant: Tensor  # (out,)
+
+
+def split(layer: BilinearLayer) -> Split:
+    """y[out] = sum B[out, in1, in2] x[in1] x[in2] + sum linear[out, in] x[in] + constant[out]: what `lift` joined.
+
+    Of the interaction matrices of a lifted layer: the block without the constant coordinate, its row and column
+    together, its corner. The interaction part keeps the factors, so it can be decomposed like any layer; a layer that
+    is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
+    `queries.order_weights`. Cost: 2 rank in (1 + out).
+    """
+    if not isinstance(layer, BilinearLayer):
+        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
+    layer = layer.drop_constant()
+    down = layer.down
+    if not layer.constant_in:
+        return Split(layer, down.new_zeros(layer.shape[:2]), down.new_zeros(layer.shape[0]))
+    a, b, left, right = layer.left[0], layer.right[0], layer.left[1:], layer.right[1:]
+    history = (*layer.history, "interaction part, without biases")
+    return Split(BilinearLayer(down, left, right, layer.name, history), down @ (a * right + b * left).T, down @ (a * b))

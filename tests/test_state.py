@@ -8,6 +8,7 @@ import tensorly
 import torch
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
+from models.casper import similarity_task
 from models.data import Dataset
 from models.gates import Gate, GateConfig, train_gates, truth_table
 from models.language import LanguageConfig, generate, held_out_loss, train_language
@@ -48,6 +49,8 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.fidelity import component_order, components_needed, fidelity, network_fidelity, truncation_curve
 from tensornet_interp.inner import output_similarity
+from tensornet_interp.lift import split
+from tensornet_interp.masks import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -125,6 +128,7 @@ CALLS = {
     "change basis": lambda g: g.lifted.change_basis(tensor(6, 5, 3), input_bias=tensor(7, 5)),
     "to": lambda g: g.layer.to(dtype=torch.float32),
     "lift": lambda g: lift(g.layer, left_bias=tensor(8, 4), residual=1.0),
+    "split": lambda g: split(g.lifted),
     "network": lambda g: BilinearNetwork([g.layer, g.other]),
     "call a network": lambda g: g.network(g.x),
     "replace": lambda g: g.network.replace(0, g.result),
@@ -199,6 +203,9 @@ CALLS = {
     ],
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
     "certificate of differences": lambda g: difference_certificate(g.lifted, [1, 2], g.x),
+    "masks": lambda g: adversarial_masks(orient(top_positive(decompose(g.layer, "eigen"), 1)[:2], g.x)),
+    "masks of random entries": lambda g: [baseline_masks(g.x[0], kind, 2, seed=0) for kind in ("gaussian", "permuted")],
+    "effect of a mask": lambda g: mask_effect(g.layer, g.x[0], g.x, g.labels, 1, [0.5], clip=(0.0, 1.0)),
     "circuit": lambda g: str(circuit(g.network, g.x[0], widths=2, x=g.x)),
     "circuit, by weights": lambda g: circuit(BilinearNetwork([g.lifted, g.lifted]), g.x[0], widths=None, beam=9),
     "a circuit on inputs": lambda g: (g.circuit(g.x), g.circuit.ablations(g.x), g.circuit.relative_error(g.x)),
@@ -217,6 +224,7 @@ CALLS = {
     "build classifier": lambda g: build_classifier(CONFIG, seed=1),
     "call a classifier": lambda g: g.model(g.digits.test_x),
     "classifier to network": lambda g: g.model.network("input"),
+    "similarity task": lambda g: similarity_task(g.digits, 2),
     "load digits": lambda g: load_dataset("digits"),
     "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),

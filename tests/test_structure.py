@@ -53,6 +53,7 @@ ARROWS = {
     "certificates": {"checks", "layer", "results", "decompositions"},
     "refit": {"checks", "results"},
     "queries": {"checks", "contraction", "layer", "network"},
+    "masks": {"checks", "layer", "network", "results"},
     "features": {"checks", "contraction", "layer", "decompositions"},
     "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},
     "krylov": {"layer", "moments"},

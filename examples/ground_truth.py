@@ -1,0 +1,217 @@
+"""Does the leading eigenvector of a classifier show the one image that its labels were made from?
+
+The task of Casper (2023): an image is "close" where it is close, in cosine, to one target image of a 1 or to its
+complement (1 - target), that is, where max(cos(x, t), cos(x, 1 - t)) is above its median over the training images;
+other readings of the rule with --rule. A classifier with biases learns it. Its function is taken apart into
+interaction (quadratic), linear and constant part, and the most positive eigenvector of the interaction matrix of
+"close" minus "far" is held against the target: with and without weight decay and input noise, over seeds.
+Expected times: digits a minute; MNIST or Fashion-MNIST about 6 minutes a seed on one free core (5 models of 20 epochs),
+--full is 5 seeds of them. Every model is trained once and kept, so that a run can be cut off at any time.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from tqdm import tqdm
+
+from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.ground_truth_figures import cosines, parts, spectra
+from models import Dataset, TrainingConfig, accuracy
+from models.casper import RULES, SimilarityTask, similarity_task
+from models.runs import trained
+from models.tables import read_table, summarise, write_table
+from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.lift import split
+
+Row = dict[str, object]
+TARGETS = {"mnist": 6}  # others: the first training image of class 1
+ACTIVE = 0.01  # share of the training images from which on a pixel counts as active
+SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
+# At 20 epochs of 29 steps the rate of the presets, 1e-3, is too low for decay to act: weights shrink by
+# exp(-decay * sum of rates), which is 0.75 for a decay of 1 and 0.31 at four times the rate.
+RATES = {"mnist": 4e-3, "fashion_mnist": 4e-3}
+SETTINGS: dict[str, dict[str, float]] = {
+    "neither": {"weight_decay": 0.0, "noise": 0.0},
+    "decay": {"weight_decay": 1.0, "noise": 0.0},
+    "noise": {"weight_decay": 0.0, "noise": 0.3},
+    "both": {"weight_decay": 1.0, "noise": 0.3},
+    "less noise": {"weight_decay": 1.0, "noise": 0.1},
+}
+MEASURES = (
+    *("test_accuracy", "share_abs", "share_squares", "place", "cosine_raw", "cosine_centred", "cosine_active"),
+    "missed_inactive",
+    *("covariance_interaction", "covariance_linear", "accuracy_interaction", "accuracy_linear", "accuracy_eigenvector"),
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train or find the models, measure, and draw from what was measured."""
+    options = _options(argv)
+    out = out_folder(options)
+    if not options.replot:
+        compute(options, out)
+    rows, kept = read_table(out / "table.csv"), load_file(out / "vectors.safetensors")
+    print_table(rows)
+    shape = (int(rows[0]["height"]), int(rows[0]["width_pixels"]))
+    title = f"{rows[0]['dataset']}, target: training image {rows[0]['target']:.0f}, rule {rows[0]['rule']!r}"
+    spectra(rows, kept, shape, title).savefig(out / "spectra.png", dpi=120)
+    cosines(rows, title).savefig(out / "cosines.png", dpi=120)
+    parts(rows, title).savefig(out / "parts.png", dpi=120)
+    print(f"\ntable and figures: {out}")
+
+
+def compute(options: argparse.Namespace, out: Path) -> None:
+    """A row a setting and seed, and the leading eigenvectors of the first seed."""
+    data = dataset_of(options)
+    index = options.target
+    if index is None:
+        index = TARGETS.get(data.name, int((data.train_y == 1).nonzero()[0]))
+    task = similarity_task(data, index, options.rule)
+    share = float(task.data.test_y.double().mean())
+    print(f"target: training image {index}, {data.class_names[int(data.train_y[index])]}; rule {task.rule!r}")
+    print(f"threshold (median over training images) {task.threshold:.4f}; close among test images: {share:.3f}")
+    rows: list[Row] = []
+    kept = {"target": task.target.contiguous()}
+    seeds = range(options.seeds or (5 if options.full else SEEDS[data.name]))
+    for seed, (name, setting) in tqdm([(seed, item) for seed in seeds for item in SETTINGS.items()], unit="model"):
+        training = training_of(data, options, setting, seed)
+        config = classifier(data, options.width, classes=2, bias=True)
+        model = trained(options.models, task.data, config, training, progress=False)
+        layer = model.network("input")[0]
+        if not isinstance(layer, BilinearLayer):
+            raise TypeError(f"a classifier hands over layers, got {type(layer).__name__}")
+        measured, vectors = measure(layer, task)
+        rows.append(
+            {"dataset": data.name, "target": index, "rule": task.rule, "threshold": task.threshold, "setting": name}
+            | {"height": data.shape[0], "width_pixels": data.shape[1]}
+            | {"width": config.width, "epochs": training.epochs, "lr": training.lr, **setting, "seed": seed}
+            | {"test_accuracy": accuracy(model, task.data.test_x, task.data.test_y)}
+            | measured
+        )
+        if seed == 0:
+            kept |= {f"{name}.{key}": value.contiguous() for key, value in vectors.items()}
+        write_table(out / "table.csv", rows)
+        save_file(kept, out / "vectors.safetensors")
+
+
+def training_of(data: Dataset, options: argparse.Namespace, setting: Mapping[str, float], seed: int) -> TrainingConfig:
+    """The preset with this setting and the rate of this task."""
+    rate = {"lr": RATES[data.name]} if data.name in RATES else {}
+    return schedule(data, options, **rate, **setting, seed=seed)
+
+
+def measure(layer: BilinearLayer, task: SimilarityTask) -> tuple[Row, dict[str, Tensor]]:
+    """The logit of "close" minus that of "far", taken apart, and its most positive eigenvector beside the target."""
+    layer = layer.to(dtype=torch.float64)
+    difference = torch.tensor([[-1.0, 1.0]], dtype=torch.float64, device=layer.down.device)
+    form = split(layer.change_basis(outputs=difference, note="close minus far"))
+    result = decompose(form.interaction, "eigen")
+    values, vectors = result.eigenvalues[0], result.eigenvectors[0]
+    best = int(values.argmax())
+    top, vector = float(values[best]), vectors[:, best]
+    target = task.target.to(torch.float64)
+    if float(vector @ target) < 0:
+        vector = -vector  # the sign is free
+    train_x, test_x = task.data.train_x.to(torch.float64), task.data.test_x.to(torch.float64)
+    share = (train_x > 0).double().mean(0)
+    active = share >= ACTIVE
+
+    def everything(x: Tensor) -> dict[str, Tensor]:
+        linear, interaction = x @ form.linear[0], form.interaction(x)[:, 0]
+        return {
+            "interaction": interaction,
+            "linear": linear,
+            "eigenvector": top * (x @ vector).square(),
+            "all": interaction + linear + form.constant[0],
+        }
+
+    train, test = everything(train_x), everything(test_x)
+    near = task.data.train_y == 1
+    means = train_x[near].mean(0) - train_x[~near].mean(0)
+    unit, aim = (_centred(v) / _centred(v).norm() for v in (vector, target))
+    missed = (aim - (aim @ unit) * unit).square()  # over pixels; sums to 1 - cosine_centred^2
+    row: Row = {
+        "eigenvalue": top,
+        "next_eigenvalue": float(values[torch.arange(len(values)) != best].abs().max()),
+        "place": 1 + int((values.abs() > abs(top)).sum()),  # by magnitude
+        "share_abs": abs(top) / float(values.abs().sum()),
+        "share_squares": top**2 / float(values.square().sum()),
+        "cosine_raw": _cosine(vector, target),
+        "cosine_complement": _cosine(vector, 1 - target),
+        "cosine_centred": _cosine(_centred(vector), _centred(target)),
+        "cosine_active": _cosine(_centred(vector[active]), _centred(target[active])),
+        "missed_inactive": float(missed[~active].sum() / missed.sum()),
+        "cosine_class_means": _cosine(_centred(means), _centred(target)),
+        "cosine_linear": _cosine(_centred(form.linear[0]), _centred(target)),
+        "active_pixels": int(active.sum()),
+        "norm_inactive": float(vector[~active].square().sum()),
+        "norm_never": float(vector[share == 0].square().sum()),
+        "constant": float(form.constant[0]),
+    }
+    variance = float(test["all"].var())
+    for name in ("interaction", "linear", "eigenvector"):
+        # shares of interaction and linear add up to 1, the covariance with each other counted for both
+        row[f"covariance_{name}"] = float(torch.cov(torch.stack([test[name], test["all"]]))[0, 1]) / variance
+        row[f"deviation_{name}"] = float(test[name].std())
+        # each part alone, cut at its own median over the training images, as the labels were
+        right = (test[name] > train[name].median()) == (task.data.test_y == 1)
+        row[f"accuracy_{name}"] = float(right.double().mean())
+    return row, {"eigenvalues": values, "vector": vector, "linear": form.linear[0]}
+
+
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Means over seeds and their 95 % intervals, and the smallest cosine of any seed."""
+    heads = (
+        "accuracy",
+        "share |l|",
+        "share l^2",
+        "cos raw",
+        "cos centred",
+        "... active",
+        "lowest",
+        "missed inactive",
+        "linear part",
+    )
+    print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{head:>16}" for head in heads))
+    for line in summarise(rows, ["setting"], MEASURES):
+        lowest = min(float(str(row["cosine_centred"])) for row in rows if row["setting"] == line["setting"])
+        names = ("test_accuracy", "share_abs", "share_squares", "cosine_raw", "cosine_centred", "cosine_active")
+        cells = [_cell(line, name) for name in names] + [f"{lowest:.3f}"]
+        cells += [_cell(line, name) for name in ("missed_inactive", "covariance_linear")]
+        print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{cell:>16}" for cell in cells))
+    print(
+        "cos centred: eigenvector and target, each minus its mean over pixels; active: over pixels that are active in\n"
+        f"at least {ACTIVE:.0%} of the training images alone; lowest: cos centred of the worst seed; missed inactive:\n"
+        "share of 1 - cos^2 on the other pixels; linear part: its share in the variance of close minus far over test\n"
+        "images, the rest is the interaction part"
+    )
+
+
+def _cell(line: Mapping[str, object], name: str) -> str:
+    text = f"{line[name]:.3f}"
+    return f"{text} ±{line[name] - line[f'{name}_low']:.3f}" if f"{name}_low" in line else text  # type: ignore[operator]
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(cosine_similarity(a, b, dim=0))
+
+
+def _centred(a: Tensor) -> Tensor:
+    return a - a.mean()
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__, "ground_truth")
+    made.add_argument("--rule", choices=sorted(RULES), default="either", help="how the labels are made")
+    made.add_argument("--target", type=int, help="training image, from 0; default 6 for MNIST, else the first 1")
+    made.add_argument("--width", type=int, help="embedding and hidden size instead of the data set's own")
+    return made.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tensornet_interp import decompose
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.dictionaries import Dictionary
 from tensornet_interp.layer import BilinearLayer
@@ -83,6 +84,8 @@ def removal_test(
 
     before, after, other = (by_window(activation(inputs)) for inputs in (x, x - removed, x - control))
     mean = float(before.mean())
+    if not mean > 0:
+        raise ValueError(f"x must be inputs on which feature {feature} is active; its mean activation there is {mean}")
     difference = (other - after) / mean  # (window,)
     middle, low, high = float(difference.mean()), float("nan"), float("nan")
     if len(count) > 1:
@@ -108,6 +111,38 @@ def removal_test(
         high=high,
         verdict=verdict,
     )
+
+
+@torch.no_grad()
+def circuit_tests(
+    layer: BilinearLayer,
+    inputs: Dictionary,
+    outputs: Dictionary,
+    feature: int,
+    members: Tensor,
+    x: Tensor,
+    window: Tensor,
+    *,
+    seed: int = 0,
+) -> tuple[Verdict, Verdict]:
+    """`removal_test` of the input features `members`, and of the plane of the two leading eigenvectors of the feature
+
+    x: (token, in), held-out inputs on which the output feature is active. Features are removed by what they write,
+    decoder[:, members] codes; the plane by the input's part in it. Controls are as much of other features
+    (`random_part`): as many as members are active on a token, or two for the plane.
+    """
+    codes = inputs.encode(x)  # (token, feature)
+    pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
+    parts = {
+        "input features": feature_part(codes, inputs.decoder, members),
+        "leading plane": plane_part(x, pair.eigenvectors[0].to(x.dtype)),
+    }
+    counts = {"input features": (codes[:, members] > 0).sum(1), "leading plane": torch.full_like(window, 2)}
+    verdicts = []
+    for name, removed in parts.items():
+        control = random_part(codes, inputs.decoder, removed, counts[name].to(x.device), members, seed)
+        verdicts.append(removal_test(layer, outputs, feature, x, removed, control, window, name=name))
+    return verdicts[0], verdicts[1]
 
 
 def feature_part(codes: Tensor, decoder: Tensor, features: Tensor) -> Tensor:

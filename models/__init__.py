@@ -6,6 +6,10 @@
 - `gates`: pairs of boolean operations, the paper's toy task
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
+- `transformer`: `Transformer`, `TransformerConfig`, `build_transformer`: a decoder whose MLPs are `Bilinear`
+- `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
+- `language`: `train_language`, `LanguageConfig`, `held_out_loss`, `generate`
+- `published`: `save_transformer`, `load_transformer` (the published layout)
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
 - `tables`: `write_table` (CSV)
 """

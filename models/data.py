@@ -2,12 +2,10 @@
 
 import gzip
 import hashlib
-import importlib
 import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.checks import check_bool
+from models.optional import optional
 from tensornet_interp.checks import check_choice
 
 DIGITS_SPLIT_SEED = 0
@@ -212,7 +211,7 @@ def _find(name: str, folder: Path, file: str, download: bool) -> Path:
     if not download:
         raise FileNotFoundError(f"{path} is missing (and so is {file}, unpacked); put it there or use download=True")
     url = URLS[name] + path.name
-    pooch = _optional("pooch", "to download data sets")
+    pooch = optional("pooch", "to download data sets")
     try:
         pooch.retrieve(url, known_hash=f"md5:{MD5[name][path.name]}", fname=path.name, path=folder)
     except OSError as error:
@@ -230,10 +229,10 @@ def _check_md5(path: Path, expected: str) -> None:
 
 
 def _digits(device: torch.device, dtype: torch.dtype) -> Dataset:
-    bundle = _optional("sklearn.datasets", "for the bundled digits").load_digits()
+    bundle = optional("sklearn.datasets", "for the bundled digits").load_digits()
     x = torch.from_numpy(bundle.data).to(device, dtype) / 16  # (1797, 64), grey values 0 to 16
     y = torch.from_numpy(bundle.target).to(device, torch.int64)
-    split = _optional("sklearn.model_selection", "for the bundled digits").train_test_split
+    split = optional("sklearn.model_selection", "for the bundled digits").train_test_split
     order = np.arange(len(bundle.target))
     train, test = split(order, test_size=DIGITS_TEST_SIZE, stratify=bundle.target, random_state=DIGITS_SPLIT_SEED)
     return Dataset(
@@ -246,14 +245,3 @@ def _digits(device: torch.device, dtype: torch.dtype) -> Dataset:
         class_names=tuple("0123456789"),
         source=f"scikit-learn, split by class, {DIGITS_TEST_SIZE} to test, seed {DIGITS_SPLIT_SEED}",
     )
-
-
-def _optional(module: str, purpose: str) -> ModuleType:
-    # The one place where `models` imports what is not a core dependency.
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module)
-        raise ImportError(
-            f"{package} is needed {purpose}: pip install {package}, or pip install 'tensornet_interp[data]'"
-        ) from error

@@ -1,7 +1,6 @@
 """Models on disk: a folder with model.safetensors and config.json, nothing that executes when it is loaded."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.bilinear import BilinearClassifier, ClassifierConfig
+from models.files import replace_files
 from models.gates import GateConfig, GateModel
 
 FORMAT = 1
@@ -42,18 +42,7 @@ def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None
     except (TypeError, ValueError) as error:
         raise TypeError(f"extra must hold JSON values only: {error}") from error
     weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [(folder / WEIGHTS, weights), (folder / CONFIG, f"{text}\n".encode())]
-    written = [path.with_name(f".{path.name}.{os.getpid()}") for path, _ in parts]
-    try:
-        for temporary, (_, content) in zip(written, parts, strict=True):
-            temporary.write_bytes(content)
-        for temporary, (path, _) in zip(written, parts, strict=True):
-            os.replace(temporary, path)
-    finally:
-        for temporary in written:
-            temporary.unlink(missing_ok=True)
+    replace_files([(Path(folder) / WEIGHTS, weights), (Path(folder) / CONFIG, f"{text}\n".encode())])
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Model:

@@ -96,7 +96,7 @@ def train(
     for epoch in bar:
         start, data_seconds, lr = time.perf_counter(), 0.0, config.lr
         total, correct, seen = 0.0, 0, 0
-        with _mode(model, training=True), torch.enable_grad():
+        with train_mode(model, training=True), torch.enable_grad():
             order = torch.randperm(len(x), generator=generator, device=x.device)
             for step in range(steps):
                 data_start = time.perf_counter()
@@ -145,7 +145,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 8192) -> 
     check_int("batch_size", batch_size, 1)
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"x and y need the same number of samples, at least 1, got {len(x)} and {len(y)}")
-    with _mode(model, training=False), torch.no_grad():
+    with train_mode(model, training=False), torch.no_grad():
         right = [
             (model(inputs).argmax(-1) == labels).sum()
             for inputs, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
@@ -173,7 +173,7 @@ def _check_match(model: nn.Module, dataset: Dataset) -> None:
                 f"model parameter {name!r} is {parameter.dtype} on {parameter.device} but the data set "
                 f"{dataset.name!r} is {x.dtype} on {x.device}; load the data there or move the model"
             )
-    with _mode(model, training=False), torch.no_grad():
+    with train_mode(model, training=False), torch.no_grad():
         shape = tuple(model(x[:1]).shape)
     if shape != (1, len(dataset.class_names)):
         raise ValueError(
@@ -183,7 +183,8 @@ def _check_match(model: nn.Module, dataset: Dataset) -> None:
 
 
 @contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+def train_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """While inside, `model` is in train mode or in eval mode; afterwards every part is as it was."""
     # Module by module, because a part may have been frozen in eval mode on purpose.
     before = [(module, module.training) for module in model.modules()]
     model.train(training)

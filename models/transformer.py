@@ -46,9 +46,9 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def rotate(x: Tensor) -> Tensor:
     """The pairs (j, j + size / 2) of x (..., position, size) turned by the angle position * 10000^(-2 j / size)."""
-    half = x.shape[-1] // 2
-    position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
-    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)  # half precision cannot count far
+    position = torch.arange(x.shape[-2], device=x.device, dtype=dtype)
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angle = position[:, None] * frequency  # (position, half)
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, -1)

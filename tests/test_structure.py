@@ -64,7 +64,7 @@ ONLY = {  # what else they may import
 }
 KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
 # optional dependencies, at the one named place
-IMPORT_BY_NAME = {"models/data.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
+IMPORT_BY_NAME = {"models/optional.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
 
 
 def tree(path):

@@ -1,0 +1,280 @@
+"""Language models: training that resumes bit by bit, held-out loss and generation."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.checks import check_number
+from models.training import History, train_mode
+from models.training_state import TrainingState, digest
+from models.transformer import Transformer
+from tensornet_interp.checks import check_choice, check_int
+
+SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after the warm-up -> factor of lr
+    "constant": lambda share: 1.0,
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+}
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """How a `Transformer` is trained; a step is `batch_size` sequences of `context` tokens, in `accumulation` parts
+
+    `steps=None` means `epochs` over the text. The learning rate rises over `warmup` steps, then follows `schedule`.
+    Weight decay is on all matrices but the embedding, where it would shrink the rows of rare tokens.
+    "bfloat16" is mixed precision, on CUDA only. `clip` bounds the norm of the gradient; 0 means no bound.
+    """
+
+    epochs: float = 4.0
+    steps: int | None = None
+    batch_size: int = 16
+    accumulation: int = 1
+    lr: float = 2e-3
+    weight_decay: float = 0.1
+    warmup: int = 50
+    schedule: str = "linear"
+    clip: float = 1.0
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("epochs", self.epochs, 0.0)
+        if self.steps is not None:
+            check_int("steps", self.steps, 1)
+        for name in ("batch_size", "accumulation"):
+            check_int(name, getattr(self, name), 1)
+        for name in ("lr", "weight_decay", "clip"):
+            check_number(name, getattr(self, name), 0.0)
+        check_int("warmup", self.warmup, 0)
+        check_int("seed", self.seed, 0)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulation, got {self.batch_size} and {self.accumulation}"
+            )
+
+    def count_steps(self, windows: int) -> int:
+        """Steps of the whole training on a text of so many windows."""
+        return self.steps or max(1, round(self.epochs * windows / self.batch_size))
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * SCHEDULES[self.schedule]((step - self.warmup) / max(1, steps - self.warmup))
+
+
+def train_language(
+    model: Transformer,
+    tokens: Tensor,
+    config: LanguageConfig,
+    folder: str | Path | None = None,
+    *,
+    held_out: Tensor | None = None,
+    callback: Callable[[int, Transformer], None] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    every: int = 100,
+    progress: bool = True,
+) -> History:
+    """Minimise the mean over tokens of -log softmax(model(tokens before))[token], in place, with AdamW
+
+    tokens (count,), int64 or uint16 (`load_tokens`), on any device. The text is cut into windows of context + 1 tokens,
+    the last of one being the first of the next; every epoch takes each once, in an order that seed and epoch decide.
+    `callback(step, model)` is called before every step (from 0), also of a resumed run. A record every `every` steps
+    and at the end: step, epoch, loss (mean over the steps since the last record), lr, seconds (training alone, resumed
+    parts summed), and with `held_out` tokens held_out_loss.
+
+    With `folder`, the state (weights, moments, step, records) is kept there with every record, as one file, always one
+    whose loss was finite; a run that was cut off goes on from it and ends bit by bit as it would have. A folder with
+    the state of other settings (config, model, text, initial weights, `extra`: JSON values that say what else decides,
+    as what the callback does) is a ValueError that shows both. A finished run is read back without a step; the
+    callback is not called then.
+
+    Raises ValueError for a text shorter than one window or with tokens that the model lacks, and for mixed precision
+    outside of CUDA; FloatingPointError for a loss or gradient that is not finite, with the step and the state kept.
+    Cost: 6 flops a parameter and token. Memory on disk: three times the model.
+    """
+    check_int("every", every, 1)
+    length, device = model.config.context + 1, next(model.parameters()).device
+    windows = _check_text(tokens, model)
+    if config.precision == "bfloat16" and device.type != "cuda":
+        raise ValueError(f"precision='bfloat16' needs a model on a CUDA device, this one is on {device.type}")
+    steps = config.count_steps(windows)
+    optimizer = _optimizer(model, config)
+    settings: dict[str, Any] = {"config": asdict(config), "model": asdict(model.config), "extra": dict(extra or {})}
+    settings |= {"every": every, "text": digest(tokens), "initial weights": digest(*model.parameters())}
+    state = TrainingState(folder, json.loads(json.dumps(settings)))
+    done, records, seconds = state.load(model, optimizer)
+    total = 0.0  # a state is kept where a record ends
+    order = _Order(windows, config.seed)
+    bar = tqdm(total=steps, initial=done, desc=f"train, gate {model.config.gate}", unit="step", disable=not progress)
+    with bar, train_mode(model, training=True), torch.enable_grad():
+        for step in range(done, steps):
+            start = time.perf_counter()
+            if callback is not None:
+                callback(step, model)
+            chosen = order.of(step * config.batch_size, config.batch_size)
+            batch = torch.stack([tokens[i * (length - 1) : i * (length - 1) + length].long() for i in chosen])
+            optimizer.zero_grad()
+            loss = 0.0
+            for part in batch.to(device).chunk(config.accumulation):  # (sequences, length)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    logits = model(part[:, :-1])  # (sequences, context, vocabulary)
+                mean = functional.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+                (mean / config.accumulation).backward()
+                loss += mean.item() / config.accumulation
+            size = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
+            if not math.isfinite(loss) or not math.isfinite(size):
+                raise FloatingPointError(
+                    f"the loss is {loss} and the norm of its gradient {size} at step {step} of {steps}; lower "
+                    f"lr={config.lr}; {state.kept()}"
+                )
+            if step == 0 or (step % every == 0 and step > done):  # known to be good only now
+                state.save(model, optimizer, step, records, seconds)
+            lr = config.rate(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            total += loss
+            seconds += time.perf_counter() - start
+            bar.update()
+            if (step + 1) % every == 0 or step + 1 == steps:
+                since = (step + 1) - (int(records[-1]["step"]) if records else 0)
+                record: dict[str, Any] = {"step": step + 1, "epoch": (step + 1) * config.batch_size / windows}
+                record |= {"loss": total / since, "lr": lr, "seconds": seconds}
+                if held_out is not None:
+                    record["held_out_loss"] = held_out_loss(model, held_out)
+                records.append(record)
+                total = 0.0
+                bar.set_postfix(loss=f"{record['loss']:.3f}")
+    optimizer.zero_grad()
+    if done < steps:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+            raise FloatingPointError(f"the last step, {steps}, gave weights that are not finite; {state.kept()}")
+        state.save(model, optimizer, steps, records, seconds)
+    return History(records)
+
+
+def token_losses(model: Transformer, tokens: Tensor, batch_size: int = 32) -> Tensor:
+    """-log softmax(model(tokens before))[token] of every token but the first: (count - 1,), float32, in nats
+
+    Over consecutive windows of `context`, so a token sees from 1 to `context` tokens before it; the last window may be
+    shorter. In eval mode and without gradients, both restored.
+    """
+    check_int("batch_size", batch_size, 1)
+    if tokens.ndim != 1 or len(tokens) < 2:
+        raise ValueError(f"tokens must be one sequence of at least 2, got shape {tuple(tokens.shape)}")
+    _check_tokens(tokens, model)
+    context, device = model.config.context, next(model.parameters()).device
+    whole = (len(tokens) - 1) // context
+    losses = []
+    with train_mode(model, training=False), torch.no_grad():
+        starts = [range(i, min(i + batch_size, whole)) for i in range(0, whole, batch_size)]
+        batches = [[tokens[i * context : (i + 1) * context + 1] for i in chosen] for chosen in starts]
+        rest = tokens[whole * context :]
+        for batch in [*batches, *([[rest]] if len(rest) > 1 else [])]:
+            windows = torch.stack([window.long() for window in batch]).to(device)
+            logits = model(windows[:, :-1]).float()
+            losses.append(functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none"))
+    return torch.cat(losses)
+
+
+def held_out_loss(model: Transformer, tokens: Tensor, batch_size: int = 32) -> float:
+    """mean of `token_losses`: nats a token."""
+    return float(token_losses(model, tokens, batch_size).double().mean())
+
+
+def generate(
+    model: Transformer,
+    tokens: Tensor,
+    n: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """tokens (..., position) and `n` more, each drawn from softmax(logits / temperature) of the `top_k` likeliest
+
+    `temperature=0` takes the likeliest. Only the last `context` tokens are seen. Every draw needs a `generator`.
+    Cost: one forward pass a token, nothing is cached.
+    """
+    check_int("n", n, 0)
+    check_number("temperature", temperature, 0.0)
+    if top_k is not None:
+        check_int("top_k", top_k, 1, model.config.vocabulary)
+    if temperature and generator is None:
+        raise ValueError("generator is missing: a draw needs one; temperature=0 needs none")
+    if tokens.ndim == 0 or tokens.shape[-1] == 0:
+        raise ValueError(f"tokens must hold at least one token to go on from, got shape {tuple(tokens.shape)}")
+    _check_tokens(tokens, model)
+    tokens, shape = tokens.long().reshape(-1, tokens.shape[-1]), tokens.shape[:-1]
+    with train_mode(model, training=False), torch.no_grad():
+        for _ in range(n):
+            logits = model(tokens[:, -model.config.context :])[:, -1].float()  # (sequence, vocabulary)
+            if not temperature:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                if top_k is not None:
+                    logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            tokens = torch.cat([tokens, new], -1)
+    return tokens.reshape(*shape, -1)
+
+
+class _Order:
+    """Which windows stand at places first, first + 1, ... of the epochs laid end to end."""
+
+    def __init__(self, windows: int, seed: int) -> None:
+        self.windows, self.seed = windows, seed
+        self.epoch, self.places = -1, list[int]()
+
+    def of(self, first: int, count: int) -> Iterator[int]:
+        for place in range(first, first + count):
+            epoch = place // self.windows
+            if epoch != self.epoch:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                self.epoch, self.places = epoch, torch.randperm(self.windows, generator=generator).tolist()
+            yield self.places[place % self.windows]
+
+
+def _optimizer(model: Transformer, config: LanguageConfig) -> torch.optim.AdamW:
+    embedding = [model.embedding.weight]
+    others = [parameter for parameter in model.parameters() if parameter is not embedding[0]]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": embedding, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+
+
+def _check_text(tokens: Tensor, model: Transformer) -> int:
+    """The number of windows."""
+    context = model.config.context
+    if tokens.ndim != 1 or len(tokens) < context + 1:
+        raise ValueError(
+            f"tokens must be one sequence of at least context + 1 = {context + 1}, got shape {tuple(tokens.shape)}: "
+            "the text is shorter than one window"
+        )
+    _check_tokens(tokens, model)
+    return (len(tokens) - 1) // context
+
+
+def _check_tokens(tokens: Tensor, model: Transformer) -> None:
+    if tokens.dtype not in (torch.int64, torch.uint16):
+        raise TypeError(f"tokens must be int64 or uint16, got {tokens.dtype}")
+    size = model.config.vocabulary
+    for part in tokens.reshape(-1).split(1 << 24):  # a text on disk is not read whole
+        low, high = (int(value) for value in part.long().aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"tokens run from {low} to {high} but the model's vocabulary is {size}: the tokenizer does not fit it"
+            )

@@ -1,0 +1,92 @@
+"""A `Transformer` on disk in the published layout, which `tensornet_interp.checkpoints` opens layer by layer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from models.bilinear import GATES
+from models.files import replace_files
+from models.storage import CONFIG, WEIGHTS
+from models.transformer import Transformer, TransformerConfig
+from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.names import PUBLISHED, fill
+from tensornet_interp.weight_files import Source, WeightFiles, load_config
+
+# fields of `TransformerConfig` by the names that the layout has for them
+KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
+FIXED = {"bilinear": True, "bias": False, "normalization": "rms"}
+TOKENIZER = "tokenizer.json"
+
+
+def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout, left rows above right rows
+
+    `extra` (JSON values) stands as "extra" in the config. The old files stay until the new ones are complete.
+    Raises TypeError for an `extra` that JSON cannot hold.
+    """
+    config = model.config
+    info = {name: getattr(config, field) for field, name in KEYS.items()} | FIXED
+    info |= {"n_vocab": config.vocabulary, "gate": None if config.gate == "none" else config.gate}
+    info |= {"tokenizer": TOKENIZER, "extra": dict(extra or {})}
+    try:
+        text = json.dumps(info, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"extra must hold JSON values only: {error}") from error
+    state = model.state_dict()
+    tensors = {
+        stored: torch.cat([state[name] for name in names]).cpu().contiguous()
+        for stored, names in _tensors(config.n_layers).items()
+    }
+    replace_files([(Path(folder) / WEIGHTS, save(tensors)), (Path(folder) / CONFIG, f"{text}\n".encode())])
+
+
+def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> Transformer:
+    """The model that a checkpoint of the published layout holds, with the dtype of the file
+
+    `folder`: any source of `tensornet_interp.checkpoints`, shards and hub names too. The vocabulary is the embedding's.
+    Raises FileNotFoundError; ValueError for what this class cannot be: biases, another norm, another gate, no gated
+    product, and for tensors that are missing, too many, or of other sizes than the config says.
+    """
+    info, files = load_config(folder), WeightFiles(folder)
+    for key, value in FIXED.items():
+        if info.get(key) != value:
+            raise ValueError(f"{folder}: {key} must be {value!r} in {CONFIG}, got {info.get(key)!r}")
+    sizes = {field: check_int(f"{name} in {CONFIG}", info.get(name), 1) for field, name in KEYS.items()}
+    gate = check_choice(f"gate in {CONFIG}", info.get("gate") or "none", GATES)
+    wanted = _tensors(sizes["n_layers"])
+    missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
+    if missing or extra:
+        raise ValueError(f"{folder} does not fit its config: missing tensors {missing}, extra tensors {extra}")
+    vocabulary = files.shape(PUBLISHED.embedding)[0]
+    model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
+    expected, state = model.state_dict(), dict[str, Tensor]()
+    for stored, names in wanted.items():
+        rows, columns = sum(len(expected[name]) for name in names), expected[names[0]].shape[1]
+        if files.shape(stored) != (rows, columns):
+            raise ValueError(
+                f"{folder}: tensor {stored!r} has shape {files.shape(stored)}, the config says {(rows, columns)}"
+            )
+        parts = files.read(stored).chunk(len(names))
+        state |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
+    model.load_state_dict(state, assign=True)
+    return model.to(device).requires_grad_()
+
+
+def _tensors(layers: int) -> dict[str, tuple[str, ...]]:
+    """Names in the layout, each with the parameters that are stacked in it."""
+    names: dict[str, tuple[str, ...]] = {
+        PUBLISHED.embedding: ("embedding.weight",),
+        PUBLISHED.unembedding: ("head.weight",),
+    }
+    for i in range(layers):
+        block = f"blocks.{i}"
+        for pattern, part in zip(PUBLISHED.attention, ("qkv", "o"), strict=True):
+            names[fill(pattern, i)] = (f"{block}.attention.{part}.weight",)
+        names[fill(PUBLISHED.left, i)] = (f"{block}.mlp.left.weight", f"{block}.mlp.right.weight")
+        names[fill(str(PUBLISHED.down), i)] = (f"{block}.mlp.down.weight",)
+    return names

@@ -1,0 +1,217 @@
+"""Text: stories cleaned while they are read, a small lower-case BPE, and tokens in memory or on disk."""
+
+import codecs
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.files import replace_files
+from models.optional import optional
+from tensornet_interp.checks import check_int
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END = "<|endoftext|>"
+OPENING = r"\n\s*\n(?=Once upon a time)"  # between stories of a file that has no END
+# what a wrong decoding leaves (UTF-8 read as Latin-1 or as cp1252, or given up), and control characters
+CORRUPT = re.compile("\ufffd|â€|[ÃÂ][\u0080-\u00bf]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+PIECE = 1 << 20  # bytes read at a time
+SMALLEST, LARGEST = 257, 1 << 16  # 256 bytes and END; a token is 16 bits on disk
+
+
+@dataclass
+class Cleaning:
+    """How many stories were kept, and how many of the others were removed as what."""
+
+    kept: int = 0
+    duplicates: int = 0
+    corrupt: int = 0
+    short: int = 0
+
+
+def read_stories(
+    path: str | Path, *, separator: str | None = None, shortest: int = 50, cleaning: Cleaning | None = None
+) -> Iterator[str]:
+    """The stories of a UTF-8 file, one after the other: lower-case, without blank lines and spaces at ends of lines
+
+    `separator` is a regular expression; None means `END`, or where the file's first MiB has none, the blank line before
+    a line that starts with "Once upon a time". Removed, and counted in `cleaning`: stories of fewer than `shortest`
+    characters, corrupt ones (`CORRUPT`), exact duplicates of one that was kept.
+
+    Raises FileNotFoundError; ValueError, naming the byte, for what is not UTF-8, and where no story is left.
+    Memory: a MiB and the longest story, and 16 bytes of hash a story: the file may be larger than memory.
+    """
+    check_int("shortest", shortest, 1)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"text file {str(path)!r} is missing")
+    return _clean(Path(path), separator, shortest, Cleaning() if cleaning is None else cleaning)
+
+
+def _clean(path: Path, separator: str | None, shortest: int, cleaning: Cleaning) -> Iterator[str]:
+    seen: set[bytes] = set()
+    for raw in _split(path, separator):
+        story = "\n".join(line for line in map(str.strip, raw.splitlines()) if line)
+        if not story:
+            continue
+        text = story.lower()
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        if len(text) < shortest:
+            cleaning.short += 1
+        elif CORRUPT.search(raw):  # before the lower case, which hides some of it
+            cleaning.corrupt += 1
+        elif digest in seen:
+            cleaning.duplicates += 1
+        else:
+            seen.add(digest)
+            cleaning.kept += 1
+            yield text
+    if not cleaning.kept:
+        raise ValueError(
+            f"{path} holds no story: {cleaning.short} shorter than {shortest} characters, {cleaning.corrupt} corrupt"
+        )
+
+
+def _split(path: Path, separator: str | None) -> Iterator[str]:
+    pattern = None if separator is None else re.compile(separator)
+    rest = ""
+    for text in _decode(path):
+        if pattern is None:
+            pattern = re.compile(re.escape(END) if END in text else OPENING)
+        *whole, rest = pattern.split(rest + text)
+        yield from whole
+    yield rest
+
+
+def _decode(path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    start = 0  # of what the decoder is given, in the file
+    with path.open("rb") as file:
+        while True:
+            piece = file.read(PIECE)
+            held = len(decoder.getstate()[0])  # the beginning of a character, from the piece before
+            try:
+                text = decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                place = start - held + error.start
+                raise ValueError(f"{path} is not UTF-8: byte {place} {error.reason}") from error
+            start += len(piece)
+            yield text.replace("\r\n", "\n")
+            if not piece:
+                return
+
+
+def train_tokenizer(stories: Iterable[str], vocabulary: int = 2048) -> "Tokenizer":
+    """A byte-level BPE of up to `vocabulary` tokens (fewer where the text has too few pairs), lower-case; END is one
+
+    Every text can be encoded and comes back lower-cased. Needs `tokenizers` (the extra "text"). Memory: the distinct
+    words. Raises ValueError for a vocabulary outside of 257 (bytes and END) to 65,536.
+    """
+    check_int("vocabulary", vocabulary, SMALLEST, LARGEST, "256 bytes and the end of a story; 16 bits on disk")
+    library = optional("tokenizers", "to make a tokenizer", "text")
+    tokenizer: Tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer.normalizer = library.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(stories, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
+    """Write the tokenizer as JSON, as the `tokenizers` library does."""
+    replace_files([(Path(path), tokenizer.to_str(pretty=True).encode())])
+
+
+def load_tokenizer(path: str | Path) -> "Tokenizer":
+    """The tokenizer in a JSON file; ValueError where it is none, or one without END."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"tokenizer {str(path)!r} is missing")
+    library = optional("tokenizers", "to read a tokenizer", "text")
+    try:
+        tokenizer: Tokenizer = library.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is not a tokenizer: {error}") from error
+    _end(tokenizer)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: "Tokenizer", vocabulary: int) -> None:
+    """Raise ValueError where the tokenizer has tokens that a model of `vocabulary` tokens lacks."""
+    size = tokenizer.get_vocab_size()
+    if size > vocabulary:
+        raise ValueError(f"the tokenizer has {size} tokens but the model's vocabulary is {vocabulary}")
+
+
+def encode(tokenizer: "Tokenizer", stories: Iterable[str]) -> Tensor:
+    """tokens (count,), int64: every story and END after it; ValueError where there is no story."""
+    parts = list(_encoded(tokenizer, stories))
+    if not parts:
+        raise ValueError("stories is empty: there is nothing to encode")
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def encode_to_file(tokenizer: "Tokenizer", stories: Iterable[str], path: str | Path) -> int:
+    """Write what `encode` gives to an .npy file of uint16, story by story, and return the number of tokens
+
+    For text larger than memory; read it with `load_tokens`. The file appears when it is complete.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw, whole = path.with_name(f".{path.name}.raw"), path.with_name(f".{path.name}.whole")
+    count = 0
+    try:
+        with raw.open("wb") as file:
+            for part in _encoded(tokenizer, stories):
+                file.write(part.tobytes())
+                count += len(part)
+        if not count:
+            raise ValueError("stories is empty: there is nothing to encode")
+        tokens = np.lib.format.open_memmap(whole, mode="w+", dtype=np.uint16, shape=(count,))
+        tokens[:] = np.memmap(raw, dtype=np.uint16, mode="r")
+        tokens.flush()
+        whole.replace(path)
+    finally:
+        raw.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+    return count
+
+
+def load_tokens(path: str | Path) -> Tensor:
+    """tokens (count,), uint16, left on disk: only what is read of it comes into memory."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"token file {str(path)!r} is missing")
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)  # copy on write: the file cannot be changed through it
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an .npy file: {error}") from error
+    if array.dtype != np.uint16 or array.ndim != 1:
+        raise ValueError(f"{path} must hold uint16 of one dimension, got {array.dtype} of shape {array.shape}")
+    return torch.from_numpy(array)
+
+
+def _encoded(tokenizer: "Tokenizer", stories: Iterable[str]) -> Iterator["np.ndarray[tuple[int], np.dtype[np.uint16]]"]:
+    end = _end(tokenizer)
+    if tokenizer.get_vocab_size() > LARGEST:
+        raise ValueError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, 16 bits hold {LARGEST}")
+    for story in stories:
+        yield np.array([*tokenizer.encode(story).ids, end], dtype=np.uint16)
+
+
+def _end(tokenizer: "Tokenizer") -> int:
+    end = tokenizer.token_to_id(END)
+    if end is None:
+        raise ValueError(f"the tokenizer has no token {END!r}, which ends a story; train one with train_tokenizer")
+    return end

@@ -11,19 +11,16 @@ against the training length of the autoencoders. Every stage is kept in --out; w
 """
 
 import argparse
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from examples.circuit_job import POINTS, Job, check_settings, train
 from examples.circuit_tables import (
     INTERACTIONS,
+    NEGATION_RULE,
     Names,
     correlation_summary,
     draw_circuit_of,
@@ -32,151 +29,17 @@ from examples.circuit_tables import (
     print_rows,
 )
 from models.ablation import RULE, circuit_tests
-from models.activations import activations, windows
-from models.contexts import Strongest, as_html, as_text, contexts, strongest
-from models.published import load_transformer
+from models.contexts import as_html, as_text, contexts
 from models.quality import evaluate
-from models.sae import SAEConfig, autoencoder_at, save_dictionary
 from models.tables import read_table, write_table
-from models.text import check_vocabulary, encode, load_tokenizer, read_stories
-from models.transformer import Transformer
-from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.checkpoints import load_layer
-from tensornet_interp.dictionaries import Dictionary, load_dictionary
+from tensornet_interp import decompose
 from tensornet_interp.features import feature_interactions, label_directions, low_rank_correlation, rank_by_structure
+from tensornet_interp.plots import curves
 
-POINTS = ("mlp-in", "mlp-out")
 KS = (1, 2, 4, 8, 16, 32)
-LENGTHS = (8, 4, 2, 1)  # the longest training over the others
 CIRCUITS = 3
-EXAMPLES = 10  # max-activating contexts a feature; one that fires in fewer windows is not ranked
 FEWEST = 10  # active held-out tokens below which a feature's correlation is left out
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the options name: the model, its text, and where results are kept."""
-
-    options: argparse.Namespace
-    out: Path
-
-    @cached_property
-    def model(self) -> Transformer:
-        """The language model."""
-        return load_transformer(self.options.model, device=self.options.device).requires_grad_(False)
-
-    @cached_property
-    def index(self) -> int:
-        """The number of the layer, by default the middle one."""
-        layers = self.model.config.n_layers
-        return layers // 2 if self.options.layer is None else int(self.options.layer)
-
-    @cached_property
-    def layer(self) -> BilinearLayer:
-        """The MLP, on inputs after the norm."""
-        return load_layer(self.options.model, self.index, names="published", device=self.options.device)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """That of the model, from its folder or the one above."""
-        folder = Path(self.options.model)
-        places = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
-        made = load_tokenizer(next((place for place in places if place.is_file()), places[0]))
-        check_vocabulary(made, self.model.config.vocabulary)
-        return made
-
-    def piece(self, token: int) -> str:
-        """A token's text."""
-        return str(self.tokenizer.decode([token], skip_special_tokens=False))
-
-    def rows(self, path: str, limit: int | None) -> Tensor:
-        """The windows of a text file, the first `limit` tokens of them."""
-        rows = windows(encode(self.tokenizer, read_stories(path)), self.model.config.context)
-        return rows if limit is None else rows[: max(1, limit // rows.shape[1])]
-
-    @cached_property
-    def train_rows(self) -> Tensor:
-        """Text to train autoencoders on."""
-        return self.rows(self.options.text, None)
-
-    @cached_property
-    def shown_rows(self) -> Tensor:
-        """The part of it from which max-activating examples are taken."""
-        return self.train_rows[: max(EXAMPLES, self.options.shown_tokens // self.train_rows.shape[1])]
-
-    @cached_property
-    def held_rows(self) -> Tensor:
-        """Text that neither the model nor the autoencoders have seen."""
-        return self.rows(self.options.held_out, self.options.held_out_tokens)
-
-    @cached_property
-    def held_x(self) -> Tensor:
-        """(token, d): inputs of the MLP on it."""
-        return torch.cat([x.flatten(0, 1) for x in activations(self.model, self.held_rows, self.index, "mlp-in")])
-
-    def table(self, name: str, make: Callable[[], Sequence[Row]]) -> list[Row]:
-        """The rows of `name`.csv, which are made where the file is not there."""
-        path = self.out / f"{name}.csv"
-        if not path.is_file() and not self.options.replot:
-            rows = make()
-            write_table(path.with_suffix(".part"), rows)
-            path.with_suffix(".part").replace(path)
-        return list(read_table(path))
-
-    def config(self) -> SAEConfig:
-        """Of both autoencoders."""
-        o = self.options
-        lengths = tuple(sorted({max(1, o.steps // part) for part in LENGTHS}))
-        return SAEConfig(o.expansion, o.k, o.lr, o.batch_size, o.steps, lengths, buffer=o.buffer, seed=o.seed)
-
-    def place(self, steps: int) -> Path:
-        """The folder of the autoencoders after so many steps."""
-        return self.out / "autoencoders" / f"steps-{steps}"
-
-    def dictionary(self, steps: int, point: str) -> Dictionary:
-        """An autoencoder that was kept."""
-        config = self.config()
-        folder = self.place(steps) / f"{self.index}-{point}-x{config.expansion}-k{config.k}"
-        return load_dictionary(folder, device=self.options.device)
-
-    def strongest(self, dictionary: Dictionary, point: str) -> Strongest:
-        """Its strongest windows in the training text."""
-        return strongest(dictionary, self.model, self.index, point, self.shown_rows, n=EXAMPLES)
-
-
-def check_settings(job: Job) -> None:
-    """Raise ValueError, showing both, where the folder holds results of other settings."""
-    weights = hashlib.sha256()
-    for path in sorted(Path(job.options.model).glob("*.safetensors")):
-        weights.update(path.read_bytes())
-    kept = ("text", "held_out", "held_out_tokens", "shown_tokens")
-    settings = {"weights": weights.hexdigest(), "layer": job.index, "autoencoders": asdict(job.config())}
-    settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
-    path = job.out / "settings.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != settings:
-            changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
-            raise ValueError(f"{job.out} holds results of other settings, (there, now): {changed}; take another --out")
-    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def train(job: Job) -> None:
-    """Both autoencoders at every length, kept as they are reached; one that was cut off starts again."""
-    config = job.config()
-    for point in POINTS:
-        if (job.out / f"training-{point}.csv").is_file():
-            continue
-        made = autoencoder_at(
-            job.model,
-            job.train_rows,
-            job.index,
-            point,
-            config,
-            callback=lambda step, dictionary: print("kept:", save_dictionary(dictionary, job.place(step))),
-        )
-        write_table(job.out / f"training-{point}.csv", made[1])
 
 
 def quality(job: Job) -> list[Row]:
@@ -208,8 +71,7 @@ def circuits(job: Job) -> list[Row]:
     inputs, outputs = (job.dictionary(steps, point) for point in POINTS)
     before, behind = (job.strongest(part, point) for part, point in zip((inputs, outputs), POINTS, strict=True))
     names = {
-        point: Names.of(found, job.shown_rows, job.piece)
-        for point, found in zip(POINTS, (before, behind), strict=True)
+        point: Names.of(found, job.shown_rows, job.piece) for point, found in zip(POINTS, (before, behind), strict=True)
     }
     write_table(job.out / "features.csv", [row for point in POINTS for row in names[point].rows(point)])
     firing = set(behind.alive().tolist())
@@ -222,9 +84,8 @@ def circuits(job: Job) -> list[Row]:
             ranking.append({key: value for key, value in row.items() if key != "space"})
     write_table(job.out / "ranking.csv", ranking)
     chosen = [int(row["feature"]) for row in ranking[:CIRCUITS]]
-    negation = next((row for row in ranking if row["negation"]), None)
-    if negation is not None and negation["feature"] not in chosen:
-        chosen.append(int(negation["feature"]))
+    about_negation = [int(row["feature"]) for row in ranking if row["negation"]]
+    chosen = list(dict.fromkeys(chosen + about_negation[:1]))
     alive = before.alive()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]
@@ -273,3 +134,92 @@ def directions(job: Job, blocks: int = 6) -> list[Row]:
         text = ["; ".join(f"{label.name!r} {label.cosine:+.2f}" for label in part) for part in (tokens, features)]
         rows.append({"block": block, "tokens": text[0], "features": text[1]})
     return rows
+
+
+def report(job: Job) -> None:
+    """Print the tables and draw the figures, from what is on disk and the weights."""
+    graded = job.table("quality", lambda: quality(job))
+    print_rows("autoencoders on held-out text; nmse over the variance about the mean", graded)
+    records = job.table("correlation", lambda: correlation(job))
+    summary = correlation_summary(records, FEWEST)
+    write_table(job.out / "summary.csv", summary)
+    print_rows(
+        f"correlation on active held-out tokens, from k eigenpairs; features with at least {FEWEST} of them", summary
+    )
+    tests = job.table("circuits", lambda: circuits(job))
+    ranking = list(read_table(job.out / "ranking.csv"))
+    shown = ("place", "feature", "token", "share", "opposite", "first", "second", "effective_rank", "negation")
+    print_rows("output features by the share of their two leading eigenvalues, of those that fire", ranking[:8], shown)
+    print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
+    print("\n" + (job.out / "contexts.txt").read_text(encoding="utf-8"))
+    print(f"the rule. {RULE}")
+    columns = ("place", "feature", "token", "removed", "tokens", "windows", "length", "drop", "control_drop")
+    print_rows("circuits, removed on held-out text", tests, (*columns, "difference", "low", "high", "verdict"))
+    found = job.table("directions", lambda: directions(job))
+    print_rows("output directions shared by all features (output_svd): nearest tokens and features, cosines", found)
+    inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
+    names = {point: Names.read(job.out, point) for point in POINTS}
+    figures = draw_lengths(graded, summary, records, job.layer.basis)
+    for feature in dict.fromkeys(int(row["feature"]) for row in tests):
+        figures |= draw_circuit_of(job.layer, inputs, outputs, feature, names)
+    for name, figure in figures.items():
+        figure.savefig(job.out / f"{name}.png", dpi=150)
+    print(f"\ntables, figures and contexts.html: {job.out}")
+
+
+def compare(folders: Sequence[Path]) -> None:
+    """The same curves of several models, one table and one figure, in the first folder."""
+    rows = []
+    for folder in folders:
+        graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
+        for row in read_table(folder / "summary.csv"):
+            more = {name: graded[row["steps"]][name] for name in ("nmse", "loss_recovered", "dead_share", "loss")}
+            rows.append({"model": folder.name} | row | more)
+    write_table(folders[0] / "comparison.csv", rows)
+    two = [row for row in rows if row["k"] == 2]
+    print_rows("two eigenpairs, active held-out tokens", two)
+    figure = curves(two, "trained", ["mean_correlation", "share_above", "nmse"], by="model")
+    figure.savefig(folders[0] / "comparison.png", dpi=150)
+    print(f"\ncomparison: {folders[0] / 'comparison.png'}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stages that are missing, and report."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--model", help="folder of a bilinear language model, its tokenizer in it or above it")
+    made.add_argument("--text", help="UTF-8 stories to train autoencoders on")
+    made.add_argument("--held-out", help="stories that nothing was trained on")
+    made.add_argument("--layer", type=int, help="whose MLP; default: the middle one")
+    made.add_argument("--expansion", type=int, default=4, help="features over width")
+    made.add_argument("--k", type=int, default=16, help="active features a token")
+    made.add_argument("--lr", type=float, default=1e-3)
+    made.add_argument("--batch-size", type=int, default=1024, help="tokens")
+    made.add_argument(
+        "--steps", type=int, default=800, help="the longest training; 1/8, 1/4 and 1/2 of it are kept too"
+    )
+    made.add_argument("--buffer", type=int, default=2**15, help="activations that are shuffled together")
+    made.add_argument("--held-out-tokens", type=int, default=30_000)
+    made.add_argument("--shown-tokens", type=int, default=100_000, help="of --text, searched for strongest contexts")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--replot", action="store_true", help="only print and draw what is on disk")
+    made.add_argument("--out", type=Path, help="default out/feature_circuits/NAME OF THE MODEL'S FOLDER")
+    made.add_argument("--compare", type=Path, nargs="+", metavar="OUT", help="folders to draw beside --out")
+    options = made.parse_args(argv)
+    if options.compare:
+        if options.out is None:
+            made.error("--compare needs --out, the first of the folders")
+        return compare([options.out, *options.compare])
+    if not options.model or not options.text or not options.held_out:
+        made.error("--model, --text and --held-out are needed")
+    out = options.out or Path("out/feature_circuits") / Path(options.model).resolve().name
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(options, out)
+    check_settings(job)
+    if not options.replot:
+        train(job)
+    report(job)
+
+
+if __name__ == "__main__":
+    main()

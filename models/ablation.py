@@ -60,8 +60,8 @@ def removal_test(
 
     x: (token, in), held-out inputs of the layer on which the feature is active; removed, control: (token, in), what is
     taken away; window: (token,), to which stretch of text a token belongs. TopK's competition is left out, so that
-    the drop is the feature's own. Tokens of one window are not independent: means are over tokens of a window, then over
-    windows, and the interval (Student's t) is of the difference over windows. The verdict follows `RULE`.
+    the drop is the feature's own. Tokens of one window are not independent: means are over tokens of a window, then
+    over windows, and the interval (Student's t) is of the difference over windows. The verdict follows `RULE`.
     """
     check_int("feature", feature, 0, outputs.features - 1)
     for given, value in (("x", x), ("removed", removed), ("control", control)):

@@ -1,16 +1,13 @@
-"""What passes at the hook points of a `Transformer`: streams, a shuffling buffer, and the loss under patches."""
+"""What passes at the hook points of a `Transformer`: streams, and a shuffling buffer."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.transformer import POINTS, Transformer
 from tensornet_interp.checks import check_choice, check_int
-
-Hooks = Mapping[tuple[int, str], Callable[[Tensor], Tensor | None]]
 
 
 def windows(tokens: Tensor, context: int) -> Tensor:
@@ -122,21 +119,3 @@ class ActivationBuffer:
                 yield pool[start : start + self.batch_size]
                 start += self.batch_size
             rest = [pool[start:]]
-
-
-@torch.no_grad()
-def next_token_loss(model: Transformer, rows: Tensor, hooks: Hooks | None = None, *, at_once: int = 16) -> float:
-    """mean over windows and positions of -log softmax(model(tokens))[next token], with `hooks` in place while it runs
-
-    rows: (window, position), two positions at least; the last token of a window is only predicted.
-    """
-    check_windows(model, rows)
-    if rows.shape[1] < 2:
-        raise ValueError("windows need at least 2 positions, because the next token is predicted; got 1")
-    total = 0.0
-    with model.hooked(hooks or {}):
-        for chunk in rows.split(at_once):
-            chunk = chunk.to(model.embedding.weight.device)
-            logits = model(chunk[:, :-1])  # (windows, position, vocabulary)
-            total += float(functional.cross_entropy(logits.flatten(0, 1), chunk[:, 1:].flatten(), reduction="sum"))
-    return total / (rows.shape[0] * (rows.shape[1] - 1))

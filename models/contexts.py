@@ -122,9 +122,7 @@ def contexts(
         for window, position in places:
             first, last = max(0, position - before), position + after + 1
             tokens = tuple(windows[window, first:last].tolist())
-            made[feature].append(
-                Context(window, position - first, tokens, tuple(lines[window, feature][first:last]))
-            )
+            made[feature].append(Context(window, position - first, tokens, tuple(lines[window, feature][first:last])))
     return made
 
 
@@ -179,8 +177,10 @@ def as_html(title: str, sections: Mapping[str, Sequence[Context]], piece: Piece)
         "td{white-space:pre-wrap;vertical-align:top}td.n{color:#777;text-align:right;padding-right:1em}"
     )
     head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{style}</style>'
-    page = "\n".join(body)
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{page}\n</body>\n</html>\n'
+    parts = [f"<h1>{html.escape(title)}</h1>", *body]
+    return "\n".join(
+        ["<!doctype html>", '<html lang="en">', "<head>", head, "</head>", "<body>", *parts, "</body>", "</html>", ""]
+    )
 
 
 def _line(text: str) -> str:

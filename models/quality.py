@@ -1,12 +1,14 @@
-"""How good a dictionary is for its model, on held-out text: error, features that fire, loss under its reconstruction."""
+"""How good a dictionary is for its model, on held-out text: error, features that fire, loss under patches."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.activations import activations, next_token_loss
+from models.activations import activations
+from models.language import held_out_loss
 from models.transformer import Transformer
 from tensornet_interp.checks import check_choice
 from tensornet_interp.dictionaries import Dictionary
@@ -76,8 +78,8 @@ def evaluate(
     """nmse = sum |x - x'|^2 / sum |x - mean|^2 over all tokens, x' = decode(encode(x)); fired; losses under patches
 
     windows: (window, position), held-out tokens; mean: that of x over them. The normalised error is 0 for a perfect
-    dictionary and 1 for one that always answers the mean. Losses are means of the next token's over the same windows:
-    as it is, with x' in the place of x at (layer, point), and with the mean ("mean") or with zero ("zero") there.
+    dictionary and 1 for one that always answers the mean. Losses are `held_out_loss` of the windows, one after the
+    other: as it is, with x' in the place of x at (layer, point), and with the mean ("mean") or zero ("zero") there.
     Cost: three passes of the model, two of its part up to the layer, two of the dictionary.
     """
     check_choice("ablation", ablation, ABLATIONS)
@@ -95,16 +97,18 @@ def evaluate(
         variance += float((x - mean).square().sum())
         fired += (f > 0).sum((0, 1))
     baseline = (mean if ablation == "mean" else torch.zeros_like(mean)).to(dictionary.encoder.dtype)
-    place = (layer, point)
+
+    def loss_with(replace: Callable[[Tensor], Tensor] | None) -> float:
+        with model.hooked({} if replace is None else {(layer, point): replace}):
+            return held_out_loss(model, windows.flatten(), at_once)
+
     return Quality(
         tokens=count,
         nmse=error / variance if variance else math.nan,
         active=float(fired.sum()) / count,
         fired=fired,
-        loss=next_token_loss(model, windows, at_once=at_once),
-        patched=next_token_loss(
-            model, windows, {place: lambda x: dictionary.decode(dictionary.encode(x))}, at_once=at_once
-        ),
-        ablated=next_token_loss(model, windows, {place: lambda x: baseline.expand_as(x)}, at_once=at_once),
+        loss=loss_with(None),
+        patched=loss_with(lambda x: dictionary.decode(dictionary.encode(x))),
+        ablated=loss_with(lambda x: baseline.expand_as(x)),
         ablation=ablation,
     )

@@ -1,7 +1,6 @@
 """TopK autoencoders (Gao et al. 2024) of activations: training, and folders in the published layout."""
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from models.activations import ActivationBuffer
 from models.checks import check_number
+from models.files import replace_files
 from models.transformer import Transformer
 from tensornet_interp.checks import check_int, check_tensor
 from tensornet_interp.dictionaries import PAPER_FOLDER, Dictionary
@@ -90,7 +90,7 @@ class TopKAutoencoder(nn.Module):
     @torch.no_grad()
     def normalize(self) -> None:
         """Decoder columns back to length 1."""
-        self.w_dec /= self.w_dec.norm(dim=0).clamp(min=torch.finfo(self.w_dec.dtype).tiny)
+        self.w_dec.div_(self.w_dec.norm(dim=0).clamp(min=torch.finfo(self.w_dec.dtype).tiny))
 
     def dictionary(self, *, name: str = "", point: str = "") -> Dictionary:
         """The `Dictionary` of the present weights, which are copied."""
@@ -113,7 +113,7 @@ def train_autoencoder(
     Returns the autoencoder and about 50 records: step, tokens, nmse (of the batch), active (features a token), dead
     (share of features that did not fire on the last `dead_after` tokens, or on all so far while there are fewer).
 
-    Raises ValueError where the batches end early, FloatingPointError, naming the step, where the loss stops being finite:
+    Raises ValueError where the batches end early, FloatingPointError, naming the step, where the loss is not finite:
     what was handed to `callback` until then is the last good state.
     Cost a token: 12 d features flops and the k largest of the features.
     """
@@ -207,8 +207,6 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
     if dictionary.encoder_bias is not None:
         tensors["w_enc.bias"] = dictionary.encoder_bias
     folder = Path(parent) / dictionary.name
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".model.{os.getpid()}"  # complete before it takes the place of an older one
-    temporary.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
-    os.replace(temporary, folder / "model.safetensors")
+    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    replace_files([(folder / "model.safetensors", content)])
     return folder

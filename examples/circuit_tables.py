@@ -109,7 +109,9 @@ def print_rows(title: str, rows: Sequence[Row], columns: Sequence[str] | None = 
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def draw_circuit_of(

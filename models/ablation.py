@@ -64,10 +64,11 @@ def removal_test(
     over windows, and the interval (Student's t) is of the difference over windows. The verdict follows `RULE`.
     """
     check_int("feature", feature, 0, outputs.features - 1)
-    for given, value in (("x", x), ("removed", removed), ("control", control)):
-        check_tensor(given, value, ("token", "in"))
-        check_size("token", x=len(x), **{given: len(value)})
-        check_size("in", x=x.shape[1], **{given: value.shape[1]})
+    check_tensor("x", x, ("token", "in"))
+    for name_of, value in {"removed": removed, "control": control}.items():
+        check_tensor(name_of, value, ("token", "in"))
+        check_size("token", **{"x": len(x), name_of: len(value)})
+        check_size("in", **{"x": x.shape[1], name_of: value.shape[1]})
     check_alike(x=x, removed=removed, control=control)
     check_size("token", x=len(x), window=len(window))
     bias = outputs.reading_bias()

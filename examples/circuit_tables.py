@@ -133,28 +133,43 @@ def draw_circuit_of(
 
 
 def draw_lengths(
-    quality: Sequence[Row], summary: Sequence[Row], records: Sequence[Row], basis: str
+    quality: Sequence[Row], summary: Sequence[Row], records: Sequence[Row], about: str, basis: str
 ) -> dict[str, Figure]:
     """Correlation against eigenvectors and against training length, beside the autoencoder's quality."""
     last = max(int(row["steps"]) for row in summary)
     behind = {row["steps"]: row for row in quality if row["point"] == "mlp-out"}
-    two = [row for row in summary if row["k"] == min(2, max(int(r["k"]) for r in summary))]
+    pairs = min(2, max(int(row["k"]) for row in summary))
     over = [
         {
             "tokens trained on": row["trained"],
-            "mean correlation, k = 2": row["mean_correlation"],
-            f"share above {ABOVE}, k = 2": row["share_above"],
-            "nmse behind the MLP": behind[row["steps"]]["nmse"],
+            "mean correlation": row["mean_correlation"],
+            f"share above {ABOVE}": row["share_above"],
+            "normalised MSE": behind[row["steps"]]["nmse"],
             "loss recovered": behind[row["steps"]]["loss_recovered"],
         }
-        for row in two
+        for row in summary
+        if row["k"] == pairs
     ]
-    by_k = [{"tokens": int(row["trained"])} | dict(row) for row in summary]
-    training = curves(over, "tokens trained on", [name for name in over[0] if name != "tokens trained on"])
-    lengths = curves(by_k, "k", ["mean_correlation", "share_above"], by="tokens")
-    final = [{"space": basis, "correlation": math.nan} | dict(row) for row in records if row["steps"] == last]
-    return {
-        "training_length": training,
-        "correlation_by_length": lengths,
-        "correlation_by_rank": correlation_by_rank(final),
+    by_k = [
+        {
+            "tokens": int(row["trained"]),
+            "eigenpairs k": row["k"],
+            "mean correlation": row["mean_correlation"],
+            f"share above {ABOVE}": row["share_above"],
+        }
+        for row in summary
+    ]
+    drawn = {
+        "training_length": curves(over, "tokens trained on", [name for name in over[0] if name != "tokens trained on"]),
+        "correlation_by_length": curves(by_k, "eigenpairs k", list(by_k[0])[2:], by="tokens"),
     }
+    drawn["training_length"].suptitle(
+        f"{about}; correlation on active held-out tokens, {pairs} eigenpairs", fontsize=10
+    )
+    drawn["correlation_by_length"].suptitle(f"{about}; active held-out tokens", fontsize=10)
+    final = [
+        {"space": basis, "correlation": math.nan} | dict(row) | {"k": int(row["k"]), "feature": int(row["feature"])}
+        for row in records
+        if row["steps"] == last
+    ]
+    return drawn | {"correlation_by_rank": correlation_by_rank(final)}

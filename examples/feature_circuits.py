@@ -159,7 +159,8 @@ def report(job: Job) -> None:
     print_rows("output directions shared by all features (output_svd): nearest tokens and features, cosines", found)
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     names = {point: Names.read(job.out, point) for point in POINTS}
-    figures = draw_lengths(graded, summary, records, job.layer.basis)
+    about = f"MLP of {job.layer.name}, {outputs.features} features behind it, seed {job.options.seed}"
+    figures = draw_lengths(graded, summary, records, about, job.layer.basis)
     for feature in dict.fromkeys(int(row["feature"]) for row in tests):
         figures |= draw_circuit_of(job.layer, inputs, outputs, feature, names)
     for name, figure in figures.items():

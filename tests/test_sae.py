@@ -36,16 +36,19 @@ def noise(count, d=6, seed=0):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_planted_dictionary_is_recovered(seed):
-    """More than 90 % of 40 sparse directions in 24 dimensions with a cosine above 0.95; random ones reach about 0.6."""
-    directions, batches = planted(40, 24, 3, seed)
-    config = SAEConfig(expansion=4, k=3, lr=3e-3, batch_size=256, steps=900, buffer=512, seed=seed)
-    before = TopKAutoencoder(24, config, mean=torch.zeros(24))
-    autoencoder, records = train_autoencoder(batches(256), config, progress=False)
+    """More than 90 % of 24 sparse directions in 16 dimensions with a cosine above 0.95; the start has none of them.
+
+    The start is drawn from another seed than the directions, else it would be the answer.
+    """
+    directions, batches = planted(24, 16, 2, seed)
+    config = SAEConfig(expansion=4, k=2, lr=5e-3, batch_size=128, steps=700, buffer=512, seed=seed + 100)
+    before = TopKAutoencoder(16, config, mean=torch.zeros(16))
+    autoencoder, records = train_autoencoder(batches(128), config, progress=False)
     cosines = (directions @ autoencoder.w_dec.detach()).max(1).values
     assert float((cosines > 0.95).double().mean()) > 0.9
     assert float(((directions @ before.w_dec.detach()).max(1).values > 0.95).double().mean()) == 0
     assert records[-1]["nmse"] < 0.1
-    assert records[-1]["active"] <= 3
+    assert records[-1]["active"] <= 2
 
 
 def test_the_encoder_starts_as_the_transpose_of_a_decoder_with_unit_columns():
@@ -75,9 +78,9 @@ def test_no_gradient_is_left_along_a_column():
     made = TopKAutoencoder(6, SMALL, mean=torch.zeros(6))
     x = next(noise(16))
     (made(x) - x).square().sum().backward()
-    assert float((made.w_dec.grad * made.w_dec).sum(0).abs().max()) > 0.1
+    assert float((made.w_dec.grad * made.w_dec).detach().sum(0).abs().max()) > 0.1
     made.remove_radial_gradient()
-    assert float((made.w_dec.grad * made.w_dec).sum(0).abs().max()) < 1e-5
+    assert float((made.w_dec.grad * made.w_dec).detach().sum(0).abs().max()) < 1e-5
 
 
 def test_the_dictionary_computes_what_the_autoencoder_does():

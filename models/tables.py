@@ -4,6 +4,9 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from scipy import stats
+
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write a CSV file: a line of the names of the first row, and one line a row; names that a row lacks stay empty."""
@@ -22,6 +25,34 @@ def read_table(path: str | Path) -> list[dict[str, float | str]]:
         raise FileNotFoundError(f"{path} is missing; run without --replot first")
     with open(path, newline="", encoding="utf-8") as file:
         return [{key: _cell(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+def summarise(
+    rows: Sequence[Mapping[str, object]], by: Sequence[str], fields: Sequence[str], confidence: float = 0.95
+) -> list[dict[str, object]]:
+    """mean, low and high of each field over the rows that agree in all of `by`, in the order of the first of each
+
+    low and high are the ends of the t-distributed confidence interval of the mean, for independent rows (seeds); `n` is
+    the number of rows. Names: FIELD, FIELD_low, FIELD_high; the two ends are left out where there is one row, the field
+    where no row has it. Raises KeyError where a row lacks a field of `by`.
+    """
+    groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    found = []
+    for key, members in groups.items():
+        summary: dict[str, object] = {**dict(zip(by, key, strict=True)), "n": len(members)}
+        for name in fields:
+            values = [value for row in members if isinstance(value := row.get(name), int | float)]
+            if not values:
+                continue
+            mean = summary[name] = float(np.mean(values))
+            if len(values) > 1:
+                quantile = stats.t.ppf((1 + confidence) / 2, len(values) - 1)
+                half = float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
+                summary |= {f"{name}_low": mean - half, f"{name}_high": mean + half}
+        found.append(summary)
+    return found
 
 
 def _cell(text: str) -> float | str:

@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,13 +39,19 @@ class Cleaning:
 
 
 def read_stories(
-    path: str | Path, *, separator: str | None = None, shortest: int = 50, cleaning: Cleaning | None = None
+    path: str | Path,
+    *,
+    separator: str | None = None,
+    shortest: int = 50,
+    cleaning: Cleaning | None = None,
+    seen: set[bytes] | None = None,
 ) -> Iterator[str]:
     """The stories of a UTF-8 file, one after the other: lower-case, without blank lines and spaces at ends of lines
 
     `separator` is a regular expression; None means `END`, or where the file's first MiB has none, the blank line before
     a line that starts with "Once upon a time". Removed, and counted in `cleaning`: stories of fewer than `shortest`
-    characters, corrupt ones (`CORRUPT`), exact duplicates of one that was kept.
+    characters, corrupt ones (`CORRUPT`), exact duplicates of one that was kept. `seen` holds the hashes of those: the
+    same set for a second file removes what was in the first.
 
     Raises FileNotFoundError; ValueError, naming the byte, for what is not UTF-8, and where no story is left.
     Memory: a MiB and the longest story, and 16 bytes of hash a story: the file may be larger than memory.
@@ -52,11 +59,11 @@ def read_stories(
     check_int("shortest", shortest, 1)
     if not Path(path).is_file():
         raise FileNotFoundError(f"text file {str(path)!r} is missing")
-    return _clean(Path(path), separator, shortest, Cleaning() if cleaning is None else cleaning)
+    counts, hashes = Cleaning() if cleaning is None else cleaning, set() if seen is None else seen
+    return _clean(Path(path), separator, shortest, counts, hashes)
 
 
-def _clean(path: Path, separator: str | None, shortest: int, cleaning: Cleaning) -> Iterator[str]:
-    seen: set[bytes] = set()
+def _clean(path: Path, separator: str | None, shortest: int, cleaning: Cleaning, seen: set[bytes]) -> Iterator[str]:
     for raw in _split(path, separator):
         story = "\n".join(line for line in map(str.strip, raw.splitlines()) if line)
         if not story:
@@ -75,7 +82,8 @@ def _clean(path: Path, separator: str | None, shortest: int, cleaning: Cleaning)
             yield text
     if not cleaning.kept:
         raise ValueError(
-            f"{path} holds no story: {cleaning.short} shorter than {shortest} characters, {cleaning.corrupt} corrupt"
+            f"{path} holds no story: {cleaning.short} shorter than {shortest} characters, {cleaning.corrupt} corrupt, "
+            f"{cleaning.duplicates} seen before"
         )
 
 
@@ -170,7 +178,7 @@ def encode_to_file(tokenizer: "Tokenizer", stories: Iterable[str], path: str | P
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw, whole = path.with_name(f".{path.name}.raw"), path.with_name(f".{path.name}.whole")
+    raw, whole = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in ("raw", "whole"))
     count = 0
     try:
         with raw.open("wb") as file:

@@ -2,7 +2,10 @@
 
 import csv
 
+import pytest
+
 from models import write_table
+from models.tables import summarise
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -15,3 +18,18 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_no_rows_are_an_empty_table(tmp_path):
     write_table(tmp_path / "empty.csv", [])
     assert (tmp_path / "empty.csv").read_text().strip() == ""
+
+
+def test_a_summary_has_means_and_their_intervals():
+    rows = [{"noise": noise, "seed": seed, "gap": gap} for seed, gap in enumerate((1.0, 2.0, 6.0)) for noise in (0, 1)]
+    rows += [{"noise": 2, "seed": 0, "gap": 5.0, "rank": 4}, {"noise": 3, "seed": 0, "gap": ""}]
+    first, second, alone, empty = summarise(rows, ["noise"], ["gap", "rank"])
+    # t = 4.303 with two degrees of freedom, sample variance 7
+    half = 4.302653 * (7 / 3) ** 0.5
+    assert first == pytest.approx({"noise": 0, "n": 3, "gap": 3.0, "gap_low": 3 - half, "gap_high": 3 + half}, rel=1e-6)
+    assert second == pytest.approx(first | {"noise": 1}, rel=1e-6)
+    assert alone == {"noise": 2, "n": 1, "gap": 5.0, "rank": 4.0}
+    assert empty == {"noise": 3, "n": 1}
+    assert summarise([], ["noise"], ["gap"]) == []
+    with pytest.raises(KeyError, match="decay"):
+        summarise(rows, ["decay"], ["gap"])

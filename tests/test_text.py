@@ -52,6 +52,14 @@ def test_what_is_removed_is_counted(tmp_path):
     assert cleaning == Cleaning(kept=2, duplicates=2, corrupt=5, short=1)
 
 
+def test_a_second_file_can_be_rid_of_what_was_in_the_first(tmp_path):
+    seen, cleaning = set(), Cleaning()
+    assert len(list(read_stories(write(tmp_path, STORIES[:2]), seen=seen))) == 2
+    path = write(tmp_path, [STORIES[1], STORIES[2], STORIES[0].upper()])
+    assert list(read_stories(path, seen=seen, cleaning=cleaning)) == [STORIES[2].lower()]
+    assert cleaning == Cleaning(kept=1, duplicates=2)
+
+
 def test_accents_and_quotes_are_not_corrupt(tmp_path):
     story = "São Tomé: “Ça va?” — ‘Ênfase’, naïve Ångström, 日本, and an emoji 🐶 that wags its tail."
     assert list(read_stories(write(tmp_path, [story, STORIES[0]]))) == [story.lower(), STORIES[0].lower()]

@@ -56,12 +56,14 @@ def curves(
     by: str | None = None,
     *,
     whole: Mapping[str, float] | None = None,
+    bands: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
     """Every field of y against x, a panel each; a line for every value of `by`, through its records in the order of x.
 
-    x, y, by: fields of the records or options. whole: {field of y: a number to compare with}, dashed. Records without
-    a finite number are left out of that panel. x is logarithmic where all values are positive and span more than a
-    factor 10, y never.
+    x, y, by: fields of the records or options. whole: {field of y: a number to compare with}, dashed. bands: {field of
+    y: (field of its lower end, of its upper end)}, shaded. Records without a finite number are left out of that panel,
+    those without both ends out of its band. x is logarithmic where all values are positive and span more than a factor
+    10, y never.
     """
     if isinstance(y, str):
         raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
@@ -76,7 +78,10 @@ def curves(
             axes.axhline(whole[name], color="0.4", linestyle="--", linewidth=1, label="reference")
         for group, marker in zip(dict.fromkeys(str(value) for value, _, _ in points), cycle(_MARKERS), strict=False):
             mine = sorted((px, py) for value, px, py in points if str(value) == group)
-            axes.plot(*zip(*mine, strict=True), marker=marker, markersize=4, label=group or "fits")
+            (line,) = axes.plot(*zip(*mine, strict=True), marker=marker, markersize=4, label=group or "fits")
+            if bands is not None and name in bands:
+                rows = [record for record in records if not by or str(_get(record, by)) == group]
+                _band(axes, rows, x, bands[name], line.get_color())
         if _spread([px for _, px, _ in points]):
             axes.set_xscale("log")
         axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
@@ -87,6 +92,12 @@ def curves(
             axes.legend(title=by, fontsize=8, loc="best")
             break
     return figure
+
+
+def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], color: Any) -> None:
+    lows, highs = ({r[0]: r[1] for record in records if (r := _numbers(record, x, end))} for end in ends)
+    at = sorted(lows.keys() & highs.keys())
+    axes.fill_between(at, [lows[i] for i in at], [highs[i] for i in at], color=color, alpha=0.15, linewidth=0)
 
 
 def _label(axes: Axes, x: str, y: str, by: str, left_out: int) -> None:

@@ -1,0 +1,271 @@
+"""Does a bilinear language model predict as well as gated ones, at equal steps and at equal time?
+
+Trains small transformers on stories, from several seeds, with MLPs `down(gate(left x) * right x)` whose gate is none
+(bilinear), ReLU or SiLU, and measures the loss on held-out text. Weights and order of the text are the same for every
+gate of a seed. At equal time a gated model gets as many steps as the bilinear one makes in the same time, by step times
+that are measured first. Every stage is kept in --out and goes on from where it was; models are in the published layout.
+Two plain text files are needed, of TinyStories or any other stories separated by <|endoftext|>:
+
+    python examples/language_model.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
+
+The defaults take less than 10 minutes on two CPU cores. On a GPU, for one, --device cuda --precision bfloat16
+--vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256 --batch 128 --epochs 5 --lr 1e-3
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.bilinear import GATES
+from models.files import replace_files
+from models.language import PRECISIONS, SCHEDULES, LanguageConfig, generate, held_out_loss, train_language
+from models.published import TOKENIZER, load_transformer, save_transformer
+from models.tables import summarise, write_table
+from models.text import (
+    Cleaning,
+    check_vocabulary,
+    encode_to_file,
+    load_tokenizer,
+    load_tokens,
+    read_stories,
+    save_tokenizer,
+    train_tokenizer,
+)
+from models.training_state import differences
+from models.transformer import Transformer, TransformerConfig, build_transformer
+from tensornet_interp.plots import curves
+
+CURVE = 20_000  # held-out tokens of the loss during training; the final loss is on all of them
+TIMED, REPEATS = 4, 5  # steps that are timed at once; the best of so many
+PROMPT, SAMPLE = "once upon a time", 120
+Row = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the whole job."""
+    options = _options(argv)
+    out = Path(options.out)
+    prepare(options, out)
+    tokens, held_out = load_tokens(out / "train.npy"), load_tokens(out / "held_out.npy")
+    if options.device != "cpu":
+        tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
+    times = step_times(options, tokens, out)
+    if options.prepare:
+        return
+    rows: list[Row] = []
+    records: list[Row] = []
+    for seed in options.seed_list:
+        for gate in options.gates:
+            for equal in ("steps",) if gate == "none" else options.equal:
+                share = 1.0 if equal == "steps" else times["none"] / times[gate]
+                row, history = trained(options, gate, seed, equal, share, tokens, held_out, out)
+                rows += [row | {"equal": name} for name in (options.equal if gate == "none" else (equal,))]
+                records += [] if equal == "time" else history
+    report(rows, records, out, len(held_out) - 1)
+    print(f"\nfigures, tables and models: {out}")
+
+
+def prepare(options: argparse.Namespace, out: Path) -> None:
+    """Tokenizer and tokens, made where they are not there; ValueError where those there are of another text."""
+    settings = {"vocabulary": options.vocabulary}
+    settings |= {name: _digest(path) for name, path in (("text", options.text), ("held_out", options.held_out))}
+    done = out / "text.json"
+    if done.is_file():
+        info = json.loads(done.read_text(encoding="utf-8"))
+        if info["settings"] != settings:
+            raise ValueError(f"{done} is of other settings; {differences(info['settings'], settings)}")
+    else:
+        tokenizer = train_tokenizer(read_stories(options.text), options.vocabulary)
+        save_tokenizer(tokenizer, out / TOKENIZER)
+        seen: set[bytes] = set()  # a held-out story that is also in the training text is left out
+        info = {"settings": settings}
+        for name, path in (("train", options.text), ("held_out", options.held_out)):
+            counts = Cleaning()
+            stories = read_stories(path, cleaning=counts, seen=seen)
+            info[name] = {"tokens": encode_to_file(tokenizer, stories, out / f"{name}.npy")} | asdict(counts)
+        replace_files([(done, json.dumps(info, indent=2).encode())])
+    for name in ("train", "held_out"):
+        print(f"{name:<9} " + ", ".join(f"{value:,} {key}" for key, value in info[name].items()))
+
+
+def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[str, float]:
+    """Seconds a step by gate, the best of alternating repeats: measured once, on a machine that does nothing else."""
+    path = out / "step_times.json"
+    settings = asdict(model_config(options, "none")) | {"batch": options.batch, "device": options.device}
+    settings |= {"threads": torch.get_num_threads(), "precision": options.precision}
+    if path.is_file():
+        info = json.loads(path.read_text(encoding="utf-8"))
+        if info["settings"] != settings:
+            raise ValueError(f"{path} is of other settings; {differences(info['settings'], settings)}")
+    else:
+        found: dict[str, list[float]] = {gate: [] for gate in GATES}
+        config = language_config(options, 0, 2 * TIMED)
+        for _ in range(REPEATS):
+            for gate in GATES:
+                model = build_transformer(model_config(options, gate), seed=0, device=options.device)
+                first, last = train_language(model, tokens, config, every=TIMED, progress=False).records
+                found[gate].append((float(last["seconds"]) - float(first["seconds"])) / TIMED)
+        info = {"settings": settings, "seconds": {gate: min(values) for gate, values in found.items()}}
+        replace_files([(path, json.dumps(info, indent=2).encode())])
+    times: dict[str, float] = info["seconds"]
+    each = options.batch * options.context
+    print("a step: " + ", ".join(f"{gate} {1e3 * value:.1f} ms" for gate, value in times.items()), end="; ")
+    print(f"{each / times['none']:,.0f} tokens a second with gate none, {settings['threads']} threads")
+    return times
+
+
+def trained(
+    options: argparse.Namespace,
+    gate: str,
+    seed: int,
+    equal: str,
+    share: float,
+    tokens: Tensor,
+    held_out: Tensor,
+    out: Path,
+) -> tuple[Row, list[Row]]:
+    """The model of a gate and a seed, trained for a share of the steps, kept and measured: its row and its history."""
+    folder = out / (f"{gate}-{seed}" if equal == "steps" else f"{gate}-{seed}-equal-time")
+    model = build_transformer(model_config(options, gate), seed, device=options.device)
+    tokenizer = load_tokenizer(out / TOKENIZER)
+    check_vocabulary(tokenizer, model.config.vocabulary)
+    windows = (len(tokens) - 1) // options.context
+    whole = options.steps or LanguageConfig(epochs=options.epochs, batch_size=options.batch).count_steps(windows)
+    config = language_config(options, seed, max(1, round(share * whole)))
+    history = train_language(
+        model, tokens, config, folder, held_out=held_out[:CURVE], every=options.every, progress=options.progress
+    )
+    if (folder / "config.json").is_file():
+        row = json.loads((folder / "config.json").read_text(encoding="utf-8"))["extra"]
+        model = load_transformer(folder, device=options.device)
+    else:
+        last = history.records[-1]
+        row = {"gate": gate, "seed": seed, "steps": last["step"], "epochs": last["epoch"], "seconds": last["seconds"]}
+        row |= {"train_loss": last["loss"], "held_out_loss": held_out_loss(model, held_out)}
+        replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
+        history.to_csv(folder / "history.csv")
+        save_transformer(model, folder, extra=row)
+    text = sample(model, tokenizer, seed)
+    print(f"\ngate {gate}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}\n  {text}")
+    names = {"gate": gate, "seed": seed}
+    return row, [names | record for record in history.records]
+
+
+def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
+    """What the model makes of `PROMPT`, drawn at temperature 0.7 from the 40 likeliest tokens."""
+    device = model.head.weight.device
+    prompt = torch.tensor(tokenizer.encode(PROMPT).ids, device=device)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    tokens = generate(model, prompt, SAMPLE, temperature=0.7, top_k=40, generator=generator).tolist()
+    return tokenizer.decode(tokens, skip_special_tokens=False).replace("\n", "\n  ")
+
+
+def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) -> None:
+    """Tables of the held-out loss by gate and seed, the means and the differences from no gate; the curves."""
+    write_table(out / "losses.csv", rows)
+    write_table(out / "histories.csv", records)
+    base = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == "none"}
+    for row in rows:
+        if (row["equal"], row["seed"]) in base:
+            row["difference"] = row["held_out_loss"] - base[row["equal"], row["seed"]]
+    summary = summarise(rows, ("equal", "gate"), ("held_out_loss", "difference", "steps", "train_loss"))
+    write_table(out / "summary.csv", summary)
+    print(f"\nheld-out loss in nats a token, on {tokens:,} tokens; mean over seeds and 95 % confidence interval")
+    print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<26}{'minus none, same seed':<26}train")
+    for found in summary:
+        cells = "".join(f"{_interval(found, name):<26}" for name in ("held_out_loss", "difference"))
+        head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
+        print(f"{head}  {cells}{found['train_loss']:.4f}")
+    means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
+    points = [found | {"train_loss": found["loss"]} for found in means]
+    band = {"held_out_loss": ("held_out_loss_low", "held_out_loss_high")}
+    figure = curves(points, "step", ["held_out_loss", "train_loss"], by="gate", bands=band)
+    seeds = len({row["seed"] for row in rows})
+    figure.suptitle(f"Gates at equal steps, nats a token, mean of {seeds} seed{'s' * (seeds > 1)}", fontsize=10)
+    figure.savefig(out / "losses.png", dpi=120)
+
+
+def model_config(options: argparse.Namespace, gate: str) -> TransformerConfig:
+    """The model that the options ask for."""
+    return TransformerConfig(
+        vocabulary=options.vocabulary,
+        d_model=options.d_model,
+        d_hidden=options.hidden or 4 * options.d_model,
+        n_layers=options.layers,
+        n_heads=options.heads,
+        context=options.context,
+        gate=gate,
+    )
+
+
+def language_config(options: argparse.Namespace, seed: int, steps: int) -> LanguageConfig:
+    """The training that the options ask for."""
+    return LanguageConfig(
+        steps=steps,
+        batch_size=options.batch,
+        accumulation=options.accumulation,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        warmup=min(options.warmup, steps // 2),
+        schedule=options.schedule,
+        precision=options.precision,
+        seed=seed,
+    )
+
+
+def _interval(found: Row, name: str) -> str:
+    if name not in found:
+        return "-"
+    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+    return f"{found[name]:.4f}" + ("" if low is None else f" ({low:.4f} to {high:.4f})")
+
+
+def _digest(path: str) -> str:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"text file {path!r} is missing")
+    with open(path, "rb") as file:
+        return f"{Path(path).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", help="training text: UTF-8, stories separated by <|endoftext|>")
+    parser.add_argument("--held-out", help="text that is only measured on")
+    parser.add_argument("--gates", nargs="+", choices=sorted(GATES), default=["none", "relu", "silu"])
+    parser.add_argument("--equal", nargs="+", choices=("steps", "time"), default=["steps", "time"])
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0 and up")
+    parser.add_argument("--seed-list", type=int, nargs="+", help="instead of --seeds: one process can train one seed")
+    parser.add_argument("--prepare", action="store_true", help="make tokenizer, tokens and step times, then stop")
+    parser.add_argument("--steps", type=int, help="default 600, or what --epochs says")
+    parser.add_argument("--epochs", type=float, help="instead of --steps")
+    integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
+    for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 50}).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-progress", dest="progress", action="store_false")
+    parser.add_argument("--out", default="out/language_model")
+    options = parser.parse_args(argv)
+    if not options.text or not options.held_out:
+        parser.error(
+            "--text and --held-out are needed: two plain text files, as of the data set roneneldan/TinyStories"
+        )
+    if options.steps is None and options.epochs is None:
+        options.steps = 600
+    options.seed_list = options.seed_list or list(range(options.seeds))
+    return options
+
+
+if __name__ == "__main__":
+    main()

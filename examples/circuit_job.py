@@ -17,7 +17,7 @@ from models.contexts import Strongest, strongest
 from models.published import load_transformer
 from models.sae import SAEConfig, autoencoder_at, save_dictionary
 from models.tables import read_table, write_table
-from models.text import check_vocabulary, encode, load_tokenizer, read_stories
+from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
 from models.transformer import Transformer
 from tensornet_interp import BilinearLayer
 from tensornet_interp.checkpoints import load_layer
@@ -65,25 +65,30 @@ class Job:
         """A token's text."""
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
-    def rows(self, path: str, limit: int | None) -> Tensor:
-        """The windows of a text file, the first `limit` tokens of them."""
-        rows = windows(encode(self.tokenizer, read_stories(path)), self.model.config.context)
-        return rows if limit is None else rows[: max(1, limit // rows.shape[1])]
-
     @cached_property
-    def train_rows(self) -> Tensor:
-        """Text to train autoencoders on."""
-        return self.rows(self.options.text, None)
+    def text(self) -> dict[str, Tensor]:
+        """The windows (window, position) of "train" and "held_out"; stories of the first are left out of the second."""
+        seen: set[bytes] = set()
+        made = {}
+        for name, limit in (("train", self.options.text_tokens), ("held_out", self.options.held_out_tokens)):
+            path = Path(text_file(self.options, name))
+            if path.suffix == ".npy":
+                tokens = load_tokens(path)[:limit].long()
+            else:
+                tokens = encode(self.tokenizer, read_stories(path, seen=seen))[:limit]
+            made[name] = windows(tokens, self.model.config.context)
+        return made
 
     @cached_property
     def shown_rows(self) -> Tensor:
-        """The part of it from which max-activating examples are taken."""
-        return self.train_rows[: max(EXAMPLES, self.options.shown_tokens // self.train_rows.shape[1])]
+        """The part of the training text from which max-activating examples are taken."""
+        rows = self.text["train"]
+        return rows[: max(EXAMPLES, self.options.shown_tokens // rows.shape[1])]
 
-    @cached_property
+    @property
     def held_rows(self) -> Tensor:
         """Text that neither the model nor the autoencoders have seen."""
-        return self.rows(self.options.held_out, self.options.held_out_tokens)
+        return self.text["held_out"]
 
     @cached_property
     def held_x(self) -> Tensor:
@@ -120,13 +125,20 @@ class Job:
         return strongest(dictionary, self.model, self.index, point, self.shown_rows, n=EXAMPLES)
 
 
+def text_file(options: argparse.Namespace, name: str) -> str:
+    """The file of "train" or "held_out": what the option says, by default the tokens that the model was trained on."""
+    given = {"train": options.text, "held_out": options.held_out}[name]
+    return str(given or Path(options.model).resolve().parent / f"{name}.npy")
+
+
 def check_settings(job: Job) -> None:
     """Raise ValueError, showing both, where the folder holds results of other settings."""
     weights = hashlib.sha256()
-    for path in sorted(Path(job.options.model).glob("*.safetensors")):
+    for path in sorted(Path(job.options.model).glob("model*.safetensors")):
         weights.update(path.read_bytes())
-    kept = ("text", "held_out", "held_out_tokens", "shown_tokens")
+    kept = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
     settings = {"weights": weights.hexdigest(), "layer": job.index, "autoencoders": asdict(job.config())}
+    settings |= {name: text_file(job.options, name) for name in ("train", "held_out")}
     settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
     path = job.out / "settings.json"
     if path.is_file():
@@ -145,7 +157,7 @@ def train(job: Job) -> None:
             continue
         made = autoencoder_at(
             job.model,
-            job.train_rows,
+            job.text["train"],
             job.index,
             point,
             config,

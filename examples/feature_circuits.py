@@ -6,8 +6,9 @@ the input features of the twelve strongest interactions are the circuit: they ar
 held-out text, beside as much of other active features. How well a few eigenvectors predict the activations is measured
 against the training length of the autoencoders. Every stage is kept in --out; what is there is not done again.
 
-    python examples/feature_circuits.py --model out/language_model/none-0 --text TRAIN.txt --held-out VALID.txt
-    python examples/feature_circuits.py --out out/feature_circuits/small --compare out/feature_circuits/large
+    python examples/feature_circuits.py --model out/language_model/none-0
+    python examples/feature_circuits.py --model out/large/none-0 --out out/feature_circuits/large
+    python examples/feature_circuits.py --out out/feature_circuits/none-0 --compare out/feature_circuits/large
 """
 
 import argparse
@@ -37,7 +38,6 @@ from tensornet_interp.features import feature_interactions, label_directions, lo
 from tensornet_interp.plots import curves
 
 KS = (1, 2, 4, 8, 16, 32)
-CIRCUITS = 3
 FEWEST = 10  # active held-out tokens below which a feature's correlation is left out
 Row = dict[str, Any]
 
@@ -83,7 +83,7 @@ def circuits(job: Job) -> list[Row]:
             row = record | {"place": len(ranking) + 1, "token": names["mlp-out"][feature], "negation": negation}
             ranking.append({key: value for key, value in row.items() if key != "space"})
     write_table(job.out / "ranking.csv", ranking)
-    chosen = [int(row["feature"]) for row in ranking[:CIRCUITS]]
+    chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
     about_negation = [int(row["feature"]) for row in ranking if row["negation"]]
     chosen = list(dict.fromkeys(chosen + about_negation[:1]))
     alive = before.alive()
@@ -188,8 +188,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages that are missing, and report."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", help="folder of a bilinear language model, its tokenizer in it or above it")
-    made.add_argument("--text", help="UTF-8 stories to train autoencoders on")
-    made.add_argument("--held-out", help="stories that nothing was trained on")
+    made.add_argument(
+        "--text", help="to train autoencoders on: UTF-8 stories or .npy; default: train.npy above --model"
+    )
+    made.add_argument("--held-out", help="what nothing was trained on; default: held_out.npy above --model")
+    made.add_argument("--text-tokens", type=int, help="only so many tokens of --text")
     made.add_argument("--layer", type=int, help="whose MLP; default: the middle one")
     made.add_argument("--expansion", type=int, default=4, help="features over width")
     made.add_argument("--k", type=int, default=16, help="active features a token")
@@ -201,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--buffer", type=int, default=2**15, help="activations that are shuffled together")
     made.add_argument("--held-out-tokens", type=int, default=30_000)
     made.add_argument("--shown-tokens", type=int, default=100_000, help="of --text, searched for strongest contexts")
+    made.add_argument("--circuits", type=int, default=3, help="from the top of the ranking")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
     made.add_argument("--replot", action="store_true", help="only print and draw what is on disk")
@@ -211,8 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.out is None:
             made.error("--compare needs --out, the first of the folders")
         return compare([options.out, *options.compare])
-    if not options.model or not options.text or not options.held_out:
-        made.error("--model, --text and --held-out are needed")
+    if not options.model:
+        made.error("--model is needed: a folder that examples/language_model.py made, as out/language_model/none-0")
     out = options.out or Path("out/feature_circuits") / Path(options.model).resolve().name
     out.mkdir(parents=True, exist_ok=True)
     job = Job(options, out)

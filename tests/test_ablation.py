@@ -12,13 +12,12 @@ WINDOW = 8
 
 
 def layer(kind):
-    """Output 0: "gate" not * good, like "not good"; "diffuse" the sum over all pairs of axes next to each other."""
+    """Output 0: "gate" is not * good, like "not good"; "diffuse" the sum of all squares, of all but equal weight."""
     left, right = torch.zeros(D, D), torch.zeros(D, D)
     if kind == "gate":
         left[NOT, 0] = right[GOOD, 0] = 1.0
     else:
-        for unit in range(D):
-            left[unit, unit] = right[(unit + 1) % D, unit] = 1.0
+        left, right = torch.diag(1 + 0.01 * torch.arange(D)), torch.eye(D)
     down = torch.zeros(3, D)
     down[0] = 1.0
     return BilinearLayer(down, left, right, history=("inputs in a planted space",))
@@ -64,10 +63,10 @@ def test_features_that_do_not_enter_are_refuted():
 
 
 def test_a_part_of_a_diffuse_feature_is_refuted():
-    """All 16 axes carry it: two of them, and any plane, carry little."""
+    """All 16 axes carry it: two of them, and the leading plane, which is two axes, carry about an eighth."""
     features, plane = run("diffuse", [0, 1])
-    assert features.drop < DROP
-    assert plane.drop < DROP
+    assert features.drop < DROP / 2
+    assert plane.drop < DROP / 2
     assert (features.verdict, plane.verdict) == ("refuted", "refuted")
 
 

@@ -209,5 +209,5 @@ def test_bad_options_are_errors(options, kind, message):
 
 
 def test_more_active_features_than_there_are_is_an_error():
-    with pytest.raises(ValueError, match="k must be from 1 to 6 .*got 7"):
+    with pytest.raises(ValueError, match=r"k must be from 1 to 6 .*got 7"):
         TopKAutoencoder(3, SAEConfig(expansion=2, k=7), mean=torch.zeros(3))

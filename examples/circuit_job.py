@@ -138,6 +138,7 @@ def check_settings(job: Job) -> None:
         weights.update(path.read_bytes())
     kept = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
     settings = {"weights": weights.hexdigest(), "layer": job.index, "autoencoders": asdict(job.config())}
+    settings["parameters"] = sum(part.numel() for part in job.model.parameters())
     settings |= {name: text_file(job.options, name) for name in ("train", "held_out")}
     settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
     path = job.out / "settings.json"

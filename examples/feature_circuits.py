@@ -8,10 +8,12 @@ against the training length of the autoencoders. Every stage is kept in --out; w
 
     python examples/feature_circuits.py --model out/language_model/none-0
     python examples/feature_circuits.py --model out/large/none-0 --out out/feature_circuits/large
-    python examples/feature_circuits.py --out out/feature_circuits/none-0 --compare out/feature_circuits/large
+    python examples/feature_circuits.py --out out/feature_circuits/language_model-none-0 --compare out/feature_circuits/large
 """
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ def correlation(job: Job) -> list[Row]:
 
 
 def circuits(job: Job) -> list[Row]:
-    """Rank, show and test: writes ranking.csv, features.csv, contexts.html and contexts.txt; the tests' records."""
+    """Rank, show and test: writes ranking.csv, features.csv, contexts.html, .txt and .ansi; the tests' records."""
     steps = job.config().steps
     inputs, outputs = (job.dictionary(steps, point) for point in POINTS)
     before, behind = (job.strongest(part, point) for part, point in zip((inputs, outputs), POINTS, strict=True))
@@ -89,7 +91,7 @@ def circuits(job: Job) -> list[Row]:
     alive = before.alive()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]
-    tests, sections, text = [], {}, []
+    tests, sections, plain, colored = [], {}, [], []
     for feature in chosen:
         place = next(row["place"] for row in ranking if row["feature"] == feature)
         found = feature_interactions(
@@ -111,10 +113,12 @@ def circuits(job: Job) -> list[Row]:
         for title, (point, part, peaks, at) in shown.items():
             made = contexts(part, job.model, job.index, point, job.shown_rows, peaks, [at])[at]
             sections[title] = made
-            text.append(f"{title}\n{as_text(made[:5], job.piece)}\n")
+            for color, text in ((False, plain), (True, colored)):
+                text.append(f"{title}\n{as_text(made[:5], job.piece, color=color)}\n")
     page = as_html(f"Circuits of {job.layer.name}: where their features are strongest", sections, job.piece)
     (job.out / "contexts.html").write_text(page, encoding="utf-8")
-    (job.out / "contexts.txt").write_text("\n".join(text), encoding="utf-8")
+    for name, text in (("contexts.txt", plain), ("contexts.ansi", colored)):
+        (job.out / name).write_text("\n".join(text), encoding="utf-8")
     # all rows alike: the first one names the columns
     columns = dict.fromkeys(key for row in tests for key in row)
     return [{key: row.get(key, "") for key in columns} for row in tests]
@@ -151,7 +155,8 @@ def report(job: Job) -> None:
     shown = ("place", "feature", "token", "share", "opposite", "first", "second", "effective_rank", "negation")
     print_rows("output features by the share of their two leading eigenvalues, of those that fire", ranking[:8], shown)
     print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
-    print("\n" + (job.out / "contexts.txt").read_text(encoding="utf-8"))
+    kept = "contexts.ansi" if sys.stdout.isatty() else "contexts.txt"
+    print("\n" + (job.out / kept).read_text(encoding="utf-8"))
     print(f"the rule. {RULE}")
     columns = ("place", "feature", "token", "removed", "tokens", "windows", "length", "drop", "control_drop")
     print_rows("circuits, removed on held-out text", tests, (*columns, "difference", "low", "high", "verdict"))
@@ -173,9 +178,11 @@ def compare(folders: Sequence[Path]) -> None:
     rows = []
     for folder in folders:
         graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
+        parameters = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["parameters"]
+        name = f"{folder.name}, {parameters / 1e6:.2g} M"
         for row in read_table(folder / "summary.csv"):
             more = {name: graded[row["steps"]][name] for name in ("nmse", "loss_recovered", "dead_share", "loss")}
-            rows.append({"model": folder.name} | row | more)
+            rows.append({"model": name} | row | more)
     write_table(folders[0] / "comparison.csv", rows)
     two = [row for row in rows if row["k"] == 2]
     print_rows("two eigenpairs, active held-out tokens", two)
@@ -208,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
     made.add_argument("--replot", action="store_true", help="only print and draw what is on disk")
-    made.add_argument("--out", type=Path, help="default out/feature_circuits/NAME OF THE MODEL'S FOLDER")
+    made.add_argument("--out", type=Path, help="default out/feature_circuits/ and the names of the model's folders")
     made.add_argument("--compare", type=Path, nargs="+", metavar="OUT", help="folders to draw beside --out")
     options = made.parse_args(argv)
     if options.compare:
@@ -217,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return compare([options.out, *options.compare])
     if not options.model:
         made.error("--model is needed: a folder that examples/language_model.py made, as out/language_model/none-0")
-    out = options.out or Path("out/feature_circuits") / Path(options.model).resolve().name
+    place = Path(options.model).resolve()
+    out = options.out or Path("out/feature_circuits") / f"{place.parent.name}-{place.name}"
     out.mkdir(parents=True, exist_ok=True)
     job = Job(options, out)
     check_settings(job)

@@ -10,6 +10,11 @@
 - `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
 - `language`: `train_language`, `LanguageConfig`, `held_out_loss`, `generate`
 - `published`: `save_transformer`, `load_transformer` (the published layout)
+- `activations`: what passes at a transformer's hook points, `ActivationBuffer`
+- `sae`: TopK autoencoders, `train_autoencoder`, `autoencoder_at`, `save_dictionary` (the published layout)
+- `quality`: `evaluate`, error and loss recovered of a dictionary on held-out text
+- `contexts`: max-activating examples, `strongest`, `contexts`, `as_text`, `as_html`
+- `ablation`: `circuit_tests`, whether a circuit carries its feature on held-out text
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
 - `tables`: `write_table` (CSV)
 """

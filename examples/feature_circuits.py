@@ -6,9 +6,9 @@ the input features of the twelve strongest interactions are the circuit: they ar
 held-out text, beside as much of other active features. How well a few eigenvectors predict the activations is measured
 against the training length of the autoencoders. Every stage is kept in --out; what is there is not done again.
 
-    python examples/feature_circuits.py --model out/language_model/none-0
-    python examples/feature_circuits.py --model out/large/none-0 --out out/feature_circuits/large
-    python examples/feature_circuits.py --out out/feature_circuits/language_model-none-0 --compare out/feature_circuits/large
+    python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small
+    python examples/feature_circuits.py --model out/large/none-0 --out out/circuits/large
+    python examples/feature_circuits.py --out out/circuits/small --compare out/circuits/large
 """
 
 import argparse
@@ -32,7 +32,7 @@ from examples.circuit_tables import (
     print_rows,
 )
 from models.ablation import RULE, circuit_tests
-from models.contexts import as_html, as_text, contexts
+from models.contexts import Context, as_html, as_text, contexts
 from models.quality import evaluate
 from models.tables import read_table, write_table
 from tensornet_interp import decompose
@@ -91,7 +91,10 @@ def circuits(job: Job) -> list[Row]:
     alive = before.alive()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]
-    tests, sections, plain, colored = [], {}, [], []
+    tests: list[Row] = []
+    sections: dict[str, list[Context]] = {}
+    plain: list[str] = []
+    colored: list[str] = []
     for feature in chosen:
         place = next(row["place"] for row in ranking if row["feature"] == feature)
         found = feature_interactions(

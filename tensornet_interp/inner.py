@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_size
+from tensornet_interp.checks import check_alike, check_choice, check_size
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.estimate import Estimate
 from tensornet_interp.layer import BilinearLayer, as_layer
-from tensornet_interp.moments import cross_gram
+from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_gaussian
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.products import How, cosines, covering_pairs, mirrored, products
 from tensornet_interp.sampling import standard_error
@@ -107,6 +107,53 @@ def similarity(
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
     return Estimate(cosine, found.method, standard_error=error if found.method == "sampled" else None)
+
+
+def output_similarity(
+    a: TensorNetwork,
+    b: TensorNetwork,
+    *,
+    kind: str = "symmetric",
+    mean: Tensor | None = None,
+    covariance: Tensor | None = None,
+) -> Tensor:
+    """Cosine <A[out], B[out']> of every output of one layer with every output of another, (out, out'), float64.
+
+    kind: "symmetric", of the interaction matrices, or "gaussian", E[a(x)[out] b(x)[out']] with mean and covariance as
+    in `inner`. The layers share their inputs; their outputs may be of two tasks. Signed: two outputs can be opposed.
+    Raises ValueError for an output that is zero. Cost: O(rank rank' (in + out + out')), and "gaussian" rank in^2.
+
+    Example:
+    >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, 0], [1, 1]]))
+    >>> output_similarity(layer, layer).round(decimals=4).tolist()
+    [[1.0, 0.7071], [0.7071, 1.0]]
+    """
+    check_choice("kind", kind, ("symmetric", "gaussian"))
+    pair = []
+    for part in (a, b):
+        if isinstance(part, BilinearNetwork) and len(part) > 1:
+            raise ValueError(f"expected a single layer, got a network of {len(part)}")
+        layer = (part.layers[0] if isinstance(part, BilinearNetwork) else as_layer(part)).drop_constant()
+        pair.append(rescale(layer, factor_exponents(layer)))
+    _check_comparable({"a": pair[0], "b": pair[1]}, inputs=True)
+    grams = {}
+    if kind == "symmetric":
+        if mean is not None or covariance is not None:
+            raise ValueError(
+                "mean and covariance belong to kind='gaussian'; kind 'symmetric' has no input distribution"
+            )
+        for i, j in ((0, 0), (0, 1), (1, 1)):
+            grams[i, j] = pair[i].down @ cross_gram(pair[i], pair[j]) @ pair[j].down.T
+    else:
+        x = input_gaussian(pair[0], mean, covariance)
+        means = [hidden_means(layer, x.mean, x.moment) for layer in pair]
+        for i, j in ((0, 0), (0, 1), (1, 1)):
+            grams[i, j] = cross_moment(pair[i], pair[j], x.moment, means[i], means[j])
+    norms = [grams[i, i].diagonal().clamp_min(0).sqrt() for i in (0, 1)]
+    for name, size in zip("ab", norms, strict=True):
+        if not bool((size > 0).all()):
+            raise ValueError(f"the similarity is undefined: {name} is zero in output {int((size <= 0).nonzero()[0])}")
+    return grams[0, 1] / torch.outer(*norms)
 
 
 def norm(layer: TensorNetwork) -> Tensor:

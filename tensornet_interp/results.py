@@ -135,6 +135,21 @@ class SpectralResult(Result):
         report = replace(self.report, method=f"{self.report.method}, {note}", relative_error=None)
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
+    def pull_back(
+        self, inputs: Tensor, *, input_bias: Tensor | None = None, note: str = "inputs pulled back"
+    ) -> "SpectralResult":
+        """v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]: the function of x with inputs @ x where it stood.
+
+        Exact, as `BilinearLayer.change_basis`, whose arguments these are. Eigenvectors in an embedding become the
+        images that they respond to; they are no longer orthonormal nor of unit norm, and eigenvalues stay those of the
+        embedding. The eigenvectors of the layer in the new inputs are others: change its basis, then decompose.
+        """
+        layer = self.to_layer().change_basis(inputs, input_bias=input_bias, note=note)
+        vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
+        basis = f"eigenvectors of {self.report.basis}, {note}"
+        report = replace(self.report, history=layer.history, basis=basis, relative_error=None)
+        return replace(self, eigenvectors=vectors, report=report)
+
     def effective_rank(self) -> Tensor:
         """(sum |eigenvalue|)^2 / sum eigenvalue^2 of every block, 0 for a zero block; it depends on `report.basis`."""
         magnitude = self.eigenvalues.abs().to(torch.float64)

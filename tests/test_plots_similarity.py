@@ -38,3 +38,15 @@ def test_numbers_stay_in_their_cells():
 def test_large_matrices_are_colours_alone(count, written):
     figure = similarity_matrix(torch.eye(count), [str(i) for i in range(count)])
     assert len(figure.axes[0].texts) == written
+
+
+def test_rows_and_columns_may_be_two_things():
+    found = torch.tensor([[0.1, 0.2, -0.3], [0.9, 0.5, 0.4]])
+    axes = similarity_matrix(found, ["a", "b"], columns=["c", "d", "e"], high=0.9).axes[0]
+    assert axes.images[0].get_clim() == (pytest.approx(-0.3), 0.9)
+    np.testing.assert_allclose(axes.images[0].get_array(), found)
+    assert [label.get_text() for label in axes.xaxis.get_ticklabels()] == ["c", "d", "e"]
+    assert [label.get_text() for label in axes.yaxis.get_ticklabels()] == ["a", "b"]
+    assert {text.get_text() for text in axes.texts if text.get_position()[1] == 0} == {"0.10", "0.20", "-0.30"}
+    with pytest.raises(ValueError, match="mode 'network' has size 3 in columns but 2 in labels"):
+        similarity_matrix(found, ["a", "b"])

@@ -1,6 +1,7 @@
 """The Pareto figure shows every record and joins those that no other beats."""
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from tensornet_interp.plots import curves, pareto
 
@@ -91,3 +92,20 @@ def test_curves_of_nothing_are_errors():
         curves(STRENGTHS, "strength", [])
     with pytest.raises(TypeError, match=r"y must be a list of fields, as \['cosine'\], got 'cosine'"):
         curves(STRENGTHS, "strength", "cosine")
+
+
+def test_bands_lie_around_their_own_line():
+    rows = [
+        {"k": k, "kind": kind, "cosine": y, "low": y - 0.1, "high": y + 0.2}
+        for kind, y in (("a", 0.5), ("b", 0.7))
+        for k in (2, 1)
+    ]
+    rows.append({"k": 3, "kind": "a", "cosine": 0.4, "low": float("nan"), "high": 1.0})  # drawn without its band
+    axes = curves(rows, "k", ["cosine"], by="kind", bands={"cosine": ("low", "high")}).axes[0]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2, 3], [1, 2]]
+    for band, line, y in zip(axes.collections, axes.lines, (0.5, 0.7), strict=True):
+        box = band.get_paths()[0].get_extents()
+        assert [box.x0, box.x1] == [1, 2]
+        assert [box.y0, box.y1] == pytest.approx([y - 0.1, y + 0.2])
+        assert tuple(band.get_facecolor()[0][:3]) == pytest.approx(to_rgb(line.get_color()))
+    assert not curves(rows, "k", ["low"], by="kind", bands={"cosine": ("low", "high")}).axes[0].collections

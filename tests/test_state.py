@@ -30,6 +30,7 @@ from tensornet_interp import (
 from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, save_layer
 from tensornet_interp.circuit import circuit
 from tensornet_interp.compare import match, stability
+from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.decompositions.priors import Sparse
 from tensornet_interp.dictionaries import Dictionary, between
 from tensornet_interp.features import (
@@ -41,6 +42,7 @@ from tensornet_interp.features import (
     rank_by_structure,
 )
 from tensornet_interp.fidelity import certificate, fidelity, network_fidelity, truncation_curve
+from tensornet_interp.inner import output_similarity
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -223,6 +225,11 @@ CALLS = {
         load_layer(g.folder / "given", 0, names="tensornet_interp"),
     ],
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
+    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], order) for order in ORDERS],
+    "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
+    "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
+    "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),
+    "output similarity": lambda g: [output_similarity(g.layer, g.other, kind=k) for k in ("symmetric", "gaussian")],
     "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
     "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }

@@ -45,6 +45,7 @@ ARROWS = {
     "results": {"checks", "contraction", "layer", "report"},
     "decompositions": {"checks", *CORE, "report", "moments", "scaling"},
     "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
+    "consistency": {"checks", "compare", "results"},
     "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
     "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
     "fidelity": {"checks", "contraction", "inner", "layer", "network", "results"},

@@ -12,20 +12,27 @@ _CELL = 0.36  # inches
 _MOST_NUMBERS = 30  # networks up to which the cells carry their numbers
 
 
-def similarity_matrix(matrix: Tensor, labels: Sequence[str], title: str = "") -> Figure:
-    """Heat map of similarities (network, network), one label a network; the colours run from the smallest to 1."""
+def similarity_matrix(
+    matrix: Tensor, labels: Sequence[str], title: str = "", *, columns: Sequence[str] | None = None, high: float = 1.0
+) -> Figure:
+    """Heat map of similarities (network, network), one label a network; the colours run from the smallest to `high`.
+
+    columns: labels of the columns where they are others than those of the rows, such as outputs of two layers.
+    """
     check_tensor("matrix", matrix, ("network", "network"))
-    check_size("network", rows=matrix.shape[0], columns=matrix.shape[1], labels=len(labels))
-    values, count = to_numpy(matrix), len(labels)
+    columns = labels if columns is None else columns
+    check_size("network", rows=matrix.shape[0], labels=len(labels))
+    check_size("network", columns=matrix.shape[1], labels=len(columns))
+    values, count = to_numpy(matrix), max(len(labels), len(columns))
     side = max(_CELL * count, 2.4)
     figure = Figure(figsize=(side + 2.3, side + 1.5), layout="constrained")
     axes = figure.subplots()
     low = min(float(values.min()), 0.0)
-    image = axes.imshow(values, cmap="viridis", vmin=low, vmax=1)
-    axes.set_xticks(range(count), labels, rotation=90, fontsize=8)
-    axes.set_yticks(range(count), labels, fontsize=8)
+    image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
     for (row, column), value in [] if count > _MOST_NUMBERS else _cells(values.tolist()):
-        color = "black" if value > low + 0.6 * (1 - low) else "white"
+        color = "black" if value > low + 0.6 * (high - low) else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=color)
     figure.colorbar(image, ax=axes, label="similarity", shrink=0.8)
     axes.set_title(title, fontsize=10)

@@ -1,0 +1,251 @@
+"""Do models that differ in their seed alone find the same eigenvectors, and does that grow with their size?
+
+Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. Eigenvectors of the same
+class are compared between every two different seeds, by place in an order (most positive, most negative, magnitude),
+matched, as subspaces, with another class for contrast; beside that the similarity of whole functions, and of every
+class of one data set with every class of another (--other). Vectors are compared in pixels, in two bases:
+"pixel", eigenvectors of E^T M E, the function of the image; "projected", those of M in the embedding, times E^T.
+
+Expected on one idle core: digits under a minute; MNIST or Fashion-MNIST 5 minutes (sizes 30, 100), --full (30 to 1000)
+40 minutes, twice that with --other. Resumable, in parts: `--full --sizes 1000 --train-only` trains that size only (25
+minutes), the last call, without these two, finds all models and compares.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from examples.common import PRESETS, classifier, dataset_of, out_folder, parser, schedule
+from examples.consistency_report import figures, print_tables
+from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
+from models.runs import trained
+from models.tables import read_table
+from tensornet_interp import SpectralResult, decompose, similarity
+from tensornet_interp.checks import check_int
+from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.inner import output_similarity
+
+SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
+FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
+COUNT = 10  # places in the order
+NOISE, WEIGHT_DECAY = 0.5, 1.0
+TABLES = ("runs", "ordered", "classes", "functions", "outputs")
+Row = dict[str, object]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train what is not there, compare, print and draw."""
+    options = _options(argv)
+    out = out_folder(options)
+    if not options.replot:
+        data = dataset_of(options)
+        other = None
+        if options.other:
+            other = load_dataset(options.other, options.other_root, device=options.device, download=options.download)
+            if other.train_x.shape[1] != data.train_x.shape[1]:
+                raise ValueError(
+                    f"--other {other.name} has images of {other.shape}, {data.name} of {data.shape}: interaction"
+                    " matrices are compared in pixels, of which both need the same number"
+                )
+        models = {size: train_all(data, size, options) for size in options.sizes}
+        others = {size: train_all(other, size, options) for size in options.other_sizes} if other else {}
+        if options.train_only:
+            print(f"trained or found: sizes {', '.join(map(str, models))} of {data.name}, {options.seeds} seeds each")
+            return
+        measure(models, others, data, other, options, out)
+    tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
+    print_tables(tables)
+    for name, figure in figures(tables, out).items():
+        figure.savefig(out / f"{name}.png", dpi=120)
+    print(f"\nfigures and tables: {out}")
+
+
+def train_all(data: Dataset, size: int, options: argparse.Namespace) -> list[BilinearClassifier]:
+    """One classifier a seed."""
+    config = classifier(data, size)
+    settings = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
+    return [
+        trained(options.models, data, config, schedule(data, options, **settings, seed=seed), progress=False)
+        for seed in tqdm(range(options.seeds), desc=f"{data.name} size {size}", unit="model")
+    ]
+
+
+def measure(
+    models: dict[int, list[BilinearClassifier]],
+    others: dict[int, list[BilinearClassifier]],
+    data: Dataset,
+    other: Dataset | None,
+    options: argparse.Namespace,
+    out: Path,
+) -> None:
+    """Write every table, and the leading eigenvectors of one class."""
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
+    images: dict[str, Tensor] = {}
+    epochs = schedule(data, options).epochs
+    head: Row = {"dataset": data.name, "epochs": epochs, "noise": NOISE, "weight_decay": WEIGHT_DECAY}
+    for size, runs in tqdm(models.items(), desc="compare", unit="size"):
+        place: Row = {**head, "size": size, "seeds": len(runs)}
+        for seed, model in enumerate(runs):
+            row = head | {"size": size, "seed": seed, "accuracy": accuracy(model, data.test_x, data.test_y)}
+            tables["runs"].append(row)
+        for basis in ("pixel", "projected"):
+            results = [eigen(model, basis) for model in runs]
+            ordered, classes = ordered_rows(results, place | {"basis": basis}, data.class_names)
+            tables["ordered"] += ordered
+            tables["classes"] += classes
+            if basis == "pixel":
+                values, vectors = leading(results, options.example_class)
+                images |= {f"{size}/eigenvalues": values, f"{size}/eigenvectors": vectors}
+        tables["functions"] += function_rows(runs, data, place)
+        for second, theirs in ((data, {size: runs}), (other, others)):
+            if second is not None and size in theirs:
+                rows = output_rows(runs, theirs[size], data.class_names, second.class_names)
+                tables["outputs"] += [{**place, "other": second.name} | row for row in rows]
+    for name, rows in tables.items():
+        write_table(out / f"{name}.csv", rows)
+    about = {
+        "class": data.class_names[options.example_class],
+        "height": str(data.shape[0]),
+        "width": str(data.shape[1]),
+    }
+    save_file(images, out / "eigenvectors.safetensors")
+    write_table(out / "images.csv", [about])
+
+
+def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
+    """The eigenvectors of every class as images: of E^T M E, or of M and pulled back through E."""
+    if basis == "pixel":
+        result: SpectralResult = decompose(model.network("input")[0], "eigen")
+        return result
+    embedded: SpectralResult = decompose(model.network("embedding")[0], "eigen")
+    embedding = model.embedding
+    if embedding is None:
+        raise ValueError("the projected basis is that of a model with an embedding")
+    return embedded.pull_back(embedding.weight.detach(), note="inputs in pixels, eigenvectors of the embedding")
+
+
+def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """By place in every order and matched, averaged over classes; and of the first place by class."""
+    count = min(COUNT, *(result.rank for result in results))
+    # run i turned by i classes: every comparison is between two different classes
+    turned = [
+        replace(r, eigenvalues=r.eigenvalues.roll(i, 0), eigenvectors=r.eigenvectors.roll(i, 0))
+        for i, r in enumerate(results)
+    ]
+    rows: list[Row] = []
+    classes: list[Row] = []
+    for order in ORDERS:
+        found, contrast = (ordered_similarity(runs, order, count) for runs in (results, turned))
+        mean = jackknife(found.values.nanmean(1), found.pairs)
+        subspace = jackknife(found.subspaces.nanmean(1), found.pairs)
+        for i in range(count):
+            row = {**head, "order": order, "position": i + 1, "similarity": float(mean.mean[i])}
+            row |= {"low": float(mean.low[i]), "high": float(mean.high[i])}
+            row["with_self_pairs"] = float(found.with_self_pairs[:, i].nanmean())
+            row["other_class"] = float(contrast.values[:, :, i].nanmean())
+            row["subspace"] = float(subspace.mean[i])
+            row["gap"] = float(found.gaps[:, :, i].median())
+            row["degenerate"] = int(found.degenerate[:, :, i].sum())
+            rows.append(row)
+        by_class = jackknife(found.values[:, :, 0], found.pairs)
+        for c, name in enumerate(names):
+            ends = {"low": float(by_class.low[c]), "high": float(by_class.high[c])}
+            classes.append({**head, "order": order, "class": name, "similarity": float(by_class.mean[c])} | ends)
+    matched = jackknife(matched_similarity(results, count).mean(1), list(combinations(range(len(results)), 2)))
+    for i in range(count):
+        row = {**head, "order": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
+        rows.append(row | {"low": float(matched.low[i]), "high": float(matched.high[i])})
+    return rows, classes
+
+
+def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> list[Row]:
+    """Cosines of whole models: of tensors, and of outputs for normal inputs and for Gaussian ones like the images."""
+    x = data.train_x.double()
+    kinds = {
+        "symmetric": {"kind": "symmetric"},
+        "gaussian, standard normal": {"kind": "gaussian"},
+        "gaussian, moments of images": {"kind": "gaussian", "mean": x.mean(0), "covariance": x.T.cov()},
+    }
+    networks = [model.network("input") for model in runs]
+    pairs = list(combinations(range(len(runs)), 2))
+    rows = []
+    for name, kind in kinds.items():
+        table = similarity(networks, **kind, progress=False).to_tensor()  # type: ignore[arg-type]
+        found = jackknife(torch.stack([table[pair] for pair in pairs]), pairs)
+        ends = {"low": float(found.low), "high": float(found.high), "with_self_pairs": float(table.mean())}
+        rows.append({**head, "kind": name, "similarity": float(found.mean)} | ends)
+    return rows
+
+
+def output_rows(
+    runs: list[BilinearClassifier], theirs: list[BilinearClassifier], names: Sequence[str], columns: Sequence[str]
+) -> list[Row]:
+    """Cosines of the interaction matrices of every two classes, different seeds: equal ones start as one model."""
+    a, b = ([model.network("input") for model in side] for side in (runs, theirs))
+    pairs = list(combinations(range(len(runs)), 2))
+    # both ways round: seed i of the one with j of the other, and j with i
+    tables = [(output_similarity(a[i], b[j]) + output_similarity(a[j], b[i])) / 2 for i, j in pairs]
+    found = jackknife(torch.stack(tables), pairs)
+    return [
+        {
+            "row": names[i],
+            "column": columns[j],
+            "similarity": float(found.mean[i, j]),
+            "low": float(found.low[i, j]),
+            "high": float(found.high[i, j]),
+        }
+        for i in range(len(names))
+        for j in range(len(columns))
+    ]
+
+
+def leading(results: list[SpectralResult], block: int, count: int = 2) -> tuple[Tensor, Tensor]:
+    """Most positive and most negative eigenvalues of a class, (run, 2 count), and vectors, signs as in run 0."""
+    values: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for result in results:
+        order = result.eigenvalues[block].argsort(descending=True)
+        picks = torch.cat([order[:count], order[-count:]])
+        vector = result.eigenvectors[block][:, picks]
+        if vectors:
+            vector = vector * torch.where((vector * vectors[0]).sum(0) < 0, -1.0, 1.0)
+        values.append(result.eigenvalues[block, picks])
+        vectors.append(vector)
+    return torch.stack(values).cpu(), torch.stack(vectors).contiguous().cpu()
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__, "consistency")
+    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
+    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+    made.add_argument("--other", choices=sorted(PRESETS), help="second data set, whose classes are compared with these")
+    made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default all of them")
+    made.add_argument("--other-root", help="folder of the second data set, default --data-root")
+    made.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
+    options = made.parse_args(argv)
+    options.sizes = _sizes("--sizes", options.sizes) or (FULL if options.full else SIZES)[options.dataset]
+    options.other_sizes = _sizes("--other-sizes", options.other_sizes) or options.sizes
+    if not set(options.other_sizes) <= set(options.sizes):
+        raise ValueError(f"--other-sizes must be some of the sizes {options.sizes}, got {options.other_sizes}")
+    options.seeds = (4 if options.dataset == "digits" else 5) if options.seeds is None else options.seeds
+    check_int("--seeds", options.seeds, 3, why="seeds are compared in pairs, and the interval leaves one out")
+    check_int("--example-class", options.example_class, 0, 9)
+    if options.other == options.dataset:
+        raise ValueError(f"--other {options.other} is the data set itself, whose classes are compared in any case")
+    options.other_root = options.other_root or options.data_root
+    return options
+
+
+def _sizes(name: str, text: str | None) -> tuple[int, ...]:
+    return tuple(check_int(name, int(size), 1) for size in text.split(",")) if text else ()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What the tables of consistency.py say: printed, and drawn."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+
+from models.tables import read_table
+from tensornet_interp import Report, SpectralResult
+from tensornet_interp.consistency import ORDERS
+from tensornet_interp.plots import curves, eigenvectors, similarity_matrix
+
+PAPER = (0.8, 0.9)
+PANELS = (*ORDERS, "matched")
+BAND = ("low", "high")
+Table = Sequence[dict[str, float | str]]
+
+
+def print_tables(tables: Mapping[str, Table]) -> None:
+    """What was found, with the paper's claim."""
+    runs, ordered = tables["runs"], tables["ordered"]
+    first = ordered[0]
+    print(
+        f"\n{first['dataset']}, {first['epochs']:g} epochs, noise {first['noise']:g}, weight decay"
+        f" {first['weight_decay']:g}; {first['seeds']:g} seeds a size, every pair of two different seeds,"
+        " 95 % intervals by the jackknife over seeds (pairs share seeds)"
+    )
+    for size in dict.fromkeys(row["size"] for row in runs):
+        scores = [float(row["accuracy"]) for row in runs if row["size"] == size]
+        print(f"size {size:>4g}: test accuracy {min(scores):.4f} to {max(scores):.4f}")
+    print(
+        f"\n|cosine| of the first eigenvectors of a class, mean over classes\n{'size':>5} {'basis':<10} {'order':<10}",
+        end="",
+    )
+    print(
+        f"{'first':>7} {'interval':>16} {'with self':>10} {'other class':>12} {'second':>7} {'third':>7} {'tenth':>7}"
+    )
+    for row in (row for row in ordered if row["position"] == 1):
+        same = [r for r in ordered if all(r[key] == row[key] for key in ("size", "basis", "order"))]
+        later = [next((float(r["similarity"]) for r in same if r["position"] == at), math.nan) for at in (2, 3, 10)]
+        rest = ["-" if math.isnan(value) else f"{value:.3f}" for value in later]
+        extra = [f"{row[key]:.3f}" if key in row else "-" for key in ("with_self_pairs", "other_class")]
+        print(
+            f"{row['size']:>5g} {row['basis']:<10} {row['order']:<10}{row['similarity']:>7.3f} {_ends(row):>16}"
+            f" {extra[0]:>10} {extra[1]:>12} {rest[0]:>7} {rest[1]:>7} {rest[2]:>7}"
+        )
+    print("\ncosine of whole functions")
+    for row in tables["functions"]:
+        print(f"{row['size']:>5g} {row['kind']:<28} {row['similarity']:.3f} {_ends(row)}")
+    print("\ncosine of interaction matrices of two classes, different seeds")
+    for size, other in dict.fromkeys((row["size"], row["other"]) for row in tables["outputs"]):
+        cells = [row for row in tables["outputs"] if (row["size"], row["other"]) == (size, other)]
+        if other == first["dataset"]:
+            alike = [float(row["similarity"]) for row in cells if row["row"] == row["column"]]
+            print(f"{size:>5g} same class {sum(alike) / len(alike):.3f}")
+        for word, pick in (("highest", max), ("lowest", min)):
+            cell = pick((c for c in cells if other != first["dataset"] or c["row"] != c["column"]), key=_similarity)
+            names = f"{_name(cell['row'])} and {_name(cell['column'])} of {other}"
+            print(f"{size:>5g} {word} of two classes: {names} {cell['similarity']:+.3f} {_ends(cell)}")
+    if len({row["other"] for row in tables["outputs"]}) == 1:
+        print("no second data set: --other compares classes of models of two data sets with equal numbers of pixels")
+    print_verdict([row for row in ordered if row["position"] == 1])
+
+
+def print_verdict(rows: Table) -> None:
+    """The paper: first eigenvectors of two runs have a cosine of 0.8 to 0.9, by size."""
+    print(f"\nthe paper's {PAPER[0]} to {PAPER[1]} for first eigenvectors at size 300 and up, self-pairs left out:")
+    large = [row for row in rows if float(row["size"]) >= 300 and row["order"] in ORDERS]
+    if not large:
+        print("  not tested here: no size of 300 or more")
+    for row in large:
+        value, low, high = (float(row[key]) for key in ("similarity", *BAND))
+        verdict = "below" if value < PAPER[0] else "above" if value > PAPER[1] else "holds"
+        sure = "" if low >= PAPER[0] or high < PAPER[0] else ", not certain: the interval crosses 0.8"
+        print(f"  size {row['size']:g}, {row['basis']}, {row['order']}: {value:.3f} {_ends(row)} - {verdict}{sure}")
+
+
+def figures(tables: Mapping[str, Table], out: Path) -> dict[str, Figure]:
+    """All figures by name."""
+    first = tables["ordered"][0]
+    about = f"{first['dataset']}, {first['seeds']:g} seeds, pairs of different seeds, 95 % over seeds"
+    bands = {order: (f"{order}_low", f"{order}_high") for order in PANELS}
+    wide: dict[tuple[float | str, ...], dict[str, float | str]] = {}  # one record a place, the orders side by side
+    for row in tables["ordered"]:
+        place = {"size": f"{row['size']:g}", "width": row["size"], "basis": row["basis"], "position": row["position"]}
+        order, cells = str(row["order"]), wide.setdefault(tuple(place.values()), place)
+        cells |= {order: row["similarity"], f"{order}_low": row["low"], f"{order}_high": row["high"]}
+    rows, drawn = list(wide.values()), {}
+    for basis in dict.fromkeys(str(row["basis"]) for row in rows):
+        figure = curves([r for r in rows if r["basis"] == basis], "position", PANELS, by="size", bands=bands)
+        drawn[f"positions_{basis}"] = _titled(figure, f"Eigenvectors by place, {basis} basis: {about}", 0.0)
+    places = [row for row in rows if row["position"] == 1]
+    figure = curves(places, "width", PANELS, by="basis", bands=bands)
+    lowest = min(float(row[order]) for row in places for order in PANELS)
+    drawn["sizes"] = _titled(figure, f"First eigenvectors: {about}", max(0.0, lowest - 0.2))
+    functions = [{**row, "whole functions": row["similarity"]} for row in tables["functions"]]
+    figure = curves(functions, "size", ["whole functions"], by="kind", bands={"whole functions": BAND})
+    figure.set_size_inches(6, 4)
+    lowest = min(float(row["similarity"]) for row in tables["functions"])
+    drawn["functions"] = _titled(figure, f"Whole functions\n{about}", max(0.0, lowest - 0.2))
+    return drawn | class_matrices(tables["outputs"], str(first["dataset"])) | images(out, str(first["dataset"]))
+
+
+def class_matrices(rows: Table, dataset: str) -> dict[str, Figure]:
+    """Class by class, for every second data set, at the largest size there."""
+    drawn = {}
+    for other in dict.fromkeys(str(row["other"]) for row in rows):
+        largest = max(float(row["size"]) for row in rows if row["other"] == other)
+        mine = [row for row in rows if row["other"] == other and row["size"] == largest]
+        cells = {(_name(row["row"]), _name(row["column"])): float(row["similarity"]) for row in mine}
+        names, columns = (list(dict.fromkeys(cell[side] for cell in cells)) for side in (0, 1))
+        matrix = torch.tensor([[cells[name, column] for column in columns] for name in names])
+        high = 1.0 if other == dataset else float(matrix.abs().max())
+        title = f"interaction matrices of classes\n{dataset} (rows) by {other}, size {largest:g}\ndifferent seeds"
+        drawn[f"classes_{other}"] = similarity_matrix(matrix, names, title, columns=columns, high=high)
+    return drawn
+
+
+def images(out: Path, dataset: str) -> dict[str, Figure]:
+    """Leading eigenvectors of one class, a column a seed; a figure a size."""
+    (image,) = read_table(out / "images.csv")
+    shape = (int(image["height"]), int(image["width"]))
+    stored, drawn = load_file(out / "eigenvectors.safetensors"), {}
+    for size in dict.fromkeys(key.split("/")[0] for key in stored):
+        values, vectors = stored[f"{size}/eigenvalues"], stored[f"{size}/eigenvectors"]
+        report = Report("eigen", "a column a seed", (), "pixel basis", None)
+        ones = torch.ones(1, len(values))
+        result = SpectralResult(report=report, outputs=ones, eigenvalues=values, eigenvectors=vectors)
+        figure = eigenvectors(result, shape, [f"seed {i}" for i in range(len(values))])
+        about = f"class {_name(image['class'])} of {dataset}, size {size}, pixel basis"
+        drawn[f"eigenvectors_{size}"] = _titled(figure, f"Leading eigenvectors with their eigenvalues\n{about}")
+    return drawn
+
+
+def _titled(figure: Figure, title: str, bottom: float | None = None) -> Figure:
+    """With a title; panels of cosines end at 1, where intervals need not, and share their lower end."""
+    figure.suptitle(title, fontsize=10)
+    if bottom is not None:
+        for axes in figure.axes:
+            axes.set_ylim(bottom, 1.02)
+            name = axes.get_ylabel()
+            axes.set_ylabel(f"|cosine|, {name}" if name in PANELS else f"cosine of {name}")
+    return figure
+
+
+def _ends(row: dict[str, float | str]) -> str:
+    return f"[{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _similarity(row: dict[str, float | str]) -> float:
+    return float(row["similarity"])
+
+
+def _name(cell: float | str) -> str:
+    """A class name that is a number was read as one."""
+    return f"{cell:g}" if isinstance(cell, float) else cell

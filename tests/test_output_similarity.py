@@ -1,0 +1,103 @@
+"""Every output of one layer against every output of another: dense matrices and the other inner products agree."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from bad_input import LAYER, LIFTED, SQUARE, STACK, ZERO, cases, check, make, tensor
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, similarity
+from tensornet_interp.inner import output_similarity
+from tensornet_interp.testing import random_layer
+
+
+def pair(device="cpu"):
+    """Other numbers of outputs and hidden units, the same inputs."""
+    return random_layer(3, 6, 5, seed=0, device=device), random_layer(4, 6, 7, seed=1, device=device)
+
+
+def dense(layer):
+    tensors = layer.to_tensor()
+    return (tensors + tensors.mT).flatten(1) / 2
+
+
+def test_symmetric_is_the_cosine_of_dense_interaction_matrices(device):
+    a, b = pair(device)
+    x, y = dense(a), dense(b)
+    expected = x @ y.T / torch.outer(x.norm(dim=1), y.norm(dim=1))
+    found = output_similarity(a, b)
+    assert found.shape == (3, 4)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+    torch.testing.assert_close(output_similarity(b, a), expected.T, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+def test_the_diagonal_is_the_similarity_of_each_output(kind, lifted):
+    a, b = random_layer(3, 6, 5, seed=0), random_layer(3, 6, 7, seed=1)
+    if lifted:
+        a, b = lift(a, bias=tensor(3), left_bias=tensor(5)), lift(b, right_bias=tensor(7))
+    root = tensor(6, 6, seed=4)
+    moments = {} if kind == "symmetric" else {"mean": tensor(6, seed=3), "covariance": root @ root.T}
+    expected = similarity(
+        BilinearNetwork([a.drop_constant()]),
+        BilinearNetwork([b.drop_constant()]),
+        kind=kind,
+        per_output=True,
+        **moments,
+    )
+    found = output_similarity(a, b, kind=kind, **moments)
+    torch.testing.assert_close(found.diagonal(), expected.to_tensor(), atol=1e-12, rtol=0)
+
+
+def test_gaussian_is_an_average_over_inputs():
+    """Off the diagonal too: the integrands are of degree 4, for which three nodes an input are exact."""
+    a, b = random_layer(2, 3, 4, seed=0), random_layer(3, 3, 2, seed=1)
+    nodes, weights = (torch.from_numpy(side) for side in np.polynomial.hermite_e.hermegauss(3))
+    x = torch.cartesian_prod(nodes, nodes, nodes)
+    w = torch.cartesian_prod(weights, weights, weights).prod(1)
+    mean, root = tensor(3, seed=2), tensor(3, 3, seed=3)
+    fa, fb = a(mean + x @ root.T), b(mean + x @ root.T)
+    gram = fa.T @ (w[:, None] * fb)
+    scale = torch.outer((w @ fa.square()).sqrt(), (w @ fb.square()).sqrt())
+    found = output_similarity(a, b, kind="gaussian", mean=mean, covariance=root @ root.T)
+    torch.testing.assert_close(found, gram / scale, atol=1e-12, rtol=0)
+
+
+def test_opposed_outputs_are_minus_one_and_scales_do_not_count():
+    layer = random_layer(3, 5, 4, seed=0, dtype=torch.float32)
+    other = replace(layer, down=-layer.down * 1e-30, left=layer.left * 1e-30)
+    found = output_similarity(layer, other)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.diagonal(), -torch.ones(3).double())
+    torch.testing.assert_close(found, -output_similarity(layer, layer), atol=1e-6, rtol=0)
+
+
+def test_decompositions_and_networks_of_one_layer_are_layers():
+    a, b = pair()
+    expected = output_similarity(a, b)
+    found = output_similarity(decompose(a, "eigen"), BilinearNetwork([b]))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+ONE_ZERO = BilinearLayer(LAYER.down * torch.tensor([[1.0], [0], [1]]).double(), LAYER.left, LAYER.right)
+TABLE = [
+    ("inputs", lambda: output_similarity(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("zero", lambda: output_similarity(LAYER, ZERO), ValueError, "undefined: b is zero in output 0"),
+    ("zero output", lambda: output_similarity(ONE_ZERO, LAYER), ValueError, "undefined: a is zero in output 1"),
+    ("kind", lambda: output_similarity(LAYER, LAYER, kind="tree"), ValueError, "kind must be one of gaussian, symm"),
+    ("mean", lambda: output_similarity(LAYER, LAYER, mean=tensor(5)), ValueError, "belong to kind='gaussian'"),
+    ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "expected a single layer, got a network of 2"),
+    (
+        "lifted",
+        lambda: output_similarity(make(size=6), LIFTED),
+        ValueError,
+        "only one of the two has a constant coordinate",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), cases(TABLE))
+def test_bad_input_is_a_clear_error(call, kind, message):
+    check(call, kind, message)

@@ -42,7 +42,7 @@ from models.training_state import differences
 from models.transformer import Transformer, TransformerConfig, build_transformer
 from tensornet_interp.plots import curves
 
-CURVE = 20_000  # held-out tokens of the loss during training; the final loss is on all of them
+CURVE = 10_000  # held-out tokens of the loss during training; the final loss is on all of them
 TIMED, REPEATS = 4, 5  # steps that are timed at once; the best of so many
 PROMPT, SAMPLE = "once upon a time", 120
 Row = dict[str, Any]
@@ -132,13 +132,13 @@ def trained(
     out: Path,
 ) -> tuple[Row, list[Row]]:
     """The model of a gate and a seed, trained for a share of the steps, kept and measured: its row and its history."""
-    folder = out / (f"{gate}-{seed}" if equal == "steps" else f"{gate}-{seed}-equal-time")
     model = build_transformer(model_config(options, gate), seed, device=options.device)
     tokenizer = load_tokenizer(out / TOKENIZER)
     check_vocabulary(tokenizer, model.config.vocabulary)
     windows = (len(tokens) - 1) // options.context
     whole = options.steps or LanguageConfig(epochs=options.epochs, batch_size=options.batch).count_steps(windows)
     config = language_config(options, seed, max(1, round(share * whole)))
+    folder = out / (f"{gate}-{seed}" if config.steps == whole else f"{gate}-{seed}-equal-time")
     history = train_language(
         model, tokens, config, folder, held_out=held_out[:CURVE], every=options.every, progress=options.progress
     )
@@ -152,8 +152,9 @@ def trained(
         replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
         history.to_csv(folder / "history.csv")
         save_transformer(model, folder, extra=row)
-    text = sample(model, tokenizer, seed)
-    print(f"\ngate {gate}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}\n  {text}")
+    print(f"\ngate {gate}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}")
+    if equal == "steps":
+        print(f"  {sample(model, tokenizer, seed)}")
     names = {"gate": gate, "seed": seed}
     return row, [names | record for record in history.records]
 
@@ -169,18 +170,19 @@ def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
 
 def report(rows: Sequence[Row], records: Sequence[Row], out: Path, tokens: int) -> None:
     """Tables of the held-out loss by gate and seed, the means and the differences from no gate; the curves."""
-    write_table(out / "losses.csv", rows)
-    write_table(out / "histories.csv", records)
     base = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == "none"}
     for row in rows:
-        if (row["equal"], row["seed"]) in base:
-            row["difference"] = row["held_out_loss"] - base[row["equal"], row["seed"]]
+        other = None if row["gate"] == "none" else base.get((row["equal"], row["seed"]))
+        row["difference"] = "" if other is None else row["held_out_loss"] - other
+    write_table(out / "losses.csv", rows)
+    write_table(out / "histories.csv", records)
     summary = summarise(rows, ("equal", "gate"), ("held_out_loss", "difference", "steps", "train_loss"))
-    write_table(out / "summary.csv", summary)
+    columns = dict.fromkeys(name for found in summary for name in found)
+    write_table(out / "summary.csv", [dict.fromkeys(columns, "") | found for found in summary])
     print(f"\nheld-out loss in nats a token, on {tokens:,} tokens; mean over seeds and 95 % confidence interval")
-    print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<26}{'minus none, same seed':<26}train")
+    print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<28}{'minus none, same seed':<28}train")
     for found in summary:
-        cells = "".join(f"{_interval(found, name):<26}" for name in ("held_out_loss", "difference"))
+        cells = "".join(f"{_interval(found, name):<28}" for name in ("held_out_loss", "difference"))
         head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
     means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
@@ -243,13 +245,13 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0 and up")
     parser.add_argument("--seed-list", type=int, nargs="+", help="instead of --seeds: one process can train one seed")
     parser.add_argument("--prepare", action="store_true", help="make tokenizer, tokens and step times, then stop")
-    parser.add_argument("--steps", type=int, help="default 600, or what --epochs says")
+    parser.add_argument("--steps", type=int, help="default 500, or what --epochs says")
     parser.add_argument("--epochs", type=float, help="instead of --steps")
     integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
     for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 50}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
@@ -262,7 +264,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
             "--text and --held-out are needed: two plain text files, as of the data set roneneldan/TinyStories"
         )
     if options.steps is None and options.epochs is None:
-        options.steps = 600
+        options.steps = 500
     options.seed_list = options.seed_list or list(range(options.seeds))
     return options
 

@@ -97,7 +97,7 @@ def train_language(
     parts summed), and with `held_out` tokens held_out_loss.
 
     With `folder`, the state (weights, moments, step, records) is kept there with every record, as one file, always one
-    whose loss was finite; a run that was cut off goes on from it and ends bit by bit as it would have. A folder with
+    whose loss was finite; a run that was cut off goes on from it and ends, on the CPU bit by bit, as it would have. A folder with
     the state of other settings (config, model, text, initial weights, `extra`: JSON values that say what else decides,
     as what the callback does) is a ValueError that shows both. A finished run is read back without a step; the
     callback is not called then.
@@ -207,7 +207,8 @@ def generate(
 ) -> Tensor:
     """tokens (..., position) and `n` more, each drawn from softmax(logits / temperature) of the `top_k` likeliest
 
-    `temperature=0` takes the likeliest. Only the last `context` tokens are seen. Every draw needs a `generator`.
+    `temperature=0` takes the likeliest. Only the last `context` tokens are seen. Every draw needs a `generator`, on the
+    model's device.
     Cost: one forward pass a token, nothing is cached.
     """
     check_int("n", n, 0)

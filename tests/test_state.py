@@ -10,7 +10,11 @@ import torch
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
 from models.data import Dataset
 from models.gates import Gate, GateConfig, train_gates, truth_table
+from models.language import LanguageConfig, generate, held_out_loss, train_language
+from models.published import load_transformer, save_transformer
+from models.text import encode, train_tokenizer
 from models.training import accuracy
+from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
@@ -66,6 +70,7 @@ from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
 
 BOND_RECORD = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
+SMALL_LANGUAGE = TransformerConfig(vocabulary=7, d_model=4, d_hidden=6, n_layers=2, n_heads=1, context=3)
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
 
 
@@ -92,6 +97,7 @@ class Given:
         digits = load_dataset("digits")
         parts = (digits.train_x[:64], digits.train_y[:64], digits.test_x[:32], digits.test_y[:32])
         self.digits = Dataset("digits", *parts, digits.shape, digits.class_names)
+        self.language = build_transformer(SMALL_LANGUAGE, seed=0)
         self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
         self.folder = folder
         save_model(self.model, folder / "given")
@@ -196,6 +202,16 @@ CALLS = {
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
     "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
     "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
+    "train a language model": lambda g: train_language(
+        build_transformer(SMALL_LANGUAGE, seed=0), g.labels, LanguageConfig(steps=2), g.folder / "run", progress=False
+    ),
+    "language model": lambda g: (
+        held_out_loss(g.language, g.labels),
+        generate(g.language, g.labels[:2], 2, generator=torch.Generator().manual_seed(0)),
+        save_transformer(g.language, g.folder / "language"),
+        load_transformer(g.folder / "language"),
+        encode(train_tokenizer(["a story"], 257), ["a story"]),
+    ),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
     "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, space="x", bias=g.x[0]).top(
         3

@@ -10,6 +10,10 @@ PRESETS = {
     "mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
     "fashion_mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
 }
+# regularised models of several sizes (embedding and hidden width), where one experiment finds those of another
+SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
+FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
+NOISE, WEIGHT_DECAY = 0.5, 1.0
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:

@@ -22,7 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import PRESETS, classifier, dataset_of, out_folder, parser, schedule
+from examples.common import (
+    FULL,
+    NOISE,
+    PRESETS,
+    SIZES,
+    WEIGHT_DECAY,
+    classifier,
+    dataset_of,
+    out_folder,
+    parser,
+    schedule,
+)
 from examples.consistency_report import figures, print_tables
 from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
 from models.runs import trained
@@ -32,10 +43,7 @@ from tensornet_interp.checks import check_int
 from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.inner import output_similarity
 
-SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
-FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
 COUNT = 10  # places in the order
-NOISE, WEIGHT_DECAY = 0.5, 1.0
 TABLES = ("runs", "ordered", "classes", "functions", "outputs")
 Row = dict[str, object]
 

@@ -22,7 +22,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.common import (
+    FULL,
+    NOISE,
+    SIZES,
+    WEIGHT_DECAY,
+    classifier,
+    dataset_of,
+    out_folder,
+    parser,
+    schedule,
+)
 from examples.truncation_report import explanations, figures, print_tables
 from models import Dataset, write_table
 from models.bilinear import BilinearClassifier
@@ -35,10 +45,7 @@ from tensornet_interp.checks import check_int
 from tensornet_interp.fidelity import ORDERS, component_order, fidelity, truncation_curve
 from tensornet_interp.refit import leading, refit
 
-SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
-FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
 SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
-NOISE, WEIGHT_DECAY = 0.5, 1.0
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 EVERY = 64  # up to here every number of components is measured, so that the smallest that is enough is known
 REFITTED = 64  # components a class that are refitted at most

@@ -46,7 +46,11 @@ class HuggingFaceModel(LanguageModel):
 
 
 def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
-    """A new Llama of these sizes, float32, drawn on the CPU; the global random streams are as they were afterwards."""
+    """A new Llama of these sizes, float32, drawn on the CPU; the global random streams are as they were afterwards
+
+    Embedding and linear maps are N(0, 1 / d_model). Needs `transformers` (the extra "huggingface").
+    Raises ImportError, saying how it is installed, where it is not there; ValueError for a negative seed.
+    """
     check_int("seed", seed, 0)
     transformers = optional("transformers", *WHY)
     theirs = transformers.LlamaConfig(
@@ -69,7 +73,10 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
 
 
 def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
-    """The model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded."""
+    """The model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded
+
+    Raises FileNotFoundError where there is no config.json, ValueError for a gate that is none of `ACTIVATIONS`.
+    """
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{Path(folder) / 'config.json'} is missing")
     auto = optional("transformers", *WHY).AutoModelForCausalLM

@@ -82,8 +82,12 @@ def curves(
             if bands is not None and name in bands:
                 rows = [record for record in records if not by or str(_get(record, by)) == group]
                 _band(axes, rows, x, bands[name], line.get_color())
-        if _spread([px for _, px, _ in points]):
+        values = sorted({px for _, px, _ in points})
+        if _spread(values):
             axes.set_xscale("log")
+            if len(values) <= 6:  # so few that each can be named
+                axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+                axes.set_xticks([], minor=True)
         axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)

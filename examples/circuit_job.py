@@ -1,0 +1,167 @@
+"""The settings, the models and the text of `feature_circuits.py`, and what is kept of its work."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.activations import activations, windows
+from models.contexts import Strongest, strongest
+from models.published import load_transformer
+from models.sae import SAEConfig, autoencoder_at, save_dictionary
+from models.tables import read_table, write_table
+from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
+from models.transformer import Transformer
+from tensornet_interp import BilinearLayer
+from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.dictionaries import Dictionary, load_dictionary
+
+POINTS = ("mlp-in", "mlp-out")
+LENGTHS = (8, 4, 2, 1)  # the longest training over the others
+EXAMPLES = 10  # max-activating contexts a feature; one that fires in fewer windows is not ranked
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the options name: the model, its text, and where results are kept."""
+
+    options: argparse.Namespace
+    out: Path
+
+    @cached_property
+    def model(self) -> Transformer:
+        """The language model."""
+        return load_transformer(self.options.model, device=self.options.device).requires_grad_(False)
+
+    @cached_property
+    def index(self) -> int:
+        """The number of the layer, by default the middle one."""
+        layers = self.model.config.n_layers
+        return layers // 2 if self.options.layer is None else int(self.options.layer)
+
+    @cached_property
+    def layer(self) -> BilinearLayer:
+        """The MLP, on inputs after the norm."""
+        return load_layer(self.options.model, self.index, names="published", device=self.options.device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """That of the model, from its folder or the one above."""
+        folder = Path(self.options.model)
+        places = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
+        made = load_tokenizer(next((place for place in places if place.is_file()), places[0]))
+        check_vocabulary(made, self.model.config.vocabulary)
+        return made
+
+    def piece(self, token: int) -> str:
+        """A token's text."""
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+    @cached_property
+    def text(self) -> dict[str, Tensor]:
+        """The windows (window, position) of "train" and "held_out"; stories of the first are left out of the second."""
+        seen: set[bytes] = set()
+        made = {}
+        for name, limit in (("train", self.options.text_tokens), ("held_out", self.options.held_out_tokens)):
+            path = Path(text_file(self.options, name))
+            if path.suffix == ".npy":
+                tokens = load_tokens(path)[:limit].long()
+            else:
+                tokens = encode(self.tokenizer, read_stories(path, seen=seen))[:limit]
+            made[name] = windows(tokens, self.model.config.context)
+        return made
+
+    @cached_property
+    def shown_rows(self) -> Tensor:
+        """The part of the training text from which max-activating examples are taken."""
+        rows = self.text["train"]
+        return rows[: max(EXAMPLES, self.options.shown_tokens // rows.shape[1])]
+
+    @property
+    def held_rows(self) -> Tensor:
+        """Text that neither the model nor the autoencoders have seen."""
+        return self.text["held_out"]
+
+    @cached_property
+    def held_x(self) -> Tensor:
+        """(token, d): inputs of the MLP on it."""
+        return torch.cat([x.flatten(0, 1) for x in activations(self.model, self.held_rows, self.index, "mlp-in")])
+
+    def table(self, name: str, make: Callable[[], Sequence[Row]]) -> list[Row]:
+        """The rows of `name`.csv, which are made where the file is not there."""
+        path = self.out / f"{name}.csv"
+        if not path.is_file() and not self.options.replot:
+            rows = make()
+            write_table(path.with_suffix(".part"), rows)
+            path.with_suffix(".part").replace(path)
+        return list(read_table(path))
+
+    def config(self) -> SAEConfig:
+        """Of both autoencoders."""
+        o = self.options
+        lengths = tuple(sorted({max(1, o.steps // part) for part in LENGTHS}))
+        return SAEConfig(o.expansion, o.k, o.lr, o.batch_size, o.steps, lengths, buffer=o.buffer, seed=o.seed)
+
+    def place(self, steps: int) -> Path:
+        """The folder of the autoencoders after so many steps."""
+        return self.out / "autoencoders" / f"steps-{steps}"
+
+    def dictionary(self, steps: int, point: str) -> Dictionary:
+        """An autoencoder that was kept."""
+        config = self.config()
+        folder = self.place(steps) / f"{self.index}-{point}-x{config.expansion}-k{config.k}"
+        return load_dictionary(folder, device=self.options.device)
+
+    def strongest(self, dictionary: Dictionary, point: str) -> Strongest:
+        """Its strongest windows in the training text."""
+        return strongest(dictionary, self.model, self.index, point, self.shown_rows, n=EXAMPLES)
+
+
+def text_file(options: argparse.Namespace, name: str) -> str:
+    """The file of "train" or "held_out": what the option says, by default the tokens that the model was trained on."""
+    given = {"train": options.text, "held_out": options.held_out}[name]
+    return str(given or Path(options.model).resolve().parent / f"{name}.npy")
+
+
+def check_settings(job: Job) -> None:
+    """Raise ValueError, showing both, where the folder holds results of other settings."""
+    weights = hashlib.sha256()
+    for path in sorted(Path(job.options.model).glob("model*.safetensors")):
+        weights.update(path.read_bytes())
+    kept = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
+    settings = {"weights": weights.hexdigest(), "layer": job.index, "autoencoders": asdict(job.config())}
+    settings["parameters"] = sum(part.numel() for part in job.model.parameters())
+    settings |= {name: text_file(job.options, name) for name in ("train", "held_out")}
+    settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
+    path = job.out / "settings.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != settings:
+            changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
+            raise ValueError(f"{job.out} holds results of other settings, (there, now): {changed}; take another --out")
+    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def train(job: Job) -> None:
+    """Both autoencoders at every length, kept as they are reached; one that was cut off starts again."""
+    config = job.config()
+    for point in POINTS:
+        if (job.out / f"training-{point}.csv").is_file():
+            continue
+        made = autoencoder_at(
+            job.model,
+            job.text["train"],
+            job.index,
+            point,
+            config,
+            callback=lambda step, dictionary: print("kept:", save_dictionary(dictionary, job.place(step))),
+        )
+        write_table(job.out / f"training-{point}.csv", made[1])

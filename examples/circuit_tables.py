@@ -1,0 +1,175 @@
+"""What `feature_circuits.py` says about its features: names, negation, tables and figures."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from models.contexts import Piece, Strongest, peak_tokens
+from models.tables import read_table
+from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import feature_interactions, projections
+from tensornet_interp.plots import correlation_by_rank, curves, eigenvector_plane, interaction_submatrix
+
+INTERACTIONS = 12  # the strongest ones, whose input features are the circuit
+ABOVE = 0.75
+WORDS = {"not", "no", "never", "nothing", "nobody", "none", "nowhere", "neither", "nor", "cannot", "without"}
+ENDINGS = ("n't", "n’t")
+BACK = 3  # tokens before a peak that are searched for a negation
+NEGATION_RULE = (
+    f"a negation feature: in at least half of its max-activating contexts a negation ({', '.join(sorted(WORDS))}, n't) "
+    f"stands at the peak or among the {BACK} tokens before it"
+)
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The token on which a feature peaks most often, by feature, of those that fire often enough."""
+
+    tokens: dict[int, str]
+
+    @classmethod
+    def of(cls, found: Strongest, rows: Tensor, piece: Piece) -> "Names":
+        """From its strongest windows in `rows`."""
+        most = {f: Counter(peak_tokens(found, rows, f)).most_common(1)[0][0] for f in found.alive().tolist()}
+        return cls({feature: piece(token) for feature, token in most.items()})
+
+    @classmethod
+    def read(cls, out: Path, point: str) -> "Names":
+        """From features.csv."""
+        rows = [row for row in read_table(out / "features.csv") if row["point"] == point]
+        # a token that is a number was read as one; quotes keep its spaces
+        return cls({int(row["feature"]): str(row["token"])[1:-1] for row in rows})
+
+    def rows(self, point: str) -> list[dict[str, Any]]:
+        """For features.csv."""
+        return [{"point": point, "feature": f, "token": f"'{token}'"} for f, token in self.tokens.items()]
+
+    def __getitem__(self, feature: int) -> str:
+        return self.tokens.get(feature, "")
+
+    def label(self, feature: int) -> str:
+        """The feature's number and its token."""
+        return f"{feature} {self[feature].strip()}".strip()
+
+
+def is_negation(found: Strongest, rows: Tensor, feature: int, piece: Piece) -> bool:
+    """Whether the feature is one by `NEGATION_RULE`."""
+    hits, count = 0, 0
+    for value, window, position in zip(*(part[:, feature].tolist() for part in found), strict=True):
+        if value > 0:
+            text = "".join(piece(token) for token in rows[window, max(0, position - BACK) : position + 1].tolist())
+            # words of letters and apostrophes
+            words = "".join(c if c.isalpha() or c in "'’" else " " for c in text.lower()).split()
+            hits += any(word.strip("'’") in WORDS or word.endswith(ENDINGS) for word in words)
+            count += 1
+    return count > 0 and 2 * hits >= count
+
+
+def correlation_summary(rows: Sequence[Row], fewest: int) -> list[dict[str, Any]]:
+    """By training length and k, over features with at least `fewest` active tokens: mean and share above 0.75."""
+    groups: dict[tuple[int, int, int], list[float]] = {}
+    for row in rows:
+        value = float(row["active_correlation"])
+        if row["active"] >= fewest and math.isfinite(value):
+            groups.setdefault((int(row["steps"]), int(row["trained"]), int(row["k"])), []).append(value)
+    return [
+        {
+            "steps": steps,
+            "trained": trained,
+            "k": k,
+            "features": len(values),
+            "mean_correlation": float(np.mean(values)),
+            "middle_correlation": float(np.median(values)),
+            "share_above": float(np.mean(np.array(values) > ABOVE)),
+        }
+        for (steps, trained, k), values in sorted(groups.items())
+    ]
+
+
+def print_rows(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
+    """A table as text: numbers to four digits."""
+    print(f"\n{title}")
+    if not rows:
+        print("  nothing")
+        return
+    names = list(columns or rows[0])
+    cells = [[_cell(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(name), *(len(row[at]) for row in cells)) for at, name in enumerate(names)]
+    for line in (names, *cells):
+        print("  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+
+
+def draw_circuit_of(
+    layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, feature: int, names: Mapping[str, Names]
+) -> dict[str, Figure]:
+    """The submatrix of its strongest interactions, and the input features in the plane of its two eigenvectors."""
+    alive = sorted(names["mlp-in"].tokens)
+    labels = [names["mlp-in"].label(f) for f in alive]
+    title = f"output feature {names['mlp-out'].label(feature)}"
+    decoder = inputs.decoder[:, alive]
+    found = feature_interactions(layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
+    matrix = interaction_submatrix(found, min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2), labels)
+    matrix.axes[0].set_title(title.replace("$", r"\$"), fontsize=10)
+    pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
+    points = projections(decoder, pair.eigenvectors[0]).coordinates
+    values = pair.eigenvalues[0]
+    plane = eigenvector_plane(points, values, labels, count=8, space=layer.basis, name=title.replace("$", r"\$"))
+    return {f"interactions-{feature}": matrix, f"plane-{feature}": plane}
+
+
+def draw_lengths(
+    quality: Sequence[Row], summary: Sequence[Row], records: Sequence[Row], about: str, basis: str
+) -> dict[str, Figure]:
+    """Correlation against eigenvectors and against training length, beside the autoencoder's quality."""
+    last = max(int(row["steps"]) for row in summary)
+    behind = {row["steps"]: row for row in quality if row["point"] == "mlp-out"}
+    pairs = min(2, max(int(row["k"]) for row in summary))
+    over = [
+        {
+            "tokens trained on": row["trained"],
+            "mean correlation": row["mean_correlation"],
+            f"share above {ABOVE}": row["share_above"],
+            "normalised MSE": behind[row["steps"]]["nmse"],
+            "loss recovered": behind[row["steps"]]["loss_recovered"],
+        }
+        for row in summary
+        if row["k"] == pairs
+    ]
+    by_k = [
+        {
+            "tokens": int(row["trained"]),
+            "eigenpairs k": row["k"],
+            "mean correlation": row["mean_correlation"],
+            f"share above {ABOVE}": row["share_above"],
+        }
+        for row in summary
+    ]
+    drawn = {
+        "training_length": curves(over, "tokens trained on", [name for name in over[0] if name != "tokens trained on"]),
+        "correlation_by_length": curves(by_k, "eigenpairs k", list(by_k[0])[2:], by="tokens"),
+    }
+    drawn["training_length"].suptitle(
+        f"{about}; correlation on active held-out tokens, {pairs} eigenpairs", fontsize=10
+    )
+    drawn["correlation_by_length"].suptitle(f"{about}; active held-out tokens", fontsize=10)
+    final = [
+        {"space": basis, "correlation": math.nan} | dict(row) | {"k": int(row["k"]), "feature": int(row["feature"])}
+        for row in records
+        if row["steps"] == last
+    ]
+    return drawn | {"correlation_by_rank": correlation_by_rank(final)}

@@ -1,0 +1,121 @@
+"""What passes at the hook points of a `Transformer`: streams, and a shuffling buffer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.transformer import POINTS, Transformer
+from tensornet_interp.checks import check_choice, check_int
+
+
+def windows(tokens: Tensor, context: int) -> Tensor:
+    """tokens[window * context + position] as (window, position): (tokens,) int64, what is left over at the end dropped
+
+    Raises TypeError where tokens are no whole numbers in one row, ValueError where they do not fill one context.
+    """
+    check_int("context", context, 1)
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 1:
+        what = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"tokens must be int64 of shape (tokens,), got {what}")
+    if len(tokens) < context:
+        raise ValueError(f"tokens must fill at least one context of {context}, got {len(tokens)}")
+    return tokens[: len(tokens) // context * context].reshape(-1, context)
+
+
+def check_windows(model: Transformer, rows: Tensor) -> None:
+    """Raise where `rows` are not (window, position) tokens that the model can read."""
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 2 or not rows.numel():
+        what = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"windows must be int64 of shape (window, position), got {what}; see windows(tokens, context)")
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= model.config.vocabulary:
+        raise ValueError(
+            f"windows must hold tokens from 0 to {model.config.vocabulary - 1}, the model's vocabulary, got "
+            f"{low if low < 0 else high}: the tokenizer belongs to another model"
+        )
+    if rows.shape[1] > model.config.context:
+        raise ValueError(f"windows have {rows.shape[1]} positions, the model's context is {model.config.context}")
+
+
+def activations(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
+    """What passes at (layer, point): a chunk (windows, position, d_model) for every `at_once` rows, in their order
+
+    rows: (window, position); each chunk goes to the model's device. Blocks above the layer and the head are not run.
+    Raises ValueError, before any work, for a layer or a point that does not exist; it lists the points that do.
+    """
+    check_windows(model, rows)
+    check_int("at_once", at_once, 1)
+    check_int("layer", layer, 0, model.config.n_layers - 1)
+    check_choice("point", point, POINTS)
+    return _activations(model, rows, layer, point, at_once)
+
+
+def _activations(model: Transformer, rows: Tensor, layer: int, point: str, at_once: int) -> Iterator[Tensor]:
+    seen: list[Tensor] = []
+    for chunk in rows.split(at_once):
+        with torch.no_grad(), model.hooked({(layer, point): seen.append}):
+            x = model.embedding(chunk.to(model.embedding.weight.device))
+            for index in range(layer + 1):
+                x = model.block(index)(x)
+        yield seen.pop()
+
+
+@dataclass(frozen=True)
+class ActivationBuffer:
+    """Batches (batch_size, d_model) of what passes at (layer, point), in an order that mixes windows and positions.
+
+    A pass goes through the windows in a random order, fills a buffer of about `size` activations, shuffles it, gives
+    half of it away in batches, fills it up again, and so on: each activation once a pass, the last batch of a pass is
+    what is left. Iteration is one pass; `endless()` goes on. All from `seed`. Memory: (size + one chunk) d_model.
+    """
+
+    model: Transformer
+    windows: Tensor  # (window, position)
+    layer: int
+    point: str
+    size: int = 2**15
+    batch_size: int = 1024
+    seed: int = 0
+    at_once: int = 16
+
+    def __post_init__(self) -> None:
+        check_windows(self.model, self.windows)
+        check_int("layer", self.layer, 0, self.model.config.n_layers - 1)
+        check_choice("point", self.point, POINTS)
+        check_int("batch_size", self.batch_size, 1)
+        check_int("size", self.size, 2 * self.batch_size, why="two batches, because it is filled up when half empty")
+        check_int("seed", self.seed, 0)
+        check_int("at_once", self.at_once, 1)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._pass(torch.Generator().manual_seed(self.seed))
+
+    def endless(self) -> Iterator[Tensor]:
+        """Pass after pass, each in an order of its own."""
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            yield from self._pass(generator)
+
+    def _pass(self, generator: torch.Generator) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.windows), generator=generator)
+        rows = self.windows[order.to(self.windows.device)]
+        fresh = activations(self.model, rows, self.layer, self.point, at_once=self.at_once)
+        rest: list[Tensor] = []
+        more = True
+        while more:
+            while sum(map(len, rest)) < self.size:
+                chunk = next(fresh, None)
+                if chunk is None:
+                    more = False
+                    break
+                rest.append(chunk.flatten(0, 1))
+            pool = torch.cat(rest)
+            pool = pool[torch.randperm(len(pool), generator=generator).to(pool.device)]
+            keep = self.size // 2 if more else 0
+            start = 0
+            while len(pool) - start > keep and (not more or len(pool) - start >= self.batch_size):
+                yield pool[start : start + self.batch_size]
+                start += self.batch_size
+            rest = [pool[start:]]

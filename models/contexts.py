@@ -1,0 +1,187 @@
+"""Max-activating examples: where in a text the features of a dictionary are strongest, in a terminal and as HTML."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.activations import activations
+from models.transformer import Transformer
+from tensornet_interp.checks import check_int
+from tensornet_interp.dictionaries import Dictionary
+
+Piece = Callable[[int], str]  # a token's text
+
+
+class Strongest(NamedTuple):
+    """The n windows in which every feature is strongest, strongest first; value 0 where it fired in fewer."""
+
+    values: Tensor  # (n, feature): the largest activation in the window
+    windows: Tensor  # (n, feature)
+    positions: Tensor  # (n, feature): where in the window
+
+    def alive(self) -> Tensor:
+        """The features that fired in n windows or more."""
+        return (self.values[-1] > 0).nonzero()[:, 0]
+
+
+class Context(NamedTuple):
+    """A stretch of text around the peak of a feature."""
+
+    window: int
+    peak: int  # in tokens
+    tokens: tuple[int, ...]
+    activations: tuple[float, ...]
+
+
+@torch.no_grad()
+def strongest(
+    dictionary: Dictionary,
+    model: Transformer,
+    layer: int,
+    point: str,
+    windows: Tensor,
+    *,
+    n: int = 10,
+    at_once: int = 16,
+) -> Strongest:
+    """max over positions of f[feature](window, position): the n windows of every feature where it is largest
+
+    windows: (window, position). A window counts once, by its peak, so that the examples differ. Of equal values any may
+    be kept. Activations are not: memory is that of a chunk, (at_once position + 2 n) features.
+    Cost: the model up to the layer, the encoder, and the n largest of every chunk.
+    """
+    check_int("n", n, 1, len(windows), f"there are {len(windows)} windows")
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    start = 0
+    for x in activations(model, windows, layer, point, at_once=at_once):
+        values, positions = dictionary.encode(x).max(1)  # (windows, feature)
+        number = torch.arange(start, start + len(x), device=x.device)[:, None].expand_as(values)
+        start += len(x)
+        found = (values, number, positions)
+        if best is not None:
+            found = (
+                torch.cat([best[0], values]),
+                torch.cat([best[1], number]),
+                torch.cat([best[2], positions]),
+            )
+        order = found[0].topk(min(n, len(found[0])), dim=0).indices
+        best = (found[0].gather(0, order), found[1].gather(0, order), found[2].gather(0, order))
+    if best is None:
+        raise ValueError("windows are empty")
+    return Strongest(*best)
+
+
+@torch.no_grad()
+def contexts(
+    dictionary: Dictionary,
+    model: Transformer,
+    layer: int,
+    point: str,
+    windows: Tensor,
+    found: Strongest,
+    features: Sequence[int],
+    *,
+    before: int = 12,
+    after: int = 6,
+    at_once: int = 16,
+) -> dict[int, list[Context]]:
+    """The text around every peak of `found`, with the activations f[feature] of its tokens, strongest first.
+
+    before, after: tokens on either side of the peak, fewer at the ends of a window. Windows in which the feature does
+    not fire are left out. Cost: the model up to the layer on the windows that are shown.
+    """
+    for feature in features:
+        check_int("features", feature, 0, dictionary.features - 1)
+    wanted = {
+        feature: [
+            (window, position)
+            for value, window, position in zip(*(part[:, feature].tolist() for part in found), strict=True)
+            if value > 0
+        ]
+        for feature in features
+    }
+    needed = sorted({window for places in wanted.values() for window, _ in places})
+    by_window: dict[int, list[int]] = {}
+    for feature, places in wanted.items():
+        for window, _ in places:
+            by_window.setdefault(window, []).append(feature)
+    lines: dict[tuple[int, int], list[float]] = {}  # (window, feature) -> activations of its positions
+    if needed:
+        rows = windows[torch.tensor(needed, device=windows.device)]
+        fresh = iter(needed)
+        for x in activations(model, rows, layer, point, at_once=at_once):
+            for codes, window in zip(dictionary.encode(x), fresh, strict=False):  # (position, feature)
+                for feature in by_window[window]:
+                    lines[window, feature] = codes[:, feature].tolist()
+    made: dict[int, list[Context]] = {}
+    for feature, places in wanted.items():
+        made[feature] = []
+        for window, position in places:
+            first, last = max(0, position - before), position + after + 1
+            tokens = tuple(windows[window, first:last].tolist())
+            made[feature].append(Context(window, position - first, tokens, tuple(lines[window, feature][first:last])))
+    return made
+
+
+def peak_tokens(found: Strongest, windows: Tensor, feature: int) -> list[int]:
+    """The tokens on which a feature peaks, strongest first."""
+    places = zip(*(part[:, feature].tolist() for part in found), strict=True)
+    return [int(windows[window, position]) for value, window, position in places if value > 0]
+
+
+def as_text(examples: Sequence[Context], piece: Piece, *, color: bool = False) -> str:
+    """A line a context: the peak's activation, and the text; active tokens in [brackets], or shaded with `color`."""
+    top = max((max(example.activations) for example in examples), default=0.0)
+    lines = []
+    for example in examples:
+        parts = []
+        for token, value in zip(example.tokens, example.activations, strict=True):
+            text = _line(piece(token))
+            if value <= 0:
+                parts.append(text)
+            elif color:  # black on shades of red of the 256 colours, from pale to full
+                shade = (224, 217, 210, 203, 196)[min(4, int(5 * value / top))]
+                parts.append(f"\x1b[48;5;{shade}m\x1b[30m{text}\x1b[0m")
+            else:
+                space = text[: len(text) - len(text.lstrip())]
+                parts.append(f"{space}[{text.lstrip()}]")
+        lines.append(f"{example.activations[example.peak]:>8.3g}  {''.join(parts)}")
+    return "\n".join(lines)
+
+
+def as_html(title: str, sections: Mapping[str, Sequence[Context]], piece: Piece) -> str:
+    """One page that needs nothing else: a section a feature, tokens shaded by their activation, which the mouse shows.
+
+    Titles and tokens are escaped. The shade is the activation over the largest of the section.
+    """
+    body = []
+    for name, examples in sections.items():
+        top = max((max(example.activations) for example in examples), default=0.0)
+        rows = []
+        for example in examples:
+            marked = []
+            for token, value in zip(example.tokens, example.activations, strict=True):
+                text = html.escape(_line(piece(token)))
+                if value > 0:
+                    shade = f"background:rgba(214,39,40,{0.1 + 0.8 * value / top:.2f})"
+                    text = f'<span style="{shade}" title="{value:.3g}">{text}</span>'
+                marked.append(text)
+            number = f"{example.activations[example.peak]:.3g}"
+            rows.append(f'<tr><td class="n">{number}</td><td>{"".join(marked)}</td></tr>')
+        body.append(f"<h2>{html.escape(name)}</h2>\n<table>\n" + "\n".join(rows) + "\n</table>")
+    style = (
+        "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+        "td{white-space:pre-wrap;vertical-align:top}td.n{color:#777;text-align:right;padding-right:1em}"
+    )
+    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{style}</style>'
+    parts = [f"<h1>{html.escape(title)}</h1>", *body]
+    return "\n".join(
+        ["<!doctype html>", '<html lang="en">', "<head>", head, "</head>", "<body>", *parts, "</body>", "</html>", ""]
+    )
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "↵").replace("\r", "").replace("\t", " ").replace("\x1b", "␛")

@@ -157,7 +157,7 @@ def measure(
 
 
 def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
-    """Mean over classes and draws, then over seeds, with 95 % intervals; of a single seed those of random masks over draws.
+    """Mean over classes and draws, then over seeds, with 95 % intervals; of a single seed over draws.
 
     Draws on one model share it: however many, they say nothing of another seed.
     """

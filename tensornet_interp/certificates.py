@@ -21,7 +21,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
     exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
     counted against the margin. That error is measured in float64: the proofs do not hold for a layer whose
-    hidden units cancel each other to less than about 1e-6 of their size. |x|^2 includes the 1 of a lifted input.
+    hidden units cancel each other to less than about 1e-3 of their size. |x|^2 includes the 1 of a lifted input.
     Cost: batch * out^2 * block.
     """
     rank = check_int("rank", rank, 1, result.rank)

@@ -21,11 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from examples.adversarial_masks_figures import effects, examples, pictures
-from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import Dataset, accuracy
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
+from tensornet_interp.checks import check_int
 from tensornet_interp.masks import (
     BASELINES,
     adversarial_masks,
@@ -81,7 +82,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     data = dataset_of(options)
     share = SIZES[data.name][1]
     rows: list[Row] = []
-    kept: dict[str, Tensor] = {"image": data.test_x[0].contiguous()}
+    kept: dict[str, Tensor] = {"image": data.test_x[0].contiguous(), "norm": data.train_x.norm(dim=1).mean()}
     edge = (data.train_x > 0).to(torch.float64).mean(0) < share
     everywhere = torch.ones_like(edge)
     print(f"outer edge: the {int(edge.sum())} pixels that are active in under {share:.0%} of the training images")
@@ -156,10 +157,14 @@ def measure(
 
 
 def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
-    """Mean over classes, then over seeds (masks) or over seeds and draws (random masks), with 95 % intervals."""
+    """Mean over classes and draws, then over seeds, with 95 % intervals; of a single seed over draws.
+
+    Draws on one model share it: however many, they say nothing of another seed.
+    """
     by = [*PLACE, "kind"]
     fields = [*MEASURES, "length", "model_accuracy"]
-    classes = summarise(rows, [*by, "seed", "draw"], fields)
+    apart = ["seed"] if len({row["seed"] for row in rows}) > 1 else ["draw"]
+    classes = summarise(rows, [*by, *apart], fields)
     found = summarise(classes, by, fields)
     names = dict.fromkeys(name for row in found for name in row)  # one seed alone has no interval
     return [{name: row.get(name, "") for name in names} for row in found]
@@ -190,7 +195,9 @@ def _test(data: Dataset, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "adversarial_masks")
     made.add_argument("--images", type=int, default=2000, help="test images that are tried, the first ones")
-    return made.parse_args(argv)
+    options = parse(made, argv)
+    check_int("--images", options.images, 1)
+    return options
 
 
 if __name__ == "__main__":

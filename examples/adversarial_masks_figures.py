@@ -50,7 +50,7 @@ def examples(
         grid[row, 0].set_ylabel(tag.replace("|", "\n").replace(", ", "\n"), fontsize=7)
         for target in range(count):
             mask = kept[tag][target]
-            masked = image + mask * (strength * image.norm() / mask.norm())
+            masked = image + mask * (strength * kept["norm"] / mask.norm())
             image_cell(grid[row, target + 1], masked, shape, f"with mask {target}" if row == 0 else "")
     figure.suptitle(
         f"{name}: masks of one eigenvector a class at strength {strength:g}, not clipped, seed 0", fontsize=10

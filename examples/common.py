@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from models import ClassifierConfig, Dataset, TrainingConfig, load_dataset
+from tensornet_interp.checks import check_int
 
 PRESETS = {
     "digits": {"width": 64, "lr": 5e-3, "batch_size": 128, "epochs": 40},
@@ -33,6 +34,23 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     made.add_argument("--out", help=f"folder of tables and figures, default out/{name}/DATASET")
     made.set_defaults(script=name)
     return made
+
+
+def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The options, with a number of seeds that is at least 1 where it is given."""
+    options = made.parse_args(argv)
+    if options.seeds is not None:
+        check_int("--seeds", options.seeds, 1)
+    return options
+
+
+def sizes_of(name: str, text: str) -> tuple[int, ...]:
+    """The sizes of an option as "30,100", each once."""
+    try:
+        found = [int(size) for size in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers separated by commas, as 30,100; got {text!r}") from None
+    return tuple(dict.fromkeys(check_int(name, size, 1) for size in found))
 
 
 def out_folder(options: argparse.Namespace) -> Path:

@@ -31,8 +31,10 @@ from examples.common import (
     classifier,
     dataset_of,
     out_folder,
+    parse,
     parser,
     schedule,
+    sizes_of,
 )
 from examples.consistency_report import figures, print_tables
 from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
@@ -142,10 +144,10 @@ def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
 def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
     """By place in every order and matched, averaged over classes; and of the first place by class."""
     count = min(COUNT, *(result.rank for result in results))
-    # run i turned by i classes: every comparison is between two different classes
+    # run i turned by i classes: every comparison is between two different classes, of as many runs as there are classes
     turned = [
         replace(r, eigenvalues=r.eigenvalues.roll(i, 0), eigenvectors=r.eigenvectors.roll(i, 0))
-        for i, r in enumerate(results)
+        for i, r in enumerate(results[: len(names)])
     ]
     rows: list[Row] = []
     classes: list[Row] = []
@@ -237,9 +239,11 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default all of them")
     made.add_argument("--other-root", help="folder of the second data set, default --data-root")
     made.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
-    options = made.parse_args(argv)
-    options.sizes = _sizes("--sizes", options.sizes) or (FULL if options.full else SIZES)[options.dataset]
-    options.other_sizes = _sizes("--other-sizes", options.other_sizes) or options.sizes
+    options = parse(made, argv)
+    sizes = (FULL if options.full else SIZES)[options.dataset]
+    options.sizes = sizes if options.sizes is None else sizes_of("--sizes", options.sizes)
+    others = options.other_sizes
+    options.other_sizes = options.sizes if others is None else sizes_of("--other-sizes", others)
     if not set(options.other_sizes) <= set(options.sizes):
         raise ValueError(f"--other-sizes must be some of the sizes {options.sizes}, got {options.other_sizes}")
     options.seeds = (4 if options.dataset == "digits" else 5) if options.seeds is None else options.seeds
@@ -249,10 +253,6 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--other {options.other} is the data set itself, whose classes are compared in any case")
     options.other_root = options.other_root or options.data_root
     return options
-
-
-def _sizes(name: str, text: str | None) -> tuple[int, ...]:
-    return tuple(check_int(name, int(size), 1) for size in text.split(",")) if text else ()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
-from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
 from examples.ground_truth_figures import cosines, parts, spectra
 from models import Dataset, TrainingConfig, accuracy
 from models.casper import RULES, SimilarityTask, similarity_task
@@ -210,7 +210,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--rule", choices=sorted(RULES), default="either", help="how the labels are made")
     made.add_argument("--target", type=int, help="training image, from 0; default 6 for MNIST, else the first 1")
     made.add_argument("--width", type=int, help="embedding and hidden size instead of the data set's own")
-    return made.parse_args(argv)
+    return parse(made, argv)
 
 
 if __name__ == "__main__":

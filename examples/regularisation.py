@@ -41,9 +41,10 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import classifier, dataset_of, out_folder, parser, schedule
+from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import BilinearClassifier, Dataset, accuracy, write_table
 from models.augment import augmentation
+from models.checks import check_number
 from models.runs import trained
 from models.tables import read_table, summarise
 from tensornet_interp import SpectralResult, decompose
@@ -101,11 +102,11 @@ def main(argv: list[str] | None = None) -> None:
                     images |= {f"{label(found[0])}|{key}": value.contiguous() for key, value in vectors.items()}
             write_table(out / f"{section}.csv", rows)
             if images:
-                save_file(images, out / f"{section}.safetensors")
+                save_file(images | {"class": torch.tensor(options.example_class)}, out / f"{section}.safetensors")
         table = summary(read_table(out / f"{section}.csv"))
         write_table(out / f"{section}_summary.csv", table)
         report(section, table)
-        for name, figure in figures(section, table, out, options.example_class).items():
+        for name, figure in figures(section, table, out).items():
             figure.savefig(out / f"{name}.png", dpi=120)
     print(f"\ntables, eigenvectors and figures: {out}")
 
@@ -244,7 +245,7 @@ def report(section: str, table: list[Row]) -> None:
             )
 
 
-def figures(section: str, table: list[Row], out: Path, example_class: int) -> dict[str, Figure]:
+def figures(section: str, table: list[Row], out: Path) -> dict[str, Figure]:
     """The figures of a section by name, all from the files in `out`."""
     first = table[0]
     where = f"{first['dataset']}, {first['epochs']:g} epochs, mean of {first['n']} seeds"
@@ -270,7 +271,9 @@ def figures(section: str, table: list[Row], out: Path, example_class: int) -> di
                 {name: stored[f"{name}|{basis}|{part}"] for name in names} for part in ("vectors", "values")
             )
             side = round(vectors[names[0]].shape[1] ** 0.5)  # all data sets have square images
-            title = f"{first['dataset']}, class {example_class}, seed 0, {basis} basis: most positive and most negative"
+            title = (
+                f"{first['dataset']}, class {stored['class']:d}, seed 0, {basis} basis: most positive and most negative"
+            )
             made[f"{section}_eigenvectors{ending}"] = compared_vectors(vectors, values, (side, side), title=title)
     return made
 
@@ -283,15 +286,13 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options = parser(__doc__, "regularisation")
     options.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     options.add_argument("--noises", type=float, nargs="+", default=NOISES, help="of the section noise")
-    options.add_argument(
-        "--decays", type=float, nargs="+", default=DECAYS, help="transforms and gates take the largest"
-    )
+    options.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="the largest for transforms, gates")
     options.add_argument("--width", type=int, help="of embedding and layer, instead of the data set's own")
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
-    chosen = options.parse_args(argv)
+    chosen = parse(options, argv)
+    for name in ("noises", "decays"):  # each once: a setting that is there twice would count as more seeds
+        setattr(chosen, name, list(dict.fromkeys(check_number(f"--{name}", v, 0.0) for v in getattr(chosen, name))))
     chosen.only = [check_choice("--only", name, SECTIONS) for name in chosen.only.split(",")]
-    if chosen.seeds is not None:
-        check_int("--seeds", chosen.seeds, 1)
     return chosen
 
 

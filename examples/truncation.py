@@ -30,8 +30,10 @@ from examples.common import (
     classifier,
     dataset_of,
     out_folder,
+    parse,
     parser,
     schedule,
+    sizes_of,
 )
 from examples.truncation_report import explanations, figures, print_tables
 from models import Dataset, write_table
@@ -41,7 +43,6 @@ from models.tables import read_table
 from tensornet_interp import BilinearLayer, SpectralResult, decompose
 from tensornet_interp.certificates import certificate, difference_certificate
 from tensornet_interp.checkpoints import load_layer, save_layer
-from tensornet_interp.checks import check_int
 from tensornet_interp.fidelity import ORDERS, component_order, fidelity, truncation_curve
 from tensornet_interp.refit import leading, refit
 
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
                     measure(model, data, head, place)
         if options.train_only:
             return
-        gather(out)
+        gather(out, {"dataset": data.name, "epochs": schedule(data, options).epochs} | settings)
         save_examples(options, data, out)
     tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
     summary = print_tables(tables)
@@ -153,10 +154,14 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
                 yield {"decision": name, "images": int(mask.sum()), "components": k, **of}
 
 
-def gather(out: Path) -> None:
-    """The tables of all models that were measured, one below the other: smallest size first, then by seed."""
+def gather(out: Path, common: Row) -> None:
+    """The tables of all models that were measured with the settings in common: smallest size first, then by seed.
+
+    Models of other settings (an earlier call with other --epochs) may lie there, too; means over both say nothing.
+    """
     for name in TABLES:
         rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
+        rows = [row for row in rows if all(row[key] == value for key, value in common.items())]
         rows.sort(key=lambda row: (float(row["size"]), float(row["seed"])))
         write_table(out / f"{name}.csv", rows)
 
@@ -183,12 +188,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "truncation")
     made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
     made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
-    options = made.parse_args(argv)
+    options = parse(made, argv)
     sizes = (FULL if options.full else SIZES)[options.dataset]
-    if options.sizes:
-        sizes = tuple(check_int("--sizes", int(size), 1) for size in options.sizes.split(","))
-    options.sizes = sizes
-    options.seeds = check_int("--seeds", SEEDS[options.dataset] if options.seeds is None else options.seeds, 1)
+    options.sizes = sizes if options.sizes is None else sizes_of("--sizes", options.sizes)
+    options.seeds = SEEDS[options.dataset] if options.seeds is None else options.seeds
     return options
 
 

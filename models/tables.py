@@ -1,19 +1,26 @@
 """Tables on disk."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from models.files import replace_files
+
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a CSV file: a line of the names of the first row, and one line a row; names that a row lacks stay empty."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write a CSV file: a line of the names of the first row, and one line a row; names that a row lacks stay empty
+
+    A table that is there is replaced whole, in one step: a run that is cut off leaves the old one or the new one.
+    """
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_files([(Path(path), file.getvalue().encode())])
 
 
 def read_table(path: str | Path) -> list[dict[str, float | str]]:

@@ -11,7 +11,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.results import SpectralResult
 
 _BATCH = 512  # samples whose component activations are alive together
-_ROUNDING = 1e-12  # of float64 sums, as a share of |eigenvalues| |x|^2
+_ROUNDING = 1e-12  # of float64 sums, as a share of what they would be if nothing cancelled
 
 
 def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
@@ -20,7 +20,9 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     With rho = |x|^2 - |V^T x|^2 (V the kept eigenvectors of a block) the part of the block that is cut adds between
     min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
     exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
-    counted against the margin. |x|^2 includes the 1 of a lifted input. Cost: batch * out^2 * block.
+    counted against the margin. That error is measured in float64: the proofs do not hold for a layer whose
+    hidden units cancel each other to less than about 1e-3 of their size. |x|^2 includes the 1 of a lifted input.
+    Cost: batch * out^2 * block.
     """
     rank = check_int("rank", rank, 1, result.rank)
     if result.relative_error is None or result.relative_error > 1e-3:
@@ -71,6 +73,8 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
         raise ValueError("counts is empty: give the numbers of eigenpairs to keep")
     counts = [check_int("counts", k, 1, full, "eigenpairs of a difference") for k in counts]
     z = layer.lift_input("x", x.double())
+    # rounding is a share of the hidden units, which may be far larger than the difference that they leave
+    sizes = layer.down.abs() @ (layer.left.norm(dim=0) * layer.right.norm(dim=0))  # (out,)
     squared = z.square().sum(-1)  # (batch,)
     least = z.new_full((len(counts), len(x), n_out), torch.inf)  # of output[c] - output[c'] over all c'
     for a in range(n_out):
@@ -81,7 +85,7 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
             squares = (z @ vectors[:, : max(counts)]).square()  # (batch, k)
             projected = squares.cumsum(-1)  # |V_k^T x|^2
             partial = (squares * values[: max(counts)]).cumsum(-1)
-            slack = _ROUNDING * values.abs().sum() * squared
+            slack = _ROUNDING * (sizes[a] + sizes[b]) * squared
             for row, k in enumerate(counts):
                 low, high = _cut_range(values[None, k:])
                 rho = (squared - projected[:, k - 1]).clamp_min(0)

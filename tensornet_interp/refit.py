@@ -55,7 +55,8 @@ def refit(
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= len(outputs):
             raise ValueError(f"targets go from {low} to {high} but there are {len(outputs)} outputs")
-        start = torch.where(used, small.eigenvalues.double() * scale, 0.0)
+        # a component that no sample activates has an infinite scale: its coefficient is not determined, and left at 0
+        start = torch.where(scale.isfinite(), small.eigenvalues.double() * scale, 0.0)
         max_iterations = check_int("max_iterations", max_iterations, 1)
         found, how = _softmax(features, outputs, targets, start, max_iterations), "softmax regression"
     values = (found / scale).to(result.eigenvalues.dtype)

@@ -118,3 +118,18 @@ def test_bad_input() -> None:
         difference_certificate(random_layer(1, 9, 6, seed=0), [1], x)
     with pytest.raises(ValueError, match="x is empty"):
         difference_certificate(layer, [1], x[:0])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e8])
+def test_rounding_of_hidden_units_that_cancel_proves_nothing(size: float) -> None:
+    """Two outputs that differ by 1e-9 of what each of them sums up: what is left of their difference is rounding."""
+    generator = torch.Generator().manual_seed(1)
+    layer = random_layer(2, 7, 5, seed=0)
+    down = layer.down[:1] * size
+    twice = torch.cat([torch.cat([down, -down], 1), torch.cat([down, -down], 1)])
+    nearly = BilinearLayer(twice, torch.cat([layer.left] * 2, 1), torch.cat([layer.right] * 2, 1))  # both outputs are 0
+    x = torch.randn(500, 7, generator=generator).double()
+    assert bool((difference_certificate(nearly, range(1, 8), x) == -1).all())
+    noise = 1e-14 * size * torch.randn(10, generator=generator).double()
+    tied = BilinearLayer(torch.stack([twice[0].abs(), twice[0].abs() + noise]), nearly.left, nearly.right)
+    assert bool((difference_certificate(tied, range(1, 8), x) == -1).all())

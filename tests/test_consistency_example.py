@@ -11,6 +11,7 @@ from examples.common import PRESETS
 from examples.consistency_report import print_verdict
 from models import Dataset, load_dataset
 from models.tables import read_table
+from tensornet_interp import BilinearLayer, decompose
 
 SMALL = ["--sizes", "16", "--seeds", "3", "--epochs", "12"]
 
@@ -92,6 +93,9 @@ def test_images_of_another_size_are_refused_before_training(
     [
         (["--seeds", "1"], "--seeds must be at least 3 .*, got 1"),
         (["--seeds", "2"], "--seeds must be at least 3 .*, got 2"),
+        (["--seeds", "-3"], "--seeds must be at least 1, got -3"),
+        (["--sizes", "4,x"], "--sizes must be whole numbers separated by commas, as 30,100; got '4,x'"),
+        (["--sizes", ""], "--sizes must be whole numbers separated by commas"),
         (["--sizes", "4,0"], "--sizes must be at least 1, got 0"),
         (["--sizes", "4,5", "--other-sizes", "6"], r"--other-sizes must be some of the sizes \(4, 5\), got \(6,\)"),
         (["--other", "digits"], "--other digits is the data set itself"),
@@ -122,3 +126,12 @@ def test_the_verdict_is_of_the_large_sizes(
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2
     assert lines[1].endswith(said)
+
+
+def test_the_contrast_is_between_different_classes_whatever_the_number_of_seeds() -> None:
+    """Three classes, each with eigenvectors of its own in every run: between different classes every cosine is 0."""
+    eye = torch.eye(3, dtype=torch.float64)
+    runs = [decompose(BilinearLayer(eye, eye, eye), "eigen")] * 5
+    ordered, _ = consistency.ordered_rows([run.truncate(1) for run in runs], {}, "abc")
+    first = next(row for row in ordered if row["order"] == "positive")
+    assert (first["similarity"], first["other_class"]) == (1.0, 0.0)

@@ -79,3 +79,32 @@ def test_masks_beat_random_ones_of_their_norm_and_are_drawn_again(small, tmp_pat
     monkeypatch.setattr(adversarial_masks, "compute", None)
     adversarial_masks.main([*options, "--replot"])
     assert (tmp_path / "out" / "examples.png").exists()
+
+
+@pytest.mark.parametrize("script", [ground_truth, adversarial_masks])
+@pytest.mark.parametrize("seeds", ["0", "-2"])
+def test_no_seeds_are_an_error(script, seeds, tmp_path):
+    with pytest.raises(ValueError, match=f"--seeds must be at least 1, got {seeds}"):
+        script.main(["--seeds", seeds, "--out", str(tmp_path)])
+
+
+def test_no_images_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="--images must be at least 1, got -5"):
+        adversarial_masks.main(["--images", "-5", "--out", str(tmp_path)])
+
+
+def test_draws_on_one_model_do_not_count_as_seeds():
+    """Seeds 0 and 1 have accuracies 0.2 and 0.4, the same in all draws: the interval is that of two numbers."""
+    place = {"setting": "a", "pixels": "all", "clipped": 0, "strength": 1.0, "kind": "permuted", "length": 1.0}
+    rows = [
+        {**place, "seed": seed, "draw": draw, "target": target, "accuracy": 0.2 + 0.2 * seed, "misclassified": 0.1}
+        | {"model_accuracy": 0.9}
+        for seed in (0, 1)
+        for draw in range(5)
+        for target in (0, 1)
+    ]
+    (row,) = adversarial_masks.average(rows)
+    assert row["accuracy"] == pytest.approx(0.3)
+    assert row["accuracy_high"] - row["accuracy"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t of one degree
+    (alone,) = adversarial_masks.average([row | {"accuracy": 0.1 * row["draw"]} for row in rows if row["seed"] == 0])
+    assert alone["accuracy_low"] < alone["accuracy"] < alone["accuracy_high"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tensornet_interp import SpectralResult, decompose, lift
+from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
 from tensornet_interp.fidelity import component_order
 from tensornet_interp.refit import leading, refit
 from tensornet_interp.testing import random_layer
@@ -123,3 +123,20 @@ def test_bad_input():
         refit(result, kept, x, torch.full((10,), 3))
     with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
         refit(result, kept, x, torch.zeros(10, dtype=torch.int64), max_iterations=0)
+
+
+def test_components_that_no_sample_activates_are_left_at_zero_and_do_not_disturb_the_others():
+    eye = torch.eye(3, dtype=torch.float64)
+    layer = BilinearLayer(torch.tensor([[1.0, 2.0, 3.0], [3.0, -1.0, 0.5]]).double(), eye, eye)
+    result = decompose(layer, "eigen")
+    x = draw(0, 200, 3)
+    x[:, 1] = 0
+    labels = (layer(x) + draw(1, 200, 2)).argmax(1)
+    for targets in (layer(x), labels):
+        fitted = refit(result, everything(result), x, targets)
+        silent = fitted.eigenvectors[:, 1].abs() == 1  # (block, rank): the component of input 1
+        assert silent.sum() == 2
+        assert bool((fitted.eigenvalues[silent] == 0).all())
+        assert bool((fitted.eigenvalues[~silent] != 0).all())
+    seen = result.eigenvectors[:, 1].abs() == 0
+    torch.testing.assert_close(refit(result, seen, x, labels)(x), fitted(x), rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ from models import ClassifierConfig, build_classifier, load_dataset
 from models.tables import read_table
 from tensornet_interp import decompose
 
-TINY = ["--epochs", "2", "--width", "12", "--seeds", "2", "--noises", "0", "1"]
+TINY = ["--epochs", "2", "--width", "12", "--seeds", "2", "--noises", "0", "1", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,11 @@ def test_figures_are_drawn_again_from_the_tables(done, monkeypatch):
         path.unlink()
     monkeypatch.setattr(regularisation, "trained", None)
     monkeypatch.setattr(regularisation, "dataset_of", None)
-    regularisation.main([*TINY, *places, "--replot"])
+    titles = []
+    monkeypatch.setattr(regularisation, "compared_vectors", lambda *_, title: titles.append(title) or Figure())
+    regularisation.main([*TINY, *places, "--replot", "--example-class", "3"])
+    assert len(titles) == 6
+    assert all(", class 5, seed 0, " in title for title in titles)  # that of the eigenvectors on disk
     assert sorted(path.name for path in (folder / "out").glob("*.png")) == images
 
 
@@ -109,7 +113,12 @@ def test_the_numbers_are_those_of_the_spectra():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--only", "rows,noises"], "did you mean 'noise'"), (["--seeds", "0"], "--seeds must be at least 1, got 0")],
+    [
+        (["--only", "rows,noises"], "did you mean 'noise'"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--noises", "0.5", "-1"], "--noises must be .*-1"),
+        (["--decays", "nan"], "--decays must be .*nan"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

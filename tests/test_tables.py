@@ -33,3 +33,11 @@ def test_a_summary_has_means_and_their_intervals():
     assert summarise([], ["noise"], ["gap"]) == []
     with pytest.raises(KeyError, match="decay"):
         summarise(rows, ["decay"], ["gap"])
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    write_table(tmp_path / "table.csv", [{"value": 1}])
+    with pytest.raises(ValueError, match="fields not in fieldnames"):
+        write_table(tmp_path / "table.csv", [{"value": 2}, {"other": 3}])
+    assert (tmp_path / "table.csv").read_text().split() == ["value", "1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

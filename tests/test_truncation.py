@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from examples import truncation, truncation_report
-from models.tables import read_table
+from models.tables import read_table, write_table
 from tensornet_interp import decompose
 from tensornet_interp.testing import random_layer
 
@@ -68,6 +68,18 @@ def test_models_that_were_measured_are_not_measured_again_and_figures_are_drawn_
     assert "2 seeds" in capsys.readouterr().out
 
 
+def test_models_of_other_settings_in_the_same_folder_are_left_out(tmp_path):
+    common = {"dataset": "digits", "epochs": 4, "noise": 0.5, "weight_decay": 1.0}
+    for at, changes in enumerate([{}, {"epochs": 5}, {"dataset": "mnist"}, {"seed": 1}]):
+        (tmp_path / "models" / str(at)).mkdir(parents=True)
+        for name in truncation.TABLES:
+            write_table(tmp_path / "models" / str(at) / f"{name}.csv", [{"size": 6, "seed": 0} | common | changes])
+    truncation.gather(tmp_path, common)
+    for name in truncation.TABLES:
+        rows = read_table(tmp_path / f"{name}.csv")
+        assert [(row["dataset"], row["epochs"], row["seed"]) for row in rows] == [("digits", 4, 0), ("digits", 4, 1)]
+
+
 def test_shares_of_the_output_are_those_of_the_sums():
     layer = random_layer(3, 5, 4, seed=0)
     result = decompose(layer, "eigen")
@@ -92,7 +104,14 @@ def test_the_interval_is_that_of_student():
     assert math.isnan(truncation_report.interval([1.0])[1])
 
 
-@pytest.mark.parametrize(("options", "message"), [(["--sizes", "0"], "--sizes"), (["--seeds", "0"], "--seeds")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sizes", "0"], "--sizes"),
+        (["--sizes", "8;9"], "--sizes must be whole numbers separated by commas"),
+        (["--seeds", "0"], "--seeds"),
+    ],
+)
 def test_bad_options_are_named_before_work(options, message):
     with pytest.raises(ValueError, match=message):
         truncation.main(options)

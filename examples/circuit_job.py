@@ -132,7 +132,15 @@ def text_file(options: argparse.Namespace, name: str) -> str:
 
 
 def check_settings(job: Job) -> None:
-    """Raise ValueError, showing both, where the folder holds results of other settings."""
+    """Raise ValueError, showing both, where the folder holds results of other settings
+
+    What cannot be used (layer, gated MLP, tokenizer, text) is refused here too, before anything is written or trained.
+    """
+    job.model.block(job.index)
+    if job.model.config.gate != "none":
+        raise ValueError(f"{job.options.model} has gate={job.model.config.gate!r}; only gate='none' is bilinear")
+    if not job.options.replot:
+        job.tokenizer, job.text  # noqa: B018 (read once, then kept)
     weights = hashlib.sha256()
     for path in sorted(Path(job.options.model).glob("model*.safetensors")):
         weights.update(path.read_bytes())
@@ -147,7 +155,8 @@ def check_settings(job: Job) -> None:
         if before != settings:
             changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
             raise ValueError(f"{job.out} holds results of other settings, (there, now): {changed}; take another --out")
-    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    elif not job.options.replot:
+        path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def train(job: Job) -> None:

@@ -188,6 +188,8 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
         cells = "".join(f"{interval(found, name):<28}" for name in ("held_out_loss", "difference"))
         head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
+    if not records:  # gates at equal time alone
+        return
     means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
     points = [found | {"train_loss": found["loss"]} for found in means]
     band = {"held_out_loss": ("held_out_loss_low", "held_out_loss_high")}
@@ -268,6 +270,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         parser.error(
             "--text and --held-out are needed: two plain text files, as of the data set roneneldan/TinyStories"
         )
+    for name, value in (("--seeds", options.seeds), ("--steps", options.steps)):
+        if value is not None and value < 1:
+            parser.error(f"{name} must be at least 1, got {value}")
     if options.steps is None and options.epochs is None:
         options.steps = 500
     options.seed_list = options.seed_list or list(range(options.seeds))

@@ -93,10 +93,10 @@ class ActivationBuffer:
         return self._pass(torch.Generator().manual_seed(self.seed))
 
     def endless(self) -> Iterator[Tensor]:
-        """Pass after pass, each in an order of its own."""
+        """Pass after pass, each in an order of its own; a last batch of one, which has no variance, is left out."""
         generator = torch.Generator().manual_seed(self.seed)
         while True:
-            yield from self._pass(generator)
+            yield from (batch for batch in self._pass(generator) if len(batch) > 1 or self.batch_size == 1)
 
     def _pass(self, generator: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(len(self.windows), generator=generator)

@@ -152,7 +152,10 @@ def train_autoencoder(
             active = float((f > 0).sum() / len(f))
             records.append({"step": step, "tokens": tokens, "nmse": value, "active": active, "dead": dead})
             bar.set_postfix(nmse=f"{value:.3f}", dead=f"{dead:.2f}")
-        if callback is not None and (step in config.checkpoints or step == config.steps):
+        kept = step in config.checkpoints or step == config.steps
+        if kept and not all(bool(torch.isfinite(part).all()) for part in autoencoder.parameters()):
+            raise FloatingPointError(f"step {step} of {config.steps} gave weights that are not finite")
+        if callback is not None and kept:
             callback(step, autoencoder)
     if autoencoder is None:
         raise ValueError("there were no batches")

@@ -140,3 +140,12 @@ def test_bands_lie_around_their_own_line():
         assert [box.y0, box.y1] == pytest.approx([y - 0.1, y + 0.2])
         assert tuple(band.get_facecolor()[0][:3]) == pytest.approx(to_rgb(line.get_color()))
     assert not curves(rows, "k", ["low"], by="kind", bands={"cosine": ("low", "high")}).axes[0].collections
+
+
+def test_the_few_values_of_a_logarithmic_axis_are_named():
+    records = [{"k": k, "loss": 1.0 / k} for k in (1, 2, 4, 8, 16, 32)]
+    figure = curves(records, "k", ["loss"])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8", "16", "32"]
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))

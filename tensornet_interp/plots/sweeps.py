@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 Record = Mapping[str, Any]
 _MARKERS = "os^Dv<>pP"
@@ -86,8 +87,11 @@ def curves(
         if _spread(values):
             axes.set_xscale("log")
             if len(values) <= 6:  # so few that each can be named
-                axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
-                axes.set_xticks([], minor=True)
+                axes.set_xticks(values)
+            else:
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # its labels would run into each other
         axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)

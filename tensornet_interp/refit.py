@@ -2,16 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.results import SpectralResult
-
-Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def leading(ranking: Tensor, count: int) -> Tensor:
@@ -97,16 +93,18 @@ def _least_squares(features: Tensor, outputs: Tensor, targets: Tensor) -> Tensor
 
 def _softmax(features: Tensor, outputs: Tensor, labels: Tensor, start: Tensor, max_iterations: int) -> Tensor:
     """argmin_c of the cross-entropy of outputs @ sum_rank c[block, rank] features[block, n, rank]."""
+    wanted = one_hot(labels, len(outputs))
+    c = start.clone()  # (block, rank)
+    # torch's, not SciPy's: a second pool of threads beside torch's made it several times slower
+    solver = torch.optim.LBFGS(
+        [c], max_iter=max_iterations, tolerance_grad=1e-6, history_size=10, line_search_fn="strong_wolfe"
+    )
 
-    def loss(flat: Vector) -> tuple[float, Vector]:
-        c = torch.from_numpy(flat).to(features).reshape(start.shape)
+    def closure() -> float:
         logits = (features @ c[..., None])[..., 0].T @ outputs.T  # (batch, out)
         slope = (logits.softmax(-1) - wanted) @ outputs / len(labels)  # (batch, block)
-        gradient = (slope.T[:, None, :] @ features)[:, 0]  # (block, rank)
-        return float(cross_entropy(logits, labels)), gradient.cpu().numpy().ravel()
+        c.grad = (slope.T[:, None, :] @ features)[:, 0]
+        return float(cross_entropy(logits, labels))
 
-    wanted = one_hot(labels, len(outputs))
-
-    options = {"maxiter": max_iterations}
-    found = minimize(loss, start.cpu().numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(found.x).to(features).reshape(start.shape)
+    solver.step(closure)
+    return c

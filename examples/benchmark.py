@@ -17,7 +17,7 @@ import torch
 
 from examples.benchmarks.measure import machine, measure, show, write_csv
 from examples.benchmarks.sections import SECTIONS, SIZES, SMOKE
-from examples.digits import PRESETS
+from examples.common import PRESETS
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_info, save_model, train
 from tensornet_interp.checks import check_choice, check_int
 
@@ -67,7 +67,7 @@ def _trained(options: argparse.Namespace, out: Path) -> str:
     """The folder of a classifier trained for this run, as `digits.py` trains it."""
     preset = PRESETS[options.dataset]
     data = load_dataset(options.dataset, options.data_root, download=options.download)
-    config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["hidden"]))
+    config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["width"]))
     model = build_classifier(config, 42)
     training = TrainingConfig(
         epochs=int(preset["epochs"]) if options.epochs is None else options.epochs,

@@ -6,6 +6,7 @@ from pathlib import Path
 from models import ClassifierConfig, Dataset, TrainingConfig, load_dataset
 from tensornet_interp.checks import check_int
 
+# what differs between a data set of 1,437 images of 64 pixels and ones of 60,000 of 784; hidden units as many as width
 PRESETS = {
     "digits": {"width": 64, "lr": 5e-3, "batch_size": 128, "epochs": 40},
     "mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
@@ -36,9 +37,18 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_sizes(made: argparse.ArgumentParser) -> None:
+    """The options of experiments on the models of several sizes."""
+    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
+    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+
+
 def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The options, with a number of seeds that is at least 1 where it is given."""
+    """The options, with a number of seeds that is at least 1 where it is given; sizes of `add_sizes` as numbers."""
     options = made.parse_args(argv)
+    if "sizes" in options:
+        known = (FULL if options.full else SIZES)[options.dataset]
+        options.sizes = known if options.sizes is None else sizes_of("--sizes", options.sizes)
     if options.seeds is not None:
         check_int("--seeds", options.seeds, 1)
     return options

@@ -23,11 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from examples.common import (
-    FULL,
     NOISE,
     PRESETS,
-    SIZES,
     WEIGHT_DECAY,
+    add_sizes,
     classifier,
     dataset_of,
     out_folder,
@@ -233,15 +232,12 @@ def leading(results: list[SpectralResult], block: int, count: int = 2) -> tuple[
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "consistency")
-    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
-    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+    add_sizes(made)
     made.add_argument("--other", choices=sorted(PRESETS), help="second data set, whose classes are compared with these")
     made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default all of them")
     made.add_argument("--other-root", help="folder of the second data set, default --data-root")
     made.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     options = parse(made, argv)
-    sizes = (FULL if options.full else SIZES)[options.dataset]
-    options.sizes = sizes if options.sizes is None else sizes_of("--sizes", options.sizes)
     others = options.other_sizes
     options.other_sizes = options.sizes if others is None else sizes_of("--other-sizes", others)
     if not set(options.other_sizes) <= set(options.sizes):

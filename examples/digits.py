@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from examples.common import PRESETS
 from models import (
     ClassifierConfig,
     Dataset,
@@ -36,12 +37,6 @@ from tensornet_interp.plots import (
 )
 
 COUNTS = (1, 2, 4, 8, 16, 32)
-# what differs between a data set of 1,437 images of 64 pixels and ones of 60,000 of 784
-PRESETS = {
-    "digits": {"width": 64, "hidden": 64, "lr": 5e-3, "batch_size": 128, "epochs": 40},
-    "mnist": {"width": 256, "hidden": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
-    "fashion_mnist": {"width": 256, "hidden": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
-    config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["hidden"]))
+    config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["width"]))
     model = build_classifier(config, options.seed, device=options.device)
     training = TrainingConfig(
         epochs=int(preset["epochs"]) if options.epochs is None else options.epochs,

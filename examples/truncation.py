@@ -23,17 +23,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from examples.common import (
-    FULL,
     NOISE,
-    SIZES,
     WEIGHT_DECAY,
+    add_sizes,
     classifier,
     dataset_of,
     out_folder,
     parse,
     parser,
     schedule,
-    sizes_of,
 )
 from examples.truncation_report import explanations, figures, print_tables
 from models import Dataset, write_table
@@ -186,11 +184,8 @@ def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "truncation")
-    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
-    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+    add_sizes(made)
     options = parse(made, argv)
-    sizes = (FULL if options.full else SIZES)[options.dataset]
-    options.sizes = sizes if options.sizes is None else sizes_of("--sizes", options.sizes)
     options.seeds = SEEDS[options.dataset] if options.seeds is None else options.seeds
     return options
 

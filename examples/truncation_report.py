@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from scipy.stats import t as student
 from torch import Tensor
 
+from models.tables import interval
 from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.fidelity import components_needed
 from tensornet_interp.plots import curves, explanation
@@ -16,16 +16,6 @@ DROPS = (0.1, 0.01)  # points of accuracy that may be lost
 DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # components a class in the figures
 Record = dict[str, float | str]
 Row = dict[str, object]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t (nan for a single value)."""
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, math.nan
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, float(student.ppf(0.975, n - 1)) * spread / math.sqrt(n)
 
 
 def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, ...], list[Record]]:

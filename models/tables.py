@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def read_table(path: str | Path) -> list[dict[str, float | str]]:
         return [{key: _cell(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
 
 
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Mean, and half the width of its confidence interval by Student's t (nan for a single value)."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, math.nan
+    quantile = stats.t.ppf((1 + confidence) / 2, n - 1)
+    return mean, float(quantile * np.std(values, ddof=1) / n**0.5)
+
+
 def summarise(
     rows: Sequence[Mapping[str, object]], by: Sequence[str], fields: Sequence[str], confidence: float = 0.95
 ) -> list[dict[str, object]]:
@@ -53,10 +63,9 @@ def summarise(
             values = [value for row in members if isinstance(value := row.get(name), int | float)]
             if not values:
                 continue
-            mean = summary[name] = float(np.mean(values))
+            mean, half = interval(values, confidence)
+            summary[name] = mean
             if len(values) > 1:
-                quantile = stats.t.ppf((1 + confidence) / 2, len(values) - 1)
-                half = float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
                 summary |= {f"{name}_low": mean - half, f"{name}_high": mean + half}
         found.append(summary)
     return found

@@ -26,8 +26,7 @@ from models import Dataset, accuracy
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
-from tensornet_interp.checks import check_int
-from tensornet_interp.masks import (
+from tensornet_interp.adversarial import (
     BASELINES,
     adversarial_masks,
     baseline_masks,
@@ -35,6 +34,7 @@ from tensornet_interp.masks import (
     orient,
     top_positive,
 )
+from tensornet_interp.checks import check_int
 
 Row = dict[str, object]
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.plots import curves
-from tensornet_interp.plots.images import image_cell
+from tensornet_interp.plots import curves, image_cell
 
 Rows = Sequence[Mapping[str, object]]
 Shape = tuple[int, int]

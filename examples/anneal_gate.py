@@ -26,15 +26,15 @@ from torch import Tensor
 from examples.language_model import CURVE, interval, language_config, model_config, prepare
 from models.annealing import SCHEDULES as ANNEALINGS
 from models.annealing import anneal, gate_sites, remove_gates, schedule
-from models.files import replace_files
 from models.huggingface import build_llama, load_huggingface, save_huggingface
 from models.language import PRECISIONS, SCHEDULES, held_out_loss, train_language
 from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import read_table, summarise, write_table
 from models.text import load_tokens
 from models.transformer import LanguageModel, build_transformer
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
+from tensornet_interp.weights import load_layer
 
 BASELINE, ABRUPT = "baseline", "abrupt"
 START, CUT = "not tuned", "not, beta 0"

@@ -15,13 +15,13 @@ from torch import Tensor
 from models.activations import activations, windows
 from models.contexts import Strongest, strongest
 from models.published import load_transformer
-from models.sae import SAEConfig, autoencoder_at, save_dictionary
+from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, write_table
 from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
 from models.transformer import Transformer
 from tensornet_interp import BilinearLayer
-from tensornet_interp.checkpoints import load_layer
-from tensornet_interp.dictionaries import Dictionary, load_dictionary
+from tensornet_interp.features import Dictionary
+from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
 POINTS = ("mlp-in", "mlp-out")
 LENGTHS = (8, 4, 2, 1)  # the longest training over the others

@@ -14,8 +14,7 @@ from torch import Tensor
 from models.contexts import Piece, Strongest, peak_tokens
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.dictionaries import Dictionary
-from tensornet_interp.features import feature_interactions, projections
+from tensornet_interp.features import Dictionary, feature_interactions, projections
 from tensornet_interp.plots import correlation_by_rank, curves, eigenvector_plane, interaction_submatrix
 
 INTERACTIONS = 12  # the strongest ones, whose input features are the circuit

@@ -41,8 +41,8 @@ from models.runs import trained
 from models.tables import read_table
 from tensornet_interp import SpectralResult, decompose, similarity
 from tensornet_interp.checks import check_int
-from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
-from tensornet_interp.inner import output_similarity
+from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.inner_products import output_similarity
 
 COUNT = 10  # places in the order
 TABLES = ("runs", "ordered", "classes", "functions", "outputs")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from models.tables import read_table
 from tensornet_interp import Report, SpectralResult
-from tensornet_interp.consistency import ORDERS
+from tensornet_interp.compare import ORDERS
 from tensornet_interp.plots import curves, eigenvectors, similarity_matrix
 
 PAPER = (0.8, 0.9)

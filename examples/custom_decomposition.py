@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, train
 from tensornet_interp import BilinearLayer, BilinearMap, decompose, register_decomposition, relative_error
-from tensornet_interp.decompositions.priors import Factors, Prior
+from tensornet_interp.decompositions import Factors, Prior
 from tensornet_interp.fidelity import fidelity
-from tensornet_interp.plots.images import image_cell
+from tensornet_interp.plots import image_cell
 from tensornet_interp.sweep import parameters
 from tensornet_interp.testing import check_decomposition
 

@@ -27,7 +27,7 @@ from models import (
     train,
 )
 from tensornet_interp import BilinearMap, decompose
-from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
+from tensornet_interp.decompositions import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.fidelity import fidelity
 from tensornet_interp.plots import components, curves, outputs_map, pareto
 from tensornet_interp.sweep import sweep

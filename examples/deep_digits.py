@@ -29,10 +29,8 @@ from models import (
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose, difference, norm, odt, similarity
 from tensornet_interp.checks import check_int
-from tensornet_interp.circuit import circuit
-from tensornet_interp.decompositions.cp import CP
-from tensornet_interp.decompositions.eigen import Eigen
-from tensornet_interp.decompositions.tucker import Tucker
+from tensornet_interp.circuits import circuit, expansion
+from tensornet_interp.decompositions import CP, Eigen, Tucker
 from tensornet_interp.fidelity import fidelity, network_fidelity
 from tensornet_interp.plots import (
     bond_curves,
@@ -42,7 +40,6 @@ from tensornet_interp.plots import (
     eigenvectors,
     similarity_matrix,
 )
-from tensornet_interp.queries import expansion
 
 REMOVED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the dimensions of every bond between layers
 WIDTHS, BEAM = (2, 4, 8, 16, 32), 4096  # of circuits: components kept a parent, and a level in all

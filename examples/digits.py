@@ -24,9 +24,8 @@ from models import (
     write_table,
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
-from tensornet_interp.certificates import certificate
 from tensornet_interp.checks import check_int
-from tensornet_interp.fidelity import ORDERS, fidelity, truncation_curve
+from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
 from tensornet_interp.plots import (
     activations,
     eigenvectors,

@@ -31,12 +31,18 @@ from examples.circuit_tables import (
     is_negation,
     print_rows,
 )
-from models.ablation import RULE, circuit_tests
 from models.contexts import Context, as_html, as_text, contexts
 from models.quality import evaluate
 from models.tables import read_table, write_table
 from tensornet_interp import decompose
-from tensornet_interp.features import feature_interactions, label_directions, low_rank_correlation, rank_by_structure
+from tensornet_interp.features import (
+    RULE,
+    circuit_tests,
+    feature_interactions,
+    label_directions,
+    low_rank_correlation,
+    rank_by_structure,
+)
 from tensornet_interp.plots import curves
 
 KS = (1, 2, 4, 8, 16, 32)

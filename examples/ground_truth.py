@@ -26,7 +26,7 @@ from models.casper import RULES, SimilarityTask, similarity_task
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.lift import split
+from tensornet_interp.lifting import split
 
 Row = dict[str, object]
 TARGETS = {"mnist": 6}  # others: the first training image of class 1

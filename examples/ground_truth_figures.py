@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from models.tables import summarise
-from tensornet_interp.plots.images import image_cell, to_numpy
+from tensornet_interp.plots import image_cell, to_numpy
 
 Rows = Sequence[Mapping[str, float | str]]
 

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from models.bilinear import GATES
-from models.files import replace_files
 from models.language import PRECISIONS, SCHEDULES, LanguageConfig, generate, held_out_loss, train_language
 from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import summarise, write_table
@@ -40,6 +39,7 @@ from models.text import (
 )
 from models.training_state import differences
 from models.transformer import Transformer, TransformerConfig, build_transformer
+from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 
 CURVE = 10_000  # held-out tokens of the loss during training; the final loss is on all of them

@@ -44,13 +44,12 @@ from tqdm import tqdm
 from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import BilinearClassifier, Dataset, accuracy, write_table
 from models.augment import augmentation
-from models.checks import check_number
 from models.runs import trained
 from models.tables import read_table, summarise
 from tensornet_interp import SpectralResult, decompose
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
+from tensornet_interp.concentration import energy_share, participation, rare_inputs
 from tensornet_interp.plots import compared_vectors, curves, dots
-from tensornet_interp.sparsity import energy_share, participation, rare_inputs
 
 SECTIONS = ("rows", "noise", "transforms", "gates")
 BASES = ("embedding", "input")

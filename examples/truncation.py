@@ -39,10 +39,17 @@ from models.bilinear import BilinearClassifier
 from models.runs import trained
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, SpectralResult, decompose
-from tensornet_interp.certificates import certificate, difference_certificate
-from tensornet_interp.checkpoints import load_layer, save_layer
-from tensornet_interp.fidelity import ORDERS, component_order, fidelity, truncation_curve
-from tensornet_interp.refit import leading, refit
+from tensornet_interp.fidelity import (
+    ORDERS,
+    certificate,
+    component_order,
+    difference_certificate,
+    fidelity,
+    leading,
+    refit,
+    truncation_curve,
+)
+from tensornet_interp.weights import load_layer, save_layer
 
 SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.checkpoints import load_layer, load_tensor, tensor_names
-from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
 from tensornet_interp.features import (
+    Dictionary,
+    between,
     feature_interactions,
     label_directions,
     low_rank_correlation,
@@ -32,8 +32,8 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
-from tensornet_interp.names import PUBLISHED
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
+from tensornet_interp.weights import PUBLISHED, load_dictionary, load_layer, load_tensor, tensor_names
 
 D_MODEL, D_HIDDEN, N_LAYER, FEATURES, VOCABULARY, ACTIVE = 64, 96, 2, 256, 50, 8
 NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over that of the gate

@@ -14,10 +14,9 @@
 - `annealing`: `anneal`, `schedule`, `remove_gates`: a gated model becomes bilinear while it is fine-tuned
 - `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface`: Llama-type models in the same training loop
 - `activations`: what passes at a transformer's hook points, `ActivationBuffer`
-- `sae`: TopK autoencoders, `train_autoencoder`, `autoencoder_at`, `save_dictionary` (the published layout)
+- `sae`: TopK autoencoders, `train_autoencoder`, `autoencoder_at`
 - `quality`: `evaluate`, error and loss recovered of a dictionary on held-out text
 - `contexts`: max-activating examples, `strongest`, `contexts`, `as_text`, `as_html`
-- `ablation`: `circuit_tests`, whether a circuit carries its feature on held-out text
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
 - `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with their intervals)
 """

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bilinear import Bilinear
-from models.checks import check_number
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
 
 # gate(z) = z share(beta z); every share is 1/2 at 0, exactly
 SHARES: dict[str, Callable[[Tensor], Tensor]] = {

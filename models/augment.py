@@ -9,10 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.checks import check_number
-from models.optional import optional
 from models.training import Transform
-from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_choice, check_int, check_number, check_size, check_tensor
+from tensornet_interp.optional import optional
 
 PURPOSE = "to augment images"
 Shape = tuple[int, int]

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.checks import check_bool, check_number
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_bool, check_choice, check_int, check_number
 
 GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # bilinear

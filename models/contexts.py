@@ -10,7 +10,7 @@ from torch import Tensor
 from models.activations import activations
 from models.transformer import Transformer
 from tensornet_interp.checks import check_int
-from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import Dictionary
 
 Piece = Callable[[int], str]  # a token's text
 

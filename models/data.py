@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checks import check_bool
-from models.optional import optional
-from tensornet_interp.checks import check_choice
+from tensornet_interp.checks import check_bool, check_choice
+from tensornet_interp.optional import optional
 
 DIGITS_SPLIT_SEED = 0
 DIGITS_TEST_SIZE = 360  # of 1,797

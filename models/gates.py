@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bilinear import Bilinear
-from models.checks import check_number
 from tensornet_interp import BilinearLayer
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "and": torch.logical_and,

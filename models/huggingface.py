@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.optional import optional
 from models.transformer import LanguageModel, TransformerConfig
 from tensornet_interp.checks import check_int
+from tensornet_interp.optional import optional
 
 ACTIVATIONS = {"none": "linear", "relu": "relu", "silu": "silu", "gelu": "gelu"}  # our gates in their words
 WHY = ("for Llama-type models", "huggingface")
@@ -86,7 +86,7 @@ def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") 
 def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors as `transformers` does
 
-    `tensornet_interp.checkpoints.load_layer(folder, i, names="llama", gate_removed=True)` opens the layers of a model
+    `tensornet_interp.weights.load_layer(folder, i, names="llama", gate_removed=True)` opens the layers of a model
     without gates. Memory: the weights once more.
     """
     inner: Any = model.model

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.checks import check_number
 from models.training import History, train_mode
 from models.training_state import TrainingState, digest
 from models.transformer import LanguageModel
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after the warm-up -> factor of lr
     "constant": lambda share: 1.0,

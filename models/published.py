@@ -1,4 +1,4 @@
-"""A `Transformer` on disk in the published layout, which `tensornet_interp.checkpoints` opens layer by layer."""
+"""A `Transformer` on disk in the published layout, which `tensornet_interp.weights` opens layer by layer."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.bilinear import GATES
-from models.files import replace_files
 from models.storage import CONFIG, WEIGHTS
 from models.transformer import Transformer, TransformerConfig
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.names import PUBLISHED, fill
-from tensornet_interp.weight_files import Source, WeightFiles, load_config
+from tensornet_interp.disk import replace_files
+from tensornet_interp.weights import PUBLISHED, Source, WeightFiles, fill, load_config
 
 # fields of `TransformerConfig` by the names that the layout has for them
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
@@ -48,7 +47,7 @@ def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str,
 def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> Transformer:
     """The model that a checkpoint of the published layout holds, with the dtype of the file
 
-    `folder`: any source of `tensornet_interp.checkpoints`, shards and hub names too. The vocabulary is the embedding's.
+    `folder`: any source of `tensornet_interp.weights`, shards and hub names too. The vocabulary is the embedding's.
     Raises FileNotFoundError; ValueError for what this class cannot be: biases, another norm, another gate, no gated
     product, and for tensors that are missing, too many, or of other sizes than the config says.
     """

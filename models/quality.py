@@ -11,7 +11,7 @@ from models.activations import activations
 from models.language import held_out_loss
 from models.transformer import Transformer
 from tensornet_interp.checks import check_choice
-from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import Dictionary
 
 ABLATIONS = ("mean", "zero")
 

@@ -3,20 +3,16 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from models.activations import ActivationBuffer
-from models.checks import check_number
-from models.files import replace_files
 from models.transformer import Transformer
-from tensornet_interp.checks import check_int, check_tensor
-from tensornet_interp.dictionaries import PAPER_FOLDER, Dictionary
+from tensornet_interp.checks import check_int, check_number, check_tensor
+from tensornet_interp.features import Dictionary
 
 Record = dict[str, float | int]
 
@@ -186,30 +182,3 @@ def autoencoder_at(
 
     autoencoder, records = train_autoencoder(buffer.endless(), config, callback=handed, progress=progress)
     return autoencoder.dictionary(**place), records
-
-
-def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
-    """Write `parent/{layer}-{point}-x{expansion}-k{k}/model.safetensors`, which `load_dictionary` opens; its folder
-
-    The folder is the dictionary's name, as `autoencoder_at` gives it. Raises ValueError where the name is another or
-    does not fit the sizes, or the layout cannot hold the dictionary (threshold, no TopK, no rectifier, not centered).
-    """
-    match = PAPER_FOLDER.fullmatch(dictionary.name)
-    if match is None:
-        raise ValueError(f"name must be '{{layer}}-{{point}}-x{{expansion}}-k{{k}}', got {dictionary.name!r}")
-    if dictionary.features != int(match["expansion"]) * dictionary.width or dictionary.k != int(match["k"]):
-        raise ValueError(f"name {dictionary.name!r} does not fit {dictionary!r}")
-    if dictionary.threshold is not None or not dictionary.rectify or not dictionary.centered:
-        raise ValueError("the published layout holds TopK, rectified, centered dictionaries without a threshold")
-    bias = dictionary.decoder_bias
-    tensors = {
-        "w_enc.weight": dictionary.encoder,
-        "w_dec.weight": dictionary.decoder,
-        "b_dec": dictionary.decoder.new_zeros(dictionary.width) if bias is None else bias,
-    }
-    if dictionary.encoder_bias is not None:
-        tensors["w_enc.bias"] = dictionary.encoder_bias
-    folder = Path(parent) / dictionary.name
-    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    replace_files([(folder / "model.safetensors", content)])
-    return folder

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.bilinear import BilinearClassifier, ClassifierConfig
-from models.files import replace_files
 from models.gates import GateConfig, GateModel
+from tensornet_interp.disk import replace_files
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
-from models.files import replace_files
+from tensornet_interp.disk import replace_files
+from tensornet_interp.numerics import t_quantile
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -40,8 +40,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return mean, math.nan
-    quantile = stats.t.ppf((1 + confidence) / 2, n - 1)
-    return mean, float(quantile * np.std(values, ddof=1) / n**0.5)
+    return mean, t_quantile(n, confidence) * float(np.std(values, ddof=1)) / n**0.5
 
 
 def summarise(

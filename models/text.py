@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.files import replace_files
-from models.optional import optional
 from tensornet_interp.checks import check_int
+from tensornet_interp.disk import replace_files
+from tensornet_interp.optional import optional
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

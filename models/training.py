@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.checks import check_bool, check_number
 from models.data import Dataset
 from models.tables import write_table
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_bool, check_int, check_number
 
 Record = dict[str, float | int]
 # images (batch, h * w) and the run's own stream of random numbers -> images, changed at random

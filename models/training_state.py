@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.files import replace_files
+from tensornet_interp.disk import replace_files
 
 FILE = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -2,16 +2,16 @@
 
 import tensorly
 
+from tensornet_interp.bonds.truncation import odt
 from tensornet_interp.contraction import TensorNetwork, Term, contract, plan, rename
 from tensornet_interp.decompositions import Decomposition, decompose
-from tensornet_interp.estimate import Estimate
-from tensornet_interp.inner import difference, inner, norm, relative_error, similarity
+from tensornet_interp.inner_products.estimate import Estimate
+from tensornet_interp.inner_products.pairs import difference, inner, norm, relative_error, similarity
 from tensornet_interp.layer import BilinearLayer, BilinearMap
-from tensornet_interp.lift import lift
+from tensornet_interp.lifting import lift
 from tensornet_interp.network import BilinearNetwork
-from tensornet_interp.odt import odt
 from tensornet_interp.planning import Plan
-from tensornet_interp.registry import available_decompositions, register_decomposition
+from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
 
@@ -30,12 +30,12 @@ __all__ = [
     "TensorNetwork",
     "Term",
     "TuckerResult",
-    "available_decompositions",
     "contract",
     "decompose",
     "difference",
     "inner",
     "lift",
+    "list_decompositions",
     "norm",
     "odt",
     "plan",

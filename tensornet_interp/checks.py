@@ -1,11 +1,25 @@
 """Checks at the border: every message names the argument, gives the values and says the rule."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from numbers import Integral
 
 import torch
 from torch import Tensor
+
+__all__ = [
+    "DEFAULT_MAX_ELEMENTS",
+    "check_alike",
+    "check_bool",
+    "check_choice",
+    "check_int",
+    "check_number",
+    "check_share",
+    "check_size",
+    "check_tensor",
+    "suggestion",
+]
 
 # wide enough for every network and decomposition here: (8 bytes each) 8 GB of float64
 DEFAULT_MAX_ELEMENTS = 10**9
@@ -62,6 +76,26 @@ def check_share(name: str, value: object, *, low_open: bool, high_open: bool) ->
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
     return float(value)
+
+
+def check_number(name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """`value` as a finite float between `minimum` and `maximum`, both allowed; True is not a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if not minimum <= value <= maximum:
+        if math.isinf(maximum):
+            raise ValueError(f"{name} must be at least {minimum:g}, got {value}")
+        raise ValueError(f"{name} must be between {minimum:g} and {maximum:g}, got {value}")
+    return float(value)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """`value` as a bool; 0 and 1 are not bools."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+    return value
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:

@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 from tensornet_interp.checks import check_alike, check_size, check_tensor
 from tensornet_interp.contraction import Modes, TensorNetwork, Term
 
+__all__ = ["BilinearLayer", "BilinearMap", "as_layer"]
+
 
 class BilinearMap(TensorNetwork):
     """y[out] = sum B[out, in1, in2] x1[in1] x2[in2]: what a layer and every decomposition of a layer have in common.

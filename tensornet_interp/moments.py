@@ -10,6 +10,17 @@ from tensornet_interp.checks import check_alike, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
+__all__ = [
+    "Gaussian",
+    "HiddenMeans",
+    "cross_gram",
+    "cross_moment",
+    "hidden_means",
+    "input_gaussian",
+    "input_gram",
+    "input_moments",
+]
+
 _CHUNK_ELEMENTS = 2**22  # entries of a block of rows of a (rank, rank) matrix (32 MB)
 
 

@@ -10,6 +10,8 @@ from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, TensorNetwork, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 
+__all__ = ["BilinearNetwork"]
+
 
 class BilinearNetwork(TensorNetwork):
     """y = part_L(... part_1(x)): a stack, bottom first, homogeneous of degree 2**L in its (lifted) input.

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import opt_einsum
 
+__all__ = ["SHARED", "Chunk", "Modes", "Optimizer", "Plan", "Step", "make_plan"]
+
 Modes = tuple[str, ...]
 Optimizer = str | Callable[..., Any]
 SHARED = "shared"  # the default optimizer

@@ -5,6 +5,15 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import TypeVar
 
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Registry",
+    "decomposition_problems",
+    "get_decomposition",
+    "list_decompositions",
+    "register_decomposition",
+]
+
 T = TypeVar("T", bound=Callable[..., object])
 
 ENTRY_POINT_GROUP = "tensornet_interp.decompositions"
@@ -95,5 +104,5 @@ def _origin(entry: importlib.metadata.EntryPoint) -> str:
 _decompositions = Registry("decomposition", ENTRY_POINT_GROUP)
 register_decomposition = _decompositions.register
 get_decomposition = _decompositions.get
-available_decompositions = _decompositions.names
+list_decompositions = _decompositions.names
 decomposition_problems = _decompositions.problems

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from tensornet_interp.layer import BilinearLayer
 
+__all__ = ["Report", "Start", "versions"]
+
 
 @functools.cache
 def versions() -> dict[str, str]:

@@ -9,10 +9,12 @@ from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_size, check_tensor
+from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
-from tensornet_interp.sparsity import participation
+
+__all__ = ["CPResult", "EigenGroup", "Result", "SpectralResult", "TuckerResult"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

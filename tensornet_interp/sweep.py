@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import inspect
 import itertools
 import json
@@ -11,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,13 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions import build, decompose
-from tensornet_interp.inner import norm, relative_error, similarity
+from tensornet_interp.inner_products.pairs import norm, relative_error, similarity
 from tensornet_interp.layer import as_layer
+from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
+
+__all__ = ["Grid", "Record", "describe", "fingerprint", "load_records", "parameters", "sweep", "to_frame"]
 
 Record = dict[str, Any]
 Grid = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
@@ -92,7 +93,7 @@ def load_records(path: str | Path) -> list[Record]:
 
 def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
     """A pandas DataFrame with a row a record, and a column an option (those whose name is taken as "option_...")."""
-    pandas = _optional("pandas")
+    pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
     rows = []
     for record in records:
         taken = record.keys() - {"options"}
@@ -236,12 +237,3 @@ def _key(record: Mapping[str, Any]) -> str:
 def _describe_array(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return f"tensor({tuple(tensor.shape)}, {tensor.dtype}, sha256 {hashlib.sha256(raw).hexdigest()[:16]})"
-
-
-def _optional(module: str) -> ModuleType:
-    # The one place where this package imports what is not a core dependency.
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        hint = f"pip install {module}, or pip install 'tensornet_interp[{module}]'"
-        raise ImportError(f"{module} is needed for a DataFrame of records: {hint}") from error

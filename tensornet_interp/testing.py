@@ -7,11 +7,13 @@ from itertools import pairwise
 import torch
 
 from tensornet_interp.decompositions import decompose
-from tensornet_interp.inner import relative_error
+from tensornet_interp.inner_products.pairs import relative_error
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.lift import lift
+from tensornet_interp.lifting import lift
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import get_decomposition
+
+__all__ = ["CheckReport", "check_decomposition", "random_layer"]
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
-from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions import Eigen
 
 
 def tensor(*size, seed=0, dtype=torch.float64):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tensornet_interp import BilinearLayer  # noqa: F401 - imported before memory is measured
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.weights import load_layer
 
 
 def counter(file, key):

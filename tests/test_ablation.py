@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from models.ablation import DROP, circuit_tests, plane_part, random_part, removal_test
 from tensornet_interp import BilinearLayer
-from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import DROP, Dictionary, circuit_tests, plane_part, random_part, removal_test
 
 D, NOT, GOOD = 16, 2, 5  # input features are the axes
 WINDOW = 8

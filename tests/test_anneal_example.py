@@ -10,7 +10,7 @@ from examples import anneal_gate
 from models.annealing import SCHEDULES
 from models.huggingface import load_huggingface
 from models.published import load_transformer, save_transformer
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.weights import load_layer
 
 RUNS = ("baseline", "linear", "exponential", "abrupt")
 

@@ -14,7 +14,7 @@ from models.language import LanguageConfig, train_language
 from models.published import save_transformer
 from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import BilinearLayer
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.weights import load_layer
 
 CONFIG = TransformerConfig(vocabulary=11, d_model=8, d_hidden=6, n_layers=3, n_heads=2, context=7, gate="silu")
 TOKENS = torch.tensor([[1, 5, 3, 10], [0, 2, 9, 4]])

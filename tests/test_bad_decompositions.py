@@ -5,7 +5,7 @@ import torch
 from bad_input import cases, check
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.decompositions.priors import NonNegative, Prior, Smooth, Sparse
+from tensornet_interp.decompositions import NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.testing import random_layer
 
 LAYER = random_layer(3, 5, 4, seed=1)

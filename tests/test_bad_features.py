@@ -20,9 +20,9 @@ from bad_input import (
 )
 
 from tensornet_interp import BilinearLayer
-from tensornet_interp.checkpoints import load_config, load_layer, save_layer
-from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
 from tensornet_interp.features import (
+    Dictionary,
+    between,
     feature_interactions,
     label_directions,
     low_rank_correlation,
@@ -32,6 +32,7 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.spectra import spectra
+from tensornet_interp.weights import load_config, load_dictionary, load_layer, save_layer
 
 
 def interactions(**options):

@@ -33,7 +33,7 @@ from tensornet_interp import (
     relative_error,
     similarity,
 )
-from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions import Eigen
 
 
 def gaussian(**options):

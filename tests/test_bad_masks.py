@@ -4,8 +4,8 @@ import pytest
 import torch
 from bad_input import LAYER, NAN, RESULT, ZERO, X, cases, check, tensor
 
-from tensornet_interp.decompositions.eigen import Eigen
-from tensornet_interp.masks import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.decompositions import Eigen
 
 VECTORS = tensor(2, 2, 5)
 LABELS = torch.tensor([0, 1])

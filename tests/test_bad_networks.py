@@ -21,10 +21,9 @@ from bad_input import (
 )
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, contract, odt, plan
-from tensornet_interp.circuit import circuit
+from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.contraction import Term
 from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
-from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
 
 BONDS = odt(STACK)
 CIRCUIT = circuit(STACK, U, widths=2)

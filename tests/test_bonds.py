@@ -46,7 +46,8 @@ def test_without_the_constant_is_the_dense_network_with_the_constant_leaves_proj
         torch.testing.assert_close(found, values[: len(found)], rtol=0, atol=TIGHT)
         assert bond.singular_values[0] > found[0]
     last = result.bonds[-1]  # its constant was dropped with the head
-    assert torch.equal(last.singular_values, last.singular_values_without_constant)
+    # one matrix, two LAPACK drivers: equal to rounding, not to the bit
+    torch.testing.assert_close(last.singular_values, last.singular_values_without_constant, rtol=0, atol=TIGHT)
 
 
 @every_case

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.certificates import certificate, difference_certificate
+from tensornet_interp.fidelity import certificate, difference_certificate
 from tensornet_interp.testing import random_layer
 
 

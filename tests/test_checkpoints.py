@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from models import ClassifierConfig, build_classifier, save_model
 from models.gates import Gate, GateConfig, GateModel
 from tensornet_interp import BilinearLayer, lift
-from tensornet_interp.checkpoints import PRESETS, Names, load_layer, load_tensor, save_layer
+from tensornet_interp.weights import PRESETS, Names, load_layer, load_tensor, save_layer
 
 
 def tensor(*size, seed=0, dtype=torch.float64):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift
-from tensornet_interp.circuit import Circuit, circuit
+from tensornet_interp.circuits import Circuit, circuit
 from tensornet_interp.testing import random_layer
 
 EPS = torch.finfo(torch.float64).eps

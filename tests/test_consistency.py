@@ -9,7 +9,7 @@ import torch
 from bad_input import NAN, cases, check, tensor
 
 from tensornet_interp import BilinearLayer, Report, SpectralResult, decompose, lift
-from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.testing import random_layer
 
 VALUES = [5.0, -4.0, 3.0, 2.0, -1.0]

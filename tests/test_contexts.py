@@ -8,7 +8,7 @@ import torch
 from models.activations import activations, windows
 from models.contexts import Context, as_html, as_text, contexts, peak_tokens, strongest
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import Dictionary
 
 D, PLACE = 8, (1, "mlp-in")
 TEXT = {0: " plain", 1: "<b>", 2: ' "&"', 3: "\n", 4: " $x$"}

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import importlib
 import os
 import struct
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import data, optional
+from models import data
 from models.data import Dataset, load_dataset, read_idx
 
 ROOT = os.environ.get("TENSORNET_DATA")
@@ -121,7 +122,7 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(optional.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"scikit-learn is needed for the bundled digits: pip install scikit-learn"):
         load_dataset("digits")
 

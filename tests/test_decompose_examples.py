@@ -8,7 +8,7 @@ import torch
 
 from examples import custom_decomposition, decompose_mnist
 from tensornet_interp import decompose
-from tensornet_interp.decompositions.priors import Factors
+from tensornet_interp.decompositions import Factors
 from tensornet_interp.testing import check_decomposition, random_layer
 
 SMALL = {

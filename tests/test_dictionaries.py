@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from tensornet_interp import BilinearLayer, lift
-from tensornet_interp.dictionaries import Dictionary, between, load_dictionary
+from tensornet_interp.features import Dictionary, between
+from tensornet_interp.weights import load_dictionary
 
 
 def tensor(*size, seed=0, dtype=torch.float64):

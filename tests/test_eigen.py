@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, inner, lift, relative_error
-from tensornet_interp.decompositions.eigen import Eigen, eigen_flops
+from tensornet_interp.decompositions import Eigen
+from tensornet_interp.decompositions.eigen import eigen_flops
 
 SIZES = [(23, 7, 5), (7, 23, 5), (19, 19, 3), (1, 3, 2)]  # (d, H, K); the first takes the thin way
 EXACT = 1e-10  # of the largest magnitude: eigh is backward stable to about size * eps = 1e-14

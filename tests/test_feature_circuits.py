@@ -13,7 +13,7 @@ from models.contexts import Strongest
 from models.published import save_transformer
 from models.text import encode_to_file, save_tokenizer, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp.dictionaries import load_dictionary
+from tensornet_interp.weights import load_dictionary
 
 STORY = "once upon a time there was a cat who did not like the big red dog but the dog was good and never sad"
 WORDS = STORY.split()

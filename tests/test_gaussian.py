@@ -8,9 +8,9 @@ import torch
 from stacks import stack, tensor
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, lift, similarity
-from tensornet_interp.products import AUTO_FLOPS
-from tensornet_interp.scaling import as_stack
-from tensornet_interp.symmetric import exact_flops
+from tensornet_interp.inner_products.products import AUTO_FLOPS
+from tensornet_interp.inner_products.stack import as_stack
+from tensornet_interp.inner_products.symmetric import exact_flops
 
 
 def quadrature(f, g, mean, covariance, nodes):

@@ -10,7 +10,7 @@ from models.annealing import anneal, gate_sites, remove_gates
 from models.huggingface import build_llama, load_huggingface, save_huggingface
 from models.language import LanguageConfig, train_language
 from models.transformer import TransformerConfig
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.weights import load_layer
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra huggingface")
 

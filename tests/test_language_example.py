@@ -7,7 +7,7 @@ import pytest
 
 from examples import language_model
 from models.published import load_transformer
-from tensornet_interp.checkpoints import load_layer
+from tensornet_interp.weights import load_layer
 
 ANIMALS = ("dog", "cat", "frog", "cow", "bird", "fish", "bear", "fox")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.lift import split
-from tensornet_interp.queries import order_weights
+from tensornet_interp.circuits import order_weights
+from tensornet_interp.lifting import split
 
 OUT, IN, RANK = 3, 4, 6
 TOLERANCE = 1e-12

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.masks import BASELINES, adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.adversarial import BASELINES, adversarial_masks, baseline_masks, mask_effect, orient, top_positive
 
 BLOCKS, COUNT, SIZE = 3, 2, 11
 TOLERANCE = 1e-12  # float64, products of some tens of numbers of order 1

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tensornet_interp.names import PRESETS, Names, fill
+from tensornet_interp.weights import PRESETS, Names, fill
 
 PUBLISHED = PRESETS["published"]
 

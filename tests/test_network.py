@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, difference, lift
+from tensornet_interp.circuits import evaluation
 from tensornet_interp.contraction import TensorNetwork, rename
 from tensornet_interp.layer import BilinearMap
-from tensornet_interp.queries import evaluation
 
 # (in, width, out, hidden): a residual needs the middle sizes equal; all others differ
 IN, WIDTH, OUT = 3, 4, 2

@@ -8,7 +8,7 @@ import torch
 from bad_input import LAYER, LIFTED, SQUARE, STACK, ZERO, cases, check, make, tensor
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, similarity
-from tensornet_interp.inner import output_similarity
+from tensornet_interp.inner_products import output_similarity
 from tensornet_interp.testing import random_layer
 
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tensornet_interp import BilinearNetwork, Report, TensorNetwork, Term, TuckerResult, decompose, lift
-from tensornet_interp.circuit import circuit
+from tensornet_interp.circuits import circuit
 from tensornet_interp.plots import draw_circuit, draw_network
 from tensornet_interp.testing import random_layer
 

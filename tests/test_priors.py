@@ -5,7 +5,7 @@ import torch
 from dense_layer import dense_error, normal
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
+from tensornet_interp.decompositions import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.testing import random_layer
 
 SHAPE = (5, 7)

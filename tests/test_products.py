@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, lift, products, similarity
-from tensornet_interp.sampling import standard_error
+from tensornet_interp import BilinearLayer, BilinearNetwork, lift, similarity
+from tensornet_interp.inner_products import products
+from tensornet_interp.inner_products.sampling import standard_error
 
 
 def tensor(*shape, seed):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models.published import load_transformer, save_transformer
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp.checkpoints import load_config, load_layer
+from tensornet_interp.weights import load_config, load_layer
 
 SMALL = TransformerConfig(vocabulary=17, d_model=12, d_hidden=10, n_layers=3, n_heads=2, context=9)
 TOKENS = torch.tensor([3, 16, 0, 5, 5, 1, 12])

@@ -7,7 +7,7 @@ from models.activations import activations, windows
 from models.language import held_out_loss
 from models.quality import evaluate
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp.dictionaries import Dictionary
+from tensornet_interp.features import Dictionary
 
 D = 8
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, TensorNetwork, Term, contract, decompose, lift, plan
-from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits import evaluation, expansion, interaction_tensor, order_weights, project
 
 TOLERANCE = 1e-12  # of the largest entry: sums of some thousand products of float64 numbers
 

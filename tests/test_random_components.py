@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, relative_error
+from tensornet_interp.decompositions import RandomComponents
 from tensornet_interp.decompositions.canonical import canonical_cp
-from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.testing import random_layer
 
 LAYER = random_layer(3, 7, 6, seed=0)

@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
-from tensornet_interp.fidelity import component_order
-from tensornet_interp.refit import leading, refit
+from tensornet_interp.fidelity import component_order, leading, refit
 from tensornet_interp.testing import random_layer
 
 

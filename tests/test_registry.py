@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tensornet_interp import available_decompositions, decompose, register_decomposition, registry
-from tensornet_interp.decompositions import BUILT_IN
-from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp import decompose, list_decompositions, register_decomposition, registry
+from tensornet_interp.decompositions import BUILT_IN, Eigen
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry
 
@@ -45,7 +44,7 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
         def __call__(self, layer):
             return BilinearLayer(layer.down * self.factor, layer.left, layer.right, layer.name, layer.history)
 
-    assert "scaled" in available_decompositions()
+    assert "scaled" in list_decompositions()
     torch.testing.assert_close(decompose(layer, "scaled").to_tensor(), 2 * layer.to_tensor())
     torch.testing.assert_close(decompose(layer, "scaled", factor=3.0).to_tensor(), 3 * layer.to_tensor())
     with pytest.raises(TypeError, match=r"'scaled' has no option 'facto'; it has: factor; did you mean 'factor'\?"):
@@ -53,11 +52,11 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
 
 
 def test_names_registered_in_a_test_do_not_leak():
-    assert "scaled" not in available_decompositions()
+    assert "scaled" not in list_decompositions()
 
 
 def test_every_built_in_of_the_table_is_registered():
-    assert set(BUILT_IN) <= set(available_decompositions())
+    assert set(BUILT_IN) <= set(list_decompositions())
     assert all(registry.get_decomposition(name) is built_in for name, built_in in BUILT_IN.items())
 
 
@@ -138,7 +137,7 @@ SCRIPT = """
 import json, sys
 import tensornet_interp as ti
 from tensornet_interp import registry
-from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions import Eigen
 import torch
 
 def error(action):
@@ -149,7 +148,7 @@ def error(action):
 
 layer = ti.BilinearLayer(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), name="layer 0")
 modules = ["good_plugin_module", "broken_plugin_module"]
-out = {"names": ti.available_decompositions()}
+out = {"names": ti.list_decompositions()}
 out["imported by listing"] = [name for name in modules if name in sys.modules]
 out["eigen is ours"] = type(ti.decompose(layer, "eigen")).__name__ == "SpectralResult"
 out["imported by eigen"] = [name for name in modules if name in sys.modules]
@@ -163,7 +162,7 @@ out["twice, factor 5"] = ti.decompose(layer, "twice", factor=5.0).to_tensor().un
 out["option"] = error(lambda: ti.decompose(layer, "twice", factr=5.0))
 out["problems"] = registry.decomposition_problems()
 out["eigen is ours after all"] = registry.get_decomposition("eigen") is Eigen
-out["names after"] = ti.available_decompositions()
+out["names after"] = ti.list_decompositions()
 print(json.dumps(out))
 """
 

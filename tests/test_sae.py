@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 
 from models.activations import windows
-from models.sae import SAEConfig, TopKAutoencoder, autoencoder_at, save_dictionary, train_autoencoder
+from models.sae import SAEConfig, TopKAutoencoder, autoencoder_at, train_autoencoder
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp.dictionaries import Dictionary, load_dictionary
+from tensornet_interp.features import Dictionary
+from tensornet_interp.weights import load_dictionary, save_dictionary
 
 SMALL = SAEConfig(expansion=2, k=2, lr=1e-2, batch_size=16, steps=6, checkpoints=(2, 4), buffer=32, seed=1)
 

@@ -110,7 +110,7 @@ def test_the_seed_decides():
 
 def test_chunks_of_draws_are_all_used(monkeypatch):
     a, b = THREE[0]
-    monkeypatch.setattr("tensornet_interp.sampling._CHUNK", 5 * 17)  # 17 draws of 5 hidden units at a time
+    monkeypatch.setattr("tensornet_interp.inner_products.sampling._CHUNK", 5 * 17)
     result = inner(a, b, kind="symmetric", samples=2000)
     monkeypatch.undo()
     whole = inner(a, b, kind="symmetric", samples=2000)

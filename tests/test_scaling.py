@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
-from tensornet_interp.scaling import as_stack, factor_exponents, rescale
+from tensornet_interp.inner_products.stack import as_stack, factor_exponents, rescale
 
 SIZES = [1e60, 1e-110]
 

@@ -5,7 +5,7 @@ import torch
 from bad_input import NAN, RESULT, X, cases, check, spoiled, tensor
 
 from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.sparsity import energy_share, participation, rare_inputs
+from tensornet_interp.concentration import energy_share, participation, rare_inputs
 
 
 def test_n_equal_entries_participate_as_n_whatever_their_scale_and_signs():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, lift, relative_error
-from tensornet_interp.krylov import Matrices, enclose, rounding_share, squared_norms
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import krylov_flops, spectra
+from tensornet_interp.spectra.krylov import Matrices, enclose, rounding_share, squared_norms
 from tensornet_interp.testing import random_layer
 
 SIZE, COUNT = 24, 31  # inputs, directions of a family
@@ -240,7 +240,7 @@ def test_what_float32_cannot_find_is_done_again():
 def test_chunks_of_directions_give_the_same(monkeypatch):
     layer, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
     once = spectra(layer, directions, method="krylov", progress=False)
-    monkeypatch.setattr("tensornet_interp.spectra._CHUNK_ELEMENTS", 7 * (2 * SIZE**2 + 6 * layer.rank))
+    monkeypatch.setattr("tensornet_interp.spectra.leading._CHUNK_ELEMENTS", 7 * (2 * SIZE**2 + 6 * layer.rank))
     parts = spectra(layer, directions, method="krylov", progress=False)
     check(parts, layer, directions)
     assert ((once.eigenvalues.abs() - parts.eigenvalues.abs()).abs() <= once.bounds + parts.bounds).all()

@@ -19,12 +19,12 @@ from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
-    available_decompositions,
     contract,
     decompose,
     difference,
     inner,
     lift,
+    list_decompositions,
     norm,
     odt,
     plan,
@@ -32,14 +32,14 @@ from tensornet_interp import (
     rename,
     similarity,
 )
-from tensornet_interp.certificates import certificate, difference_certificate
-from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, save_layer
-from tensornet_interp.circuit import circuit
-from tensornet_interp.compare import match, stability
-from tensornet_interp.consistency import ORDERS, jackknife, matched_similarity, ordered_similarity
-from tensornet_interp.decompositions.priors import Sparse
-from tensornet_interp.dictionaries import Dictionary, between
+from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.compare import ORDERS, jackknife, match, matched_similarity, ordered_similarity, stability
+from tensornet_interp.concentration import energy_share, participation, rare_inputs
+from tensornet_interp.decompositions import Sparse
 from tensornet_interp.features import (
+    Dictionary,
+    between,
     feature_interactions,
     label_directions,
     low_rank_correlation,
@@ -47,10 +47,19 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
-from tensornet_interp.fidelity import component_order, components_needed, fidelity, network_fidelity, truncation_curve
-from tensornet_interp.inner import output_similarity
-from tensornet_interp.lift import split
-from tensornet_interp.masks import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.fidelity import (
+    certificate,
+    component_order,
+    components_needed,
+    difference_certificate,
+    fidelity,
+    leading,
+    network_fidelity,
+    refit,
+    truncation_curve,
+)
+from tensornet_interp.inner_products import output_similarity
+from tensornet_interp.lifting import split
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -70,13 +79,11 @@ from tensornet_interp.plots import (
     similarity_matrix,
     spectrum,
 )
-from tensornet_interp.queries import evaluation, expansion, interaction_tensor, order_weights, project
-from tensornet_interp.refit import leading, refit
 from tensornet_interp.registry import decomposition_problems
-from tensornet_interp.sparsity import energy_share, participation, rare_inputs
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
+from tensornet_interp.weights import load_config, load_layer, load_tensor, save_layer
 
 BOND_RECORD = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
 SMALL_LANGUAGE = TransformerConfig(vocabulary=7, d_model=4, d_hidden=6, n_layers=2, n_heads=1, context=3)
@@ -219,7 +226,7 @@ CALLS = {
     "plot output directions": lambda g: output_directions(decompose(g.layer, "output_svd"), (1, 5), "abcde", count=1),
     "plot an explanation": lambda g: explanation(g.result, g.x[0], (1, 5), "abcde", label=0, count=2),
     "check a decomposition": lambda g: check_decomposition("eigen"),
-    "names of decompositions": lambda g: (available_decompositions(), decomposition_problems()),
+    "names of decompositions": lambda g: (list_decompositions(), decomposition_problems()),
     "print": lambda g: (repr(g.layer), repr(g.network), repr(g.result)),
     "build classifier": lambda g: build_classifier(CONFIG, seed=1),
     "call a classifier": lambda g: g.model(g.digits.test_x),

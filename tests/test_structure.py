@@ -1,6 +1,7 @@
 """The house rules that a reader of the source can rely on: which way imports point, and what no file does."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -14,62 +15,53 @@ PACKAGE, OTHERS = "tensornet_interp", ("models", "examples")
 FILES = sorted(path for room in (PACKAGE, *OTHERS) for path in (ROOT / room).rglob("*.py"))
 MAX_LINES = 300
 
-# What a module of the package may import of the package; checks.py is a leaf that all may import.
-CORE = {"contraction", "registry", "layer", "network", "inner", "results"}
-ARROWS = {
+# What a room or a ground module may import of the package; `checks` is a leaf that all may import.
+GROUND = {
     "checks": set(),
+    "disk": set(),
+    "optional": set(),
+    "numerics": set(),
     "registry": set(),
     "planning": set(),
     "contraction": {"checks", "planning"},
+    "concentration": {"checks", "numerics"},
     "layer": {"checks", "contraction"},
     "network": {"checks", "contraction", "layer"},
-    "lift": {"checks", "layer"},
+    "lifting": {"checks", "layer"},
     "moments": {"checks", "layer", "network"},
-    "estimate": set(),
-    "scaling": {"layer", "network"},
-    "symmetric": {"layer", "moments", "scaling"},
-    "gaussian": {"moments", "scaling", "symmetric"},
-    "sampling": {"moments", "scaling"},
-    "products": {"checks", "gaussian", "moments", "sampling", "scaling", "symmetric"},
-    "inner": {
-        *("checks", "contraction", "layer", "network"),
-        *("estimate", "moments", "products", "sampling", "scaling"),
-    },
-    "bonds": {"layer", "moments"},
-    "odt": {"checks", "bonds", "contraction", "layer", "network", "moments"},
-    "names": {"checks"},
-    "weight_files": {"checks"},
-    "checkpoints": {"checks", "layer", "lift", "names", "weight_files"},
-    "dictionaries": {"checks", "layer", "lift", "weight_files"},
     "report": {"layer"},
-    "sparsity": {"checks"},
-    "results": {"checks", "contraction", "layer", "report", "sparsity"},
-    "decompositions": {"checks", *CORE, "report", "moments", "scaling"},
-    "compare": {"checks", "contraction", "layer", "report", "results", "decompositions"},
-    "consistency": {"checks", "compare", "results"},
-    "sweep": {"checks", "contraction", "registry", "layer", "inner", "results", "decompositions"},
-    "circuit": {"checks", "contraction", "layer", "network", "moments", "decompositions"},
-    "fidelity": {"certificates", "checks", "contraction", "inner", "layer", "network", "results"},
-    "certificates": {"checks", "layer", "results", "decompositions"},
-    "refit": {"checks", "results"},
-    "queries": {"checks", "contraction", "layer", "network"},
-    "masks": {"checks", "layer", "network", "results"},
-    "features": {"checks", "contraction", "layer", "decompositions"},
-    "plots": {"checks", "contraction", "layer", "network", "results", "circuit", "features", "odt"},
-    "krylov": {"layer", "moments"},
-    "spectra": {"checks", "layer", "report", "results", "decompositions", "krylov"},
-    "testing": {*CORE, "lift", "decompositions"},
-    "__init__": {*CORE, "estimate", "lift", "odt", "planning", "report", "decompositions"},
+    "results": {"checks", "contraction", "layer", "report", "concentration"},
 }
+ALL_GROUND = set(GROUND)
+ROOMS = {
+    "inner_products": ALL_GROUND,
+    "decompositions": ALL_GROUND | {"inner_products"},
+    "bonds": ALL_GROUND | {"inner_products"},
+    "spectra": ALL_GROUND | {"inner_products", "decompositions"},
+    "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
+    "compare": ALL_GROUND | {"inner_products", "decompositions"},
+    "circuits": ALL_GROUND | {"inner_products", "decompositions"},
+    "features": ALL_GROUND | {"inner_products", "decompositions"},
+    "weights": ALL_GROUND | {"features"},
+    "adversarial": ALL_GROUND,
+    "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
+    "sweep": ALL_GROUND | {"inner_products", "decompositions"},
+    "testing": ALL_GROUND | {"inner_products", "decompositions"},
+    "__init__": ALL_GROUND | {"inner_products", "decompositions", "bonds"},
+}
+ARROWS = GROUND | ROOMS
 ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,
+    "disk": sys.stdlib_module_names,
+    "optional": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
+    "numerics": {"torch", "scipy"},
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
-KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/tensorly_adapter.py"}
+KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/adapter.py"}
 # optional dependencies, at the one named place
-IMPORT_BY_NAME = {"models/optional.py", "tensornet_interp/sweep.py", "tensornet_interp/weight_files.py"}
+IMPORT_BY_NAME = {"tensornet_interp/optional.py"}
 
 
 def tree(path):
@@ -99,7 +91,7 @@ def room(module):
 
 
 def own_module(path):
-    """layer, inner, ..., decompositions for every file of that folder."""
+    """layer, network, ... for ground modules; the room for every file of its folder."""
     return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
 
 
@@ -124,6 +116,71 @@ def test_the_arrows_inside_the_package(path):
     assert targets - ARROWS[own] - {own} == set()
     if own in ONLY:
         assert {room(module) for module in imports(path)} - {PACKAGE} - set(ONLY[own]) == set()
+
+
+def contents(module):
+    """`__all__` of a contents page, read from its source."""
+    base = ROOT.joinpath(*module.split("."))
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return None
+
+
+PAGES = {PACKAGE: contents(PACKAGE)} | {
+    f"{PACKAGE}.{name}": contents(f"{PACKAGE}.{name}") for name in sorted(ARROWS) if name != "__init__"
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_contents_page_is_sorted_and_names_what_is_there(page):
+    names = PAGES[page]
+    assert names is not None, f"{page} has no __all__"
+    module = importlib.import_module(page)
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert len(set(names)) == len(names)
+
+
+def from_imports(source):
+    """(module, name) of every `from tensornet_interp... import ...`, and (module, None) of every plain import."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if room(alias.name) == PACKAGE)
+
+
+def readers():
+    """Everything that users read or copy from: pages, examples and models."""
+    for path in [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
+            yield pytest.param(code, id=f"{path.relative_to(ROOT)} {number}")
+    for path in FILES:
+        if not name_of(path).startswith(PACKAGE):
+            yield pytest.param(path.read_text(encoding="utf-8"), id=name_of(path))
+
+
+@pytest.mark.parametrize("source", list(readers()))
+def test_users_import_from_contents_pages_only(source):
+    private = []
+    for module, name in from_imports(source):
+        if module not in PAGES:
+            private.append(module)
+        elif name is not None and name not in PAGES[module] and f"{module}.{name}" not in PAGES:
+            private.append(f"{module}.{name}")
+    assert private == []
+
+
+def test_no_module_bears_the_name_of_an_export_beside_it():
+    shadowed = []
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        page = ".".join(path.parent.relative_to(ROOT).parts)
+        exported = PAGES.get(page) or []
+        if path.stem in exported or path.stem in PAGES[PACKAGE]:
+            shadowed.append(name_of(path))
+    assert shadowed == []
 
 
 def test_only_the_named_files_know_tensorly():

@@ -9,8 +9,8 @@ from stacks import stack, tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, similarity
-from tensornet_interp.scaling import as_stack
-from tensornet_interp.symmetric import exact_flops, joint_basis, symmetric
+from tensornet_interp.inner_products.stack import as_stack
+from tensornet_interp.inner_products.symmetric import exact_flops, joint_basis, symmetric
 
 
 def symmetrized(network):
@@ -118,7 +118,7 @@ def test_mixing_hidden_units_is_another_function(at, kind):
 def test_chunks_of_hidden_units_add_up(monkeypatch):
     a, b = stack((4, 3, 2), (5, 6), 1), stack((4, 5, 2), (7, 4), 101)
     whole = float(inner(a, b, kind="symmetric"))
-    monkeypatch.setattr("tensornet_interp.symmetric._CHUNK", 60)  # two or three units of 4 x 5 to 4 x 7 entries
+    monkeypatch.setattr("tensornet_interp.inner_products.symmetric._CHUNK", 60)
     assert float(inner(a, b, kind="symmetric")) == pytest.approx(whole, rel=1e-12)
 
 

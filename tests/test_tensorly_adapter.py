@@ -11,7 +11,7 @@ from tensorly.tt_tensor import tt_to_tensor
 from tensorly.tucker_tensor import TuckerTensor, tucker_to_tensor
 
 from tensornet_interp import BilinearLayer, CPResult, TuckerResult, decompose, lift, relative_error
-from tensornet_interp.decompositions.tensorly_adapter import tensorly_adapter
+from tensornet_interp.decompositions import tensorly_adapter
 from tensornet_interp.testing import check_decomposition, random_layer
 
 # (function, options of ours, those of TensorLy, what makes its answer dense)

@@ -16,8 +16,8 @@ import torch
 from published import make_config, make_tensors, one_shard_a_layer, write
 from safetensors.torch import save_file
 
-from tensornet_interp import weight_files
-from tensornet_interp.checkpoints import load_config, load_layer, load_tensor, tensor_names
+from tensornet_interp.weights import files as weight_files
+from tensornet_interp.weights import load_config, load_layer, load_tensor, tensor_names
 
 TENSORS = make_tensors()
 
@@ -224,7 +224,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def run(code, **environment):
     path = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*"} | environment
-    code = f"from tensornet_interp.checkpoints import load_config, load_layer\n{code}"
+    code = f"from tensornet_interp.weights.layers import load_config, load_layer\n{code}"
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
 
 

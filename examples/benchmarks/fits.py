@@ -13,7 +13,7 @@ from torch import Tensor
 from examples.benchmarks.measure import Checked, Outcome
 from models import BilinearClassifier, load_model
 from tensornet_interp import BilinearLayer, CPResult, TuckerResult, decompose, similarity
-from tensornet_interp.decompositions.tucker import HOSVD
+from tensornet_interp.decompositions import HOSVD
 
 
 def load_layer(folder: str) -> BilinearLayer:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from examples.benchmarks.measure import Checked, Outcome
-from tensornet_interp import BilinearLayer, BilinearNetwork, Term, contract, plan, similarity
-from tensornet_interp.bonds import make_bonds
+from tensornet_interp import BilinearLayer, BilinearNetwork, Term, contract, odt, plan, similarity
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -44,8 +43,7 @@ def bond_cores(size: int, depth: int) -> Cores:
 
 def factored_bonds(stack: Cores) -> Outcome:
     """Grams below and above, roots, singular values, encoder and decoder of every bond, on the factors."""
-    moment = torch.eye(stack.layers[0].shape[1], dtype=torch.float64)
-    bonds = make_bonds(stack.layers, moment)
+    bonds = odt(BilinearNetwork(stack.layers)).bonds
     return Outcome(f"{len(bonds)} bonds", [bond.singular_values for bond in bonds])
 
 
@@ -87,7 +85,7 @@ def _root(gram: Tensor) -> Tensor:
 
 def same_spectra(stack: Cores, found: list[Tensor]) -> Checked:
     """Largest difference of the singular values to ours; the largest of each bond is at most 1."""
-    mine = [bond.singular_values for bond in make_bonds(stack.layers, torch.eye(stack.layers[0].shape[1]).double())]
+    mine = [bond.singular_values for bond in odt(BilinearNetwork(stack.layers)).bonds]
     return Checked(max(float((a - b).abs().max()) for a, b in zip(mine, found, strict=True)))
 
 

@@ -7,16 +7,47 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.adapter import (
+    TensorlyNonNegativeParafac,
+    TensorlyParafac,
+    TensorlyTucker,
+    tensorly_adapter,
+)
 from tensornet_interp.decompositions.block_term import BlockTerm
 from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.output_svd import OutputSVD
+from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.decompositions.random_components import RandomComponents
-from tensornet_interp.decompositions.tensorly_adapter import TensorlyNonNegativeParafac, TensorlyParafac, TensorlyTucker
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.registry import get_decomposition, register_decomposition
+
+__all__ = [
+    "BUILT_IN",
+    "CP",
+    "HOSVD",
+    "BlockTerm",
+    "Decomposition",
+    "Eigen",
+    "Factors",
+    "NonNegative",
+    "OutputSVD",
+    "Prior",
+    "RandomComponents",
+    "Smooth",
+    "Sparse",
+    "Strategy",
+    "SymmetricCP",
+    "TensorlyNonNegativeParafac",
+    "TensorlyParafac",
+    "TensorlyTucker",
+    "Tucker",
+    "build",
+    "decompose",
+    "tensorly_adapter",
+]
 
 
 @runtime_checkable

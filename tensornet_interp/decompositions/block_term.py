@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_int
-from tensornet_interp.decompositions.canonical import nonzero
 from tensornet_interp.decompositions.compress import Compressed, unfolding
 from tensornet_interp.decompositions.cp import report
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.parametrize import Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import nonzero
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
 

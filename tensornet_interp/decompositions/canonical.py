@@ -4,17 +4,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.layer import BilinearLayer
-
-
-def nonzero(values: Tensor) -> Tensor:
-    """The values to divide by: positive ones as they are, 1 for the others."""
-    return torch.where(values > 0, values, torch.ones_like(values))
-
-
-def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """matrix[i, rank] = columns[i, rank] norms[rank], columns of unit norm; a column of zeros stays as it is."""
-    norms = torch.linalg.vector_norm(matrix, dim=0)
-    return matrix / nonzero(norms), norms
+from tensornet_interp.numerics import unit_columns
 
 
 def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:

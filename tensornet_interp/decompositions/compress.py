@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions.canonical import nonzero, unit_columns
-from tensornet_interp.inner import norm
+from tensornet_interp.inner_products.pairs import norm
+from tensornet_interp.inner_products.stack import factor_exponents, rescale
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
-from tensornet_interp.scaling import factor_exponents, rescale
+from tensornet_interp.numerics import nonzero, unit_columns
 
 DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
 

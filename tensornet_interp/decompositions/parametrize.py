@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions.canonical import nonzero
+from tensornet_interp.numerics import nonzero
 
 
 class Curvature(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.decompositions.canonical import nonzero
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import nonzero
 
 MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",), "right": ("right",)}
 

@@ -7,6 +7,7 @@ from tensornet_interp.decompositions.compress import unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
+from tensornet_interp.numerics import nonzero
 
 _EIGEN_FLOPS = 1e11  # what a start may cost: some seconds
 _PUSH = 1e-2  # how far parallel factors are moved apart, as a share of their length; its square is the error made
@@ -76,7 +77,7 @@ def untie(terms: Triple, seed: int) -> Triple:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(left.shape, generator=generator, dtype=torch.float64).to(left)
     noise = _PUSH * parallel * noise / left.shape[0] ** 0.5  # (in, rank)
-    return outputs, left + lengths * noise, right - products / torch.where(lengths > 0, lengths, 1.0) * noise
+    return outputs, left + lengths * noise, right - products / nonzero(lengths) * noise
 
 
 def join(first: Triple, second: Triple) -> Triple:

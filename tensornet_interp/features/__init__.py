@@ -5,12 +5,29 @@ rows of an encoder (feature, out). Where the inputs live, before or after a norm
 `space`, never assumed.
 """
 
+from tensornet_interp.features.dictionary import Dictionary, between
 from tensornet_interp.features.directions import Label, Overlap, Projection, label_directions, overlap, projections
 from tensornet_interp.features.interactions import FeatureInteractions, Interaction, Submatrix, feature_interactions
 from tensornet_interp.features.lowrank import low_rank_correlation, rank_by_structure
+from tensornet_interp.features.removal import (
+    DROP,
+    LEVEL,
+    RULE,
+    WINDOWS,
+    Verdict,
+    circuit_tests,
+    plane_part,
+    random_part,
+    removal_test,
+)
 from tensornet_interp.features.statistics import Statistics
 
 __all__ = [
+    "DROP",
+    "LEVEL",
+    "RULE",
+    "WINDOWS",
+    "Dictionary",
     "FeatureInteractions",
     "Interaction",
     "Label",
@@ -18,10 +35,16 @@ __all__ = [
     "Projection",
     "Statistics",
     "Submatrix",
+    "Verdict",
+    "between",
+    "circuit_tests",
     "feature_interactions",
     "label_directions",
     "low_rank_correlation",
     "overlap",
+    "plane_part",
     "projections",
+    "random_part",
     "rank_by_structure",
+    "removal_test",
 ]

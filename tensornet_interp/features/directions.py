@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.numerics import nonzero
 
 
 class Projection(NamedTuple):
@@ -107,4 +108,4 @@ def _row_basis(rows: Tensor) -> Tensor:
 
 
 def _safe(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms, torch.ones_like(norms))
+    return nonzero(norms)

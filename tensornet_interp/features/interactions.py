@@ -214,8 +214,8 @@ def feature_interactions(
     Example:
     >>> layer = BilinearLayer(torch.ones(1, 1), torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]]))
     >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), space="inputs in the plane")
-    >>> q.top(1)
-    [Interaction(first=0, second=1, value=0.5)]
+    >>> [(i, j, round(value, 6)) for i, j, value in q.top(1)]
+    [(0, 1, 0.5)]
     """
     part = as_layer(layer)
     space = stated_space(part, space)

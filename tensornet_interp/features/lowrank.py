@@ -10,6 +10,7 @@ from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.interactions import stated_space
 from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.numerics import nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
 
@@ -114,7 +115,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
         leading.append(values.gather(-1, order))
         others.append(torch.stack([values.square().sum(1), values.abs().sum(1).square()], 1))
     first_two, sums = torch.cat(leading), torch.cat(others)  # (feature, 2 or 1), (feature, 2)
-    squared = torch.where(sums[:, 0] > 0, sums[:, 0], torch.ones_like(sums[:, 0]))
+    squared = nonzero(sums[:, 0])
     share, effective = first_two.square().sum(1) / squared, sums[:, 1] / squared
     records: list[Record] = []
     for place, feature in enumerate(share.argsort(descending=True, stable=True).tolist(), start=1):

@@ -2,10 +2,11 @@
 
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
-from tensornet_interp.plots.components import components, outputs_map
+from tensornet_interp.plots.factors import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
+from tensornet_interp.plots.images import image_cell, to_numpy
+from tensornet_interp.plots.matrices import similarity_matrix
 from tensornet_interp.plots.networks import draw_network
-from tensornet_interp.plots.similarity import similarity_matrix
 from tensornet_interp.plots.spectral import (
     activations,
     compared_vectors,
@@ -31,11 +32,13 @@ __all__ = [
     "eigenvector_plane",
     "eigenvectors",
     "explanation",
+    "image_cell",
     "interaction_submatrix",
     "output_directions",
     "outputs_map",
     "pareto",
     "similarity_matrix",
     "spectrum",
+    "to_numpy",
     "truncation_curves",
 ]

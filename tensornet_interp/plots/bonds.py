@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from tensornet_interp.odt import ODT
+from tensornet_interp.bonds.truncation import ODT
 from tensornet_interp.plots.images import to_numpy
 
 _FLOOR = 1e-8  # singular values below this share of the largest are rounding

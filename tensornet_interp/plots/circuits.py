@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tensornet_interp.checks import check_int
-from tensornet_interp.circuit import Circuit, Component
+from tensornet_interp.circuits import Circuit, Component
 from tensornet_interp.plots.images import Shape, check_shape, image_cell
 from tensornet_interp.plots.networks import canvas
 

@@ -1,0 +1,170 @@
+"""Adversarial masks read off eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_alike, check_choice, check_int, check_share, check_size, check_tensor
+from tensornet_interp.layer import BilinearMap
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.results import SpectralResult
+
+__all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
+
+BASELINES = ("gaussian", "permuted")
+
+
+def top_positive(result: SpectralResult, count: int) -> Tensor:
+    """V[block, k, in]: the eigenvectors of the `count` most positive eigenvalues of every block, largest first.
+
+    Without the constant coordinate of a lifted input. Raises ValueError where a block has fewer positive eigenvalues.
+    """
+    if not isinstance(result, SpectralResult):
+        raise TypeError(f"result must be a SpectralResult, got {type(result).__name__}")
+    count = check_int("count", count, 1, result.rank, f"eigenpairs a block: {result.rank}")
+    positive = (result.eigenvalues > 0).sum(1)
+    if int(positive.min()) < count:
+        block = int(positive.argmin())
+        raise ValueError(f"block {block} has {int(positive[block])} positive eigenvalues, count={count} asks for more")
+    order = result.eigenvalues.argsort(dim=1, descending=True)[:, :count]  # (block, k)
+    vectors = result.eigenvectors.mT  # (block, rank, in)
+    chosen = vectors.gather(1, order[:, :, None].expand(-1, -1, vectors.shape[2]))
+    return chosen[:, :, 1:] if result.constant_in else chosen
+
+
+def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
+    """s[block, k] V[block, k, in], s = sign of mean over samples of V . x[sample]; without x, the sign of sum_in V.
+
+    An activation (v . x)^2 does not know the sign of v, but a mask that is added to images does: along a v that has a
+    positive product with them it adds to what is there, against it, it first takes away. x (sample, in): training
+    images, never those that the masks are tried on. Without any, entries of images are taken to be alike and positive.
+    """
+    check_tensor("vectors", vectors, ("block", "k", "in"))
+    if x is None:
+        products = vectors.sum(2)
+    else:
+        check_tensor("x", x, ("sample", "in"))
+        check_size("in", vectors=vectors.shape[2], x=x.shape[1])
+        check_alike(vectors=vectors, x=x)
+        products = vectors @ x.mean(0)
+    return torch.where(products < 0, -1.0, 1.0).to(vectors.dtype)[:, :, None] * vectors
+
+
+def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: float | None = None) -> Tensor:
+    """M[block, k, in] = pinv(V)^T: the smallest masks with M_i . V_j = [i = j] over all blocks and k.
+
+    A mask activates one eigenvector: adding a M_i to x changes V_i . x by a, and no other product. vectors
+    (block, k, in): `top_positive`, oriented; they need not be orthogonal between blocks. `allowed` (in,), boolean: the
+    masks are exactly 0 elsewhere, and of all such masks they are the smallest. Work is done in float64.
+
+    How far a mask of norm 1 moves its vector is 1 / |M_i|. Where vectors are nearly dependent, masks get long, and of
+    a given norm they do next to nothing: compare counts. rtol cuts singular values of V below rtol times the largest:
+    shorter masks, that move other vectors too, the least-squares answer.
+
+    Raises ValueError where the vectors, on the allowed entries, depend on each other to the rounding of their dtype:
+    then no mask moves one alone; with an rtol never. Cost: an SVD of (block k, in), O((block k)^2 in).
+    """
+    check_tensor("vectors", vectors, ("block", "k", "in"))
+    blocks, count, size = vectors.shape
+    kept = _allowed(allowed, vectors)
+    rows = vectors[:, :, kept].flatten(0, 1).to(torch.float64)  # (block k, allowed)
+    u, s, vh = torch.linalg.svd(rows, full_matrices=False)
+    share = max(rows.shape) * torch.finfo(vectors.dtype).eps
+    if rtol is not None:
+        share = check_share("rtol", rtol, low_open=True, high_open=True)
+    cut = s > share * s[0]
+    if rtol is not None and not bool(cut.any()):
+        raise ValueError("vectors are zero on the entries that masks may use")
+    independent = int(cut.sum())
+    if rtol is None and independent < len(rows):
+        raise ValueError(
+            f"only {independent} of the {blocks} x {count} vectors are independent on the {rows.shape[1]} of {size} "
+            "entries that masks may use, so no mask moves one alone; take fewer vectors, more entries, or an rtol"
+        )
+    masks = vectors.new_zeros(blocks * count, size)
+    masks[:, kept] = ((u[:, cut] / s[cut]) @ vh[cut]).to(vectors.dtype)  # the pseudoinverse, transposed
+    return masks.unflatten(0, (blocks, count))
+
+
+def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: Tensor | None = None) -> Tensor:
+    """B[draw, in] with |B[draw]| = |mask|: what a mask is to be compared with.
+
+    kind: "gaussian", independent normal entries, or "permuted", the entries of the mask shuffled. mask (in,). On the
+    `allowed` entries alone where given; a mask that is not zero elsewhere is an error then.
+    Drawn on the CPU from `seed`: the same on every device.
+    """
+    check_tensor("mask", mask, ("in",))
+    check_choice("kind", kind, BASELINES)
+    draws, seed = check_int("draws", draws, 1), check_int("seed", seed, 0)
+    kept = _allowed(allowed, mask)
+    if bool((mask[~kept] != 0).any()):
+        raise ValueError("mask is not zero outside of the allowed entries; make it with the same `allowed`")
+    generator = torch.Generator().manual_seed(seed)
+    entries, size = mask[kept], int(kept.sum())
+    if kind == "gaussian":
+        drawn = torch.randn(draws, size, generator=generator, dtype=torch.float64).to(mask)
+        drawn = drawn * (entries.norm() / drawn.norm(dim=1, keepdim=True))
+    else:
+        orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(draws)])
+        drawn = entries[orders.to(mask.device)]
+    made = mask.new_zeros(draws, len(mask))
+    made[:, kept] = drawn
+    return made
+
+
+def mask_effect(
+    network: BilinearMap | BilinearNetwork,
+    mask: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    target: int,
+    norms: Sequence[float],
+    *,
+    clip: tuple[float, float] | None = None,
+) -> list[dict[str, float]]:
+    """Decisions on x + norm mask / |mask| for every norm: a record each of norm, accuracy and misclassified.
+
+    accuracy: over all samples; misclassified: share of the samples of other classes that are decided as `target`.
+    mask (in,), x (sample, in), labels (sample,). clip=(low, high) cuts the masked images off there, after which the
+    mask is smaller than its norm says; by default nothing is cut. Cost: an evaluation of the network a norm.
+    """
+    check_tensor("mask", mask, ("in",))
+    check_tensor("x", x, ("sample", "in"))
+    check_size("in", x=x.shape[1], mask=len(mask))
+    check_alike(x=x, mask=mask)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
+        raise ValueError(f"labels must be int64 of shape ({len(x)},), one a sample of x")
+    target = check_int("target", target, 0, network.sizes["out"] - 1, "an output of the network")
+    length = mask.norm()
+    if float(length) == 0:
+        raise ValueError("mask is zero: it has no direction to give a norm to")
+    if clip is not None and not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
+    for norm in norms:
+        if not 0 <= norm < math.inf:
+            raise ValueError(f"norms must be finite and not negative, got {norm}")
+    others = labels != target
+    if not bool(others.any()):
+        raise ValueError(f"all samples are of class target={target}: none can be misclassified as it")
+    records = []
+    with torch.no_grad():
+        for norm in norms:
+            masked = x + mask * (norm / length)
+            guess = network(masked if clip is None else masked.clamp(*clip)).argmax(-1)
+            right = float((guess == labels).double().mean())
+            wrong = float((guess[others] == target).double().mean())
+            records.append({"norm": float(norm), "accuracy": right, "misclassified": wrong})
+    return records
+
+
+def _allowed(allowed: Tensor | None, like: Tensor) -> Tensor:
+    size = like.shape[-1]
+    if allowed is None:
+        return torch.ones(size, dtype=torch.bool, device=like.device)
+    if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
+        raise TypeError("allowed must be a boolean tensor (in,)")
+    if allowed.shape != (size,) or not bool(allowed.any()):
+        raise ValueError(f"allowed must have shape ({size},) and an entry that is true, got {tuple(allowed.shape)}")
+    return allowed.to(like.device)

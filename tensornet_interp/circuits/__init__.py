@@ -1,0 +1,18 @@
+"""Questions to a network: which components make one output, and what the whole computes by degree."""
+
+from tensornet_interp.circuits.queries import Query, evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits.search import circuit
+from tensornet_interp.circuits.tree import Circuit, Component, Level
+
+__all__ = [
+    "Circuit",
+    "Component",
+    "Level",
+    "Query",
+    "circuit",
+    "evaluation",
+    "expansion",
+    "interaction_tensor",
+    "order_weights",
+    "project",
+]

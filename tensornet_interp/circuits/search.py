@@ -1,0 +1,206 @@
+"""The search for the components of a network that make an output, from the top layer down."""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
+from tensornet_interp.circuits.tree import Circuit, Level, carry_up, layer_inputs
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.compress import Compressed, compress
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.network import BilinearNetwork
+
+_CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of activations, that are worked on together (32 MB)
+
+
+@torch.no_grad()
+def circuit(
+    network: TensorNetwork,
+    direction: Tensor,
+    *,
+    widths: int | Sequence[int] | None,
+    beam: int | None = None,
+    x: Tensor | None = None,
+    name: str = "",
+    max_elements: float = DEFAULT_MAX_ELEMENTS,
+    progress: bool = True,
+) -> Circuit:
+    """direction . B_L(z, z) = sum_i eigenvalue_i (v_i . z)^2, z = the layer below, whose output direction is v_i, ...
+
+    direction: (out,), one entry a class, say; v_i are eigenvectors of its interaction matrix through the last layer.
+    widths: components kept a parent, one number for every layer or one a layer, bottom first as the parts are; None
+    keeps all min(in, 2 hidden). Eigenvalues that are zero up to rounding are left out.
+    beam: components kept a level in all; those that keep no child are dropped.
+    x: (..., in) inputs to rank by. The score is then ||what the output loses without the component|| / ||output||
+    over x, exact. Without x it is an upper bound on the same ratio in the norm of the network's tensor (kind "tree",
+    in which the constant coordinate counts as much as any other).
+    name: of the direction, for titles.
+
+    Cost: a component that is taken apart through a layer needs 2 r^2 hidden + 9 r^3 flops, r the rank of [left, right]
+    to the rounding of the network's dtype: at most min(in, 2 hidden), and behind an absorbed embedding its width.
+    Memory: (in + samples) * components. Work in float64, result in the network's dtype.
+
+    Example:
+    >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
+    >>> circuit(layer, torch.ones(1), widths=None).levels[0].eigenvalues
+    tensor([-3.,  1.])
+    """
+    network = network if isinstance(network, BilinearNetwork) else BilinearNetwork([network])
+    like = network.layers[-1].down
+    check_tensor("direction", direction, ("out",))
+    check_size("out", network=like.shape[0], direction=len(direction))
+    check_alike(network=like, direction=direction)
+    layers = network.to(dtype=torch.float64).layers
+    kept = _check_widths(widths, layers)
+    if beam is not None:
+        check_int("beam", beam, 1)
+    sizes = _level_sizes(kept, beam)
+    needed = max(size * layer.shape[1] for size, layer in zip(sizes, layers, strict=True))
+    if needed > max_elements:
+        raise ValueError(
+            f"the tree can have {' + '.join(f'{size:.3g}' for size in reversed(sizes))} components, {needed:.1e}"
+            f" elements in a level, more than max_elements={max_elements:.0e}; give smaller widths, or a beam"
+        )
+    ruler = _Ruler(
+        layers, None if x is None else network[0].lift_input("x", x).to(torch.float64).reshape(-1, layers[0].shape[1])
+    )
+    values = [ruler.activations(len(layers), direction.to(torch.float64)[None])]  # (sample, 1)
+    if not bool(torch.isfinite(values[0]).all()):
+        raise ValueError("the output overflows float64: scale the weights down")
+    total = values[0].norm()
+    if not total > 0:
+        raise ValueError("there is nothing to take apart: the output along this direction is zero")
+    levels: list[Level] = []
+    directions = direction.to(torch.float64)[None]
+    for number in reversed(range(len(layers))):
+        compressed = compress(network.layers[number])  # not of float64: rounding would look like more inputs
+        level = _expand(number, compressed, directions, levels, values[1:], ruler, kept[number], beam, progress)
+        levels.append(level)
+        values.append(ruler.activations(number, level.vectors))
+        directions = level.vectors
+    levels = [replace(level, scores=level.scores / total).to(like.dtype) for level in _prune(levels)]
+    return Circuit(network, direction, tuple(levels), ruler.name, name)
+
+
+class _Ruler:
+    """How large activations are: on inputs (sample, in), or without them by their norm as tensors, as one sample."""
+
+    def __init__(self, layers: Sequence[BilinearLayer], x: Tensor | None) -> None:
+        self.bound = x is None
+        if x is None:
+            like = layers[0].left
+            grams = [torch.eye(len(like), dtype=like.dtype, device=like.device)]
+            for layer in layers:
+                grams.append(layer.down @ cross_gram(layer, layer, grams[-1]) @ layer.down.T)
+            self.arrays, self.samples = grams, 1
+            self.name = "bound on the change of the output's tensor without it"
+        else:
+            self.arrays, self.samples = layer_inputs(layers, x), len(x)
+            self.name = f"change of the output without it, rms over {len(x)} inputs"
+
+    def compress(self, number: int, basis: Tensor | None) -> "_Ruler":
+        """The ruler of vectors in the coordinates of a basis (in, r) of the input of layer `number`."""
+        ruler = copy(self)
+        if basis is not None:
+            array = self.arrays[number] @ basis
+            ruler.arrays = [*self.arrays]
+            ruler.arrays[number] = basis.T @ array if self.bound else array
+        return ruler
+
+    def activations(self, number: int, vectors: Tensor) -> Tensor:
+        """(sample, component): v . z with z the input of layer `number`, or ||v . z|| as a tensor."""
+        if self.bound:
+            return ((vectors @ self.arrays[number]) * vectors).sum(-1).clamp_min(0).sqrt()[None]
+        return self.arrays[number] @ vectors.T
+
+
+def _expand(
+    number: int,
+    layer: Compressed,
+    directions: Tensor,
+    above: Sequence[Level],
+    values: Sequence[Tensor],
+    ruler: _Ruler,
+    width: int,
+    beam: int | None,
+    progress: bool,
+) -> Level:
+    """The kept components of the interaction matrices of all directions (parent, out), best first."""
+    size = layer.core.shape[1]
+    ruler = ruler.compress(number, layer.basis)
+    chunk = max(1, _CHUNK_ELEMENTS // (size * max(size, ruler.samples)))
+    starts = range(0, len(directions), chunk)
+    found: list[tuple[Tensor, ...]] = []
+    for start in tqdm(starts, desc=f"layer {number}", unit="chunk", delay=2, leave=False, disable=not progress):
+        rows = directions[start : start + chunk]
+        eigenvalues, columns = torch.linalg.eigh(layer.core.interaction_matrix(layer.scale * rows))
+        vectors = columns.mT  # (row, eigenvector, size)
+        parents = torch.arange(start, start + len(rows), device=rows.device).repeat_interleave(size)
+        magnitude = eigenvalues.abs()
+        nonzero = magnitude > size * torch.finfo(magnitude.dtype).eps * magnitude.amax(1, keepdim=True)
+        activation = ruler.activations(number, vectors.flatten(0, 1))  # (sample, row * size)
+        # A bound takes the worst case, in which removing means adding: all signs the same.
+        signed = -magnitude if ruler.bound else eigenvalues
+        change = carry_up(signed.flatten() * activation.square(), parents, above, values, ruler.bound)
+        scores = change.norm(dim=0).unflatten(0, (len(rows), size)).masked_fill(~nonzero, -1)
+        best = scores.topk(min(width, size), dim=1).indices  # (row, width)
+        best = (best + size * torch.arange(len(rows), device=rows.device)[:, None]).flatten()
+        best = best[scores.flatten()[best] >= 0]
+        best = best[_best(scores.flatten()[best], beam)]
+        chosen = layer.expand(vectors.flatten(0, 1)[best].T).T  # (component, in)
+        found.append((parents[best], eigenvalues.flatten()[best], chosen, scores.flatten()[best]))
+    parents, eigenvalues, vectors, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = _best(scores, beam)
+    vectors = vectors[order]
+    sign = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()  # the largest entry is positive
+    return Level(number, parents[order], eigenvalues[order], vectors * sign, scores[order])
+
+
+def _best(scores: Tensor, beam: int | None) -> Tensor:
+    return scores.argsort(descending=True, stable=True)[:beam]
+
+
+def _prune(levels: Sequence[Level]) -> list[Level]:
+    """Without the components that have no child left, from the bottom up: they reproduce nothing."""
+    kept = [levels[-1]]
+    for level in reversed(levels[:-1]):
+        used, parents = kept[-1].parents.unique(return_inverse=True)  # ascending, so the order stays
+        kept[-1] = replace(kept[-1], parents=parents)
+        kept.append(
+            Level(level.layer, level.parents[used], level.eigenvalues[used], level.vectors[used], level.scores[used])
+        )
+    return kept[::-1]
+
+
+def _check_widths(widths: int | Sequence[int] | None, layers: Sequence[BilinearLayer]) -> list[int]:
+    """Components a parent for every layer, bottom first."""
+    full = [min(layer.shape[1], 2 * layer.rank) for layer in layers]
+    if widths is None:
+        return full
+    given = list(widths) if isinstance(widths, Sequence) else [widths] * len(layers)
+    if len(given) != len(layers):
+        raise ValueError(f"widths must be one number or one a layer, got {len(given)} for {len(layers)} layers")
+    return [
+        check_int(
+            f"width of layer {i}",
+            width,
+            1,
+            most,
+            f"min(in={layer.shape[1]}, 2 hidden={2 * layer.rank}); None keeps all",
+        )
+        for i, (width, most, layer) in enumerate(zip(given, full, layers, strict=True))
+    ]
+
+
+def _level_sizes(widths: Sequence[int], beam: int | None) -> list[int]:
+    """The most components that every level can have, bottom first."""
+    sizes = [1]
+    for width in reversed(widths):
+        sizes.append(min(sizes[-1] * width, beam or sizes[-1] * width))
+    return sizes[:0:-1]

@@ -1,0 +1,25 @@
+"""Which components of two results are the same ones, and how alike the components of several runs are."""
+
+from tensornet_interp.compare.components import LEVELS, Matching, Stability, match, stability
+from tensornet_interp.compare.runs import (
+    ORDERS,
+    Interval,
+    OrderedSimilarity,
+    jackknife,
+    matched_similarity,
+    ordered_similarity,
+)
+
+__all__ = [
+    "LEVELS",
+    "ORDERS",
+    "Interval",
+    "Matching",
+    "OrderedSimilarity",
+    "Stability",
+    "jackknife",
+    "match",
+    "matched_similarity",
+    "ordered_similarity",
+    "stability",
+]

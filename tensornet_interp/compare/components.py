@@ -1,0 +1,193 @@
+"""Which component of one result is which of another: matched up to order, sign, scale and swap of left and right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.optimize import linear_sum_assignment  # SciPy comes with TensorLy, which requires it
+from torch import Tensor
+
+from tensornet_interp.checks import check_choice, check_size
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.decompositions.canonical import congruence
+from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.numerics import nonzero, unit_columns
+from tensornet_interp.report import Report
+from tensornet_interp.results import CPResult, Result, SpectralResult
+
+LEVELS = ("component", "block")
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Pairs (component of a, component of b), how alike each pair is, and b put in the order of a.
+
+    `aligned` is the function of b, nothing of it lost: its first components are the partners of `pairs` in the order
+    of a, their left, right and signs chosen as in a, the others follow. It is not sorted by weight, and weights may be
+    negative.
+    """
+
+    pairs: tuple[tuple[int, int], ...]  # in the order of a
+    congruence: Tensor  # (pair,), float64
+    matrix: Tensor  # (component of a, component of b), float64
+    aligned: CPResult | SpectralResult
+
+    @property
+    def mean(self) -> float:
+        """Mean congruence of the pairs."""
+        return float(self.congruence.mean())
+
+    def __repr__(self) -> str:
+        lowest = float(self.congruence.min())
+        return f"Matching({len(self.pairs)} pairs, congruence mean {self.mean:.4f}, lowest {lowest:.4f})"
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How alike the results of several fits are. Only pairs of two different fits count."""
+
+    matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
+    components: tuple[Tensor, ...]  # a fit each: (component,), mean congruence with its partners in the other fits
+
+    @property
+    def mean(self) -> float:
+        """Mean over all pairs of two fits."""
+        return float(self.matrix.nanmean())
+
+    def __repr__(self) -> str:
+        return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f})"
+
+
+@torch.no_grad()
+def match(a: TensorNetwork, b: TensorNetwork, *, level: str = "component") -> Matching:
+    """congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|) of unit-norm c, l, r; the largest sum of pairs.
+
+    a, b: layers or results with the same inputs and outputs; min(rank of a, rank of b) components are paired one to
+    one. A component is one rank-one term of `to_layer()`; with level="block", for two `SpectralResult`s, it is a
+    whole block, output vector times symmetric matrix, and the congruence is |c . c'| |<M, M'>| / (||M|| ||M'||):
+    what to compare where eigenvalues are degenerate, or for block terms. A component that is zero has congruence 0.
+    Congruence says that factors agree, not that they are right: where a CP is not unique, other fits are as good.
+    Cost: (rank of a) (rank of b) (4 in + out), and the assignment.
+
+    Example:
+    >>> layer = BilinearLayer(torch.eye(2), torch.eye(2), torch.eye(2).flip(1))
+    >>> swapped = BilinearLayer(-2 * layer.down.flip(1), layer.right.flip(1), layer.left.flip(1))
+    >>> match(layer, swapped).pairs, match(layer, swapped).mean
+    (((0, 1), (1, 0)), 1.0)
+    """
+    check_choice("level", level, LEVELS)
+    one, two = as_layer(a), as_layer(b)
+    for mode, axis in (("out", 0), ("in", 1)):
+        check_size(mode, a=one.shape[axis], b=two.shape[axis])
+    if (one.constant_in, one.constant_out) != (two.constant_in, two.constant_out):
+        raise ValueError("only one of the two has a constant coordinate; lift both or neither")
+    if one.down.device != two.down.device:
+        raise ValueError(f"tensors must share one device; got a {one.down.device}, b {two.down.device}")
+    if level == "component":
+        return _match_components(one, two, _report(b, two))
+    if not (isinstance(a, SpectralResult) and isinstance(b, SpectralResult)):
+        raise TypeError(f"level 'block' compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
+    return _match_blocks(a, b)
+
+
+def stability(results: Sequence[TensorNetwork], *, level: str = "component") -> Stability:
+    """Mean congruence of `match` over every pair of two fits: of several seeds, say.
+
+    A component without a partner, where ranks differ, counts as 0 in `components`.
+    """
+    if len(results) < 2:
+        raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
+    matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
+    totals = [torch.zeros(_rank(result, level), dtype=torch.float64, device="cpu") for result in results]
+    for i, first in enumerate(results):
+        for j, second in enumerate(results[:i]):
+            matching = match(first, second, level=level)
+            matrix[i, j] = matrix[j, i] = matching.mean
+            mine, theirs = (list(side) for side in zip(*matching.pairs, strict=True))
+            totals[i][mine] += matching.congruence.cpu()
+            totals[j][theirs] += matching.congruence.cpu()
+    return Stability(matrix, tuple(total / (len(results) - 1) for total in totals))
+
+
+def _match_components(a: BilinearLayer, b: BilinearLayer, report: Report) -> Matching:
+    dtype = b.down.dtype
+    c, l, r = _units(a)[0]  # noqa: E741 - the letters of the formula
+    matrix, crossed = congruence(a, b)  # (rank of a, rank of b)
+    pairs, order = _assign(matrix)
+    mine, theirs = (torch.tensor(side, device=matrix.device) for side in zip(*pairs, strict=True))
+    factors, weights = _units(b)
+    outputs, left, right = (factor[:, order] for factor in factors)
+    weights, count = weights[order], len(pairs)
+    swap = torch.zeros(len(order), dtype=torch.bool, device=matrix.device)
+    swap[:count] = crossed[mine, theirs]
+    left, right = torch.where(swap, right, left), torch.where(swap, left, right)
+    aligned = []
+    for factor, like in ((outputs, c), (left, l), (right, r)):
+        sign = torch.ones_like(weights)
+        sign[:count] = torch.where((factor[:, :count] * like[:, mine]).sum(0) < 0, -1.0, 1.0)
+        aligned.append((factor * sign).to(dtype))
+        weights = weights * sign
+    result = CPResult(
+        report=report,
+        constant_in=b.constant_in,
+        constant_out=b.constant_out,
+        weights=weights.to(dtype),
+        outputs=aligned[0],
+        left=aligned[1],
+        right=aligned[2],
+    )
+    return Matching(pairs, matrix[mine, theirs], matrix, result)
+
+
+def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
+    (c, va, wa), (c2, vb, wb) = (_block_units(result) for result in (a, b))
+    # <M, M'> = sum of w w' (v . v')^2, a block of a at a time: (block of b, rank of a, rank of b)
+    inner = [torch.einsum("brs,r,bs->b", (v.T @ vb).square(), w, wb) for v, w in zip(va, wa, strict=True)]
+    matrix = (c.T @ c2).abs() * torch.stack(inner).abs()
+    pairs, order = _assign(matrix)
+    mine, theirs = (torch.tensor(side, device=matrix.device) for side in zip(*pairs, strict=True))
+    sign = torch.ones(len(order), dtype=b.outputs.dtype, device=b.outputs.device)
+    sign[: len(pairs)] = torch.where((c.T @ c2)[mine, theirs] < 0, -1.0, 1.0).to(sign)
+    aligned = replace(
+        b,
+        outputs=b.outputs[:, order] * sign,
+        eigenvalues=b.eigenvalues[order] * sign[:, None],
+        eigenvectors=b.eigenvectors[order],
+        directions=None if b.directions is None else b.directions[order] * sign[:, None],
+        report=_report(b, b.to_layer()),
+    )
+    return Matching(pairs, matrix[mine, theirs], matrix, aligned)
+
+
+def _units(layer: BilinearLayer) -> tuple[list[Tensor], Tensor]:
+    """Outputs, left and right with columns of unit norm in float64, and the product of the norms."""
+    units = [unit_columns(factor.to(torch.float64)) for factor in (layer.down, layer.left, layer.right)]
+    return [columns for columns, _ in units], units[0][1] * units[1][1] * units[2][1]
+
+
+def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit outputs (out, block), eigenvectors (block, in, rank), and eigenvalues of blocks of unit Frobenius norm."""
+    outputs, _ = unit_columns(result.outputs.to(torch.float64))
+    vectors, values = result.eigenvectors.to(torch.float64), result.eigenvalues.to(torch.float64)
+    gram = (vectors.mT @ vectors).square()  # of a block that need not be orthonormal
+    norms = torch.einsum("brs,br,bs->b", gram, values, values).clamp_min(0).sqrt()
+    return outputs, vectors, values / nonzero(norms)[:, None]
+
+
+def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
+    """The pairs of largest sum, in the order of the rows, and an order of all columns that starts with theirs."""
+    rows, columns = (side.tolist() for side in linear_sum_assignment(matrix.cpu().numpy(), maximize=True))
+    rest = sorted(set(range(matrix.shape[1])) - set(columns))
+    return tuple(zip(rows, columns, strict=True)), [*columns, *rest]
+
+
+def _rank(result: TensorNetwork, level: str) -> int:
+    if level == "block" and isinstance(result, SpectralResult):
+        return len(result.eigenvalues)
+    return as_layer(result).rank
+
+
+def _report(part: TensorNetwork, layer: BilinearLayer) -> Report:
+    if isinstance(part, Result):
+        return replace(part.report, method=f"{part.report.method}, aligned")
+    return Report.of(layer, "aligned", 0.0)

@@ -1,0 +1,179 @@
+"""How alike the eigenvectors of independently trained models are: by place in an order, matched, as subspaces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_choice, check_int, check_share, check_size, check_tensor
+from tensornet_interp.compare.components import match
+from tensornet_interp.numerics import nonzero, t_quantile
+from tensornet_interp.results import SpectralResult
+
+ORDERS = ("positive", "negative", "magnitude")
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedSimilarity:
+    """Of every pair of two different runs, for every block and place in the order; float64.
+
+    A place that one of two runs does not have (fewer eigenvalues of that sign) is NaN. `gaps` is the distance of an
+    eigenvalue to its neighbours in the order over the largest magnitude of its block: where it is small the place is
+    not stable, where it is rounding (`degenerate`) place or vector are not defined and `subspaces` is what to read.
+    """
+
+    order: str
+    pairs: Pairs  # of runs
+    values: Tensor  # (pair, block, position): |cosine| of the two eigenvectors
+    subspaces: Tensor  # (pair, block, position): share of one span of all vectors up to this place in the other
+    gaps: Tensor  # (run, block, position)
+    degenerate: Tensor  # (run, block, position), boolean
+
+    @property
+    def with_self_pairs(self) -> Tensor:
+        """(block, position): what the mean of the whole (run, run) matrix would be, its diagonal of ones left in.
+
+        Larger than the truth by (1 - truth) / runs; only to recognise that mistake.
+        """
+        return 1 - (1 - self.values.mean(0)) * (1 - 1 / len(self.gaps))
+
+    def __repr__(self) -> str:
+        first = float(self.values[:, :, 0].nanmean())
+        return f"OrderedSimilarity({self.order}, {len(self.gaps)} runs, {len(self.pairs)} pairs, first {first:.4f})"
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """A mean over pairs of runs, with what the spread over runs says about it; float64."""
+
+    mean: Tensor  # (...)
+    standard_error: Tensor  # (...)
+    low: Tensor  # (...)
+    high: Tensor  # (...)
+    runs: int
+
+
+@torch.no_grad()
+def ordered_similarity(
+    results: Sequence[SpectralResult], order: str = "magnitude", count: int = 1, *, rtol: float | None = None
+) -> OrderedSimilarity:
+    """|v_a[in, position] . v_b[in, position]| / (|v_a| |v_b|) of every block, over pairs a < b of results.
+
+    results: eigendecompositions of two or more runs with the same inputs and blocks, all eigenpairs kept. Cosines are
+    those of the vectors as they are given: in pixels for results in the pixel basis, and for those of embeddings, which
+    differ from run to run, after `pull_back`. order: by "positive" eigenvalue (largest first), "negative" (most
+    negative first) or "magnitude"; count: places. Signs of vectors do not matter. No run is compared with itself.
+    rtol: gaps below it count as degenerate, by default 10 * in * the rounding of the dtype.
+    Raises ValueError for fewer than two results, different sizes, or one with and one without a constant coordinate.
+    Cost: pairs * block * in * count^2. The ordered comparison of Pearce et al. 2025, figure 5A.
+
+    Example:
+    >>> from tensornet_interp import BilinearLayer, decompose
+    >>> eye = torch.eye(2)
+    >>> runs = [decompose(BilinearLayer(torch.tensor([row]), eye, eye), "eigen") for row in ([3.0, 1.0], [1.0, 3.0])]
+    >>> ordered_similarity(runs).values.tolist(), matched_similarity(runs, 2).tolist()
+    ([[[0.0]]], [[[1.0, 1.0]]])
+    """
+    check_choice("order", order, ORDERS)
+    _check_runs(results)
+    count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
+    runs = [_leading(result, order, count, rtol) for result in results]
+    pairs = tuple(combinations(range(len(runs)), 2))
+    values, subspaces = [], []
+    for a, b in pairs:
+        (va, qa, here_a), (vb, qb, here_b) = runs[a][:3], runs[b][:3]
+        absent = ~(here_a & here_b)
+        values.append((va * vb).sum(1).abs().masked_fill(absent, torch.nan))
+        shared = (qa.mT @ qb).square().cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2)
+        places = torch.arange(1, count + 1, dtype=shared.dtype, device=shared.device)
+        subspaces.append((shared / places).masked_fill(absent, torch.nan))
+    gaps, degenerate = (torch.stack(side) for side in zip(*(run[3:] for run in runs), strict=True))
+    return OrderedSimilarity(order, pairs, torch.stack(values), torch.stack(subspaces), gaps, degenerate)
+
+
+@torch.no_grad()
+def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Tensor:
+    """|v_a[in, position] . v_b[in, partner]| / (|v_a| |v_b|), (pair, block, position), over pairs a < b of results.
+
+    The `count` eigenvectors of largest magnitude of every block are paired one to one by `compare.match`, so a swap of
+    two places costs nothing. Position is the place by magnitude, in the one run and in the other: both are averaged.
+    The congruence of two eigenpairs is the square of this cosine. Partners are sought within a block where the outputs
+    of different blocks are orthogonal, as those of an eigendecomposition of every output are.
+    """
+    _check_runs(results)
+    count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
+    cut = [result.truncate(count) for result in results]
+    blocks, found = len(cut[0].eigenvalues), []
+    for a, b in combinations(cut, 2):
+        matching = match(a, b)
+        mine, theirs = (torch.tensor(side, device=matching.matrix.device) for side in zip(*matching.pairs, strict=True))
+        cosine = torch.zeros(2, blocks * count, dtype=torch.float64, device=matching.matrix.device)
+        cosine[0, mine] = cosine[1, theirs] = matching.congruence.sqrt()
+        found.append(cosine.mean(0).unflatten(0, (blocks, count)))
+    return torch.stack(found)
+
+
+def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, level: float = 0.95) -> Interval:
+    """mean +- t standard_error, standard_error^2 = (n - 1) / n sum_run (mean without run - their mean)^2.
+
+    values: (pair, ...), one number a pair of runs; pairs: all pairs of n >= 3 runs. Pairs share runs, so they are not
+    independent: n runs, not n (n - 1) / 2 pairs, are the sample. Each run is left out with all its pairs, and t is
+    that of n - 1 degrees of freedom. For numbers that are averages of one number a run this is the usual interval of a
+    mean; else the standard error is too large rather than too small on average (Efron and Stein 1981).
+    Nothing keeps the interval of a cosine below 1. ValueError where a pair is missing or given twice.
+    """
+    check_tensor("values", values, ("pair",) + ("...",) * (values.ndim - 1), finite=False)
+    check_share("level", level, low_open=True, high_open=True)
+    runs = sorted({run for pair in pairs for run in pair})
+    n = check_int("runs", len(runs), 3, why="one is left out, and pairs must remain")
+    wanted = {frozenset(pair) for pair in combinations(runs, 2)}
+    if {frozenset(pair) for pair in pairs} != wanted or len(pairs) != len(wanted):
+        raise ValueError(f"pairs must be all {len(wanted)} pairs of {n} different runs, each once; got {list(pairs)}")
+    check_size("pair", values=len(values), pairs=len(pairs))
+    values = values.to(torch.float64)
+    index = torch.tensor(list(pairs), device=values.device)
+    without = torch.stack([values[(index != run).all(1)].mean(0) for run in runs])  # (run, ...)
+    error = without.var(0, correction=0).mul(n - 1).sqrt()
+    mean = values.mean(0)
+    reach = t_quantile(n, level) * error
+    return Interval(mean, error, mean - reach, mean + reach, n)
+
+
+def _check_runs(results: Sequence[SpectralResult]) -> None:
+    for result in results:
+        if not isinstance(result, SpectralResult):
+            raise TypeError(
+                f"results must be SpectralResults, as decompose(layer, 'eigen') gives, got {type(result).__name__}"
+            )
+    if len(results) < 2:
+        raise ValueError(f"runs are compared with each other: at least 2 results, got {len(results)}")
+    first = results[0].eigenvectors
+    for at, other in enumerate(results[1:], 1):
+        for mode, axis in (("block", 0), ("in", 1)):
+            check_size(mode, **{"results[0]": first.shape[axis], f"results[{at}]": other.eigenvectors.shape[axis]})
+        if other.constant_in != results[0].constant_in:
+            raise ValueError(f"only one of results 0 and {at} has a constant coordinate; lift both or neither")
+        device = other.eigenvectors.device
+        if device != first.device:
+            raise ValueError(f"tensors must share one device; got results[0] {first.device}, results[{at}] {device}")
+
+
+def _leading(
+    result: SpectralResult, order: str, count: int, rtol: float | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Unit vectors and a nested orthonormal basis (block, in, count); present, gap, degenerate (block, count)."""
+    values = result.eigenvalues.to(torch.float64)
+    key = {"positive": values, "negative": -values, "magnitude": values.abs()}[order]
+    rtol = 10 * result.eigenvectors.shape[1] * torch.finfo(result.eigenvalues.dtype).eps if rtol is None else rtol
+    ranked = key.sort(dim=1, descending=True, stable=True)
+    largest = values.abs().amax(1, keepdim=True)
+    steps = -ranked.values.diff(dim=1) / nonzero(largest)
+    far = torch.full_like(largest, torch.inf)
+    gaps = torch.minimum(torch.cat([far, steps], 1), torch.cat([steps, far], 1))[:, :count]
+    picks = ranked.indices[:, None, :count].expand(-1, result.eigenvectors.shape[1], -1)
+    vectors = torch.nn.functional.normalize(result.eigenvectors.to(torch.float64).gather(2, picks), dim=1)
+    present = ranked.values[:, :count] > rtol * largest
+    return vectors, torch.linalg.qr(vectors).Q, present, gaps, gaps <= rtol

@@ -1,0 +1,49 @@
+"""How few numbers hold the most of a vector, and how much of a vector lies where the data hardly ever is."""
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.checks import check_share, check_size, check_tensor
+from tensornet_interp.numerics import nonzero
+
+__all__ = ["energy_share", "participation", "rare_inputs"]
+
+
+def participation(values: Tensor, dim: int = -1) -> Tensor:
+    """(sum |values|)^2 / sum values^2 along a mode, float64: how many entries hold the most; 0 where all are zero
+
+    (L1 / L2)^2, free of scale: 1 for a single entry, n for n equal ones. Of eigenvalues it is the effective rank, of
+    an eigenvector (dim = in) the number of inputs that it is spread over.
+    """
+    magnitude = values.abs().to(torch.float64)
+    squared = magnitude.square().sum(dim)
+    return magnitude.sum(dim).square() / nonzero(squared)
+
+
+def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
+    """rare[in] = mean_batch [x > 0] < share, boolean: pixels that are active in few of the images x (batch, in)
+
+    Pixels that are never active are rare too; `rare_inputs(x) & (x > 0).any(0)` leaves them out: without input noise
+    the data never moves the weights there, and what they hold is the start of the training.
+    Raises ValueError where share is not in (0, 1].
+    """
+    check_tensor("x", x, ("batch", "in"))
+    check_share("share", share, low_open=True, high_open=False)
+    return (x > 0).to(torch.float64).mean(0) < share
+
+
+def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
+    """sum_in mask vectors^2 / sum_in vectors^2 over the last mode of vectors (..., in): 0 to 1; 0 for a zero vector
+
+    The share of a vector's squared norm that lies on the inputs of a boolean mask (in,); of a vector without a
+    preference it is `mask.double().mean()`. Eigenvectors are columns: hand over `result.eigenvectors.mT`.
+    Raises TypeError where the mask is not boolean, ValueError where the sizes differ.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a boolean tensor (in,), got {getattr(mask, 'dtype', type(mask).__name__)}")
+    if mask.ndim != 1 or vectors.ndim == 0:
+        raise ValueError(f"mask must be (in,), vectors (..., in); got {tuple(mask.shape)} and {tuple(vectors.shape)}")
+    check_size("in", vectors=vectors.shape[-1], mask=len(mask))
+    squared = vectors.to(torch.float64).square()
+    total = squared.sum(-1)
+    return squared[..., mask].sum(-1) / nonzero(total)

@@ -1,0 +1,31 @@
+"""What a decomposition does to the function: accuracy, cross-entropy, proofs, refitted coefficients."""
+
+from tensornet_interp.fidelity.certificates import certificate, difference_certificate
+from tensornet_interp.fidelity.curves import (
+    ORDERS,
+    Fidelity,
+    LayerFidelity,
+    NetworkFidelity,
+    component_order,
+    components_needed,
+    fidelity,
+    network_fidelity,
+    truncation_curve,
+)
+from tensornet_interp.fidelity.refitting import leading, refit
+
+__all__ = [
+    "ORDERS",
+    "Fidelity",
+    "LayerFidelity",
+    "NetworkFidelity",
+    "certificate",
+    "component_order",
+    "components_needed",
+    "difference_certificate",
+    "fidelity",
+    "leading",
+    "network_fidelity",
+    "refit",
+    "truncation_curve",
+]

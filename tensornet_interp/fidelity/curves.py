@@ -1,0 +1,264 @@
+"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error and curves of truncation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.fidelity.certificates import certificate as certificate  # may be imported from here, too
+from tensornet_interp.inner_products.pairs import relative_error
+from tensornet_interp.layer import BilinearMap
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.results import SpectralResult
+
+ORDERS = ("magnitude", "activation", "ablation")
+_BATCH = 512  # samples whose component activations are alive together
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Means over samples; logits are the outputs. Cross-entropy and KL in nats, squared errors summed over outputs."""
+
+    samples: int
+    agreement: float  # share of samples on which both have the same largest output
+    kl: float  # KL(softmax of reference || softmax of approximation)
+    mse: float  # E |f(x) - g(x)|^2
+    mse_independent: float | None  # E |f(x1, x2) - g(x1, x2)|^2, both symmetrized; None for networks of several layers
+    accuracy: float | None = None  # of the approximation; None without labels
+    cross_entropy: float | None = None
+    reference_accuracy: float | None = None
+    reference_cross_entropy: float | None = None
+
+
+def fidelity(
+    approximation: TensorNetwork, reference: TensorNetwork, x: Tensor, labels: Tensor | None = None, *, seed: int = 0
+) -> Fidelity:
+    """Compare two networks as functions on inputs x (batch, in), and as classifiers where labels (batch,) are given.
+
+    Independent pairs (x1, x2) are x and a permutation of x drawn from `seed`: equal inputs do not see how a tensor
+    acts on different ones. Cost: two evaluations of each network.
+    """
+    for name, part in (("approximation", approximation), ("reference", reference)):
+        if not isinstance(part, BilinearMap | BilinearNetwork):
+            raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {type(part).__name__}")
+    _check_data(x, labels, _n_outputs(reference))
+    reference, approximation = (
+        part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part for part in (reference, approximation)
+    )
+    f, g = reference(x).double(), approximation(x).double()  # type: ignore[operator]
+    check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
+    independent = None
+    if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        pairs = (x, x[order]), (x[order], x)
+        delta = sum((reference(*pair) - approximation(*pair) for pair in pairs), torch.zeros_like(f)) / 2
+        independent = float(delta.square().sum(-1).mean())
+    kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
+    agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
+    measured = Fidelity(len(x), agreement, float(kl), float((f - g).square().sum(-1).mean()), independent)
+    if labels is None:
+        return measured
+    return Fidelity(
+        **(
+            asdict(measured)
+            | {
+                "accuracy": _accuracy(g, labels),
+                "cross_entropy": float(cross_entropy(g, labels)),
+                "reference_accuracy": _accuracy(f, labels),
+                "reference_cross_entropy": float(cross_entropy(f, labels)),
+            }
+        )
+    )
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """What one approximated part does to a network whose other parts are the reference's."""
+
+    part: int
+    relative_error: float  # of its tensor, symmetrized
+    alone: Fidelity  # of the network in which only this part is approximated
+    constant_error: float | None  # largest |handed-on constant - 1| over the samples; None where none is handed on
+
+
+@dataclass(frozen=True)
+class NetworkFidelity:
+    """Of the whole approximation, and of every part by itself. The errors of parts do not add up to the total."""
+
+    total: Fidelity
+    layers: tuple[LayerFidelity, ...]
+
+    def __str__(self) -> str:
+        columns = {"tensor error": 13, "agreement": 11, "kl": 11, "mse": 11, "accuracy": 10, "constant": 10}
+        lines = [f"{'':14}" + "".join(f"{name:>{width}}" for name, width in columns.items())]
+        names = ["total", *(f"part {one.part} alone" for one in self.layers)]
+        for name, one in zip(names, [None, *self.layers], strict=True):
+            f = one.alone if one else self.total
+            errors = (one.relative_error, one.constant_error) if one else (None, None)
+            cells = (errors[0], f.agreement, f.kl, f.mse, f.accuracy, errors[1])
+            texts = ("-" if cell is None else f"{cell:.3g}" for cell in cells)
+            lines.append(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, columns.values(), strict=True)))
+        return "\n".join(lines)
+
+
+def network_fidelity(
+    approximation: BilinearNetwork,
+    reference: BilinearNetwork,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    seed: int = 0,
+) -> NetworkFidelity:
+    """`fidelity` of the whole network and of each part alone, with the relative error of each part's tensor.
+
+    Part i alone: the reference with its part i exchanged. A lower part of a lifted network hands on a constant that
+    an approximation need not keep at 1; `constant_error` says by how much it is off on x.
+    Raises ValueError where the networks differ in depth or a part in size (a truncated bond: compare with `fidelity`).
+    Cost: parts + 1 times `fidelity`.
+    """
+    for name, network in (("approximation", approximation), ("reference", reference)):
+        if not isinstance(network, BilinearNetwork):
+            raise TypeError(f"{name} must be a BilinearNetwork, got {type(network).__name__}; fidelity() takes layers")
+    if len(approximation) != len(reference):
+        raise ValueError(f"networks must have the same depth, got {len(approximation)} and {len(reference)} parts")
+    for i, (new, old) in enumerate(zip(approximation, reference, strict=True)):
+        if new.sizes != old.sizes or (new.constant_in, new.constant_out) != (old.constant_in, old.constant_out):
+            raise ValueError(
+                f"part {i} cannot stand in for the reference's: it has {new.sizes} where that has {old.sizes};"
+                " fidelity() compares networks of different bonds as a whole"
+            )
+    total = fidelity(approximation, reference, x, labels, seed=seed)
+    layers, z = [], reference[0].lift_input("x", x)  # (batch, in) of part i in the reference
+    for i, (new, old) in enumerate(zip(approximation, reference, strict=True)):
+        alone = fidelity(reference.replace(i, new), reference, x, labels, seed=seed)
+        constant = float((new.multilinear(z)[:, 0] - 1).abs().max()) if new.constant_out else None
+        layers.append(LayerFidelity(i, relative_error(new, old), alone, constant))
+        z = old.multilinear(z)
+    return NetworkFidelity(total, tuple(layers))
+
+
+def component_order(
+    result: SpectralResult, order: str, x: Tensor | None = None, labels: Tensor | None = None
+) -> Tensor:
+    """Indices (block, rank) of the components of every block, most important first.
+
+    "magnitude": by |eigenvalue|; "activation": by the mean |eigenvalue| (v . x)^2 over x; "ablation": by the rise of
+    the cross-entropy of (x, labels) when the component alone is taken out. Cost of ablation: batch * out * components.
+    """
+    check_choice("order", order, ORDERS)
+    if order == "magnitude":
+        return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
+    if x is None or (order == "ablation" and labels is None):
+        raise ValueError(f"order '{order}' needs x{' and labels' if order == 'ablation' else ''}")
+    _check_data(x, labels, _outputs(result).shape[0])
+    score = torch.zeros_like(result.eigenvalues)
+    for at in range(0, len(x), _BATCH):
+        activations = result.activations(x[at : at + _BATCH])  # (batch, block, rank)
+        if labels is None or order == "activation":
+            score += activations.abs().sum(0)
+            continue
+        logits = _logits(activations.sum(-1), result)
+        target = labels[at : at + _BATCH]
+        for block in range(result.eigenvalues.shape[0]):
+            removed = activations[:, block, :, None] * _outputs(result)[:, block]  # (batch, rank, out)
+            ablated = log_softmax(logits[:, None] - removed, -1)
+            score[block] -= ablated.gather(-1, target[:, None, None].expand(-1, result.rank, 1)).sum((0, 2))
+    return score.argsort(dim=1, descending=True, stable=True)
+
+
+def truncation_curve(
+    result: SpectralResult,
+    reference: TensorNetwork,
+    x: Tensor,
+    labels: Tensor,
+    counts: Sequence[int],
+    *,
+    order: str = "magnitude",
+    order_data: tuple[Tensor, Tensor] | None = None,
+) -> list[dict[str, float | str]]:
+    """Accuracy, cross-entropy, KL and squared error with the first k components of every block, for k in counts.
+
+    order_data: (x, labels) of training samples by which "activation" and "ablation" rank; on the samples of the curve
+    itself it would be optimistic. Records are plain dicts. Cost: one pass over all components for all counts.
+    """
+    _check_data(x, labels, _outputs(result).shape[0])
+    if not len(counts):
+        raise ValueError("counts is empty: give the numbers of components to keep")
+    counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
+    ranking = component_order(result, order, *(order_data or ()))
+    logits: list[Tensor] = []  # (count, batch, out)
+    for batch in x.split(_BATCH):
+        activations = result.activations(batch)
+        ordered = activations.gather(-1, ranking.expand(activations.shape)).cumsum(-1)
+        logits.append(torch.stack([_logits(ordered[..., k - 1], result) for k in counts]))
+    full = reference(x).double()  # type: ignore[operator]
+    target = log_softmax(full, -1)
+    return [
+        {
+            "order": order,
+            "components": k,
+            "accuracy": _accuracy(cut, labels),
+            "cross_entropy": float(cross_entropy(cut, labels)),
+            "kl": float(kl_div(log_softmax(cut, -1), target, log_target=True, reduction="batchmean")),
+            "mse": float((cut - full).square().sum(-1).mean()),
+        }
+        for k, cut in zip(counts, torch.cat(logits, 1).double(), strict=True)
+    ]
+
+
+def components_needed(
+    records: Sequence[Mapping[str, float | str]], accuracy: float, drop: float
+) -> tuple[int | None, int | None]:
+    """The smallest k at which the accuracy of a curve is at most `drop` below `accuracy`, and the one after which it is
+
+    at every larger k of the curve too; None where there is none. An accuracy above `accuracy` is no drop.
+    records: of one order, as `truncation_curve` makes them; only the counts that they hold can be found.
+    """
+    if not len(records):
+        raise ValueError("records is empty: give the curve of one order")
+    orders = sorted({str(record.get("order", "")) for record in records})
+    if len(orders) > 1:
+        raise ValueError(f"records must be of one order, got {', '.join(orders)}")
+    first = stays = None
+    rounding = 1e-9  # of a difference of two shares
+    for record in sorted(records, key=lambda record: float(record["components"])):
+        if float(record["accuracy"]) >= accuracy - drop - rounding:
+            k = int(record["components"])
+            first = k if first is None else first
+            stays = k if stays is None else stays
+        else:
+            stays = None
+    return first, stays
+
+
+def _outputs(result: SpectralResult) -> Tensor:
+    """Output vectors (out, block) without the constant coordinate of a lifted layer."""
+    return result.outputs[1:] if result.constant_out else result.outputs
+
+
+def _logits(blocks: Tensor, result: SpectralResult) -> Tensor:
+    return blocks @ _outputs(result).T
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(-1) == labels).double().mean())
+
+
+def _n_outputs(network: TensorNetwork) -> int:
+    return network.sizes["out"] - int(getattr(network, "constant_out", False))
+
+
+def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
+    check_tensor("x", x, ("batch", "in"))
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
+    check_size("batch", x=len(x), labels=len(labels))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_out:
+        raise ValueError(f"labels go from {low} to {high} but there are {n_out} outputs, 0 to {n_out - 1}")

@@ -1,0 +1,108 @@
+"""E[f(x) . g(x)] for Gaussian x: by a closure through any depth, and exactly for one or two layers."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.inner_products.stack import Stack, largest_entry
+from tensornet_interp.inner_products.symmetric import (
+    Forms,
+    change_input,
+    joint_basis,
+    output_product,
+    quartic_gram,
+    unit_gram,
+)
+from tensornet_interp.moments import Gaussian, HiddenMeans, cross_moment, hidden_means
+
+
+class Level(NamedTuple):
+    """What a closure needs of one layer of one network: means of its hidden units, the scale of its outputs."""
+
+    means: HiddenMeans
+    scale: Tensor
+
+
+def levels(stack: Stack, x: Gaussian) -> list[Level]:
+    """The closure of one network with itself, layer by layer; shared by all its products with others."""
+    mean, moment, result = x.mean, x.moment, []
+    for layer in stack.layers:
+        means = hidden_means(layer, mean, moment)
+        moment = cross_moment(layer, layer, moment, means, means)
+        scale = largest_entry(moment).sqrt()
+        mean, moment = layer.down @ means.expected / scale, moment / scale**2
+        result.append(Level(means, scale))
+    return result
+
+
+def closure(f: Stack, g: Stack, levels_f: list[Level], levels_g: list[Level], x: Gaussian) -> tuple[Tensor, float]:
+    """E[f[out] g[out]], (out,), and the logarithm of its scale, the outputs of every layer taken as Gaussian.
+
+    Exact for one layer. Cost: O(rank^2 (in + out)) a layer, given the levels.
+    """
+    moment, log_scale = x.moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
+    for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, levels_f, levels_g, strict=True):
+        scale = at_f.scale * at_g.scale
+        moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
+        log_scale = 2 * log_scale + float(scale.log())
+    return moment.diagonal(), log_scale + f.log_scale + g.log_scale
+
+
+def exact(f: Stack, g: Stack, x: Gaussian) -> tuple[Tensor, float]:
+    """E[f[out] g[out]] of two-layer networks, (out,), and the logarithm of its scale.
+
+    With x = mean + F z, f[out] is sum_k of Hermite polynomials with symmetric coefficients f_k of order k = 0 ... 4,
+    and E[f g] = sum_k k! <f_k, g_k>; order 4 is the symmetric product. Cost: as `symmetric`.
+    """
+    root = x.root
+    basis = joint_basis(change_input(f, root).layers[0], change_input(g, root).layers[0])
+    affine = torch.cat([x.mean[:, None], root @ basis], 1)  # x = affine [1, z]: (in, 1 + r)
+    f, g = change_input(f, affine), change_input(g, affine)
+    return output_product(f, g, unit_gram(f, g, _hermite_gram)), f.log_scale + g.log_scale
+
+
+class Hermite(NamedTuple):
+    """Coefficients of q r by order, q = c + a . z + z^T Q z of mean t, and r = c' + b . z + z^T R z of mean s."""
+
+    zeroth: Tensor  # 2 tr(Q R) + a . b + t s, (units,)
+    first: Tensor  # 2 (R a + Q b) + t b + s a, (units, in)
+    second: Tensor  # 4 sym(Q R) + sym(a b^T) + t R + s Q, (units, in, in)
+    third: tuple[tuple[Tensor, Tensor], ...]  # sym of a R + b Q, as (vector, matrix)
+    fourth: Forms  # sym of Q R
+
+
+def _hermite(forms: Forms) -> Hermite:
+    (q, a, t), (r, b, s) = (_split(form) for form in forms)
+    product = q @ r
+    outer = a[:, :, None] * b[:, None, :]
+    mixed = t[:, None, None] * r + s[:, None, None] * q
+    pulled = (r @ a[:, :, None] + q @ b[:, :, None])[:, :, 0]
+    return Hermite(
+        2 * product.diagonal(dim1=1, dim2=2).sum(1) + (a * b).sum(1) + t * s,
+        2 * pulled + t[:, None] * b + s[:, None] * a,
+        2 * (product + product.mT) + (outer + outer.mT) / 2 + mixed,
+        ((a, r), (b, q)),
+        Forms(q, r),
+    )
+
+
+def _split(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Quadratic (units, in, in), linear (units, in) and mean (units,) of [1, z]^T form [1, z]."""
+    quadratic = form[:, 1:, 1:].contiguous()
+    return quadratic, 2 * form[:, 0, 1:], form[:, 0, 0] + quadratic.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _hermite_gram(x: Forms, y: Forms) -> Tensor:
+    """E[(q r)(q' r')] = sum_k k! <order k, order k'>: (units, units')."""
+    f, g = _hermite(x), _hermite(y)
+    gram = torch.outer(f.zeroth, g.zeroth) + f.first @ g.first.T + 2 * f.second.flatten(1) @ g.second.flatten(1).T
+    cubic = sum(_cubic_gram(*one, *other) for one in f.third for other in g.third)
+    return gram + 6 * cubic + 24 * quartic_gram(f.fourth, g.fourth)
+
+
+def _cubic_gram(a: Tensor, q: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """<sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]: (units, units')."""
+    paired = (a @ b.T) * (q.flatten(1) @ r.flatten(1).T)
+    crossed = torch.stack([((a @ r1) * (q @ b1)).sum(1) for b1, r1 in zip(b, r, strict=True)], 1)
+    return (paired + 2 * crossed) / 3

@@ -1,0 +1,109 @@
+"""Frobenius products of networks: as trees, and, for two layers, of the fully symmetrized tensors.
+
+A two-layer network is sum_h down[:, h] (x^T Q_h x)(x^T R_h x) over the hidden units h of its second layer: its tensor
+of order four is that of products of quadratic forms, and inner products are sums over pairs of hidden units.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.inner_products.stack import Stack, largest_entry
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.numerics import nonzero
+
+_CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
+
+
+def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
+    """<F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
+
+    X_l = down C(X_{l-1}) down'^T, the diagonal of the last. Cost: O(rank^3) a layer.
+    """
+    moment: Tensor | None = None  # X_l, (out of f's layer, out of g's layer); None is the identity
+    log_scale = 0.0
+    for layer_f, layer_g in zip(f.layers, g.layers, strict=True):
+        below = layer_f.down @ cross_gram(layer_f, layer_g, moment) @ layer_g.down.T
+        scale = largest_entry(below)
+        moment, log_scale = below / scale, 2 * log_scale + float(scale.log())
+    return below.diagonal() / scale, log_scale + f.log_scale + g.log_scale
+
+
+def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
+    """<sym F[out], sym G[out]> of the tensors symmetrized over all inputs, for one or two layers.
+
+    Cost for two: 4 rank rank' r^3 flops over the ranks of the second layers, r = min(in, 2 (rank + rank')) of the
+    first; memory: some chunks of 32 MB, or of r max(r, rank) entries where that is more, and rank rank'.
+    """
+    if len(f) == 1:
+        return tree(f, g)
+    basis = joint_basis(f.layers[0], g.layers[0])  # the product does not change under an isometry
+    f, g = change_input(f, basis), change_input(g, basis)
+    return output_product(f, g, unit_gram(f, g, quartic_gram)), f.log_scale + g.log_scale
+
+
+class Forms(NamedTuple):
+    """Symmetric matrices of the quadratic forms whose products are hidden units of a second layer."""
+
+    left: Tensor  # Q, (units, in, in)
+    right: Tensor  # R, (units, in, in)
+
+
+def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
+    """product(forms of f, forms of g) (units, units') for all hidden units of the second layers, chunk by chunk."""
+    return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
+
+
+def quartic_gram(x: Forms, y: Forms) -> Tensor:
+    """<sym(Q R), sym(Q' R')> = 1/3 [C + 2 tr(Q Q' R R')], C = 1/2 [<Q,Q'><R,R'> + <Q,R'><R,Q'>]: (units, units')."""
+    q, r, q2, r2 = (form.flatten(1) for form in (*x, *y))
+    paired = ((q @ q2.T) * (r @ r2.T) + (q @ r2.T) * (r @ q2.T)) / 2
+    # one pair of matrix products a unit of y, over all units of x at once
+    crossed = torch.stack([((x.left @ q1) * (x.right @ r1).mT).sum((1, 2)) for q1, r1 in zip(*y, strict=True)], 1)
+    return (paired + 2 * crossed) / 3
+
+
+def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
+    """sum_hg down[out, h] gram[h, g] down'[out, g]: (out,)."""
+    return ((f.layers[-1].down @ gram) * g.layers[-1].down).sum(1)
+
+
+def change_input(stack: Stack, basis: Tensor) -> Stack:
+    """The stack as a function of t, x = basis t; basis (in, new in)."""
+    first = stack.layers[0]
+    first = replace(first, left=basis.T @ first.left, right=basis.T @ first.right, constant_in=False)
+    return replace(stack, layers=(first, *stack.layers[1:]))
+
+
+def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
+    """Orthonormal basis (in, r) of the inputs that either layer sees, to rounding; the rest adds nothing to a product.
+
+    r is at most min(in, 2 (rank + rank')), and no more than the widths of embeddings that the layers absorbed.
+    """
+    columns = torch.cat([f.left, f.right, g.left, g.right], 1).detach()
+    largest = columns.abs().amax(0)
+    columns = columns / nonzero(largest)  # the scale of a hidden unit says nothing
+    vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    seen = values > values[0] * max(columns.shape) * torch.finfo(values.dtype).eps
+    return vectors[:, : max(1, int(seen.sum()))]
+
+
+def exact_flops(f: Stack, g: Stack) -> int:
+    """Multiplications and additions of the exact product of two two-layer networks, an upper bound: 4 H H' r^3."""
+    (first_f, second_f), (first_g, second_g) = f.layers, g.layers
+    width = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
+    return 4 * second_f.rank * second_g.rank * width**3
+
+
+def _forms(stack: Stack) -> Iterator[Forms]:
+    """The forms of the second layer's units: Q = sum_k left[k] A_k, A_k the first layer's interaction matrices."""
+    first, second = stack.layers
+    n_in = first.shape[1]
+    step = max(1, _CHUNK // (n_in * max(n_in, first.rank)))
+    for start in range(0, second.rank, step):
+        units = slice(start, start + step)
+        yield Forms(*(first.interaction_matrix(side[:, units].T) for side in (second.left, second.right)))

@@ -1,0 +1,87 @@
+"""Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tensornet_interp.checks import check_alike, check_size, check_tensor
+from tensornet_interp.layer import BilinearLayer
+
+__all__ = ["Split", "lift", "split"]
+
+
+def lift(
+    layer: BilinearLayer,
+    *,
+    left_bias: Tensor | None = None,
+    right_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: float = 0.0,
+) -> BilinearLayer:
+    """y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x, as a bilinear layer of [1, x].
+
+    One hidden unit is added for the constant, which is handed on as output coordinate 0, and one for each residual
+    coordinate (x_j * 1). Exact; called, it takes and gives plain vectors. left_bias, right_bias: (rank,), bias: (out,).
+    """
+    if layer.constant_in or layer.constant_out:
+        raise ValueError(f"the layer is lifted already: {layer!r}")
+    n_out, n_in, _ = layer.shape
+    if not isinstance(residual, int | float) or isinstance(residual, bool):
+        raise TypeError(f"residual must be a number, got {residual!r}")
+    if not math.isfinite(residual):
+        raise ValueError(f"residual must be finite, got {residual}")
+    if residual and n_in != n_out:
+        raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
+
+    def row(name: str, value: Tensor | None, size: int, mode: str) -> Tensor:
+        if value is None:
+            return layer.down.new_zeros(size)
+        check_tensor(name, value, (mode,))
+        check_size(mode, layer=size, **{name: value.shape[0]})
+        check_alike(layer=layer.down, **{name: value})
+        return value
+
+    left = torch.cat([row("left_bias", left_bias, layer.rank, "rank")[None], layer.left])  # (1 + in, rank)
+    right = torch.cat([row("right_bias", right_bias, layer.rank, "rank")[None], layer.right])
+    eye = torch.eye(1 + n_in, dtype=left.dtype, device=left.device)
+    one = torch.cat([left.new_ones(1), row("bias", bias, n_out, "out")])[:, None]  # the constant unit: 1 * 1
+    lefts, rights, downs = [left, eye[:, :1]], [right, eye[:, :1]], [pad(layer.down, (0, 0, 1, 0)), one]
+    if residual:  # the residual units: x_j * 1
+        lefts, rights, downs = (
+            [*lefts, eye[:, 1:]],
+            [*rights, eye[:, :1].expand(-1, n_in)],
+            [*downs, residual * eye[:, 1:]],
+        )
+    left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
+    history = (*layer.history, "lifted")
+    return BilinearLayer(down, left, right, layer.name, history, constant_in=True, constant_out=True)
+
+
+class Split(NamedTuple):
+    """The function of a lifted layer by order: y = interaction(x) + linear x + constant, plain coordinates."""
+
+    interaction: BilinearLayer  # (out, in, in), without a constant coordinate
+    linear: Tensor  # (out, in)
+    constant: Tensor  # (out,)
+
+
+def split(layer: BilinearLayer) -> Split:
+    """y[out] = sum B[out, in1, in2] x[in1] x[in2] + sum linear[out, in] x[in] + constant[out]: what `lift` joined.
+
+    Of the interaction matrices of a lifted layer: the block without the constant coordinate, its row and column
+    together, its corner. The interaction part keeps the factors, so it can be decomposed like any layer; a layer that
+    is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
+    `queries.order_weights`. Cost: 2 rank in (1 + out).
+    """
+    if not isinstance(layer, BilinearLayer):
+        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
+    layer = layer.drop_constant()
+    down = layer.down
+    if not layer.constant_in:
+        return Split(layer, down.new_zeros(layer.shape[:2]), down.new_zeros(layer.shape[0]))
+    a, b, left, right = layer.left[0], layer.right[0], layer.left[1:], layer.right[1:]
+    history = (*layer.history, "interaction part, without biases")
+    return Split(BilinearLayer(down, left, right, layer.name, history), down @ (a * right + b * left).T, down @ (a * b))

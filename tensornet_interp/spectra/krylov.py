@@ -1,0 +1,299 @@
+"""Interaction matrices without forming them: products, norms, Krylov subspaces, and bounds on eigenvalues."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.numerics import nonzero
+
+_GRAM_ROWS = 512  # hidden units whose inner products with the others are held at once
+_SINGLE = 1e-4  # tolerance that float32 can serve
+_AHEAD = 0.2  # share of the tolerance up to which float32 goes on: its steps are cheap, and fewer vectors are verified
+_SECOND_LOOK = 6  # steps with k vectors in which an eigenvalue that one vector did not see shows
+
+
+class Matrices(NamedTuple):
+    """M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]), as a map on rows; float64."""
+
+    left: Tensor  # (in, hidden)
+    right: Tensor  # (in, hidden)
+    weights: Tensor  # (block, hidden)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(block, n, in) -> (block, n, in): four matrix products that all blocks share, 8 in * hidden flops a row."""
+        rows, half = x.flatten(0, 1), self.weights[:, None, :] / 2
+        by_left = (rows @ self.left).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)  # (block * n, hidden)
+        by_right = (rows @ self.right).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)
+        return torch.addmm(by_left @ self.right.T, by_right, self.left.T).view(x.shape)
+
+    def scales(self) -> Tensor:
+        """sum_hidden |weights| ||left|| ||right||, (block,): at least the norm of M, however its terms cancel.
+
+        `rounding_share` times this is at least what rounding does to a product with a unit vector.
+        """
+        lengths = torch.linalg.vector_norm(self.left, dim=0) * torch.linalg.vector_norm(self.right, dim=0)
+        return self.weights.abs() @ lengths
+
+
+def rounding_share(n_in: int, hidden: int) -> float:
+    """4 (in + hidden) eps: above the worst case of sums over in and hidden, and of what is done with them after."""
+    return 4 * (n_in + hidden) * torch.finfo(torch.float64).eps
+
+
+def squared_norms(layer: BilinearLayer, weights: Tensor) -> Tensor:
+    """||M||_F^2 = weights^T C weights for every row of weights (block, hidden), C the Gram matrix of hidden units.
+
+    Cost: 4 hidden^2 in for all blocks and hidden^2 a block; memory 512 rows of C.
+    """
+    total = torch.zeros_like(weights[:, 0])
+    for start in range(0, layer.rank, _GRAM_ROWS):
+        rows, later = _units(layer, start, start + _GRAM_ROWS), _units(layer, start, layer.rank)
+        gram = cross_gram(rows, later)  # (rows, hidden - start): C is symmetric
+        gram[:, rows.rank :] *= 2
+        total += ((weights[:, start : start + _GRAM_ROWS] @ gram) * weights[:, start:]).sum(1)
+    return total
+
+
+def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
+    units = slice(start, stop)
+    return replace(layer, down=layer.down[:, units], left=layer.left[:, units], right=layer.right[:, units])
+
+
+class Bounds(NamedTuple):
+    """(block, k) each: distance of a value to some eigenvalue, and of its magnitude to that of the same place."""
+
+    near: Tensor
+    place: Tensor
+
+
+def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
+    """Bounds on eigenvalues of M = [[diag(values), coupling^T], [coupling, C]] where only ||C|| <= rest is known.
+
+    values (block, j), j >= k, largest magnitude first; coupling (block, n, j), n rows that carry all of it; rest
+    (block,). With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest) as quadratic forms:
+    the i-th largest eigenvalue of M is at most that of S(rest), or rest, and at least the i-th largest value
+    (Cauchy); the smallest likewise. Merged by magnitude they bound the i-th largest magnitude. Such a bound is
+    quadratic in the coupling where the value is above rest. The norm of a value's column of the coupling (the
+    residual of its Ritz vector) bounds the distance to some eigenvalue, whatever rest is.
+    """
+    j = values.shape[1]
+    top, rest = values[:, :k], rest[:, None]
+    matrix = pad(torch.diag_embed(values), (0, coupling.shape[1], 0, coupling.shape[1]))  # (block, j + n, j + n)
+    matrix[:, j:, :j] = coupling  # eigvalsh reads the lower triangle
+    corner = matrix.diagonal(dim1=1, dim2=2)[:, j:]
+    corner[:] = rest
+    above = torch.linalg.eigvalsh(matrix).flip(1)[:, :k].maximum(rest)  # at least the i-th largest eigenvalue
+    corner[:] = -rest
+    below = (-torch.linalg.eigvalsh(matrix)[:, :k]).maximum(rest)  # at least minus the i-th smallest
+    rank = torch.where(top > 0, (top > 0).cumsum(1), (top <= 0).cumsum(1)) - 1  # among the values of its sign
+    limit = torch.where(top > 0, above.gather(1, rank), below.gather(1, rank))
+    near = torch.minimum(torch.linalg.vector_norm(coupling[:, :, :k], dim=1), limit - top.abs())
+    merged = torch.cat([above, below], 1).sort(dim=1, descending=True).values[:, :k]
+    return Bounds(near.clamp_min(0), (merged - top.abs()).clamp_min(0))
+
+
+class Leading(NamedTuple):
+    """The eigenpairs found, one row a block."""
+
+    values: Tensor  # (block, k), largest magnitude first
+    vectors: Tensor  # (block, k, in)
+    residuals: Tensor  # (block, k)
+    bounds: Tensor  # (block, k)
+    proven: Tensor  # (block,), boolean
+    steps: Tensor  # (block,), whole numbers
+
+
+def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_steps: int, seed: int) -> Leading:
+    """The k eigenpairs of largest magnitude of every matrix, from Krylov subspaces of at most max_steps vectors.
+
+    norms: ||M||_F^2, (block,). From a tolerance of 1e-4 on float32 finds the subspaces; then the few Ritz vectors that
+    the bounds need are multiplied in float64, and on that alone the bounds rest. Blocks for which float32 was not
+    enough are done again in float64.
+    """
+    problem, cap = _Problem.of(matrices, norms), min(max_steps, matrices.left.shape[0])
+    size = (len(norms), k, matrices.left.shape[0])
+    draws = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(norms)
+    todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
+    parts: list[tuple[Tensor, Leading]] = []
+    if tolerance >= _SINGLE:
+        single, start, more = problem.single(), draws[:, :1].float(), draws[:, 1:].float()
+        for draft in _search(single, start, more, k, _AHEAD * tolerance, cap):
+            needed = _needed(draft, single.at(draft.blocks), k, 0.9 * tolerance)
+            for count in needed.unique().tolist():
+                some = draft.at(needed == count)
+                (sure,) = _search(
+                    problem.at(some.blocks), some.rows(count).to(norms), draws[:, :0], k, tolerance, count
+                )
+                good = sure.verdict.close & (sure.verdict.proven | ~some.verdict.proven) | (some.used > cap - k)
+                parts.append((some.blocks[good], sure.at(good).pairs(k, some.used)))
+                todo[some.blocks[good]] = False
+    again = todo.nonzero()[:, 0]
+    for found in _search(problem.at(again), draws[again, :1], draws[again, 1:], k, tolerance, cap):
+        parts.append((again[found.blocks], found.pairs(k, found.used)))
+    order = torch.cat([index for index, _ in parts]).argsort()
+    return Leading(*(torch.cat(part)[order] for part in zip(*(pairs for _, pairs in parts), strict=True)))
+
+
+class _Problem(NamedTuple):
+    """Matrices with what is known of them, (block,) each."""
+
+    matrices: Matrices
+    norms: Tensor  # at least ||M||_F^2
+    rounding: Tensor  # of a product with a unit vector
+    floor: Tensor  # of what a difference of squared norms shows
+
+    @classmethod
+    def of(cls, matrices: Matrices, norms: Tensor) -> "_Problem":
+        share, scales = rounding_share(*matrices.left.shape), matrices.scales()
+        return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
+
+    def single(self) -> "_Problem":
+        """For a search in float32: every matrix over its norm, with the usual rounding and not the worst."""
+        length, eps = nonzero(self.norms).sqrt(), torch.finfo(torch.float32).eps
+        left, right, weights = self.matrices
+        tops = [top if top > 0 else 1.0 for top in (float(left.abs().max()), float(right.abs().max()))]
+        parts = (left / tops[0], right / tops[1], weights / length[:, None] * tops[0] * tops[1])
+        rounding, floor = (self.rounding / length).clamp_min(10 * eps), (self.floor / length).clamp_min(3 * eps**0.5)
+        matrices = Matrices(*(part.to(torch.float32) for part in parts))
+        return _Problem(matrices, self.norms / length.square(), rounding, floor)
+
+    def at(self, index: Tensor) -> "_Problem":
+        """Some of the blocks."""
+        matrices = self.matrices._replace(weights=self.matrices.weights[index])
+        return _Problem(matrices, *(part[index] for part in self[1:]))
+
+
+class _Verdict(NamedTuple):
+    bounds: Tensor  # (block, k)
+    close: Tensor  # (block,), to an eigenvalue each
+    proven: Tensor  # (block,)
+    missing: Tensor  # (block,), squared norm of what the subspace does not touch
+
+    @classmethod
+    def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
+        """On Ritz values (block, j) of largest magnitude and their coupling (block, n, j)."""
+        missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
+        rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
+        near, place = (bound + rounding for bound in enclose(values, coupling, missing.sqrt(), k))
+        size = values[:, :k].abs()
+        wanted = (tolerance * size).maximum(2 * rounding)
+        proven = (place <= near.maximum(torch.where(size <= blind, blind, wanted))).all(1)
+        return cls(torch.where(proven[:, None], near.maximum(place), near), (near <= wanted).all(1), proven, missing)
+
+
+class _Found(NamedTuple):
+    """Blocks that a search is done with."""
+
+    blocks: Tensor
+    values: Tensor
+    vectors: Tensor
+    coupling: Tensor
+    basis: Tensor
+    verdict: _Verdict
+    rounding: Tensor
+    used: int  # vectors of the basis
+
+    def at(self, mask: Tensor) -> "_Found":
+        """Some of the blocks."""
+        tensors = (self.blocks, self.values, self.vectors, self.coupling, self.basis)
+        verdict = _Verdict(*(part[mask] for part in self.verdict))
+        blocks, values, vectors, coupling, basis = (part[mask] for part in tensors)
+        return _Found(blocks, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
+
+    def rows(self, count: int) -> Tensor:
+        """The first Ritz vectors, (block, count, in)."""
+        return self.vectors[:, :, :count].mT.to(self.basis) @ self.basis
+
+    def pairs(self, k: int, steps: int) -> Leading:
+        """The first k."""
+        residuals = torch.linalg.vector_norm(self.coupling[:, :, :k], dim=1) + self.rounding[:, None]
+        bounds, _, proven, _ = self.verdict
+        return Leading(self.values[:, :k], self.rows(k), residuals, bounds, proven, torch.full_like(self.blocks, steps))
+
+
+def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
+    """Blocks as they are done, from start (block, n, in) on: fully reorthogonalised, products shared by those left.
+
+    A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is in reach,
+    and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
+    nothing for a while; or when the basis has no room for more below `cap` vectors.
+    """
+    here, before = torch.arange(len(start), device=start.device), problem.norms
+    basis, small = start[:, :0], problem.norms.new_zeros(len(start), 0, 0)  # (block, m, in), M in it (block, m, m)
+    x, checked, last_look = _orthonormal(start, basis), 0, cap if more.shape[1] else 0
+    while len(here):
+        basis, small, x, last = _extend(problem.matrices, basis, small, x)
+        used = basis.shape[1]
+        # part of a group of rows would leave out what the basis couples to the others, unless it is the whole space
+        full = used == cap or used + x.shape[1] > cap < x.shape[2]
+        x = x[:, : cap - used]
+        if not full and used < max(k, checked + 1, checked + checked // 6):
+            continue
+        values, vectors, coupling = _ritz(small, last.to(small))
+        verdict = _Verdict.of(problem, values, coupling, k, tolerance)
+        rate = (before - verdict.missing) / (used - checked)  # of squared norm found by a step; it falls
+        hopeless = ~verdict.proven & (verdict.missing - values[:, k - 1].square() > rate * (cap - used))
+        done = verdict.close & (verdict.proven | (hopeless & (used >= last_look)))
+        if full:
+            done = torch.ones_like(done)
+        elif last_look == cap and not bool(done.all()) and bool((done | (verdict.close & hopeless)).all()):
+            x = _orthonormal(torch.cat([x, more[here]], 1)[:, : cap - used], basis)
+            last_look = min(cap, used + k * _SECOND_LOOK)
+        checked, before = used, verdict.missing
+        if bool(done.any()):
+            yield _Found(here, values, vectors, coupling, basis, verdict, problem.rounding, used).at(done)
+            here, before, problem = here[~done], before[~done], problem.at(~done)
+            basis, small, x = basis[~done], small[~done], x[~done]
+
+
+def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tensor:
+    """The least number of leading Ritz vectors with the verdict of all, (block,); k where nothing is proven."""
+    needed = torch.where(found.verdict.proven, found.used, k)
+    count = k
+    while count < found.used and bool((needed > count).any()):
+        verdict = _Verdict.of(problem, found.values[:, :count], found.coupling[:, :, :count], k, tolerance)
+        enough = verdict.proven & (verdict.close | ~found.verdict.close)
+        needed = torch.where(enough, needed.clamp_max(count), needed)
+        count = max(count + 1, count * 9 // 8)
+    return needed
+
+
+def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The basis (block, m, in) with x (block, n, in) added, M in it, the next x, and what couples M x to that."""
+    basis, n = torch.cat([basis, x], 1), x.shape[1]
+    image = matrices(x)
+    overlap = image @ basis.mT  # (block, n, m)
+    small = pad(small, (0, n, 0, n))
+    small[:, -n:] = overlap
+    small[:, :, -n:] = overlap.mT
+    image = torch.baddbmm(image, overlap, basis, alpha=-1)
+    image = torch.baddbmm(image, image @ basis.mT, basis, alpha=-1)  # twice is enough
+    following, coupling = torch.linalg.qr(image.mT)
+    return basis, small, _orthonormal(following.mT, basis), coupling
+
+
+def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
+    """Orthonormal rows (block, n, in) orthogonal to the basis; where x (unit rows) has no such part, random ones."""
+    # what is left of such an x is rounding, mostly inside the basis: a part outside of it is mixed in, new each time
+    spare = torch.randn(
+        x.shape[1:], generator=torch.Generator().manual_seed(2**31 + basis.shape[1]), dtype=torch.float64
+    )
+    spare = (torch.finfo(x.dtype).eps * spare).to(x)
+    for part in (spare, None, None):
+        x = torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)
+        x = torch.linalg.qr((x if part is None else x + part).mT).Q.mT
+    return x
+
+
+def _ritz(small: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ritz values (block, m), largest magnitude first, their vectors in the basis, their coupling (block, n, m)."""
+    values, vectors = torch.linalg.eigh(small)
+    order = values.abs().argsort(dim=1, descending=True)
+    values, vectors = values.gather(1, order), vectors.gather(2, order[:, None, :].expand_as(vectors))
+    return values, vectors, last @ vectors[:, -last.shape[2] :]

@@ -42,7 +42,7 @@ def make_layer(n_in: int, hidden: int, n_out: int, decay: str, seed: int) -> Bil
     s = {"exponential": 0.9**index, "inverse": 1 / index, "flat": torch.ones(n_in)}[decay]
     basis = torch.linalg.qr(draw(n_in, n_in)).Q * s
     left, right = (basis @ draw(n_in, hidden) / n_in**0.5 for _ in range(2))
-    return BilinearLayer(draw(n_out, hidden) / hidden**0.5, left, right, name=f"{decay} decay")
+    return BilinearLayer(down=draw(n_out, hidden) / hidden**0.5, left=left, right=right, name=f"{decay} decay")
 
 
 def dense(layer: BilinearLayer, directions: torch.Tensor, k: int, batch: int) -> torch.Tensor:

@@ -49,7 +49,15 @@ class Varimax:
         left, right = (factor.transpose(0, 1).flatten(1) for factor in (rotated, image))  # (in, block * rank)
         down = eigen.outputs.repeat_interleave(eigen.rank, dim=1)
         history = (*layer.history, repr(self))
-        return BilinearLayer(down, left, right, layer.name, history, layer.constant_in, layer.constant_out)
+        return BilinearLayer(
+            down=down,
+            left=left,
+            right=right,
+            name=layer.name,
+            history=history,
+            constant_in=layer.constant_in,
+            constant_out=layer.constant_out,
+        )
 
 
 def varimax(vectors: Tensor, steps: int = 100) -> Tensor:

@@ -95,7 +95,7 @@ class BilinearMap(TensorNetwork):
         return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1) if self.constant_in else x
 
 
-@dataclass(frozen=True, eq=False)  # a tensor has no single truth value
+@dataclass(frozen=True, eq=False, kw_only=True)  # a tensor has no single truth value
 class BilinearLayer(BilinearMap):
     """B[out, in1, in2] = sum_rank down[out, rank] left[in1, rank] right[in2, rank].
 
@@ -131,7 +131,7 @@ class BilinearLayer(BilinearMap):
         check_tensor("left", left, ("rank", "in"))
         check_tensor("right", right, ("rank", "in"))
         check_tensor("down", down, ("out", "rank"))
-        return cls(down, left.T, right.T, name, tuple(history))
+        return cls(down=down, left=left.T, right=right.T, name=name, history=tuple(history))
 
     @classmethod
     def from_cp(cls, cp_tensor: Any, name: str = "", history: Sequence[str] = ()) -> "BilinearLayer":
@@ -144,7 +144,8 @@ class BilinearLayer(BilinearMap):
         if weights is not None:
             check_tensor("weights", weights, ("rank",))
             check_size("rank", down=down.shape[1], weights=weights.shape[0])
-        return cls(down if weights is None else down * weights, left, right, name, tuple(history))
+            down = down * weights
+        return cls(down=down, left=left, right=right, name=name, history=tuple(history))
 
     @classmethod
     def from_tensor(cls, tensor: Tensor, name: str = "", history: Sequence[str] = ()) -> "BilinearLayer":
@@ -155,9 +156,11 @@ class BilinearLayer(BilinearMap):
         eye = torch.eye(n_in, dtype=tensor.dtype, device=tensor.device)
         left = eye.repeat_interleave(min(n_in, n_out), dim=1)  # (in, in * min)
         if n_in <= n_out:
-            return cls(tensor.reshape(n_out, -1), left, eye.repeat(1, n_in), name, tuple(history))
-        down = torch.eye(n_out, dtype=tensor.dtype, device=tensor.device).repeat(1, n_in)
-        return cls(down, left, tensor.permute(2, 1, 0).reshape(n_in, -1), name, tuple(history))
+            down, right = tensor.reshape(n_out, -1), eye.repeat(1, n_in)
+        else:
+            down = torch.eye(n_out, dtype=tensor.dtype, device=tensor.device).repeat(1, n_in)
+            right = tensor.permute(2, 1, 0).reshape(n_in, -1)
+        return cls(down=down, left=left, right=right, name=name, history=tuple(history))
 
     @classmethod
     def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "") -> "BilinearLayer":

@@ -57,7 +57,9 @@ def lift(
         )
     left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
     history = (*layer.history, "lifted")
-    return BilinearLayer(down, left, right, layer.name, history, constant_in=True, constant_out=True)
+    return BilinearLayer(
+        down=down, left=left, right=right, name=layer.name, history=history, constant_in=True, constant_out=True
+    )
 
 
 class Split(NamedTuple):
@@ -84,4 +86,8 @@ def split(layer: BilinearLayer) -> Split:
         return Split(layer, down.new_zeros(layer.shape[:2]), down.new_zeros(layer.shape[0]))
     a, b, left, right = layer.left[0], layer.right[0], layer.left[1:], layer.right[1:]
     history = (*layer.history, "interaction part, without biases")
-    return Split(BilinearLayer(down, left, right, layer.name, history), down @ (a * right + b * left).T, down @ (a * b))
+    return Split(
+        BilinearLayer(down=down, left=left, right=right, name=layer.name, history=history),
+        down @ (a * right + b * left).T,
+        down @ (a * b),
+    )

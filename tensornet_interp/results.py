@@ -100,7 +100,15 @@ class SpectralResult(Result):
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
         down = (self.outputs[:, :, None] * self.eigenvalues).flatten(1)
         history = (*self.report.history, self.report.method)
-        return BilinearLayer(down, vectors, vectors, self.report.layer, history, self.constant_in, self.constant_out)
+        return BilinearLayer(
+            down=down,
+            left=vectors,
+            right=vectors,
+            name=self.report.layer,
+            history=history,
+            constant_in=self.constant_in,
+            constant_out=self.constant_out,
+        )
 
     def to_tensorly(self) -> CPTensor:
         """TensorLy's `CPTensor`, eigenvalues as weights."""
@@ -219,13 +227,13 @@ class CPResult(Result):
         """The weights absorbed into `down`."""
         history = (*self.report.history, self.report.method)
         return BilinearLayer(
-            self.outputs * self.weights,
-            self.left,
-            self.right,
-            self.report.layer,
-            history,
-            self.constant_in,
-            self.constant_out,
+            down=self.outputs * self.weights,
+            left=self.left,
+            right=self.right,
+            name=self.report.layer,
+            history=history,
+            constant_in=self.constant_in,
+            constant_out=self.constant_out,
         )
 
     def to_tensorly(self) -> CPTensor:
@@ -274,13 +282,13 @@ class TuckerResult(Result):
         """The factors multiplied into the core: the rank of the core stays."""
         history = (*self.report.history, self.report.method)
         return BilinearLayer(
-            self.outputs @ self.core.down,
-            self.inputs @ self.core.left,
-            self.inputs @ self.core.right,
-            self.report.layer,
-            history,
-            self.constant_in,
-            self.constant_out,
+            down=self.outputs @ self.core.down,
+            left=self.inputs @ self.core.left,
+            right=self.inputs @ self.core.right,
+            name=self.report.layer,
+            history=history,
+            constant_in=self.constant_in,
+            constant_out=self.constant_out,
         )
 
     def to_tensorly(self) -> TuckerTensor:

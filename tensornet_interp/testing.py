@@ -41,7 +41,7 @@ def random_layer(
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
-    return BilinearLayer(draw(n_out, rank), draw(n_in, rank), draw(n_in, rank), f"random {seed}")
+    return BilinearLayer(down=draw(n_out, rank), left=draw(n_in, rank), right=draw(n_in, rank), name=f"random {seed}")
 
 
 def check_decomposition(
@@ -126,7 +126,7 @@ def _equal(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> boo
 
 
 def _zero(name: str, layer: BilinearLayer, options: dict[str, object]) -> bool:
-    zero = BilinearLayer(0 * layer.down, layer.left, layer.right)
+    zero = BilinearLayer(down=0 * layer.down, left=layer.left, right=layer.right)
     try:
         tensor = decompose(zero, name, **options).to_tensor()
     except ValueError:

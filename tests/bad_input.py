@@ -14,7 +14,9 @@ def tensor(*size, seed=0, dtype=torch.float64):
 
 
 def make(out=3, size=5, rank=4, seed=0):
-    return BilinearLayer(tensor(out, rank, seed=seed), tensor(size, rank, seed=seed + 1), tensor(size, rank, seed=9))
+    return BilinearLayer(
+        down=tensor(out, rank, seed=seed), left=tensor(size, rank, seed=seed + 1), right=tensor(size, rank, seed=9)
+    )
 
 
 def spoiled(value):
@@ -45,10 +47,10 @@ def check(call, kind, message):
 
 
 DOWN, LEFT, RIGHT = tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2)
-LAYER = BilinearLayer(DOWN, LEFT, RIGHT, name="layer 0")
+LAYER = BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, name="layer 0")
 LIFTED = lift(LAYER)
 SQUARE = make(out=5)
-ZERO = BilinearLayer(0 * DOWN, LEFT, RIGHT)
+ZERO = BilinearLayer(down=0 * DOWN, left=LEFT, right=RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
 X = tensor(2, 5)

@@ -30,4 +30,4 @@ def orthonormal(size, rank, *, seed, device="cpu"):
 
 
 def scaled(layer, factor):
-    return BilinearLayer(layer.down * factor, layer.left, layer.right, layer.name)
+    return BilinearLayer(down=layer.down * factor, left=layer.left, right=layer.right, name=layer.name)

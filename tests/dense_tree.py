@@ -18,7 +18,9 @@ def tensor(*shape, seed, device="cpu"):
 
 def make(n_out, n_in, rank, seed, device="cpu"):
     shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) / 2 for i, shape in enumerate(shapes)))
+    return BilinearLayer.from_cp(
+        (None, [tensor(*shape, seed=seed + i, device=device) / 2 for i, shape in enumerate(shapes)])
+    )
 
 
 def plain(device="cpu"):

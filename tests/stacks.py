@@ -10,7 +10,9 @@ def tensor(*shape, seed):
 
 
 def make(n_out, n_in, rank, seed):
-    return BilinearLayer(*(tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))))
+    return BilinearLayer.from_cp(
+        (None, [tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))])
+    )
 
 
 def stack(widths, ranks, seed, lifted=False):

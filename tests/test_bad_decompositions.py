@@ -103,6 +103,6 @@ def test_errors_come_before_work(options, monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "eigh", work)
     monkeypatch.setattr(torch.linalg, "qr", work)
-    layer = BilinearLayer(LAYER.down, LAYER.left, LAYER.right)
+    layer = BilinearLayer(down=LAYER.down, left=LAYER.left, right=LAYER.right)
     with pytest.raises(ValueError, match=r"must be|pixels|sizes"):
         decompose(layer, "cp", **options)

@@ -125,7 +125,7 @@ TABLE = [
     ("spectra, tolerance a word", lambda: spectra(LAYER, tensor(2, 3), tolerance="small"), TypeError, "tolerance must be a number, got 'small'"),
     ("spectra, few steps", lambda: spectra(LAYER, tensor(2, 3), 3, max_steps=2), ValueError, "max_steps must be at least 3, got 2"),
     ("spectra, method", lambda: spectra(LAYER, tensor(2, 3), method="krilov"), ValueError, "method must be one of auto, dense, krylov; .*did you mean 'krylov'"),
-    ("spectra overflow", lambda: spectra(BilinearLayer(1e200 * DOWN, 1e150 * LEFT, RIGHT), tensor(2, 3)), ValueError, "overflow float64: scale the weights down"),
+    ("spectra overflow", lambda: spectra(BilinearLayer(down=1e200 * DOWN, left=1e150 * LEFT, right=RIGHT), tensor(2, 3)), ValueError, "overflow float64: scale the weights down"),
     ("spectra, no layer", lambda: spectra(STACK, tensor(2, 3)), TypeError, "layer must be a BilinearLayer, got BilinearNetwork"),
 ]  # fmt: skip
 

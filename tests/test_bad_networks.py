@@ -91,7 +91,7 @@ TABLE = [
     ("x of a circuit", lambda: circuit(STACK, U, widths=2, x=tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("a circuit called", lambda: CIRCUIT(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("a tree over the limit", lambda: circuit(STACK, U, widths=None, max_elements=100), ValueError, r"tree can have 5 \+ 25 components, 1\.2e\+02 elements in a level, more than max_elements=1e\+02; give smaller widths, or a beam"),
-    ("output overflows", lambda: circuit(BilinearNetwork([make(5, seed=3)] * 2 + [BilinearLayer(1e200 * SQUARE.down, 1e100 * LEFT, RIGHT)]), tensor(5), widths=2), ValueError, "overflows float64: scale the weights down"),
+    ("output overflows", lambda: circuit(BilinearNetwork([make(5, seed=3)] * 2 + [BilinearLayer(down=1e200 * SQUARE.down, left=1e100 * LEFT, right=RIGHT)]), tensor(5), widths=2), ValueError, "overflows float64: scale the weights down"),
     ("error of a zero output", lambda: CIRCUIT.relative_error(0 * X), ValueError, "relative error is undefined: the output is zero on every x"),
     # figures
     ("draw no network", lambda: draw_network(LAYER.down), TypeError, "network must be a TensorNetwork, got Tensor"),

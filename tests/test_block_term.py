@@ -23,7 +23,7 @@ def planted(ranks, n_out=7, n_in=9, seed=0):
     values[:, 1::2] *= -1
     values *= torch.arange(pairs) < torch.tensor(ranks)[:, None]
     inputs = vectors.permute(1, 0, 2).flatten(1)
-    layer = BilinearLayer((outputs[:, :, None] * values).flatten(1), inputs, inputs, "planted")
+    layer = BilinearLayer(down=(outputs[:, :, None] * values).flatten(1), left=inputs, right=inputs, name="planted")
     report = Report.of(layer, "planted", 0.0)
     return layer, SpectralResult(report=report, outputs=outputs, eigenvalues=values, eigenvectors=vectors)
 

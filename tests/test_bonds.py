@@ -64,7 +64,9 @@ def test_cutting_one_occurrence_costs_exactly_what_it_discards(network, given):
 @pytest.mark.parametrize("scale", [1e-40, 1e40])
 def test_norms_beyond_the_range_of_floats_are_carried_as_logarithms(scale):
     network = plain()
-    scaled = odt(BilinearNetwork([BilinearLayer(scale * x.down, x.left, x.right) for x in network.layers]))
+    scaled = odt(
+        BilinearNetwork([BilinearLayer(down=scale * x.down, left=x.left, right=x.right) for x in network.layers])
+    )
     expected = odt(network).bonds[0].log_norm + 7 * math.log(scale)  # 1 + 2 + 4 copies; its square is no float
     assert [bond.log_norm for bond in scaled.bonds] == pytest.approx([expected] * 4, rel=1e-12)
     assert scaled.truncate(2).measured == pytest.approx(odt(network).truncate(2).measured, rel=1e-10)
@@ -77,8 +79,8 @@ def test_spectra_do_not_depend_on_how_a_bond_is_written():
     mixing = torch.diag(torch.tensor([1.0, 1e-9, 1.0, 1e9]).double()) @ tensor(4, 4, seed=8)
     back = torch.linalg.inv(mixing)
     mixed = [
-        BilinearLayer(mixing @ first.down, first.left, first.right),
-        BilinearLayer(second.down, back.T @ second.left, back.T @ second.right),
+        BilinearLayer(down=mixing @ first.down, left=first.left, right=first.right),
+        BilinearLayer(down=second.down, left=back.T @ second.left, right=back.T @ second.right),
         third,
     ]
     a, b = odt(network), odt(BilinearNetwork(mixed))

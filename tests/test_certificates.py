@@ -30,7 +30,7 @@ def test_a_certified_decision_is_never_wrong_and_some_are_certified(lifted: bool
 def test_the_certificate_is_tight_on_its_worst_input() -> None:
     """Cut part of class 0: -1 on pixel 1. Margin x0^2 against it: proven exactly while x0^2 > x1^2."""
     eye = torch.eye(2, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[2.0, -1.0], [0.0, 0.0]]).double(), eye, eye)
+    layer = BilinearLayer(down=torch.tensor([[2.0, -1.0], [0.0, 0.0]]).double(), left=eye, right=eye)
     result = decompose(layer, "eigen")
     x = torch.tensor([[1.0, 1.41], [1.0, 1.42]]).double()
     assert certificate(result, 1, x).tolist() == [True, False]
@@ -72,7 +72,7 @@ def test_worst_inputs_are_never_proven_wrong() -> None:
 def test_a_part_that_the_classes_share_is_no_obstacle_to_their_difference() -> None:
     """Classes share 5 x2^2, 4 x3^2, 3 x4^2 and differ by x0^2 against x1^2: 2 eigenpairs of the difference are all."""
     eye = torch.eye(5, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[1.0, 0, 5, 4, 3], [0, 1, 5, 4, 3]]).double(), eye, eye)
+    layer = BilinearLayer(down=torch.tensor([[1.0, 0, 5, 4, 3], [0, 1, 5, 4, 3]]).double(), left=eye, right=eye)
     x = torch.tensor([[1.0, 0.9, 7, 7, 7], [0.9, 1.0, 7, 7, 7], [1, 0, 0, 0, 0]]).double()
     assert difference_certificate(layer, [2], x).tolist() == [[0, 1, 0]]
     # of every class the two leading eigenpairs are shared ones: the truncated classes are equal, nothing is proven
@@ -82,13 +82,13 @@ def test_a_part_that_the_classes_share_is_no_obstacle_to_their_difference() -> N
 def test_the_bound_of_a_difference_is_tight_on_its_worst_input() -> None:
     """M_0 - M_1 has 2 on pixel 0 and -1 on pixel 1; with the first alone 0 is proven exactly while 2 x0^2 > x1^2."""
     eye = torch.eye(2, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[2.0, 0.0], [0.0, 1.0]]).double(), eye, eye)
+    layer = BilinearLayer(down=torch.tensor([[2.0, 0.0], [0.0, 1.0]]).double(), left=eye, right=eye)
     x = torch.tensor([[1.0, 1.414], [1.0, 1.415]]).double()
     assert difference_certificate(layer, [1, 2], x).tolist() == [[0, -1], [0, 1]]
 
 
 def test_a_tie_is_never_proven() -> None:
-    layer = BilinearLayer(*(torch.ones(size, 2, dtype=torch.float64) for size in (3, 4, 4)))
+    layer = BilinearLayer.from_cp((None, [torch.ones(size, 2, dtype=torch.float64) for size in (3, 4, 4)]))
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double()
     assert bool((difference_certificate(layer, [1, 4], x) == -1).all())
 
@@ -127,9 +127,13 @@ def test_rounding_of_hidden_units_that_cancel_proves_nothing(size: float) -> Non
     layer = random_layer(2, 7, 5, seed=0)
     down = layer.down[:1] * size
     twice = torch.cat([torch.cat([down, -down], 1), torch.cat([down, -down], 1)])
-    nearly = BilinearLayer(twice, torch.cat([layer.left] * 2, 1), torch.cat([layer.right] * 2, 1))  # both outputs are 0
+    nearly = BilinearLayer(
+        down=twice, left=torch.cat([layer.left] * 2, 1), right=torch.cat([layer.right] * 2, 1)
+    )  # both outputs are 0
     x = torch.randn(500, 7, generator=generator).double()
     assert bool((difference_certificate(nearly, range(1, 8), x) == -1).all())
     noise = 1e-14 * size * torch.randn(10, generator=generator).double()
-    tied = BilinearLayer(torch.stack([twice[0].abs(), twice[0].abs() + noise]), nearly.left, nearly.right)
+    tied = BilinearLayer(
+        down=torch.stack([twice[0].abs(), twice[0].abs() + noise]), left=nearly.left, right=nearly.right
+    )
     assert bool((difference_certificate(tied, range(1, 8), x) == -1).all())

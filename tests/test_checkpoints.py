@@ -183,7 +183,13 @@ def test_gate_models_and_gated_models_of_this_project(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_written_layers_come_back(tmp_path, device, dtype):
-    plain = BilinearLayer(tensor(3, 4), tensor(5, 4), tensor(5, 4, seed=1), "layer 0", ("inputs in é", "scaled"))
+    plain = BilinearLayer(
+        down=tensor(3, 4),
+        left=tensor(5, 4),
+        right=tensor(5, 4, seed=1),
+        name="layer 0",
+        history=("inputs in é", "scaled"),
+    )
     lifted = lift(plain, bias=tensor(3)).drop_constant()
     tied = replace(plain, right=plain.left)
     for i, layer in enumerate(part.to(device, dtype) for part in (plain, lifted, tied)):
@@ -198,7 +204,7 @@ def test_written_layers_come_back(tmp_path, device, dtype):
 
 
 def test_an_interrupted_save_leaves_the_old_layer(tmp_path, monkeypatch):
-    old = BilinearLayer(tensor(3, 4), tensor(5, 4), tensor(5, 4, seed=1))
+    old = BilinearLayer(down=tensor(3, 4), left=tensor(5, 4), right=tensor(5, 4, seed=1))
     save_layer(old, tmp_path)
 
     def full_disk(*_):

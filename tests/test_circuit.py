@@ -148,8 +148,8 @@ def test_without_inputs_a_score_bounds_the_change_of_the_tensor(device):
 def test_the_square_of_a_product_by_hand(device):
     """f = (x1 x2)^2: one square above, and x1 x2 = 1/4 (x1 + x2)^2 - 1/4 (x1 - x2)^2 below."""
     eye = torch.eye(2, dtype=torch.float64, device=device)
-    product = BilinearLayer(eye[:1, :1], eye[:, :1], eye[:, 1:])
-    square = BilinearLayer(eye[:1, :1], eye[:1, :1], eye[:1, :1])
+    product = BilinearLayer(down=eye[:1, :1], left=eye[:, :1], right=eye[:, 1:])
+    square = BilinearLayer(down=eye[:1, :1], left=eye[:1, :1], right=eye[:1, :1])
     tree = circuit(BilinearNetwork([product, square]), eye[0, :1], widths=None)
     assert [len(level) for level in tree.levels] == [1, 2]
     assert tree.levels[0].eigenvalues.tolist() == [1.0]
@@ -220,7 +220,7 @@ def test_what_reaches_no_input_is_left_out(device):
     below, above = random_layer(2, 3, 4, seed=1, device=device), random_layer(1, 2, 1, seed=2, device=device)
     below = replace(below, down=below.down * below.down.new_tensor([[1.0], [0.0]]))
     eye = torch.eye(2, dtype=torch.float64, device=device)
-    above = BilinearLayer(above.down.new_tensor([[1.0, 2.0]]), eye, eye)  # y0^2 + 2 y1^2
+    above = BilinearLayer(down=above.down.new_tensor([[1.0, 2.0]]), left=eye, right=eye)  # y0^2 + 2 y1^2
     network = BilinearNetwork([below, above])
     tree = circuit(network, eye[0, :1], widths=None)
     assert [len(level) for level in tree.levels] == [1, 3]

@@ -29,7 +29,7 @@ def shuffled(layer):
     down, left, right = layer.down * scale, -layer.left, -layer.right * 7
     swap = torch.tensor([True, False, True, False, False], device=layer.down.device)
     left, right = torch.where(swap, right, left), torch.where(swap, left, right)
-    return BilinearLayer(down[:, ORDER], left[:, ORDER], right[:, ORDER])
+    return BilinearLayer(down=down[:, ORDER], left=left[:, ORDER], right=right[:, ORDER])
 
 
 @pytest.mark.parametrize("wrap", [result_of, lambda layer: layer], ids=["result", "layer"])

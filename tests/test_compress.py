@@ -39,13 +39,13 @@ def test_compression_finds_the_width_of_an_embedding(device):
 @pytest.mark.parametrize(("left", "right", "down"), [(1e7, 1, 1), (1, 1e12, 1), (1e-12, 1, 1e12), (1e15, 1e-15, 1)])
 def test_compression_does_not_mind_unbalanced_factors(left, right, down, dtype, device):
     layer = random_layer(3, 40, 4, seed=1, dtype=dtype, device=device)
-    layer = BilinearLayer(layer.down * down, layer.left * left, layer.right * right)
+    layer = BilinearLayer(down=layer.down * down, left=layer.left * left, right=layer.right * right)
     assert dense_error(restored(layer)[1], layer) <= 100 * torch.finfo(dtype).eps
 
 
 def test_factors_whose_squares_do_not_fit_are_compressed(device):
     layer = random_layer(3, 9, 2, seed=1, device=device)
-    huge = BilinearLayer(layer.down, layer.left * 1e200, layer.right * 1e-200)
+    huge = BilinearLayer(down=layer.down, left=layer.left * 1e200, right=layer.right * 1e-200)
     state, _ = restored(huge)
     assert float(state.scale) == pytest.approx(float(dense(layer).norm()), rel=1e-12)
     assert float(dense(state.core).norm()) == pytest.approx(1, abs=1e-13)
@@ -85,7 +85,7 @@ def graded(device, smallest=1e-10, n_out=6, n_in=5, hidden=9):
     rows = orthonormal(hidden, n_out, seed=6, device=device).T
     down = orthonormal(n_out, n_out, seed=7, device=device) * values @ rows
     return BilinearLayer(
-        torch.linalg.solve_triangular(root, down, upper=False, left=False), layer.left, layer.right
+        down=torch.linalg.solve_triangular(root, down, upper=False, left=False), left=layer.left, right=layer.right
     ), values
 
 
@@ -109,7 +109,7 @@ def test_nearly_dependent_hidden_units_are_seen_down_to_the_floor(apart, mode, p
     left = torch.cat([layer.left, normal(6, 1, seed=3, device=device)], 1)
     left = torch.cat([left, left[:, -1:] + apart * normal(6, 1, seed=4, device=device)], 1)
     right = torch.cat([layer.right, layer.right[:, :1], layer.right[:, :1]], 1)
-    core = BilinearLayer(down, left, right)
+    core = BilinearLayer(down=down, left=left, right=right)
     values, floor = unfolding(core, mode, max_elements=PATHS[path])[1:]
     reference = torch.linalg.svdvals(unfold(dense(core), mode))
     count = min(len(values), len(reference))
@@ -127,6 +127,6 @@ def test_singular_values_are_differentiable(mode, path):
     weights = [t.requires_grad_() for t in (layer.down, layer.left, layer.right)]
 
     def values(*factors):
-        return unfolding(BilinearLayer(*factors), mode, max_elements=PATHS[path])[1]
+        return unfolding(BilinearLayer.from_cp((None, list(factors))), mode, max_elements=PATHS[path])[1]
 
     assert torch.autograd.gradcheck(values, weights)

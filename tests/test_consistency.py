@@ -243,7 +243,7 @@ def test_numbers_that_are_not_there_stay_so():
 
 
 def test_a_zero_block_has_no_eigenvectors():
-    layer = BilinearLayer(torch.tensor([[0.0, 0], [1, 2]]), torch.eye(2), torch.eye(2))
+    layer = BilinearLayer(down=torch.tensor([[0.0, 0], [1, 2]]), left=torch.eye(2), right=torch.eye(2))
     found = ordered_similarity([decompose(layer, "eigen")] * 2)
     assert found.values[0, 0].isnan()
     assert float(found.values[0, 1, 0]) == pytest.approx(1)

@@ -131,7 +131,7 @@ def test_the_verdict_is_of_the_large_sizes(
 def test_the_contrast_is_between_different_classes_whatever_the_number_of_seeds() -> None:
     """Three classes, each with eigenvectors of its own in every run: between different classes every cosine is 0."""
     eye = torch.eye(3, dtype=torch.float64)
-    runs = [decompose(BilinearLayer(eye, eye, eye), "eigen")] * 5
+    runs = [decompose(BilinearLayer(down=eye, left=eye, right=eye), "eigen")] * 5
     ordered, _ = consistency.ordered_rows([run.truncate(1) for run in runs], {}, "abc")
     first = next(row for row in ordered if row["order"] == "positive")
     assert (first["similarity"], first["other_class"]) == (1.0, 0.0)

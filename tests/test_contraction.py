@@ -21,9 +21,9 @@ def close(value, reference, tolerance=TOLERANCE):
 
 def layer(n_out, n_in, rank, seed, device="cpu"):
     return BilinearLayer(
-        tensor(n_out, rank, seed=seed, device=device),
-        tensor(n_in, rank, seed=seed + 1, device=device),
-        tensor(n_in, rank, seed=seed + 2, device=device),
+        down=tensor(n_out, rank, seed=seed, device=device),
+        left=tensor(n_in, rank, seed=seed + 1, device=device),
+        right=tensor(n_in, rank, seed=seed + 2, device=device),
     )
 
 

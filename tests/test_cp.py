@@ -17,14 +17,16 @@ def planted(method, sizes=(11, 13), rank=8, seed=0):
     """A layer of known components; tied and signed ones for symmetric_cp."""
     n_out, n_in = sizes
     layer = random_layer(n_out, n_in, rank, seed=seed)
-    return layer if method == "cp" else BilinearLayer(layer.down, layer.left, layer.left, layer.name)
+    return (
+        layer if method == "cp" else BilinearLayer(down=layer.down, left=layer.left, right=layer.left, name=layer.name)
+    )
 
 
 def hidden(layer):
     """The same tensor in other hidden units, so that its own components are not at hand."""
     plus, minus = layer.left + layer.right, layer.left - layer.right  # 4 sym(l r^T) = plus plus^T - minus minus^T
     inputs = torch.cat([plus, minus], 1)
-    return BilinearLayer(torch.cat([layer.down, -layer.down], 1) / 4, inputs, inputs)
+    return BilinearLayer(down=torch.cat([layer.down, -layer.down], 1) / 4, left=inputs, right=inputs)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,9 +128,9 @@ def test_rank_deficient_layers_are_fitted_by_what_they_hold(method, device):
     layer = planted(method, (4, 6), 3)
     zero = [torch.zeros(n, 2, dtype=torch.float64) for n in (4, 6)]
     wasteful = BilinearLayer(
-        torch.cat([layer.down, layer.down, zero[0]], 1).to(device),
-        torch.cat([layer.left, layer.right, zero[1]], 1).to(device),
-        torch.cat([layer.right, layer.left, normal(6, 2, seed=3)], 1).to(device),
+        down=torch.cat([layer.down, layer.down, zero[0]], 1).to(device),
+        left=torch.cat([layer.left, layer.right, zero[1]], 1).to(device),
+        right=torch.cat([layer.right, layer.left, normal(6, 2, seed=3)], 1).to(device),
     )
     for rank in (4, 7):
         result = decompose(wasteful, method, rank=rank, starts=2, max_iterations=30)
@@ -161,7 +163,7 @@ def test_narrow_dtypes_are_fitted_in_float64_and_come_back(method, dtype, tolera
 )
 def test_the_error_is_that_of_the_result_where_its_weights_underflow(method, options, device):
     wide = random_layer(3, 12, 6, seed=0, device=device)
-    layer = BilinearLayer(*((1e-3 * t).to(torch.float16) for t in (wide.down, wide.left, wide.right)))
+    layer = BilinearLayer.from_cp((None, [(1e-3 * t).to(torch.float16) for t in (wide.down, wide.left, wide.right)]))
     result = decompose(layer, method, **options)
     assert dense_error(result, layer) > 0.9  # weights near 1e-8, below what float16 has
     assert result.relative_error == pytest.approx(dense_error(result, layer), rel=1e-6)
@@ -173,7 +175,7 @@ def test_cp_leaves_a_tied_start(device):
     assert decompose(layer, "cp", rank=4, start=tied).relative_error < 0.5 * tied.relative_error
     # outputs of one sign: every eigenvalue is positive, and eigencomponents have no partner
     inputs = normal(9, 7, seed=3, device=device)
-    positive = BilinearLayer(normal(4, 7, seed=4, device=device).abs(), inputs, inputs)
+    positive = BilinearLayer(down=normal(4, 7, seed=4, device=device).abs(), left=inputs, right=inputs)
     free, tied = (decompose(positive, method, rank=3).relative_error for method in ("cp", "symmetric_cp"))
     assert free < 0.99 * tied
 
@@ -192,7 +194,7 @@ def test_a_lifted_layer_keeps_its_constant_coordinates(method, device):
 def test_fits_carry_no_gradient(method, rank):
     """They are not differentiable: half a gradient, through the scale alone, would be a trap."""
     layer = random_layer(3, 5, 4, seed=1)
-    layer = BilinearLayer(*(t.requires_grad_() for t in (layer.down, layer.left, layer.right)))
+    layer = BilinearLayer.from_cp((None, [t.requires_grad_() for t in (layer.down, layer.left, layer.right)]))
     assert not decompose(layer, method, rank=rank, max_iterations=2).to_tensor().requires_grad
     with torch.inference_mode():
         assert decompose(random_layer(3, 5, 4, seed=1), method, rank=rank, max_iterations=2).relative_error < 1

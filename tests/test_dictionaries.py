@@ -68,7 +68,9 @@ SIDES = {"both": (True, True), "before": (True, False), "after": (False, True)}
 @pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize("sides", SIDES)
 def test_a_layer_between_dictionaries_is_the_function_between_them(sides, lifted, device):
-    layer = BilinearLayer(tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2), "layer 0").to(device)
+    layer = BilinearLayer(down=tensor(3, 4), left=tensor(5, 4, seed=1), right=tensor(5, 4, seed=2), name="layer 0").to(
+        device
+    )
     layer = lift(layer, bias=tensor(3, seed=4).to(device)) if lifted else layer
     before, after = (part.to(device) for part in (make(name="a"), make(d=3, features=8, seed=20, k=2, name="b")))
     inputs, outputs = (part if on else None for part, on in zip((before, after), SIDES[sides], strict=True))
@@ -83,7 +85,7 @@ def test_a_layer_between_dictionaries_is_the_function_between_them(sides, lifted
 
 
 def test_without_biases_the_entries_are_columns_and_rows_alone():
-    layer = BilinearLayer(tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2))
+    layer = BilinearLayer(down=tensor(3, 4), left=tensor(5, 4, seed=1), right=tensor(5, 4, seed=2))
     before, after = make(), make(d=3, features=8, seed=20)
     found = between(layer, before, after, biases=False)
     dense = torch.einsum("go,oij,ia,jb->gab", after.encoder, layer.to_tensor(), before.decoder, before.decoder)

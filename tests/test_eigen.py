@@ -21,8 +21,8 @@ def tensor(*shape, seed, device="cpu", dtype=torch.float64):
 
 def make(d, hidden, k, seed=1, device="cpu", dtype=torch.float64):
     shapes = [(k, hidden), (d, hidden), (d, hidden)]
-    return BilinearLayer(
-        *(tensor(*shape, seed=seed + i, device=device, dtype=dtype) for i, shape in enumerate(shapes)), name="it"
+    return BilinearLayer.from_cp(
+        (None, [tensor(*shape, seed=seed + i, device=device, dtype=dtype) for i, shape in enumerate(shapes)]), name="it"
     )
 
 
@@ -216,7 +216,7 @@ def spectrum(values, seed, device="cpu"):
     """One output whose interaction matrix has these eigenvalues, and the orthogonal matrix of its eigenvectors."""
     q = torch.linalg.qr(tensor(len(values), len(values), seed=seed, device=device)).Q
     down = torch.tensor([values], dtype=torch.float64, device=device)
-    return BilinearLayer(down, q, q), q
+    return BilinearLayer(down=down, left=q, right=q), q
 
 
 def test_groups_of_a_degenerate_spectrum_have_the_right_projectors(device):
@@ -306,14 +306,14 @@ def test_eigenvalues_are_differentiable(d, hidden, k, device):
     weights = [part.requires_grad_() for part, _ in make(d, hidden, k, device=device).terms()]
 
     def eigenvalues(down, left, right):
-        return Eigen()(BilinearLayer(down, left, right)).eigenvalues
+        return Eigen()(BilinearLayer(down=down, left=left, right=right)).eigenvalues
 
     assert torch.autograd.gradcheck(eigenvalues, weights)
 
 
 def test_a_zero_layer_has_zero_eigenvalues():
     layer = make(7, 6, 4)
-    result = decompose(BilinearLayer(0 * layer.down, layer.left, layer.right), "eigen")
+    result = decompose(BilinearLayer(down=0 * layer.down, left=layer.left, right=layer.right), "eigen")
     assert (result.eigenvalues == 0).all()
     assert result.relative_error == 0
     assert [len(group.indices) for group in result.groups(0)] == [7]
@@ -356,7 +356,7 @@ def test_random_dependent_directions_of_low_precision_project(dtype):
     def draw(*size):
         return torch.randn(size, generator=generator, dtype=torch.float64)
 
-    layer = BilinearLayer(*(draw(4, 5).to(dtype) for _ in range(3)))
+    layer = BilinearLayer.from_cp((None, [draw(4, 5).to(dtype) for _ in range(3)]))
     plane = draw(2, 4)
     result = decompose(layer, "eigen", directions=(draw(6, 2) @ plane).to(dtype))
     tensor = layer.to(dtype=torch.float64).symmetrize().to_tensor()
@@ -369,10 +369,10 @@ def test_random_dependent_directions_of_low_precision_project(dtype):
 
 def test_groups_are_found_at_the_precision_of_the_dtype():
     orthogonal = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0))).Q
-    (group,) = decompose(BilinearLayer(torch.ones(1, 5), orthogonal, orthogonal), "eigen").groups(0)
+    (group,) = decompose(BilinearLayer(down=torch.ones(1, 5), left=orthogonal, right=orthogonal), "eigen").groups(0)
     torch.testing.assert_close(group.projector, torch.eye(5), rtol=0, atol=1e-5)
 
 
 def test_a_zero_block_has_effective_rank_zero():
-    layer = BilinearLayer(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.eye(2), torch.eye(2))
+    layer = BilinearLayer(down=torch.tensor([[0.0, 0.0], [1.0, 1.0]]), left=torch.eye(2), right=torch.eye(2))
     assert decompose(layer, "eigen").effective_rank().tolist() == [0.0, 2.0]

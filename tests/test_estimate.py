@@ -9,7 +9,7 @@ from tensornet_interp import BilinearLayer, Estimate, inner
 
 
 def test_an_estimate_an_output_is_a_tensor_of_the_true_numbers():
-    layer = BilinearLayer(torch.eye(2).double() * 10, torch.eye(2).double(), torch.eye(2).double())
+    layer = BilinearLayer(down=torch.eye(2).double() * 10, left=torch.eye(2).double(), right=torch.eye(2).double())
     estimate = inner(layer, layer, per_output=True)
     torch.testing.assert_close(estimate.to_tensor(), torch.tensor([100.0, 100.0]).double())
     with pytest.raises(TypeError, match="use to_tensor"):

@@ -110,7 +110,7 @@ def test_top_is_that_of_the_whole_matrix(pairs, by, max_elements):
 def test_tiles_below_the_bound_are_skipped_and_nothing_is_lost(device):
     """The strongest pair is of small features; large ones, orthogonal in M, must not hide it behind the bound."""
     left, right = torch.eye(IN, device=device).double()[:, 0::2], torch.eye(IN, device=device).double()[:, 1::2]
-    layer = BilinearLayer(tensor(0, OUT, 3, device=device), left[:, :3], right)
+    layer = BilinearLayer(down=tensor(0, OUT, 3, device=device), left=left[:, :3], right=right)
     decoder = 1e-4 * tensor(2, IN, 60, device=device)
     decoder[0, :6] = 100.0  # coordinate 0 acts with 1 only
     decoder[1:, :6] = 0
@@ -130,7 +130,7 @@ def test_tiles_below_the_bound_are_skipped_and_nothing_is_lost(device):
 def test_a_pair_that_meets_the_bound_is_not_skipped(device):
     """M = identity: parallel features of a later tile meet the bound, above the best of the first tile."""
     eye = torch.eye(IN, device=device).double()
-    layer = BilinearLayer(torch.ones(1, IN, device=device).double(), eye, eye)
+    layer = BilinearLayer(down=torch.ones(1, IN, device=device).double(), left=eye, right=eye)
     decoder = torch.stack([eye[0], 0.99 * (0.8 * eye[0] + 0.6 * eye[1]), 0.98 * eye[2], 0.97 * eye[2]], 1)
     found = feature_interactions(layer, eye[0, :1], decoder, space=SPACE, max_elements=1)
     assert found.top(1, pairs="cross") == [(2, 3, pytest.approx(0.98 * 0.97))]

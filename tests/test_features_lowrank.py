@@ -121,7 +121,7 @@ def test_gates_and_squares_come_first_and_zero_last():
     down[1, HIDDEN], down[3, HIDDEN + 1] = -2.0, 1e-3
     left = torch.cat([noise.left, a[:, None], a[:, None]], 1)
     right = torch.cat([noise.right, b[:, None], a[:, None]], 1)
-    records = rank_by_structure(BilinearLayer(down, left, right), torch.eye(4).double())
+    records = rank_by_structure(BilinearLayer(down=down, left=left, right=right), torch.eye(4).double())
     assert [record["feature"] for record in records] in ([1, 3, 0, 2], [3, 1, 0, 2])
     gate, square, zero = (select(records, feature=feature) for feature in (1, 3, 2))
     assert (gate["share"], square["share"], zero["share"]) == (pytest.approx(1), pytest.approx(1), 0)
@@ -129,7 +129,9 @@ def test_gates_and_squares_come_first_and_zero_last():
     assert gate["first"] == pytest.approx(-gate["second"], rel=1e-12)
     assert square["effective_rank"] == pytest.approx(1)
     assert gate["effective_rank"] == pytest.approx(2)
-    scaled = rank_by_structure(BilinearLayer(down, left, right), torch.diag(torch.tensor([9.0, -1, 5, 1e4])).double())
+    scaled = rank_by_structure(
+        BilinearLayer(down=down, left=left, right=right), torch.diag(torch.tensor([9.0, -1, 5, 1e4])).double()
+    )
     assert {r["feature"]: r["share"] for r in scaled} == pytest.approx({r["feature"]: r["share"] for r in records})
 
 

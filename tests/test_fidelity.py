@@ -87,7 +87,7 @@ def test_the_curve_by_magnitude_is_truncation(layer: BilinearLayer, x: torch.Ten
 def test_orders_find_what_was_planted() -> None:
     """Pixel 0 has the large eigenvalue but is dark; pixel 1 has a small one and is bright."""
     left = torch.eye(3, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[10.0, 1.0, 5.0], [10.0, 1.0, -5.0]]).double(), left, left)
+    layer = BilinearLayer(down=torch.tensor([[10.0, 1.0, 5.0], [10.0, 1.0, -5.0]]).double(), left=left, right=left)
     result = decompose(layer, "eigen")
     x = torch.tensor([[0.01, 9.0, 1.0], [0.01, 9.0, 2.0]]).double()
     labels = torch.tensor([0, 0])

@@ -26,7 +26,9 @@ def tensor(*shape, seed, device="cpu"):
 
 def make(n_out, n_in, rank, seed, device="cpu"):
     shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)))
+    return BilinearLayer.from_cp(
+        (None, [tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)])
+    )
 
 
 def dense(layer):
@@ -89,20 +91,20 @@ def test_outputs_sum_to_the_whole(kind, depth):
 
 def permuted(layer):
     order = torch.randperm(layer.rank, generator=torch.Generator().manual_seed(5)).to(layer.down.device)
-    return BilinearLayer(layer.down[:, order], layer.left[:, order], layer.right[:, order])
+    return BilinearLayer(down=layer.down[:, order], left=layer.left[:, order], right=layer.right[:, order])
 
 
 def scaled(layer):
     scale = torch.linspace(0.5, 3, layer.rank, dtype=torch.float64, device=layer.down.device)
-    return BilinearLayer(layer.down / scale, layer.left * scale**3, layer.right / scale**2)
+    return BilinearLayer(down=layer.down / scale, left=layer.left * scale**3, right=layer.right / scale**2)
 
 
 def swapped(layer):
-    return BilinearLayer(layer.down, layer.right, layer.left)
+    return BilinearLayer(down=layer.down, left=layer.right, right=layer.left)
 
 
 def signed(layer):
-    return BilinearLayer(layer.down, -layer.left, -layer.right)
+    return BilinearLayer(down=layer.down, left=-layer.left, right=-layer.right)
 
 
 @pytest.mark.parametrize("change", [permuted, scaled, swapped, signed])
@@ -117,7 +119,7 @@ def test_a_network_written_differently_is_the_same(change, kind, depth, device):
 
 def test_the_opposite_has_cosine_minus_one_and_scale_does_not_matter():
     layer = make(3, 4, 6, 1)
-    other = BilinearLayer(-1e-100 * layer.down, layer.left, layer.right)
+    other = BilinearLayer(down=-1e-100 * layer.down, left=layer.left, right=layer.right)
     assert abs(float(similarity(layer, other)) + 1) <= TOLERANCE
 
 
@@ -159,8 +161,8 @@ def perturbed(layer):
     """The layer with one factor moved by SMALL of it, and the dense relative error of exactly what was moved."""
     moved = layer.left + SMALL * layer.left.norm() * tensor(*layer.left.shape, seed=61).to(layer.left) / 10
     change = moved - layer.left  # what is left of it after rounding, exact (Sterbenz)
-    other = BilinearLayer(layer.down, moved, layer.right)
-    size = norm(BilinearLayer(layer.down, change, layer.right)) / norm(layer)
+    other = BilinearLayer(down=layer.down, left=moved, right=layer.right)
+    size = norm(BilinearLayer(down=layer.down, left=change, right=layer.right)) / norm(layer)
     return other, float(size)
 
 
@@ -198,7 +200,7 @@ def test_difference_is_the_difference(rank, device):
 def test_difference_keeps_the_digits_of_a_small_change(device):
     layer = make(3, 4, 6, 1, device)
     other, _ = perturbed(layer)
-    exact = dense(BilinearLayer(layer.down, other.left - layer.left, layer.right))
+    exact = dense(BilinearLayer(down=layer.down, left=other.left - layer.left, right=layer.right))
     delta = difference(layer, other)
     # no cancellation: relative to the change itself, not to the layers
     assert (dense(delta) - exact).abs().max() <= TOLERANCE * exact.abs().max()
@@ -213,7 +215,7 @@ def test_difference_of_lifted_layers_is_that_of_the_functions():
 
 def zero(n_out, n_in, rank):
     layer = make(n_out, n_in, rank, 1)
-    return BilinearLayer(0 * layer.down, layer.left, layer.right)
+    return BilinearLayer(down=0 * layer.down, left=layer.left, right=layer.right)
 
 
 @pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
@@ -226,7 +228,7 @@ def test_similarity_with_zero_is_undefined(kind):
     assert float(inner(layer, zero(3, 4, 5), kind=kind)) == 0
     down = layer.down.clone()
     down[1] = 0
-    partly = BilinearLayer(down, layer.left, layer.right)
+    partly = BilinearLayer(down=down, left=layer.left, right=layer.right)
     assert abs(float(similarity(partly, partly, kind=kind)) - 1) <= TOLERANCE
     with pytest.raises(ValueError, match="zero in one of its outputs"):
         similarity(partly, layer, kind=kind, per_output=True)
@@ -243,7 +245,7 @@ def test_error_relative_to_zero_is_undefined():
 def test_a_deep_stack_does_not_overflow(kind, size, device):
     depth, width = 12, 4
     layers = [make(width, width, 5, 10 * i, device) for i in range(depth)]
-    layers = [BilinearLayer(size * layer.down, layer.left, layer.right) for layer in layers]
+    layers = [BilinearLayer(down=size * layer.down, left=layer.left, right=layer.right) for layer in layers]
     a = BilinearNetwork(layers)
     b = BilinearNetwork([scaled(swapped(layer)) for layer in layers])
     result = inner(a, b, kind=kind)

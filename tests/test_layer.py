@@ -21,7 +21,9 @@ def tensor(*shape, seed, device="cpu"):
 
 def make(n_out=OUT, n_in=IN, rank=RANK, seed=1, device="cpu"):
     shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)), name="it")
+    return BilinearLayer.from_cp(
+        (None, [tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)]), name="it"
+    )
 
 
 def dense(layer):
@@ -289,11 +291,11 @@ def test_a_wrong_input_is_named():
 )
 def test_wrong_shapes_are_errors(shapes, message):
     with pytest.raises(ValueError, match=message):
-        BilinearLayer(*(torch.ones(shape) for shape in shapes))
+        BilinearLayer.from_cp((None, [torch.ones(shape) for shape in shapes]))
 
 
 def test_entries_that_are_not_finite_are_errors():
     bad = make().left.clone()
     bad[0, 0] = float("nan")
     with pytest.raises(ValueError, match="left has 1 entries"):
-        BilinearLayer(make().down, bad, make().right)
+        BilinearLayer(down=make().down, left=bad, right=make().right)

@@ -16,7 +16,9 @@ def tensor(*shape, seed, device="cpu"):
 
 
 def make(device="cpu"):
-    return BilinearLayer(*(tensor(size, RANK, seed=i, device=device) for i, size in enumerate((OUT, IN, IN))))
+    return BilinearLayer.from_cp(
+        (None, [tensor(size, RANK, seed=i, device=device) for i, size in enumerate((OUT, IN, IN))])
+    )
 
 
 def close(value, reference):

@@ -18,7 +18,7 @@ def test_a_planted_target_is_the_eigenvector_and_the_parts_are_told_apart():
     a = torch.linspace(-1, 1, 64, dtype=torch.float64)
     down = torch.tensor([[0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
     factors = torch.stack([v, a], 1)
-    layer = BilinearLayer(down, factors, torch.stack([v, 0 * a], 1))
+    layer = BilinearLayer(down=down, left=factors, right=torch.stack([v, 0 * a], 1))
     right_bias = torch.tensor([0.0, 2.0], dtype=torch.float64)
     lifted = lift(layer, right_bias=right_bias, bias=torch.tensor([0.0, 0.5], dtype=torch.float64)).drop_constant()
     row, vectors = ground_truth.measure(lifted, task)

@@ -20,7 +20,9 @@ def planted(device="cpu"):
     values = torch.tensor([2.0, 1.0, -3.0], dtype=torch.float64)  # the last one is the largest, and negative
     flat = vectors.flatten(0, 1).T  # (in, rank)
     down = torch.block_diag(*[values[None]] * BLOCKS)  # (out, rank)
-    return BilinearLayer(down.to(device), flat.to(device), flat.to(device)), vectors[:, :COUNT].to(device)
+    return BilinearLayer(down=down.to(device), left=flat.to(device), right=flat.to(device)), vectors[:, :COUNT].to(
+        device
+    )
 
 
 def test_a_planted_form_gives_its_positive_eigenvectors_and_they_are_their_own_masks(device):
@@ -109,7 +111,7 @@ def test_a_planted_mask_turns_every_decision_from_the_norm_on_at_which_it_must(d
 
 def test_clipping_cuts_the_masked_images():
     eye = torch.eye(2, dtype=torch.float64)
-    layer = BilinearLayer(eye, eye, eye)  # y = x^2
+    layer = BilinearLayer(down=eye, left=eye, right=eye)  # y = x^2
     x, labels, mask = torch.tensor([[0.9, 0.1]], dtype=torch.float64), torch.tensor([0]), eye[1]
     (plain,) = mask_effect(layer, mask, x, labels, 1, [2.0])
     (clipped,) = mask_effect(layer, mask, x, labels, 1, [2.0], clip=(0.0, 0.5))

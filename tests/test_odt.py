@@ -56,8 +56,9 @@ def test_the_cut_network_is_the_tree_with_projectors(network, given):
 
 def test_a_small_error_is_measured_to_all_its_digits():
     """Where the difference of squared norms sees nothing below 1e-8."""
-    first = BilinearLayer(torch.diag(tensor(3, seed=0).new_tensor([1.0, 1.0, 1e-11])), *(torch.eye(3).double(),) * 2)
-    result = odt(BilinearNetwork([first, BilinearLayer(*(torch.eye(3).double(),) * 3)]))
+    eye = torch.eye(3).double()
+    first = BilinearLayer(down=torch.diag(tensor(3, seed=0).new_tensor([1.0, 1.0, 1e-11])), left=eye, right=eye)
+    result = odt(BilinearNetwork([first, BilinearLayer(down=eye, left=eye, right=eye)]))
     assert result.truncate({0: 2}).measured == pytest.approx(1e-22 / math.sqrt(2), rel=1e-9)
 
 
@@ -77,10 +78,10 @@ def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
     first, second, third = make(5, 3, 6, 0), make(4, 5, 7, 10), make(2, 4, 8, 20)
     down = tensor(5, 2, seed=3) @ tensor(2, 6, seed=4)
     down[3] = 0
-    first = BilinearLayer(down, first.left, first.right)
+    first = BilinearLayer(down=down, left=first.left, right=first.right)
     unread = torch.ones(4, 1).double()
     unread[2] = 0
-    third = BilinearLayer(third.down, third.left * unread, third.right * unread)
+    third = BilinearLayer(down=third.down, left=third.left * unread, right=third.right * unread)
     layers = [lift(layer) if lift_it else layer for layer in (first, second, third)]
     given = INPUTS[given]()
     if given:
@@ -122,7 +123,9 @@ def test_a_cut_keeps_the_constant_and_encodes_what_differs_from_the_center(rank)
 def test_scaling_the_network_changes_only_its_norm(network, scale):
     result = case(network, "isotropic")
     layers = result.network.layers
-    last = BilinearLayer(scale * layers[-1].down, layers[-1].left, layers[-1].right, constant_in=layers[-1].constant_in)
+    last = BilinearLayer(
+        down=scale * layers[-1].down, left=layers[-1].left, right=layers[-1].right, constant_in=layers[-1].constant_in
+    )
     scaled = odt(BilinearNetwork([*layers[:-1], last]))
     for a, b in zip(result.bonds, scaled.bonds, strict=True):
         assert b.log_norm - a.log_norm == pytest.approx(math.log(scale), rel=1e-12)
@@ -149,7 +152,9 @@ def test_an_error_is_kept_with_the_fewest_coordinates(network, given, error):
 def test_gaps_and_clusters_are_told():
     eye = torch.eye(3, dtype=torch.float64)
     down = torch.diag(torch.tensor([2.0, 1.0, 1.0]).double())
-    cut = odt(BilinearNetwork([BilinearLayer(down, eye, eye), BilinearLayer(eye, eye, eye)])).truncate(2)
+    cut = odt(
+        BilinearNetwork([BilinearLayer(down=down, left=eye, right=eye), BilinearLayer(down=eye, left=eye, right=eye)])
+    ).truncate(2)
     assert cut.clusters == (1,)
     assert cut.gaps[1] == pytest.approx(1)
     assert "cluster" in repr(cut)

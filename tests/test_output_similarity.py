@@ -81,7 +81,7 @@ def test_decompositions_and_networks_of_one_layer_are_layers():
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-ONE_ZERO = BilinearLayer(LAYER.down * torch.tensor([[1.0], [0], [1]]).double(), LAYER.left, LAYER.right)
+ONE_ZERO = BilinearLayer(down=LAYER.down * torch.tensor([[1.0], [0], [1]]).double(), left=LAYER.left, right=LAYER.right)
 TABLE = [
     ("inputs", lambda: output_similarity(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("zero", lambda: output_similarity(LAYER, ZERO), ValueError, "undefined: b is zero in output 0"),

@@ -50,7 +50,9 @@ def test_the_error_of_a_cut_is_what_was_cut(blocks, rank, device):
 def test_directions_below_the_floor_are_left_out(device):
     """Dependent outputs: as many blocks as the rank of the unfolding."""
     layer = random_layer(2, 6, 9, seed=3, device=device)
-    repeated = BilinearLayer(torch.cat([layer.down, layer.down, layer.down.sum(0, True)]), layer.left, layer.right)
+    repeated = BilinearLayer(
+        down=torch.cat([layer.down, layer.down, layer.down.sum(0, True)]), left=layer.left, right=layer.right
+    )
     result = decompose(repeated, "output_svd")
     assert result.outputs.shape == (5, 2)
     assert dense_error(result, repeated) <= EXACT
@@ -81,4 +83,6 @@ def test_narrow_dtypes_come_back_and_the_error_counts_their_rounding(dtype, tole
 def test_truncated_tensors_are_differentiable_in_the_weights(sizes, method, options):
     layer = random_layer(*sizes, seed=4)
     weights = [t.requires_grad_() for t in (layer.down, layer.left, layer.right)]
-    assert torch.autograd.gradcheck(lambda *w: dense(decompose(BilinearLayer(*w), method, **options)), weights)
+    assert torch.autograd.gradcheck(
+        lambda *w: dense(decompose(BilinearLayer.from_cp((None, list(w))), method, **options)), weights
+    )

@@ -63,7 +63,7 @@ def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvector
     """Planted: classes a and b are opposite ends of one direction, 3 x0^2 - 2 x1^2; class c is x5^2, the second."""
     eye = torch.eye(6, dtype=torch.float64)
     down = torch.tensor([[3.0, -2, 0, 0, 0, 0], [-3, 2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]).double()
-    result = decompose(BilinearLayer(down, eye, eye), "output_svd")
+    result = decompose(BilinearLayer(down=down, left=eye, right=eye), "output_svd")
     figure = output_directions(result, SHAPE, NAMES, count=1)
     bars = [[patch.get_height() for patch in axes.patches] for axes in figure.axes if axes.patches]
     np.testing.assert_allclose(np.abs(bars), [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-12)
@@ -76,7 +76,7 @@ def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvector
     assert len(figure.axes) == 2 * 3
     assert len(output_directions(result, SHAPE, NAMES, directions=1, count=2).axes) == 5
     with pytest.raises(ValueError, match="no singular values; decompose the layer by 'output_svd'"):
-        output_directions(decompose(BilinearLayer(down, eye, eye), "eigen"), SHAPE, NAMES)
+        output_directions(decompose(BilinearLayer(down=down, left=eye, right=eye), "eigen"), SHAPE, NAMES)
     with pytest.raises(ValueError, match="mode 'out' has size 2 in names but 3 in result"):
         output_directions(result, SHAPE, "ab")
 

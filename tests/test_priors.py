@@ -73,7 +73,7 @@ def test_non_negative_factors_are_non_negative(method, mode, device):
 
 def test_a_negative_layer_has_no_non_negative_part():
     layer = random_layer(4, 6, 9, seed=1)
-    layer = BilinearLayer(-layer.down.abs(), layer.left.abs(), layer.right.abs())
+    layer = BilinearLayer(down=-layer.down.abs(), left=layer.left.abs(), right=layer.right.abs())
     priors = [NonNegative("inputs"), NonNegative("outputs")]
     result = decompose(layer, "cp", rank=2, priors=priors, max_iterations=20)
     assert float(result.weights.min()) >= 0

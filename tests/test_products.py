@@ -18,7 +18,9 @@ def stack(depth, seed, lifted=False):
     widths, layers = (*(4, 3, 5)[:depth], 2), []
     for i in range(depth):
         sizes, rank = (widths[i + 1], widths[i], widths[i]), 3 + seed % 3 + i
-        layer = BilinearLayer(*(tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)))
+        layer = BilinearLayer.from_cp(
+            (None, [tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)])
+        )
         layers.append(lift(layer, left_bias=tensor(rank, seed=seed + 5)) if lifted else layer)
     return BilinearNetwork(layers)
 
@@ -96,7 +98,7 @@ def test_progress_is_shown_on_request_only(monkeypatch):
 
 
 def test_one_zero_network_is_named():
-    zero = BilinearLayer(torch.zeros(2, 3).double(), tensor(4, 3, seed=1), tensor(4, 3, seed=2))
+    zero = BilinearLayer(down=torch.zeros(2, 3).double(), left=tensor(4, 3, seed=1), right=tensor(4, 3, seed=2))
     with pytest.raises(ValueError, match="network 2 is zero"):
         similarity([stack(1, 1), stack(1, 2), zero])
 

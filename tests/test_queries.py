@@ -25,7 +25,9 @@ def close(value, reference, tolerance=TOLERANCE):
 
 def make(n_out, n_in, rank, seed, device="cpu"):
     shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer(*(tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)))
+    return BilinearLayer.from_cp(
+        (None, [tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)])
+    )
 
 
 def plain(depth, device="cpu"):

@@ -57,20 +57,22 @@ def test_eigenpairs_are_tied_components():
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_the_scale_changes_the_weights_alone(scale):
     small = RandomComponents(rank=3)(LAYER)
-    large = RandomComponents(rank=3)(BilinearLayer(scale * LAYER.down, LAYER.left, LAYER.right))
+    large = RandomComponents(rank=3)(BilinearLayer(down=scale * LAYER.down, left=LAYER.left, right=LAYER.right))
     torch.testing.assert_close(large.weights / scale, small.weights)
     torch.testing.assert_close(large.outputs, small.outputs)
 
 
 def test_dependent_components_are_no_obstacle():
-    twice = BilinearLayer(*(torch.cat([f, f], 1) for f in (LAYER.down, LAYER.left, LAYER.right)))
+    twice = BilinearLayer.from_cp((None, [torch.cat([f, f], 1) for f in (LAYER.down, LAYER.left, LAYER.right)]))
     errors = [RandomComponents(rank=rank)(twice).relative_error for rank in (4, 8, 12)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-7
 
 
 def test_canonical_form_is_the_same_tensor_in_order():
-    layer = BilinearLayer(torch.tensor([[0.0, -3.0], [0, 4]]), torch.tensor([[1.0, -2.0], [1, 0]]), torch.eye(2) * 2)
+    layer = BilinearLayer(
+        down=torch.tensor([[0.0, -3.0], [0, 4]]), left=torch.tensor([[1.0, -2.0], [1, 0]]), right=torch.eye(2) * 2
+    )
     fields = canonical_cp(layer)
     assert fields["weights"].tolist() == [-20, 0]  # 5 * 2 * 2, and left was turned
     torch.testing.assert_close(fields["outputs"][:, 0], torch.tensor([-0.6, 0.8]))

@@ -126,7 +126,7 @@ def test_bad_input():
 
 def test_components_that_no_sample_activates_are_left_at_zero_and_do_not_disturb_the_others():
     eye = torch.eye(3, dtype=torch.float64)
-    layer = BilinearLayer(torch.tensor([[1.0, 2.0, 3.0], [3.0, -1.0, 0.5]]).double(), eye, eye)
+    layer = BilinearLayer(down=torch.tensor([[1.0, 2.0, 3.0], [3.0, -1.0, 0.5]]).double(), left=eye, right=eye)
     result = decompose(layer, "eigen")
     x = draw(0, 200, 3)
     x[:, 1] = 0

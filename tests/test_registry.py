@@ -21,7 +21,9 @@ from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry
 def layer():
     g = torch.Generator().manual_seed(0)
     sizes = ((3, 4), (5, 4), (5, 4))
-    return BilinearLayer(*(torch.randn(size, generator=g, dtype=torch.float64) for size in sizes), name="layer 0")
+    return BilinearLayer.from_cp(
+        (None, [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]), name="layer 0"
+    )
 
 
 @pytest.fixture
@@ -42,7 +44,13 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
         factor: float = 2.0
 
         def __call__(self, layer):
-            return BilinearLayer(layer.down * self.factor, layer.left, layer.right, layer.name, layer.history)
+            return BilinearLayer(
+                down=layer.down * self.factor,
+                left=layer.left,
+                right=layer.right,
+                name=layer.name,
+                history=layer.history,
+            )
 
     assert "scaled" in list_decompositions()
     torch.testing.assert_close(decompose(layer, "scaled").to_tensor(), 2 * layer.to_tensor())
@@ -108,7 +116,7 @@ def test_an_unknown_name_lists_what_there_is_and_suggests(things):
 # An entry point is found by what is installed, so these run in a process of their own, on packages made here.
 
 GOOD = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tensornet_interp import BilinearLayer
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class Twice:
     factor: float = 2.0
 
     def __call__(self, layer):
-        return BilinearLayer(layer.down * self.factor, layer.left, layer.right, layer.name, layer.history)
+        return replace(layer, down=layer.down * self.factor)
 
 class Impostor:
     def __call__(self, layer):
@@ -146,7 +154,7 @@ def error(action):
     except Exception as problem:
         return [type(problem).__name__, str(problem)]
 
-layer = ti.BilinearLayer(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), name="layer 0")
+layer = ti.BilinearLayer(down=torch.ones(2, 3), left=torch.ones(4, 3), right=torch.ones(4, 3), name="layer 0")
 modules = ["good_plugin_module", "broken_plugin_module"]
 out = {"names": ti.list_decompositions()}
 out["imported by listing"] = [name for name in modules if name in sys.modules]

@@ -18,7 +18,9 @@ def stack(widths, ranks, seed, lifted=False):
     layers = []
     for i, rank in enumerate(ranks):
         sizes = (widths[i + 1], widths[i], widths[i])
-        layer = BilinearLayer(*(tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)))
+        layer = BilinearLayer.from_cp(
+            (None, [tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)])
+        )
         layers.append(lift(layer, bias=tensor(widths[i + 1], seed=seed + 5)) if lifted else layer)
     return BilinearNetwork(layers)
 

@@ -16,11 +16,13 @@ def tensor(*shape, seed):
 
 
 def make(n_out, n_in, rank, seed):
-    return BilinearLayer(*(tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))))
+    return BilinearLayer.from_cp(
+        (None, [tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))])
+    )
 
 
 def sized(layer, *sizes):
-    return BilinearLayer(*(size * x for size, (x, _) in zip(sizes, layer.terms(), strict=True)))
+    return BilinearLayer.from_cp((None, [size * x for size, (x, _) in zip(sizes, layer.terms(), strict=True)]))
 
 
 @pytest.mark.parametrize("sizes", [(1e60, 1e60, 1e60), (1, 1e-110, 1e-110), (1e-110, 1e-110, 1), (1e-110, 1e60, 1e60)])

@@ -20,7 +20,7 @@ def test_n_equal_entries_participate_as_n_whatever_their_scale_and_signs():
 def test_an_input_activates_the_components_that_were_planted():
     """One class sees x0^2 + x1^2 - x2^2, the other 2 x3^2: an input on k of the squares activates k components."""
     down = torch.tensor([[1.0, 1.0, -1.0, 0.0], [0.0, 0.0, 0.0, 2.0]], dtype=torch.float64)
-    layer = BilinearLayer(down, torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
+    layer = BilinearLayer(down=down, left=torch.eye(4, dtype=torch.float64), right=torch.eye(4, dtype=torch.float64))
     result = decompose(layer, "eigen")
     x = torch.tensor([[1, 0, 0, 0], [1, -1, 0, 0], [2, 2, 2, 5], [0, 0, 0, 1]], dtype=torch.float64)
     expected = torch.tensor([[1, 0], [2, 0], [3, 1], [0, 1]], dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_an_input_activates_the_components_that_were_planted():
 
 def test_inputs_without_structure_activate_a_third_of_the_effective_rank():
     size = 400
-    layer = BilinearLayer(torch.ones(1, size), torch.eye(size), torch.eye(size))
+    layer = BilinearLayer(down=torch.ones(1, size), left=torch.eye(size), right=torch.eye(size))
     result = decompose(layer, "eigen")
     found = result.activation_participation(tensor(2000, size).float()) / result.effective_rank()
     # n^2 / sum z^4: a relative deviation of sqrt(96 / 9 / 400) = 0.16 an input, 0.004 of 2000; bias below 1 / 400 * 11

@@ -22,7 +22,9 @@ def tensor(*shape, seed):
 
 def gaussian(n_out, n_in, hidden, seed):
     return BilinearLayer(
-        tensor(n_out, hidden, seed=seed), tensor(n_in, hidden, seed=seed + 1), tensor(n_in, hidden, seed=seed + 2)
+        down=tensor(n_out, hidden, seed=seed),
+        left=tensor(n_in, hidden, seed=seed + 1),
+        right=tensor(n_in, hidden, seed=seed + 2),
     )
 
 
@@ -34,7 +36,7 @@ def with_spectra(eigenvalues, seed):
     """A layer whose i-th output has the interaction matrix of the i-th row of eigenvalues, each in its own basis."""
     count, size = eigenvalues.shape
     basis = torch.cat([rotation(size, seed * count + i) for i in range(count)], 1)
-    return BilinearLayer(torch.block_diag(*eigenvalues[:, None, :]), basis, basis, name="made")
+    return BilinearLayer(down=torch.block_diag(*eigenvalues[:, None, :]), left=basis, right=basis, name="made")
 
 
 def rows(values, seed, count=COUNT):
@@ -196,7 +198,7 @@ def test_products_of_a_step_are_shared(monkeypatch):
 @pytest.mark.parametrize("scale", [1e-40, 1e40])
 def test_scales_beyond_float32_do_not_matter(scale):
     plain, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
-    layer = BilinearLayer(plain.down, scale * plain.left, scale * plain.right)
+    layer = BilinearLayer(down=plain.down, left=scale * plain.left, right=scale * plain.right)
     found = spectra(layer, directions, method="krylov", progress=False)
     assert found.proven.all()
     assert found.converged.all()
@@ -215,7 +217,8 @@ def test_bounds_hold_where_a_subspace_is_exhausted_or_cut(family, max_steps):
     layer = with_spectra(eigenvalues, 0)
     if family == "one axis":  # every product is a multiple of one basis vector
         eigenvalues = torch.eye(1, size, dtype=torch.float64).expand(count, -1)
-        layer = BilinearLayer(eigenvalues, *[torch.eye(size, dtype=torch.float64)] * 2)
+        eye = torch.eye(size, dtype=torch.float64)
+        layer = BilinearLayer(down=eigenvalues, left=eye, right=eye)
     directions = torch.eye(count, dtype=torch.float64)[:, : layer.shape[0]]
     for k in (3, 5):
         found = spectra(layer, directions, k, tolerance=1e-5, max_steps=max_steps, method="krylov", progress=False)

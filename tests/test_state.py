@@ -99,8 +99,10 @@ class Given:
 
     def __init__(self, folder):
         self.down, self.left, self.right = tensor(0, 5, 4), tensor(1, 5, 4), tensor(2, 5, 4)
-        self.layer = BilinearLayer(self.down, self.left, self.right, name="layer 0")
-        self.other = BilinearLayer(self.down + 0.1 * tensor(3, 5, 4), self.left, self.right, name="layer 1")
+        self.layer = BilinearLayer(down=self.down, left=self.left, right=self.right, name="layer 0")
+        self.other = BilinearLayer(
+            down=self.down + 0.1 * tensor(3, 5, 4), left=self.left, right=self.right, name="layer 1"
+        )
         self.network = BilinearNetwork([self.layer, self.other])
         self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
@@ -122,7 +124,7 @@ class Given:
 
 
 CALLS = {
-    "layer": lambda g: BilinearLayer(g.down, g.left, g.right),
+    "layer": lambda g: BilinearLayer(down=g.down, left=g.left, right=g.right),
     "layer from weights": lambda g: BilinearLayer.from_weights(left=g.left.T, right=g.right.T, down=g.down),
     "layer from tensor": lambda g: BilinearLayer.from_tensor(g.layer.to_tensor()),
     "layer from nn.Bilinear": lambda g: BilinearLayer.from_torch_bilinear(g.torch_bilinear),

@@ -64,7 +64,7 @@ def test_one_function_written_in_two_ways():
 def permuted(layers):
     order = [torch.randperm(layer.rank, generator=torch.Generator().manual_seed(5)) for layer in layers]
     return [
-        BilinearLayer(layer.down[:, i], layer.left[:, i], layer.right[:, i])
+        BilinearLayer(down=layer.down[:, i], left=layer.left[:, i], right=layer.right[:, i])
         for layer, i in zip(layers, order, strict=True)
     ]
 
@@ -72,28 +72,28 @@ def permuted(layers):
 def scaled(layers):
     scales = [torch.linspace(0.5, 3, layer.rank, dtype=torch.float64) for layer in layers]
     return [
-        BilinearLayer(layer.down / s, layer.left * s**3, layer.right / s**2)
+        BilinearLayer(down=layer.down / s, left=layer.left * s**3, right=layer.right / s**2)
         for layer, s in zip(layers, scales, strict=True)
     ]
 
 
 def swapped(layers):
-    return [BilinearLayer(layer.down, layer.right, layer.left) for layer in layers]
+    return [BilinearLayer(down=layer.down, left=layer.right, right=layer.left) for layer in layers]
 
 
 def bond_mixed(layers):
     below, above = layers
     mix = tensor(below.shape[0], below.shape[0], seed=7)
     inverse = torch.linalg.inv(mix)
-    below = BilinearLayer(mix @ below.down, below.left, below.right)
-    return [below, BilinearLayer(above.down, inverse.T @ above.left, inverse.T @ above.right)]
+    below = BilinearLayer(down=mix @ below.down, left=below.left, right=below.right)
+    return [below, BilinearLayer(down=above.down, left=inverse.T @ above.left, right=inverse.T @ above.right)]
 
 
 def units_mixed(layers, at):
     """The hidden units of one layer mixed by an invertible matrix before `down`, which is another function."""
     layer = layers[at]
     mix = tensor(layer.rank, layer.rank, seed=8)
-    changed = BilinearLayer(layer.down @ mix, layer.left, layer.right)
+    changed = BilinearLayer(down=layer.down @ mix, left=layer.left, right=layer.right)
     return [changed if i == at else other for i, other in enumerate(layers)]
 
 
@@ -149,7 +149,9 @@ def test_flops_count_what_the_ranks_allow():
 
 def test_scale_is_apart():
     network = stack((3, 2, 2), (4, 5), 1)
-    big = BilinearNetwork([BilinearLayer(*(1e60 * x for x, _ in layer.terms())) for layer in network.layers])
+    big = BilinearNetwork(
+        [BilinearLayer.from_cp((None, [1e60 * x for x, _ in layer.terms()])) for layer in network.layers]
+    )
     value, log_scale = symmetric(as_stack(big), as_stack(big))
     plain = float(inner(network, network, kind="symmetric"))
     assert bool(torch.isfinite(value).all())

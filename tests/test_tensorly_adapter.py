@@ -110,7 +110,7 @@ def test_the_report_says_how_it_went():
 @pytest.mark.parametrize("method", ["tensorly_parafac", "tensorly_non_negative_parafac"])
 def test_the_scale_changes_the_weights_alone(method, scale):
     layer = random_layer(5, 7, 6, seed=1)
-    scaled = BilinearLayer(scale * layer.down, layer.left, layer.right)
+    scaled = BilinearLayer(down=scale * layer.down, left=layer.left, right=layer.right)
     small, large = (decompose(part, method, rank=2, n_iter_max=10) for part in (layer, scaled))
     torch.testing.assert_close(large.weights / scale, small.weights, rtol=1e-8, atol=0)
     torch.testing.assert_close(large.left, small.left, rtol=0, atol=1e-8)
@@ -169,7 +169,7 @@ def test_the_backend_of_this_and_of_other_threads_stays():
 
 
 WIDE = random_layer(3, 7, 4, seed=0)
-ZERO = BilinearLayer(0 * WIDE.down, WIDE.left, WIDE.right)
+ZERO = BilinearLayer(down=0 * WIDE.down, left=WIDE.left, right=WIDE.right)
 WRONG = {
     "rank above out": (lambda: decompose(WIDE, "tensorly_tucker", rank=(4, 7, 7)), ValueError, "from 1 to 3 .*'out'"),
     "one rank for all modes": (lambda: decompose(WIDE, "tensorly_tucker", rank=4), ValueError, "from 1 to 3 .*'out'"),

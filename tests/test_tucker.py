@@ -52,7 +52,9 @@ def test_hosvd_spans_what_tensorly_finds(sizes):
 def decaying(device="cpu"):
     """Diagonal in an orthonormal basis: singular values 1, 1e-1, ... in every mode."""
     basis = orthonormal(12, 12, seed=3, device=device)
-    return BilinearLayer(basis * torch.logspace(0, -11, 12, dtype=torch.float64, device=device), basis, basis)
+    return BilinearLayer(
+        down=basis * torch.logspace(0, -11, 12, dtype=torch.float64, device=device), left=basis, right=basis
+    )
 
 
 @pytest.mark.parametrize("method", ["hosvd", "tucker"])

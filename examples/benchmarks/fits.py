@@ -112,7 +112,7 @@ def dense_cosine_fit(
 
 def _layer_of(factors: list[Tensor]) -> BilinearLayer:
     down, left, right = (factor.detach() for factor in factors)
-    return BilinearLayer(down, left, right)
+    return BilinearLayer(down=down, left=left, right=right)
 
 
 def tensorly_parafac(

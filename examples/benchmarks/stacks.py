@@ -20,7 +20,9 @@ def random_network(sizes: list[int], hidden: int, seed: int, dtype: torch.dtype 
     def factor(size: int, over: int) -> Tensor:
         return torch.randn(size, hidden, generator=generator, dtype=dtype) / math.sqrt(over)
 
-    return BilinearNetwork([BilinearLayer(factor(b, hidden), factor(a, a), factor(a, a)) for a, b in pairwise(sizes)])
+    return BilinearNetwork(
+        [BilinearLayer(down=factor(b, hidden), left=factor(a, a), right=factor(a, a)) for a, b in pairwise(sizes)]
+    )
 
 
 class Cores(NamedTuple):
@@ -133,7 +135,11 @@ def checkpoints(width: int, outputs: int, count: int) -> list[BilinearNetwork]:
 
     def between(t: float) -> BilinearNetwork:
         mixed = [
-            BilinearLayer(torch.lerp(a.down, b.down, t), torch.lerp(a.left, b.left, t), torch.lerp(a.right, b.right, t))
+            BilinearLayer(
+                down=torch.lerp(a.down, b.down, t),
+                left=torch.lerp(a.left, b.left, t),
+                right=torch.lerp(a.right, b.right, t),
+            )
             for a, b in zip(first, last, strict=True)
         ]
         return BilinearNetwork(mixed)

@@ -182,7 +182,7 @@ def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLay
         downs = torch.cat([lost, down - lost, down - lost], 1)  # d
         if i < len(layers) - 1:
             downs = torch.cat([torch.cat([down, none, none], 1), downs])  # (u, d)
-        stack.append(BilinearLayer(downs, lefts, rights))
+        stack.append(BilinearLayer(down=downs, left=lefts, right=rights))
     return stack
 
 

@@ -70,8 +70,8 @@ def match(a: TensorNetwork, b: TensorNetwork, *, level: str = "component") -> Ma
     Cost: (rank of a) (rank of b) (4 in + out), and the assignment.
 
     Example:
-    >>> layer = BilinearLayer(torch.eye(2), torch.eye(2), torch.eye(2).flip(1))
-    >>> swapped = BilinearLayer(-2 * layer.down.flip(1), layer.right.flip(1), layer.left.flip(1))
+    >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))
+    >>> swapped = BilinearLayer(down=-2 * layer.down.flip(1), left=layer.right.flip(1), right=layer.left.flip(1))
     >>> match(layer, swapped).pairs, match(layer, swapped).mean
     (((0, 1), (1, 0)), 1.0)
     """

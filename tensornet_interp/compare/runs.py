@@ -73,7 +73,8 @@ def ordered_similarity(
     Example:
     >>> from tensornet_interp import BilinearLayer, decompose
     >>> eye = torch.eye(2)
-    >>> runs = [decompose(BilinearLayer(torch.tensor([row]), eye, eye), "eigen") for row in ([3.0, 1.0], [1.0, 3.0])]
+    >>> layers = [BilinearLayer(down=row, left=eye, right=eye) for row in torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]])]
+    >>> runs = [decompose(layer, "eigen") for layer in layers]
     >>> ordered_similarity(runs).values.tolist(), matched_similarity(runs, 2).tolist()
     ([[[0.0]]], [[[1.0, 1.0]]])
     """

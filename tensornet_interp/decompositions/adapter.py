@@ -52,13 +52,13 @@ class TensorTrainResult(Result):
         a, size, b = self.middle.shape
         history = (*self.report.history, self.report.method)
         return BilinearLayer(
-            self.outputs.repeat_interleave(b, 1),
-            self.middle.permute(1, 0, 2).reshape(size, a * b),
-            self.inputs.repeat(1, a),
-            self.report.layer,
-            history,
-            self.constant_in,
-            self.constant_out,
+            down=self.outputs.repeat_interleave(b, 1),
+            left=self.middle.permute(1, 0, 2).reshape(size, a * b),
+            right=self.inputs.repeat(1, a),
+            name=self.report.layer,
+            history=history,
+            constant_in=self.constant_in,
+            constant_out=self.constant_out,
         )
 
     def to_tensorly(self) -> TTTensor:

@@ -33,7 +33,7 @@ class Compressed:
     def restore(self, terms: tuple[Tensor, Tensor, Tensor]) -> BilinearLayer:
         """Terms (out, n), (r, n), (r, n) that stand for the core, as a layer in the coordinates of the layer."""
         outputs, left, right = terms
-        return BilinearLayer(self.scale * outputs, self.expand(left), self.expand(right))
+        return BilinearLayer(down=self.scale * outputs, left=self.expand(left), right=self.expand(right))
 
 
 def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:

@@ -132,7 +132,7 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     if missing < 0:
         raise ValueError(f"start has {rank - missing} components, more than rank={rank}")
     if missing:
-        rest = core if given is None else difference(BilinearLayer(*given), core)
+        rest = core if given is None else difference(BilinearLayer.from_cp((None, list(given))), core)
         more = (paired_start if paired else eigen_start)(rest, missing)
         terms = more if terms is None else join(terms, more)
     if terms is None:

@@ -145,7 +145,11 @@ class BestFit:
 
 
 def _nearest(best: Triple, other: Triple) -> float:
-    return float(congruence(BilinearLayer(*best), BilinearLayer(*other))[0].amax(1).mean())
+    return float(
+        congruence(BilinearLayer.from_cp((None, list(best))), BilinearLayer.from_cp((None, list(other))))[0]
+        .amax(1)
+        .mean()
+    )
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:

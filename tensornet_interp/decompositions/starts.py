@@ -51,7 +51,7 @@ def paired_start(layer: BilinearLayer, rank: int) -> Triple:
 
 def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
     """The outputs (out, rank) that with these input factors come nearest to the layer, by least squares."""
-    terms = BilinearLayer(torch.ones_like(left[:1]), left, right)
+    terms = BilinearLayer(down=torch.ones_like(left[:1]), left=left, right=right)
     gram = cross_gram(terms, terms)
     gram.diagonal().add_(1e-10 * gram.diagonal().mean())  # dependent terms share what they hold
     return torch.linalg.solve(gram, (layer.down @ cross_gram(layer, terms)).T).T

@@ -161,11 +161,11 @@ def _result(
 ) -> TuckerResult:
     dtype = layer.down.dtype
     core = BilinearLayer(
-        state.scale * (outputs.T @ state.core.down),
-        inputs.T @ state.core.left,
-        inputs.T @ state.core.right,
-        f"{layer.name} core".strip(),
-        (*layer.history, "in the coordinates of Tucker factors"),
+        down=state.scale * (outputs.T @ state.core.down),
+        left=inputs.T @ state.core.left,
+        right=inputs.T @ state.core.right,
+        name=f"{layer.name} core".strip(),
+        history=(*layer.history, "in the coordinates of Tucker factors"),
     )
     result = TuckerResult(
         report=Report.of(layer, method, None),

@@ -138,7 +138,7 @@ def between(
 
     Example:
     >>> import torch
-    >>> layer = BilinearLayer(torch.ones(3, 4), torch.ones(2, 4), torch.ones(2, 4))
+    >>> layer = BilinearLayer(down=torch.ones(3, 4), left=torch.ones(2, 4), right=torch.ones(2, 4))
     >>> between(layer, Dictionary.from_matrix(torch.ones(2, 6)), Dictionary.from_matrix(torch.ones(3, 5))).shape
     (5, 6, 6)
     """

@@ -212,7 +212,7 @@ def feature_interactions(
     Cost: one eigendecomposition, and 2 in * feature * rank flops. Memory: feature * (in + rank).
 
     Example:
-    >>> layer = BilinearLayer(torch.ones(1, 1), torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]]))
+    >>> layer = BilinearLayer(down=torch.ones(1, 1), left=torch.eye(2)[:, :1], right=torch.eye(2)[:, 1:])
     >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), space="inputs in the plane")
     >>> [(i, j, round(value, 6)) for i, j, value in q.top(1)]
     [(0, 1, 0.5)]

@@ -228,7 +228,15 @@ def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
         left, right = torch.cat([new.left, old.left], 1), torch.cat([new.right, old.right], 1)
     name = f"{new.name or 'after'} - {old.name or 'before'}"
     history = (*new.history, "difference of two layers")
-    return BilinearLayer(down, left, right, name, history, old.constant_in, old.constant_out)
+    return BilinearLayer(
+        down=down,
+        left=left,
+        right=right,
+        name=name,
+        history=history,
+        constant_in=old.constant_in,
+        constant_out=old.constant_out,
+    )
 
 
 def _named(a: TensorNetwork | Sequence[TensorNetwork], b: TensorNetwork | None) -> dict[str, TensorNetwork]:

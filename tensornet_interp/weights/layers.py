@@ -108,7 +108,7 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
 
     Example:
     >>> import tempfile
-    >>> layer = BilinearLayer(torch.ones(3, 4), torch.ones(2, 4), torch.ones(2, 4), "some layer", ("scaled",))
+    >>> layer = BilinearLayer(down=torch.ones(3, 4), left=torch.ones(2, 4), right=torch.ones(2, 4), history=("scaled",))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_layer(layer, folder)
     ...     load_layer(folder).history
@@ -147,7 +147,15 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is corrupt: its metadata are not those of a layer ({error!r})") from error
     down, left, right = (files.read(key, device=device, dtype=dtype) for key in files.names)
-    return BilinearLayer(down, left, right, name, history, constant_in, constant_out)
+    return BilinearLayer(
+        down=down,
+        left=left,
+        right=right,
+        name=name,
+        history=history,
+        constant_in=constant_in,
+        constant_out=constant_out,
+    )
 
 
 def _optional_config(source: Source) -> dict[str, Any] | None:

@@ -5,10 +5,12 @@ import tensorly
 from tensornet_interp.bonds.truncation import odt
 from tensornet_interp.contraction import TensorNetwork, Term, contract, plan, rename
 from tensornet_interp.decompositions import Decomposition, decompose
+from tensornet_interp.inner_products.distance import difference, norm, relative_error
 from tensornet_interp.inner_products.estimate import Estimate
-from tensornet_interp.inner_products.pairs import difference, inner, norm, relative_error, similarity
+from tensornet_interp.inner_products.pairs import inner, similarity
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lifting import lift
+from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
@@ -24,6 +26,7 @@ __all__ = [
     "CPResult",
     "Decomposition",
     "Estimate",
+    "Moments",
     "Plan",
     "Report",
     "SpectralResult",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tensornet_interp.inner_products.pairs import norm
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.inner_products.stack import factor_exponents, rescale
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.inner_products.pairs import norm, relative_error
+from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.decompositions.compress import DENSE_ELEMENTS
-from tensornet_interp.inner_products.pairs import relative_error
+from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 
 

@@ -9,7 +9,7 @@ import torch
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
-from tensornet_interp.inner_products.pairs import norm, relative_error
+from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report

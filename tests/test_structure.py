@@ -28,7 +28,7 @@ GROUND = {
     "layer": {"checks", "contraction"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer"},
-    "moments": {"checks", "layer", "network"},
+    "moments": {"checks", "layer"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report", "concentration"},
 }

@@ -61,7 +61,7 @@ class Bond:
         return float(values[rank - 1] - values[rank]) <= FLOOR * float(values[0])
 
     def maps(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Return the encoder (new, all coordinates) and decoder (all coordinates, new) of a cut; the constant comes first."""
+        """Return encoder (new, all coordinates) and decoder (all coordinates, new) of a cut, the constant first."""
         encoder, decoder = self.encoder[:rank], self.decoder[:, :rank]
         if self.center is None:
             return encoder, decoder

@@ -10,7 +10,8 @@ from torch import Tensor
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
 from tensornet_interp.checks import check_int
 from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
+from tensornet_interp.inner_products.operands import as_network
+from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.moments import Moments, input_moments
 from tensornet_interp.network import BilinearNetwork
 
@@ -19,7 +20,7 @@ Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """A network with bonds cut, and its distance from the original in tree norm, relative to the original's norm."""
+    """A truncation holds a network with bonds cut and its relative distance from the original in tree norm."""
 
     network: BilinearNetwork
     ranks: Mapping[int, int]  # per cut bond: coordinates kept, without the constant
@@ -36,7 +37,7 @@ class Truncation:
 
 @dataclass(frozen=True, eq=False)
 class ODT:
-    """A network and what its bonds carry, input first; `odt` makes it."""
+    """An ODT holds a network and what its bonds carry, input first; `odt` makes it."""
 
     network: BilinearNetwork
     bonds: tuple[Bond, ...]
@@ -145,7 +146,7 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     >>> [round(value, 3) for value in bonds[1].singular_values.tolist()]
     [0.707, 0.707]
     """
-    stack = network if isinstance(network, BilinearNetwork) else BilinearNetwork([as_layer(network)])
+    stack = as_network(network)
     moment = input_moments(stack.layers[0], moments).second_moment
     return ODT(stack, make_bonds(stack.to(dtype=torch.float64).layers, moment), moment)
 

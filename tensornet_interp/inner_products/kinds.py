@@ -22,9 +22,9 @@ AUTO_FLOPS = 1e12  # what "auto" spends on exact Gaussian products of two layers
 
 @dataclass(frozen=True)
 class Tree:
-    """Frobenius product of two networks as trees of layers, where each layer is symmetrized: "tree".
+    """The kind "tree" is the Frobenius product of two networks as trees of symmetrized layers.
 
-    <a, b> = sum_out <A[out], B[out]>. It is exact at any depth, and depends on how a function is written.
+    <a, b> = sum_out <A[out], B[out]>. It is exact at any depth, but depends on how a function is written as layers.
     Cost: O(rank^2 (in + out)) per layer.
     """
 
@@ -38,9 +38,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Symmetric:
-    """Frobenius product of the two tensors, each symmetrized over all of its inputs: "symmetric".
+    """The kind "symmetric" is the Frobenius product of two tensors, each symmetrized over all of its inputs.
 
-    <a, b> = sum_out <sym A[out], sym B[out]>: one number per pair of functions, however they are written.
+    <a, b> = sum_out <sym A[out], sym B[out]>. It depends on the two functions alone, however they are written.
     method:
     - "exact": for one or two layers. Cost for two: 4 rank rank' r^3 flops, with the ranks of the second layers and
       r = min(in, 2 (rank + rank')) of the first.
@@ -73,7 +73,7 @@ class Symmetric:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Expected product of the outputs for Gaussian inputs: "gaussian".
+    """The kind "gaussian" is the expected product of two outputs for Gaussian inputs.
 
     <a, b> = E[a(x) . b(x)], where x has the mean and covariance of `moments`, by default 0 and the identity.
     method:
@@ -82,7 +82,7 @@ class Gaussian:
       beyond. For three layers <a, a> was 10 % too small in a trained classifier of many inputs; with few inputs it can
       be too small by orders of magnitude, and cosines wrong by 0.3. Cost: O(rank^2 (in + out)) per layer.
     - "sampled": unbiased, with a standard error, from `samples` random inputs drawn with `seed`. The outputs of deep
-      networks have heavy tails, and the standard error of too few draws comes out too small. Cost: `samples` forward
+      networks have heavy tails, so the standard error of too few draws comes out too small. Cost: `samples` forward
       passes.
     - "auto": exact for one layer, and for two if the call needs at most 1e12 flops; else the closure.
     """

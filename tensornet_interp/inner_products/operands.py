@@ -25,7 +25,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
 
 def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
     """Return all as networks of one depth, with the same inputs and outputs."""
-    networks = {name: _as_network(part) for name, part in named.items()}
+    networks = {name: as_network(part) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():
         if len(network) != len(networks[first]):
@@ -33,6 +33,11 @@ def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
         check_comparable({at: networks[at].layers[0] for at in (first, name)}, outputs=False)
         check_comparable({at: networks[at].layers[-1] for at in (first, name)}, inputs=False)
     return list(networks.values())
+
+
+def as_network(part: TensorNetwork) -> BilinearNetwork:
+    """Return a network unchanged, and anything else as a network of one layer."""
+    return part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)])
 
 
 def as_single_layer(part: TensorNetwork) -> BilinearLayer:
@@ -55,7 +60,3 @@ def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, o
     if len(set(devices.values())) > 1:
         listing = ", ".join(f"{name} {device}" for name, device in devices.items())
         raise ValueError(f"tensors must share one device; got {listing}")
-
-
-def _as_network(part: TensorNetwork) -> BilinearNetwork:
-    return part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)])

@@ -104,7 +104,7 @@ def exact_flops(f: Stack, g: Stack) -> int:
 
 
 def _forms(stack: Stack) -> Iterator[Forms]:
-    """Yield the forms of the second layer's units: Q = sum_k left[k] A_k, A_k the first layer's interaction matrices."""
+    """Yield the forms of the second layer's units: Q = sum_k left[k] A_k with interaction matrices A_k of the first."""
     first, second = stack.layers
     n_in = first.shape[1]
     step = max(1, _CHUNK // (n_in * max(n_in, first.rank)))

@@ -15,7 +15,7 @@ Pairs = Sequence[tuple[int, int]]  # places in the list of networks
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The products to compute: of these pairs of networks, one number per output or their sum."""
+    """A task says what to compute: the products of these pairs of networks, per output or summed over outputs."""
 
     stacks: Sequence[Stack]
     pairs: Pairs
@@ -25,7 +25,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """<f, g> of every pair is value * exp(log_scale)."""
+    """A table holds <f, g> of every pair as value * exp(log_scale)."""
 
     value: Tensor  # (pair, out), or (pair, 1) for sums over outputs
     log_scale: Tensor  # (pair,)

@@ -53,7 +53,7 @@ class Moments:
             check_size("in", mean=len(mean), covariance=size)
         check_alike(mean=mean, covariance=covariance)
         if covariance.device.type != "meta":
-            _check_covariance(covariance, rounding)
+            _check_covariance(covariance.detach(), rounding)
         if self.count is not None:
             check_int("count", self.count, 1)
         if not isinstance(self.note, str):

@@ -50,7 +50,7 @@ class Job:
     @cached_property
     def layer(self) -> BilinearLayer:
         """The MLP, on inputs after the norm."""
-        return load_layer(self.options.model, self.index, names="published", device=self.options.device)
+        return load_layer(self.options.model, self.index, layout="published", device=self.options.device)
 
     @cached_property
     def tokenizer(self) -> Any:

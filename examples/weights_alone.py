@@ -33,7 +33,7 @@ from tensornet_interp.features import (
     rank_by_structure,
 )
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
-from tensornet_interp.weights import PUBLISHED, load_dictionary, load_layer, load_tensor, tensor_names
+from tensornet_interp.weights import LAYOUTS, load_dictionary, load_layer, load_tensor, tensor_names
 
 D_MODEL, D_HIDDEN, N_LAYER, FEATURES, VOCABULARY, ACTIVE = 64, 96, 2, 256, 50, 8
 NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over that of the gate
@@ -88,10 +88,11 @@ def open_all(
     checkpoint: str, index: int, dictionaries: Sequence[str | Path]
 ) -> tuple[BilinearLayer, Dictionary, Dictionary, Tensor]:
     """One layer, the dictionaries before and behind it, and the unembedding (token, d): nothing else is read."""
-    layer = load_layer(checkpoint, index, names="published", dtype=torch.float32)
+    layer = load_layer(checkpoint, index, layout="published", dtype=torch.float32)
     inputs, outputs = (load_dictionary(folder, dtype=torch.float32) for folder in dictionaries)
-    untied = PUBLISHED.unembedding in tensor_names(checkpoint)
-    name = PUBLISHED.unembedding if untied else PUBLISHED.embedding
+    published = LAYOUTS["published"]
+    untied = published.unembedding in tensor_names(checkpoint)
+    name = published.unembedding if untied else published.embedding
     return layer, inputs, outputs, load_tensor(checkpoint, name, dtype=torch.float32)
 
 

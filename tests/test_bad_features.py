@@ -53,7 +53,7 @@ TABLE = [
     ("config of no folder", lambda: load_config("nothing here"), FileNotFoundError, "neither a folder"),
     ("a pickle", lambda: load_layer("model.bin", 0), ValueError, "model.bin is a pickle by its name, .*convert it"),
     ("index a float", lambda: load_layer("x", 1.0), TypeError, r"index must be a whole number, got 1\.0"),
-    ("names a typo", lambda: load_layer("x", 1, names="lama"), ValueError, "names must be one of .*; did you mean 'llama'"),
+    ("layout a typo", lambda: load_layer("x", 1, layout="lama"), ValueError, "layout must be one of .*; did you mean 'llama'"),
     ("save a tensor", lambda: save_layer(DOWN, "x"), TypeError, "layer must be a BilinearLayer, got Tensor"),
     ("dictionary of no folder", lambda: load_dictionary("/no/such/folder"), FileNotFoundError, "neither a folder"),
     ("decoder as encoder", lambda: Dictionary(tensor(7, 5), tensor(7, 5)), ValueError, r"decoder \(d, feature\), got \(7, 5\) and \(7, 5\)"),

@@ -275,7 +275,7 @@ CALLS = {
     "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
     "load layer": lambda g: [
         load_layer(g.folder / "layer"),
-        load_layer(g.folder / "given", 0, names="tensornet_interp"),
+        load_layer(g.folder / "given", 0, layout="tensornet_interp"),
     ],
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
     "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], order) for order in ORDERS],

@@ -9,13 +9,12 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
 from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.fidelity.certificates import certificate as certificate  # may be imported from here, too
 from tensornet_interp.inner_products.pairs import relative_error
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.results import SpectralResult
 
-ORDERS = ("magnitude", "activation", "ablation")
+COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are alive together
 
 
@@ -53,8 +52,8 @@ def fidelity(
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
     independent = None
     if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-        pairs = (x, x[order]), (x[order], x)
+        shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        pairs = (x, x[shuffle]), (x[shuffle], x)
         delta = sum((reference(*pair) - approximation(*pair) for pair in pairs), torch.zeros_like(f)) / 2
         independent = float(delta.square().sum(-1).mean())
     kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
@@ -141,24 +140,22 @@ def network_fidelity(
     return NetworkFidelity(total, tuple(layers))
 
 
-def component_order(
-    result: SpectralResult, order: str, x: Tensor | None = None, labels: Tensor | None = None
-) -> Tensor:
+def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
     """Indices (block, rank) of the components of every block, most important first.
 
     "magnitude": by |eigenvalue|; "activation": by the mean |eigenvalue| (v . x)^2 over x; "ablation": by the rise of
     the cross-entropy of (x, labels) when the component alone is taken out. Cost of ablation: batch * out * components.
     """
-    check_choice("order", order, ORDERS)
-    if order == "magnitude":
+    check_choice("by", by, COMPONENT_RANKINGS)
+    if by == "magnitude":
         return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
-    if x is None or (order == "ablation" and labels is None):
-        raise ValueError(f"order '{order}' needs x{' and labels' if order == 'ablation' else ''}")
+    if x is None or (by == "ablation" and labels is None):
+        raise ValueError(f"by='{by}' needs x{' and labels' if by == 'ablation' else ''}")
     _check_data(x, labels, _outputs(result).shape[0])
     score = torch.zeros_like(result.eigenvalues)
     for at in range(0, len(x), _BATCH):
         activations = result.activations(x[at : at + _BATCH])  # (batch, block, rank)
-        if labels is None or order == "activation":
+        if labels is None or by == "activation":
             score += activations.abs().sum(0)
             continue
         logits = _logits(activations.sum(-1), result)
@@ -177,8 +174,8 @@ def truncation_curve(
     labels: Tensor,
     counts: Sequence[int],
     *,
-    order: str = "magnitude",
-    order_data: tuple[Tensor, Tensor] | None = None,
+    by: str = "magnitude",
+    rank_on: tuple[Tensor, Tensor] | None = None,
 ) -> list[dict[str, float | str]]:
     """Accuracy, cross-entropy, KL and squared error with the first k components of every block, for k in counts.
 
@@ -189,7 +186,7 @@ def truncation_curve(
     if not len(counts):
         raise ValueError("counts is empty: give the numbers of components to keep")
     counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
-    ranking = component_order(result, order, *(order_data or ()))
+    ranking = component_ranking(result, by, *(rank_on or ()))
     logits: list[Tensor] = []  # (count, batch, out)
     for batch in x.split(_BATCH):
         activations = result.activations(batch)
@@ -199,7 +196,7 @@ def truncation_curve(
     target = log_softmax(full, -1)
     return [
         {
-            "order": order,
+            "ranking": by,
             "components": k,
             "accuracy": _accuracy(cut, labels),
             "cross_entropy": float(cross_entropy(cut, labels)),
@@ -219,10 +216,10 @@ def components_needed(
     records: of one order, as `truncation_curve` makes them; only the counts that they hold can be found.
     """
     if not len(records):
-        raise ValueError("records is empty: give the curve of one order")
-    orders = sorted({str(record.get("order", "")) for record in records})
-    if len(orders) > 1:
-        raise ValueError(f"records must be of one order, got {', '.join(orders)}")
+        raise ValueError("records is empty: give the curve of one ranking")
+    rankings = sorted({str(record.get("ranking", "")) for record in records})
+    if len(rankings) > 1:
+        raise ValueError(f"records must be of one ranking, got {', '.join(rankings)}")
     first = stays = None
     rounding = 1e-9  # of a difference of two shares
     for record in sorted(records, key=lambda record: float(record["components"])):

@@ -10,8 +10,8 @@ from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.results import SpectralResult
 
 
-def leading(ranking: Tensor, count: int) -> Tensor:
-    """mask[block, rank], true for the first `count` components of every row of a ranking (see `component_order`)."""
+def keep_first(ranking: Tensor, count: int) -> Tensor:
+    """mask[block, rank], true for the first `count` components of every row of a ranking (see `component_ranking`)."""
     count = check_int("count", count, 1, ranking.shape[1], "components a block")
     return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking[:, :count], True)
 

@@ -36,7 +36,7 @@ from models.quality import evaluate
 from models.tables import read_table, write_table
 from tensornet_interp import decompose
 from tensornet_interp.features import (
-    RULE,
+    REMOVAL_RULE,
     circuit_tests,
     feature_interactions,
     label_directions,
@@ -166,7 +166,7 @@ def report(job: Job) -> None:
     print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
     kept = "contexts.ansi" if sys.stdout.isatty() else "contexts.txt"
     print("\n" + (job.out / kept).read_text(encoding="utf-8"))
-    print(f"the rule. {RULE}")
+    print(f"the rule. {REMOVAL_RULE}")
     columns = ("place", "feature", "token", "removed", "tokens", "windows", "length", "drop", "control_drop")
     print_rows("circuits, removed on held-out text", tests, (*columns, "difference", "low", "high", "verdict"))
     found = job.table("directions", lambda: directions(job))

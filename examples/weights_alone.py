@@ -163,7 +163,7 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
     codes = sample(inputs, 2000, seed=0)  # (token, feature)
     alone = between(layer, inputs, Dictionary.from_matrix(direction[:, None]))  # codes in, this feature out
     expected = alone(codes)[:, 0].double()
-    gap = float((found.activations(codes) - expected).norm() / expected.norm())
+    gap = float((found(codes) - expected).norm() / expected.norm())
     print(f"\ninteractions against the layer between its dictionaries, {len(codes)} random inputs: {gap:.1e} apart")
     x = inputs.decode(codes)
     leading = [int(record["feature"]) for record in ranking[:12]]

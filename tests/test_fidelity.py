@@ -198,7 +198,7 @@ def test_network_fidelity_refuses_what_does_not_match(x: torch.Tensor) -> None:
         network_fidelity(BilinearNetwork([random_layer(3, 5, 4, seed=1)]), reference, x[:, :5])
     narrow = BilinearNetwork([random_layer(4, 9, 4, seed=1), random_layer(3, 4, 4, seed=2)])
     wide = BilinearNetwork([random_layer(6, 9, 4, seed=1), random_layer(3, 6, 4, seed=2)])
-    with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*where that has .*'out': 6"):
+    with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*the reference .*'out': 6"):
         network_fidelity(narrow, wide, x)
     with pytest.raises(TypeError, match="reference must be a BilinearNetwork, got BilinearLayer"):
         network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)  # type: ignore[arg-type]

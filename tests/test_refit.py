@@ -85,11 +85,11 @@ def test_labels_are_fitted_by_softmax_regression(mixed):
     assert float(loss.detach()) < float(cross_entropy(result.truncate(2)(x), labels)) - 1e-3
 
 
-def test_leading_is_the_front_of_the_ranking():
+def test_keep_first_is_the_front_of_the_ranking():
     ranking = torch.tensor([[2, 0, 1], [0, 2, 1]])
     assert keep_first(ranking, 2).tolist() == [[True, False, True], [True, False, True]]
     assert keep_first(ranking, 1).tolist() == [[False, False, True], [True, False, False]]
-    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components a block\), got 4"):
+    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components per block\), got 4"):
         keep_first(ranking, 4)
 
 

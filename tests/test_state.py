@@ -263,7 +263,7 @@ CALLS = {
     "interactions": lambda g: (
         g.features.table(5, pairs="cross", by="negative"),
         g.features.smallest_submatrix(2),
-        g.features.activations(tensor(11, 7)),
+        g.features(tensor(11, 7)),
         g.features.block([0, 1], torch.tensor([2])),
     ),
     "statistics of interactions": lambda g: str(g.features.statistics()),

@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument(
         "--steps", type=int, default=800, help="the longest training; 1/8, 1/4 and 1/2 of it are kept too"
     )
-    made.add_argument("--buffer", type=int, default=2**15, help="activations that are shuffled together")
+    made.add_argument("--buffer", type=int, default=2**15, help="vectors that are shuffled together")
     made.add_argument("--held-out-tokens", type=int, default=30_000)
     made.add_argument("--shown-tokens", type=int, default=100_000, help="of --text, searched for strongest contexts")
     made.add_argument("--circuits", type=int, default=3, help="from the top of the ranking")

@@ -13,7 +13,7 @@ from published import attention, logits, make_config, make_tensors, one_shard_a_
 from safetensors.torch import save_file
 
 from models import ClassifierConfig, build_classifier, save_model
-from models.gates import Gate, GateConfig, GateModel
+from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel
 from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor, save_layer
 
@@ -172,7 +172,7 @@ def test_models_of_this_project(tmp_path, kind):
 
 
 def test_gate_models_and_gated_models_of_this_project(tmp_path):
-    model = GateModel(GateConfig(3, (Gate("and", 0, 1),), hidden=4))
+    model = LogicGateModel(LogicGateConfig(3, (LogicGate("and", 0, 1),), hidden=4))
     save_model(model, tmp_path / "bits")
     x = tensor(4, 3, dtype=torch.float32)
     assert torch.allclose(load_layer(tmp_path / "bits", 0, layout="tensornet_interp")(x), model(x), atol=1e-5)

@@ -10,8 +10,8 @@ import torch
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
 from models.casper import similarity_task
 from models.data import Dataset
-from models.gates import Gate, GateConfig, train_gates, truth_table
 from models.language import LanguageConfig, generate, held_out_loss, train_language
+from models.logic_gates import LogicGate, LogicGateConfig, train_logic_gates, truth_table
 from models.published import load_transformer, save_transformer
 from models.text import encode, train_tokenizer
 from models.training import accuracy
@@ -244,8 +244,8 @@ CALLS = {
     "load digits": lambda g: load_dataset("digits"),
     "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
-    "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
-    "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
+    "train gates": lambda g: train_logic_gates(LogicGateConfig(3, (LogicGate("and", 0, 1),)), steps=2),
+    "truth table, sampled": lambda g: truth_table(LogicGateConfig(9, (LogicGate("xor", 0, 8),)), max_rows=20),
     "train a language model": lambda g: train_language(
         build_transformer(SMALL_LANGUAGE, seed=0), g.labels, LanguageConfig(steps=2), g.folder / "run", progress=False
     ),

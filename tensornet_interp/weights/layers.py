@@ -75,7 +75,7 @@ def load_layer(
     sized = options if isinstance(layout, str) else {}  # an own layout may name other tensors than the config's
     if layout == SAVED_MODEL:
         layout = saved_model_layout(options, index)
-        options = sized = {"bias": True, **options["config"]}  # a GateModel always has biases
+        options = sized = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]
     _check_gate(layout, options, gate_removed)

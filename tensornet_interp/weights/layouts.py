@@ -139,14 +139,14 @@ SAVED_MODEL = "tensornet_interp"  # the layout that depends on the config: see s
 def saved_model_layout(config: Mapping[str, Any], index: int) -> Layout:
     """Return the layout of a model that this project saved; "class" and "config" of its config.json decide."""
     kind, options = config.get("class"), config.get("config")
-    if kind not in ("BilinearClassifier", "GateModel") or not isinstance(options, Mapping):
+    if kind not in ("BilinearClassifier", "LogicGateModel") or not isinstance(options, Mapping):
         raise ValueError(
-            f"layout={SAVED_MODEL!r} reads the models that this project saved (BilinearClassifier, GateModel); "
+            f"layout={SAVED_MODEL!r} reads the models that this project saved (BilinearClassifier, LogicGateModel); "
             f"config.json names class {kind!r}"
         )
     module = "blocks.{i}" if kind == "BilinearClassifier" else "bilinear"
-    has_down = kind == "GateModel" or bool(options.get("down"))
-    if kind == "GateModel":
+    has_down = kind == "LogicGateModel" or bool(options.get("down"))
+    if kind == "LogicGateModel":
         inputs = "inputs in bits, 0 or 1"
     elif index > 0:
         inputs = f"inputs in the output basis of layer {index - 1}"

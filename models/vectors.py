@@ -42,7 +42,8 @@ def check_windows(model: Transformer, rows: Tensor) -> None:
 def vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
     """Yield the vectors that pass at (layer, point), in the order of the rows.
 
-    Each chunk is (windows, position, d_model), for `at_once` rows. rows: (window, position); each chunk goes to the model's device. Blocks above the layer and the head are not run.
+    Each chunk is (windows, position, d_model), from `at_once` rows, on the model's device. rows: (window, position).
+    Blocks above the layer and the head are not run.
     Raises ValueError, before any work, for a layer or a point that does not exist; it lists the points that do.
     """
     check_windows(model, rows)

@@ -85,7 +85,7 @@ class LayerFidelity:
     part: int
     relative_error: float  # of the part's tensor, symmetrized
     alone: Fidelity  # the network in which only this part is approximated
-    constant_error: float | None  # largest |handed-on constant - 1| over the samples; None where none is handed on
+    constant_error: float | None  # largest |passed-on constant - 1| over the samples; None if no constant is passed on
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class _Found(NamedTuple):
 def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
     """Yield blocks as they finish, from start (block, n, in) on; fully reorthogonalised, the others share products.
 
-    A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is in reach,
+    A block is done when its bounds are within tolerance and proven; or within tolerance if no proof is in reach,
     and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
     nothing for a while; or when the basis has no room for more below `cap` vectors.
     """

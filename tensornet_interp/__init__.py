@@ -12,9 +12,10 @@ from tensornet_interp.lifting import lift
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
-from tensornet_interp.report import Report
+from tensornet_interp.report import Report, package_version
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
 
+__version__ = package_version()
 tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TensorNetwork",
     "Term",
     "TuckerResult",
+    "__version__",
     "contract",
     "decompose",
     "difference",

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
@@ -24,6 +24,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.registry import get_decomposition, register_decomposition
+from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
 
 __all__ = [
     "BUILT_IN",
@@ -83,9 +84,33 @@ explain_missing_names(__name__)
 
 
 Strategy = str | Callable[[BilinearLayer], TensorNetwork]
+R = TypeVar("R", bound=BilinearMap)
+SpectralName = Literal["block_term", "eigen", "output_svd", "symmetric_cp"]
+CPName = Literal["cp", "random_components", "tensorly_non_negative_parafac", "tensorly_parafac"]
+TuckerName = Literal["hosvd", "tensorly_tucker", "tucker"]
 
 
-def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object) -> Any:
+@overload
+def decompose(part: BilinearMap, method: SpectralName, /, **options: object) -> SpectralResult: ...
+@overload
+def decompose(part: BilinearMap, method: CPName, /, **options: object) -> CPResult: ...
+@overload
+def decompose(part: BilinearMap, method: TuckerName, /, **options: object) -> TuckerResult: ...
+@overload
+def decompose(part: BilinearMap, method: Callable[[BilinearLayer], R], /) -> R: ...
+@overload
+def decompose(part: BilinearMap, method: Strategy, /, **options: object) -> BilinearMap: ...
+@overload
+def decompose(
+    part: BilinearNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object
+) -> BilinearNetwork: ...
+@overload
+def decompose(part: TensorNetwork, method: Strategy, /, **options: object) -> TensorNetwork: ...
+
+
+def decompose(
+    part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object
+) -> BilinearMap | BilinearNetwork:
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 
     method: a registered name with its options, a decomposition object, or for a network a mapping from part numbers

@@ -136,7 +136,7 @@ def circuits(job: Job) -> list[Row]:
 def directions(job: Job, blocks: int = 6) -> list[Row]:
     """The leading output directions shared by all features, with the nearest tokens and output features."""
     result = decompose(job.layer, "output_svd", blocks=min(blocks, job.layer.shape[0]), rank=1)
-    found, head = result.directions, job.model.head.weight.detach()
+    found, head = result.outputs.T, job.model.head.weight.detach()
     outputs, names = job.dictionary(job.config().steps, "mlp-out"), Names.read(job.out, "mlp-out")
     pieces = [job.piece(token) for token in range(len(head))]
     labels = [names.label(feature) for feature in range(outputs.features)]

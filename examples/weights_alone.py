@@ -135,7 +135,7 @@ def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count:
 
 def label_table(layer: BilinearLayer, outputs: Dictionary, unembedding: Tensor, count: int = 4) -> str:
     """The leading output directions by the tokens and features nearest to them, and what the two label sets share."""
-    directions = decompose(layer, "output_svd", blocks=count, rank=1).directions
+    directions = decompose(layer, "output_svd", blocks=count, rank=1).outputs.T
     lines = ["output_svd: nearest tokens and output features by cosine"]
     tokens, features = (label_directions(directions, rows, n=3) for rows in (unembedding, outputs.encoder))
     for block, both in enumerate(zip(tokens, features, strict=True)):

@@ -13,6 +13,7 @@ from tensornet_interp.inner_products.pairs import (
     similarity,
     similarity_by_output,
 )
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Estimate",
@@ -28,3 +29,5 @@ __all__ = [
     "similarity",
     "similarity_by_output",
 ]
+
+explain_missing_names(__name__)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from snippets import SNIPPETS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, OTHERS = "tensornet_interp", ("models", "examples")
@@ -218,10 +219,8 @@ def from_imports(source):
 
 def readers():
     """Everything that users read or copy from: pages, examples and models."""
-    for path in [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
-            yield pytest.param(code, id=f"{path.relative_to(ROOT)} {number}")
+    for snippet in SNIPPETS:
+        yield pytest.param(snippet.code, id=snippet.name)
     for path in FILES:
         if not name_of(path).startswith(PACKAGE):
             yield pytest.param(path.read_text(encoding="utf-8"), id=name_of(path))

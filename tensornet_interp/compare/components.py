@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import linear_sum_assignment  # SciPy comes with TensorLy, which requires it
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.checks import check_bool, check_size

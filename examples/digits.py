@@ -28,6 +28,7 @@ from tensornet_interp.checks import check_int
 from tensornet_interp.fidelity import COMPONENT_RANKINGS, certificate, fidelity, truncation_curve
 from tensornet_interp.plots import (
     activations,
+    compared_vectors,
     eigenvectors,
     explanation,
     output_directions,
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(options.out or f"out/{options.dataset}")
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
-    check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
+    for name, picked in (("--example-class", [options.example_class]), ("--classes", options.classes)):
+        for number in picked:
+            check_int(name, number, 0, len(data.class_names) - 1)
     config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["width"]))
     model = build_classifier(config, options.seed, device=options.device)
     training = TrainingConfig(
@@ -74,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     shared: SpectralResult = decompose(network[0], "output_svd")
     write_table(out / "output_svd.csv", print_directions(shared, data))
     drawn = figures(result, network, data, records, options.example_class)
+    drawn["leading"] = leading(result, options.classes, data)
     drawn["output_svd"] = output_directions(shared, data.shape, data.class_names)
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=120)
@@ -169,6 +173,18 @@ def figures(
     return drawn
 
 
+def leading(result: SpectralResult, classes: list[int], data: Dataset) -> Figure:
+    """The two most positive and the two most negative eigenvectors of a few classes, a row per class."""
+    vectors, values = {}, {}
+    for block in classes:
+        order = result.eigenvalues[block].argsort(descending=True)
+        picks = order[[0, 1, -2, -1]]
+        name = f"class {data.class_names[block]}"
+        vectors[name], values[name] = result.eigenvectors[block].mT[picks], result.eigenvalues[block][picks]
+    title = f"{data.name}: most positive and most negative eigenvectors"
+    return compared_vectors(vectors, values, data.shape, title=title)
+
+
 def strokes(vector: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
     """Inputs made from an eigenvector: its stroke, the upper half of it, it shifted, and one that meets both signs.
 
@@ -206,6 +222,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--example-class", type=int, default=5, help="class of the spectrum and the activation figure")
+    parser.add_argument("--classes", type=int, nargs="+", default=[0, 5], help="classes of the figure leading.png")
     parser.add_argument("--out", help="folder of the results, default out/DATASET")
     return parser.parse_args(argv)
 

@@ -65,3 +65,15 @@ def test_local_links_exist(page):
 def test_a_picture_says_what_it_shows(page):
     pictures = re.findall(r"!\[([^\]]*)\]\(", page.read_text(encoding="utf-8"))
     assert [text for text in pictures if len(text.split()) < 5] == []
+
+
+def test_the_gallery_shows_every_small_figure_and_names_real_commands():
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    shown = {(ROOT / "docs" / link).resolve() for link in re.findall(r"\]\(([^)]+\.png)\)", gallery)}
+    assert shown == {ROOT / "docs" / "mnist.png", *(ROOT / "docs" / "figures").glob("*.png")}
+    assert {path.name: path.stat().st_size for path in shown if path.stat().st_size > 60_000} == {}
+    commands = re.findall(r"^`python (examples/\w+\.py)(.*)` writes", gallery, flags=re.MULTILINE)
+    assert len(commands) == len(shown)
+    for script, options in commands:
+        source = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "examples/common.py").read_text(encoding="utf-8")
+        assert [option for option in re.findall(r"--[\w-]+", options) if f'"{option}"' not in source] == []

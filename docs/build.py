@@ -44,6 +44,11 @@ AT_HAND = {
     "report": "Report",
     "figure": "",
 }
+# Public methods that only the package calls: they are not shown.
+INTERNAL = {
+    *("Tree.compute", "Symmetric.compute", "Gaussian.compute"),
+    *(f"FitOptions.{name}" for name in ("check_layer", "compress", "finish", "given_start", "run")),
+}
 # The libraries that docstrings name things of, and the modules whose classes they name without a module.
 OTHERS = ("torch", "tensorly", "matplotlib")
 FORMATS = ("tensorly.cp_tensor", "tensorly.tt_tensor", "tensorly.tucker_tensor")
@@ -89,10 +94,12 @@ class Reference:
         inner = [self.members(part, page) for part in typing.get_args(annotation)]
         return {name: doc for members in reversed(inner) for name, doc in members.items()}
 
-    def at_hand(self, name: str) -> Mapping[str, Doc[Any]]:
+    def at_hand(self, word: str, doc: Doc[Any], page: Module) -> Mapping[str, Doc[Any]]:
         """The members of what a sentence may mean by `layer`, `result` and the like."""
-        classes = [self.pages[PACKAGE].get(cls) for cls in AT_HAND[name].split()]
-        return {name: doc for cls in classes if isinstance(cls, Class) for name, doc in cls.members.items()}
+        classes = [self.pages[PACKAGE].get(cls) for cls in AT_HAND[word].split()]
+        found = {name: member for cls in classes if isinstance(cls, Class) for name, member in cls.members.items()}
+        returned = doc.signature.return_annotation if word == "result" and isinstance(doc, Function) else None
+        return {**found, **self.members(returned, page)}
 
     def owner(self, doc: Doc[Any], page: Module) -> object:
         """The class that a docstring speaks of: the documented one, or the one of the documented method."""
@@ -128,13 +135,14 @@ class Reference:
         for start, path in _names(span):
             head, *rest = path.split(".")
             if head in takes or head in AT_HAND:
-                of_class = self.members(takes[head].annotation, page) if head in takes else self.at_hand(head)
+                taken = takes.get(head)
+                of_class = self.members(taken.annotation, page) if taken else self.at_hand(head, doc, page)
                 target = of_class.get(rest[0]) if rest else None
                 known = not rest or not of_class or target is not None
                 path = f"{head}.{rest[0]}" if rest else head
             else:
                 target = self.find(path, doc, page)
-                known = head in {*keyword.kwlist, *dir(builtins), *fields} or _is_of_others(path)
+                known = head in {*keyword.kwlist, *dir(builtins), "__getattr__", *fields} or _is_of_others(path)
             if target is not None and not target.name.startswith("_"):
                 written += html.escape(span[end:start]) + self.link(target, path, page)
                 end = start + len(path)
@@ -180,7 +188,7 @@ class Reference:
         own = {doc.name for doc in cls.own_members}
         for name, doc in cls.members.items():
             module, path = doc.taken_from
-            if name not in own and module.startswith(PACKAGE) and not name.startswith("_"):
+            if name not in own and path not in INTERNAL and module.startswith(PACKAGE) and not name.startswith("_"):
                 base = self.home(pkgutil.resolve_name(f"{module}:{path.rpartition('.')[0]}"), page)
                 target = base.members.get(name) if isinstance(base, Class) else None
                 yield doc.qualname, Markup(name) if target is None else self.link(target, name, page)
@@ -202,7 +210,7 @@ def _names(span: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_of_others(path: str) -> bool:
-    """Whether a name is one of another library: `CPTensor`, `torch.nn.Bilinear`, `nn.Linear`, `nn.Linear.weight`."""
+    """Whether a name is of another library: `CPTensor`, `torch.nn.Bilinear`, `nn.Linear`, `nn.Linear.weight`."""
     if "." not in path:
         return any(hasattr(importlib.import_module(module), path) for module in FORMATS)
     names = [path, f"torch.{path}"] + [f"torch.{path.rpartition('.')[0]}"] * (path.count(".") > 1)
@@ -266,6 +274,7 @@ def build(folder: Path) -> list[str]:
     filters = pdoc.render.env.filters
     filters |= {"prose": reference.prose, "public_bases": reference.bases, "inherited": reference.inherited}
     filters |= {"linkify": signature, "all_names": all_names}
+    pdoc.render.env.globals["internal"] = INTERNAL
     pdoc.render.env.globals["version"] = importlib.metadata.version(PACKAGE)
     pdoc.render.configure(template_directory=DOCS / "templates", show_source=False, search=False)
     with warnings.catch_warnings(record=True) as caught:

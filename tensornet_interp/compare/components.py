@@ -63,7 +63,7 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|), with c, l, r of unit norm
 
     a, b: layers or results with the same inputs and outputs; min(rank of a, rank of b) components are paired. A
-    component is one rank-one term of `to_layer()`. With `blocks=True`, for two `SpectralResult`s, whole blocks (output
+    component is one rank-one term of its CP tensor. With `blocks=True`, for two `SpectralResult`s, whole blocks (output
     vector times symmetric matrix M) are paired instead, and the congruence is |c . c'| |<M, M'>| / (||M|| ||M'||):
     compare blocks if eigenvalues are degenerate, and for block terms. A component that is zero has congruence 0.
     Congruence says that factors agree, not that they are right: if a CP is not unique, other fits are as good.

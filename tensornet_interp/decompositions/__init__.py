@@ -8,9 +8,11 @@ from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.adapter import (
+    TensorlyDecomposition,
     TensorlyNonNegativeParafac,
     TensorlyParafac,
     TensorlyTucker,
+    TensorTrainResult,
     tensorly_adapter,
 )
 from tensornet_interp.decompositions.block_term import BlockTerm
@@ -44,6 +46,8 @@ __all__ = [
     "Sparse",
     "Strategy",
     "SymmetricCP",
+    "TensorTrainResult",
+    "TensorlyDecomposition",
     "TensorlyNonNegativeParafac",
     "TensorlyParafac",
     "TensorlyTucker",

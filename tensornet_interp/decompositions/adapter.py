@@ -74,11 +74,11 @@ class TensorlyDecomposition:
     `tensorly_adapter` makes one class per function; the other fields of that class are the options of the function.
     rank: as the function takes it, within the sizes of the tensor: one number for a CP tensor; (out, in1, in2) or one
     number for all modes for a Tucker tensor; (a, b) or one number for a tensor train.
-    seed: TensorLy's `random_state`.
+    seed: TensorLy's random_state.
     max_elements: the size out * in^2 of the largest dense tensor that may be formed.
 
     Result: a `CPResult`, a `TuckerResult` or a tensor train, with TensorLy's relative errors as convergence, and
-    "tolerance" or "max_iterations" as stop reason. TensorLy fits two input factors to a Tucker tensor: `inputs` is an
+    "tolerance" or "max_iterations" as stop reason. TensorLy fits two input factors to a Tucker tensor: ours is an
     orthonormal basis of both, of rank up to twice the input rank, and the core is rotated into it; nothing is lost.
     Not differentiable.
     Cost: out * in^2 numbers, and TensorLy's own work on them.

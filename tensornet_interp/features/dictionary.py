@@ -139,7 +139,7 @@ def between(
 
     `inputs` is the dictionary before the layer; the columns of its decoder enter: x = decoder f + decoder_bias.
     `outputs` is the dictionary after the layer; the rows of its encoder enter, so the result computes its
-    pre-activations: `between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f)))`. TopK, rectifier and threshold
+    pre-activations: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier and threshold
     are not bilinear and are no part of it. A layer that is not lifted yet is lifted if there are biases (rank + 1);
     `biases=False` leaves the biases of both sides out, and the history says so. A dictionary of the residual stream
     after the layer reads y + x, not y.

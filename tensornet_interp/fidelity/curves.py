@@ -122,7 +122,7 @@ def network_fidelity(
     """Measure the `fidelity` of the whole network and of each part alone, with each part's relative error.
 
     Part i alone means: the reference with its part i replaced. In a lifted network a lower part passes on a constant,
-    which an approximation may not keep at 1; `constant_error` is the largest deviation on x.
+    which an approximation may not keep at 1; `LayerFidelity.constant_error` is the largest deviation on x.
     Raises ValueError if the networks differ in depth or a part in size (for a truncated bond use `fidelity`).
     Cost: parts + 1 times `fidelity`.
     """

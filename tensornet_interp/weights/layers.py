@@ -49,7 +49,7 @@ def load_layer(
 
     Biases that the layout names and the file has are lifted exactly, and so is the layout's `residual`. Apart from
     that, the residual stream, attention and norms stay outside of the layer. The history says which basis the inputs
-    are in: after the norm that the config's `normalization` names. Without a config.json the history says that gate
+    are in: after the norm that the config's "normalization" names. Without a config.json the history says that gate
     and norm are not known.
 
     A gate, in the layout or in the config, is refused, because the layer would not compute what the model computes.

@@ -25,7 +25,7 @@ class Layout:
     zero, unless the config says that the model has biases.
 
     `gated`: the layout has a gate on `left`; a gate is a function, not a tensor. `inputs` says which basis x is in,
-    and whether that is before or after a norm; if it is "", the config's `normalization` decides. `ignore` names
+    and whether that is before or after a norm; if it is "", the config's "normalization" decides. `ignore` names
     tensors of the same module that are no part of the map; any other tensor of that module is an error. `embedding`
     and `unembedding` (vocabulary, d_model) and `attention` are names for `load_tensor`.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "DEFAULT_MAX_ELEMENTS",
     "check_alike",
+    "check_batch",
     "check_bool",
     "check_choice",
     "check_int",
@@ -39,6 +40,13 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} has {bad} entries that are NaN or infinite")
     return value
+
+
+def check_batch(name: str, value: object, mode: str) -> Tensor:
+    """Vectors (..., mode) with any number of axes before the last; checked as in `check_tensor`."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
+    return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
 
 
 def check_alike(**tensors: Tensor) -> None:

@@ -1,6 +1,6 @@
 """A bilinear layer as what it is: a CP tensor of rank equal to its hidden width."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +8,49 @@ from typing import Any
 import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
-from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
-from tensornet_interp.contraction import Modes, TensorNetwork, Term
+from tensornet_interp.affine import affine_matrix, with_constant
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_batch, check_size, check_tensor
+from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 
-__all__ = ["BilinearLayer", "BilinearMap", "as_layer"]
+__all__ = ["BilinearLayer", "BilinearMap", "TensorNetwork"]
+
+_MODES = ("out", "in1", "in2")
+
+
+class TensorNetwork(ABC):
+    """Anything with open `modes` and `terms()`: a layer, a stack of layers, a decomposition of one."""
+
+    @property
+    @abstractmethod
+    def modes(self) -> Modes:
+        """The open modes, in the order of `to_tensor()`."""
+
+    @abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The arrays of the network; the same array object wherever a part is used more than once."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size of every open mode."""
+        sizes = mode_sizes(self.terms())
+        return {mode: sizes[mode] for mode in self.modes}
+
+    def to_tensor(self, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
+        """The dense tensor over `modes`: an oracle for small networks. Cost: the product of the sizes of the modes."""
+        return contract(self, max_elements=max_elements)
+
+    def to_layer(self) -> "BilinearLayer":
+        """The same map as a CP tensor, exactly; made dense here (out * in^2), which subclasses that can avoid do.
+
+        Raises ValueError if the modes are not ("out", "in1", "in2").
+        """
+        if self.modes != _MODES:
+            raise ValueError(
+                f"a layer has the modes {_MODES}, got {self.modes} of a {type(self).__name__}; rename its modes, or"
+                " project it to these"
+            )
+        return BilinearLayer.from_tensor(self.to_tensor())
 
 
 class BilinearMap(TensorNetwork):
@@ -29,11 +66,11 @@ class BilinearMap(TensorNetwork):
     @property
     def modes(self) -> Modes:
         """("out", "in1", "in2")."""
-        return ("out", "in1", "in2")
+        return _MODES
 
     @abstractmethod
     def to_layer(self) -> "BilinearLayer":
-        """The same map as a CP tensor; exact, no fit."""
+        """The same map as a CP tensor, exactly, with its name, history and constant coordinates."""
 
     def drop_constant(self) -> "BilinearMap":
         """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
@@ -74,9 +111,7 @@ class BilinearMap(TensorNetwork):
         Cost: directions * in^2 * rank.
         """
         layer = self.to_layer()
-        if not isinstance(direction, Tensor) or direction.ndim == 0:
-            raise TypeError(f"direction must be a tensor (..., out), got {direction!r}")
-        check_tensor("direction", direction, ("...",) * (direction.ndim - 1) + ("out",))
+        check_batch("direction", direction, "out")
         check_size("out", layer=layer.down.shape[0], direction=direction.shape[-1])
         check_alike(layer=layer.down, direction=direction)
         matrix = (layer.left * (direction @ layer.down)[..., None, :]) @ layer.right.mT
@@ -84,15 +119,13 @@ class BilinearMap(TensorNetwork):
 
     def lift_input(self, name: str, x: Tensor) -> Tensor:
         """Plain inputs `x` (..., in) checked, with the constant 1 put in front where this map is lifted."""
-        if not isinstance(x, Tensor) or x.ndim == 0:
-            raise TypeError(f"{name} must be a tensor (..., in), got {type(x).__name__}")
-        check_tensor(name, x, ("...",) * (x.ndim - 1) + ("in",))
+        check_batch(name, x, "in")
         plain = self.sizes["in1"] - self.constant_in
         if x.shape[-1] != plain:
             lifted = " (the constant coordinate of a lifted layer is added by the call)" if self.constant_in else ""
             raise ValueError(f"mode 'in' has size {plain} in the layer but {x.shape[-1]} in {name}{lifted}")
         check_alike(layer=self.terms()[0].data, **{name: x})
-        return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1) if self.constant_in else x
+        return with_constant(x) if self.constant_in else x
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)  # a tensor has no single truth value
@@ -195,9 +228,8 @@ class BilinearLayer(BilinearMap):
 
     def __repr__(self) -> str:
         n_out, n_in, _ = self.shape
-        extra = (
-            f", lifted in={self.constant_in} out={self.constant_out}" if self.constant_in or self.constant_out else ""
-        )
+        lifted = self.constant_in or self.constant_out
+        extra = f", lifted in={self.constant_in} out={self.constant_out}" if lifted else ""
         dtype = str(self.down.dtype).removeprefix("torch.")
         return f"BilinearLayer({self.name!r}, out={n_out}, in={n_in}, rank={self.rank}, {dtype}{extra}, {self.basis})"
 
@@ -242,14 +274,12 @@ class BilinearLayer(BilinearMap):
         """
         left, right, down = self.left, self.right, self.down
         if inputs is not None or input_bias is not None:
-            full = _affine("input", inputs, input_bias, 0, left.shape[0] - self.constant_in, self.constant_in, left)
+            full = affine_matrix("input", inputs, input_bias, axis=0, like=left, constant=self.constant_in)
             left, right = full.T @ left, full.T @ right
             if not note.startswith("inputs "):
                 note = f"inputs changed: {note}" if note else "inputs changed"
         if outputs is not None or output_bias is not None:
-            full = _affine(
-                "output", outputs, output_bias, 1, down.shape[0] - self.constant_out, self.constant_out, down
-            )
+            full = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out)
             down = full @ down
         history = (*self.history, note or "change of basis")
         return replace(self, down=down, left=left, right=right, history=history)
@@ -268,36 +298,3 @@ class BilinearLayer(BilinearMap):
             return tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype)
 
         return replace(self, down=move(self.down), left=move(self.left), right=move(self.right))
-
-
-def as_layer(part: TensorNetwork) -> BilinearLayer:
-    """Any part with modes (out, in1, in2) as a layer; one that knows no shorter way is made dense (out * in^2)."""
-    if isinstance(part, BilinearMap):
-        return part.to_layer()
-    if not isinstance(part, TensorNetwork):
-        raise TypeError(f"expected a BilinearLayer or a decomposition of one, got {type(part).__name__}")
-    if part.modes != ("out", "in1", "in2"):
-        raise ValueError(f"a layer has modes ('out', 'in1', 'in2'), got {part.modes}")
-    return BilinearLayer.from_tensor(part.to_tensor())
-
-
-def _affine(
-    name: str, matrix: Tensor | None, bias: Tensor | None, axis: int, size: int, constant: bool, like: Tensor
-) -> Tensor:
-    """The matrix of a change of basis, [[1, 0], [bias, matrix]] where the mode has a constant coordinate."""
-    if bias is not None and not constant:
-        raise ValueError(f"{name}_bias needs a lifted layer, whose constant coordinate it is written to; see lift()")
-    if matrix is None:
-        matrix = torch.eye(size, dtype=like.dtype, device=like.device)
-    check_tensor(f"{name}s", matrix, ("row", "column"))
-    check_size(name.removesuffix("put"), layer=size, **{f"{name}s": matrix.shape[axis]})
-    check_alike(layer=like, **{f"{name}s": matrix})
-    if not constant:
-        return matrix
-    if bias is None:
-        bias = matrix.new_zeros(matrix.shape[0])
-    check_tensor(f"{name}_bias", bias, (name,))
-    check_size(name, **{f"{name}s": matrix.shape[0], f"{name}_bias": bias.shape[0]})
-    check_alike(layer=like, **{f"{name}_bias": bias})
-    first = torch.cat([bias.new_ones(1), bias])[:, None]
-    return torch.cat([first, pad(matrix, (0, 0, 1, 0))], 1)

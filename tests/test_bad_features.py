@@ -68,7 +68,7 @@ TABLE = [
     ("dictionary a tensor", lambda: between(LAYER, DOWN), TypeError, "inputs must be a Dictionary, got Tensor; see Dictionary.from_matrix"),
     ("dictionary, dtype", lambda: between(LAYER, Dictionary.from_matrix(tensor(5, 6).float())), ValueError, "share one dtype"),
     # features
-    ("interactions, no layer", lambda: interactions(layer=DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("interactions, no layer", lambda: interactions(layer=DOWN), TypeError, "layer must be a layer, a decomposition of one or a network, got Tensor"),
     ("interactions, two directions", lambda: interactions(direction=tensor(2, 3)), ValueError, r"direction must have 1 dimensions \('out',\)"),
     ("interactions, direction size", lambda: interactions(direction=tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
     ("interactions, direction NaN", lambda: interactions(direction=NAN * U), ValueError, "direction has 3 entries that are NaN"),

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
 from tensornet_interp.checks import check_int
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.inner_products.operands import as_network
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.network import BilinearNetwork, as_network
 
 Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_batch, check_int, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 
@@ -122,9 +122,7 @@ class Dictionary:
         return Dictionary(**(vars(self) | moved))
 
     def _checked(self, name: str, value: Tensor, mode: str, size: int) -> Tensor:
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
-        check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
+        check_batch(name, value, mode)
         check_size(mode, dictionary=size, **{name: value.shape[-1]})
         check_alike(dictionary=self.encoder, **{name: value})
         return value

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import check_alike, check_batch, check_choice, check_int, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.statistics import Statistics, summarize
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 
 _PAIRS = ("all", "cross", "self")
 _RANKINGS = ("magnitude", "negative", "positive")
@@ -66,9 +66,7 @@ class FeatureInteractions:
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Return the output along the direction, float64: (..., feature) -> (...). Cost: feature * rank per sample."""
-        if not isinstance(codes, Tensor) or codes.ndim == 0:
-            raise TypeError(f"codes must be a tensor (..., feature), got {type(codes).__name__}")
-        check_tensor("codes", codes, ("...",) * (codes.ndim - 1) + ("feature",))
+        check_batch("codes", codes, "feature")
         check_size("feature", decoder=len(self), codes=codes.shape[-1])
         wide = codes.to(torch.float64)
         return (wide @ self.factors).square() @ self.signs + wide @ self.linear + self.offset
@@ -225,7 +223,7 @@ def feature_interactions(
     >>> [(i, j, round(value, 6)) for i, j, value in q.top(1)]
     [(0, 1, 0.5)]
     """
-    part = as_layer(layer)
+    part = check_network("layer", layer).to_layer()
     space = stated_space(part, space)
     check_tensor("direction", direction, ("out",))
     check_tensor("decoder", decoder, ("in", "feature"))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.interactions import stated_space
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 from tensornet_interp.numerics import nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
@@ -43,7 +43,7 @@ def low_rank_correlation(
     variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
     Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
     """
-    part = as_layer(layer)
+    part = check_network("layer", layer).to_layer()
     space = stated_space(part, space)
     count = _check_directions(part, directions)
     check_tensor("x", x, ("token", "in"))
@@ -110,7 +110,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     Raises ValueError if sizes differ.
     Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
     """
-    part = as_layer(layer)
+    part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
     core, _ = compress_inputs(part.to(dtype=torch.float64), count)
     size = core.shape[1]

@@ -1,17 +1,25 @@
-"""Affine maps as matrices, over coordinates of which the first can be the constant 1 of a lifted layer."""
+"""Vectors and affine maps in coordinates of which the first can be the constant 1 of a lifted layer."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_batch, check_size, check_tensor
 
-__all__ = ["affine_matrix", "with_constant"]
+__all__ = ["affine_matrix", "lift_vectors"]
 
 
-def with_constant(x: Tensor) -> Tensor:
-    """[1, x]: the vectors (..., size) with the constant coordinate in front."""
-    return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
+def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:
+    """Plain vectors (..., in) checked and, if the `size` coordinates begin with the constant 1, put behind that 1.
+
+    `like` is an array of the layer, whose dtype and device they share.
+    """
+    check_batch(name, x, "in")
+    if x.shape[-1] != size - constant:
+        lifted = " (the constant coordinate of a lifted layer is added by the call)" if constant else ""
+        raise ValueError(f"mode 'in' has size {size - constant} in the layer but {x.shape[-1]} in {name}{lifted}")
+    check_alike(layer=like, **{name: x})
+    return _with_constant(x) if constant else x
 
 
 def affine_matrix(
@@ -37,4 +45,9 @@ def affine_matrix(
     check_tensor(f"{name}_bias", bias, (name,))
     check_size(name, **{f"{name}s": matrix.shape[0], f"{name}_bias": bias.shape[0]})
     check_alike(layer=like, **{f"{name}_bias": bias})
-    return torch.cat([with_constant(bias)[:, None], pad(matrix, (0, 0, 1, 0))], 1)
+    return torch.cat([_with_constant(bias)[:, None], pad(matrix, (0, 0, 1, 0))], 1)
+
+
+def _with_constant(x: Tensor) -> Tensor:
+    """[1, x]: vectors (..., size) behind the constant coordinate."""
+    return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)

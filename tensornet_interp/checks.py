@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -15,10 +15,12 @@ __all__ = [
     "check_bool",
     "check_choice",
     "check_int",
+    "check_notes",
     "check_number",
     "check_share",
     "check_size",
     "check_tensor",
+    "check_text",
     "suggestion",
 ]
 
@@ -104,6 +106,22 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
+
+
+def check_text(name: str, value: object, *, empty: bool = False) -> str:
+    """`value` as a string, not blank unless `empty` allows it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r} ({type(value).__name__})")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} must say something, got {value!r}")
+    return value
+
+
+def check_notes(name: str, value: object) -> tuple[str, ...]:
+    """A sequence of strings as a tuple; one string is refused, since it would be taken apart into its letters."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(note, str) for note in value):
+        raise TypeError(f"{name} must be a sequence of texts, as ('scaled',), got {value!r}")
+    return tuple(value)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -57,9 +58,7 @@ def lift(
         )
     left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
     history = (*layer.history, "lifted")
-    return BilinearLayer(
-        down=down, left=left, right=right, name=layer.name, history=history, constant_in=True, constant_out=True
-    )
+    return replace(layer, down=down, left=left, right=right, history=history, constant_in=True, constant_out=True)
 
 
 class Split(NamedTuple):
@@ -87,7 +86,7 @@ def split(layer: BilinearLayer) -> Split:
     a, b, left, right = layer.left[0], layer.right[0], layer.left[1:], layer.right[1:]
     history = (*layer.history, "interaction part, without biases")
     return Split(
-        BilinearLayer(down=down, left=left, right=right, name=layer.name, history=history),
+        replace(layer, left=left, right=right, history=history, constant_in=False),
         down @ (a * right + b * left).T,
         down @ (a * b),
     )

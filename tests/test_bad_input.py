@@ -50,6 +50,12 @@ def moments(mean=ORIGIN, covariance=IDENTITY, **about):
 
 
 DEAD = BilinearLayer(down=DOWN * torch.tensor([[1.0], [1.0], [0.0]]).double(), left=LEFT, right=RIGHT)
+
+
+def make_with(**options):
+    return BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, **options)
+
+
 DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 
 TABLE = [
@@ -98,6 +104,14 @@ TABLE = [
     ("direction integer", lambda: LAYER.interaction_matrix(torch.ones(3, dtype=torch.int64)), TypeError, "direction must be real floating point"),
     ("direction NaN", lambda: LAYER.interaction_matrix(DOWN[:, 0] * NAN), ValueError, "direction has 3 entries that are NaN"),
     # change of basis, lift, network
+    ("history one text", lambda: make_with(history="scaled"), TypeError, "history must be a sequence of texts, .* got 'scaled'"),
+    ("history of a number", lambda: make_with(history=(1,)), TypeError, "history must be a sequence of texts"),
+    ("constant in a number", lambda: make_with(constant_in=1), TypeError, "constant_in must be True or False, got 1"),
+    ("constant out a text", lambda: make_with(constant_out="False"), TypeError, "constant_out must be True or False, got 'False'"),
+    ("name None", lambda: make_with(name=None), TypeError, "name must be a text, got None"),
+    ("basis empty", lambda: make_with(basis=" "), ValueError, "basis must say something, got ' '"),
+    ("basis None", lambda: make_with(basis=None), TypeError, "basis must be a text, got None"),
+    ("basis of the outputs", lambda: LAYER.change_basis(outputs=tensor(2, 3), basis="x"), ValueError, "basis='x' is that of new inputs"),
     ("basis size", lambda: LAYER.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("basis size, lifted", lambda: LIFTED.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("output basis size", lambda: LAYER.change_basis(outputs=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),

@@ -37,7 +37,7 @@ def tensor(*size, seed=0):
 
 
 def plain():
-    return random_layer(OUT, IN, RANK, seed=1).change_basis(tensor(IN, IN, seed=2), note="inputs in the turned basis")
+    return random_layer(OUT, IN, RANK, seed=1).change_basis(tensor(IN, IN, seed=2), basis="turned")
 
 
 def lifted():

@@ -139,8 +139,8 @@ def between(
     `outputs` is the dictionary after the layer; the rows of its encoder enter, so the result computes its
     pre-activations: `between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f)))`. TopK, rectifier and threshold
     are not bilinear and are no part of it. A layer that is not lifted yet is lifted if there are biases (rank + 1);
-    `biases=False` leaves the biases of both sides out, and the history says so. A dictionary of the residual stream
-    after the layer reads y + x, not y.
+    `biases=False` leaves the biases of both sides out, and basis and history say so. A dictionary of the residual
+    stream after the layer reads y + x, not y.
 
     Raises ValueError if a dictionary has another width than the layer. Cost: 2 rank in features + rank out features
     multiply-adds; memory: features * rank per factor.
@@ -167,8 +167,8 @@ def between(
         layer = lift(layer)
     left_out = "" if biases else ", biases left out"
     if inputs is not None:
-        note = f"inputs in features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
-        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, note=note)
+        basis = f"features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
+        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, basis=basis)
     if outputs is not None:
         note = f"outputs in features of {outputs.name or 'a dictionary'} (encoder rows{left_out})"
         layer = layer.change_basis(outputs=outputs.encoder, output_bias=output_bias, note=note)

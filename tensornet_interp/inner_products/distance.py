@@ -95,6 +95,7 @@ def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
         right=right,
         name=name,
         history=history,
+        basis=new.basis,
         constant_in=old.constant_in,
         constant_out=old.constant_out,
     )

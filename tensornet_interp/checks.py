@@ -15,6 +15,7 @@ __all__ = [
     "check_bool",
     "check_choice",
     "check_int",
+    "check_labels",
     "check_notes",
     "check_number",
     "check_share",
@@ -81,24 +82,38 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
     """A number from 0 to 1 (no bool), either end left out where it is open."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
     return float(value)
 
 
-def check_number(name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """`value` as a finite float between `minimum` and `maximum`, both allowed; True is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+def check_number(
+    name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
+) -> float:
+    """`value` as a finite float from `minimum` (or above it, if it is open) to `maximum`; True is not a number."""
+    value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
+    if low_open and value <= minimum:
+        raise ValueError(f"{name} must be above {minimum:g}, got {value}")
     if not minimum <= value <= maximum:
         if math.isinf(maximum):
             raise ValueError(f"{name} must be at least {minimum:g}, got {value}")
         raise ValueError(f"{name} must be between {minimum:g} and {maximum:g}, got {value}")
     return float(value)
+
+
+def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
+    """Class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+        shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
+    check_size("batch", x=samples, **{name: len(value)})
+    low, high = (int(value.min()), int(value.max())) if samples else (0, 0)
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {low} to {high}")
+    return value
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -136,3 +151,9 @@ def suggestion(word: object, known: Iterable[str]) -> str:
     """'; did you mean ...?' where a known word is near, else nothing."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    return value

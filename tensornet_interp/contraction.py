@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_tensor, suggestion
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_number, check_tensor, suggestion
 from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
 
 __all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract", "mode_sizes", "plan", "rename"]
@@ -96,10 +96,7 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
             f"chunk must be a mode of the output {output}, got {chunk!r}{suggestion(chunk, output)}; a summed mode"
             " cannot be worked through in slices"
         )
-    if isinstance(max_elements, bool) or not isinstance(max_elements, int | float):
-        raise TypeError(f"max_elements must be a number, got {max_elements!r}")
-    if not max_elements >= 1:
-        raise ValueError(f"max_elements must be at least 1, got {max_elements}")
+    check_number("max_elements", max_elements, 1)
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
     # one array is two where it is sliced in one term and not, or along another axis, in another
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]

@@ -1,6 +1,5 @@
 """Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 
 __all__ = ["Split", "lift", "split"]
@@ -30,10 +29,7 @@ def lift(
     if layer.constant_in or layer.constant_out:
         raise ValueError(f"the layer is lifted already: {layer!r}")
     n_out, n_in, _ = layer.shape
-    if not isinstance(residual, int | float) or isinstance(residual, bool):
-        raise TypeError(f"residual must be a number, got {residual!r}")
-    if not math.isfinite(residual):
-        raise ValueError(f"residual must be finite, got {residual}")
+    residual = check_number("residual", residual)
     if residual and n_in != n_out:
         raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
 

@@ -98,7 +98,7 @@ TABLE = [
     ("correlation, one direction", lambda: low_rank_correlation(LAYER, U, X, (1,), basis="x"), ValueError, r"directions must have 2 dimensions \('feature', 'out'\)"),
     ("correlation, x size", lambda: low_rank_correlation(LAYER, U[None], tensor(2, 6), (1,), basis="x"), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("correlation, active shape", lambda: correlations(active=X > 0), ValueError, r"active must be boolean of shape \(token, feature\) = \(2, 1\), got torch.bool \(2, 5\)"),
-    ("correlation, active NaN", lambda: correlations(active=NAN), TypeError, "active must be a threshold or a boolean tensor"),
+    ("correlation, active NaN", lambda: correlations(active=NAN), ValueError, "active, if no boolean tensor .token, feature., must be finite, got nan"),
     ("correlation, bias size", lambda: correlations(bias=tensor(2)), ValueError, "mode 'feature' has size 1 in directions but 2 in bias"),
     ("structure, size", lambda: rank_by_structure(LAYER, X), ValueError, "mode 'out' has size 3 in layer but 5 in directions"),
     ("labels, size", lambda: label_directions(X, tensor(4, 6)), ValueError, "mode 'size' has size 5 in directions but 6 in vectors"),

@@ -136,7 +136,7 @@ def test_bad_input() -> None:
         fidelity(result, layer, x, labels[:4])
     with pytest.raises(TypeError, match="int64 class numbers"):
         fidelity(result, layer, x, labels.double())
-    with pytest.raises(ValueError, match="labels go from 4 to 4 but there are 4 outputs"):
+    with pytest.raises(ValueError, match="labels must be classes from 0 to 3, got 4 to 4"):
         fidelity(result, layer, x, labels + 4)
     with pytest.raises(ValueError, match="x is empty"):
         fidelity(result, layer, x[:0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term, contract, rename
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network, check_network
@@ -145,6 +145,7 @@ def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float =
     Memory: width in^n; flops: about L n rank width in^n.
     """
     stack = as_network(network)
+    check_number("max_elements", max_elements, 1)
     degree = check_int("degree", degree, 0, 2 ** len(stack), f"the degree of {len(stack)} layers")
     layers = stack.layers
     n_in = layers[0].shape[1]

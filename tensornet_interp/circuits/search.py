@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up, layer_inputs
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -63,6 +63,7 @@ def circuit(
     kept = _check_widths(widths, layers)
     if beam is not None:
         check_int("beam", beam, 1)
+    check_number("max_elements", max_elements, 1)
     sizes = _level_sizes(kept, beam)
     needed = max(size * layer.shape[1] for size, layer in zip(sizes, layers, strict=True))
     if needed > max_elements:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.interactions import stated_basis
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -156,8 +156,8 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
             raise ValueError(
                 f"active must be boolean of shape (token, feature) = {shape}, got {active.dtype} {tuple(active.shape)}"
             )
-    elif not isinstance(active, int | float) or isinstance(active, bool) or active != active:
-        raise TypeError(f"active must be a threshold or a boolean tensor (token, feature), got {active!r}")
+    else:
+        check_number("active, if no boolean tensor (token, feature),", active)
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_choice, check_int, check_labels, check_number, check_size, check_tensor
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
@@ -219,6 +219,8 @@ def components_needed(
     """
     if not len(records):
         raise ValueError("records is empty: give the curve of one ranking")
+    check_number("accuracy", accuracy)
+    check_number("drop", drop)
     rankings = sorted({str(record.get("ranking", "")) for record in records})
     if len(rankings) > 1:
         raise ValueError(f"records must be of one ranking, got {', '.join(rankings)}")
@@ -249,11 +251,5 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
     check_tensor("x", x, ("batch", "in"))
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-        raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
-    check_size("batch", x=len(x), labels=len(labels))
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_out:
-        raise ValueError(f"labels go from {low} to {high} but there are {n_out} outputs, 0 to {n_out - 1}")
+    if labels is not None:
+        check_labels("labels", labels, samples=len(x), classes=n_out)

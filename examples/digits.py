@@ -92,7 +92,9 @@ def print_spectra(result: SpectralResult, data: Dataset) -> None:
         positive = " ".join(f"{value:+7.3f}" for value in ordered[:3].tolist())
         negative = " ".join(f"{value:+7.3f}" for value in ordered.flip(0)[:3].tolist())
         print(f"{name:<12} {positive:>24} {negative:>24} {rank:>15.1f}")
-    print(f"effective rank, mean over classes: {float(result.effective_rank().mean()):.1f} ({result.report.basis})")
+    print(
+        f"effective rank, mean over classes: {float(result.effective_rank().mean()):.1f} (basis: {result.report.basis})"
+    )
 
 
 def print_directions(result: SpectralResult, data: Dataset) -> list[dict[str, object]]:

@@ -70,7 +70,7 @@ def correlation(job: Job) -> list[Row]:
         active = torch.cat([outputs.encode(part) > 0 for part in truth.split(4096)])
         records = low_rank_correlation(job.layer, outputs.encoder, job.held_x, ks, active=active)
         rows += [{"steps": steps, "trained": steps * config.batch_size} | record for record in records]
-    return [{key: value for key, value in row.items() if key != "space"} for row in rows]
+    return [{key: value for key, value in row.items() if key != "basis"} for row in rows]
 
 
 def circuits(job: Job) -> list[Row]:
@@ -89,7 +89,7 @@ def circuits(job: Job) -> list[Row]:
         if feature in firing:
             negation = is_negation(behind, job.shown_rows, feature, job.piece)
             row = record | {"place": len(ranking) + 1, "token": names["mlp-out"][feature], "negation": negation}
-            ranking.append({key: value for key, value in row.items() if key != "space"})
+            ranking.append({key: value for key, value in row.items() if key != "basis"})
     write_table(job.out / "ranking.csv", ranking)
     chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
     about_negation = [int(row["feature"]) for row in ranking if row["negation"]]

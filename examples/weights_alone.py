@@ -124,7 +124,7 @@ def sample(dictionary: Dictionary, tokens: int, seed: int) -> Tensor:
 
 def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count: int) -> str:
     """The first features by structure."""
-    lines = [str(records[0]["space"]), "place  feature   share  eigenvalues            opposite  effective rank"]
+    lines = [f"basis: {records[0]['basis']}", "place  feature   share  eigenvalues            opposite  effective rank"]
     lines += [
         f"{r['place']:>5}  {r['feature']:>7}  {r['share']:>6.3f}  {r['first']:>+9.3g} {r['second']:>+9.3g}"
         f"    {'yes' if r['opposite'] else 'no':>8}  {r['effective_rank']:>14.1f}"
@@ -179,7 +179,7 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
     name = f"output feature {feature}"
     return {
         "interactions": interaction_submatrix(found, 12),
-        "plane": eigenvector_plane(plane, pair.eigenvalues[0], count=6, space=layer.basis, name=name),
+        "plane": eigenvector_plane(plane, pair.eigenvalues[0], count=6, basis=layer.basis, name=name),
         "correlation": correlation_by_rank(records),
     }
 

@@ -113,7 +113,7 @@ class LogicGateModel(nn.Module):
 
     def layer(self) -> BilinearLayer:
         """The exact lifted layer: coordinates [1, bits] -> [1, gates]."""
-        return self.bilinear.layer("gates", ("inputs in bits, 0 or 1",))
+        return self.bilinear.layer("gates", basis="bits, 0 or 1")
 
 
 def train_logic_gates(

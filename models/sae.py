@@ -41,8 +41,7 @@ class SAEConfig:
             check_int(name, getattr(self, name), 1)
         check_int("buffer", self.buffer, 2 * self.batch_size, why="two batches")
         check_int("seed", self.seed, 0)
-        if check_number("lr", self.lr, 0.0) == 0:
-            raise ValueError("lr must be above 0, got 0")
+        check_number("lr", self.lr, 0.0, low_open=True)
         if not isinstance(self.checkpoints, tuple):
             raise TypeError(f"checkpoints must be a tuple of steps, got {type(self.checkpoints).__name__}")
         for step in self.checkpoints:

@@ -7,7 +7,7 @@ products. Every folder is a room with a page of its own, as `tensornet_interp.fe
 import tensorly
 
 from tensornet_interp.bonds import odt
-from tensornet_interp.contraction import TensorNetwork, Term, contract, plan, rename
+from tensornet_interp.contraction import Term, contract, plan, rename
 from tensornet_interp.decompositions import (
     CP,
     HOSVD,
@@ -20,7 +20,7 @@ from tensornet_interp.decompositions import (
     decompose,
 )
 from tensornet_interp.inner_products import Estimate, difference, inner, norm, relative_error, similarity
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork

@@ -1,14 +1,22 @@
 """Adversarial masks from eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_share, check_size, check_tensor
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import (
+    check_alike,
+    check_choice,
+    check_int,
+    check_labels,
+    check_number,
+    check_share,
+    check_size,
+    check_tensor,
+)
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network
 from tensornet_interp.results import SpectralResult
 
 __all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
@@ -119,7 +127,7 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
 
 
 def mask_effect(
-    network: BilinearMap | BilinearNetwork,
+    network: TensorNetwork,
     mask: Tensor,
     x: Tensor,
     labels: Tensor,
@@ -140,17 +148,17 @@ def mask_effect(
     check_tensor("x", x, ("sample", "in"))
     check_size("in", x=x.shape[1], mask=len(mask))
     check_alike(x=x, mask=mask)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must be int64 of shape ({len(x)},), one per sample of x")
-    target = check_int("target", target, 0, network.sizes["out"] - 1, "an output of the network")
+    network = as_network(network)
+    classes = network.sizes["out"]
+    check_labels("labels", labels, samples=len(x), classes=classes)
+    target = check_int("target", target, 0, classes - 1, "an output of the network")
     length = mask.norm()
     if float(length) == 0:
         raise ValueError("mask is zero: it has no direction to give a norm to")
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
     for norm in norms:
-        if not 0 <= norm < math.inf:
-            raise ValueError(f"norms must be finite and not negative, got {norm}")
+        check_number("norms", norm, 0)
     others = labels != target
     if not bool(others.any()):
         raise ValueError(f"all samples are of class target={target}: none can be misclassified as it")

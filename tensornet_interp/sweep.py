@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions import build, decompose
 from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.inner_products.pairs import similarity
-from tensornet_interp.layer import as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
@@ -64,8 +64,8 @@ def sweep(
     no word for are written as text: a tensor by its fingerprint, a dataclass by its fields, the rest by repr.
     """
     check_choice("errors", errors, ("record", "raise"))
-    target = as_layer(layer)
-    mark = fingerprint(layer)
+    target = check_network("layer", layer).to_layer()
+    mark = fingerprint(target)
     jobs: dict[str, tuple[dict[str, Any], int | None, Record]] = {}
     for options, seed in _points(method, grid, seeds):
         seeded = options if seed is None else options | {"seed": seed}
@@ -77,7 +77,7 @@ def sweep(
     records = []
     for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
         if key not in known:
-            known[key] = json.loads(json.dumps(head | _fit(layer, method, options, measure, errors)))
+            known[key] = json.loads(json.dumps(head | _fit(target, method, options, measure, errors)))
             if path is not None:
                 with path.open("ab") as file:
                     file.write(json.dumps(known[key]).encode() + b"\n")
@@ -153,7 +153,7 @@ def describe(value: object) -> Any:
     return text
 
 
-def _fit(layer: TensorNetwork, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
+def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
     start = time.perf_counter()
     try:
         result = decompose(layer, method, **options)
@@ -170,7 +170,7 @@ def _fit(layer: TensorNetwork, method: str, options: Mapping[str, Any], measure:
     return record | more
 
 
-def _numbers(result: TensorNetwork, layer: TensorNetwork) -> Record:
+def _numbers(result: TensorNetwork, layer: BilinearLayer) -> Record:
     report = result.report if isinstance(result, Result) else None
     error = report.relative_error if report else None
     return {

@@ -19,7 +19,7 @@ def layer(kind):
         left, right = torch.diag(1 + 0.01 * torch.arange(D)), torch.eye(D)
     down = torch.zeros(3, D)
     down[0] = 1.0
-    return BilinearLayer(down=down, left=left, right=right, history=("inputs in a planted space",))
+    return BilinearLayer(down=down, left=left, right=right, basis="planted")
 
 
 def data(tokens=400, seed=0):

@@ -74,7 +74,7 @@ TABLE = [
     # priors
     ("prior on a mode", lambda: Sparse("output"), ValueError, r"mode must be one of inputs, left, outputs, right; got 'output'; did you mean 'outputs'\?"),
     ("prior on no mode", lambda: NonNegative(None), ValueError, "mode must be one of inputs, left, outputs, right; got None"),
-    ("strength negative", lambda: Sparse("outputs", -0.1), ValueError, r"strength must be finite and at least 0, got -0\.1"),
+    ("strength negative", lambda: Sparse("outputs", -0.1), ValueError, r"strength must be at least 0, got -0\.1"),
     ("strength NaN", lambda: Sparse("outputs", float("nan")), ValueError, "strength must be finite"),
     ("strength a word", lambda: Smooth((2, 3), "much"), TypeError, "strength must be a number, got 'much'"),
     ("one prior", given("cp", rank=2, priors=Sparse("outputs")), TypeError, r"priors must be a list of Prior objects"),

@@ -50,6 +50,12 @@ def moments(mean=ORIGIN, covariance=IDENTITY, **about):
 
 
 DEAD = BilinearLayer(down=DOWN * torch.tensor([[1.0], [1.0], [0.0]]).double(), left=LEFT, right=RIGHT)
+
+
+def make_with(**options):
+    return BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, **options)
+
+
 DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 
 TABLE = [
@@ -98,6 +104,14 @@ TABLE = [
     ("direction integer", lambda: LAYER.interaction_matrix(torch.ones(3, dtype=torch.int64)), TypeError, "direction must be real floating point"),
     ("direction NaN", lambda: LAYER.interaction_matrix(DOWN[:, 0] * NAN), ValueError, "direction has 3 entries that are NaN"),
     # change of basis, lift, network
+    ("history one text", lambda: make_with(history="scaled"), TypeError, "history must be a sequence of texts, .* got 'scaled'"),
+    ("history of a number", lambda: make_with(history=(1,)), TypeError, "history must be a sequence of texts"),
+    ("constant in a number", lambda: make_with(constant_in=1), TypeError, "constant_in must be True or False, got 1"),
+    ("constant out a text", lambda: make_with(constant_out="False"), TypeError, "constant_out must be True or False, got 'False'"),
+    ("name None", lambda: make_with(name=None), TypeError, "name must be a text, got None"),
+    ("basis empty", lambda: make_with(basis=" "), ValueError, "basis must say something, got ' '"),
+    ("basis None", lambda: make_with(basis=None), TypeError, "basis must be a text, got None"),
+    ("basis of the outputs", lambda: LAYER.change_basis(outputs=tensor(2, 3), basis="x"), ValueError, "basis='x' is that of new inputs"),
     ("basis size", lambda: LAYER.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("basis size, lifted", lambda: LIFTED.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("output basis size", lambda: LAYER.change_basis(outputs=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),
@@ -121,7 +135,7 @@ TABLE = [
     ("one part lifted", lambda: BilinearNetwork([lift(SQUARE), LAYER]), ValueError, "part 0 has the constant .* part 1 does not take; lift every layer or none"),
     ("other part lifted", lambda: BilinearNetwork([SQUARE, LIFTED]), ValueError, "part 0 lacks the constant .* part 1 expects"),
     ("part dtype", lambda: BilinearNetwork([SQUARE, LAYER.to(dtype=torch.float32)]), ValueError, "share one dtype; got part 0 .*part 1"),
-    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "part 0 is a Tensor, not a layer or a decomposition of one"),
+    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "part 0 must be a layer, a decomposition of one or a network, got Tensor"),
     ("no such part", lambda: STACK[2], ValueError, "part must be from -2 to 1, got 2"),
     ("replace no such part", lambda: STACK.replace(-3, LAYER), ValueError, "part must be from -2 to 1, got -3"),
     ("replace with another size", lambda: STACK.replace(0, LAYER), ValueError, "part 0 has 3 outputs but part 1 takes 5"),
@@ -148,7 +162,7 @@ TABLE = [
     ("mapping, options", lambda: decompose(STACK, {0: "eigen"}, rank=2), ValueError, r"options \['rank'\] with a mapping"),
     ("mapping, no such part", lambda: decompose(STACK, {2: "eigen"}), ValueError, "part must be from -2 to 1, got 2"),
     ("mapping, unknown method", lambda: decompose(STACK, {0: "eigne"}), ValueError, "no decomposition named 'eigne'"),
-    ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "expected a BilinearLayer .* got Tensor"),
+    ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "part must be a layer, a decomposition of one or a network, got Tensor"),
     ("directions size", lambda: decompose(LAYER, "eigen", directions=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
     ("directions dimensions", lambda: decompose(LAYER, "eigen", directions=tensor(3)), ValueError, "directions must have 2 dimensions"),
     ("directions NaN", lambda: Eigen(directions=tensor(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN"),
@@ -179,7 +193,7 @@ TABLE = [
     ("similarity of a list and one", lambda: similarity([LAYER], LAYER), TypeError, "two networks, or one list of them; got list and a second"),
     ("similarity of none", lambda: similarity([]), ValueError, "similarity of an empty list"),
     ("similarity of a word", lambda: similarity("layers"), TypeError, "got one str"),
-    ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "1 must be a layer, a decomposition of one or a network, got Tensor"),
     ("depths in a list", lambda: similarity([LAYER, LAYER, STACK]), ValueError, "networks must have the same depth, got 1 and 2 layers"),
     ("inputs in a list", lambda: similarity([LAYER, LAYER, make(size=6)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
     ("one of a list lifted", lambda: similarity([LAYER, lift(make(size=4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
@@ -211,12 +225,12 @@ TABLE = [
     ("inputs differ", lambda: inner(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("outputs differ", lambda: inner(LAYER, make(out=4)), ValueError, "mode 'out' has size 3 in a but 4 in b"),
     ("one is lifted", lambda: inner(lift(make(size=4)), LAYER), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
-    ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "b must be a layer, a decomposition of one or a network, got Tensor"),
     ("similarity of zero", lambda: similarity(LAYER, ZERO), ValueError, "similarity is undefined: network b is zero"),
     ("error to zero", lambda: relative_error(LAYER, ZERO), ValueError, "relative error is undefined: the reference is zero"),
-    ("norm of a network", lambda: norm(STACK), ValueError, "expected a single layer, got a network of 2; compare its parts one by one"),
+    ("norm of a network", lambda: norm(STACK), ValueError, "a network of 2 parts is no single layer; take its parts one by one"),
     ("dead output", lambda: similarity_by_output([LAYER, DEAD]), ValueError, "the similarity is undefined: network 1 is zero in output 2"),
-    ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "expected a single layer, got a network of 2"),
+    ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "a network of 2 parts is no single layer"),
     ("difference of sizes", lambda: difference(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
 ]  # fmt: skip

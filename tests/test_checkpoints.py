@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from published import attention, logits, make_config, make_tensors, one_shard_a_layer, raw_mlp, rms, write
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models import ClassifierConfig, build_classifier, save_model
@@ -62,18 +63,16 @@ def test_a_layer_on_a_device_in_a_dtype(tmp_path, device, dtype):
     assert tensors[f"{MLP}.w.weight"].shape == (20, 12)
 
 
-def test_the_history_says_where_the_inputs_live(tmp_path):
+def test_the_basis_says_whether_the_inputs_are_after_a_norm(tmp_path):
     def basis(config, name):
         return load_layer(write(tmp_path / name, config=config), 0).basis
 
-    assert basis(make_config(), "a") == (
-        "inputs in the residual stream after the norm before the layer (normalization='rms')"
-    )
-    assert basis(make_config(normalization=False), "b").startswith("inputs in the residual stream: no norm")
+    assert basis(make_config(), "a") == ("residual stream after the norm before the layer (normalization='rms')")
+    assert basis(make_config(normalization=False), "b").startswith("residual stream, no norm")
     assert "after the norm, if the model has one" in basis({"n_layer": 3}, "c")
     (tmp_path / "a" / "config.json").unlink()
     layer = load_layer(tmp_path / "a", 0)
-    assert layer.history[1:] == ("no config.json: gate and norm are not known",)
+    assert layer.history == ("no config.json: gate and norm are not known",)
     assert layer.name == "a layer 0"
 
 
@@ -161,12 +160,12 @@ OWN = {
 def test_models_of_this_project(tmp_path, kind):
     model = build_classifier(OWN[kind], seed=1, dtype=torch.float64)
     save_model(model, tmp_path)
-    bases = {"plain": "inputs in the pixel (input) basis", "all": "inputs in the embedding basis"}
+    bases = {"plain": "pixels", "all": "embedding"}
     for i, block in enumerate(model.blocks):
         layer = load_layer(tmp_path, i, layout="tensornet_interp")
         x = tensor(4, block.left.in_features)
         assert torch.allclose(layer(x), block(x), atol=1e-12)
-        assert layer.basis == (f"inputs in the output basis of layer {i - 1}" if i else bases[kind])
+        assert layer.basis == (f"outputs of layer {i - 1}" if i else bases[kind])
     with pytest.raises(ValueError, match=r"index must be below 2, which is n_layers in config\.json, got 2"):
         load_layer(tmp_path, 2, layout="tensornet_interp")
 
@@ -188,7 +187,8 @@ def test_written_layers_come_back(tmp_path, device, dtype):
         left=tensor(5, 4),
         right=tensor(5, 4, seed=1),
         name="layer 0",
-        history=("inputs in é", "scaled"),
+        history=("scaled",),
+        basis="é",
     )
     lifted = lift(plain, bias=tensor(3)).drop_constant()
     tied = replace(plain, right=plain.left)
@@ -201,6 +201,17 @@ def test_written_layers_come_back(tmp_path, device, dtype):
         assert back.down.dtype == dtype
         assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["layer.safetensors"]
     assert load_layer(tmp_path / "1" / "layer.safetensors").constant_in
+
+
+def test_a_layer_file_without_a_basis_states_none(tmp_path):
+    save_layer(BilinearLayer(down=tensor(3, 4), left=tensor(5, 4), right=tensor(5, 4, seed=1), basis="x"), tmp_path)
+    file = tmp_path / "layer.safetensors"
+    with safe_open(file, "pt") as opened:
+        tensors, metadata = {key: opened.get_tensor(key) for key in ("down", "left", "right")}, opened.metadata()
+    about = json.loads(metadata["layer"])
+    assert about.pop("basis") == "x"
+    save_file(tensors, file, metadata | {"layer": json.dumps(about)})
+    assert load_layer(tmp_path).basis == "as given"
 
 
 def test_an_interrupted_save_leaves_the_old_layer(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_sim
 from tensornet_interp.testing import random_layer
 
 VALUES = [5.0, -4.0, 3.0, 2.0, -1.0]
-REPORT = Report("eigen", "planted", (), "inputs in x", 0.0)
+REPORT = Report("eigen", "planted", (), "x", 0.0)
 
 
 def planted(blocks=2, values=VALUES, size=7, device="cpu"):
@@ -142,14 +142,14 @@ def test_pulled_back_it_is_the_function_of_the_new_inputs(bias, device):
     if bias:
         layer = lift(layer, left_bias=tensor(4, seed=4).to(device)).drop_constant()
     result = decompose(layer, "eigen")
-    pulled = result.pull_back(embedding, input_bias=shift if bias else None, note="inputs in pixels")
+    pulled = result.pull_back(embedding, input_bias=shift if bias else None, basis="pixels")
     x = tensor(6, 8, seed=3).to(device)
     torch.testing.assert_close(pulled(x), layer(x @ embedding.T + (shift if bias else 0)))
     assert torch.equal(pulled.eigenvalues, result.eigenvalues)
     if not bias:
         torch.testing.assert_close(pulled.eigenvectors, embedding.T @ result.eigenvectors)
-    assert pulled.report.basis == "eigenvectors of inputs as given, inputs in pixels"
-    assert pulled.to_layer().basis == "inputs in pixels"
+    assert (pulled.report.basis, pulled.to_layer().basis) == ("pixels", "pixels")
+    assert pulled.report.method.endswith("pulled back from basis 'as given'")
 
 
 def test_the_two_bases_of_one_function_differ():

@@ -136,7 +136,7 @@ def test_bad_input() -> None:
         fidelity(result, layer, x, labels[:4])
     with pytest.raises(TypeError, match="int64 class numbers"):
         fidelity(result, layer, x, labels.double())
-    with pytest.raises(ValueError, match="labels go from 4 to 4 but there are 4 outputs"):
+    with pytest.raises(ValueError, match="labels must be classes from 0 to 3, got 4 to 4"):
         fidelity(result, layer, x, labels + 4)
     with pytest.raises(ValueError, match="x is empty"):
         fidelity(result, layer, x[:0])
@@ -200,5 +200,7 @@ def test_network_fidelity_refuses_what_does_not_match(x: torch.Tensor) -> None:
     wide = BilinearNetwork([random_layer(6, 9, 4, seed=1), random_layer(3, 6, 4, seed=2)])
     with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*the reference .*'out': 6"):
         network_fidelity(narrow, wide, x)
-    with pytest.raises(TypeError, match="reference must be a BilinearNetwork, got BilinearLayer"):
-        network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="same depth, got 2 and 1 parts"):
+        network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)
+    with pytest.raises(TypeError, match="reference must be a layer, a decomposition of one or a network, got Tensor"):
+        network_fidelity(narrow, x, x)  # type: ignore[arg-type]

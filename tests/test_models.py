@@ -35,12 +35,12 @@ def test_network_is_the_classifier(width, layers, down, bias, residual):
     assert torch.allclose(network(x), expected, atol=1e-12 * scale, rtol=0)
     assert len(network) == layers
     assert [layer.name for layer in network.layers] == [f"layer {index}" for index in range(layers)]
-    assert network.layers[0].basis == "inputs in the pixel (input) basis"
+    assert network.layers[0].basis == "pixels"
     assert network.constant_in == bool(bias or residual)
     if width is not None:
         network = model.network("embedding")
         assert torch.allclose(network(model.embed(x).detach()), expected, atol=1e-12 * scale, rtol=0)
-        assert network.layers[0].basis == "inputs in the embedding basis"
+        assert network.layers[0].basis == "embedding"
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -94,7 +94,7 @@ TABLE = [
         ValueError,
         "mode 'in' has size 5 in network but 4 in moments",
     ),
-    ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "expected a single layer, got a network of 2"),
+    ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "a network of 2 parts is no single layer"),
     (
         "lifted",
         lambda: output_similarity(make(size=6), LIFTED),

@@ -40,7 +40,7 @@ def test_spectrum_shows_all_eigenvalues_in_order_and_the_leading_vectors(result:
     np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
     lowest = result.eigenvectors[1, :, int(result.eigenvalues[1].argmin())]
     np.testing.assert_allclose(image(figure, 2), lowest.reshape(SHAPE))
-    assert "inputs as given" in figure.get_suptitle()
+    assert "basis: as given" in figure.get_suptitle()
 
 
 def test_eigenvector_grid_has_positive_rows_above_negative(result: SpectralResult) -> None:

@@ -118,7 +118,7 @@ def test_bad_input():
         refit(result, kept, x, [0] * 10)
     with pytest.raises(TypeError, match="int64 class numbers"):
         refit(result, kept, x, torch.zeros(10, dtype=torch.int32))
-    with pytest.raises(ValueError, match="targets go from 3 to 3 but there are 3 outputs"):
+    with pytest.raises(ValueError, match="targets must be classes from 0 to 2, got 3 to 3"):
         refit(result, kept, x, torch.full((10,), 3))
     with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
         refit(result, kept, x, torch.zeros(10, dtype=torch.int64), max_iterations=0)

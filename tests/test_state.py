@@ -117,7 +117,7 @@ class Given:
         self.cp = decompose(self.layer, "cp", rank=2, max_iterations=2)
         self.x = tensor(5, 7, 5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
-        self.features = feature_interactions(self.layer, self.x[0], self.x.T, space="inputs in x")
+        self.features = feature_interactions(self.layer, self.x[0], self.x.T, basis="x")
         self.labels = torch.arange(7) % 5
         self.model = build_classifier(CONFIG, seed=0)
         digits = load_dataset("digits")
@@ -258,7 +258,7 @@ CALLS = {
         encode(train_tokenizer(["a story"], 257), ["a story"]),
     ),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
-    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, space="x", bias=g.x[0]).top(
+    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, basis="x", bias=g.x[0]).top(
         3
     ),
     "interactions": lambda g: (
@@ -269,16 +269,14 @@ CALLS = {
     ),
     "statistics of interactions": lambda g: str(g.features.statistics()),
     "projections": lambda g: projections(g.x.T, g.result.eigenvectors[0]),
-    "low-rank correlation": lambda g: low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x"),
+    "low-rank correlation": lambda g: low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x"),
     "rank by structure": lambda g: rank_by_structure(g.layer, g.x),
     "labels and overlap": lambda g: (label_directions(g.x, g.x, "abcdefg", 2), overlap(g.x[:2], g.x[2:4])),
     "plot interactions": lambda g: interaction_submatrix(g.features, 4),
     "plot a plane of eigenvectors": lambda g: eigenvector_plane(
         g.x @ g.result.eigenvectors[0], g.result.eigenvalues[0]
     ),
-    "plot correlations": lambda g: correlation_by_rank(
-        low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x")
-    ),
+    "plot correlations": lambda g: correlation_by_rank(low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x")),
     "load model": lambda g: load_model(g.folder / "given"),
     "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
     "load layer": lambda g: [

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
-from tensornet_interp.checks import check_int
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.inner_products.operands import as_network
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.network import BilinearNetwork, as_network
 
 Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
@@ -99,10 +97,7 @@ class ODT:
 
     def _ranks_for(self, error: object) -> dict[int, int]:
         """Discard the cheapest coordinates of all inner bonds while the sum of their costs stays within error^2."""
-        if not isinstance(error, int | float) or isinstance(error, bool):
-            raise TypeError(f"error must be a number, got {error!r}")
-        if not 0 <= error < 1:
-            raise ValueError(f"error is relative to the norm of the network and must be in [0, 1), got {error}")
+        error = check_share("error", error, low_open=False, high_open=True)  # of the norm of the network
         costs = []
         for bond in self._inner():
             values = bond.singular_values_without_constant.tolist()

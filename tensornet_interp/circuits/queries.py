@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
-from tensornet_interp.contraction import Modes, TensorNetwork, Term, contract, rename
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
+from tensornet_interp.contraction import Modes, Term, contract, rename
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network, check_network
 
 
 class Query(TensorNetwork):
@@ -45,7 +45,7 @@ def evaluation(network: TensorNetwork, x: Tensor) -> Query:
 
     Example: `contract(evaluation(network, x), chunk="batch", max_elements=1e7)`.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     check_tensor("x", x, ("batch", "in"))
     lifted = stack[0].lift_input("x", x)
     terms = (*stack.terms(), *(Term(lifted, ("batch", mode)) for mode in stack.modes[1:]))
@@ -64,8 +64,7 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
 
     Example: `project(network, {"out": direction, "in1": 0, "in2": components})`.
     """
-    if not isinstance(network, TensorNetwork):
-        raise TypeError(f"network must be a TensorNetwork, got {type(network).__name__}")
+    check_network("network", network)
     terms, modes, sizes = network.terms(), network.modes, network.sizes
     views: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     for mode, value in values.items():
@@ -102,7 +101,7 @@ def interaction_tensor(
     Raises ValueError if sizes differ or more than `max_elements` numbers are needed at once.
     Memory: k^(2^L); flops: about rank k^(2^L), copies of a layer done once.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     values: dict[str, int | Tensor] = {"out": direction, **dict.fromkeys(stack.modes[1:], components)}
     for name, value, modes in (("direction", direction, ("out",)), ("components", components, ("in", "k"))):
         check_tensor(name, value, modes)
@@ -120,7 +119,7 @@ def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
     x: (..., in), plain.
     Cost: layer l has 2**l + 1 degrees: up to 2**L forward passes, memory batch * 2**L * rank.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     one = stack[0].lift_input("x", x)
     powers = torch.stack([torch.zeros_like(one), one], -2)  # (..., degree, in): t x
     if stack.constant_in:
@@ -145,7 +144,8 @@ def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float =
     them needs more than `max_elements` numbers at once, or if the degree is above 2**L.
     Memory: width in^n; flops: about L n rank width in^n.
     """
-    stack = _stack(network)
+    stack = as_network(network)
+    check_number("max_elements", max_elements, 1)
     degree = check_int("degree", degree, 0, 2 ** len(stack), f"the degree of {len(stack)} layers")
     layers = stack.layers
     n_in = layers[0].shape[1]
@@ -173,15 +173,6 @@ def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float =
             f"degree {degree} has {math.prod(size):.1e} elements, more than max_elements={max_elements:.0e}"
         )
     return eye.new_zeros(size)
-
-
-def _stack(network: TensorNetwork) -> BilinearNetwork:
-    """The network itself, or a network of one layer or decomposition."""
-    if isinstance(network, BilinearNetwork):
-        return network
-    if isinstance(network, BilinearMap):
-        return BilinearNetwork([network])
-    raise TypeError(f"expected a BilinearNetwork, a layer or a decomposition of one, got {type(network).__name__}")
 
 
 def _without(modes: Modes, mode: str) -> Modes:

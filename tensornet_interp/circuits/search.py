@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up, layer_inputs
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.network import as_network
 
 _CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of coordinates, that are worked on together (32 MB)
 
@@ -55,7 +54,7 @@ def circuit(
     >>> circuit(layer, torch.ones(1), widths=None).levels[0].eigenvalues
     tensor([-3.,  1.])
     """
-    network = network if isinstance(network, BilinearNetwork) else BilinearNetwork([network])
+    network = as_network(network)
     like = network.layers[-1].down
     check_tensor("direction", direction, ("out",))
     check_size("out", network=like.shape[0], direction=len(direction))
@@ -64,6 +63,7 @@ def circuit(
     kept = _check_widths(widths, layers)
     if beam is not None:
         check_int("beam", beam, 1)
+    check_number("max_elements", max_elements, 1)
     sizes = _level_sizes(kept, beam)
     needed = max(size * layer.shape[1] for size, layer in zip(sizes, layers, strict=True))
     if needed > max_elements:

@@ -8,9 +8,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.checks import check_bool, check_size
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.canonical import congruence
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, SpectralResult
@@ -77,7 +77,8 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     (((0, 1), (1, 0)), 1.0)
     """
     check_bool("blocks", blocks)
-    one, two = as_layer(a), as_layer(b)
+    a, b = _part("a", a), _part("b", b)
+    one, two = a.to_layer(), b.to_layer()
     for mode, axis in (("out", 0), ("in", 1)):
         check_size(mode, a=one.shape[axis], b=two.shape[axis])
     if (one.constant_in, one.constant_out) != (two.constant_in, two.constant_out):
@@ -99,6 +100,7 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
     """
     if len(results) < 2:
         raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
+    results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
     totals = [torch.zeros(_count(result, blocks), dtype=torch.float64, device="cpu") for result in results]
     for i, first in enumerate(results):
@@ -183,10 +185,16 @@ def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
     return tuple(zip(rows, columns, strict=True)), [*columns, *rest]
 
 
+def _part(name: str, part: TensorNetwork) -> TensorNetwork:
+    """The part of a network of one, since its type and report count; anything else as it is."""
+    check_network(name, part)
+    return part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part
+
+
 def _count(result: TensorNetwork, blocks: bool) -> int:
     if blocks and isinstance(result, SpectralResult):
         return len(result.eigenvalues)
-    return as_layer(result).rank
+    return result.to_layer().rank
 
 
 def _report(part: TensorNetwork, layer: BilinearLayer) -> Report:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from tensornet_interp.checks import check_int, suggestion
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.adapter import (
     TensorlyDecomposition,
     TensorlyNonNegativeParafac,
@@ -23,8 +22,8 @@ from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, 
 from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.decompositions.solve import FitOptions
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
-from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.registry import get_decomposition, register_decomposition
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
@@ -137,12 +136,12 @@ def decompose(
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"the mapping names a part twice: {list(method)} of {len(part)} parts")
         for i, strategy in method.items():
-            part = part.replace(i, decompose(as_layer(part[i]), strategy))
+            part = part.replace(i, decompose(part[i], strategy))
         return part
     strategy = build(method, options)
     if isinstance(part, BilinearNetwork):
         return BilinearNetwork([_apply(strategy, layer) for layer in part.layers])
-    return _apply(strategy, as_layer(part))
+    return _apply(strategy, check_network("part", part).to_layer())
 
 
 def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
@@ -170,4 +169,6 @@ def _apply(strategy: Callable[[BilinearLayer], TensorNetwork], layer: BilinearLa
         raise ValueError(f"{strategy!r} changed the open modes from {layer.sizes} to {result.sizes}")
     if isinstance(result, BilinearMap):
         return result
-    return dataclasses.replace(as_layer(result), constant_in=layer.constant_in, constant_out=layer.constant_out)
+    history = (*layer.history, repr(strategy))
+    made = result.to_layer()
+    return dataclasses.replace(layer, down=made.down, left=made.left, right=made.right, history=history)

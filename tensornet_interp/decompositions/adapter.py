@@ -51,15 +51,10 @@ class TensorTrainResult(Result):
     def to_layer(self) -> BilinearLayer:
         """Return the train as a layer of rank a * b."""
         a, size, b = self.middle.shape
-        history = (*self.report.history, self.report.method)
-        return BilinearLayer(
+        return self._made_layer(
             down=self.outputs.repeat_interleave(b, 1),
             left=self.middle.permute(1, 0, 2).reshape(size, a * b),
             right=self.inputs.repeat(1, a),
-            name=self.report.layer,
-            history=history,
-            constant_in=self.constant_in,
-            constant_out=self.constant_out,
         )
 
     def to_tensorly(self) -> TTTensor:
@@ -243,7 +238,7 @@ def _tucker_fields(core: Tensor, outputs: Tensor, first: Tensor, second: Tensor)
     basis, values, _ = torch.linalg.svd(both, full_matrices=False)
     basis = basis[:, values > max(both.shape) * torch.finfo(both.dtype).eps * values[0]]
     core = torch.einsum("abc,xa,yb,zc->xyz", core, r, basis.T @ first @ r1, basis.T @ second @ r2)
-    return {"core": BilinearLayer.from_tensor(core), "outputs": outputs, "inputs": basis}
+    return {"core": BilinearLayer.from_tensor(core, basis="Tucker factors"), "outputs": outputs, "inputs": basis}
 
 
 @contextmanager

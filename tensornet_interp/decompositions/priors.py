@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
 
@@ -62,7 +62,7 @@ class Sparse(Prior):
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
-        _check_strength(self.strength)
+        check_number("strength", self.strength, 0)
 
     def penalty(self, factors: Factors) -> Tensor:
         """Return the mean over the columns, and over the two input factors."""
@@ -108,7 +108,7 @@ class Smooth(Prior):
             raise TypeError(f"shape must be a pair (height, width), got {self.shape!r}")
         for name, size in zip(("height", "width"), self.shape, strict=True):
             check_int(name, size, 1)
-        _check_strength(self.strength)
+        check_number("strength", self.strength, 0)
 
     def check(self, layer: BilinearLayer) -> None:
         """Raise ValueError if the image has another number of pixels than the layer has inputs."""
@@ -135,10 +135,3 @@ def _density(columns: Tensor) -> Tensor:
     length = columns.norm(dim=0)
     ratio = columns.abs().sum(0) / nonzero(length)
     return ((ratio - 1) / (math.sqrt(size) - 1)).mean()
-
-
-def _check_strength(strength: object) -> None:
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        raise TypeError(f"strength must be a number, got {strength!r}")
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must be finite and at least 0, got {strength}")

@@ -177,6 +177,7 @@ def _result(
         right=inputs.T @ state.core.right,
         name=f"{layer.name} core".strip(),
         history=(*layer.history, "in the coordinates of Tucker factors"),
+        basis="Tucker factors",
     )
     left_out = 1 - _kept(state.core, outputs, inputs)
     return measured(

@@ -1,8 +1,8 @@
 """Dictionary features on both sides of a layer: interactions of inputs, eigenpairs of outputs, names of directions.
 
 Most functions take plain matrices: input features are the columns of a decoder (in, feature), output features the rows
-of an encoder (feature, out). The layer's history or an argument says which space the inputs are in, before or after a
-norm; it is never assumed.
+of an encoder (feature, out). The layer or the argument `basis` states the coordinates of the inputs, before or after a
+norm; they are never assumed.
 """
 
 from tensornet_interp.features.dictionary import Dictionary, between

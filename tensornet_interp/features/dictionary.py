@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_batch, check_int, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 
@@ -122,9 +122,7 @@ class Dictionary:
         return Dictionary(**(vars(self) | moved))
 
     def _checked(self, name: str, value: Tensor, mode: str, size: int) -> Tensor:
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
-        check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
+        check_batch(name, value, mode)
         check_size(mode, dictionary=size, **{name: value.shape[-1]})
         check_alike(dictionary=self.encoder, **{name: value})
         return value
@@ -141,8 +139,8 @@ def between(
     `outputs` is the dictionary after the layer; the rows of its encoder enter, so the result computes its
     pre-activations: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier and threshold
     are not bilinear and are no part of it. A layer that is not lifted yet is lifted if there are biases (rank + 1);
-    `biases=False` leaves the biases of both sides out, and the history says so. A dictionary of the residual stream
-    after the layer reads y + x, not y.
+    `biases=False` leaves the biases of both sides out, and basis and history say so. A dictionary of the residual
+    stream after the layer reads y + x, not y.
 
     Raises ValueError if a dictionary has another width than the layer. Cost: 2 rank in features + rank out features
     multiply-adds; memory: features * rank per factor.
@@ -169,8 +167,8 @@ def between(
         layer = lift(layer)
     left_out = "" if biases else ", biases left out"
     if inputs is not None:
-        note = f"inputs in features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
-        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, note=note)
+        basis = f"features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
+        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, basis=basis)
     if outputs is not None:
         note = f"outputs in features of {outputs.name or 'a dictionary'} (encoder rows{left_out})"
         layer = layer.change_basis(outputs=outputs.encoder, output_bias=output_bias, note=note)

@@ -8,11 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import (
+    check_alike,
+    check_batch,
+    check_choice,
+    check_int,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.statistics import Statistics, summarize
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 
 _PAIRS = ("all", "cross", "self")
 _RANKINGS = ("magnitude", "negative", "positive")
@@ -45,7 +53,7 @@ class FeatureInteractions:
     Calling it on codes returns the output along the direction, `codes Q codes + linear codes + offset`, for inputs
     x = decoder @ codes + bias. factors[feature] is the feature's decoder column in the coordinates of the eigenvectors,
     scaled by |eigenvalue|^1/2, so |Q[i, j]| <= |factors[i]| |factors[j]|; signs are those of the eigenvalues. All
-    float64. `space` says where the inputs and the decoder's columns live.
+    float64. `basis` says which coordinates the inputs and the decoder's columns are in.
     Memory: feature * rank, and a few tiles of at most max_elements entries at once.
     """
 
@@ -53,22 +61,20 @@ class FeatureInteractions:
     signs: Tensor  # (rank,)
     linear: Tensor  # (feature,)
     offset: float
-    space: str
+    basis: str
     layer: str = ""
     max_elements: int = 2**20  # entries of a tile: 8 MB
 
     def __repr__(self) -> str:
         size, rank = self.factors.shape
-        return f"FeatureInteractions(features={size}, rank={rank}, of {self.layer!r}, {self.space})"
+        return f"FeatureInteractions(features={size}, rank={rank}, of {self.layer!r}, basis={self.basis!r})"
 
     def __len__(self) -> int:
         return len(self.factors)
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Return the output along the direction, float64: (..., feature) -> (...). Cost: feature * rank per sample."""
-        if not isinstance(codes, Tensor) or codes.ndim == 0:
-            raise TypeError(f"codes must be a tensor (..., feature), got {type(codes).__name__}")
-        check_tensor("codes", codes, ("...",) * (codes.ndim - 1) + ("feature",))
+        check_batch("codes", codes, "feature")
         check_size("feature", decoder=len(self), codes=codes.shape[-1])
         wide = codes.to(torch.float64)
         return (wide @ self.factors).square() @ self.signs + wide @ self.linear + self.offset
@@ -137,7 +143,7 @@ class FeatureInteractions:
         """Return the n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
         names = _names(names, len(self))
         total = self.squared_norm()
-        lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features ({self.space})"], 0.0
+        lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features (basis: {self.basis})"], 0.0
         for place, (first, second, value) in enumerate(self.top(n, pairs=pairs, by=by), start=1):
             so_far += value**2 * (1 if first == second else 2)
             pair = names[first] if first == second else f"{names[first]} x {names[second]}"
@@ -199,7 +205,7 @@ def feature_interactions(
     direction: Tensor,
     decoder: Tensor,
     *,
-    space: str | None = None,
+    basis: str | None = None,
     bias: Tensor | None = None,
     rank: int | None = None,
     max_elements: int = 2**20,
@@ -212,21 +218,21 @@ def feature_interactions(
     example an encoder row of the dictionary behind the layer, with the constant coordinate of a lifted output.
     decoder: (in, feature), columns are the input features, in plain coordinates. bias: (in,), what the input
     dictionary adds to every input; the bias and the constant of a lifted layer give the linear terms and the offset.
-    space: where inputs and decoder live, such as "inputs in the residual stream after the norm". Leave it out if the
-    layer's history says so; a space that contradicts the history is an error. A decoder trained before a norm does not
+    basis: the coordinates of inputs and decoder, such as "residual stream after the norm". Leave it out if the layer
+    states its basis; a basis that contradicts the layer's is an error. A decoder trained before a norm does not
     describe inputs after it.
     rank: how many leading eigenpairs of M to use; None uses all min(in, 2 hidden), which is exact.
-    Raises ValueError if sizes differ, or if nobody says the space.
+    Raises ValueError if sizes differ, or if neither layer nor argument states the basis.
     Cost: one eigendecomposition, and 2 in * feature * rank flops. Memory: feature * (in + rank).
 
     Example:
     >>> layer = BilinearLayer(down=torch.ones(1, 1), left=torch.eye(2)[:, :1], right=torch.eye(2)[:, 1:])
-    >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), space="inputs in the plane")
+    >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), basis="plane")
     >>> [(i, j, round(value, 6)) for i, j, value in q.top(1)]
     [(0, 1, 0.5)]
     """
-    part = as_layer(layer)
-    space = stated_space(part, space)
+    part = check_network("layer", layer).to_layer()
+    basis = stated_basis(part, basis)
     check_tensor("direction", direction, ("out",))
     check_tensor("decoder", decoder, ("in", "feature"))
     check_size("out", layer=part.shape[0], direction=direction.shape[0])
@@ -250,25 +256,25 @@ def feature_interactions(
     constant = constant + roots[0] if part.constant_in else constant
     offset = float(constant.square() @ signs)
     linear = 2 * factors @ (signs * constant)
-    return FeatureInteractions(factors, signs, linear, offset, space, part.name, max_elements)
+    return FeatureInteractions(factors, signs, linear, offset, basis, part.name, max_elements)
 
 
-def stated_space(layer: BilinearLayer, space: str | None) -> str:
-    """Return where the inputs live, from the history or from `space`; an error if neither says it or they differ."""
-    known = layer.basis if layer.basis.startswith("inputs in ") else None
-    if space is None and known is None:
+def stated_basis(layer: BilinearLayer, basis: str | None) -> str:
+    """Return the layer's basis, or `basis` if it states none; an error if neither states it or they differ."""
+    known = None if layer.basis in (AS_GIVEN, CHANGED) else layer.basis
+    if basis is not None:
+        check_text("basis", basis)
+    if basis is None and known is None:
         raise ValueError(
-            "the layer's history does not say in which space its inputs live; give space=, as"
-            " 'inputs in the residual stream after the norm', the space that the vectors must share"
+            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, as 'residual stream"
+            " after the norm': the coordinates that layer and vectors must share"
         )
-    if space is not None and (not isinstance(space, str) or not space.strip()):
-        raise TypeError(f"space must be a text that says where the inputs live, got {space!r}")
-    if space and known and space != known:
+    if basis and known and basis != known:
         raise ValueError(
-            f"space is {space!r} but the layer's history says {known!r}: vectors and layer must share one space;"
-            " move one of them with change_basis, whose note states the new space"
+            f"basis is {basis!r} but the layer's is {known!r}: vectors and layer must share their coordinates;"
+            " move one of them with change_basis"
         )
-    return space or known or ""
+    return basis or known or ""
 
 
 def _score(values: Tensor, by: str) -> Tensor:

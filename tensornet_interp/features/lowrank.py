@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
-from tensornet_interp.features.interactions import stated_space
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.features.interactions import stated_basis
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 from tensornet_interp.numerics import nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
@@ -24,7 +24,7 @@ def low_rank_correlation(
     x: Tensor,
     ks: Sequence[int] | None = None,
     *,
-    space: str | None = None,
+    basis: str | None = None,
     bias: Tensor | None = None,
     active: float | Tensor = 0.0,
 ) -> list[Record]:
@@ -33,18 +33,18 @@ def low_rank_correlation(
     corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
 
     directions: (feature, out), encoder rows, with the constant coordinate of a lifted output. x: (token, in), plain,
-    in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
+    in the basis (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
     ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that the rank allows.
     active: the tokens on which a feature is active: a boolean tensor (token, feature), such as a TopK dictionary
     gives, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder's; it is used
     only for that threshold.
     Returns one record per feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens",
-    "active" (number of active tokens), "space". A correlation is NaN if it is undefined: fewer than two tokens, or no
+    "active" (number of active tokens), "basis". A correlation is NaN if it is undefined: fewer than two tokens, or no
     variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
     Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
     """
-    part = as_layer(layer)
-    space = stated_space(part, space)
+    part = check_network("layer", layer).to_layer()
+    basis = stated_basis(part, basis)
     count = _check_directions(part, directions)
     check_tensor("x", x, ("token", "in"))
     full = min(part.shape[1], 2 * part.rank)
@@ -86,7 +86,7 @@ def low_rank_correlation(
                 "active_correlation": where_active[at][column],
                 "tokens": len(x),
                 "active": counts[at],
-                "space": space,
+                "basis": basis,
             }
             for at in range(len(chunk))
             for column, k in enumerate(ks)
@@ -103,14 +103,14 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     It needs the weights alone. Largest share first; among equal shares the lower feature number first. A product of
     two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says;
     a single square has share 1 without the flag. A direction whose matrix is zero has share 0. The share depends on
-    the coordinates of the inputs, which "space" reports, and not on the length of the direction.
+    the coordinates of the inputs, which "basis" reports, and not on the length of the direction.
     directions: (feature, out), with the constant coordinate of a lifted output.
     Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues,
-    largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "space".
+    largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "basis".
     Raises ValueError if sizes differ.
     Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
     """
-    part = as_layer(layer)
+    part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
     core, _ = compress_inputs(part.to(dtype=torch.float64), count)
     size = core.shape[1]
@@ -137,7 +137,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
                 "second": second,
                 "norm": float(sums[feature, 0].sqrt()),
                 "effective_rank": float(effective[feature]),
-                "space": part.basis,
+                "basis": part.basis,
             }
         )
     return records
@@ -156,8 +156,8 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
             raise ValueError(
                 f"active must be boolean of shape (token, feature) = {shape}, got {active.dtype} {tuple(active.shape)}"
             )
-    elif not isinstance(active, int | float) or isinstance(active, bool) or active != active:
-        raise TypeError(f"active must be a threshold or a boolean tensor (token, feature), got {active!r}")
+    else:
+        check_number("active, if no boolean tensor (token, feature),", active)
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.checks import check_number, check_share
+
 _BINS = 2**16
 
 
@@ -56,10 +58,11 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
     Moments are merged exactly (Pebay 2008), without sums of raw powers. Outliers and the histogram for the quantiles
     need the mean and the standard deviation first, hence the second pass.
     """
-    if not isinstance(z, int | float) or isinstance(z, bool) or not (math.isfinite(z) and z > 0):
-        raise ValueError(f"z must be a positive number of standard deviations, got {z!r}")
-    if not quantiles or any(not 0 <= share <= 1 for share in quantiles):
-        raise ValueError(f"quantiles must be shares from 0 to 1, got {quantiles!r}")
+    check_number("z", z, 0, low_open=True)
+    if not len(quantiles):
+        raise ValueError("quantiles is empty; give shares from 0 to 1")
+    for share in quantiles:
+        check_share("quantiles", share, low_open=False, high_open=False)
     moments = reduce(_merge, (_moments(chunk) for chunk in chunks()))
     count, mean, m2, _, m4, minimum, maximum = moments
     std = math.sqrt(m2 / count)

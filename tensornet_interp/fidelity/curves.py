@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import check_choice, check_int, check_labels, check_number, check_size, check_tensor
 from tensornet_interp.inner_products.distance import relative_error
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network
 from tensornet_interp.results import SpectralResult
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
@@ -45,20 +44,15 @@ def fidelity(
     tensor acts on different ones. Raises TypeError for anything but a layer, a decomposition of one or a network;
     ValueError if sizes differ or a label is no output. Cost: two evaluations of each network.
     """
-    for name, part in (("approximation", approximation), ("reference", reference)):
-        if not isinstance(part, BilinearMap | BilinearNetwork):
-            raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {type(part).__name__}")
-    _check_data(x, labels, _n_outputs(reference))
-    reference, approximation = (
-        part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part for part in (reference, approximation)
-    )
-    f, g = reference(x).double(), approximation(x).double()  # type: ignore[operator]
+    wanted, given = as_network(reference, "reference"), as_network(approximation, "approximation")
+    _check_data(x, labels, wanted.sizes["out"])
+    f, g = wanted(x).double(), given(x).double()
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
     independent = None
-    if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
+    if len(wanted) == len(given) == 1:
         shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
         pairs = (x, x[shuffle]), (x[shuffle], x)
-        delta = sum((reference(*pair) - approximation(*pair) for pair in pairs), torch.zeros_like(f)) / 2
+        delta = sum((wanted[0](*pair) - given[0](*pair) for pair in pairs), torch.zeros_like(f)) / 2
         independent = float(delta.square().sum(-1).mean())
     kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
     agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
@@ -112,8 +106,8 @@ class NetworkFidelity:
 
 
 def network_fidelity(
-    approximation: BilinearNetwork,
-    reference: BilinearNetwork,
+    approximation: TensorNetwork,
+    reference: TensorNetwork,
     x: Tensor,
     labels: Tensor | None = None,
     *,
@@ -126,9 +120,7 @@ def network_fidelity(
     Raises ValueError if the networks differ in depth or a part in size (for a truncated bond use `fidelity`).
     Cost: parts + 1 times `fidelity`.
     """
-    for name, network in (("approximation", approximation), ("reference", reference)):
-        if not isinstance(network, BilinearNetwork):
-            raise TypeError(f"{name} must be a BilinearNetwork, got {type(network).__name__}; fidelity() takes layers")
+    approximation, reference = as_network(approximation, "approximation"), as_network(reference, "reference")
     if len(approximation) != len(reference):
         raise ValueError(f"networks must have the same depth, got {len(approximation)} and {len(reference)} parts")
     for i, (new, old) in enumerate(zip(approximation, reference, strict=True)):
@@ -201,7 +193,7 @@ def truncation_curve(
         activations = result.activations(batch)
         ordered = activations.gather(-1, ranking.expand(activations.shape)).cumsum(-1)
         logits.append(torch.stack([_logits(ordered[..., k - 1], result) for k in counts]))
-    full = reference(x).double()  # type: ignore[operator]
+    full = as_network(reference, "reference")(x).double()
     target = log_softmax(full, -1)
     return [
         {
@@ -227,6 +219,8 @@ def components_needed(
     """
     if not len(records):
         raise ValueError("records is empty: give the curve of one ranking")
+    check_number("accuracy", accuracy)
+    check_number("drop", drop)
     rankings = sorted({str(record.get("ranking", "")) for record in records})
     if len(rankings) > 1:
         raise ValueError(f"records must be of one ranking, got {', '.join(rankings)}")
@@ -255,17 +249,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def _n_outputs(network: TensorNetwork) -> int:
-    return network.sizes["out"] - int(getattr(network, "constant_out", False))
-
-
 def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
     check_tensor("x", x, ("batch", "in"))
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-        raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
-    check_size("batch", x=len(x), labels=len(labels))
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_out:
-        raise ValueError(f"labels go from {low} to {high} but there are {n_out} outputs, 0 to {n_out - 1}")
+    if labels is not None:
+        check_labels("labels", labels, samples=len(x), classes=n_out)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from tensornet_interp.checks import check_int, check_size, check_tensor
+from tensornet_interp.checks import check_int, check_labels, check_size, check_tensor
 from tensornet_interp.results import SpectralResult
 
 
@@ -52,11 +52,7 @@ def refit(
         check_size("out", result=len(outputs), targets=targets.shape[1])
         found, how = _least_squares(features, outputs, targets.double()), "least squares of outputs"
     else:
-        if targets.dtype != torch.int64 or targets.ndim != 1:
-            raise TypeError("targets must be outputs (batch, out) or a tensor (batch,) of int64 class numbers")
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= len(outputs):
-            raise ValueError(f"targets go from {low} to {high} but there are {len(outputs)} outputs")
+        check_labels("targets", targets, samples=len(x), classes=len(outputs))
         # a component that no sample activates has an infinite scale: its coefficient is not determined, and left at 0
         start = torch.where(scale.isfinite(), small.eigenvalues.double() * scale, 0.0)
         max_iterations = check_int("max_iterations", max_iterations, 1)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.inner_products.operands import as_single_layer, check_comparable
+from tensornet_interp.inner_products.operands import check_comparable
 from tensornet_interp.inner_products.stack import common_exponents, factor_exponents, rescale
-from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
+from tensornet_interp.network import check_network
 
 _DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
 
@@ -21,7 +21,7 @@ def norm(layer: TensorNetwork) -> Tensor:
     ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. It is safe from overflow: the norm is never squared at
     full scale. Cost: O(rank^2 (in + out)).
     """
-    layer = as_single_layer(layer)
+    layer = check_network("layer", layer).to_layer()
     exponents = factor_exponents(layer)
     scale = torch.tensor(float(sum(exponents)), dtype=torch.float64, device=layer.down.device).exp2()
     return _norm(rescale(layer, exponents)) * scale
@@ -95,6 +95,7 @@ def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
         right=right,
         name=name,
         history=history,
+        basis=new.basis,
         constant_in=old.constant_in,
         constant_out=old.constant_out,
     )
@@ -102,6 +103,6 @@ def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
 
 def _two_layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
     """Return both as single layers with the same inputs and outputs."""
-    first, second = as_single_layer(a), as_single_layer(b)
+    first, second = (check_network(name, part).to_layer() for name, part in (("a", a), ("b", b)))
     check_comparable({"a": first, "b": second})
     return first, second

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from tensornet_interp.checks import check_size
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.layer import BilinearLayer, as_layer
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import BilinearNetwork, as_network
 
 Networks = TensorNetwork | Sequence[TensorNetwork]
 
@@ -25,7 +24,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
 
 def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
     """Return all as networks of one depth, with the same inputs and outputs."""
-    networks = {name: as_network(part) for name, part in named.items()}
+    networks = {name: as_network(part, name) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():
         if len(network) != len(networks[first]):
@@ -33,18 +32,6 @@ def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
         check_comparable({at: networks[at].layers[0] for at in (first, name)}, outputs=False)
         check_comparable({at: networks[at].layers[-1] for at in (first, name)}, inputs=False)
     return list(networks.values())
-
-
-def as_network(part: TensorNetwork) -> BilinearNetwork:
-    """Return a network unchanged, and anything else as a network of one layer."""
-    return part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)])
-
-
-def as_single_layer(part: TensorNetwork) -> BilinearLayer:
-    """Return a layer, a decomposition of one, or a network of one layer as a layer."""
-    if isinstance(part, BilinearNetwork) and len(part) > 1:
-        raise ValueError(f"expected a single layer, got a network of {len(part)}; compare its parts one by one")
-    return part.layers[0] if isinstance(part, BilinearNetwork) else as_layer(part)
 
 
 def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, outputs: bool = True) -> None:

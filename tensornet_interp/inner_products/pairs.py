@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_bool
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
     Networks,
     as_networks,
-    as_single_layer,
     check_comparable,
     name_networks,
 )
 from tensornet_interp.inner_products.stack import as_stack, factor_exponents, rescale
 from tensornet_interp.inner_products.table import Pairs, Table, Task, cosines, covering_pairs, mirrored, standard_error
+from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
+from tensornet_interp.network import check_network
 
 
 def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
@@ -97,8 +97,8 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     if not isinstance(kind, Tree) and kind.method == "sampled":
         raise ValueError("output_similarity is exact: leave method out of kind or give method='exact', not 'sampled'")
     pair = []
-    for part in (a, b):
-        layer = as_single_layer(part).drop_constant()
+    for name, part in (("a", a), ("b", b)):
+        layer = check_network(name, part).to_layer().drop_constant()
         pair.append(rescale(layer, factor_exponents(layer)))
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)
     grams = {}

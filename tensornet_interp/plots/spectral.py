@@ -27,7 +27,7 @@ def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = ""
         for column, pick in enumerate(picks):
             cell = figure.add_subplot(grid[row, 3 + column])
             image_cell(cell, pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
-    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, {result.report.basis}")
+    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, basis: {result.report.basis}")
     return figure
 
 
@@ -45,7 +45,7 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
             )
     for row in range(2 * count):
         grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
-    figure.suptitle(f"Leading eigenvectors with their eigenvalues, {result.report.basis}")
+    figure.suptitle(f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}")
     return figure
 
 
@@ -76,7 +76,8 @@ def output_directions(
         for cell, pick in zip(cells, [*order[:count], *order[-count:]], strict=True):
             image_cell(cell, pixels(result, block, pick), shape, f"{float(result.eigenvalues[block, pick]):+.2g}")
     figure.suptitle(
-        f"Output directions by singular value, most positive and most negative eigenvectors\n{result.report.basis}",
+        "Output directions by singular value, most positive and most negative eigenvectors\n"
+        f"basis: {result.report.basis}",
         fontsize=10,
     )
     return figure

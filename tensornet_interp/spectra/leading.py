@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_choice, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -195,8 +195,7 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
 
 def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
     """An error unless the tolerance is above the rounding of the sums and of the returned values."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
-        raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+    tolerance = check_number("tolerance", tolerance)
     dtype = layer.down.dtype
     floor = rounding_share(*layer.left.shape) + torch.finfo(dtype).eps
     if not floor <= tolerance < 1:

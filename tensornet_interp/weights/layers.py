@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int, suggestion
 from tensornet_interp.disk import replace_files
-from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, locate
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
@@ -48,14 +48,14 @@ def load_layer(
     - "tensornet_interp": models that this project saved; the residual of a block is part of the layer.
 
     Biases that the layout names and the file has are lifted exactly, and so is the layout's `residual`. Apart from
-    that, the residual stream, attention and norms stay outside of the layer. The history says which basis the inputs
-    are in: after the norm that the config's "normalization" names. Without a config.json the history says that gate
-    and norm are not known.
+    that, the residual stream, attention and norms stay outside of the layer. The layer's `basis` says where its
+    inputs are taken: after the norm that the config's "normalization" names. Without a config.json the history says
+    that gate and norm are not known.
 
     A gate, in the layout or in the config, is refused, because the layer would not compute what the model computes.
     `gate_removed=True` says that these weights were trained or fine-tuned to work without the gate.
 
-    `index=None` reads what `save_layer` wrote: the weights, name, history and constant coordinates.
+    `index=None` reads what `save_layer` wrote: the weights, name, history, basis and constant coordinates.
 
     `dtype=None` keeps the file's dtype. Raises ValueError for missing tensors, for tensors of the layer's module that
     the layout does not name, for wrong shapes, a gate, a pickle or a broken file; FileNotFoundError if there is no
@@ -90,22 +90,21 @@ def load_layer(
             first, second = parts[left].chunk(2)
             parts[left], parts[right] = (first, second) if layout.first == "left" else (second, first)
     name = f"{os.path.basename(os.path.abspath(source))} layer {index}"
-    history = _history(layout, config, options, gate_removed)
+    about: dict[str, Any] = {"name": name, "history": _history(layout, config, gate_removed)}
+    about |= {"basis": _basis(layout, options)}
     if "dense" in parts:
-        layer = BilinearLayer.from_tensor(parts["dense"], name, history)
+        layer = BilinearLayer.from_tensor(parts["dense"], **about)
     else:
         down = parts.get("down")
         if down is None:
             down = torch.eye(len(parts["left"]), device=parts["left"].device, dtype=parts["left"].dtype)
-        layer = BilinearLayer.from_weights(
-            left=parts["left"], right=parts["right"], down=down, name=name, history=history
-        )
+        layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, **about)
     lifted = {role: parts[role] for role in biases}
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
 
 
 def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
-    """Write a layer to `<folder>/layer.safetensors`: down, left and right; name, history, constants as metadata.
+    """Write a layer to `<folder>/layer.safetensors`: down, left, right; name, history, basis, constants as metadata.
 
     `load_layer(folder)` gives the same layer, bit by bit, on the CPU. An old file stays until the new one is complete.
     Raises TypeError for anything but a `BilinearLayer`. Memory: a copy of the layer.
@@ -125,7 +124,7 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
         return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
     tensors = {"down": copy(layer.down), "left": copy(layer.left), "right": copy(layer.right)}
-    about: dict[str, Any] = {"name": layer.name, "history": layer.history}
+    about: dict[str, Any] = {"name": layer.name, "history": layer.history, "basis": layer.basis}
     about |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
     folder = Path(folder)
     content = save(tensors, {"format": FORMAT, "layer": json.dumps(about)})
@@ -147,6 +146,7 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     try:
         about = json.loads(files.metadata["layer"])
         name, history = str(about["name"]), tuple(str(note) for note in about["history"])
+        basis = str(about.get("basis", AS_GIVEN))  # of a file from before there was one
         constant_in, constant_out = about["constant_in"] is True, about["constant_out"] is True
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is corrupt: its metadata are not those of a layer ({error!r})") from error
@@ -157,6 +157,7 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
         right=right,
         name=name,
         history=history,
+        basis=basis,
         constant_in=constant_in,
         constant_out=constant_out,
     )
@@ -250,18 +251,19 @@ def _check_shapes(
                 )
 
 
-def _history(
-    layout: Layout, config: Mapping[str, Any] | None, options: Mapping[str, Any], gate_removed: bool
-) -> tuple[str, ...]:
+def _basis(layout: Layout, options: Mapping[str, Any]) -> str:
     norm = options.get("normalization")
-    inputs = layout.inputs
-    if not inputs and "normalization" not in options:
-        inputs = "inputs in the space that the weights read: after the norm, if the model has one here"
-    elif not inputs and norm in NO_GATE:
-        inputs = f"inputs in the residual stream: no norm before the layer (normalization={norm!r})"
-    elif not inputs:
-        inputs = f"inputs in the residual stream after the norm before the layer (normalization={norm!r})"
-    notes = [inputs]
+    if layout.basis:
+        return layout.basis
+    if "normalization" not in options:
+        return "what the weights read: after the norm, if the model has one here"
+    if norm in NO_GATE:
+        return f"residual stream, no norm before the layer (normalization={norm!r})"
+    return f"residual stream after the norm before the layer (normalization={norm!r})"
+
+
+def _history(layout: Layout, config: Mapping[str, Any] | None, gate_removed: bool) -> tuple[str, ...]:
+    notes = []
     if config is None:
         notes.append("no config.json: gate and norm are not known")
     if gate_removed:

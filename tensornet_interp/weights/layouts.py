@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from tensornet_interp.checks import check_choice
+from tensornet_interp.checks import check_choice, check_text
 
 INDEX = "{i}"
 
@@ -24,10 +24,10 @@ class Layout:
     names one tensor (out, in, in), which the layer applies to one input twice. A bias that the file does not have is
     zero, unless the config says that the model has biases.
 
-    `gated`: the layout has a gate on `left`; a gate is a function, not a tensor. `inputs` says which basis x is in,
-    and whether that is before or after a norm; if it is "", the config's "normalization" decides. `ignore` names
-    tensors of the same module that are no part of the map; any other tensor of that module is an error. `embedding`
-    and `unembedding` (vocabulary, d_model) and `attention` are names for `load_tensor`.
+    `gated`: the layout has a gate on `left`; a gate is a function, not a tensor. `basis` says which coordinates x is
+    in, before or after a norm; if it is "", the config's "normalization" decides. `ignore` names tensors of the same
+    module that are no part of the map; any other tensor of that module is an error. `embedding` and `unembedding`
+    (vocabulary, d_model) and `attention` are names for `load_tensor`.
 
     Raises ValueError if left or right has no name, or if `dense` is given beside them; TypeError for a string in
     place of the tuple `ignore`.
@@ -43,7 +43,7 @@ class Layout:
     first: str = "left"
     residual: float = 0.0
     gated: bool = False
-    inputs: str = ""
+    basis: str = ""
     ignore: tuple[str, ...] = ()
     embedding: str = ""
     unembedding: str = ""
@@ -58,8 +58,7 @@ class Layout:
             raise ValueError("dense names the whole tensor; give it with a bias at most, or left, right and down")
         if not self.dense and not all(parts):
             raise ValueError(f"left and right must both be named, got left={self.left!r} and right={self.right!r}")
-        if self.inputs and not self.inputs.startswith("inputs in "):
-            raise ValueError(f"inputs must read 'inputs in ...', as a layer's basis does, got {self.inputs!r}")
+        check_text("basis", self.basis, empty=True)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -126,7 +125,7 @@ LAYOUTS = {
         right_bias="model.layers.{i}.mlp.up_proj.bias",
         bias="model.layers.{i}.mlp.down_proj.bias",
         gated=True,
-        inputs="inputs in the residual stream after post_attention_layernorm and its weight",
+        basis="residual stream after post_attention_layernorm and its weight",
         embedding="model.embed_tokens.weight",
         unembedding="lm_head.weight",
     ),
@@ -147,11 +146,11 @@ def saved_model_layout(config: Mapping[str, Any], index: int) -> Layout:
     module = "blocks.{i}" if kind == "BilinearClassifier" else "bilinear"
     has_down = kind == "LogicGateModel" or bool(options.get("down"))
     if kind == "LogicGateModel":
-        inputs = "inputs in bits, 0 or 1"
+        basis = "bits, 0 or 1"
     elif index > 0:
-        inputs = f"inputs in the output basis of layer {index - 1}"
+        basis = f"outputs of layer {index - 1}"
     else:
-        inputs = f"inputs in the {'pixel (input)' if options.get('width') is None else 'embedding'} basis"
+        basis = "pixels" if options.get("width") is None else "embedding"
     return Layout(
         left=f"{module}.left.weight",
         right=f"{module}.right.weight",
@@ -160,5 +159,5 @@ def saved_model_layout(config: Mapping[str, Any], index: int) -> Layout:
         right_bias=f"{module}.right.bias",
         bias=f"{module}.down.bias" if has_down else None,
         residual=options.get("residual", 0.0),
-        inputs=inputs,
+        basis=basis,
     )

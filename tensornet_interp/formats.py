@@ -11,7 +11,7 @@ __all__ = ["cp_factors", "dense_factors"]
 
 
 def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors of a TensorLy CP tensor `(weights, [down, left, right])`; the weights go into `down`."""
+    """The factors of a TensorLy CP tensor `(weights, [down, left, right])`; the weights go into down."""
     weights, factors = cp_tensor
     if len(factors) != 3:
         raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)}")

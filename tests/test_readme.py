@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tensornet_interp import registry
+from tensornet_interp.registry import scratch_registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
@@ -22,11 +22,9 @@ def test_snippets_are_found():
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet(number, monkeypatch, tmp_path):
-    # What a snippet registers must not stay in the registry that other tests read.
-    decompositions = registry._decompositions
-    monkeypatch.setattr(decompositions, "_known", dict(decompositions._known))
     monkeypatch.chdir(tmp_path)
-    exec(compile(SNIPPETS[number], f"README.md, snippet {number}", "exec"), {"__name__": f"snippet_{number}"})
+    with scratch_registry():
+        exec(compile(SNIPPETS[number], f"README.md, snippet {number}", "exec"), {"__name__": f"snippet_{number}"})
 
 
 @pytest.mark.parametrize(

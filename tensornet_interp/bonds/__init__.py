@@ -2,6 +2,7 @@
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "ODT",
@@ -9,3 +10,5 @@ __all__ = [
     "Truncation",
     "odt",
 ]
+
+explain_missing_names(__name__)

@@ -3,6 +3,7 @@
 from tensornet_interp.circuits.queries import Query, evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.circuits.search import circuit
 from tensornet_interp.circuits.tree import Circuit, Component, Level
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Circuit",
@@ -16,3 +17,5 @@ __all__ = [
     "order_weights",
     "project",
 ]
+
+explain_missing_names(__name__)

@@ -9,6 +9,7 @@ from tensornet_interp.compare.runs import (
     matched_similarity,
     ordered_similarity,
 )
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "LEVELS",
@@ -23,3 +24,5 @@ __all__ = [
     "ordered_similarity",
     "stability",
 ]
+
+explain_missing_names(__name__)

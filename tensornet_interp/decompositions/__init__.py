@@ -22,6 +22,7 @@ from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.registry import get_decomposition, register_decomposition
 
 __all__ = [
@@ -77,6 +78,8 @@ BUILT_IN: dict[str, type] = {
 }
 for _name, _class in BUILT_IN.items():
     register_decomposition(_name)(_class)
+
+explain_missing_names(__name__)
 
 
 Strategy = str | Callable[[BilinearLayer], TensorNetwork]

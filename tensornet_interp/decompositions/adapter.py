@@ -18,6 +18,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.canonical import canonical_cp
+from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.inner_products.pairs import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -136,11 +137,9 @@ class TensorlyDecomposition:
         made = {name: value.to(dtype=layer.down.dtype) for name, value in self._fields(tensor, scale).items()}
         convergence = tuple(float(error) for error in errors)
         stop = self._stop_reason(len(convergence))
-        report = Report.of(layer, self, None, seed=self.seed, convergence=convergence, stop_reason=stop)
-        kind = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
-        made |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
-        result: Result = kind(report=report, **made)
-        return replace(result, report=replace(report, relative_error=relative_error(result, layer)))
+        report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
+        kind: type[Result] = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
+        return measured(kind, layer, report, lambda result: relative_error(result, layer), **made)
 
     def _arguments(self) -> dict[str, Any]:
         own = {f.name for f in fields(TensorlyDecomposition)}

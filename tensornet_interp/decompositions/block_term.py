@@ -4,7 +4,7 @@ De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008 (rank-(L, L, 1) terms); her
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,13 +12,11 @@ from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import Compressed, unfolding
-from tensornet_interp.decompositions.cp import report
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.parametrize import Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
 
 _SWEEP_FLOPS = 2e10  # what the alternating sweeps of a start may cost: about a second
@@ -82,15 +80,15 @@ class BlockTerm(FitOptions):
         fit = self.run(state, starts)
         outputs, values, vectors = _eigenbasis(fit.terms, ranks)
         dtype = layer.down.dtype
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
+        return self.finish(
+            SpectralResult,
+            layer,
+            state,
+            fit,
             outputs=outputs.to(dtype),
             eigenvalues=(state.scale * values).to(dtype),
             eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
         )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
         if self.start is None:

@@ -5,7 +5,7 @@ Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP; INDSCAL for the tied fo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,13 +13,11 @@ from torch import Tensor
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.compress import Compressed
-from tensornet_interp.decompositions.errors import measure
 from tensornet_interp.decompositions.parametrize import Free, Tied
-from tensornet_interp.decompositions.solve import BestFit, FitOptions, InitialFit
+from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
 from tensornet_interp.inner_products.pairs import difference
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, SpectralResult
 
 
@@ -65,13 +63,8 @@ class CP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed)))
             fit = self.run(state, starts)
             terms = fit.terms
-        result = CPResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
-            **{name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()},
-        )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
+        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        return self.finish(CPResult, layer, state, fit, **fields)
 
     def _first(self, state: Compressed, rank: int) -> Triple:
         given = self.given_start(state)
@@ -108,15 +101,15 @@ class SymmetricCP(_Ranked):
             fit = self.run(state, starts)
             terms = fit.terms
         fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return self.finish(
+            SpectralResult,
+            layer,
+            state,
+            fit,
             outputs=fields["outputs"],
             eigenvalues=fields["weights"][:, None],
             eigenvectors=fields["left"].T[:, :, None],
         )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, rank: int) -> tuple[Tensor, Tensor]:
         given = self.given_start(state)
@@ -141,20 +134,6 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     if short:
         terms = join(terms, random_start(core, short, seed, tied=terms[1] is terms[2], scale=1e-3))
     return terms
-
-
-def report(
-    result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, scale: Tensor, fit: BestFit | None
-) -> Report:
-    """The report of a fitted result; `fit` is None where the layer's own components were taken."""
-    if fit is None:
-        error = measure(result, layer, scale, 0.0)
-        return Report.of(layer, method, error, seed=method.seed, stop_reason="exact: the layer's own components")
-    error = measure(result, layer, scale, fit.squared_error)
-    return Report.of(
-        layer, method, error, seed=method.seed, convergence=fit.convergence, stop_reason=fit.fit.stop_reason,
-        starts=fit.starts,
-    )  # fmt: skip
 
 
 def _polarized(core: BilinearLayer) -> Triple:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.inner_products.pairs import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -86,16 +87,16 @@ class Eigen:
                     " loses its constant; add that direction, or decompose layer.drop_constant()"
                 )
         values, vectors = eigenpairs(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return measured(
+            SpectralResult,
+            layer,
+            Report.of(layer, self),
+            lambda result: spectral_error(result, layer),
             outputs=outputs,
             eigenvalues=values.to(dtype),
             eigenvectors=fix_signs(vectors).to(dtype),
             directions=directions,
         )
-        return replace(result, report=Report.of(layer, self, spectral_error(result, layer)))
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""The relative error of a result as it is returned."""
+"""Results whose report holds the relative error of what is returned."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -6,6 +10,19 @@ from torch import Tensor
 from tensornet_interp.decompositions.compress import DENSE_ELEMENTS
 from tensornet_interp.inner_products.pairs import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.report import Report
+from tensornet_interp.results import Result
+
+R = TypeVar("R", bound=Result)
+
+
+def measured(kind: type[R], layer: BilinearLayer, report: Report, error: Callable[[R], float], **fields: Any) -> R:
+    """Return the result of that kind with these fields; its report gets error(result).
+
+    The error is measured on the result itself, so the rounding of its fields to the layer's dtype counts.
+    """
+    result = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
+    return replace(result, report=replace(report, relative_error=error(result)))
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ Pearce et al. 2025, section 3.3 and appendix D: flatten the two inputs, SVD, eig
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
-from tensornet_interp.decompositions.errors import measure
+from tensornet_interp.decompositions.errors import measure, measured
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
@@ -58,16 +58,16 @@ class OutputSVD:
         found = min(rank, state.core.shape[1])
         eigenvalues, vectors = eigenpairs(state.core, directions.T, found)
         dtype = layer.down.dtype
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
+        # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
+        left_out = float(1 - eigenvalues.detach().square().sum())
+        return measured(
+            SpectralResult,
+            layer,
+            Report.of(layer, self, floor=floor),
+            lambda result: measure(result, layer, state.scale, left_out),
             outputs=directions.to(dtype),
             eigenvalues=(state.scale * eigenvalues).to(dtype),
             eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
             directions=directions.T.to(dtype),
             singular_values=state.scale * values,
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
         )
-        # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
-        error = measure(result, layer, state.scale, float(1 - eigenvalues.detach().square().sum()))
-        return replace(result, report=Report.of(layer, self, error, floor=floor))

@@ -9,6 +9,7 @@ import torch
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.inner_products.pairs import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
@@ -64,14 +65,13 @@ class RandomComponents:
         order = torch.randperm(units.rank, generator=generator, device="cpu").to(wide.down.device)
         fitted = self._refit(_pick(units, order[:rank]), _pick(units, order[rank:]) if rank < units.rank else None)
         fields = canonical_cp(replace(fitted, down=fitted.down * (scale or 1.0)))
-        result = CPResult(
-            report=Report.of(layer, self, None, seed=self.seed),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return measured(
+            CPResult,
+            layer,
+            Report.of(layer, self, seed=self.seed),
+            lambda result: relative_error(result, layer) if scale > 0 else 0.0,
             **{name: factor.to(layer.down.dtype) for name, factor in fields.items()},
         )
-        error = relative_error(result, layer) if scale > 0 else 0.0
-        return replace(result, report=Report.of(layer, self, error, seed=self.seed))
 
     def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:
         """Only the rest is fitted: what is drawn is exact already, and keeps its digits."""

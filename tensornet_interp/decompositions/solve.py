@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +11,13 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
+from tensornet_interp.decompositions.errors import R, measure, measured
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, products
 from tensornet_interp.decompositions.parametrize import Model
 from tensornet_interp.decompositions.priors import Factors, Prior
 from tensornet_interp.decompositions.starts import Triple
 from tensornet_interp.layer import BilinearLayer, BilinearMap
-from tensornet_interp.report import Start
+from tensornet_interp.report import Report, Start
 
 InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not random), what is fitted, from where
 
@@ -111,6 +113,18 @@ class FitOptions:
             for error, seed, _, fit, terms in ended
         )
         return BestFit(best[4], best[2], best[0], best[3], starts if len(starts) > 1 else ())
+
+    def finish(self, kind: type[R], layer: BilinearLayer, state: Compressed, fit: "BestFit | None", **fields: Any) -> R:
+        """Return the fitted result with these fields; `fit` is None if they are the layer's own components."""
+        squared = 0.0 if fit is None else fit.squared_error
+        if fit is None:
+            report = Report.of(layer, self, seed=self.seed, stop_reason="exact: the layer's own components")
+        else:
+            convergence, stop = fit.convergence, fit.fit.stop_reason
+            report = Report.of(
+                layer, self, seed=self.seed, convergence=convergence, stop_reason=stop, starts=fit.starts
+            )
+        return measured(kind, layer, report, lambda result: measure(result, layer, state.scale, squared), **fields)
 
     def _constrained(self, factors: Factors) -> Factors:
         for prior in self.priors:

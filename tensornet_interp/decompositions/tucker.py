@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
-from tensornet_interp.decompositions.errors import measure
+from tensornet_interp.decompositions.errors import measure, measured
 from tensornet_interp.inner_products.pairs import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import input_gram
@@ -167,18 +167,17 @@ def _result(
         name=f"{layer.name} core".strip(),
         history=(*layer.history, "in the coordinates of Tucker factors"),
     )
-    result = TuckerResult(
-        report=Report.of(layer, method, None),
+    left_out = 1 - _kept(state.core, outputs, inputs)
+    return measured(
+        TuckerResult,
+        layer,
+        Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor),
+        lambda result: measure(result, layer, state.scale, left_out),
         outputs=outputs.to(dtype),
         inputs=state.expand(inputs).to(dtype),
         core=core.to(dtype=dtype),
         singular_values=(state.scale * spectra[0], state.scale * spectra[1]),
-        constant_in=layer.constant_in,
-        constant_out=layer.constant_out,
     )
-    error = measure(result, layer, state.scale, 1 - _kept(state.core, outputs, inputs))
-    report = Report.of(layer, method, error, convergence=convergence, stop_reason=stop, floor=floor)
-    return replace(result, report=report)
 
 
 def _check_options(ranks: object, energy: float | None, error: float | None) -> None:

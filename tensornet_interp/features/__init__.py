@@ -21,6 +21,7 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "DROP",
@@ -48,3 +49,5 @@ __all__ = [
     "rank_by_structure",
     "removal_test",
 ]
+
+explain_missing_names(__name__)

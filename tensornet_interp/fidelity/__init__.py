@@ -13,6 +13,7 @@ from tensornet_interp.fidelity.curves import (
     truncation_curve,
 )
 from tensornet_interp.fidelity.refitting import leading, refit
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "ORDERS",
@@ -29,3 +30,5 @@ __all__ = [
     "refit",
     "truncation_curve",
 ]
+
+explain_missing_names(__name__)

@@ -2,6 +2,7 @@
 
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.pairs import difference, inner, norm, output_similarity, relative_error, similarity
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Estimate",
@@ -12,3 +13,5 @@ __all__ = [
     "relative_error",
     "similarity",
 ]
+
+explain_missing_names(__name__)

@@ -1,5 +1,6 @@
 """Weights on disk: layers of checkpoints, dictionaries, single tensors; safetensors only, never a pickle."""
 
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.layers import load_layer, save_layer
@@ -20,3 +21,5 @@ __all__ = [
     "save_layer",
     "tensor_names",
 ]
+
+explain_missing_names(__name__)

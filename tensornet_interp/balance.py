@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer
 
-__all__ = ["Balanced", "balance"]
+__all__ = ["Balanced", "balance", "times_power"]
 
 
 class Balanced(NamedTuple):
@@ -41,9 +41,9 @@ def balance(*layers: BilinearLayer) -> Balanced:
         check_size("rank", left=len(left), down=layer.rank)
         cores.append(
             BilinearLayer(
-                down=_times_power(layer.down, own - exponent),
-                left=_times_power(layer.left, -left),
-                right=_times_power(layer.right, -right),
+                down=times_power(layer.down, own - exponent),
+                left=times_power(layer.left, -left),
+                right=times_power(layer.right, -right),
                 name=layer.name,
                 history=layer.history,
                 constant_in=layer.constant_in,
@@ -70,8 +70,8 @@ def _shared(exponents: list[Tensor]) -> list[Tensor]:
     return [torch.where(close, largest, own) for own in exponents]
 
 
-def _times_power(matrix: Tensor, exponents: Tensor) -> Tensor:
-    """matrix[:, r] 2^exponents[r], exactly: by powers whose bits are written, in steps that a float can hold."""
+def times_power(matrix: Tensor, exponents: Tensor) -> Tensor:
+    """Return matrix[:, r] 2^exponents[r], exactly: each power is written by its bits, in steps that a float holds."""
     while True:
         step = exponents.clamp(-1000, 1000)
         matrix = matrix * ((step + 1023) << 52).view(torch.float64)

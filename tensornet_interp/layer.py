@@ -73,12 +73,8 @@ class BilinearMap(TensorNetwork):
         direction: (..., out), the constant coordinate of a lifted output included; result (..., in, in).
         Cost: directions * in^2 * rank.
         """
+        check_direction(self, direction)
         layer = self.to_layer()
-        if not isinstance(direction, Tensor) or direction.ndim == 0:
-            raise TypeError(f"direction must be a tensor (..., out), got {direction!r}")
-        check_tensor("direction", direction, ("...",) * (direction.ndim - 1) + ("out",))
-        check_size("out", layer=layer.down.shape[0], direction=direction.shape[-1])
-        check_alike(layer=layer.down, direction=direction)
         matrix = (layer.left * (direction @ layer.down)[..., None, :]) @ layer.right.mT
         return (matrix + matrix.mT) / 2
 
@@ -268,6 +264,15 @@ class BilinearLayer(BilinearMap):
             return tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype)
 
         return replace(self, down=move(self.down), left=move(self.left), right=move(self.right))
+
+
+def check_direction(part: BilinearMap, direction: object) -> None:
+    """Raise unless the direction is a tensor (..., out) that fits the map."""
+    if not isinstance(direction, Tensor) or direction.ndim == 0:
+        raise TypeError(f"direction must be a tensor (..., out), got {direction!r}")
+    check_tensor("direction", direction, ("...",) * (direction.ndim - 1) + ("out",))
+    check_size("out", layer=part.sizes["out"], direction=direction.shape[-1])
+    check_alike(layer=part.terms()[0].data, direction=direction)
 
 
 def as_layer(part: TensorNetwork) -> BilinearLayer:

@@ -1,7 +1,7 @@
 """What decompositions return: maps with the modes of the layer, that say what they are of and how good they are."""
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from tensorly.cp_tensor import CPTensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.layer import BilinearLayer, BilinearMap, check_direction
 from tensornet_interp.report import Report
 
 __all__ = ["CPResult", "EigenGroup", "Result", "SpectralResult", "TuckerResult"]
@@ -32,6 +32,19 @@ class Result(BilinearMap):
             return self
         report = replace(self.report, method=f"{self.report.method}, constant output dropped", relative_error=None)
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the result on a device, in a dtype; `singular_values` stay float64, the report stays as it is."""
+
+        def move(name: str, value: Any) -> Any:
+            if isinstance(value, Tensor):
+                kept = value.dtype if name == "singular_values" else dtype or value.dtype
+                return value.to(device=device or value.device, dtype=kept)
+            if isinstance(value, tuple):
+                return tuple(move(name, item) for item in value)
+            return value.to(device, dtype) if isinstance(value, BilinearLayer) else value
+
+        return replace(self, **{field.name: move(field.name, getattr(self, field.name)) for field in fields(self)})
 
     @property
     def relative_error(self) -> float | None:
@@ -109,6 +122,19 @@ class SpectralResult(Result):
             constant_in=self.constant_in,
             constant_out=self.constant_out,
         )
+
+    def interaction_matrix(self, direction: Tensor) -> Tensor:
+        """M[in1, in2] = sum_block (direction . outputs[:, block]) V[block] diag(eigenvalues[block]) V[block]^T.
+
+        direction: (..., out); result (..., in, in), as for a layer. Cost: in^2 rank for every block that any of the
+        directions has a part of, and directions * blocks * in^2.
+        """
+        check_direction(self, direction)
+        weights = direction @ self.outputs  # (..., block)
+        used = (weights != 0).flatten(0, -2).any(0) if weights.ndim > 1 else weights != 0
+        vectors = self.eigenvectors[used]
+        blocks = (vectors * self.eigenvalues[used][:, None, :]) @ vectors.mT  # (used block, in, in)
+        return torch.tensordot(weights[..., used], blocks, 1)
 
     def to_tensorly(self) -> CPTensor:
         """TensorLy's `CPTensor`, eigenvalues as weights."""

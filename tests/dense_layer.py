@@ -6,9 +6,9 @@ from tensornet_interp import BilinearLayer
 
 
 def dense(part):
-    """The symmetrized tensor (out, in, in) of a layer or a result, in float64."""
-    layer = part.to_layer()
-    tensor = torch.einsum("or,ir,jr->oij", layer.down.double(), layer.left.double(), layer.right.double())
+    """The symmetrized tensor (out, in, in) of a layer or a result whose arrays are taken as they are, in float64."""
+    layer = part.to(dtype=torch.float64).to_layer()
+    tensor = torch.einsum("or,ir,jr->oij", layer.down, layer.left, layer.right)
     return (tensor + tensor.mT) / 2
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 EPS = float(np.finfo(np.longdouble).eps)
 
@@ -19,7 +20,7 @@ def wide(tensor):
 
 def dense(part):
     """The symmetrized tensor (out, in, in) of a layer or result, from its CP factors in long double."""
-    layer = part.to_layer()
+    layer = part.to(dtype=torch.float64).to_layer()  # float64 products: exact to 1e-16 of each term
     down, left, right = (wide(factor) for factor in (layer.down, layer.left, layer.right))
     tensor = np.stack([(left * row) @ right.T for row in down])
     return (tensor + tensor.transpose(0, 2, 1)) / 2

@@ -2,11 +2,11 @@
 
 import math
 
+import extended
 import numpy as np
 import pytest
 import torch
 
-import extended
 from tensornet_interp import BilinearLayer, decompose, difference, inner, list_decompositions, norm, relative_error
 from tensornet_interp.testing import random_layer
 
@@ -37,10 +37,10 @@ def test_w1_the_exact_end_of_a_half_precision_layer_is_exact_to_its_rounding(met
     wide = layer.to(dtype=torch.float64)
     exact = decompose(layer, method)
     reference = decompose(wide, method)
-    rounding = relative_error(reference.to(dtype=dtype).to_layer().to(dtype=torch.float64), wide)
-    assert relative_error(exact.to_layer().to(dtype=torch.float64), wide) <= 2 * rounding
+    rounding = relative_error(reference.to(dtype=dtype).to(dtype=torch.float64), wide)
+    assert relative_error(exact.to(dtype=torch.float64), wide) <= 2 * rounding
     assert exact.relative_error == pytest.approx(
-        relative_error(exact.to_layer().to(dtype=torch.float64), wide), rel=1e-6, abs=1e-12
+        relative_error(exact.to(dtype=torch.float64), wide), rel=1e-6, abs=1e-12
     )
 
 
@@ -61,7 +61,7 @@ def test_w1_a_coordinate_with_small_weights_and_large_values_is_kept():
     x[:, 3] *= 1e6
     truth = layer.to(dtype=torch.float64)(x)
     for method in OURS:
-        result = decompose(layer, method).to_layer().to(dtype=torch.float64)
+        result = decompose(layer, method).to(dtype=torch.float64)
         assert float((result(x) - truth).norm() / truth.norm()) < 1e-5, method
 
 

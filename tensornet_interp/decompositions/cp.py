@@ -63,7 +63,7 @@ class CP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed)))
             fit = self.run(state, starts)
             terms = fit.terms
-        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        fields = canonical_cp(state.restore(terms))
         return self.finish(CPResult, layer, state, fit, **fields)
 
     def _first(self, state: Compressed, rank: int) -> Triple:
@@ -100,7 +100,7 @@ class SymmetricCP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed, tied=True)[:2]))
             fit = self.run(state, starts)
             terms = fit.terms
-        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        fields = canonical_cp(state.restore(terms))
         return self.finish(
             SpectralResult,
             layer,

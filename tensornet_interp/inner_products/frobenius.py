@@ -6,12 +6,14 @@ sum over the entries of the tensor, one output at a time in compressed coordinat
 only, and costs more. Here the first is taken if its bound allows, else the second.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance
 from tensornet_interp.layer import BilinearLayer
 
 EPS = torch.finfo(torch.float64).eps
@@ -62,6 +64,51 @@ def frobenius(layer: BilinearLayer) -> Measured:
         compressed = (torch.linalg.qr(layer.down, mode=_mode(layer.down)).R, *compressed[1:])
     norms = torch.stack([torch.linalg.vector_norm(matrix) for matrix in _matrices(*compressed)])
     return Measured(torch.linalg.vector_norm(norms), SAFETY * EPS * total)
+
+
+class Distance(NamedTuple):
+    """A relative error, and what the exact one is at most."""
+
+    error: float
+    bound: float
+
+
+def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance:
+    """||A - B|| / ||B|| between symmetrized layers of any dtype and scale, B the reference, which must not be zero.
+
+    Layers of equal rank keep every digit of a small difference of aligned factors. Cost: `frobenius` of both together.
+    """
+    own = balance(reference)
+    size = frobenius(own.layers[0])
+    (a, b), exponent = balance(approximation, reference)
+    lost = frobenius(aligned(b, a))
+    value, least = float(size.value.detach()), float(size.value.detach()) - size.rounding
+    error, more = float(lost.value.detach()), lost.rounding
+
+    def relative(numerator: float, denominator: float) -> float:
+        if not denominator > 0:
+            return math.inf
+        mantissa, extra = math.frexp(numerator / denominator)
+        power = extra + exponent - own.exponent
+        return math.ldexp(mantissa, power) if power < 1024 else math.inf
+
+    return Distance(relative(error, value), relative(error + more, least))
+
+
+def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
+    """new - old over all coordinates; hidden units are concatenated.
+
+    For layers of one rank they are ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]) with primes for `new`, which
+    keeps every digit of a small change of aligned weights.
+    """
+    if old.rank == new.rank:
+        down = torch.cat([new.down - old.down, new.down, new.down], 1)
+        left = torch.cat([old.left, new.left - old.left, new.left], 1)
+        right = torch.cat([old.right, old.right, new.right - old.right], 1)
+    else:
+        down = torch.cat([new.down, -old.down], 1)
+        left, right = torch.cat([new.left, old.left], 1), torch.cat([new.right, old.right], 1)
+    return BilinearLayer(down=down, left=left, right=right)
 
 
 def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]:

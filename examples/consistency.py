@@ -39,10 +39,10 @@ from examples.consistency_report import figures, print_tables
 from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
 from models.runs import trained
 from models.tables import read_table
-from tensornet_interp import SpectralResult, decompose, similarity
+from tensornet_interp import Moments, SpectralResult, decompose, similarity
 from tensornet_interp.checks import check_int
 from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
-from tensornet_interp.inner_products import output_similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
 COUNT = 10  # places in the order
 TABLES = ("runs", "ordered", "classes", "functions", "outputs")
@@ -176,17 +176,16 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
 
 def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> list[Row]:
     """Cosines of whole models: of tensors, and of outputs for normal inputs and for Gaussian ones like the images."""
-    x = data.train_x.double()
-    kinds = {
-        "symmetric": {"kind": "symmetric"},
-        "gaussian, standard normal": {"kind": "gaussian"},
-        "gaussian, moments of images": {"kind": "gaussian", "mean": x.mean(0), "covariance": x.T.cov()},
+    kinds: dict[str, Symmetric | Gaussian] = {
+        "symmetric": Symmetric(),
+        "gaussian, standard normal": Gaussian(),
+        "gaussian, moments of images": Gaussian(Moments.of(data.train_x)),
     }
     networks = [model.network("input") for model in runs]
     pairs = list(combinations(range(len(runs)), 2))
     rows = []
     for name, kind in kinds.items():
-        table = similarity(networks, **kind, progress=False).to_tensor()  # type: ignore[arg-type]
+        table = similarity(networks, kind=kind, progress=False).to_tensor()
         found = jackknife(torch.stack([table[pair] for pair in pairs]), pairs)
         ends = {"low": float(found.low), "high": float(found.high), "with_self_pairs": float(table.mean())}
         rows.append({**head, "kind": name, "similarity": float(found.mean)} | ends)

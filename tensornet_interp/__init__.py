@@ -22,6 +22,7 @@ from tensornet_interp.decompositions import (
 from tensornet_interp.inner_products import Estimate, difference, inner, norm, relative_error, similarity
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.lifting import lift
+from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
@@ -43,6 +44,7 @@ __all__ = [
     "Decomposition",
     "Eigen",
     "Estimate",
+    "Moments",
     "OutputSVD",
     "Plan",
     "Report",

@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer
 
-__all__ = ["Balanced", "balance", "times_power"]
+__all__ = ["Balanced", "balance", "balance_rows", "times_power"]
 
 
 class Balanced(NamedTuple):
@@ -51,6 +51,11 @@ def balance(*layers: BilinearLayer) -> Balanced:
             )
         )
     return Balanced(tuple(cores), exponent)
+
+
+def balance_rows(matrix: Tensor) -> Tensor:
+    """Return matrix[i] divided by a power of two per row: the largest entry of each row is in [1, 2); exact."""
+    return times_power(matrix.T, -_exponents(matrix.T)).T
 
 
 def _exponents(columns: Tensor) -> Tensor:

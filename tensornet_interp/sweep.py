@@ -20,7 +20,8 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions import build, decompose
-from tensornet_interp.inner_products.pairs import norm, relative_error, similarity
+from tensornet_interp.inner_products.distance import norm, relative_error
+from tensornet_interp.inner_products.pairs import similarity
 from tensornet_interp.layer import as_layer
 from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition

@@ -20,7 +20,7 @@ from bad_input import (
     tensor,
 )
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, contract, odt, plan
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, contract, odt, plan
 from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
 from tensornet_interp.contraction import Term
 from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
@@ -32,8 +32,9 @@ TABLE = [
     # odt
     ("odt of a tensor", lambda: odt(DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
     ("odt of zero", lambda: odt(ZERO), ValueError, "the network is zero on the given input moments"),
-    ("odt covariance", lambda: odt(STACK, covariance=covariance(a33=-0.5)), ValueError, "positive semidefinite, its lowest eigenvalue is -5.000e-01"),
-    ("odt mean size", lambda: odt(STACK, mean=tensor(4)), ValueError, "mode 'in' has size 5 in network but 4 in mean"),
+    ("odt with a covariance", lambda: odt(STACK, covariance()), TypeError, r"moments must be a Moments object, got Tensor; make one by Moments\(mean, covariance\)"),
+    ("odt moments size", lambda: odt(STACK, Moments.standard(4)), ValueError, "mode 'in' has size 5 in network but 4 in moments"),
+    ("odt moments device", lambda: odt(STACK, moments=Moments.standard(5, device="meta")), ValueError, "share one device; got network cpu, moments meta"),
     ("truncate by nothing", lambda: BONDS.truncate(), ValueError, "give either ranks or error, got ranks=None and error=None"),
     ("truncate by both", lambda: BONDS.truncate(2, error=0.1), ValueError, "give either ranks or error, got ranks=2 and error=0.1"),
     ("truncate to 0", lambda: BONDS.truncate(0), ValueError, r"rank must be from 1 to 5 \(the size of bond 1\), got 0"),

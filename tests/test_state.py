@@ -19,6 +19,7 @@ from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
+    Moments,
     contract,
     decompose,
     difference,
@@ -58,7 +59,7 @@ from tensornet_interp.fidelity import (
     refit,
     truncation_curve,
 )
-from tensornet_interp.inner_products import output_similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output, output_similarity
 from tensornet_interp.lifting import split
 from tensornet_interp.plots import (
     bond_curves,
@@ -165,17 +166,17 @@ CALLS = {
     ),
     "plot a Pareto front": lambda g: pareto(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False)),
     "inner tree": lambda g: inner(g.network, g.network),
-    "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind="gaussian", covariance=torch.eye(5, dtype=g.x.dtype)),
-    "inner gaussian, network": lambda g: inner(g.network, g.network, kind="gaussian", per_output=True),
+    "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind=Gaussian(Moments.of(g.x))),
+    "inner gaussian, network": lambda g: inner_by_output(g.network, g.network, kind="gaussian"),
     "inner symmetric": lambda g: inner(g.network, g.network, kind="symmetric"),
-    "inner sampled": lambda g: inner(g.network, g.network, kind="symmetric", method="sampled", samples=10),
-    "inner gaussian, sampled": lambda g: inner(g.lifted, g.lifted, kind="gaussian", method="sampled", samples=10),
+    "inner sampled": lambda g: inner(g.network, g.network, kind=Symmetric("sampled", samples=10)),
+    "inner gaussian, sampled": lambda g: inner(g.lifted, g.lifted, kind=Gaussian(method="sampled", samples=10)),
     "similarity": lambda g: float(similarity(g.layer, g.other)),
     "similarity of a list": lambda g: similarity([g.layer, g.other, g.result], kind="gaussian"),
     "relative error": lambda g: relative_error(g.result, g.layer),
     "norm": lambda g: norm(g.layer),
     "difference": lambda g: difference(g.layer, g.other),
-    "odt": lambda g: (odt(g.network), odt(g.lifted, mean=g.x[0], covariance=torch.eye(5, dtype=g.x.dtype))),
+    "odt": lambda g: (odt(g.network), odt(g.lifted, Moments(g.x[0], torch.eye(5, dtype=g.x.dtype)))),
     "plot similarities": lambda g: similarity_matrix(similarity([g.layer, g.other]).to_tensor(), "ab"),
     "plot bonds": lambda g: (
         bond_spectra({"isotropic": odt(g.network)}),
@@ -282,7 +283,9 @@ CALLS = {
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
     "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
     "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),
-    "output similarity": lambda g: [output_similarity(g.layer, g.other, kind=k) for k in ("symmetric", "gaussian")],
+    "output similarity": lambda g: [
+        output_similarity(g.layer, g.other, kind=k) for k in ("tree", "symmetric", "gaussian")
+    ],
     "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
     "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }

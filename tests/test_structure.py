@@ -27,9 +27,10 @@ GROUND = {
     "contraction": {"checks", "planning"},
     "concentration": {"checks", "numerics"},
     "layer": {"checks", "contraction"},
+    "balance": {"checks", "layer"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer"},
-    "moments": {"checks", "layer", "network"},
+    "moments": {"checks", "layer"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report", "concentration"},
 }

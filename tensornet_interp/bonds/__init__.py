@@ -1,4 +1,4 @@
-"""What the bonds between layers carry, and networks with bonds cut (ODT: orthogonalise, diagonalise, truncate)."""
+"""What bonds between layers carry, and networks with truncated bonds (ODT: orthogonalise, diagonalise, truncate)."""
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt

@@ -19,7 +19,7 @@ from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.errors import measured
-from tensornet_interp.inner_products.pairs import norm
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult

@@ -16,7 +16,7 @@ from tensornet_interp.decompositions.compress import Compressed
 from tensornet_interp.decompositions.parametrize import Free, Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
-from tensornet_interp.inner_products.pairs import difference
+from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.results import CPResult, SpectralResult
 

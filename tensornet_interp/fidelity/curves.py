@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.fidelity.certificates import certificate as certificate  # may be imported from here, too
-from tensornet_interp.inner_products.pairs import relative_error
+from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.results import SpectralResult

@@ -1,0 +1,67 @@
+"""Norm, relative error and difference of single layers."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.balance import balance, times_power
+from tensornet_interp.checks import check_alike
+from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.inner_products.frobenius import aligned, distance, frobenius
+from tensornet_interp.inner_products.operands import as_single_layer, check_comparable
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.results import Result
+
+
+def norm(layer: TensorNetwork) -> Tensor:
+    """Return the Frobenius norm of the symmetrized tensor of a layer, float64.
+
+    ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. Hidden units that cancel do not spoil it, and only the
+    norm itself must fit float64, not its square. Cost: O(rank^2 (in + out)), or O(out in^2 rank) if units cancel.
+    """
+    (core,), exponent = balance(_wide(layer))
+    size = frobenius(core).value
+    return times_power(size, torch.tensor(exponent, device=size.device))
+
+
+def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
+    """Return the relative error of one layer's symmetrized tensor against another's.
+
+    error = ||A - B|| / ||B||, where B is the reference. The arrays of both are taken as they are, in float64. The error
+    is exact to rounding, however small it is: the entries of the difference are summed if pairs of hidden units do not
+    resolve it. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
+    errors, with the rank of both together.
+    """
+    layers = _wide(approximation), _wide(reference)
+    check_comparable({"a": layers[0], "b": layers[1]})
+    if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
+        raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
+    return distance(*layers).error
+
+
+def _wide(part: TensorNetwork) -> BilinearLayer:
+    """Return a layer in float64, the products of the arrays of a result included."""
+    return as_single_layer(part.to(dtype=torch.float64) if isinstance(part, Result) else part).to(dtype=torch.float64)
+
+
+def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
+    """Return the layer after - before: what changed between two checkpoints, as a layer that can be decomposed.
+
+    The hidden units are concatenated. If both layers have the same rank, the difference has the factors
+    ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]), with primes for `after`; these keep every digit of a small
+    change of aligned weights. The constant output of lifted layers is dropped, since its difference is 0 and not 1.
+    """
+    old, new = _two_layers(before, after)
+    check_alike(before=old.down, after=new.down)
+    name = f"{new.name or 'after'} - {old.name or 'before'}"
+    history = (*new.history, "difference of two layers")
+    made = replace(aligned(old, new), name=name, history=history, constant_in=old.constant_in)
+    return replace(made, constant_out=old.constant_out).drop_constant()
+
+
+def _two_layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
+    """Return both as single layers with the same inputs and outputs."""
+    first, second = as_single_layer(a), as_single_layer(b)
+    check_comparable({"a": first, "b": second})
+    return first, second

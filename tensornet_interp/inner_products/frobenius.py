@@ -78,6 +78,8 @@ def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance
 
     Layers of equal rank keep every digit of a small difference of aligned factors. Cost: `frobenius` of both together.
     """
+    if not all(bool(part.any()) for part in (approximation.down, approximation.left, approximation.right)):
+        return Distance(1.0, 1.0)
     own = balance(reference)
     size = frobenius(own.layers[0])
     (a, b), exponent = balance(approximation, reference)

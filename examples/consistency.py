@@ -41,7 +41,7 @@ from models.runs import trained
 from models.tables import read_table
 from tensornet_interp import Moments, SpectralResult, decompose, similarity
 from tensornet_interp.checks import check_int
-from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
 COUNT = 10  # places in the order
@@ -141,7 +141,7 @@ def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
 
 
 def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """By place in every order and matched, averaged over classes; and of the first place by class."""
+    """Rows per place of every ranking and matched, averaged over classes; and rows of the first place per class."""
     count = min(COUNT, *(result.rank for result in results))
     # run i turned by i classes: every comparison is between two different classes, of as many runs as there are classes
     turned = [
@@ -150,12 +150,12 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
     ]
     rows: list[Row] = []
     classes: list[Row] = []
-    for order in ORDERS:
-        found, contrast = (ordered_similarity(runs, order, count) for runs in (results, turned))
+    for by in EIGENVALUE_RANKINGS:
+        found, contrast = (ordered_similarity(runs, by, count) for runs in (results, turned))
         mean = jackknife(found.values.nanmean(1), found.pairs)
         subspace = jackknife(found.subspaces.nanmean(1), found.pairs)
         for i in range(count):
-            row = {**head, "order": order, "position": i + 1, "similarity": float(mean.mean[i])}
+            row = {**head, "ranking": by, "position": i + 1, "similarity": float(mean.mean[i])}
             row |= {"low": float(mean.low[i]), "high": float(mean.high[i])}
             row["with_self_pairs"] = float(found.with_self_pairs[:, i].nanmean())
             row["other_class"] = float(contrast.values[:, :, i].nanmean())
@@ -166,10 +166,10 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
         by_class = jackknife(found.values[:, :, 0], found.pairs)
         for c, name in enumerate(names):
             ends = {"low": float(by_class.low[c]), "high": float(by_class.high[c])}
-            classes.append({**head, "order": order, "class": name, "similarity": float(by_class.mean[c])} | ends)
+            classes.append({**head, "ranking": by, "class": name, "similarity": float(by_class.mean[c])} | ends)
     matched = jackknife(matched_similarity(results, count).mean(1), list(combinations(range(len(results)), 2)))
     for i in range(count):
-        row = {**head, "order": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
+        row = {**head, "ranking": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
         rows.append(row | {"low": float(matched.low[i]), "high": float(matched.high[i])})
     return rows, classes
 

@@ -210,7 +210,7 @@ def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Pa
 
 
 def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path) -> None:
-    """One decision, decided class minus runner-up: order by order, and component by component through all layers."""
+    """One decision, decided class minus runner-up: degree by degree, and component by component through all layers."""
     index = int((data.test_y == example).nonzero()[0])
     x = data.test_x[index]
     exact = network.to(dtype=torch.float64)
@@ -221,10 +221,10 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
     names = data.class_names
     name = f"{names[first]} minus {names[second]}"
     value = float(direction @ logits)
-    print(f"\ntest image {index}, label {names[example]}: logit {name} = {value:+.4f}, by order in the pixels")
-    orders = (direction @ expansion(exact, x.double())).tolist()
-    print("  " + "  ".join(f"{order}: {value:+.4f}" for order, value in enumerate(orders)))
-    write_table(out / "orders.csv", [{"order": order, "logit": value} for order, value in enumerate(orders)])
+    print(f"\ntest image {index}, label {names[example]}: logit {name} = {value:+.4f}, by degree in the pixels")
+    degrees = (direction @ expansion(exact, x.double())).tolist()
+    print("  " + "  ".join(f"{degree}: {value:+.4f}" for degree, value in enumerate(degrees)))
+    write_table(out / "degrees.csv", [{"degree": degree, "logit": value} for degree, value in enumerate(degrees)])
 
     ranked_on, direction = data.train_x[:RANK_ON], direction.to(x.dtype)
     print(f"circuits of n components a parent, at most {BEAM} a level, ranked on {RANK_ON} training images")

@@ -25,7 +25,7 @@ from models import (
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
 from tensornet_interp.checks import check_int
-from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
+from tensornet_interp.fidelity import COMPONENT_RANKINGS, certificate, fidelity, truncation_curve
 from tensornet_interp.plots import (
     activations,
     eigenvectors,
@@ -121,8 +121,8 @@ def print_truncation(result: SpectralResult, network: BilinearNetwork, data: Dat
     counts = [k for k in COUNTS if k <= result.rank]
     rank_on = (data.train_x[:2000], data.train_y[:2000])
     records: list[dict[str, float | str]] = []
-    for order in ORDERS:
-        records += truncation_curve(result, network, data.test_x, data.test_y, counts, order=order, order_data=rank_on)
+    for by in COMPONENT_RANKINGS:
+        records += truncation_curve(result, network, data.test_x, data.test_y, counts, by=by, rank_on=rank_on)
     print("\nwith k eigenvectors a class by magnitude, on test images; mse x1, x2: on independent pairs of images;")
     print("share proven: images on which the truncated model is proven to decide as the full one")
     heads = f"{'k':>4} {'accuracy':>10} {'cross-entropy':>14} {'KL':>9}   {'mse':>10} {'mse x1, x2':>11}"

@@ -86,7 +86,7 @@ def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") 
 def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors as `transformers` does
 
-    `tensornet_interp.weights.load_layer(folder, i, names="llama", gate_removed=True)` opens the layers of a model
+    `tensornet_interp.weights.load_layer(folder, i, layout="llama", gate_removed=True)` opens the layers of a model
     without gates. Memory: the weights once more.
     """
     inner: Any = model.model

@@ -63,7 +63,7 @@ def lift(
 
 
 class Split(NamedTuple):
-    """The function of a lifted layer by order: y = interaction(x) + linear x + constant, plain coordinates."""
+    """The function of a lifted layer by degree: y = interaction(x) + linear x + constant, plain coordinates."""
 
     interaction: BilinearLayer  # (out, in, in), without a constant coordinate
     linear: Tensor  # (out, in)
@@ -76,7 +76,7 @@ def split(layer: BilinearLayer) -> Split:
     Of the interaction matrices of a lifted layer: the block without the constant coordinate, its row and column
     together, its corner. The interaction part keeps the factors, so it can be decomposed like any layer; a layer that
     is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
-    `queries.order_weights`. Cost: 2 rank in (1 + out).
+    `circuits.degree_weights`. Cost: 2 rank in (1 + out).
     """
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")

@@ -20,6 +20,6 @@ def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return scaled / nonzero(norms), norms * largest
 
 
-def t_quantile(count: int, level: float) -> float:
-    """Return t of the interval mean +- t standard_error: Student's quantile (1 + level) / 2, count - 1 degrees."""
-    return float(stdtrit(count - 1, (1 + level) / 2))
+def t_quantile(count: int, confidence: float) -> float:
+    """Return t of the interval mean +- t standard_error: Student's quantile (1 + confidence) / 2, count - 1 degrees."""
+    return float(stdtrit(count - 1, (1 + confidence) / 2))

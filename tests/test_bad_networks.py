@@ -21,7 +21,7 @@ from bad_input import (
 )
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, contract, odt, plan
-from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits import circuit, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.contraction import Term
 from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw_network, similarity_matrix
 
@@ -73,8 +73,8 @@ TABLE = [
     ("interaction, components", lambda: interaction_tensor(STACK, tensor(3), X), ValueError, "mode 'in' has size 5 in network but 2 in components"),
     ("interaction over the limit", lambda: interaction_tensor(STACK, tensor(3), X.T, max_elements=9), ValueError, "more than max_elements"),
     ("expansion, size", lambda: expansion(STACK, tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
-    ("order too high", lambda: order_weights(STACK, 5), ValueError, r"order must be from 0 to 4 \(the degree of 2 layers\), got 5"),
-    ("order over the limit", lambda: order_weights(STACK, 4, max_elements=100), ValueError, "more than max_elements"),
+    ("degree too high", lambda: degree_weights(STACK, 5), ValueError, r"degree must be from 0 to 4 \(the degree of 2 layers\), got 5"),
+    ("degree over the limit", lambda: degree_weights(STACK, 4, max_elements=100), ValueError, "more than max_elements"),
     ("unknown optimizer", lambda: plan(LAYER, optimize="autohq"), (TypeError, ValueError), "optimize"),
     # circuits
     ("circuit of no network", lambda: circuit(X, U, widths=2), TypeError, "part 0 is a Tensor, not a layer"),
@@ -87,7 +87,7 @@ TABLE = [
     ("width above the size", lambda: circuit(STACK, U, widths=6), ValueError, r"width of layer 0 must be from 1 to 5 \(min\(in=5, 2 hidden=8\); None keeps all\), got 6"),
     ("width zero", lambda: circuit(STACK, U, widths=(2, 0)), ValueError, "width of layer 1 must be from 1 to 5 .*got 0"),
     ("width a float", lambda: circuit(STACK, U, widths=2.0), TypeError, r"width of layer 0 must be a whole number, got 2\.0"),
-    ("three widths of two layers", lambda: circuit(STACK, U, widths=(2, 2, 2)), ValueError, "one number or one a layer, got 3 for 2 layers"),
+    ("three widths of two layers", lambda: circuit(STACK, U, widths=(2, 2, 2)), ValueError, "one number or one per layer, got 3 for 2 layers"),
     ("beam zero", lambda: circuit(STACK, U, widths=2, beam=0), ValueError, "beam must be at least 1, got 0"),
     ("x of a circuit", lambda: circuit(STACK, U, widths=2, x=tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("a circuit called", lambda: CIRCUIT(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),

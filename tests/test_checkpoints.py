@@ -13,9 +13,9 @@ from published import attention, logits, make_config, make_tensors, one_shard_a_
 from safetensors.torch import save_file
 
 from models import ClassifierConfig, build_classifier, save_model
-from models.gates import Gate, GateConfig, GateModel
+from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel
 from tensornet_interp import BilinearLayer, lift
-from tensornet_interp.weights import PRESETS, Names, load_layer, load_tensor, save_layer
+from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor, save_layer
 
 
 def tensor(*size, seed=0, dtype=torch.float64):
@@ -84,10 +84,10 @@ def test_biases_of_the_file_are_lifted(tmp_path):
     layer = load_layer(write(tmp_path, tensors), 1)
     assert layer.constant_in
     assert torch.allclose(layer(X), expected, atol=1e-12)
-    no_bias = replace(PRESETS["published"], left_bias=None, right_bias=None, bias=None)
-    with pytest.raises(ValueError, match=r"names leave out: transformer\.h\.1\.mlp\.p\.bias, .*\.w\.bias; name them"):
-        load_layer(tmp_path, 1, names=no_bias)
-    ignored = load_layer(tmp_path, 1, names=replace(no_bias, ignore=tuple(f"{MLP}.{n}.bias" for n in "wp")))
+    no_bias = replace(LAYOUTS["published"], left_bias=None, right_bias=None, bias=None)
+    with pytest.raises(ValueError, match=r"not name: transformer\.h\.1\.mlp\.p\.bias, .*\.w\.bias; name them"):
+        load_layer(tmp_path, 1, layout=no_bias)
+    ignored = load_layer(tmp_path, 1, layout=replace(no_bias, ignore=tuple(f"{MLP}.{n}.bias" for n in "wp")))
     assert not ignored.constant_in
     assert "ignored tensors: transformer.h.1.mlp.w.bias" in ignored.history[-1]
 
@@ -101,15 +101,15 @@ def test_compiled_models_right_above_left_and_other_names(tmp_path):
     down = tensors[f"{MLP}.p.weight"]
     parts = {"a.1.both": torch.cat([right, left]), "a.1.down": down, "b.l1": left, "b.r1": right}
     write(tmp_path / "other", {key: value.clone() for key, value in parts.items()}, config={})
-    names = Names("a.{i}.both", "a.{i}.both", "a.{i}.down", first="right")
-    layer = load_layer(tmp_path / "other", 1, names=names)
+    layout = Layout("a.{i}.both", "a.{i}.both", "a.{i}.down", first="right")
+    layer = load_layer(tmp_path / "other", 1, layout=layout)
     assert torch.equal(layer.left, left.T)
     assert torch.equal(layer.right, right.T)
-    split = load_layer(tmp_path / "other", 1, names=Names("b.l{i}", "b.r{i}", "a.{i}.down", ignore=("a.{i}.both",)))
+    split = load_layer(tmp_path / "other", 1, layout=Layout("b.l{i}", "b.r{i}", "a.{i}.down", ignore=("a.{i}.both",)))
     assert torch.allclose(split(X), expected)
-    hidden = load_layer(tmp_path / "other", 1, names=replace(names, down=None, ignore=("a.{i}.down",)))
+    hidden = load_layer(tmp_path / "other", 1, layout=replace(layout, down=None, ignore=("a.{i}.down",)))
     assert torch.allclose(hidden(X), (X @ left.T) * (X @ right.T))
-    residual = load_layer(tmp_path / "other", 1, names=replace(names, residual=0.5))
+    residual = load_layer(tmp_path / "other", 1, layout=replace(layout, residual=0.5))
     assert torch.allclose(residual(X), expected + X / 2)
 
 
@@ -120,8 +120,8 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     sizes = {"hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 1}
     write(tmp_path, parts, config=sizes | {"hidden_act": "silu"})
     with pytest.raises(ValueError, match=r"has a gate \(hidden_act='silu' in config.json; the layout has one on left"):
-        load_layer(tmp_path, 0, names="llama")
-    layer = load_layer(tmp_path, 0, names="llama", gate_removed=True)
+        load_layer(tmp_path, 0, layout="llama")
+    layer = load_layer(tmp_path, 0, layout="llama", gate_removed=True)
     gate, up, down = parts.values()
     assert torch.allclose(layer(X), ((X @ gate.T) * (X @ up.T)) @ down.T)
     assert "gate said to be removed" in layer.history
@@ -133,22 +133,22 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
 def test_a_gate_is_found_under_the_names_of_other_families(tmp_path, config):
     parts = {"0.wi_0.weight": tensor(10, 12), "0.wi_1.weight": tensor(10, 12), "0.wo.weight": tensor(12, 10)}
     write(tmp_path, parts, config=config)
-    names = Names(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
+    layout = Layout(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
     with pytest.raises(ValueError, match=r"has a gate \((feed_forward_proj|hidden_activation)='.*gate_removed=True"):
-        load_layer(tmp_path, 0, names=names)
-    assert "gate said to be removed" in load_layer(tmp_path, 0, names=names, gate_removed=True).history
+        load_layer(tmp_path, 0, layout=layout)
+    assert "gate said to be removed" in load_layer(tmp_path, 0, layout=layout, gate_removed=True).history
 
 
 def test_torch_bilinear_layers(tmp_path):
     modules = torch.nn.ModuleList([torch.nn.Bilinear(12, 12, 3, dtype=torch.float64) for _ in range(2)])
     save_file(modules.state_dict(), tmp_path / "model.safetensors")
-    layer = load_layer(tmp_path, 1, names="torch_bilinear")
+    layer = load_layer(tmp_path, 1, layout="torch_bilinear")
     assert torch.allclose(layer(X), modules[1](X, X), atol=1e-12)
     save_file(modules[0].state_dict(), tmp_path / "model.safetensors")
-    alone = load_layer(tmp_path / "model.safetensors", 0, names=Names(dense="weight", bias="bias"))
+    alone = load_layer(tmp_path / "model.safetensors", 0, layout=Layout(dense="weight", bias="bias"))
     assert torch.allclose(alone(X), modules[0](X, X), atol=1e-12)
-    with pytest.raises(ValueError, match="names leave out: bias"):
-        load_layer(tmp_path, 0, names=Names(dense="weight"))
+    with pytest.raises(ValueError, match="layout does not name: bias"):
+        load_layer(tmp_path, 0, layout=Layout(dense="weight"))
 
 
 OWN = {
@@ -163,22 +163,22 @@ def test_models_of_this_project(tmp_path, kind):
     save_model(model, tmp_path)
     bases = {"plain": "inputs in the pixel (input) basis", "all": "inputs in the embedding basis"}
     for i, block in enumerate(model.blocks):
-        layer = load_layer(tmp_path, i, names="tensornet_interp")
+        layer = load_layer(tmp_path, i, layout="tensornet_interp")
         x = tensor(4, block.left.in_features)
         assert torch.allclose(layer(x), block(x), atol=1e-12)
         assert layer.basis == (f"inputs in the output basis of layer {i - 1}" if i else bases[kind])
     with pytest.raises(ValueError, match=r"index must be below 2, which is n_layers in config\.json, got 2"):
-        load_layer(tmp_path, 2, names="tensornet_interp")
+        load_layer(tmp_path, 2, layout="tensornet_interp")
 
 
 def test_gate_models_and_gated_models_of_this_project(tmp_path):
-    model = GateModel(GateConfig(3, (Gate("and", 0, 1),), hidden=4))
+    model = LogicGateModel(LogicGateConfig(3, (LogicGate("and", 0, 1),), hidden=4))
     save_model(model, tmp_path / "bits")
     x = tensor(4, 3, dtype=torch.float32)
-    assert torch.allclose(load_layer(tmp_path / "bits", 0, names="tensornet_interp")(x), model(x), atol=1e-5)
+    assert torch.allclose(load_layer(tmp_path / "bits", 0, layout="tensornet_interp")(x), model(x), atol=1e-5)
     save_model(build_classifier(replace(OWN["all"], gate="relu"), seed=0), tmp_path / "relu")
     with pytest.raises(ValueError, match=r"has a gate \(gate='relu' in config.json\).*gate_removed=True"):
-        load_layer(tmp_path / "relu", 0, names="tensornet_interp")
+        load_layer(tmp_path / "relu", 0, layout="tensornet_interp")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -225,8 +225,8 @@ def changed(name, *size):
     return make_tensors() | {name: tensor(*size)}
 
 
-SPLIT = Names("transformer.h.{i}.mlp.l", "transformer.h.{i}.mlp.r", "transformer.h.{i}.mlp.p.weight")
-REFUSED = {  # tensors, changes of the config, index, names, message
+SPLIT = Layout("transformer.h.{i}.mlp.l", "transformer.h.{i}.mlp.r", "transformer.h.{i}.mlp.p.weight")
+REFUSED = {  # tensors, changes of the config, index, layout, message
     "missing": (
         without(f"{MLP}.p.weight"),
         {},
@@ -238,11 +238,17 @@ REFUSED = {  # tensors, changes of the config, index, names, message
         make_tensors(),
         {},
         1,
-        replace(PRESETS["published"], down="transformer.h.{i}.mlp.P.weight"),
-        r"mlp\.P\.weight'\); did you mean .* no name is given to: transformer\.h\.1\.mlp\.p\.weight; pass names=Names",
+        replace(LAYOUTS["published"], down="transformer.h.{i}.mlp.P.weight"),
+        r"mlp\.P\.weight'\); did you mean .* does not name: transformer\.h\.1\.mlp\.p\.weight; pass layout=Layout",
     ),
     "another layout": (make_tensors(), {}, 0, SPLIT, r"left 'transformer\.h\.0\.mlp\.l' .*right 'transformer"),
-    "extra": (changed(f"{MLP}.w.scale", 3), {}, 1, "published", r"names leave out: transformer\.h\.1\.mlp\.w\.scale"),
+    "extra": (
+        changed(f"{MLP}.w.scale", 3),
+        {},
+        1,
+        "published",
+        r"not name: transformer\.h\.1\.mlp\.w\.scale",
+    ),
     "bias not there": (
         make_tensors(),
         {"bias": True},
@@ -283,7 +289,7 @@ REFUSED = {  # tensors, changes of the config, index, names, message
         make_tensors() | {f"{MLP}.p.weight": torch.full((12, 10), torch.nan)},
         {},
         1,
-        replace(PRESETS["published"], residual=0.0),
+        replace(LAYOUTS["published"], residual=0.0),
         "down has 120 entries that are NaN",
     ),
     "dtypes": (
@@ -303,12 +309,12 @@ REFUSED = {  # tensors, changes of the config, index, names, message
     ),
     "layer lost": (without(f"{MLP}.w.weight"), {}, 1, "published", r"no tensor for left 'transformer\.h\.1"),
     "index below": (make_tensors(), {}, -1, "published", "index must be at least 0, got -1"),
-    "names": (
+    "layout": (
         make_tensors(),
         {},
         0,
         "publshed",
-        r"names must be one of llama, .*got 'publshed'; did you mean 'published'",
+        r"layout must be one of llama, .*got 'publshed'; did you mean 'published'",
     ),
     "gate": (
         make_tensors(),
@@ -324,10 +330,10 @@ REFUSED = {  # tensors, changes of the config, index, names, message
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_bilinear_layer(case, tmp_path):
-    tensors, config, index, names, message = REFUSED[case]
+    tensors, config, index, layout, message = REFUSED[case]
     write(tmp_path, tensors, make_config(**config))
     with pytest.raises(ValueError, match=message):
-        load_layer(tmp_path, index, names=names)
+        load_layer(tmp_path, index, layout=layout)
 
 
 def test_files_that_save_layer_did_not_write(tmp_path):

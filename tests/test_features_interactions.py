@@ -69,7 +69,7 @@ def test_a_block_is_the_decoder_on_both_sides_of_the_interaction_matrix(hidden, 
 
 @pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_activations_are_those_of_the_layer_on_decoded_codes(lifted, biased, device):
+def test_values_are_those_of_the_layer_on_decoded_codes(lifted, biased, device):
     layer, direction, decoder = given(device=device)
     if lifted:
         parts = {f"{side}_bias": tensor(seed, 5, device=device) for seed, side in ((3, "left"), (4, "right"))}
@@ -79,7 +79,7 @@ def test_activations_are_those_of_the_layer_on_decoded_codes(lifted, biased, dev
     codes = tensor(7, 11, FEATURES, device=device)
     x = codes @ decoder.T + (0 if bias is None else bias)
     expected = layer(x) @ direction
-    torch.testing.assert_close(found.activations(codes), expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+    torch.testing.assert_close(found(codes), expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
     if not (lifted or biased):
         assert found.offset == 0
         assert not found.linear.any()

@@ -10,8 +10,8 @@ import torch
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
 from models.casper import similarity_task
 from models.data import Dataset
-from models.gates import Gate, GateConfig, train_gates, truth_table
 from models.language import LanguageConfig, generate, held_out_loss, train_language
+from models.logic_gates import LogicGate, LogicGateConfig, train_logic_gates, truth_table
 from models.published import load_transformer, save_transformer
 from models.text import encode, train_tokenizer
 from models.training import accuracy
@@ -34,8 +34,15 @@ from tensornet_interp import (
     similarity,
 )
 from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
-from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
-from tensornet_interp.compare import ORDERS, jackknife, match, matched_similarity, ordered_similarity, stability
+from tensornet_interp.circuits import circuit, degree_weights, evaluation, expansion, interaction_tensor, project
+from tensornet_interp.compare import (
+    EIGENVALUE_RANKINGS,
+    jackknife,
+    match,
+    matched_similarity,
+    ordered_similarity,
+    stability,
+)
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
 from tensornet_interp.decompositions import Sparse
 from tensornet_interp.features import (
@@ -50,11 +57,11 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.fidelity import (
     certificate,
-    component_order,
+    component_ranking,
     components_needed,
     difference_certificate,
     fidelity,
-    leading,
+    keep_first,
     network_fidelity,
     refit,
     truncation_curve,
@@ -159,7 +166,7 @@ CALLS = {
     ],
     "decompose by TensorLy, random start": lambda g: decompose(g.layer, "tensorly_parafac", rank=7, init="random"),
     "decompose random components": lambda g: decompose(g.layer, "random_components", rank=2, source="eigen"),
-    "match": lambda g: (match(g.layer, g.other), match(g.result, g.result, level="block")),
+    "match": lambda g: (match(g.layer, g.other), match(g.result, g.result, blocks=True)),
     "stability": lambda g: stability([g.layer, g.other]),
     "sweep": lambda g: sweep(
         g.layer, "tensorly_parafac", {"rank": [1]}, path=g.folder / "sweep.jsonl", measure=lambda r: {}, progress=False
@@ -189,7 +196,7 @@ CALLS = {
     "project": lambda g: project(g.network, {"in1": 0, "in2": g.x[0], "in3": g.x.T}).to_tensor(),
     "interaction tensor": lambda g: interaction_tensor(g.network, g.x[0], g.x[:2].T),
     "expansion": lambda g: (expansion(g.network, g.x), expansion(g.lifted, g.x)),
-    "order weights": lambda g: [order_weights(g.lifted, order) for order in range(3)],
+    "degree weights": lambda g: [degree_weights(g.lifted, degree) for degree in range(3)],
     "rename": lambda g: rename(g.layer.terms(), {"out": "class"}),
     "to_tensor": lambda g: g.result.to_tensor(),
     "to_tensorly": lambda g: g.result.to_tensorly(),
@@ -204,11 +211,11 @@ CALLS = {
     "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
     "network fidelity": lambda g: network_fidelity(decompose(g.network, "eigen", rank=2), g.network, g.x, g.labels),
     "truncation curve": lambda g: truncation_curve(
-        g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
+        g.result, g.layer, g.x, g.labels, [1, 2], by="ablation", rank_on=(g.x, g.labels)
     ),
     "components needed": lambda g: components_needed(truncation_curve(g.result, g.layer, g.x, g.labels, [1]), 0.9, 0.1),
     "refit": lambda g: [
-        refit(g.result, leading(component_order(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
+        refit(g.result, keep_first(component_ranking(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
         for targets in (g.layer(g.x).detach(), g.labels)
     ],
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
@@ -238,8 +245,8 @@ CALLS = {
     "load digits": lambda g: load_dataset("digits"),
     "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
-    "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
-    "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
+    "train gates": lambda g: train_logic_gates(LogicGateConfig(3, (LogicGate("and", 0, 1),)), steps=2),
+    "truth table, sampled": lambda g: truth_table(LogicGateConfig(9, (LogicGate("xor", 0, 8),)), max_rows=20),
     "train a language model": lambda g: train_language(
         build_transformer(SMALL_LANGUAGE, seed=0), g.labels, LanguageConfig(steps=2), g.folder / "run", progress=False
     ),
@@ -257,7 +264,7 @@ CALLS = {
     "interactions": lambda g: (
         g.features.table(5, pairs="cross", by="negative"),
         g.features.smallest_submatrix(2),
-        g.features.activations(tensor(11, 7)),
+        g.features(tensor(11, 7)),
         g.features.block([0, 1], torch.tensor([2])),
     ),
     "statistics of interactions": lambda g: str(g.features.statistics()),
@@ -276,10 +283,10 @@ CALLS = {
     "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
     "load layer": lambda g: [
         load_layer(g.folder / "layer"),
-        load_layer(g.folder / "given", 0, names="tensornet_interp"),
+        load_layer(g.folder / "given", 0, layout="tensornet_interp"),
     ],
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
-    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], order) for order in ORDERS],
+    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], by) for by in EIGENVALUE_RANKINGS],
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
     "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
     "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),

@@ -1,6 +1,6 @@
 """Questions to a network: which components make one output, and what the whole computes by degree."""
 
-from tensornet_interp.circuits.queries import Query, evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits.queries import Query, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.circuits.search import circuit
 from tensornet_interp.circuits.tree import Circuit, Component, Level
 from tensornet_interp.pages import explain_missing_names
@@ -11,10 +11,10 @@ __all__ = [
     "Level",
     "Query",
     "circuit",
+    "degree_weights",
     "evaluation",
     "expansion",
     "interaction_tensor",
-    "order_weights",
     "project",
 ]
 

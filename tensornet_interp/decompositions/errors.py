@@ -37,7 +37,7 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
 
 @torch.no_grad()
 def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | None = None) -> Distance:
-    """||symmetrized layer - result|| / ||symmetrized layer|| of a rounded result, and an upper bound on it.
+    """Return ||symmetrized layer - result|| / ||symmetrized layer|| of a rounded result, and an upper bound on it.
 
     exact: the result in float64, before it was rounded. `known` is taken if rounding does not matter beside it; else
     the entries of both tensors are compared, output by output, if that costs at most 2e11 flops; else `known` and the

@@ -1,7 +1,4 @@
-"""Shared output directions by singular value, each with the eigenpairs of its interaction matrix.
-
-Pearce et al. 2025, section 3.3 and appendix D: flatten the two inputs, SVD, eigendecompose each right singular matrix.
-"""
+"""Output directions shared by all outputs, ordered by singular value, with the eigenpairs of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +15,21 @@ from tensornet_interp.results import SpectralResult
 
 @dataclass(frozen=True)
 class OutputSVD:
-    """B[out, i, j] = sum_block u[out, block] M[block, i, j], M[block] = sum_rank eigenvalue v[i] v[j].
+    """Find the output directions of the largest singular values, and the eigenpairs of each.
 
-    u: left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor, largest singular value first;
-    the Frobenius norm of M[block] is the singular value. All singular values: `result.singular_values`, of which those
-    below `report.floor` of the largest are rounding.
-    blocks: output directions kept; None keeps those above the floor. rank: eigenpairs kept a block; None keeps
-    min(in, 2 hidden). Differentiable where singular values and eigenvalues are distinct.
-    Cost: that of one unfolding (see `HOSVD`), and blocks * r^2 * (2 hidden + 9 r), r = min(in, 2 hidden).
+    B[out, i, j] = sum_block u[out, block] M[block, i, j],
+    M[block, i, j] = sum_rank eigenvalue[block, rank] v[block, i, rank] v[block, j, rank]
+
+    The directions u are the left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor. The
+    Frobenius norm of M[block] is the singular value of that block.
+    blocks: the number of output directions kept; None keeps those whose singular value is not rounding.
+    rank: the number of eigenpairs kept per block; None keeps all min(in, 2 hidden).
+
+    Result: a `SpectralResult` with all singular values; those below `report.floor` times the largest are rounding.
+    Differentiable where singular values and eigenvalues are distinct.
+    Cost: one unfolding, as in `HOSVD`, and blocks r^2 (2 hidden + 9 r) flops with r = min(in, 2 hidden).
+    Raises ValueError if blocks is above out, or rank above min(in, 2 hidden).
+    Source: Pearce et al., 2025, section 3.3 and appendix D.
     """
 
     blocks: int | None = None
@@ -39,13 +43,13 @@ class OutputSVD:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["OutputSVD"]:
-        """From one direction with one eigenpair to all, which is exact."""
+        """Return the steps from one direction with one eigenpair to all, which is exact."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), (1, pairs), ((blocks + 1) // 2, pairs), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
         rank = pairs if self.rank is None else check_int("rank", self.rank, 1, pairs, f"min(in={n_in}, 2 hidden)")

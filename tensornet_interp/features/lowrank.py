@@ -1,4 +1,4 @@
-"""Output features by their leading eigenpairs: how faithful a few are, and which features have a simple matrix."""
+"""Output features by their leading eigenpairs: how faithful a few pairs are, which features have a simple matrix."""
 
 from collections.abc import Sequence
 
@@ -28,15 +28,19 @@ def low_rank_correlation(
     bias: Tensor | None = None,
     active: float | Tensor = 0.0,
 ) -> list[Record]:
-    """corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x)) over tokens, for every direction and k.
+    """Correlate the first k eigenpairs with the true output along every direction, for every k, over tokens.
 
-    directions: (feature, out), encoder rows, the constant coordinate of a lifted output included. x: (token, in),
-    plain, in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
-    active: the tokens on which a feature is active: a boolean tensor (token, feature), as a TopK dictionary gives it,
-    or a threshold that `direction . layer(x) + bias` must pass; bias: (feature,), the encoder's, serves only there.
-    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that there are.
-    A record a feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens", "active"
-    (tokens), "space". A correlation is NaN where it is undefined: below two tokens, or no variance but rounding.
+    corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
+
+    directions: (feature, out), encoder rows, with the constant coordinate of a lifted output. x: (token, in), plain,
+    in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
+    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that the rank allows.
+    active: the tokens on which a feature is active: a boolean tensor (token, feature), such as a TopK dictionary
+    gives, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder's; it is used
+    only for that threshold.
+    Returns one record per feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens",
+    "active" (number of active tokens), "space". A correlation is NaN if it is undefined: fewer than two tokens, or no
+    variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
     Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
     """
     part = as_layer(layer)
@@ -92,15 +96,18 @@ def low_rank_correlation(
 
 @torch.no_grad()
 def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
-    """share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2 of every direction, largest first, from weights alone.
+    """Rank output directions by how simple their interaction matrix is: the share of its two leading eigenvalues.
 
-    The one rule: by share, the lower number first among equals. A gate on two inputs, sym(a b^T), has share 1 and two
-    eigenvalues of opposite sign, hence the flag "opposite"; a single square has share 1 without it. A direction whose
-    matrix is zero has share 0. The share depends on the coordinates of the inputs, which "space" reports, and not on
-    the length of the direction.
-    directions: (feature, out), the constant coordinate of a lifted output included.
-    A record a feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues, largest
-    magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "space".
+    share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2
+
+    It needs the weights alone. Largest share first; among equal shares the lower feature number first. A product of
+    two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says;
+    a single square has share 1 without the flag. A direction whose matrix is zero has share 0. The share depends on
+    the coordinates of the inputs, which "space" reports, and not on the length of the direction.
+    directions: (feature, out), with the constant coordinate of a lifted output.
+    Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues,
+    largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "space".
+    Raises ValueError if sizes differ.
     Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
     """
     part = as_layer(layer)
@@ -154,7 +161,7 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Pearson correlation over tokens where mask: a (token, feature, k), b and mask (token, feature); (feature, k)."""
+    """Pearson correlation over the tokens in the mask: a (token, feature, k), b and mask (token, feature)."""
     weight = mask.to(a.dtype)[..., None]
     count = weight.sum(0).clamp(min=1)
     sides = []

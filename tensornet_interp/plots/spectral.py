@@ -111,14 +111,16 @@ def compared_vectors(
 
 
 def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Accuracy and cross-entropy against components a class, a line an order; dashed: the whole model."""
+    """Accuracy and cross-entropy against components per class, one line per ranking; dashed: the whole model."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
         axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
-        for order in dict.fromkeys(str(record["order"]) for record in records):
-            rows = [record for record in records if record["order"] == order]
-            axes.plot([r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {order}")
+        for ranking in dict.fromkeys(str(record["ranking"]) for record in records):
+            rows = [record for record in records if record["ranking"] == ranking]
+            axes.plot(
+                [r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {ranking}"
+            )
         axes.set_xscale("log", base=2)
         ticks = sorted({int(record["components"]) for record in records})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

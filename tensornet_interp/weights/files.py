@@ -1,4 +1,4 @@
-"""Tensors on disk, one at a time: a safetensors file, a sharded folder or a hub name, and the config beside them."""
+"""Single tensors on disk: in a safetensors file, a sharded folder or on the hub, and the config beside them."""
 
 import json
 import math
@@ -25,7 +25,7 @@ Source = str | os.PathLike[str]
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies in its file."""
+    """The place of a tensor in its file."""
 
     path: Path
     dtype: str
@@ -35,11 +35,15 @@ class Entry(NamedTuple):
 
 
 class WeightFiles:
-    """The tensors of a checkpoint by name, nothing read but names until one is asked for.
+    """The tensors of a checkpoint by name; opening reads the names, `read` reads one tensor.
 
     `source`: a safetensors file; a folder with model.safetensors, or with model.safetensors.index.json and its shards,
-    or with one safetensors file; or a hub name "owner/name", "owner/name@revision". `_orig_mod.` in names is left out.
-    A shard is opened (from the hub: fetched) with the first of its tensors that is asked for. Memory: the headers.
+    or with one safetensors file; or a hub name "owner/name", "owner/name@revision". `_orig_mod.` in names, which
+    torch.compile puts there, is left out. A shard is opened (a shard on the hub is fetched) when one of its tensors is
+    first read. Memory: the headers.
+
+    Raises FileNotFoundError if nothing is there, ValueError for a pickle or a broken file, ConnectionError if the hub
+    cannot be reached.
     """
 
     def __init__(self, source: Source) -> None:
@@ -61,15 +65,15 @@ class WeightFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All tensor names, sorted."""
+        """Return all tensor names, sorted."""
         return tuple(sorted(self._stored))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, from the header."""
+        """Return the shape of a tensor, from the header."""
         return self._entry(name).shape
 
     def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor, read straight into its own memory: the rest of the file is not touched, nor mapped."""
+        """Read one tensor straight into its own memory; the rest of the file is neither read nor mapped."""
         entry = self._entry(name)
         if entry.dtype not in DTYPES:
             raise ValueError(f"tensor {name!r} is stored as {entry.dtype}; convert it to one of {', '.join(DTYPES)}")
@@ -92,7 +96,7 @@ class WeightFiles:
         return tensor.to(device=device, dtype=dtype)
 
     def missing(self, name: str) -> str:
-        """What to say of a name that is not there."""
+        """Return the message for a tensor that is not there."""
         return f"tensor {name!r} is not in {str(self.source)!r}{suggestion(name, self.names)}"
 
     def _entry(self, name: str) -> Entry:
@@ -108,34 +112,35 @@ class WeightFiles:
 
 
 def load_config(source: Source) -> dict[str, Any]:
-    """The content of config.json, without the weights: every key as it stands, unknown ones too
+    """Read config.json without the weights, every key unchanged, unknown ones too.
 
     The published layout has n_head, n_layer, n_ctx, d_model, d_hidden, bilinear, gate, bias, normalization, tokenizer.
-    Raises FileNotFoundError where there is none, ConnectionError for a hub out of reach, ValueError for what is not a
-    JSON object.
+    Raises FileNotFoundError if there is no config.json, ConnectionError if the hub cannot be reached, ValueError if
+    the file does not hold a JSON object.
     """
-    return _read_json(locate(source, CONFIG))
+    return read_json(locate(source, CONFIG))
 
 
 def tensor_names(source: Source) -> tuple[str, ...]:
-    """The names of all tensors of a checkpoint, sorted, without reading one; `_orig_mod.` is left out."""
+    """Return the names of all tensors of a checkpoint, sorted; no tensor is read, `_orig_mod.` is left out."""
     return WeightFiles(source).names
 
 
 def load_tensor(
     source: Source, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Tensor:
-    """One tensor by its full name, as an embedding or an unembedding; only its own bytes are read
+    """Load one tensor, such as an embedding, by its full name; only its own bytes are read.
 
-    `dtype=None` keeps the file's. An unembedding that is tied to the embedding is often not in the file a second time.
+    `dtype=None` keeps the file's dtype. An unembedding that is tied to the embedding is often stored only once, as the
+    embedding. Raises ValueError, with the nearest name, if there is no such tensor.
     """
     return WeightFiles(source).read(name, device=device, dtype=dtype)
 
 
 def locate(source: Source, file: str, *, cached: bool = False) -> Path:
-    """The path of one file of a checkpoint; from the hub it is fetched into the hub's cache, if not there already.
+    """Return the path of one file of a checkpoint; a file on the hub is fetched into the hub's cache.
 
-    `cached` looks there only.
+    `cached=True` looks in that cache only.
     """
     path = Path(source)
     if path.is_file():
@@ -166,7 +171,7 @@ def locate(source: Source, file: str, *, cached: bool = False) -> Path:
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The tensors and the metadata of one safetensors file; a file that is not one is a ValueError."""
+    """Return the tensors and the metadata of one safetensors file; ValueError if it is not a whole one."""
     try:
         with safe_open(path, framework="pt"):  # sizes, overlaps and bounds: safetensors checks them
             pass
@@ -220,6 +225,7 @@ def _find_weights(source: Source) -> tuple[Path, bool]:
 
 
 def _convert(path: Path) -> str:
+    """What to do with a pickle."""
     return (
         "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
         f"'{WEIGHTS}'), and pass that file or its folder"
@@ -227,7 +233,7 @@ def _convert(path: Path) -> str:
 
 
 def _shards(path: Path) -> dict[str, str]:
-    files = _read_json(path).get("weight_map")
+    files = read_json(path).get("weight_map")
     if not isinstance(files, Mapping) or not files or not all(isinstance(file, str) for file in files.values()):
         raise ValueError(f"{path} must hold a weight_map from tensor names to files")
     outside = sorted({file for file in files.values() if Path(file).name != file or not file.endswith(".safetensors")})
@@ -236,7 +242,8 @@ def _shards(path: Path) -> dict[str, str]:
     return dict(files)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; ValueError if the file holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

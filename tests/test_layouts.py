@@ -1,40 +1,40 @@
-"""Patterns say which tensors are a layer's; what they leave out of the layer's module is found."""
+"""Patterns say which tensors are a layer's; what they do not name of the layer's module is found."""
 
 import re
 
 import pytest
 
-from tensornet_interp.weights import PRESETS, Names, fill
+from tensornet_interp.weights import LAYOUTS, Layout
 
-PUBLISHED = PRESETS["published"]
+PUBLISHED = LAYOUTS["published"]
 
 
 def test_names_of_a_layer_and_the_layers_of_a_file():
-    assert fill(PUBLISHED.left, 12) == "transformer.h.12.mlp.w.weight"
-    names = [fill(PUBLISHED.left, i) for i in (0, 2, 11)] + ["transformer.h.x.mlp.w.weight", "lm_head.weight"]
+    assert PUBLISHED.at(12).left == "transformer.h.12.mlp.w.weight"
+    names = [PUBLISHED.at(i).left for i in (0, 2, 11)] + ["transformer.h.x.mlp.w.weight", "lm_head.weight"]
     assert PUBLISHED.indices(names) == [0, 2, 11]
-    assert Names("a.w", "a.v").indices(["a.w", "b.w"]) == [0]
-    assert Names("a.{i}.w{i}", "a.v").indices(["a.1.w1", "a.1.w2"]) == [1]
+    assert Layout("a.w", "a.v").indices(["a.w", "b.w"]) == [0]
+    assert Layout("a.{i}.w{i}", "a.v").indices(["a.1.w1", "a.1.w2"]) == [1]
     assert PUBLISHED.weights.keys() == {"left", "right", "down"}
-    assert PRESETS["torch_bilinear"].weights == {"dense": "{i}.weight"}
+    assert LAYOUTS["torch_bilinear"].weights == {"dense": "{i}.weight"}
 
 
 LEFTOVER = {
     "another layer's": (PUBLISHED, ["transformer.h.1.mlp.w.gate", "transformer.h.0.attn.o.weight"], []),
     "in the module": (PUBLISHED, ["transformer.h.0.mlp.gate.weight"], ["transformer.h.0.mlp.gate.weight"]),
     "index 0 is not 01": (PUBLISHED, ["transformer.h.01.mlp.gate"], []),
-    "beside a weight": (Names("w.l.weight", "w.r.weight"), ["w.l.bias", "w.x.bias"], ["w.l.bias"]),
-    "beside, with a scale": (Names("l.{i}.w", "r.{i}.w"), ["l.0.scale", "l.1.scale", "x.0.w"], ["l.0.scale"]),
-    "no module": (Names(dense="weight"), ["bias", "other"], ["bias"]),
-    "named": (Names(dense="weight", bias="bias"), ["bias"], []),
-    "ignored": (Names(dense="{i}.weight", ignore=("{i}.bias",)), ["0.bias", "0.mask"], ["0.mask"]),
+    "beside a weight": (Layout("w.l.weight", "w.r.weight"), ["w.l.bias", "w.x.bias"], ["w.l.bias"]),
+    "beside, with a scale": (Layout("l.{i}.w", "r.{i}.w"), ["l.0.scale", "l.1.scale", "x.0.w"], ["l.0.scale"]),
+    "no module": (Layout(dense="weight"), ["bias", "other"], ["bias"]),
+    "named": (Layout(dense="weight", bias="bias"), ["bias"], []),
+    "ignored": (Layout(dense="{i}.weight", ignore=("{i}.bias",)), ["0.bias", "0.mask"], ["0.mask"]),
 }
 
 
 @pytest.mark.parametrize("case", LEFTOVER)
-def test_what_the_names_leave_out(case):
-    names, others, expected = LEFTOVER[case]
-    assert names.leftover([fill(pattern, 0) for pattern in names.weights.values()] + others, 0) == expected
+def test_what_a_layout_does_not_name(case):
+    layout, others, expected = LEFTOVER[case]
+    assert layout.leftover([*layout.at(0).weights.values(), *others], 0) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_the_names_leave_out(case):
         ({"left": "a", "right": "b", "ignore": "c"}, TypeError, "ignore must be a tuple of patterns, got the string"),
     ],
 )
-def test_names_that_are_no_layer(options, kind, message):
+def test_layouts_that_are_no_layer(options, kind, message):
     with pytest.raises(kind) as caught:
-        Names(**options)
+        Layout(**options)
     assert re.search(message, str(caught.value)), str(caught.value)

@@ -49,7 +49,7 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     The size r of the basis is the rank of [left, right], at most min(in, 2 hidden): for a layer behind an embedding,
     the width of the embedding. If gradients are needed, r is min(in, 2 hidden), and no smaller basis is looked for.
     inputs: False keeps the inputs and takes out the scale only.
-    Nothing is lost but the rounding of float64, whatever the layer's dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
+    Nothing is lost but the rounding of float64, whatever the dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
     """
     (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
     basis = _basis(core) if inputs else None

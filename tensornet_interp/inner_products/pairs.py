@@ -19,7 +19,16 @@ from tensornet_interp.inner_products.operands import (
     name_networks,
 )
 from tensornet_interp.inner_products.stack import as_stack
-from tensornet_interp.inner_products.table import Pairs, Table, Task, cosines, covering_pairs, mirrored, standard_error
+from tensornet_interp.inner_products.table import (
+    Pairs,
+    Table,
+    Task,
+    cosines,
+    covering_pairs,
+    heavy_tails,
+    mirrored,
+    standard_error,
+)
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
 
 
@@ -122,7 +131,8 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
 def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
-    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error)
+    warnings = () if table.draws is None else heavy_tails(table.draws[0])
+    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings)
 
 
 def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
@@ -135,7 +145,10 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
     cosine, error = (mirrored(x, pairs, len(named)) for x in cosines(table, pairs))
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
-    return Estimate(cosine, table.method, standard_error=error if table.method == "sampled" else None)
+    if table.draws is None:
+        return Estimate(cosine, table.method)
+    warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
+    return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
 
 
 def _table(

@@ -17,7 +17,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 __all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
 

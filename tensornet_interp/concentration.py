@@ -18,6 +18,7 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
     eigenvalues it is the effective rank, for an eigenvector (dim = in) the number of inputs that it is spread over.
     """
     magnitude = values.abs().to(torch.float64)
+    magnitude = magnitude / nonzero(magnitude.detach().amax(dim, keepdim=True))  # free of scale, and so are its squares
     squared = magnitude.square().sum(dim)
     return magnitude.sum(dim).square() / nonzero(squared)
 

@@ -14,8 +14,10 @@ def nonzero(values: Tensor) -> Tensor:
 
 def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """matrix[i, rank] = columns[i, rank] norms[rank], columns of unit norm; a column of zeros stays zero."""
-    norms = torch.linalg.vector_norm(matrix, dim=0)
-    return matrix / nonzero(norms), norms
+    largest = matrix.detach().abs().amax(0)
+    scaled = matrix / nonzero(largest)  # squares of what is left neither over- nor underflow
+    norms = torch.linalg.vector_norm(scaled, dim=0)
+    return scaled / nonzero(norms), norms * largest
 
 
 def t_quantile(count: int, confidence: float) -> float:

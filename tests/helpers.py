@@ -68,9 +68,9 @@ def swapped(layer):
 
 
 def dense(part):
-    """The symmetrized tensor (out, in, in) of a layer, or of the layer that a result stands for, in float64."""
-    layer = part.to_layer()
-    return symmetrized(torch.einsum("or,ir,jr->oij", layer.down.double(), layer.left.double(), layer.right.double()))
+    """The symmetrized tensor (out, in, in) of a layer or a result, whose arrays are taken as they are, in float64."""
+    layer = part.to(dtype=torch.float64).to_layer()
+    return symmetrized(torch.einsum("or,ir,jr->oij", layer.down, layer.left, layer.right))
 
 
 def dense_error(part, layer):

@@ -10,7 +10,7 @@ from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
 from tensornet_interp.decompositions import NonNegative, Sparse
 from tensornet_interp.report import Report
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.testing import random_layer
 
 

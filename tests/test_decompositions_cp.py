@@ -165,7 +165,7 @@ def test_the_error_is_that_of_the_result_where_its_weights_underflow(method, opt
     wide = random_layer(3, 12, 6, seed=0, device=device)
     layer = BilinearLayer.from_cp((None, [(1e-3 * t).to(torch.float16) for t in (wide.down, wide.left, wide.right)]))
     result = decompose(layer, method, **options)
-    assert dense_error(result, layer) > 0.9  # weights near 1e-8, below what float16 has
+    assert dense_error(result, layer) > 0.5  # weights near 1e-8, of which float16 has one digit or none
     assert result.relative_error == pytest.approx(dense_error(result, layer), rel=1e-6)
 
 

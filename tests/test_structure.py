@@ -30,11 +30,13 @@ GROUND = {
     "affine": {"checks"},
     "formats": {"checks"},
     "layer": {"affine", "checks", "contraction", "formats"},
+    "balance": {"checks", "layer"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer"},
     "moments": {"checks", "layer"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "report", "concentration"},
+    "results": {"checks", "contraction", "layer", "report"},
+    "spectral": {"affine", "checks", "concentration", "contraction", "layer", "report", "results"},
 }
 ALL_GROUND = set(GROUND)
 ROOMS = {
@@ -64,7 +66,7 @@ ONLY = {  # what else they may import
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
-KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/adapter.py"}
+KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "spectral.py", "decompositions/adapter.py"}
 # optional dependencies, at the one named place
 IMPORT_BY_NAME = {"tensornet_interp/optional.py"}
 

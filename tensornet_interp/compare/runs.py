@@ -10,7 +10,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_choice, check_int, check_share, check_size, check_tensor
 from tensornet_interp.compare.components import match
 from tensornet_interp.numerics import nonzero, t_quantile
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 EIGENVALUE_RANKINGS = ("positive", "negative", "magnitude")
 Pairs = tuple[tuple[int, int], ...]

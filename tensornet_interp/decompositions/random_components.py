@@ -10,7 +10,7 @@ from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.errors import measured
-from tensornet_interp.inner_products.distance import norm, relative_error
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report
@@ -78,8 +78,8 @@ class RandomComponents:
             CPResult,
             layer,
             Report.of(layer, self, seed=self.seed),
-            lambda result: relative_error(result, layer) if scale > 0 else 0.0,
-            **{name: factor.to(layer.down.dtype) for name, factor in fields.items()},
+            None,
+            **fields,
         )
 
     def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:

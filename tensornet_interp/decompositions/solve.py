@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.decompositions.errors import R, measure, measured
+from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Model
 from tensornet_interp.decompositions.priors import Factors, Prior
@@ -128,7 +128,7 @@ class FitOptions:
             report = Report.of(
                 layer, self, seed=self.seed, convergence=convergence, stop_reason=stop, starts=fit.starts
             )
-        return measured(kind, layer, report, lambda result: measure(result, layer, state.scale, squared), **fields)
+        return measured(kind, layer, report, squared, **fields)
 
     def _constrained(self, factors: Factors) -> Factors:
         for prior in self.priors:

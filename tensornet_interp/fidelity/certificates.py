@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 _BATCH = 512  # samples whose component activations are alive together
 _ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitudes
@@ -30,6 +30,8 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
         raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
     check_tensor("x", x, ("batch", "in"))
     outputs = result.drop_constant().outputs.double()  # (out, block)
+    if len(outputs) < 2:
+        raise ValueError(f"a decision needs at least 2 outputs, the result has {len(outputs)}")
     scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
     low, high = _cut_range(result.eigenvalues[:, rank:].double())  # (block,)
     proven = []

@@ -11,7 +11,7 @@ from tensornet_interp.checks import check_choice, check_int, check_labels, check
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are alive together
@@ -25,8 +25,8 @@ class Fidelity:
     """
 
     samples: int
-    agreement: float  # share of samples on which both have the same largest output
-    kl: float  # KL(softmax of reference || softmax of approximation)
+    agreement: float | None  # share of samples on which both have the same largest output; None for one output
+    kl: float | None  # KL(softmax of reference || softmax of approximation); None for one output
     mse: float  # E |f(x) - g(x)|^2
     mse_independent: float | None  # E |f(x1, x2) - g(x1, x2)|^2, both symmetrized; None for networks of several layers
     accuracy: float | None = None  # of the approximation; None without labels
@@ -54,9 +54,11 @@ def fidelity(
         pairs = (x, x[shuffle]), (x[shuffle], x)
         delta = sum((wanted[0](*pair) - given[0](*pair) for pair in pairs), torch.zeros_like(f)) / 2
         independent = float(delta.square().sum(-1).mean())
-    kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
-    agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
-    measured = Fidelity(len(x), agreement, float(kl), float((f - g).square().sum(-1).mean()), independent)
+    agreement = kl = None
+    if f.shape[-1] > 1:  # one output decides nothing
+        kl = float(kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean"))
+        agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
+    measured = Fidelity(len(x), agreement, kl, float((f - g).square().sum(-1).mean()), independent)
     if labels is None:
         return measured
     return Fidelity(

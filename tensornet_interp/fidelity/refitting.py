@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from tensornet_interp.checks import check_int, check_labels, check_size, check_tensor
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 
 def keep_first(ranking: Tensor, count: int) -> Tensor:

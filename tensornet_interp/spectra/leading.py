@@ -10,8 +10,8 @@ from tensornet_interp.checks import check_alike, check_choice, check_int, check_
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
-from tensornet_interp.results import SpectralResult
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
+from tensornet_interp.spectral import SpectralResult
 
 _CHUNK_ELEMENTS = 2**25  # the most numbers held at once for one chunk of directions (256 MB)
 

@@ -17,7 +17,7 @@ import torch
 
 from examples.benchmarks.measure import machine, measure, show, write_csv
 from examples.benchmarks.sections import SECTIONS, SIZES, SMOKE
-from examples.common import PRESETS
+from examples.parts.image_job import PRESETS
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_info, save_model, train
 from tensornet_interp.checks import check_choice, check_int
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from examples import consistency
-from examples.common import PRESETS
-from examples.consistency_report import print_verdict
+from examples.parts.consistency_report import print_verdict
+from examples.parts.image_job import PRESETS
 from models import Dataset, load_dataset
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, decompose

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from examples import feature_circuits
-from examples.circuit_tables import correlation_summary, is_negation
+from examples.parts.circuit_tables import correlation_summary, is_negation
 from models.contexts import Strongest
 from models.published import save_transformer
 from models.text import encode_to_file, save_tokenizer, train_tokenizer

@@ -112,6 +112,18 @@ def test_rooms_import_one_way(path):
     assert wrong == []
 
 
+EXAMPLES = [path for path in FILES if name_of(path).startswith("examples/")]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_scripts_stand_in_examples_and_what_they_share_in_its_folders(path):
+    """A file of examples/ itself is run and never imported; a file of a folder below is imported and never run."""
+    is_script = path.parent == ROOT / "examples"
+    assert ('if __name__ == "__main__":' in path.read_text(encoding="utf-8")) == is_script
+    scripts = {f"examples.{other.stem}" for other in EXAMPLES if other.parent == ROOT / "examples"}
+    assert scripts & set(imports(path)) == set()
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith(PACKAGE)], ids=name_of)
 def test_the_arrows_inside_the_package(path):
     own = own_module(path)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from examples import truncation, truncation_report
+from examples import truncation
+from examples.parts import truncation_report
 from models.tables import read_table, write_table
 from tensornet_interp import decompose
 from tensornet_interp.testing import random_layer

@@ -1,10 +1,10 @@
 """The example of gates that anneal away, end to end on a small text."""
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import read_rows
 
 from examples import anneal_gate
 from models.annealing import SCHEDULES
@@ -32,24 +32,19 @@ def arguments(tmp_path: Path) -> list[str]:
     return ["--text", str(train), "--held-out", str(held_out), "--out", str(tmp_path / "out"), *options.split()]
 
 
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_gates_go_and_the_layers_open(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     anneal_gate.main(arguments)
     printed = capsys.readouterr().out
     assert printed.count("exactly bilinear") == 3
     assert "NOT BILINEAR" not in printed
-    steps = table(out / "steps.csv")
+    steps = read_rows(out / "steps.csv")
     betas = {run: [float(row["beta"]) for row in steps if row["run"] == run] for run in RUNS}
     assert [int(row["step"]) for row in steps if row["run"] == "linear"] == [0, 4, 8, 10]
     assert betas["baseline"] == [1, 1, 1, 1]
     assert betas["linear"] == pytest.approx([1, 1 - 3 / 5, 0, 0])  # that of the step before: what the loss is of
     assert betas["abrupt"] == [1, 0, 0, 0]
-    rows = {row["run"]: row for row in table(out / "losses.csv")}
+    rows = {row["run"]: row for row in read_rows(out / "losses.csv")}
     assert float(rows["baseline"]["above_baseline"]) == 0
     for run in RUNS[1:]:
         difference = float(rows[run]["held_out_loss"]) - float(rows["baseline"]["held_out_loss"])
@@ -78,7 +73,7 @@ def test_a_model_that_is_there_is_the_start(arguments, tmp_path):
     anneal_gate.main([*arguments, "--schedules", "linear"])
     base = tmp_path / "out" / "base"
     anneal_gate.main([*arguments, "--schedules", "linear", "--model", str(base), "--out", str(tmp_path / "again")])
-    first, second = (table(tmp_path / name / "losses.csv") for name in ("out", "again"))
+    first, second = (read_rows(tmp_path / name / "losses.csv") for name in ("out", "again"))
     assert first == second  # the same tokenizer, the same tokens, the same model
     assert not (tmp_path / "again" / "base").exists()
 
@@ -122,5 +117,5 @@ def test_bad_options(arguments, options, message, capsys):
 
 def test_all_means_every_schedule(arguments, tmp_path):
     anneal_gate.main([*arguments, "--schedules", "all", "--steps", "3"])
-    runs = {row["run"] for row in table(tmp_path / "out" / "losses.csv")}
+    runs = {row["run"] for row in read_rows(tmp_path / "out" / "losses.csv")}
     assert runs >= {"baseline", "abrupt", *SCHEDULES}

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dense_layer import dense_error, normal, scaled
+from helpers import dense_error, normal, times
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
@@ -90,7 +90,7 @@ def test_a_start_is_continued_and_not_changed(rank, lifted, device):
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
 def test_scale_changes_nothing_but_the_eigenvalues(factor):
     layer, _ = planted([2, 2, 2])
-    once, again = (decompose(part, "block_term", blocks=3, rank=2) for part in (layer, scaled(layer, factor)))
+    once, again = (decompose(part, "block_term", blocks=3, rank=2) for part in (layer, times(layer, factor)))
     assert float(match(once, again, blocks=True).congruence.min()) >= 1 - 1e-6
     assert float(again.eigenvalues.norm() / once.eigenvalues.norm()) == pytest.approx(factor, rel=1e-3)
 
@@ -107,7 +107,7 @@ def test_the_result_is_what_was_fitted_under_a_prior(prior):
 
 
 def test_what_can_go_wrong_with_a_layer(device):
-    zero = scaled(random_layer(4, 6, 9, seed=1, device=device), 0.0)
+    zero = times(random_layer(4, 6, 9, seed=1, device=device), 0.0)
     result = decompose(zero, "block_term", blocks=2, rank=2, starts=2)
     assert (result.relative_error, bool(result.to_tensor().any())) == (0.0, False)
     for sizes in [(1, 6, 5), (4, 1, 5), (12, 3, 4)]:

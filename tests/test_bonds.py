@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from dense_tree import INPUTS, TIGHT, case, every_case, leaf, lowest, plain, projector, tensor, tree, unfolded
+from dense_tree import INPUTS, TIGHT, case, every_case, leaf, lowest, plain, projector, tree, unfolded
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, odt
 
@@ -76,7 +77,7 @@ def test_spectra_do_not_depend_on_how_a_bond_is_written():
     """Mixed, and with coordinates of very different size."""
     network = plain()
     first, second, third = network.layers
-    mixing = torch.diag(torch.tensor([1.0, 1e-9, 1.0, 1e9]).double()) @ tensor(4, 4, seed=8)
+    mixing = torch.diag(torch.tensor([1.0, 1e-9, 1.0, 1e9]).double()) @ normal(4, 4, seed=8)
     back = torch.linalg.inv(mixing)
     mixed = [
         BilinearLayer(down=mixing @ first.down, left=first.left, right=first.right),
@@ -86,5 +87,5 @@ def test_spectra_do_not_depend_on_how_a_bond_is_written():
     a, b = odt(network), odt(BilinearNetwork(mixed))
     for bond, other in zip(a.bonds, b.bonds, strict=True):
         torch.testing.assert_close(bond.singular_values, other.singular_values, rtol=0, atol=1e-8)
-    x = tensor(9, 3, seed=1)
+    x = normal(9, 3, seed=1)
     torch.testing.assert_close(a.truncate(2).network(x), b.truncate(2).network(x), rtol=1e-6, atol=1e-8)

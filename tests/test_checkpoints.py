@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import normal
 from published import attention, logits, make_config, make_tensors, one_shard_a_layer, raw_mlp, rms, write
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,12 +19,7 @@ from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel
 from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor, save_layer
 
-
-def tensor(*size, seed=0, dtype=torch.float64):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-X = tensor(5, 12, seed=7)
+X = normal(5, 12, seed=7)
 MLP = "transformer.h.1.mlp"
 
 
@@ -77,7 +73,7 @@ def test_the_basis_says_whether_the_inputs_are_after_a_norm(tmp_path):
 
 
 def test_biases_of_the_file_are_lifted(tmp_path):
-    tensors = make_tensors() | {f"{MLP}.w.bias": tensor(20, seed=1), f"{MLP}.p.bias": tensor(12, seed=2)}
+    tensors = make_tensors() | {f"{MLP}.w.bias": normal(20, seed=1), f"{MLP}.p.bias": normal(12, seed=2)}
     left, right = (X @ tensors[f"{MLP}.w.weight"].T + tensors[f"{MLP}.w.bias"]).chunk(2, -1)
     expected = (left * right) @ tensors[f"{MLP}.p.weight"].T + tensors[f"{MLP}.p.bias"]
     layer = load_layer(write(tmp_path, tensors), 1)
@@ -114,8 +110,8 @@ def test_compiled_models_right_above_left_and_other_names(tmp_path):
 
 def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     stem = "model.layers.0.mlp"
-    parts = {f"{stem}.{name}_proj.weight": tensor(10, 12, seed=i) for i, name in enumerate(["gate", "up"])}
-    parts[f"{stem}.down_proj.weight"] = tensor(12, 10, seed=5)
+    parts = {f"{stem}.{name}_proj.weight": normal(10, 12, seed=i) for i, name in enumerate(["gate", "up"])}
+    parts[f"{stem}.down_proj.weight"] = normal(12, 10, seed=5)
     sizes = {"hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 1}
     write(tmp_path, parts, config=sizes | {"hidden_act": "silu"})
     with pytest.raises(ValueError, match=r"has a gate \(hidden_act='silu' in config.json; the layout has one on left"):
@@ -130,7 +126,7 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     "config", [{"feed_forward_proj": "gated-gelu"}, {"text_config": {"hidden_activation": "gelu_pytorch_tanh"}}]
 )
 def test_a_gate_is_found_under_the_names_of_other_families(tmp_path, config):
-    parts = {"0.wi_0.weight": tensor(10, 12), "0.wi_1.weight": tensor(10, 12), "0.wo.weight": tensor(12, 10)}
+    parts = {"0.wi_0.weight": normal(10, 12), "0.wi_1.weight": normal(10, 12), "0.wo.weight": normal(12, 10)}
     write(tmp_path, parts, config=config)
     layout = Layout(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
     with pytest.raises(ValueError, match=r"has a gate \((feed_forward_proj|hidden_activation)='.*gate_removed=True"):
@@ -163,7 +159,7 @@ def test_models_of_this_project(tmp_path, kind):
     bases = {"plain": "pixels", "all": "embedding"}
     for i, block in enumerate(model.blocks):
         layer = load_layer(tmp_path, i, layout="tensornet_interp")
-        x = tensor(4, block.left.in_features)
+        x = normal(4, block.left.in_features)
         assert torch.allclose(layer(x), block(x), atol=1e-12)
         assert layer.basis == (f"outputs of layer {i - 1}" if i else bases[kind])
     with pytest.raises(ValueError, match=r"index must be below 2, which is n_layers in config\.json, got 2"):
@@ -173,7 +169,7 @@ def test_models_of_this_project(tmp_path, kind):
 def test_gate_models_and_gated_models_of_this_project(tmp_path):
     model = LogicGateModel(LogicGateConfig(3, (LogicGate("and", 0, 1),), hidden=4))
     save_model(model, tmp_path / "bits")
-    x = tensor(4, 3, dtype=torch.float32)
+    x = normal(4, 3, dtype=torch.float32)
     assert torch.allclose(load_layer(tmp_path / "bits", 0, layout="tensornet_interp")(x), model(x), atol=1e-5)
     save_model(build_classifier(replace(OWN["all"], gate="relu"), seed=0), tmp_path / "relu")
     with pytest.raises(ValueError, match=r"has a gate \(gate='relu' in config.json\).*gate_removed=True"):
@@ -183,14 +179,14 @@ def test_gate_models_and_gated_models_of_this_project(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_written_layers_come_back(tmp_path, device, dtype):
     plain = BilinearLayer(
-        down=tensor(3, 4),
-        left=tensor(5, 4),
-        right=tensor(5, 4, seed=1),
+        down=normal(3, 4),
+        left=normal(5, 4),
+        right=normal(5, 4, seed=1),
         name="layer 0",
         history=("scaled",),
         basis="é",
     )
-    lifted = lift(plain, bias=tensor(3)).drop_constant()
+    lifted = lift(plain, bias=normal(3)).drop_constant()
     tied = replace(plain, right=plain.left)
     for i, layer in enumerate(part.to(device, dtype) for part in (plain, lifted, tied)):
         save_layer(layer, tmp_path / str(i))
@@ -204,7 +200,7 @@ def test_written_layers_come_back(tmp_path, device, dtype):
 
 
 def test_a_layer_file_without_a_basis_states_none(tmp_path):
-    save_layer(BilinearLayer(down=tensor(3, 4), left=tensor(5, 4), right=tensor(5, 4, seed=1), basis="x"), tmp_path)
+    save_layer(BilinearLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4, seed=1), basis="x"), tmp_path)
     file = tmp_path / "layer.safetensors"
     with safe_open(file, "pt") as opened:
         tensors, metadata = {key: opened.get_tensor(key) for key in ("down", "left", "right")}, opened.metadata()
@@ -215,7 +211,7 @@ def test_a_layer_file_without_a_basis_states_none(tmp_path):
 
 
 def test_an_interrupted_save_leaves_the_old_layer(tmp_path, monkeypatch):
-    old = BilinearLayer(down=tensor(3, 4), left=tensor(5, 4), right=tensor(5, 4, seed=1))
+    old = BilinearLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4, seed=1))
     save_layer(old, tmp_path)
 
     def full_disk(*_):
@@ -233,7 +229,7 @@ def without(name):
 
 
 def changed(name, *size):
-    return make_tensors() | {name: tensor(*size)}
+    return make_tensors() | {name: normal(*size)}
 
 
 SPLIT = Layout("transformer.h.{i}.mlp.l", "transformer.h.{i}.mlp.r", "transformer.h.{i}.mlp.p.weight")
@@ -304,7 +300,7 @@ REFUSED = {  # tensors, changes of the config, index, layout, message
         "down has 120 entries that are NaN",
     ),
     "dtypes": (
-        make_tensors() | {f"{MLP}.p.weight": tensor(12, 10).float()},
+        make_tensors() | {f"{MLP}.p.weight": normal(12, 10).float()},
         {},
         1,
         "published",
@@ -355,7 +351,7 @@ def test_files_that_save_layer_did_not_write(tmp_path):
         load_layer(tmp_path)
     with pytest.raises(ValueError, match="was not written by save_layer: give the index of a layer"):
         load_layer(tmp_path / "model.safetensors")
-    layer = {"down": tensor(3, 4), "left": tensor(5, 4), "right": tensor(5, 4, seed=1)}
+    layer = {"down": normal(3, 4), "left": normal(5, 4), "right": normal(5, 4, seed=1)}
     file, about = tmp_path / "layer.safetensors", {"format": "tensornet_interp layer 1"}
     for metadata in ({}, {"layer": "{"}, {"layer": "[]"}, {"layer": '{"name": "a"}'}):
         save_file(layer, file, about | metadata)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift
 from tensornet_interp.circuits import Circuit, circuit
@@ -13,13 +14,9 @@ EPS = torch.finfo(torch.float64).eps
 EXACT = 1e-10  # of a tree of products of random numbers; what is seen is below 1e-13
 
 
-def draw(*size, seed, device="cpu"):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
 def lifted(n_out, n_in, rank, seed, device="cpu", residual=0.0):
     biases = {"left_bias": rank, "right_bias": rank, "bias": n_out}
-    given = {name: draw(size, seed=seed + i, device=device) for i, (name, size) in enumerate(biases.items(), 50)}
+    given = {name: normal(size, seed=seed + i, device=device) for i, (name, size) in enumerate(biases.items(), 50)}
     return lift(random_layer(n_out, n_in, rank, seed=seed, device=device), residual=residual, **given)
 
 
@@ -51,7 +48,7 @@ def given(network, samples=7):
     layer = network.layers[0]
     device = layer.down.device
     size = layer.shape[1] - layer.constant_in
-    return draw(3, seed=10, device=device), draw(samples, size, seed=11, device=device)
+    return normal(3, seed=10, device=device), normal(samples, size, seed=11, device=device)
 
 
 def without(tree: Circuit, depth: int, number: int) -> Circuit:
@@ -124,7 +121,7 @@ def tensors(tree):
 
 def test_without_inputs_a_score_bounds_the_change_of_the_tensor(device):
     network = BilinearNetwork([lifted(2, 2, rank, rank, device) for rank in (3, 4, 5)])
-    tree = circuit(network, draw(2, seed=10, device=device), widths=None)
+    tree = circuit(network, normal(2, seed=10, device=device), widths=None)
     (whole,), *parts = tensors(tree)  # 3^8 entries
     norms = [part.norm(dim=1) for part in parts]
     first, second, third = (layer.symmetrize().to_tensor() for layer in network.layers)
@@ -224,7 +221,7 @@ def test_what_reaches_no_input_is_left_out(device):
     network = BilinearNetwork([below, above])
     tree = circuit(network, eye[0, :1], widths=None)
     assert [len(level) for level in tree.levels] == [1, 3]
-    assert tree.relative_error(draw(5, 3, seed=3, device=device)) <= EXACT
+    assert tree.relative_error(normal(5, 3, seed=3, device=device)) <= EXACT
 
 
 def test_components_are_the_levels_as_a_tree(network):
@@ -287,12 +284,12 @@ def test_a_layer_is_a_network_of_one():
 
 def test_behind_an_embedding_matrices_of_its_width_are_decomposed(device, monkeypatch):
     """In float32, where an absorbed embedding has its rank only to rounding; the forward pass is kept to that."""
-    embedding = draw(5, 90, seed=3, device=device)
+    embedding = normal(5, 90, seed=3, device=device)
     layers = [lifted(5, 5, 60, 1, device).change_basis(inputs=embedding), lifted(3, 5, 4, 2, device)]
     network = BilinearNetwork(layers).to(dtype=torch.float32)
     sizes, eigh = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda m: sizes.append(m.shape) or eigh(m))
-    direction, x = draw(3, seed=10, device=device).float(), draw(7, 90, seed=11, device=device).float()
+    direction, x = normal(3, seed=10, device=device).float(), normal(7, 90, seed=11, device=device).float()
     for inputs in (x, None):
         tree = circuit(network, direction, widths=None, x=inputs)
         assert [len(level) for level in tree.levels] == [6, 36]

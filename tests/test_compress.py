@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_layer import dense, dense_error, normal, orthonormal, unfold
+from helpers import dense, dense_error, normal, orthonormal, unfold
 
 from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.decompositions.compress import compress, unfolding

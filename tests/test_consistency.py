@@ -6,7 +6,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from bad_input import NAN, cases, check, tensor
+from bad_input import NAN, cases, check
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, Report, SpectralResult, decompose, lift
 from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_similarity, ordered_similarity
@@ -18,7 +19,7 @@ REPORT = Report("eigen", "planted", (), "x", 0.0)
 
 def planted(blocks=2, values=VALUES, size=7, device="cpu"):
     """Blocks of the same eigenvalues in different random bases."""
-    vectors = torch.linalg.qr(tensor(blocks, size, len(values), seed=3)).Q.to(device)
+    vectors = torch.linalg.qr(normal(blocks, size, len(values), seed=3)).Q.to(device)
     eigenvalues = torch.tensor([values] * blocks, dtype=torch.float64, device=device)
     outputs = torch.eye(blocks, dtype=torch.float64, device=device)
     return SpectralResult(report=REPORT, outputs=outputs, eigenvalues=eigenvalues, eigenvectors=vectors)
@@ -33,7 +34,7 @@ def turned(result, first, second, angle):
     return replace(result, eigenvectors=vectors)
 
 
-def close(found, expected):
+def assert_numbers(found, expected):
     expected = torch.tensor(expected, dtype=torch.float64, device=found.device).expand_as(found)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0, equal_nan=True)
 
@@ -45,8 +46,8 @@ def test_equal_runs_of_other_signs_are_alike(by, device):
     found = ordered_similarity([one, replace(one, eigenvectors=one.eigenvectors * signs), one], by, 2)
     assert found.pairs == ((0, 1), (0, 2), (1, 2))
     assert found.values.shape == found.subspaces.shape == (3, 2, 2)
-    close(found.values, 1.0)
-    close(found.subspaces, 1.0)
+    assert_numbers(found.values, 1.0)
+    assert_numbers(found.subspaces, 1.0)
     assert not found.degenerate.any()
 
 
@@ -61,15 +62,15 @@ def test_equal_runs_of_other_signs_are_alike(by, device):
 def test_a_planted_rotation_is_the_cosine_at_its_place(by, expected, device):
     one = planted(device=device)
     found = ordered_similarity([one, turned(one, 0, 3, math.acos(0.8))], by, 3)
-    close(found.values, expected)
+    assert_numbers(found.values, expected)
 
 
 def test_a_place_that_one_run_lacks_is_no_number():
     one = planted()
     other = replace(one, eigenvalues=one.eigenvalues * torch.tensor([1.0, -1, 1, 0, 1]).double())
     found = ordered_similarity([one, other], "positive", 5)  # 5, 3, 2 and 5, 4, 3
-    close(found.values, [1, 0, 0, math.nan, math.nan])
-    close(found.subspaces, [1, 1 / 2, 2 / 3, math.nan, math.nan])
+    assert_numbers(found.values, [1, 0, 0, math.nan, math.nan])
+    assert_numbers(found.subspaces, [1, 1 / 2, 2 / 3, math.nan, math.nan])
 
 
 def test_a_swap_of_two_places_is_seen_in_the_order_and_not_when_matched():
@@ -78,20 +79,20 @@ def test_a_swap_of_two_places_is_seen_in_the_order_and_not_when_matched():
     order = [0, 3, 2, 1, 4]  # results are sorted by magnitude
     swapped = replace(swapped, eigenvalues=swapped.eigenvalues[:, order], eigenvectors=swapped.eigenvectors[..., order])
     found = ordered_similarity([one, swapped], "magnitude", 4)
-    close(found.values, [1, 0, 1, 0])
-    close(found.subspaces, [1, 1 / 2, 2 / 3, 1])
-    close(matched_similarity([one, swapped], 4), 1.0)
+    assert_numbers(found.values, [1, 0, 1, 0])
+    assert_numbers(found.subspaces, [1, 1 / 2, 2 / 3, 1])
+    assert_numbers(matched_similarity([one, swapped], 4), 1.0)
     # among two, the partner of the second is not there in either run
-    close(matched_similarity([one, swapped], 2), [1, 0])
+    assert_numbers(matched_similarity([one, swapped], 2), [1, 0])
 
 
 def test_degenerate_eigenvalues_are_flagged_and_their_subspace_is_the_same():
     one = planted(values=[5.0, 3, 3, 2, -2])
     found = ordered_similarity([one, turned(one, 1, 2, 0.7)], "positive", 4)
-    close(found.values, [1, math.cos(0.7), math.cos(0.7), 1])
-    close(found.subspaces, [1, (1 + math.cos(0.7) ** 2) / 2, 1, 1])
+    assert_numbers(found.values, [1, math.cos(0.7), math.cos(0.7), 1])
+    assert_numbers(found.subspaces, [1, (1 + math.cos(0.7) ** 2) / 2, 1, 1])
     assert found.degenerate.tolist() == [[[False, True, True, False]] * 2] * 2
-    close(found.gaps, [0.4, 0, 0, 0.2])
+    assert_numbers(found.gaps, [0.4, 0, 0, 0.2])
     # a place by magnitude is not defined either where signs differ
     assert ordered_similarity([one, one], "magnitude", 5).degenerate[0, 0].tolist() == [False, True, True, True, True]
     assert ordered_similarity([one, one], "magnitude", 1, rtol=0.5).degenerate.all()
@@ -110,21 +111,21 @@ def test_the_numbers_are_those_of_dense_matrices(by):
                 key = {"positive": -values, "negative": values, "magnitude": -values.abs()}[by]
                 picked.append(vectors[:, key.argsort()[:2]])
             dense = (picked[0].T @ picked[1]).double()
-            close(found.values[at, block], dense.diagonal().abs().tolist())
-            close(found.subspaces[at, block], [float(dense[0, 0] ** 2), float(dense.square().sum() / 2)])
+            assert_numbers(found.values[at, block], dense.diagonal().abs().tolist())
+            assert_numbers(found.subspaces[at, block], [float(dense[0, 0] ** 2), float(dense.square().sum() / 2)])
 
 
 def test_what_self_pairs_would_have_added():
     """A mean of 0.88 over distinct pairs of three runs is drawn as 0.92 with the diagonal of ones in."""
     one = planted(values=[2.0, 1.0], size=9)
     first = torch.linalg.cholesky(0.12 * torch.eye(3).double() + 0.88)  # rows: three unit vectors of cosine 0.88
-    frame = torch.linalg.qr(tensor(9, 4, seed=5)).Q
+    frame = torch.linalg.qr(normal(9, 4, seed=5)).Q
     runs = [
         replace(one, eigenvectors=torch.stack([torch.stack([frame[:, :3] @ row, frame[:, 3]], 1)] * 2)) for row in first
     ]
     found = ordered_similarity(runs, "positive", 2)
-    close(found.values, [0.88, 1])
-    close(found.with_self_pairs, [0.92, 1])
+    assert_numbers(found.values, [0.88, 1])
+    assert_numbers(found.with_self_pairs, [0.92, 1])
 
 
 def test_matched_cosines_are_of_the_places_of_both_runs():
@@ -132,18 +133,18 @@ def test_matched_cosines_are_of_the_places_of_both_runs():
     moved = replace(one, eigenvectors=one.eigenvectors[..., [1, 2, 0, 3, 4]])
     moved = turned(moved, 2, 3, math.acos(0.8))  # holds vectors 0 and 3
     # of places 0 ... 4: 0 of one is at 2, 3 at 3; averaged over both sides
-    close(matched_similarity([one, moved], 5), [(0.8 + 1) / 2, 1, (1 + 0.8) / 2, 0.8, 1])
+    assert_numbers(matched_similarity([one, moved], 5), [(0.8 + 1) / 2, 1, (1 + 0.8) / 2, 0.8, 1])
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_pulled_back_it_is_the_function_of_the_new_inputs(bias, device):
     layer = random_layer(3, 5, 4, seed=0, device=device)
-    embedding, shift = tensor(5, 8, seed=1).to(device), tensor(5, seed=2).to(device)
+    embedding, shift = normal(5, 8, seed=1).to(device), normal(5, seed=2).to(device)
     if bias:
-        layer = lift(layer, left_bias=tensor(4, seed=4).to(device)).drop_constant()
+        layer = lift(layer, left_bias=normal(4, seed=4).to(device)).drop_constant()
     result = decompose(layer, "eigen")
     pulled = result.pull_back(embedding, input_bias=shift if bias else None, basis="pixels")
-    x = tensor(6, 8, seed=3).to(device)
+    x = normal(6, 8, seed=3).to(device)
     torch.testing.assert_close(pulled(x), layer(x @ embedding.T + (shift if bias else 0)))
     assert torch.equal(pulled.eigenvalues, result.eigenvalues)
     if not bias:
@@ -154,12 +155,12 @@ def test_pulled_back_it_is_the_function_of_the_new_inputs(bias, device):
 
 def test_the_two_bases_of_one_function_differ():
     """Vectors of M through E^T have the cosines of E E^T; those of E^T M E do not depend on how E is written."""
-    layers, embeddings = [random_layer(2, 4, 3, seed=s) for s in (0, 1)], [tensor(4, 6, seed=s) for s in (2, 3)]
+    layers, embeddings = [random_layer(2, 4, 3, seed=s) for s in (0, 1)], [normal(4, 6, seed=s) for s in (2, 3)]
     embedded = [decompose(layer, "eigen") for layer in layers]
     found = ordered_similarity([r.pull_back(e) for r, e in zip(embedded, embeddings, strict=True)])
     images = [e.T @ r.eigenvectors[0, :, 0] for r, e in zip(embedded, embeddings, strict=True)]
-    close(found.values[0, 0, 0], float(abs(images[0] @ images[1]) / images[0].norm() / images[1].norm()))
-    turn = tensor(4, 4, seed=4)  # another embedding of the same function
+    assert_numbers(found.values[0, 0, 0], float(abs(images[0] @ images[1]) / images[0].norm() / images[1].norm()))
+    turn = normal(4, 4, seed=4)  # another embedding of the same function
     whole = layers[0].change_basis(inputs=embeddings[0])
     same = layers[0].change_basis(inputs=turn.inverse()).change_basis(inputs=turn @ embeddings[0])
     found = ordered_similarity([decompose(layer, "eigen") for layer in (whole, same)], count=2)
@@ -182,7 +183,7 @@ def test_of_averages_over_runs_it_is_the_interval_of_a_mean():
 
 
 def test_runs_are_left_out_whatever_they_are_called_and_pairs_written():
-    values = tensor(6, 2, 3, seed=7)
+    values = normal(6, 2, 3, seed=7)
     found = jackknife(values, pairs_of(4), confidence=0.5)
     named = jackknife(values, [(10 * j, 10 * i) for i, j in pairs_of(4)], confidence=0.5)
     torch.testing.assert_close(found.low, named.low)
@@ -195,7 +196,7 @@ def test_runs_are_left_out_whatever_they_are_called_and_pairs_written():
 def test_of_independent_pairs_the_error_is_too_large_on_average():
     """Expected: 4 / (n (n - 2)) where the variance of the mean is 2 / (n (n - 1))."""
     n, draws = 5, 20_000
-    squared = jackknife(tensor(10, draws, seed=8), pairs_of(n)).standard_error.square()
+    squared = jackknife(normal(10, draws, seed=8), pairs_of(n)).standard_error.square()
     assert abs(float(squared.mean()) - 4 / (n * (n - 2))) < 5 * float(squared.std()) / math.sqrt(draws)
     assert float(squared.mean()) > 2 / (n * (n - 1))
 
@@ -230,8 +231,8 @@ TABLE = [
         ValueError,
         r"confidence must be in \(0, 1\), got 95",
     ),
-    ("pull back", lambda: ONE.pull_back(tensor(8, 6)), ValueError, "mode 'in' has size 7 in layer but 8 in inputs"),
-    ("NaN inputs", lambda: ONE.pull_back(tensor(7, 6) * NAN), ValueError, "inputs has 42 entries that are NaN"),
+    ("pull back", lambda: ONE.pull_back(normal(8, 6)), ValueError, "mode 'in' has size 7 in layer but 8 in inputs"),
+    ("NaN inputs", lambda: ONE.pull_back(normal(7, 6) * NAN), ValueError, "inputs has 42 entries that are NaN"),
 ]
 
 

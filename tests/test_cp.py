@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dense_layer import dense, dense_error, normal, scaled
+from helpers import dense, dense_error, normal, times
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
@@ -104,7 +104,7 @@ def test_a_start_in_another_dtype_is_taken():
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
 def test_scale_changes_nothing_but_the_weights(method, factor):
     layer = planted(method)
-    once, again = (decompose(hidden(part), method, rank=8) for part in (layer, scaled(layer, factor)))
+    once, again = (decompose(hidden(part), method, rank=8) for part in (layer, times(layer, factor)))
     pairs = match(once, again)
     assert float(pairs.congruence.min()) >= 1 - 1e-6
     weight = again.to_layer().down.norm() / once.to_layer().down.norm()
@@ -141,7 +141,7 @@ def test_rank_deficient_layers_are_fitted_by_what_they_hold(method, device):
 @pytest.mark.parametrize("options", [{}, {"starts": 3}, {"rank": 9}])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_zero_layer_gives_zero(method, options, device):
-    layer = scaled(random_layer(4, 6, 9, seed=1, device=device), 0.0)
+    layer = times(random_layer(4, 6, 9, seed=1, device=device), 0.0)
     result = decompose(layer, method, **({"rank": 3} | options))
     assert not bool(result.to_tensor().any())
     assert result.relative_error == 0

@@ -1,18 +1,13 @@
 """The job on three layers, end to end at small sizes."""
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import read_rows
 
 from examples.deep_digits import main
 from models import load_dataset, load_model
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_job_trains_compares_cuts_and_takes_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,14 +28,14 @@ def test_the_job_trains_compares_cuts_and_takes_apart(tmp_path: Path, capsys: py
     assert accuracy > 0.5
 
     for name in similarities:
-        matrix = [[float(value) for key, value in row.items() if key] for row in rows(tmp_path / f"{name}.csv")]
+        matrix = [[float(value) for key, value in row.items() if key] for row in read_rows(tmp_path / f"{name}.csv")]
         assert len(matrix) == 8
         for i, row in enumerate(matrix):
             assert row[i] == pytest.approx(1, abs=1e-9)
             assert max(map(abs, row)) <= 1 + 1e-9
 
     # 8 coordinates a bond; the guarantee holds at every cut
-    bonds = rows(tmp_path / "bonds.csv")
+    bonds = read_rows(tmp_path / "bonds.csv")
     assert [row["kept"] for row in bonds] == [f"{k} {k}" for k in (7, 6, 6, 5, 4, 3, 2, 2, 1)] * 2
     assert all(float(row["measured"]) <= float(row["bound"]) for row in bonds)
     assert printed.count("70 % removed") == 2
@@ -48,9 +43,9 @@ def test_the_job_trains_compares_cuts_and_takes_apart(tmp_path: Path, capsys: py
     # degrees sum to the logit difference, and the widest circuit is near it
     index = int((data.test_y == 5).nonzero()[0])
     first, second = logits[index].topk(2).values.tolist()
-    degrees = [float(row["logit"]) for row in rows(tmp_path / "degrees.csv")]
+    degrees = [float(row["logit"]) for row in read_rows(tmp_path / "degrees.csv")]
     assert len(degrees) == 9
     assert sum(degrees) == pytest.approx(first - second, rel=1e-9)
-    errors = [float(row["test_error"]) for row in rows(tmp_path / "circuit.csv")]
+    errors = [float(row["test_error"]) for row in read_rows(tmp_path / "circuit.csv")]
     assert errors[-1] < 0.5 * errors[0]
     assert (tmp_path / "replaced.txt").read_text().count("part 2 alone") == 3

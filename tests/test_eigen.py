@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import dense, layer_of, normal
 
 from tensornet_interp import BilinearLayer, decompose, inner, lift, relative_error
 from tensornet_interp.decompositions import Eigen
@@ -14,31 +15,14 @@ SIZES = [(23, 7, 5), (7, 23, 5), (19, 19, 3), (1, 3, 2)]  # (d, H, K); the first
 EXACT = 1e-10  # of the largest magnitude: eigh is backward stable to about size * eps = 1e-14
 
 
-def tensor(*shape, seed, device="cpu", dtype=torch.float64):
-    data = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return data.to(device, dtype)
-
-
-def make(d, hidden, k, seed=1, device="cpu", dtype=torch.float64):
-    shapes = [(k, hidden), (d, hidden), (d, hidden)]
-    return BilinearLayer.from_cp(
-        (None, [tensor(*shape, seed=seed + i, device=device, dtype=dtype) for i, shape in enumerate(shapes)]), name="it"
-    )
-
-
-def dense(layer):
-    """The symmetrized tensor (out, in, in) in float64."""
-    b = torch.einsum("or,ir,jr->oij", *(data.to(torch.float64) for data, _ in layer.terms()))
-    return (b + b.mT) / 2
-
-
-def dense_result(result):
+def dense_of_fields(result):
+    """What the fields say in float64: `to_layer` multiplies two of them, and rounds once more in narrow dtypes."""
     data = (result.outputs, result.eigenvalues, result.eigenvectors, result.eigenvectors)
     return torch.einsum("ob,br,bir,bjr->oij", *(part.to(torch.float64) for part in data))
 
 
-def dense_error(result, layer):
-    return float((dense_result(result) - dense(layer)).norm() / dense(layer).norm())
+def fields_error(result, layer):
+    return float((dense_of_fields(result) - dense(layer)).norm() / dense(layer).norm())
 
 
 def by_magnitude(values, count):
@@ -50,12 +34,12 @@ def directions_of(kind, k, device="cpu", dtype=torch.float64):
     if kind == "default":
         return None
     if kind == "overcomplete":
-        return tensor(k + 3, k, seed=71, device=device, dtype=dtype)
+        return normal(k + 3, k, seed=71, device=device, dtype=dtype)
     if kind == "dependent":  # k + 2 rows that span all outputs, two of them repeated
-        rows = tensor(k, k, seed=72, device=device, dtype=dtype)
+        rows = normal(k, k, seed=72, device=device, dtype=dtype)
         return torch.cat([rows, rows[:1], 2 * rows[:1]])
     if kind == "rotation":
-        return torch.linalg.qr(tensor(k, k, seed=73, device=device)).Q.to(dtype)
+        return torch.linalg.qr(normal(k, k, seed=73, device=device)).Q.to(dtype)
     raise AssertionError(kind)
 
 
@@ -65,7 +49,7 @@ KINDS = ["default", "overcomplete", "dependent", "rotation"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
 def test_eigenpairs_are_those_of_the_dense_matrices(d, hidden, k, kind, device):
-    layer, directions = make(d, hidden, k, device=device), directions_of(kind, k, device)
+    layer, directions = layer_of(k, d, hidden, 1, device=device), directions_of(kind, k, device)
     result = decompose(layer, "eigen", directions=directions)
     used = torch.eye(k, dtype=torch.float64, device=device) if directions is None else directions
     matrices = torch.einsum("bo,oij->bij", used, dense(layer))
@@ -82,7 +66,7 @@ def test_eigenpairs_are_those_of_the_dense_matrices(d, hidden, k, kind, device):
     assert (result.to_layer().to_tensor() - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
     assert torch.equal(result.directions, used)
     assert result.relative_error <= EXACT
-    x = tensor(6, d, seed=9, device=device)
+    x = normal(6, d, seed=9, device=device)
     assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
 
 
@@ -90,16 +74,16 @@ def test_eigenpairs_are_those_of_the_dense_matrices(d, hidden, k, kind, device):
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize(("d", "hidden", "k"), SIZES[:3])
 def test_relative_error_is_the_dense_one(d, hidden, k, rank, kind, device):
-    layer = make(d, hidden, k, device=device)
+    layer = layer_of(k, d, hidden, 1, device=device)
     result = decompose(layer, "eigen", directions=directions_of(kind, k, device), rank=rank)
     assert result.rank == rank
-    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT)
+    assert result.relative_error == pytest.approx(fields_error(result, layer), rel=EXACT)
     assert result.relative_error == pytest.approx(relative_error(result, layer), rel=EXACT)
     assert result.relative_error > 0.01  # a random spectrum is not of that rank
 
 
 def test_truncation_of_one_output_is_the_best_approximation():
-    layer = make(7, 5, 1)
+    layer = layer_of(1, 7, 5, 1)
     values = torch.linalg.eigvalsh(dense(layer)[0])
     left_out = by_magnitude(values, 7)[2:].norm() / values.norm()
     assert decompose(layer, "eigen", rank=2).relative_error == pytest.approx(float(left_out), rel=EXACT)
@@ -107,31 +91,31 @@ def test_truncation_of_one_output_is_the_best_approximation():
 
 @pytest.mark.parametrize("orthonormal", [True, False])
 def test_directions_that_miss_outputs_say_so(orthonormal, device):
-    layer = make(7, 6, 4, device=device)
-    directions = tensor(2, 4, seed=74, device=device)
+    layer = layer_of(4, 7, 6, 1, device=device)
+    directions = normal(2, 4, seed=74, device=device)
     if orthonormal:
         directions = torch.linalg.qr(directions.T).Q.T
     result = decompose(layer, "eigen", directions=directions)
     projector = torch.linalg.pinv(directions) @ directions
     projected = torch.einsum("po,oij->pij", projector, dense(layer))
-    assert (dense_result(result) - projected).abs().max() <= EXACT * projected.abs().max()
-    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT)
+    assert (dense_of_fields(result) - projected).abs().max() <= EXACT * projected.abs().max()
+    assert result.relative_error == pytest.approx(fields_error(result, layer), rel=EXACT)
 
 
 @pytest.mark.parametrize("scale", [1 + 4e-6, 1 - 1e-9, 3.0])
 def test_directions_need_not_have_unit_length(scale, device):
-    layer = make(7, 6, 4, device=device)
+    layer = layer_of(4, 7, 6, 1, device=device)
     directions = scale * torch.eye(4, dtype=torch.float64, device=device)
     result = decompose(layer, "eigen", directions=directions)
-    assert (dense_result(result) - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
-    assert result.relative_error == pytest.approx(dense_error(result, layer), abs=EXACT)
+    assert (dense_of_fields(result) - dense(layer)).abs().max() <= EXACT * dense(layer).abs().max()
+    assert result.relative_error == pytest.approx(fields_error(result, layer), abs=EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
 def test_low_precision_layers_lose_only_the_rounding_of_the_result(d, hidden, k, kind, dtype, device):
-    layer = make(d, hidden, k, device=device, dtype=dtype)
+    layer = layer_of(k, d, hidden, 1, device=device, dtype=dtype)
     directions = directions_of(kind, k, device, dtype)
     result = decompose(layer, "eigen", directions=directions)
     for part in (result.eigenvalues, result.eigenvectors, result.outputs, result.directions):
@@ -146,20 +130,20 @@ def test_low_precision_layers_lose_only_the_rounding_of_the_result(d, hidden, k,
     # and the pseudoinverse may amplify the sum over blocks by its condition number
     condition = float(torch.linalg.cond(used.to(torch.float64)))
     bound = eps / 2 * (2 * math.sqrt(result.rank) + 2) * (1 + eps) ** 3 * max(condition, 1) * math.sqrt(len(used))
-    assert dense_error(result, layer) <= bound
+    assert fields_error(result, layer) <= bound
     # the field is what the rounded result really misses
-    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=1e-6)
+    assert result.relative_error == pytest.approx(fields_error(result, layer), rel=1e-6)
 
 
 @pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_sum_to_the_output(kind, lifted, device):
-    layer = make(7, 6, 4, device=device)
+    layer = layer_of(4, 7, 6, 1, device=device)
     k = 4
     if lifted:
-        layer, k = lift(layer, bias=tensor(4, seed=5, device=device)), 5
+        layer, k = lift(layer, bias=normal(4, seed=5, device=device)), 5
     result = decompose(layer, "eigen", directions=directions_of(kind, k, device), rank=3)
-    x1, x2 = tensor(2, 3, 7, seed=8, device=device), tensor(2, 3, 7, seed=9, device=device)
+    x1, x2 = normal(2, 3, 7, seed=8, device=device), normal(2, 3, 7, seed=9, device=device)
     parts = result.contributions(x1)
     assert parts.shape == (2, 3, 4, *result.eigenvalues.shape)
     assert (parts.sum((-1, -2)) - result(x1)).abs().max() <= EXACT * result(x1).abs().max()
@@ -172,33 +156,33 @@ def test_contributions_sum_to_the_output(kind, lifted, device):
 
 @pytest.mark.parametrize("rank", [None, 4])
 def test_a_lifted_layer_is_decomposed_with_its_constant(rank, device):
-    plain = make(4, 6, 4, device=device)
+    plain = layer_of(4, 4, 6, 1, device=device)
     biases = {
-        "left_bias": tensor(6, seed=5, device=device),
-        "right_bias": tensor(6, seed=6, device=device),
-        "bias": tensor(4, seed=7, device=device),
+        "left_bias": normal(6, seed=5, device=device),
+        "right_bias": normal(6, seed=6, device=device),
+        "bias": normal(4, seed=7, device=device),
     }
     layer = lift(plain, **biases, residual=0.5)
     result = decompose(layer, "eigen", rank=rank)
     assert result.sizes == {"out": 5, "in1": 5, "in2": 5}
     assert (result.constant_in, result.constant_out) == (True, True)
-    assert result.relative_error == pytest.approx(dense_error(result, layer), rel=EXACT, abs=EXACT)
-    x = tensor(6, 4, seed=9, device=device)
+    assert result.relative_error == pytest.approx(fields_error(result, layer), rel=EXACT, abs=EXACT)
+    x = normal(6, 4, seed=9, device=device)
     assert result(x).shape == (6, 4)
     if rank is None:
         assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
 
 
 def test_a_wide_lifted_layer_takes_the_thin_way(device):
-    layer = lift(make(30, 3, 2, device=device), left_bias=tensor(3, seed=5, device=device)).drop_constant()
+    layer = lift(layer_of(2, 30, 3, 1, device=device), left_bias=normal(3, seed=5, device=device)).drop_constant()
     result = decompose(layer, "eigen")
     assert result.rank == 2 * layer.rank < 31
-    x = tensor(6, 30, seed=9, device=device)
+    x = normal(6, 30, seed=9, device=device)
     assert (result(x) - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
 
 
 def test_order_is_by_magnitude_and_the_sign_is_kept():
-    result = decompose(make(7, 6, 4), "eigen")
+    result = decompose(layer_of(4, 7, 6, 1), "eigen")
     magnitude = result.eigenvalues.abs()
     assert (magnitude.diff(dim=1) <= 0).all()
     assert (result.eigenvalues > 0).any()
@@ -207,14 +191,14 @@ def test_order_is_by_magnitude_and_the_sign_is_kept():
 
 @pytest.mark.parametrize(("d", "hidden", "k"), SIZES)
 def test_largest_entry_of_an_eigenvector_is_positive(d, hidden, k, device):
-    vectors = decompose(make(d, hidden, k, device=device), "eigen").eigenvectors
+    vectors = decompose(layer_of(k, d, hidden, 1, device=device), "eigen").eigenvectors
     at = vectors.abs().argmax(dim=1, keepdim=True)
     assert (vectors.gather(1, at) > 0).all()
 
 
 def spectrum(values, seed, device="cpu"):
     """One output whose interaction matrix has these eigenvalues, and the orthogonal matrix of its eigenvectors."""
-    q = torch.linalg.qr(tensor(len(values), len(values), seed=seed, device=device)).Q
+    q = torch.linalg.qr(normal(len(values), len(values), seed=seed, device=device)).Q
     down = torch.tensor([values], dtype=torch.float64, device=device)
     return BilinearLayer(down=down, left=q, right=q), q
 
@@ -250,7 +234,7 @@ def test_group_tolerance_is_relative_to_the_largest():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_truncating_later_is_truncating_at_once(kind, device):
-    layer, directions = make(7, 6, 4, device=device), directions_of(kind, 4, device)
+    layer, directions = layer_of(4, 7, 6, 1, device=device), directions_of(kind, 4, device)
     full = decompose(layer, "eigen", directions=directions)
     later, once = full.truncate(3), decompose(layer, "eigen", directions=directions, rank=3)
     assert torch.equal(later.eigenvalues, once.eigenvalues)
@@ -263,11 +247,11 @@ def test_truncating_later_is_truncating_at_once(kind, device):
 
 
 def test_keep_leaves_the_marked_eigenpairs():
-    layer = make(7, 6, 4)
+    layer = layer_of(4, 7, 6, 1)
     full = decompose(layer, "eigen")
     positive = full.keep(full.eigenvalues > 0)
     negative = full.keep(full.eigenvalues <= 0)
-    x = tensor(6, 7, seed=9)
+    x = normal(6, 7, seed=9)
     total = positive(x) + negative(x)
     assert (total - layer(x)).abs().max() <= EXACT * layer(x).abs().max()
     assert (positive(x) >= 0).all()  # every output is a block with output vector e_k
@@ -303,7 +287,7 @@ def test_thin_way_is_chosen_only_where_it_can_save():
 
 @pytest.mark.parametrize(("d", "hidden", "k"), [(7, 2, 3), (3, 5, 2)], ids=["thin", "dense"])
 def test_eigenvalues_are_differentiable(d, hidden, k, device):
-    weights = [part.requires_grad_() for part, _ in make(d, hidden, k, device=device).terms()]
+    weights = [part.requires_grad_() for part, _ in layer_of(k, d, hidden, 1, device=device).terms()]
 
     def eigenvalues(down, left, right):
         return Eigen()(BilinearLayer(down=down, left=left, right=right)).eigenvalues
@@ -312,7 +296,7 @@ def test_eigenvalues_are_differentiable(d, hidden, k, device):
 
 
 def test_a_zero_layer_has_zero_eigenvalues():
-    layer = make(7, 6, 4)
+    layer = layer_of(4, 7, 6, 1)
     result = decompose(BilinearLayer(down=0 * layer.down, left=layer.left, right=layer.right), "eigen")
     assert (result.eigenvalues == 0).all()
     assert result.relative_error == 0
@@ -320,7 +304,7 @@ def test_a_zero_layer_has_zero_eigenvalues():
 
 
 def test_the_report_says_what_was_done():
-    layer = make(7, 6, 4).change_basis(tensor(7, 5, seed=1), basis="pixels")
+    layer = layer_of(4, 7, 6, 1, name="it").change_basis(normal(7, 5, seed=1), basis="pixels")
     report = decompose(layer, "eigen", rank=2).report
     assert (report.layer, report.basis) == ("it", "pixels")
     assert "rank=2" in report.method
@@ -328,22 +312,22 @@ def test_the_report_says_what_was_done():
 
 
 def test_the_ladder_ends_exact_and_never_rises():
-    layer = make(7, 6, 4)
+    layer = layer_of(4, 7, 6, 1)
     errors = [step(layer).relative_error for step in Eigen.ladder(layer)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] <= EXACT
 
 
 def test_arguments_are_checked():
-    layer = make(7, 2, 4)
+    layer = layer_of(4, 7, 2, 1)
     with pytest.raises(ValueError, match=r"rank must be from 1 to 4 .*2 hidden=4"):
         decompose(layer, "eigen", rank=5)
     with pytest.raises(ValueError, match="rank must be at least 1"):
         decompose(layer, "eigen", rank=0)
     with pytest.raises(ValueError, match="mode 'out' has size 4 in layer but 5 in directions"):
-        decompose(layer, "eigen", directions=tensor(2, 5, seed=1))
+        decompose(layer, "eigen", directions=normal(2, 5, seed=1))
     with pytest.raises(ValueError, match="dtype"):
-        decompose(layer, "eigen", directions=tensor(2, 4, seed=1).float())
+        decompose(layer, "eigen", directions=normal(2, 4, seed=1).float())
     with pytest.raises(TypeError, match=r"has no option 'rnk'.*did you mean 'rank'"):
         decompose(layer, "eigen", rnk=2)
 
@@ -359,10 +343,10 @@ def test_random_dependent_directions_of_low_precision_project(dtype):
     layer = BilinearLayer.from_cp((None, [draw(4, 5).to(dtype) for _ in range(3)]))
     plane = draw(2, 4)
     result = decompose(layer, "eigen", directions=(draw(6, 2) @ plane).to(dtype))
-    tensor = layer.to(dtype=torch.float64).symmetrize().to_tensor()
-    expected = torch.einsum("ok,kij->oij", torch.linalg.pinv(plane) @ plane, tensor)
+    whole = layer.to(dtype=torch.float64).symmetrize().to_tensor()
+    expected = torch.einsum("ok,kij->oij", torch.linalg.pinv(plane) @ plane, whole)
     # rounding of directions, outputs and eigenvectors, each amplified by the conditioning of six vectors in a plane
-    worst = float((result.to_tensor().double() - expected).abs().max() / tensor.abs().max())
+    worst = float((result.to_tensor().double() - expected).abs().max() / whole.abs().max())
     assert worst < 100 * torch.finfo(dtype).eps
     assert result.relative_error < 1
 

@@ -1,11 +1,11 @@
 """The circuits of a tiny random model: every stage runs, is kept, and comes back; negations are told from others."""
 
-import csv
 import json
 import shutil
 
 import pytest
 import torch
+from helpers import read_rows
 
 from examples import feature_circuits
 from examples.parts.circuit_tables import correlation_summary, is_negation
@@ -51,21 +51,16 @@ def run(kept, *more, out="out"):
     feature_circuits.main([*options, "--lr", "0.01", "--circuits", "1", "--out", str(kept / out), *more])
 
 
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_every_stage_leaves_its_table_and_figures(done):
-    quality = rows(done / "quality.csv")
+    quality = read_rows(done / "quality.csv")
     assert [(row["point"], row["steps"]) for row in quality] == [
         (point, str(steps)) for point in ("mlp-in", "mlp-out") for steps in (2, 4, 8, 16)
     ]
     assert all(float(row["nmse"]) > 0 for row in quality)
-    ranking = rows(done / "ranking.csv")
+    ranking = read_rows(done / "ranking.csv")
     shares = [float(row["share"]) for row in ranking]
     assert shares == sorted(shares, reverse=True)
-    circuits = rows(done / "circuits.csv")
+    circuits = read_rows(done / "circuits.csv")
     first = list(dict.fromkeys(row["feature"] for row in circuits))
     assert first[0] == ranking[0]["feature"]
     assert {row["verdict"] for row in circuits} <= {"confirmed", "refuted", "untested"}
@@ -73,8 +68,8 @@ def test_every_stage_leaves_its_table_and_figures(done):
     for name in [*names, *(f"{kind}-{feature}" for kind in ("interactions", "plane") for feature in first)]:
         assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (done / "contexts.html").read_text().startswith("<!doctype html>")
-    assert len(rows(done / "directions.csv")) == 6
-    ks = {row["k"] for row in rows(done / "summary.csv")}
+    assert len(read_rows(done / "directions.csv")) == 6
+    ks = {row["k"] for row in read_rows(done / "summary.csv")}
     assert ks == {"1", "2", "4", "8"}  # of 8 there are
 
 
@@ -104,7 +99,7 @@ def test_other_settings_are_refused_and_both_are_shown(kept, done):
 def test_two_models_stand_in_one_table(kept, done):
     shutil.copytree(done, kept / "other")
     feature_circuits.main(["--out", str(done), "--compare", str(kept / "other")])
-    assert {row["model"].split(",")[0] for row in rows(done / "comparison.csv")} == {"out", "other"}
+    assert {row["model"].split(",")[0] for row in read_rows(done / "comparison.csv")} == {"out", "other"}
     assert (done / "comparison.png").is_file()
 
 

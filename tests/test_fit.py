@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dense_layer import dense, normal
+from helpers import assert_close, dense, normal
 
 from tensornet_interp import BilinearLayer
 from tensornet_interp.decompositions.compress import compress
@@ -48,10 +48,6 @@ def tensor_of(components):
     return (tensor + tensor.mT) / 2
 
 
-def close(found, expected):
-    return all((f - e).abs().max() <= EXACT * e.abs().max() for f, e in zip(found, expected, strict=True))
-
-
 def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
     core, components = target(device), triple(device)
     free = [t.requires_grad_() for t in components]
@@ -59,10 +55,10 @@ def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
     expected = torch.autograd.grad(loss, free)
     found, half = gradient(core, tuple(t.detach() for t in free))
     assert found == pytest.approx(float(loss.detach()), rel=1e-12)
-    assert close([2 * h for h in half], expected)
+    assert_close([2 * h for h in half], expected)
     cross, squared = overlaps(core, tuple(free))
     assert float(1 - 2 * cross.detach() + squared.detach()) == pytest.approx(found, rel=1e-12)
-    assert close(torch.autograd.grad(1 - 2 * cross + squared, free), expected)
+    assert_close(torch.autograd.grad(1 - 2 * cross + squared, free), expected)
 
 
 def test_products_are_differentiable_in_the_layer_and_the_components():
@@ -80,7 +76,7 @@ def test_models_have_the_dense_gradient_and_curvature(name, device):
     expected = torch.autograd.grad(loss, free)
     parameters = tuple(t.detach() for t in free)
     _, wrt = gradient(core, model.components(parameters))
-    assert close([2 * g for g in model.gradient(parameters, wrt)], expected)
+    assert_close([2 * g for g in model.gradient(parameters, wrt)], expected)
 
     jacobian = torch.autograd.functional.jacobian(lambda *p: tensor_of(model.components(p)), parameters)
     jacobian = torch.cat([j.flatten(0, 2).flatten(1) for j in jacobian], 1)  # (out in in, parameters)
@@ -88,12 +84,12 @@ def test_models_have_the_dense_gradient_and_curvature(name, device):
     curvature = model.curvature(parameters)
     flat = torch.cat([d.flatten() for d in direction])
     found = torch.cat([p.flatten() for p in curvature.product(direction)])
-    assert close([found], [jacobian.T @ (jacobian @ flat)])
+    assert_close([found], [jacobian.T @ (jacobian @ flat)])
     # the block of the outputs is exact: the same (n, n) matrix for every output coordinate
     outputs = parameters[0]
     count = outputs.numel()
     block = torch.kron(torch.eye(len(outputs)).to(outputs), curvature.blocks[0])
-    assert close([block], [jacobian[:, :count].T @ jacobian[:, :count]])
+    assert_close([block], [jacobian[:, :count].T @ jacobian[:, :count]])
     for block in curvature.blocks:
         assert torch.linalg.eigvalsh(block)[0] >= -EXACT * block.abs().max()
 
@@ -103,7 +99,7 @@ def test_balancing_changes_scales_and_not_the_tensor(name, device):
     model, parameters = MODELS[name](device)
     uneven = (1e6 * parameters[0], *parameters[1:])
     balanced = model.balance(uneven)
-    assert close([tensor_of(model.components(balanced))], [tensor_of(model.components(uneven))])
+    assert_close([tensor_of(model.components(balanced))], [tensor_of(model.components(uneven))])
     if name == "free":
         norms = torch.stack([factor.norm(dim=0) for factor in balanced])
         assert (norms / norms[0] - 1).abs().max() <= 1e-12

@@ -5,7 +5,7 @@ import itertools
 import numpy
 import pytest
 import torch
-from stacks import stack, tensor
+from helpers import normal, stack
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, inner, lift, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output
@@ -26,8 +26,8 @@ def quadrature(f, g, mean, covariance, nodes):
 
 
 def distribution(size, with_mean, with_covariance):
-    mean = tensor(size, seed=51) if with_mean else torch.zeros(size, dtype=torch.float64)
-    root = tensor(size, size, seed=52)
+    mean = normal(size, seed=51) if with_mean else torch.zeros(size, dtype=torch.float64)
+    root = normal(size, size, seed=52)
     return mean, root @ root.T if with_covariance else torch.eye(size, dtype=torch.float64)
 
 
@@ -58,7 +58,7 @@ def test_gaussian_is_the_quadrature(widths_a, widths_b, lifted, with_mean, with_
 @pytest.mark.parametrize("widths", [(4, 2), (4, 3, 2)])
 def test_a_singular_covariance_is_a_constant_input(widths, lifted):
     depth = len(widths) - 1
-    f, g, mean = stack(widths, (5, 3)[:depth], 1, lifted), stack(widths, (3, 4)[:depth], 11, lifted), tensor(4, seed=3)
+    f, g, mean = stack(widths, (5, 3)[:depth], 1, lifted), stack(widths, (3, 4)[:depth], 11, lifted), normal(4, seed=3)
     constant = Moments(mean, torch.zeros(4, 4, dtype=torch.float64))
     value = float(inner(f, g, kind=Gaussian(constant)))
     scale = float(f(mean).norm() * g(mean).norm())
@@ -127,7 +127,7 @@ def test_a_lifted_network_far_from_its_constant_loses_it():
     """At inputs of 1e40 biases are nothing: the cosine is that of the networks without them."""
     a, b = stack((4, 3, 2), (4, 6), 1), stack((4, 5, 2), (5, 3), 101)
     lifted = [
-        BilinearNetwork([lift(layer, left_bias=tensor(layer.rank, seed=3)) for layer in n.layers]) for n in (a, b)
+        BilinearNetwork([lift(layer, left_bias=normal(layer.rank, seed=3)) for layer in n.layers]) for n in (a, b)
     ]
     mean, covariance = distribution(4, False, True)
     near, far = Moments(mean, covariance), Moments(mean, 1e80 * covariance)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import dense, layer_of, normal, permuted, rescaled, swapped
 
 from tensornet_interp import (
     BilinearLayer,
@@ -21,22 +22,6 @@ from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, inner_by_
 TOLERANCE = 1e-12  # of sqrt(<a, a> <b, b>): sums of some thousand products
 
 
-def tensor(*shape, seed, device="cpu"):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
-def make(n_out, n_in, rank, seed, device="cpu"):
-    shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer.from_cp(
-        (None, [tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)])
-    )
-
-
-def dense(layer):
-    b = torch.einsum("or,ir,jr->oij", *(data.to(torch.float64) for data, _ in layer.terms()))
-    return (b + b.mT) / 2
-
-
 def tree(layers):
     if len(layers) == 1:
         return dense(layers[0])
@@ -47,10 +32,10 @@ def tree(layers):
 def pair(depth, device="cpu"):
     """Two stacks with the same inputs and outputs and different widths and ranks."""
     if depth == 1:
-        return [make(3, 4, 6, 1, device)], [make(3, 4, 7, 11, device)]
+        return [layer_of(3, 4, 6, 1, device)], [layer_of(3, 4, 7, 11, device)]
     return (
-        [make(5, 4, 6, 1, device), make(3, 5, 8, 21, device)],
-        [make(2, 4, 7, 11, device), make(3, 2, 9, 31, device)],
+        [layer_of(5, 4, 6, 1, device), layer_of(3, 5, 8, 21, device)],
+        [layer_of(2, 4, 7, 11, device), layer_of(3, 2, 9, 31, device)],
     )
 
 
@@ -85,15 +70,15 @@ def test_the_name_of_a_kind_stands_for_its_default_options(kind, verb):
         kind().samples = 3
 
 
-@pytest.mark.parametrize("verb", [norm, lambda part: relative_error(part, make(3, 4, 7, 11))])
+@pytest.mark.parametrize("verb", [norm, lambda part: relative_error(part, layer_of(3, 4, 7, 11))])
 def test_a_network_of_one_layer_is_its_layer_for_distances(verb):
     """Not its dense tensor: the numbers are equal to the bit."""
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     assert float(verb(BilinearNetwork([layer]))) == float(verb(layer))
 
 
 def test_norm_is_the_frobenius_norm_of_the_symmetrized_tensor(device):
-    layer = make(3, 4, 6, 1, device)
+    layer = layer_of(3, 4, 6, 1, device)
     assert float(norm(layer)) == pytest.approx(float(dense(layer).norm()), rel=TOLERANCE)
 
 
@@ -109,25 +94,11 @@ def test_outputs_sum_to_the_whole(kind, depth):
     assert cosines.value.abs().max() <= 1
 
 
-def permuted(layer):
-    order = torch.randperm(layer.rank, generator=torch.Generator().manual_seed(5)).to(layer.down.device)
-    return BilinearLayer(down=layer.down[:, order], left=layer.left[:, order], right=layer.right[:, order])
-
-
-def scaled(layer):
-    scale = torch.linspace(0.5, 3, layer.rank, dtype=torch.float64, device=layer.down.device)
-    return BilinearLayer(down=layer.down / scale, left=layer.left * scale**3, right=layer.right / scale**2)
-
-
-def swapped(layer):
-    return BilinearLayer(down=layer.down, left=layer.right, right=layer.left)
-
-
 def signed(layer):
     return BilinearLayer(down=layer.down, left=-layer.left, right=-layer.right)
 
 
-@pytest.mark.parametrize("change", [permuted, scaled, swapped, signed])
+@pytest.mark.parametrize("change", [permuted, rescaled, swapped, signed])
 @pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_network_written_differently_is_the_same(change, kind, depth, device):
@@ -138,7 +109,7 @@ def test_a_network_written_differently_is_the_same(change, kind, depth, device):
 
 
 def test_the_opposite_has_cosine_minus_one_and_scale_does_not_matter():
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     other = BilinearLayer(down=-1e-100 * layer.down, left=layer.left, right=layer.right)
     assert abs(float(similarity(layer, other)) + 1) <= TOLERANCE
 
@@ -150,7 +121,7 @@ def test_inner_is_symmetric():
 
 
 def test_low_precision_layers_are_compared_in_float64():
-    a, b = make(3, 4, 6, 1).to(dtype=torch.float32), make(3, 4, 7, 11).to(dtype=torch.bfloat16)
+    a, b = layer_of(3, 4, 6, 1).to(dtype=torch.float32), layer_of(3, 4, 7, 11).to(dtype=torch.bfloat16)
     result = inner(a, b)
     assert result.value.dtype == torch.float64
     assert float(result) == pytest.approx(float((dense(a) * dense(b)).sum()), rel=1e-10)
@@ -158,16 +129,16 @@ def test_low_precision_layers_are_compared_in_float64():
 
 @pytest.mark.parametrize("lifted", [False, True])
 def test_relative_error_is_the_dense_one(lifted, device):
-    a, b = make(3, 4, 6, 1, device), make(3, 4, 7, 11, device)
+    a, b = layer_of(3, 4, 6, 1, device), layer_of(3, 4, 7, 11, device)
     if lifted:
-        a, b = lift(a, left_bias=tensor(6, seed=1, device=device)), lift(b, bias=tensor(3, seed=2, device=device))
+        a, b = lift(a, left_bias=normal(6, seed=1, device=device)), lift(b, bias=normal(3, seed=2, device=device))
     reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
     assert relative_error(a, b) == pytest.approx(reference, rel=TOLERANCE)
     assert relative_error(b, b) <= 1e-15  # a few eps
 
 
 def test_relative_error_in_compressed_coordinates(device):
-    a, b = make(3, 40, 2, 1, device), make(3, 40, 3, 11, device)  # 2 * (2 + 3) < 40
+    a, b = layer_of(3, 40, 2, 1, device), layer_of(3, 40, 3, 11, device)  # 2 * (2 + 3) < 40
     reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
     assert relative_error(a, b) == pytest.approx(reference, rel=TOLERANCE)
 
@@ -179,7 +150,7 @@ SIZES = [(3, 4, 6), (3, 40, 2), (1031, 181, 90)]
 
 def perturbed(layer):
     """The layer with one factor moved by SMALL of it, and the dense relative error of exactly what was moved."""
-    moved = layer.left + SMALL * layer.left.norm() * tensor(*layer.left.shape, seed=61).to(layer.left) / 10
+    moved = layer.left + SMALL * layer.left.norm() * normal(*layer.left.shape, seed=61).to(layer.left) / 10
     change = moved - layer.left  # what is left of it after rounding, exact (Sterbenz)
     other = BilinearLayer(down=layer.down, left=moved, right=layer.right)
     size = norm(BilinearLayer(down=layer.down, left=change, right=layer.right)) / norm(layer)
@@ -188,7 +159,7 @@ def perturbed(layer):
 
 @pytest.mark.parametrize(("n_out", "n_in", "rank"), SIZES)
 def test_relative_error_resolves_small_differences(n_out, n_in, rank, device):
-    layer = make(n_out, n_in, rank, 1, device)
+    layer = layer_of(n_out, n_in, rank, 1, device)
     other, size = perturbed(layer)
     assert 1e-14 < size < 1e-10
     # a dense difference keeps absolute errors of some eps, of 1e-12: better than 1 percent
@@ -197,28 +168,28 @@ def test_relative_error_resolves_small_differences(n_out, n_in, rank, device):
 
 
 def test_relative_error_of_a_permuted_layer_is_rounding():
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     assert relative_error(permuted(layer), layer) <= 1e-14
 
 
 def test_relative_error_beyond_dense_sizes_is_the_dense_one():
-    a, b = make(1031, 181, 90, 1), make(1031, 181, 91, 11)
+    a, b = layer_of(1031, 181, 90, 1), layer_of(1031, 181, 91, 11)
     reference = float((dense(a) - dense(b)).norm() / dense(b).norm())
     assert relative_error(a, b) == pytest.approx(reference, rel=1e-10)
 
 
 @pytest.mark.parametrize("rank", [6, 7])
 def test_difference_is_the_difference(rank, device):
-    a, b = make(3, 4, 6, 1, device), make(3, 4, rank, 11, device)
+    a, b = layer_of(3, 4, 6, 1, device), layer_of(3, 4, rank, 11, device)
     delta = difference(a, b)
     assert (dense(delta) - (dense(b) - dense(a))).abs().max() <= TOLERANCE * dense(b).abs().max()
-    x = tensor(5, 4, seed=1, device=device)
+    x = normal(5, 4, seed=1, device=device)
     assert (delta(x) - (b(x) - a(x))).abs().max() <= TOLERANCE * b(x).abs().max()
     assert delta.history[-1] == "difference of two layers"
 
 
 def test_difference_keeps_the_digits_of_a_small_change(device):
-    layer = make(3, 4, 6, 1, device)
+    layer = layer_of(3, 4, 6, 1, device)
     other, _ = perturbed(layer)
     exact = dense(BilinearLayer(down=layer.down, left=other.left - layer.left, right=layer.right))
     delta = difference(layer, other)
@@ -228,19 +199,19 @@ def test_difference_keeps_the_digits_of_a_small_change(device):
 
 
 def test_difference_of_lifted_layers_is_that_of_the_functions():
-    a, b = (lift(make(3, 4, rank, seed), bias=tensor(3, seed=seed)) for rank, seed in ((6, 1), (7, 11)))
-    x = tensor(5, 4, seed=1)
+    a, b = (lift(layer_of(3, 4, rank, seed), bias=normal(3, seed=seed)) for rank, seed in ((6, 1), (7, 11)))
+    x = normal(5, 4, seed=1)
     assert (difference(a, b)(x) - (b(x) - a(x))).abs().max() <= TOLERANCE * b(x).abs().max()
 
 
 def zero(n_out, n_in, rank):
-    layer = make(n_out, n_in, rank, 1)
+    layer = layer_of(n_out, n_in, rank, 1)
     return BilinearLayer(down=0 * layer.down, left=layer.left, right=layer.right)
 
 
 @pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
 def test_similarity_with_zero_is_undefined(kind):
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     with pytest.raises(ValueError, match="network b is zero"):
         similarity(layer, zero(3, 4, 5), kind=kind)
     with pytest.raises(ValueError, match="network a is zero"):
@@ -256,18 +227,18 @@ def test_similarity_with_zero_is_undefined(kind):
 
 def test_error_relative_to_zero_is_undefined():
     with pytest.raises(ValueError, match="reference is zero"):
-        relative_error(make(3, 4, 6, 1), zero(3, 4, 5))
-    assert relative_error(zero(3, 4, 5), make(3, 4, 6, 1)) == pytest.approx(1, rel=TOLERANCE)
+        relative_error(layer_of(3, 4, 6, 1), zero(3, 4, 5))
+    assert relative_error(zero(3, 4, 5), layer_of(3, 4, 6, 1)) == pytest.approx(1, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_a_deep_stack_does_not_overflow(kind, size, device):
     depth, width = 12, 4
-    layers = [make(width, width, 5, 10 * i, device) for i in range(depth)]
+    layers = [layer_of(width, width, 5, 10 * i, device) for i in range(depth)]
     layers = [BilinearLayer(down=size * layer.down, left=layer.left, right=layer.right) for layer in layers]
     a = BilinearNetwork(layers)
-    b = BilinearNetwork([scaled(swapped(layer)) for layer in layers])
+    b = BilinearNetwork([rescaled(swapped(layer)) for layer in layers])
     result = inner(a, b, kind=kind)
     assert math.isfinite(float(result.value))
     assert math.isfinite(result.log_scale)
@@ -276,22 +247,22 @@ def test_a_deep_stack_does_not_overflow(kind, size, device):
 
 
 def test_a_decomposition_is_compared_like_its_layer():
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     assert abs(float(similarity(decompose(layer, "eigen"), layer)) - 1) <= TOLERANCE
     assert abs(float(similarity(decompose(layer, "eigen"), layer, kind="gaussian")) - 1) <= TOLERANCE
 
 
 def test_arguments_are_checked():
-    a = make(3, 4, 6, 1)
+    a = layer_of(3, 4, 6, 1)
     with pytest.raises(ValueError, match="did you mean 'gaussian'"):
         inner(a, a, kind="gausian")
     with pytest.raises(ValueError, match="mode 'in' has size 4 in a but 5 in b"):
-        inner(a, make(3, 5, 6, 1))
+        inner(a, layer_of(3, 5, 6, 1))
     with pytest.raises(ValueError, match="mode 'out' has size 3 in a but 2 in b"):
-        inner(a, make(2, 4, 6, 1))
+        inner(a, layer_of(2, 4, 6, 1))
     with pytest.raises(ValueError, match="same depth"):
-        inner(a, BilinearNetwork([make(4, 4, 6, 1), a]))
+        inner(a, BilinearNetwork([layer_of(4, 4, 6, 1), a]))
     with pytest.raises(ValueError, match="network of 2"):
-        relative_error(BilinearNetwork([make(4, 4, 6, 1), a]), a)
+        relative_error(BilinearNetwork([layer_of(4, 4, 6, 1), a]), a)
     with pytest.raises(ValueError, match="mode 'in'"):
         inner(lift(a), a)

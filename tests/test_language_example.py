@@ -1,9 +1,9 @@
 """The example of language models, end to end on a small text."""
 
-import csv
 from pathlib import Path
 
 import pytest
+from helpers import read_rows
 
 from examples import language_model
 from models.published import load_transformer
@@ -39,11 +39,6 @@ def arguments(tmp_path: Path) -> list[str]:
     ]
 
 
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_gates_are_trained_compared_and_resumed(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(language_model, "REPEATS", 1)
     out = tmp_path / "out"
@@ -53,12 +48,12 @@ def test_gates_are_trained_compared_and_resumed(arguments, tmp_path, capsys, mon
     language_model.main([*arguments, "--seeds", "2"])
     printed = capsys.readouterr().out
     assert (out / "none-1" / "model.safetensors").stat().st_mtime_ns == first
-    rows = table(out / "losses.csv")
+    rows = read_rows(out / "losses.csv")
     assert {(row["equal"], row["gate"], row["seed"]) for row in rows} == {
         (equal, gate, seed) for equal in ("steps", "time") for gate in ("none", "silu") for seed in "01"
     }
     assert {row["steps"] for row in rows if row["equal"] == "steps"} == {"10"}
-    summary = {(row["equal"], row["gate"]): row for row in table(out / "summary.csv")}
+    summary = {(row["equal"], row["gate"]): row for row in read_rows(out / "summary.csv")}
     losses = [float(row["held_out_loss"]) for row in rows if (row["equal"], row["gate"]) == ("steps", "silu")]
     assert float(summary["steps", "silu"]["held_out_loss"]) == pytest.approx(sum(losses) / 2)
     others = [float(row["held_out_loss"]) for row in rows if (row["equal"], row["gate"]) == ("steps", "none")]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.adversarial import BASELINES, adversarial_masks, baseline_masks, mask_effect, orient, top_positive
@@ -10,13 +11,9 @@ BLOCKS, COUNT, SIZE = 3, 2, 11
 TOLERANCE = 1e-12  # float64, products of some tens of numbers of order 1
 
 
-def tensor(*shape, seed, device="cpu"):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
 def planted(device="cpu"):
     """A layer whose outputs are quadratic forms of known eigenvectors, orthonormal over all outputs, and those."""
-    vectors = torch.linalg.qr(tensor(SIZE, 3 * BLOCKS, seed=0)).Q.T.unflatten(0, (BLOCKS, 3))  # (block, 3, in)
+    vectors = torch.linalg.qr(normal(SIZE, 3 * BLOCKS, seed=0)).Q.T.unflatten(0, (BLOCKS, 3))  # (block, 3, in)
     values = torch.tensor([2.0, 1.0, -3.0], dtype=torch.float64)  # the last one is the largest, and negative
     flat = vectors.flatten(0, 1).T  # (in, rank)
     down = torch.block_diag(*[values[None]] * BLOCKS)  # (out, rank)
@@ -34,7 +31,7 @@ def test_a_planted_form_gives_its_positive_eigenvectors_and_they_are_their_own_m
 
 
 def test_a_mask_moves_its_own_vector_by_one_and_no_other(device):
-    vectors = tensor(BLOCKS, COUNT, SIZE, seed=1, device=device)
+    vectors = normal(BLOCKS, COUNT, SIZE, seed=1, device=device)
     masks = adversarial_masks(vectors)
     products = masks.flatten(0, 1) @ vectors.flatten(0, 1).T
     torch.testing.assert_close(products, torch.eye(BLOCKS * COUNT).to(products), atol=TOLERANCE, rtol=0)
@@ -43,7 +40,7 @@ def test_a_mask_moves_its_own_vector_by_one_and_no_other(device):
 
 
 def test_masks_on_allowed_entries_are_zero_elsewhere_and_still_move_one_vector(device):
-    vectors = tensor(BLOCKS, COUNT, SIZE, seed=2, device=device)
+    vectors = normal(BLOCKS, COUNT, SIZE, seed=2, device=device)
     allowed = torch.arange(SIZE, device=device) % 4 != 1  # 8 of 11
     masks = adversarial_masks(vectors, allowed=allowed)
     assert masks[:, :, ~allowed].abs().max() == 0
@@ -52,7 +49,7 @@ def test_masks_on_allowed_entries_are_zero_elsewhere_and_still_move_one_vector(d
 
 
 def test_a_cutoff_leaves_out_what_two_near_vectors_differ_in():
-    base, other = torch.linalg.qr(tensor(SIZE, 2, seed=3)).Q.T
+    base, other = torch.linalg.qr(normal(SIZE, 2, seed=3)).Q.T
     vectors = torch.stack([base + 1e-3 * other, base - 1e-3 * other])[:, None]  # (2, 1, in)
     exact, cut = adversarial_masks(vectors), adversarial_masks(vectors, rtol=0.1)
     assert float(exact[0, 0].norm()) == pytest.approx(0.5 * (1 + 1e6) ** 0.5, rel=1e-9)
@@ -60,7 +57,7 @@ def test_a_cutoff_leaves_out_what_two_near_vectors_differ_in():
 
 
 def test_dependent_vectors_have_no_exact_masks():
-    vectors = tensor(1, 3, SIZE, seed=4)
+    vectors = normal(1, 3, SIZE, seed=4)
     vectors[0, 2] = vectors[0, 0] - 2 * vectors[0, 1]
     with pytest.raises(ValueError, match="only 2 of the 1 x 3 vectors are independent on the 11 of 11"):
         adversarial_masks(vectors)
@@ -69,8 +66,8 @@ def test_dependent_vectors_have_no_exact_masks():
 
 
 def test_the_sign_is_that_of_the_mean_product_or_of_the_sum():
-    vectors = tensor(BLOCKS, COUNT, SIZE, seed=5)
-    x = tensor(6, SIZE, seed=6) + 0.2
+    vectors = normal(BLOCKS, COUNT, SIZE, seed=5)
+    x = normal(6, SIZE, seed=6) + 0.2
     for found, reference in ((orient(vectors, x), x), (orient(vectors), torch.ones(1, SIZE, dtype=x.dtype))):
         assert bool((found @ reference.mean(0) > 0).all())
         torch.testing.assert_close(found.abs(), vectors.abs(), rtol=0, atol=0)
@@ -79,14 +76,14 @@ def test_the_sign_is_that_of_the_mean_product_or_of_the_sum():
 
 def test_the_constant_of_a_lifted_layer_is_no_pixel():
     layer, _ = planted()
-    result = decompose(lift(layer, bias=tensor(BLOCKS, seed=7)).drop_constant(), "eigen")
+    result = decompose(lift(layer, bias=normal(BLOCKS, seed=7)).drop_constant(), "eigen")
     assert top_positive(result, 1).shape == (BLOCKS, 1, SIZE)
 
 
 @pytest.mark.parametrize("kind", BASELINES)
 def test_baselines_have_the_norm_and_their_own_seed(kind, device):
     allowed = torch.arange(SIZE, device=device) > 3
-    mask = tensor(SIZE, seed=8, device=device) * allowed
+    mask = normal(SIZE, seed=8, device=device) * allowed
     drawn = baseline_masks(mask, kind, 5, seed=3, allowed=allowed)
     torch.testing.assert_close(drawn.norm(dim=1), mask.norm().expand(5), atol=TOLERANCE, rtol=0)
     assert drawn[:, ~allowed].abs().max() == 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_layer import dense, normal
+from helpers import dense, normal
 
 from tensornet_interp import Moments
 from tensornet_interp.moments import cross_gram, input_gram

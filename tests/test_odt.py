@@ -6,19 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dense_tree import (
-    INPUTS,
-    NETWORKS,
-    TIGHT,
-    case,
-    every_case,
-    lowest,
-    make,
-    plain,
-    projector,
-    tensor,
-    tree,
-)
+from dense_tree import INPUTS, NETWORKS, TIGHT, case, every_case, lowest, plain, projector, tree
+from helpers import layer_of, normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, decompose, lift, odt
@@ -50,14 +39,14 @@ def test_the_cut_network_is_the_tree_with_projectors(network, given):
     torch.testing.assert_close(
         tree(other), tree(result, {i: projector(result.bonds[i], r) for i, r in ranks.items()}), rtol=0, atol=1e-10
     )
-    x = tensor(7, 3, seed=1)
+    x = normal(7, 3, seed=1)
     assert cut.network(x).shape == (7, 2)
 
 
 def test_a_small_error_is_measured_to_all_its_digits():
     """Where the difference of squared norms sees nothing below 1e-8."""
     eye = torch.eye(3).double()
-    first = BilinearLayer(down=torch.diag(tensor(3, seed=0).new_tensor([1.0, 1.0, 1e-11])), left=eye, right=eye)
+    first = BilinearLayer(down=torch.diag(normal(3, seed=0).new_tensor([1.0, 1.0, 1e-11])), left=eye, right=eye)
     result = odt(BilinearNetwork([first, BilinearLayer(down=eye, left=eye, right=eye)]))
     assert result.truncate({0: 2}).measured == pytest.approx(1e-22 / math.sqrt(2), rel=1e-9)
 
@@ -65,7 +54,7 @@ def test_a_small_error_is_measured_to_all_its_digits():
 @every_case
 def test_full_rank_changes_nothing(network, given, device):
     result = case(network, given, device)
-    x = tensor(9, 3, seed=1, device=device)
+    x = normal(9, 3, seed=1, device=device)
     cut = result.truncate({bond.index: bond.size for bond in result.bonds})
     assert max(cut.measured, cut.bound) <= 1e-10
     assert (cut.network(x) - result.network(x)).abs().max() <= 1e-10 * result.network(x).abs().max()
@@ -75,8 +64,12 @@ def test_full_rank_changes_nothing(network, given, device):
 @pytest.mark.parametrize("lift_it", [False, True], ids=["plain", "lifted"])
 def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
     """Bond 1 has 5 coordinates of rank 2, one of them zero; bond 2 one that the head does not read."""
-    first, second, third = make(5, 3, 6, 0), make(4, 5, 7, 10), make(2, 4, 8, 20)
-    down = tensor(5, 2, seed=3) @ tensor(2, 6, seed=4)
+    first, second, third = (
+        layer_of(5, 3, 6, 0, scale=0.5),
+        layer_of(4, 5, 7, 10, scale=0.5),
+        layer_of(2, 4, 8, 20, scale=0.5),
+    )
+    down = normal(5, 2, seed=3) @ normal(2, 6, seed=4)
     down[3] = 0
     first = BilinearLayer(down=down, left=first.left, right=first.right)
     unread = torch.ones(4, 1).double()
@@ -93,7 +86,7 @@ def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
     assert cut.ranks == {1: result.bonds[1].rank, 2: result.bonds[2].rank}
     assert cut.measured <= 1e-10
     assert all(bool(torch.isfinite(layer.down).all()) for layer in cut.network.layers)
-    x = tensor(9, 3, seed=1)
+    x = normal(9, 3, seed=1)
     if given:  # only inputs along the one direction of the moments are promised
         x = x[:, :1] * given.mean
     assert (cut.network(x) - result.network(x)).abs().max() <= 1e-10 * result.network(x).abs().max()
@@ -103,7 +96,7 @@ def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
 def test_a_cut_keeps_the_constant_and_encodes_what_differs_from_the_center(rank):
     result = case("lifted", "second moment")
     cut = result.truncate(rank)
-    x = tensor(6, 3, seed=2)
+    x = normal(6, 3, seed=2)
     hidden = torch.cat([torch.ones(6, 1).double(), x], 1)
     for index, (part, original) in enumerate(zip(cut.network.parts[:2], result.network.parts[:2], strict=True), 1):
         assert part.constant_in
@@ -172,7 +165,7 @@ def test_the_dtype_is_kept_and_parts_that_are_not_cut_are_the_same_objects(devic
     eigen = decompose(network.layers[2], "eigen")
     network = network.replace(2, eigen)
     cut = odt(network).truncate({1: 2})
-    x = tensor(4, 3, seed=0, device=device).float()
+    x = normal(4, 3, seed=0, device=device).float()
     assert cut.network(x).dtype == torch.float32
     assert cut.network.parts[2] is eigen
     assert cut.network.parts[0].history[-1] == "bonds cut"
@@ -182,7 +175,7 @@ def test_the_dtype_is_kept_and_parts_that_are_not_cut_are_the_same_objects(devic
 
 
 def test_a_single_layer_is_a_network_of_one():
-    layer = make(4, 3, 6, 0)
+    layer = layer_of(4, 3, 6, 0, scale=0.5)
     cut = odt(layer).truncate({1: 2})
     assert cut.measured == pytest.approx(cut.bound, rel=1e-10)  # one bond, one occurrence: nothing is lost twice
 
@@ -203,7 +196,7 @@ class LargestArray(TorchDispatchMode):
 
 
 def test_no_core_is_made_dense():
-    network = BilinearNetwork([make(30, 30, 30, 10 * i) for i in range(3)])
+    network = BilinearNetwork([layer_of(30, 30, 30, 10 * i, scale=0.5) for i in range(3)])
     with LargestArray() as seen:
         odt(network).truncate(10)
     assert 30**2 <= seen.elements <= (3 * 30) ** 2 < 30**3  # the error is measured with three times the hidden units

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bad_input import LAYER, LIFTED, SQUARE, STACK, ZERO, cases, check, make, tensor
+from bad_input import LAYER, LIFTED, SQUARE, STACK, ZERO, cases, check
+from helpers import dense, layer_of, normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, decompose, lift
 from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity, similarity_by_output
@@ -17,14 +18,9 @@ def pair(device="cpu"):
     return random_layer(3, 6, 5, seed=0, device=device), random_layer(4, 6, 7, seed=1, device=device)
 
 
-def dense(layer):
-    tensors = layer.to_tensor()
-    return (tensors + tensors.mT).flatten(1) / 2
-
-
 def test_symmetric_is_the_cosine_of_dense_interaction_matrices(device):
     a, b = pair(device)
-    x, y = dense(a), dense(b)
+    x, y = dense(a).flatten(1), dense(b).flatten(1)
     expected = x @ y.T / torch.outer(x.norm(dim=1), y.norm(dim=1))
     found = output_similarity(a, b)
     assert found.shape == (3, 4)
@@ -37,10 +33,10 @@ def test_symmetric_is_the_cosine_of_dense_interaction_matrices(device):
 def test_the_diagonal_is_the_similarity_of_each_output(kind, lifted):
     a, b = random_layer(3, 6, 5, seed=0), random_layer(3, 6, 7, seed=1)
     if lifted:
-        a, b = lift(a, bias=tensor(3), left_bias=tensor(5)), lift(b, right_bias=tensor(7))
-    root = tensor(6, 6, seed=4)
+        a, b = lift(a, bias=normal(3), left_bias=normal(5)), lift(b, right_bias=normal(7))
+    root = normal(6, 6, seed=4)
     if kind == "gaussian":
-        kind = Gaussian(Moments(tensor(6, seed=3), root @ root.T))
+        kind = Gaussian(Moments(normal(6, seed=3), root @ root.T))
     expected = similarity_by_output(a, b, kind=kind)
     found = output_similarity(a, b, kind=kind)
     torch.testing.assert_close(found.diagonal(), expected.to_tensor(), atol=1e-12, rtol=0)
@@ -52,7 +48,7 @@ def test_gaussian_is_an_average_over_inputs():
     nodes, weights = (torch.from_numpy(side) for side in np.polynomial.hermite_e.hermegauss(3))
     x = torch.cartesian_prod(nodes, nodes, nodes)
     w = torch.cartesian_prod(weights, weights, weights).prod(1)
-    mean, root = tensor(3, seed=2), tensor(3, 3, seed=3)
+    mean, root = normal(3, seed=2), normal(3, 3, seed=3)
     fa, fb = a(mean + x @ root.T), b(mean + x @ root.T)
     gram = fa.T @ (w[:, None] * fb)
     scale = torch.outer((w @ fa.square()).sqrt(), (w @ fb.square()).sqrt())
@@ -78,7 +74,7 @@ def test_decompositions_and_networks_of_one_layer_are_layers():
 
 ONE_ZERO = BilinearLayer(down=LAYER.down * torch.tensor([[1.0], [0], [1]]).double(), left=LAYER.left, right=LAYER.right)
 TABLE = [
-    ("inputs", lambda: output_similarity(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("inputs", lambda: output_similarity(LAYER, layer_of(3, 6, 4)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("zero", lambda: output_similarity(LAYER, ZERO), ValueError, "undefined: b is zero in output 0"),
     ("zero output", lambda: output_similarity(ONE_ZERO, LAYER), ValueError, "undefined: a is zero in output 1"),
     ("kind", lambda: output_similarity(LAYER, LAYER, kind="symetric"), ValueError, "did you mean 'symmetric'"),
@@ -97,7 +93,7 @@ TABLE = [
     ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "a network of 2 parts is no single layer"),
     (
         "lifted",
-        lambda: output_similarity(make(size=6), LIFTED),
+        lambda: output_similarity(layer_of(3, 6, 4), LIFTED),
         ValueError,
         "only one of the two has a constant coordinate",
     ),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_layer import dense, dense_error, unfold
+from helpers import dense, dense_error, unfold
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.testing import random_layer

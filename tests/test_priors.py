@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_layer import dense_error, normal
+from helpers import dense_error, normal
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.decompositions import Factors, NonNegative, Prior, Smooth, Sparse

@@ -5,29 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import normal, stack
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, lift, similarity
+from tensornet_interp import BilinearLayer, Moments, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, kinds, similarity_by_output
 from tensornet_interp.inner_products import table as tables
 from tensornet_interp.inner_products.table import standard_error
 
 
-def tensor(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def network(depth, seed, lifted=False):
+    """Stacks of the same inputs and outputs, whose ranks depend on the seed."""
+    return stack((*(4, 3, 5)[:depth], 2), [3 + seed % 3 + i for i in range(depth)], seed, lifted)
 
 
-def stack(depth, seed, lifted=False):
-    widths, layers = (*(4, 3, 5)[:depth], 2), []
-    for i in range(depth):
-        sizes, rank = (widths[i + 1], widths[i], widths[i]), 3 + seed % 3 + i
-        layer = BilinearLayer.from_cp(
-            (None, [tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)])
-        )
-        layers.append(lift(layer, left_bias=tensor(rank, seed=seed + 5)) if lifted else layer)
-    return BilinearNetwork(layers)
-
-
-SHIFTED = Moments(tensor(4, seed=9), torch.eye(4))
+SHIFTED = Moments(normal(4, seed=9), torch.eye(4))
 CALLS = [
     (1, Tree()),
     (2, Tree()),
@@ -45,7 +36,7 @@ CALLS = [
 @pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize(("depth", "kind"), CALLS, ids=[f"{depth}-{kind}" for depth, kind in CALLS])
 def test_a_list_is_its_pairs(depth, kind, lifted, call, shape, device):
-    networks = [stack(depth, seed, lifted).to(device) for seed in (1, 102, 203)]
+    networks = [network(depth, seed, lifted).to(device) for seed in (1, 102, 203)]
     if isinstance(kind, Gaussian) and kind.moments:
         kind = replace(kind, moments=kind.moments.to(device))
     table = call(networks, kind=kind)
@@ -75,7 +66,7 @@ def test_work_is_shared(kind, monkeypatch):
 
     for name in counts:
         monkeypatch.setattr(kinds, name, counting(name, getattr(kinds, name)))
-    similarity([stack(2, seed) for seed in range(5)], kind=kind)
+    similarity([network(2, seed) for seed in range(5)], kind=kind)
     expected = {"gaussian": {"layer_moments": 5, "closure": 15}}.get(kind.name, {kind.name: 15})
     assert {name: count for name, count in counts.items() if count} == expected
 
@@ -92,7 +83,7 @@ def test_progress_is_shown_on_request_only(monkeypatch):
             return iter(self.iterable)
 
     monkeypatch.setattr(tables, "tqdm", Bar)
-    networks = [stack(1, seed) for seed in range(3)]
+    networks = [network(1, seed) for seed in range(3)]
     similarity(networks)
     similarity(networks, progress=False)
     similarity(*networks[:2])
@@ -102,9 +93,9 @@ def test_progress_is_shown_on_request_only(monkeypatch):
 
 
 def test_one_zero_network_is_named():
-    zero = BilinearLayer(down=torch.zeros(2, 3).double(), left=tensor(4, 3, seed=1), right=tensor(4, 3, seed=2))
+    zero = BilinearLayer(down=torch.zeros(2, 3).double(), left=normal(4, 3, seed=1), right=normal(4, 3, seed=2))
     with pytest.raises(ValueError, match="network 2 is zero"):
-        similarity([stack(1, 1), stack(1, 2), zero])
+        similarity([network(1, 1), network(1, 2), zero])
 
 
 def test_standard_error_is_of_a_mean():

@@ -4,15 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import normal
 from torch.nn.functional import cross_entropy
 
 from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
 from tensornet_interp.fidelity import component_ranking, keep_first, refit
 from tensornet_interp.testing import random_layer
-
-
-def draw(seed, *size):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def everything(result: SpectralResult) -> torch.Tensor:
@@ -23,10 +20,10 @@ def everything(result: SpectralResult) -> torch.Tensor:
 @pytest.mark.parametrize("mixed", [False, True], ids=["a block an output", "blocks that mix outputs"])
 def test_a_form_whose_components_were_mis_scaled_is_recovered(lifted, mixed):
     layer = random_layer(4, 7, 5, seed=0)
-    layer = layer if not lifted else lift(layer, bias=draw(1, 4)).drop_constant()
-    result = decompose(layer, "eigen", directions=draw(2, 4, 4) if mixed else None)
-    wrong = replace(result, eigenvalues=result.eigenvalues * (1 + draw(3, *result.eigenvalues.shape)))
-    x, new = draw(4, 400, 7), draw(5, 50, 7)
+    layer = layer if not lifted else lift(layer, bias=normal(4, seed=1)).drop_constant()
+    result = decompose(layer, "eigen", directions=normal(4, 4, seed=2) if mixed else None)
+    wrong = replace(result, eigenvalues=result.eigenvalues * (1 + normal(*result.eigenvalues.shape, seed=3)))
+    x, new = normal(400, 7, seed=4), normal(50, 7, seed=5)
     assert float((wrong(new) - layer(new)).norm() / layer(new).norm()) > 0.1
     fitted = refit(wrong, everything(wrong), x, layer(x))
     # normal equations of squares: a condition of at most 1e7 is squared, of 1e-16
@@ -41,13 +38,13 @@ def test_only_kept_components_are_left_and_blocks_may_have_fewer():
     result = decompose(layer, "eigen")
     kept = torch.zeros_like(everything(result))
     kept[0, [1, 4]], kept[1, 2] = True, True  # nothing of class 2
-    x = draw(1, 300, 6)
+    x = normal(300, 6, seed=1)
     target = result.keep(kept)(x)  # what the kept ones give as they are: refitting must find their eigenvalues
     mis_scaled = replace(result, eigenvalues=torch.where(result.eigenvalues > 0, 0.0, 5.0).double())
     fitted = refit(mis_scaled, kept, x, target)
     assert fitted.eigenvalues.shape == (3, 2)
     expected = torch.stack(
-        [result.eigenvalues[0, [1, 4]], result.eigenvalues[1, [2, 2]] * torch.tensor([1, 0]), draw(0, 2) * 0]
+        [result.eigenvalues[0, [1, 4]], result.eigenvalues[1, [2, 2]] * torch.tensor([1, 0]), normal(2, seed=0) * 0]
     )
     torch.testing.assert_close(fitted.eigenvalues, expected, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(fitted.eigenvectors[0, :, 1], result.eigenvectors[0, :, 4])
@@ -58,7 +55,7 @@ def test_no_other_coefficients_are_closer():
     """The residual of least squares is orthogonal to every kept feature."""
     layer = random_layer(4, 7, 5, seed=0)
     result = decompose(layer, "eigen")
-    x = draw(1, 200, 7)
+    x = normal(200, 7, seed=1)
     fitted = refit(result, keep_first(component_ranking(result, "magnitude"), 3), x, layer(x))
     left = layer(x) - fitted(x)  # (batch, out); blocks are outputs
     features = (x @ fitted.eigenvectors).square()  # (block, batch, rank)
@@ -72,8 +69,8 @@ def test_no_other_coefficients_are_closer():
 def test_labels_are_fitted_by_softmax_regression(mixed):
     """At the optimum the slope of the cross-entropy is zero along every coefficient; the labels are drawn."""
     layer = random_layer(3, 6, 4, seed=0)
-    result = decompose(layer, "eigen", directions=draw(2, 5, 3) if mixed else None)
-    x = draw(1, 600, 6)
+    result = decompose(layer, "eigen", directions=normal(5, 3, seed=2) if mixed else None)
+    x = normal(600, 6, seed=1)
     labels = torch.multinomial((layer(x) / 5).softmax(-1), 1, generator=torch.Generator().manual_seed(2))[:, 0]
     kept = keep_first(component_ranking(result, "magnitude"), 2)
     fitted = refit(result, kept, x, labels)
@@ -96,7 +93,7 @@ def test_keep_first_is_the_front_of_the_ranking():
 def test_dtype_is_that_of_the_result():
     layer = random_layer(3, 6, 4, seed=0).to(dtype=torch.float32)
     result = decompose(layer, "eigen")
-    x = draw(1, 100, 6).float()
+    x = normal(100, 6, seed=1).float()
     for target in (layer(x), layer(x).argmax(-1)):
         fitted = refit(result, everything(result), x, target, max_iterations=3)
         assert fitted.eigenvalues.dtype == fitted(x).dtype == torch.float32
@@ -105,7 +102,7 @@ def test_dtype_is_that_of_the_result():
 def test_bad_input():
     layer = random_layer(3, 6, 4, seed=0)
     result = decompose(layer, "eigen")
-    kept, x = everything(result), draw(1, 10, 6)
+    kept, x = everything(result), normal(10, 6, seed=1)
     with pytest.raises(ValueError, match=r"mask must be boolean of shape \(3, 6\)"):
         refit(result, kept[:2], x, layer(x))
     with pytest.raises(ValueError, match="kept has no component"):
@@ -128,9 +125,9 @@ def test_components_that_no_sample_activates_are_left_at_zero_and_do_not_disturb
     eye = torch.eye(3, dtype=torch.float64)
     layer = BilinearLayer(down=torch.tensor([[1.0, 2.0, 3.0], [3.0, -1.0, 0.5]]).double(), left=eye, right=eye)
     result = decompose(layer, "eigen")
-    x = draw(0, 200, 3)
+    x = normal(200, 3, seed=0)
     x[:, 1] = 0
-    labels = (layer(x) + draw(1, 200, 2)).argmax(1)
+    labels = (layer(x) + normal(200, 2, seed=1)).argmax(1)
     for targets in (layer(x), labels):
         fitted = refit(result, everything(result), x, targets)
         silent = fitted.eigenvectors[:, 1].abs() == 1  # (block, rank): the component of input 1

@@ -6,24 +6,10 @@ import math
 import numpy
 import pytest
 import torch
+from helpers import normal, stack
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, inner, lift, similarity
+from tensornet_interp import Moments, inner, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output
-
-
-def tensor(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stack(widths, ranks, seed, lifted=False):
-    layers = []
-    for i, rank in enumerate(ranks):
-        sizes = (widths[i + 1], widths[i], widths[i])
-        layer = BilinearLayer.from_cp(
-            (None, [tensor(size, rank, seed=seed + 10 * i + j) for j, size in enumerate(sizes)])
-        )
-        layers.append(lift(layer, bias=tensor(widths[i + 1], seed=seed + 5)) if lifted else layer)
-    return BilinearNetwork(layers)
 
 
 def coefficients(network):
@@ -72,7 +58,7 @@ def test_the_oracle_is_the_exact_product_of_two_layers():
 @pytest.mark.parametrize("lifted", [False, True])
 def test_three_layers_gaussian_is_the_quadrature(lifted):
     a, b = stack((2, 3, 2, 3), (4, 3, 5), 1, lifted), stack((2, 2, 4, 3), (3, 5, 4), 101, lifted)
-    mean, covariance = tensor(2, seed=3), 0.2 * torch.eye(2, dtype=torch.float64)
+    mean, covariance = normal(2, seed=3), 0.2 * torch.eye(2, dtype=torch.float64)
     points, weights = (torch.from_numpy(array) for array in numpy.polynomial.hermite_e.hermegauss(9))
     weights = weights / weights.sum()
     z = torch.tensor(list(itertools.product(points.tolist(), repeat=2)), dtype=torch.float64)
@@ -89,7 +75,7 @@ def test_three_layers_gaussian_is_the_quadrature(lifted):
 def test_deviations_are_of_the_size_of_the_standard_error(kind, call):
     a, b = stack((3, 2, 2), (4, 3), 1), stack((3, 3, 2), (3, 5), 101)
     # near its mean a Gaussian input has no heavy tails; with them a few draws show too small a standard error
-    near = Moments(tensor(3, seed=5), 0.05 * torch.eye(3, dtype=torch.float64))
+    near = Moments(normal(3, seed=5), 0.05 * torch.eye(3, dtype=torch.float64))
     options = {"moments": near} if kind is Gaussian else {}
     truth = float(call(a, b, kind=kind(method="exact", **options)))
     scores = []

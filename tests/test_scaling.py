@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import layer_of, normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
@@ -12,23 +13,13 @@ from tensornet_interp.inner_products.stack import as_stack, factor_exponents, re
 SIZES = [1e60, 1e-110]
 
 
-def tensor(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make(n_out, n_in, rank, seed):
-    return BilinearLayer.from_cp(
-        (None, [tensor(size, rank, seed=seed + i) for i, size in enumerate((n_out, n_in, n_in))])
-    )
-
-
 def sized(layer, *sizes):
     return BilinearLayer.from_cp((None, [size * x for size, (x, _) in zip(sizes, layer.terms(), strict=True)]))
 
 
 @pytest.mark.parametrize("sizes", [(1e60, 1e60, 1e60), (1, 1e-110, 1e-110), (1e-110, 1e-110, 1), (1e-110, 1e60, 1e60)])
 def test_norm_is_what_fits_in_a_float(sizes, device):
-    layer = make(3, 4, 6, 1)
+    layer = layer_of(3, 4, 6, 1)
     expected = float(norm(layer)) * math.prod(sizes)
     assert float(norm(sized(layer, *sizes).to(device))) == pytest.approx(expected, rel=1e-13)
 
@@ -37,7 +28,7 @@ def test_norm_is_what_fits_in_a_float(sizes, device):
 @pytest.mark.parametrize("compressed", [False, True])
 def test_relative_error_does_not_depend_on_scale(size, compressed, device):
     n_in = 40 if compressed else 4
-    a, b = make(3, n_in, 2, 1), make(3, n_in, 3, 11)
+    a, b = layer_of(3, n_in, 2, 1), layer_of(3, n_in, 3, 11)
     expected = relative_error(a, b)
     large = [sized(layer, size, size, size).to(device) for layer in (a, b)]
     assert relative_error(*large) == pytest.approx(expected, rel=1e-12)
@@ -50,7 +41,7 @@ def test_relative_error_does_not_depend_on_scale(size, compressed, device):
 @pytest.mark.parametrize("compressed", [False, True])
 def test_relative_error_does_not_depend_on_how_a_layer_is_balanced(sizes, compressed, device):
     n_in = 40 if compressed else 4
-    a, b = make(3, n_in, 2, 1), make(3, n_in, 3, 11)
+    a, b = layer_of(3, n_in, 2, 1), layer_of(3, n_in, 3, 11)
     expected = relative_error(a, b)
     odd_a, odd_b = (sized(layer, *sizes).to(device) for layer in (a, b))
     a, b = a.to(device), b.to(device)
@@ -59,7 +50,7 @@ def test_relative_error_does_not_depend_on_how_a_layer_is_balanced(sizes, compre
 
 
 def test_relative_error_of_layers_of_very_different_size():
-    a, b = make(3, 4, 2, 1), make(3, 4, 3, 11)
+    a, b = layer_of(3, 4, 2, 1), layer_of(3, 4, 3, 11)
     ratio = float(norm(a) / norm(b))
     assert relative_error(sized(a, 1e200, 1, 1), b) == pytest.approx(1e200 * ratio, rel=1e-12)
     assert relative_error(a, sized(b, 1, 1e-100, 1e-100)) == pytest.approx(1e200 * ratio, rel=1e-12)
@@ -76,7 +67,7 @@ def test_relative_error_of_layers_of_very_different_size():
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_similarity_does_not_depend_on_scale(size, kind, depth, device):
     widths = (*(4, 3, 5)[:depth], 2)
-    a, b = ([make(widths[i + 1], widths[i], 4 + i, seed + 10 * i) for i in range(depth)] for seed in (1, 101))
+    a, b = ([layer_of(widths[i + 1], widths[i], 4 + i, seed + 10 * i) for i in range(depth)] for seed in (1, 101))
     expected = float(similarity(BilinearNetwork(a), BilinearNetwork(b), kind=kind))
     large = [BilinearNetwork([sized(x, size, size, size) for x in layers]).to(device) for layers in (a, b)]
     found = similarity(*large, kind=kind)
@@ -88,7 +79,7 @@ def test_similarity_does_not_depend_on_scale(size, kind, depth, device):
 
 
 def test_rescaling_is_exact():
-    layer = sized(make(3, 4, 6, 1), 3e60, 1e-110, 0)
+    layer = sized(layer_of(3, 4, 6, 1), 3e60, 1e-110, 0)
     exponents = factor_exponents(layer)
     small = rescale(layer, exponents)
     assert exponents[2] == 0
@@ -98,9 +89,9 @@ def test_rescaling_is_exact():
 
 
 def test_the_scale_of_a_layer_counts_once_for_every_copy():
-    network = BilinearNetwork([sized(make(3, 4, 6, 1), 1e60, 1, 1), sized(make(2, 3, 5, 11), 1, 1e-110, 1)])
+    network = BilinearNetwork([sized(layer_of(3, 4, 6, 1), 1e60, 1, 1), sized(layer_of(2, 3, 5, 11), 1, 1e-110, 1)])
     stack = as_stack(network)
-    x = tensor(7, 4, seed=3)
+    x = normal(7, 4, seed=3)
     small = BilinearNetwork(stack.layers)(x)
     expected = network(x)
     torch.testing.assert_close(small * math.exp(stack.log_scale), expected, rtol=1e-12, atol=0)

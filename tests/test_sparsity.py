@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from bad_input import NAN, RESULT, X, cases, check, spoiled, tensor
+from bad_input import NAN, RESULT, X, cases, check, spoiled
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
@@ -26,7 +27,7 @@ def test_an_input_activates_the_components_that_were_planted():
     expected = torch.tensor([[1, 0], [2, 0], [3, 1], [0, 1]], dtype=torch.float64)
     assert torch.allclose(result.activation_participation(x), expected, atol=1e-12)
     assert torch.allclose(result.activation_participation(x[2]), expected[2], atol=1e-12)
-    activations = result.activations(X := tensor(6, 4))
+    activations = result.activations(X := normal(6, 4))
     oracle = activations.abs().sum(-1) ** 2 / (activations**2).sum(-1)
     assert torch.allclose(result.activation_participation(X), oracle, rtol=1e-12)
 
@@ -35,7 +36,7 @@ def test_inputs_without_structure_activate_a_third_of_the_effective_rank():
     size = 400
     layer = BilinearLayer(down=torch.ones(1, size), left=torch.eye(size), right=torch.eye(size))
     result = decompose(layer, "eigen")
-    found = result.activation_participation(tensor(2000, size).float()) / result.effective_rank()
+    found = result.activation_participation(normal(2000, size).float()) / result.effective_rank()
     # n^2 / sum z^4: a relative deviation of sqrt(96 / 9 / 400) = 0.16 an input, 0.004 of 2000; bias below 1 / 400 * 11
     assert float(found.mean()) == pytest.approx(1 / 3, rel=0.04)
 
@@ -58,14 +59,14 @@ def test_planted_energy_on_rare_pixels():
     expected = torch.tensor([[9 / 25, 2 / 5, 0], [0, 0, 0]], dtype=torch.float64)
     assert torch.allclose(energy_share(vectors, mask), expected, rtol=1e-12)
     assert torch.allclose(energy_share(-7 * vectors, mask), expected, rtol=1e-12)
-    both = energy_share(tensor(4, 5), mask) + energy_share(tensor(4, 5), ~mask)
+    both = energy_share(normal(4, 5), mask) + energy_share(normal(4, 5), ~mask)
     assert torch.allclose(both, torch.ones(4, dtype=torch.float64))
 
 
 MASK = torch.tensor([True, False, True, False, True])
 
 BAD = [
-    ("x size", lambda: RESULT.activation_participation(tensor(2, 6)), ValueError, "size 5 in the layer but 6 in x"),
+    ("x size", lambda: RESULT.activation_participation(normal(2, 6)), ValueError, "size 5 in the layer but 6 in x"),
     ("NaN", lambda: rare_inputs(spoiled(NAN)), ValueError, "x has 1 entries that are NaN"),
     ("integer images", lambda: rare_inputs(MASK[None].long()), TypeError, "x must be real floating point"),
     ("one image", lambda: rare_inputs(X[0]), ValueError, r"x must have 2 dimensions \('batch', 'in'\)"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import layer_of, normal
 
 from tensornet_interp import BilinearLayer, decompose, lift, relative_error
 from tensornet_interp.moments import cross_gram
@@ -16,20 +17,8 @@ SIZE, COUNT = 24, 31  # inputs, directions of a family
 EPS = torch.finfo(torch.float64).eps
 
 
-def tensor(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def gaussian(n_out, n_in, hidden, seed):
-    return BilinearLayer(
-        down=tensor(n_out, hidden, seed=seed),
-        left=tensor(n_in, hidden, seed=seed + 1),
-        right=tensor(n_in, hidden, seed=seed + 2),
-    )
-
-
 def rotation(size, seed):
-    return torch.linalg.qr(tensor(size, size, seed=seed)).Q
+    return torch.linalg.qr(normal(size, size, seed=seed)).Q
 
 
 def with_spectra(eigenvalues, seed):
@@ -41,25 +30,25 @@ def with_spectra(eigenvalues, seed):
 
 def rows(values, seed, count=COUNT):
     """The same magnitudes in every row, with random signs."""
-    return torch.as_tensor(values, dtype=torch.float64) * tensor(count, len(values), seed=seed).sign()
+    return torch.as_tensor(values, dtype=torch.float64) * normal(count, len(values), seed=seed).sign()
 
 
 INDEX = torch.arange(1, SIZE + 1, dtype=torch.float64)
 AT_THE_CUT = torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)
 FAMILIES = {
-    "random": lambda s: gaussian(COUNT, SIZE, 40, s),
-    "random, few units": lambda s: gaussian(COUNT, SIZE, 5, s),
+    "random": lambda s: layer_of(COUNT, SIZE, 40, s),
+    "random, few units": lambda s: layer_of(COUNT, SIZE, 5, s),
     "exponential": lambda s: with_spectra(rows(0.6**INDEX, s), s),
     "inverse": lambda s: with_spectra(rows(1 / INDEX, s), s),
     "steep": lambda s: with_spectra(rows(1e-3**INDEX.clamp_max(9), s), s),
-    "cluster": lambda s: with_spectra(torch.where(INDEX <= 4, 1 + 1e-5 * tensor(COUNT, SIZE, seed=s), 0.5**INDEX), s),
+    "cluster": lambda s: with_spectra(torch.where(INDEX <= 4, 1 + 1e-5 * normal(COUNT, SIZE, seed=s), 0.5**INDEX), s),
     "equal and opposite": lambda s: with_spectra(torch.where(INDEX <= 2, INDEX * 2 - 3, rows(0.8**INDEX, s)), s),
     "opposite at the cut": lambda s: with_spectra(torch.cat([AT_THE_CUT, 0.5 ** INDEX[3:]]).repeat(COUNT, 1), s),
     "double": lambda s: with_spectra(torch.where(INDEX <= 2, 1.0, rows(0.6**INDEX, s)), s),
     "triple": lambda s: with_spectra(torch.where(INDEX <= 3, 1.0, rows(0.6**INDEX, s)), s),
     "identity": lambda s: with_spectra(torch.ones(COUNT, SIZE, dtype=torch.float64), s),
     "rank one": lambda s: with_spectra(torch.where(INDEX <= 1, rows(INDEX, s), 0), s),
-    "rank two": lambda s: with_spectra(torch.where(INDEX <= 2, tensor(COUNT, SIZE, seed=s), 0), s),
+    "rank two": lambda s: with_spectra(torch.where(INDEX <= 2, normal(COUNT, SIZE, seed=s), 0), s),
     "zero": lambda s: with_spectra(torch.zeros(COUNT, SIZE, dtype=torch.float64), s),
 }  # fmt: skip
 SETTINGS = {  # two that have to stop early among them
@@ -102,7 +91,7 @@ def test_bounds_hold_against_dense(family, settings, device):
         layer = layer.to(device, torch.float32 if seed == 4 and settings.get("tolerance") != 1e-7 else None)
         directions = torch.eye(COUNT).to(layer.down)
         if seed == 3 and family.startswith("random"):
-            directions = tensor(COUNT, COUNT, seed=9).to(layer.down)
+            directions = normal(COUNT, COUNT, seed=9).to(layer.down)
         found = spectra(layer, directions, method="krylov", progress=False, seed=seed, **settings)
         assert (found.method, found.eigenvalues.dtype) == ("krylov", layer.down.dtype)
         check(found, layer, directions)
@@ -140,7 +129,7 @@ def test_what_is_not_proven_is_said():
 
 def test_hard_spectra_stop_without_proof_and_within_tolerance():
     """Gaussian weights: no few eigenvalues hold the norm, so a proof would take nearly all steps; it stops before."""
-    layer = gaussian(9, 256, 400, 0)
+    layer = layer_of(9, 256, 400, 0)
     directions = torch.eye(9, dtype=torch.float64)
     found = spectra(layer, directions, method="krylov", tolerance=0.02, progress=False)
     assert found.converged.all()
@@ -153,8 +142,8 @@ def test_hard_spectra_stop_without_proof_and_within_tolerance():
 
 @pytest.mark.parametrize(("d", "hidden", "method"), [(24, 40, "dense"), (40, 7, "thin")])
 def test_direct_methods(d, hidden, method, device):
-    layer = gaussian(5, d, hidden, 0).to(device)
-    directions = tensor(11, 5, seed=3).to(device)
+    layer = layer_of(5, d, hidden, 0).to(device)
+    directions = normal(11, 5, seed=3).to(device)
     found = spectra(layer, directions, 3, progress=False)
     assert found.method == method
     assert found.proven.all()
@@ -169,7 +158,7 @@ def test_direct_methods(d, hidden, method, device):
 def test_method_is_chosen_by_flops():
     big = krylov_flops(512, 2048, 1000, 96)
     assert big == 1000 * (8 * 512 * 2048 * 96 + 4 * 512 * 96**2 + 2 * 2048**2) + 4 * 2048**2 * 512
-    layer = gaussian(40, 256, 300, 0)
+    layer = layer_of(40, 256, 300, 0)
     many, few = torch.eye(40, dtype=torch.float64), torch.eye(40, dtype=torch.float64)[:1]
     assert spectra(layer, many, max_steps=8, tolerance=0.5, progress=False).method == "krylov"
     assert spectra(layer, few, max_steps=256, progress=False).method == "dense"
@@ -212,7 +201,7 @@ def test_bounds_hold_where_a_subspace_is_exhausted_or_cut(family, max_steps):
     count, size, eps = COUNT, 60, 1e-12
     eigenvalues = torch.ones(count, size, dtype=torch.float64)
     if family == "equal and opposite":
-        eigenvalues = tensor(count, size, seed=1).clamp(-0.9, 0.9)
+        eigenvalues = normal(count, size, seed=1).clamp(-0.9, 0.9)
         eigenvalues[:, 0], eigenvalues[:, 1] = 2, -2
     layer = with_spectra(eigenvalues, 0)
     if family == "one axis":  # every product is a multiple of one basis vector
@@ -252,7 +241,7 @@ def test_chunks_of_directions_give_the_same(monkeypatch):
 
 
 def test_squared_norms_are_those_of_the_matrices():
-    layer = gaussian(6, 9, 1100, 0)
+    layer = layer_of(6, 9, 1100, 0)
     expected = layer.interaction_matrix(torch.eye(6, dtype=torch.float64)).square().sum((1, 2))
     scales = Matrices(layer.left, layer.right, layer.down).scales()
     error = (squared_norms(layer, layer.down) - expected).abs()
@@ -264,7 +253,7 @@ def test_squared_norms_are_those_of_the_matrices():
 
 def test_products_are_those_of_the_matrices():
     layer = FAMILIES["random"](0)
-    x = tensor(COUNT, 3, SIZE, seed=5)
+    x = normal(COUNT, 3, SIZE, seed=5)
     expected = x @ layer.interaction_matrix(torch.eye(COUNT, dtype=torch.float64))
     torch.testing.assert_close(Matrices(layer.left, layer.right, layer.down)(x), expected)
 

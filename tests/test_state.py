@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorly
 import torch
+from helpers import normal
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
 from models.casper import similarity_task
@@ -98,24 +99,20 @@ SMALL_LANGUAGE = TransformerConfig(vocabulary=7, d_model=4, d_hidden=6, n_layers
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
 
 
-def tensor(seed, *size):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 class Given:
     """What the calls work on, made once and before the state is looked at."""
 
     def __init__(self, folder):
-        self.down, self.left, self.right = tensor(0, 5, 4), tensor(1, 5, 4), tensor(2, 5, 4)
+        self.down, self.left, self.right = normal(5, 4, seed=0), normal(5, 4, seed=1), normal(5, 4, seed=2)
         self.layer = BilinearLayer(down=self.down, left=self.left, right=self.right, name="layer 0")
         self.other = BilinearLayer(
-            down=self.down + 0.1 * tensor(3, 5, 4), left=self.left, right=self.right, name="layer 1"
+            down=self.down + 0.1 * normal(5, 4, seed=3), left=self.left, right=self.right, name="layer 1"
         )
         self.network = BilinearNetwork([self.layer, self.other])
-        self.lifted = lift(self.layer, bias=tensor(4, 5), residual=0.5)
+        self.lifted = lift(self.layer, bias=normal(5, seed=4), residual=0.5)
         self.result = decompose(self.layer, "eigen", rank=2)
         self.cp = decompose(self.layer, "cp", rank=2, max_iterations=2)
-        self.x = tensor(5, 7, 5)
+        self.x = normal(7, 5, seed=5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
         self.features = feature_interactions(self.layer, self.x[0], self.x.T, basis="x")
         self.labels = torch.arange(7) % 5
@@ -128,7 +125,7 @@ class Given:
         self.folder = folder
         save_model(self.model, folder / "given")
         save_layer(self.lifted, folder / "layer")
-        self.dictionary = Dictionary(tensor(10, 7, 5), tensor(11, 5, 7), decoder_bias=tensor(12, 5), k=2)
+        self.dictionary = Dictionary(normal(7, 5, seed=10), normal(5, 7, seed=11), decoder_bias=normal(5, seed=12), k=2)
 
 
 CALLS = {
@@ -142,17 +139,18 @@ CALLS = {
     "call a lifted layer": lambda g: g.lifted(g.x),
     "interaction matrix": lambda g: g.layer.interaction_matrix(g.x),
     "symmetrize": lambda g: g.layer.symmetrize(),
-    "change basis": lambda g: g.lifted.change_basis(tensor(6, 5, 3), input_bias=tensor(7, 5)),
+    "change basis": lambda g: g.lifted.change_basis(normal(5, 3, seed=6), input_bias=normal(5, seed=7)),
     "to": lambda g: g.layer.to(dtype=torch.float32),
-    "lift": lambda g: lift(g.layer, left_bias=tensor(8, 4), residual=1.0),
+    "lift": lambda g: lift(g.layer, left_bias=normal(4, seed=8), residual=1.0),
     "split": lambda g: split(g.lifted),
     "network": lambda g: BilinearNetwork([g.layer, g.other]),
     "call a network": lambda g: g.network(g.x),
     "replace": lambda g: g.network.replace(0, g.result),
     "decompose eigen": lambda g: decompose(g.layer, "eigen"),
-    "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=tensor(9, 7, 5), rank=3),
+    "decompose eigen, directions": lambda g: decompose(g.layer, "eigen", directions=normal(7, 5, seed=9), rank=3),
     "spectra": lambda g: [
-        spectra(g.layer, tensor(9, 7, 5), method=method, progress=False).to_result() for method in ("krylov", "dense")
+        spectra(g.layer, normal(7, 5, seed=9), method=method, progress=False).to_result()
+        for method in ("krylov", "dense")
     ],
     "decompose network": lambda g: decompose(g.network, "eigen", rank=2),
     "decompose by spectra": lambda g: [decompose(g.layer, name) for name in ("output_svd", "hosvd", "tucker")],
@@ -258,13 +256,13 @@ CALLS = {
         encode(train_tokenizer(["a story"], 257), ["a story"]),
     ),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
-    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, basis="x", bias=g.x[0]).top(
-        3
-    ),
+    "feature interactions": lambda g: feature_interactions(
+        g.lifted, normal(6, seed=10), g.x.T, basis="x", bias=g.x[0]
+    ).top(3),
     "interactions": lambda g: (
         g.features.table(5, pairs="cross", by="negative"),
         g.features.smallest_submatrix(2),
-        g.features(tensor(11, 7)),
+        g.features(normal(7, seed=11)),
         g.features.block([0, 1], torch.tensor([2])),
     ),
     "statistics of interactions": lambda g: str(g.features.statistics()),
@@ -287,7 +285,7 @@ CALLS = {
     "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], by) for by in EIGENVALUE_RANKINGS],
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
     "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
-    "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),
+    "pull back": lambda g: g.result.pull_back(normal(5, 3, seed=6)),
     "output similarity": lambda g: [
         output_similarity(g.layer, g.other, kind=k) for k in ("tree", "symmetric", "gaussian")
     ],

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import tensorly
 import torch
-from dense_layer import dense, dense_error, orthonormal, scaled, unfold
+from helpers import dense, dense_error, orthonormal, times, unfold
 from tensorly.decomposition import tucker as tensorly_tucker
 
 from tensornet_interp import BilinearLayer, decompose, lift
@@ -134,10 +134,10 @@ def test_iteration_finds_what_iterated_tensorly_finds():
 @pytest.mark.parametrize("method", ["hosvd", "tucker"])
 def test_what_can_go_wrong_with_a_layer(method, device):
     layer = random_layer(4, 5, 3, seed=9, device=device)
-    zero = decompose(scaled(layer, 0.0), method, ranks=(2, 3))
+    zero = decompose(times(layer, 0.0), method, ranks=(2, 3))
     assert (zero.relative_error, bool(zero.to_tensor().any())) == (0.0, False)
     for factor in (1e-12, 1e12):
-        once, again = decompose(layer, method, ranks=(2, 3)), decompose(scaled(layer, factor), method, ranks=(2, 3))
+        once, again = decompose(layer, method, ranks=(2, 3)), decompose(times(layer, factor), method, ranks=(2, 3))
         assert (projector(once.inputs) - projector(again.inputs)).abs().max() <= 1e-6
         assert again.relative_error == pytest.approx(once.relative_error, rel=1e-9)
     lifted = lift(random_layer(5, 5, 4, seed=1, device=device), residual=0.5)

@@ -77,15 +77,24 @@ def test_an_undefined_correlation_is_nan():
         assert all(math.isnan(record["correlation"]) for record in alike)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    layer, directions, x = given(False, "cpu")
-    whole = low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS)
-    ranking = rank_by_structure(layer, directions)
-    monkeypatch.setattr("tensornet_interp.features.lowrank._CHUNK_ELEMENTS", 150)
-    for a, b in zip(whole, low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS), strict=True):
-        assert a == pytest.approx(b)
-    for a, b in zip(ranking, rank_by_structure(layer, directions), strict=True):
-        assert a == pytest.approx(b)
+def test_what_is_worked_on_in_parts_is_the_same():
+    """2^24 entries are held at once: five features at 2^20 tokens and 3 eigenpairs, 16 of 2^19 hidden units."""
+    layer, directions, _ = given(False, "cpu")
+    x = normal(2**20, IN, seed=2)
+    records = low_rank_correlation(layer, directions, x, (3,), basis=BASIS)
+    assert [record["feature"] for record in records] == list(range(FEATURES))
+    for feature in (0, FEATURES - 1):
+        matrix = layer.interaction_matrix(directions[feature])
+        values, vectors = torch.linalg.eigh(matrix)
+        kept = values.abs().argsort(descending=True)[:3]
+        found, true = (x @ vectors[:, kept]).square() @ values[kept], ((x @ matrix) * x).sum(1)
+        assert records[feature]["correlation"] == pytest.approx(np.corrcoef(found, true)[0, 1], abs=1e-12)
+    directions = normal(19, 3, seed=1)
+    wide = random_layer(3, 2, 2**19, seed=0)
+    small = BilinearLayer.from_tensor(wide.symmetrize().to_tensor())
+    found, expected = (rank_by_structure(part, directions) for part in (wide, small))
+    for name in ("feature", "share", "norm"):
+        assert [record[name] for record in found] == pytest.approx([record[name] for record in expected], rel=1e-9)
 
 
 @pytest.mark.parametrize("hidden", [2, HIDDEN])  # through a thin QR, and dense

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers import layer_of, normal
+from helpers import layer_of
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
-from tensornet_interp.inner_products.stack import as_stack, factor_exponents, rescale
 
 SIZES = [1e60, 1e-110]
 
@@ -78,20 +77,17 @@ def test_similarity_does_not_depend_on_scale(size, kind, depth, device):
     assert abs(float(mixed) - expected) <= 1e-10
 
 
-def test_rescaling_is_exact():
-    layer = sized(layer_of(3, 4, 6, 1), 3e60, 1e-110, 0)
-    exponents = factor_exponents(layer)
-    small = rescale(layer, exponents)
-    assert exponents[2] == 0
-    for factor, scaled, exponent in zip(layer.terms(), small.terms(), exponents, strict=True):
-        assert torch.equal(scaled.data * 2.0**exponent, factor.data)
-        assert exponent == 0 or 1 <= float(scaled.data.abs().max()) < 2
+def test_powers_of_two_are_taken_out_exactly():
+    layer, other = layer_of(3, 4, 6, 1), layer_of(3, 4, 5, 11)
+    one, far = inner(layer, other), inner(sized(layer, 2.0**200, 2.0**-370, 1), other)
+    assert torch.equal(far.value, one.value)
+    assert far.log_scale == pytest.approx(one.log_scale - 170 * math.log(2), rel=1e-14)
+    assert float(inner(sized(layer, 3e60, 1e-110, 0), other)) == 0
 
 
 def test_the_scale_of_a_layer_counts_once_for_every_copy():
-    network = BilinearNetwork([sized(layer_of(3, 4, 6, 1), 1e60, 1, 1), sized(layer_of(2, 3, 5, 11), 1, 1e-110, 1)])
-    stack = as_stack(network)
-    x = normal(7, 4, seed=3)
-    small = BilinearNetwork(stack.layers)(x)
-    expected = network(x)
-    torch.testing.assert_close(small * math.exp(stack.log_scale), expected, rtol=1e-12, atol=0)
+    below, above = layer_of(3, 4, 6, 1), layer_of(2, 3, 5, 11)
+    one = inner(*[BilinearNetwork([below, above])] * 2)
+    far = inner(*[BilinearNetwork([sized(below, 1e60, 1, 1), sized(above, 1, 1e-110, 1)])] * 2)
+    logs = [math.log(float(result.value)) + result.log_scale for result in (one, far)]
+    assert logs[1] == pytest.approx(logs[0] + 2 * (2 * 60 - 110) * math.log(10), rel=1e-12)

@@ -229,15 +229,17 @@ def test_what_float32_cannot_find_is_done_again():
     assert (found.bounds[:, 1] < 1e-6).all()
 
 
-def test_chunks_of_directions_give_the_same(monkeypatch):
-    layer, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
-    once = spectra(layer, directions, method="krylov", progress=False)
-    monkeypatch.setattr("tensornet_interp.spectra.leading._CHUNK_ELEMENTS", 7 * (2 * SIZE**2 + 6 * layer.rank))
-    parts = spectra(layer, directions, method="krylov", progress=False)
-    check(parts, layer, directions)
-    assert ((once.eigenvalues.abs() - parts.eigenvalues.abs()).abs() <= once.bounds + parts.bounds).all()
-    dense = spectra(layer, directions, method="dense", progress=False)
-    check(dense, layer, directions)
+def test_directions_beyond_what_is_held_at_once_give_the_same():
+    """2^25 numbers are held at once: 15 directions of subspaces of up to 1024 vectors, 16 of dense matrices."""
+    layer = layer_of(17, 1024, 512, 0)
+    layer = replace(layer, down=layer.down * 0.5 ** torch.arange(512, dtype=torch.float64))  # found in few steps
+    directions = torch.eye(17, dtype=torch.float64)
+    found = spectra(layer, directions, method="krylov", max_steps=1024, progress=False)
+    alone = spectra(layer, directions[[0, 16]], method="krylov", max_steps=1024, progress=False)
+    assert found.proven.all()
+    apart = (found.eigenvalues[[0, 16]].abs() - alone.eigenvalues.abs()).abs()
+    assert (apart <= found.bounds[[0, 16]] + alone.bounds).all()
+    check(alone, layer, directions[[0, 16]])
 
 
 def test_squared_norms_are_those_of_the_matrices():

@@ -1,16 +1,15 @@
 """Similarity of a list is that of its pairs, and work is shared."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers import normal, stack
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from tensornet_interp import BilinearLayer, Moments, similarity
-from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, kinds, similarity_by_output
-from tensornet_interp.inner_products import table as tables
-from tensornet_interp.inner_products.table import standard_error
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, similarity_by_output
 
 
 def network(depth, seed, lifted=False):
@@ -53,52 +52,41 @@ def test_a_list_is_its_pairs(depth, kind, lifted, call, shape, device):
 
 
 @pytest.mark.parametrize("kind", [Tree(), Symmetric(), Gaussian(method="closure")])
-def test_work_is_shared(kind, monkeypatch):
-    """Five networks: each prepared once, 15 products for 25 entries."""
-    counts = dict.fromkeys(("layer_moments", "closure", "tree", "symmetric"), 0)
+def test_work_is_shared(kind):
+    """n networks cost n preparations and n (n + 1) / 2 products, for n^2 entries; only the closure prepares."""
 
-    def counting(name, call):
-        def counted(*args):
-            counts[name] += 1
-            return call(*args)
+    def flops(count):
+        networks = [stack((4, 3, 2), (5, 6), seed) for seed in range(count)]
+        with FlopCounterMode(display=False) as counter:
+            similarity(networks, kind=kind)
+        return counter.get_total_flops()
 
-        return counted
-
-    for name in counts:
-        monkeypatch.setattr(kinds, name, counting(name, getattr(kinds, name)))
-    similarity([network(2, seed) for seed in range(5)], kind=kind)
-    expected = {"gaussian": {"layer_moments": 5, "closure": 15}}.get(kind.name, {kind.name: 15})
-    assert {name: count for name, count in counts.items() if count} == expected
+    product = flops(3) - 2 * flops(2) + flops(1)  # the second difference
+    preparation = flops(1) - product
+    assert product > 0
+    assert preparation > 0 if isinstance(kind, Gaussian) else preparation == 0
+    assert flops(5) == 5 * preparation + 15 * product
 
 
 def test_progress_is_shown_on_request_only(monkeypatch):
     shown = []
+    start = tqdm.__init__
 
-    class Bar:
-        def __init__(self, iterable, *, disable, leave, delay, desc):
-            shown.append((disable, leave, desc))
-            self.iterable = iterable
+    def started(self, *args, **options):
+        shown.append(options)
+        start(self, *args, **options)
 
-        def __iter__(self):
-            return iter(self.iterable)
-
-    monkeypatch.setattr(tables, "tqdm", Bar)
+    monkeypatch.setattr(tqdm, "__init__", started)
     networks = [network(1, seed) for seed in range(3)]
     similarity(networks)
     similarity(networks, progress=False)
     similarity(*networks[:2])
-    assert [disable for disable, _, _ in shown] == [False, True, True]
-    assert not any(leave for _, leave, _ in shown)
-    assert shown[0][2] == "tree products"
+    assert [options["disable"] for options in shown] == [False, True, True]
+    assert not any(options["leave"] for options in shown)
+    assert shown[0]["desc"] == "tree products"
 
 
 def test_one_zero_network_is_named():
     zero = BilinearLayer(down=torch.zeros(2, 3).double(), left=normal(4, 3, seed=1), right=normal(4, 3, seed=2))
     with pytest.raises(ValueError, match="network 2 is zero"):
         similarity([network(1, 1), network(1, 2), zero])
-
-
-def test_standard_error_is_of_a_mean():
-    values = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
-    expected = torch.tensor([math.sqrt(5 / 3) / 2, 0.0])
-    torch.testing.assert_close(standard_error(values, 1), expected)

@@ -230,7 +230,7 @@ def test_what_float32_cannot_find_is_done_again():
 
 
 def test_directions_beyond_what_is_held_at_once_give_the_same():
-    """2^25 numbers are held at once: 15 directions of subspaces of up to 1024 vectors, 16 of dense matrices."""
+    """2^25 numbers are held at once: 15 directions of subspaces of up to 1024 vectors."""
     layer = layer_of(17, 1024, 512, 0)
     layer = replace(layer, down=layer.down * 0.5 ** torch.arange(512, dtype=torch.float64))  # found in few steps
     directions = torch.eye(17, dtype=torch.float64)

@@ -12,16 +12,22 @@ FILES = sorted(Path(__file__).parent.glob("*.py"))
 PUBLIC_UNDERSCORES = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples
 # What only the parts show: file of tests -> modules that are no contents pages, and why no public name will do.
 INSIDE = {
-    "test_compress.py": ({"decompositions.compress"}, "floors and lost digits are no fields of any result"),
-    "test_eigen.py": ({"decompositions.eigen"}, "which way costs less is counted, and both give the same numbers"),
+    "test_decompositions_compress.py": (
+        {"decompositions.compress"},
+        "floors and lost digits are no fields of any result",
+    ),
+    "test_decompositions_eigen.py": (
+        {"decompositions.eigen"},
+        "which way costs less is counted, and both give the same numbers",
+    ),
     "test_features_statistics.py": ({"features.statistics"}, "of numbers that no quadratic form has"),
-    "test_fit.py": (
+    "test_decompositions_fit.py": (
         {"decompositions.compress", "decompositions.fit", "decompositions.parametrize"},
         "gradients and curvature of the fits against dense ones; a wrong one only makes a fit slow",
     ),
-    "test_spectra.py": ({"spectra.krylov"}, "bounds by hand; which products of a step are shared"),
+    "test_spectra_leading.py": ({"spectra.krylov"}, "bounds by hand; which products of a step are shared"),
+    "test_typing.py": ({"decompse"}, "a typo, to see what the error suggests"),
 }
-SCRATCH_REGISTRY = {"test_readme.py", "test_registry.py"}  # the registry has no public scratch copy
 
 
 def private(name):
@@ -39,7 +45,7 @@ def private_names(path):
             yield from (name for name in node.value.split(".") if private(name))
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name not in SCRATCH_REGISTRY], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_private_name_is_used(path):
     assert list(private_names(path)) == []
 

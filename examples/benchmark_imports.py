@@ -1,4 +1,4 @@
-"""Time `import tensornet_interp` beside that of torch and tensorly: `python -m examples.benchmarks.imports`.
+"""Time `import tensornet_interp` beside that of torch and tensorly: `python examples/benchmark_imports.py`.
 
 Every import runs in a process of its own, in turn; the minimum of each counts. Nothing else should run meanwhile.
 """

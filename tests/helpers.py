@@ -24,6 +24,13 @@ def layer_of(n_out, n_in, rank, seed=0, device="cpu", *, dtype=torch.float64, sc
     return BilinearLayer.from_cp((None, factors), name=name)
 
 
+def with_spectra(eigenvalues, seed):
+    """A layer whose i-th output has the interaction matrix of the i-th row of eigenvalues, each in its own basis."""
+    count, size = eigenvalues.shape
+    basis = torch.cat([orthonormal(size, size, seed=seed * count + i) for i in range(count)], 1)
+    return BilinearLayer(down=torch.block_diag(*eigenvalues[:, None, :]), left=basis, right=basis, name="made")
+
+
 def stack(widths, ranks, seed, lifted=False):
     """Layers widths[0] -> widths[1] -> ...; lifted with every bias, and with a residual if sizes allow it."""
     layers = []

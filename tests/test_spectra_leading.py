@@ -1,31 +1,19 @@
 """Every bound on a leading eigenvalue holds against the dense interaction matrices; what is said proven is right."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import layer_of, normal
+from helpers import layer_of, normal, orthonormal, with_spectra
 
 from tensornet_interp import BilinearLayer, decompose, lift, relative_error
-from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import krylov_flops, spectra
-from tensornet_interp.spectra.krylov import Matrices, enclose, rounding_share, squared_norms
 from tensornet_interp.testing import random_layer
 
 SIZE, COUNT = 24, 31  # inputs, directions of a family
+
+
 EPS = torch.finfo(torch.float64).eps
-
-
-def rotation(size, seed):
-    return torch.linalg.qr(normal(size, size, seed=seed)).Q
-
-
-def with_spectra(eigenvalues, seed):
-    """A layer whose i-th output has the interaction matrix of the i-th row of eigenvalues, each in its own basis."""
-    count, size = eigenvalues.shape
-    basis = torch.cat([rotation(size, seed * count + i) for i in range(count)], 1)
-    return BilinearLayer(down=torch.block_diag(*eigenvalues[:, None, :]), left=basis, right=basis, name="made")
 
 
 def rows(values, seed, count=COUNT):
@@ -34,7 +22,11 @@ def rows(values, seed, count=COUNT):
 
 
 INDEX = torch.arange(1, SIZE + 1, dtype=torch.float64)
+
+
 AT_THE_CUT = torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)
+
+
 FAMILIES = {
     "random": lambda s: layer_of(COUNT, SIZE, 40, s),
     "random, few units": lambda s: layer_of(COUNT, SIZE, 5, s),
@@ -51,6 +43,8 @@ FAMILIES = {
     "rank two": lambda s: with_spectra(torch.where(INDEX <= 2, normal(COUNT, SIZE, seed=s), 0), s),
     "zero": lambda s: with_spectra(torch.zeros(COUNT, SIZE, dtype=torch.float64), s),
 }  # fmt: skip
+
+
 SETTINGS = {  # two that have to stop early among them
     "as it is": {},
     "loose, few steps": {"tolerance": 0.1, "max_steps": 6},
@@ -164,26 +158,6 @@ def test_method_is_chosen_by_flops():
     assert spectra(layer, few, max_steps=256, progress=False).method == "dense"
 
 
-def test_products_of_a_step_are_shared(monkeypatch):
-    """Vectors multiplied are those of the subspaces: no direction is worked on after it is done."""
-    multiplied = []
-    product = Matrices.__call__
-
-    def counted(self, x):
-        multiplied.append(x.shape[0] * x.shape[1])
-        return product(self, x)
-
-    monkeypatch.setattr(Matrices, "__call__", counted)
-    layer, directions = FAMILIES["exponential"](0), torch.eye(COUNT, dtype=torch.float64)
-    found = spectra(layer, directions, method="krylov", tolerance=1e-6, progress=False)
-    assert sum(multiplied) == int(found.steps.sum())
-    assert len(multiplied) == int(found.steps.max()) < 12  # one product for all directions a step
-    assert multiplied[0] == COUNT
-    multiplied.clear()
-    found = spectra(layer, directions, method="krylov", progress=False)  # found in float32, then verified
-    assert sum(multiplied) < 1.7 * int(found.steps.sum())
-
-
 @pytest.mark.parametrize("scale", [1e-40, 1e40])
 def test_scales_beyond_float32_do_not_matter(scale):
     plain, directions = FAMILIES["inverse"](0), torch.eye(COUNT, dtype=torch.float64)
@@ -242,35 +216,6 @@ def test_directions_beyond_what_is_held_at_once_give_the_same():
     check(alone, layer, directions[[0, 16]])
 
 
-def test_squared_norms_are_those_of_the_matrices():
-    layer = layer_of(6, 9, 1100, 0)
-    expected = layer.interaction_matrix(torch.eye(6, dtype=torch.float64)).square().sum((1, 2))
-    scales = Matrices(layer.left, layer.right, layer.down).scales()
-    error = (squared_norms(layer, layer.down) - expected).abs()
-    assert (error <= rounding_share(9, 1100) * scales.square()).all()
-    assert (expected.sqrt() <= scales).all()
-    quadratic = ((layer.down @ cross_gram(layer, layer)) * layer.down).sum(1)
-    torch.testing.assert_close(squared_norms(layer, layer.down), quadratic)
-
-
-def test_products_are_those_of_the_matrices():
-    layer = FAMILIES["random"](0)
-    x = normal(COUNT, 3, SIZE, seed=5)
-    expected = x @ layer.interaction_matrix(torch.eye(COUNT, dtype=torch.float64))
-    torch.testing.assert_close(Matrices(layer.left, layer.right, layer.down)(x), expected)
-
-
-def test_enclosure_by_hand():
-    """[[2, 1], [1, C]] with |C| <= 0: eigenvalues 1 +- sqrt 2; with |C| <= 3 nothing better than 3 and 1 is known."""
-    values, coupling = torch.tensor([[2.0]]).double(), torch.tensor([[[1.0]]]).double()
-    sharp = enclose(values, coupling, torch.zeros(1).double(), 1)
-    assert float(sharp.near) == pytest.approx(math.sqrt(2) - 1)
-    assert float(sharp.place) == pytest.approx(math.sqrt(2) - 1)
-    blunt = enclose(values, coupling, torch.tensor([3.0]).double(), 1)
-    assert float(blunt.near) == pytest.approx(1.0)  # the residual
-    assert float(blunt.place) == pytest.approx((5 + math.sqrt(5)) / 2 - 2)  # of [[2, 1], [1, 3]]
-
-
 def test_the_same_seed_gives_the_same():
     layer, directions = FAMILIES["random"](0), torch.eye(COUNT, dtype=torch.float64)
     first, again = (spectra(layer, directions, method="krylov", seed=3, progress=False) for _ in range(2))
@@ -281,7 +226,7 @@ def test_the_same_seed_gives_the_same():
 
 def test_result_is_the_layer_where_all_eigenpairs_are_taken():
     layer = FAMILIES["random, few units"](0)
-    directions = rotation(COUNT, 4)
+    directions = orthonormal(COUNT, COUNT, seed=4)
     result = spectra(layer, directions, 10, method="krylov", tolerance=1e-9, progress=False).to_result()
     assert relative_error(result, layer) < 1e-6
     expected = decompose(layer, "eigen", directions=directions, rank=10)

@@ -32,7 +32,7 @@ GROUND = {
     "lifting": {"checks", "layer"},
     "moments": {"checks", "layer"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "report", "concentration"},
+    "results": {"checks", "contraction", "layer", "numerics", "report", "concentration"},
 }
 ALL_GROUND = set(GROUND)
 ROOMS = {

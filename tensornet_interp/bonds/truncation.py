@@ -11,6 +11,7 @@ from tensornet_interp.bonds.grams import Bond, make_bonds, upward
 from tensornet_interp.checks import check_int
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.inner_products.operands import as_network
+from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.moments import Moments, input_moments
 from tensornet_interp.network import BilinearNetwork
@@ -117,7 +118,7 @@ class ODT:
         return ranks
 
     def _measure(self, maps: Maps) -> float:
-        layers = self.network.to(dtype=torch.float64).layers
+        layers = as_stack(self.network).layers  # a relative error does not see the scales of layers
         (whole, log_whole), (lost, log_lost) = (
             upward(stack, self.input_moment)[-1] for stack in (layers, _difference(layers, maps))
         )
@@ -148,7 +149,7 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     """
     stack = as_network(network)
     moment = input_moments(stack.layers[0], moments).second_moment
-    return ODT(stack, make_bonds(stack.to(dtype=torch.float64).layers, moment), moment)
+    return ODT(stack, make_bonds(as_stack(stack), moment), moment)
 
 
 def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:

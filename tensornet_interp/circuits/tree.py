@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import rescale
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
@@ -69,11 +70,15 @@ class Circuit:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the kept components: (..., in) -> (...). Cost: 2 in flops per leaf and sample."""
-        value = self._lift(x) @ self.levels[-1].vectors.to(torch.float64).T  # (..., component)
+        return self._output(self._lift(x)).to(x.dtype)
+
+    def _output(self, z: Tensor) -> Tensor:
+        """The output of the kept components for inputs with their constant coordinate; float64."""
+        value = z @ self.levels[-1].vectors.to(torch.float64).T  # (..., component)
         for level, above in self._upward():
-            parts = level.eigenvalues * value.square()
+            parts = level.eigenvalues * value * value
             value = parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts)
-        return value[..., 0].to(x.dtype)
+        return value[..., 0]
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return vector . (input of the layer) of every component: one (..., component) per level, top first."""
@@ -86,7 +91,7 @@ class Circuit:
         coordinate.
         """
         pairs = zip(self.levels, self._coordinates(x), strict=True)
-        return tuple((level.eigenvalues * values.square()).to(x.dtype) for level, values in pairs)
+        return tuple((level.eigenvalues * values * values).to(x.dtype) for level, values in pairs)
 
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return how much the output falls if one component is taken out and all others stay, exactly.
@@ -97,7 +102,7 @@ class Circuit:
         values = self._coordinates(x)
         changes = []
         for depth, (level, value) in enumerate(zip(self.levels, values, strict=True)):
-            change = level.eigenvalues * value.square()
+            change = level.eigenvalues * value * value
             changes.append(carry_up(change, level.parents, self.levels[:depth], values[:depth]).to(x.dtype))
         return tuple(changes)
 
@@ -108,10 +113,12 @@ class Circuit:
 
         Raises ValueError if the output is zero on every x.
         """
-        output = (self.network(x) @ self.direction).to(torch.float64)
+        z, _ = rescale(self._lift(x))  # the error does not see the scale of homogeneous inputs
+        output = self.network.to(dtype=torch.float64).multilinear(z) @ self.direction.to(torch.float64)
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
-        return float((self(x).to(torch.float64) - output).norm() / output.norm())
+        largest = output.abs().max()  # squares of what is left neither over- nor underflow
+        return float(((self._output(z) - output) / largest).norm() / (output / largest).norm())
 
     @cached_property
     def components(self) -> tuple[Component, ...]:

@@ -78,7 +78,7 @@ def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
     n_out, n_in, _ = core.shape
     lost = core.down.new_zeros(())
     for rows in torch.eye(n_out).to(core.down).split(max(1, CHUNK_ELEMENTS // n_in**2)):
-        made = times_power(result.interaction_matrix(rows), torch.tensor(-exponent, device=rows.device))
+        made = times_power(result.interaction_matrix(rows), -exponent)
         lost = torch.hypot(lost, torch.linalg.vector_norm(core.interaction_matrix(rows) - made))
     return float(lost)
 

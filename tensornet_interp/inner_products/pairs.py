@@ -110,7 +110,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     for part in (a, b):
         layer = as_single_layer(part).drop_constant()
         core = balance(layer).layers[0]
-        pair.append(replace(core, down=balance_rows(core.down)))  # a cosine does not see the scale of an output
+        pair.append(replace(core, down=balance_rows(core.down)[0]))  # a cosine does not see the scale of an output
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)
     grams = {}
     if isinstance(kind, Gaussian):

@@ -25,7 +25,7 @@ from tensornet_interp.inner_products import output_similarity, similarity
 from tensornet_interp.spectra import spectra
 from tensornet_interp.testing import random_layer
 
-POWERS = (-150, -100, -80, 80, 100, 150)
+POWERS = (-170, -150, -100, -80, 80, 100, 150, 170)
 SPACE = "inputs as drawn"
 
 
@@ -227,7 +227,7 @@ def check(found, expected, power, which):
     assert found.keys() == expected.keys()
     for name, (value, *degrees) in found.items():
         degree = degrees[which]
-        if degree is None:
+        if degree is None or abs(degree * power) > 300:  # no float holds it
             continue
         value, truth = (torch.as_tensor(part, dtype=torch.float64) for part in (value, expected[name][0]))
         assert torch.equal(value.isnan(), truth.isnan()), name
@@ -265,6 +265,8 @@ def test_numbers_of_directions_times_a_power_of_ten(function, power, plain):
     "function", [eigen, low_rank, circuits, proofs, refitted, vectors, masks, control], ids=lambda f: f.__name__
 )
 def test_numbers_of_inputs_times_a_power_of_ten(function, power, plain):
+    if function is refitted and power < -150:
+        pytest.skip("coefficients of 10^340")
     check(function(LAYER, DIRECTIONS, X * 10.0**power), plain[function.__name__], power, 2)
 
 

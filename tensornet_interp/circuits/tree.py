@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import rescale
+from tensornet_interp.balance import balance, rescale, times_power
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
@@ -70,15 +70,27 @@ class Circuit:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the kept components: (..., in) -> (...). Cost: 2 in flops per leaf and sample."""
-        return self._output(self._lift(x)).to(x.dtype)
+        return times_power(*self._output(self._lift(x))).to(x.dtype)
 
-    def _output(self, z: Tensor) -> Tensor:
-        """The output of the kept components for inputs with their constant coordinate; float64."""
-        value = z @ self.levels[-1].vectors.to(torch.float64).T  # (..., component)
+    def _output(self, z: Tensor) -> tuple[Tensor, int]:
+        """The output of the kept components for inputs with their constant coordinate, over 2^exponent; float64."""
+        value, exponent = rescale(z @ self.levels[-1].vectors.to(torch.float64).T)  # (..., component)
         for level, above in self._upward():
-            parts = level.eigenvalues * value * value
-            value = parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts)
-        return value[..., 0]
+            eigenvalues, own = rescale(level.eigenvalues)
+            parts = eigenvalues * value.square()
+            value, more = rescale(parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts))
+            exponent = 2 * exponent + own + more
+        return value[..., 0], exponent
+
+    def _truth(self, z: Tensor) -> tuple[Tensor, int]:
+        """The output of the network along the direction, likewise."""
+        exponent = 0
+        for layer in self.network.layers:
+            (core,), own = balance(layer)
+            z, more = rescale(core.multilinear(z))
+            exponent = 2 * exponent + own + more
+        direction, own = rescale(self.direction)
+        return z @ direction, exponent + own
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return vector . (input of the layer) of every component: one (..., component) per level, top first."""
@@ -114,11 +126,10 @@ class Circuit:
         Raises ValueError if the output is zero on every x.
         """
         z, _ = rescale(self._lift(x))  # the error does not see the scale of homogeneous inputs
-        output = self.network.to(dtype=torch.float64).multilinear(z) @ self.direction.to(torch.float64)
+        (kept, of_kept), (output, of_output) = self._output(z), self._truth(z)
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
-        largest = output.abs().max()  # squares of what is left neither over- nor underflow
-        return float(((self._output(z) - output) / largest).norm() / (output / largest).norm())
+        return float((times_power(kept, of_kept - of_output) - output).norm() / output.norm())
 
     @cached_property
     def components(self) -> tuple[Component, ...]:

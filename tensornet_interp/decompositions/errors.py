@@ -50,7 +50,8 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     size, least = float(whole.value), float(whole.value) - whole.rounding
     if not least > 0:  # nothing but rounding is left of the layer
         least = 0.0
-    own, of_result = float(unit_sizes(core).sum()), math.ldexp(float(unit_sizes(exact.to_layer()).sum()), -exponent)
+    (made,), power = balance(exact.to_layer())
+    own, of_result = float(unit_sizes(core).sum()), math.ldexp(float(unit_sizes(made).sum()), power - exponent)
     slack = SAFETY * EPS * (own + of_result)
     rounding = 0.0 if layer.down.dtype == torch.float64 else FACTORS * torch.finfo(layer.down.dtype).eps / 2 * of_result
 
@@ -69,7 +70,8 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
         return between(_by_entries(wide, core, exponent), slack)
     if known is None:
         return distance(wide.to_layer(), layer)
-    lost = math.ldexp(float(frobenius(aligned(exact.to_layer(), wide.to_layer())).value), -exponent)
+    pair, power = balance(exact.to_layer(), wide.to_layer())
+    lost = math.ldexp(float(frobenius(aligned(*pair)).value), power - exponent)
     return between(math.hypot(known_error, lost), known_bound - known_error + lost + slack)
 
 

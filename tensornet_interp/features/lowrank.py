@@ -78,8 +78,8 @@ def low_rank_correlation(
         if isinstance(active, Tensor):
             mask = active[:, start : start + step].to(truth.device)
         else:
-            whole = times_power(truth, powers[start : start + step])
-            mask = whole + (0 if bias is None else bias[start : start + step].to(torch.float64)) > active
+            shift = torch.zeros_like(truth[0]) if bias is None else bias[start : start + step].to(torch.float64)
+            mask = truth > times_power(active - shift, -powers[start : start + step])
         everywhere = _correlation(sums, truth, torch.ones_like(mask)).tolist()
         where_active = _correlation(sums, truth, mask).tolist()
         counts = mask.sum(0).tolist()
@@ -141,7 +141,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
                 "place": place,
                 "feature": feature,
                 "share": float(share[feature]),
-                "opposite": first * second < 0,
+                "opposite": min(first, second) < 0 < max(first, second),
                 "first": first,
                 "second": second,
                 "norm": float(norms[feature]),

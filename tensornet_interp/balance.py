@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer
 
-__all__ = ["Balanced", "balance", "balance_rows", "times_power"]
+__all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power"]
 
 
 class Balanced(NamedTuple):
@@ -54,9 +54,24 @@ def balance(*layers: BilinearLayer) -> Balanced:
     return Balanced(tuple(cores), exponent)
 
 
-def balance_rows(matrix: Tensor) -> Tensor:
-    """Return matrix[i] divided by a power of two per row: the largest entry of each row is in [1, 2); exact."""
-    return times_power(matrix.T, -_exponents(matrix.T)).T
+def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """matrix[i] = 2^exponents[i] scaled[i]: return scaled, float64, and exponents; exact.
+
+    The largest magnitude of each row of `scaled` is in [1, 2).
+    """
+    columns = matrix.to(torch.float64).T
+    exponents = _exponents(columns)
+    return times_power(columns, -exponents).T, exponents
+
+
+def rescale(values: Tensor) -> tuple[Tensor, int]:
+    """values = 2^exponent scaled: return scaled, float64, its largest magnitude in [1, 2), and the exponent; exact.
+
+    Zeros have the exponent 0.
+    """
+    wide = values.to(torch.float64)
+    exponent = int(_exponents(wide.reshape(-1, 1)))
+    return times_power(wide, -exponent), exponent
 
 
 def _exponents(columns: Tensor) -> Tensor:
@@ -76,8 +91,9 @@ def _shared(exponents: list[Tensor]) -> list[Tensor]:
     return [torch.where(close, largest, own) for own in exponents]
 
 
-def times_power(matrix: Tensor, exponents: Tensor) -> Tensor:
+def times_power(matrix: Tensor, exponents: Tensor | int) -> Tensor:
     """Return matrix[:, r] 2^exponents[r], exactly: each power is written by its bits, in steps that a float holds."""
+    exponents = torch.as_tensor(exponents, device=matrix.device)
     while True:
         step = exponents.clamp(-1000, 1000)
         matrix = matrix * ((step + 1023) << 52).view(torch.float64)

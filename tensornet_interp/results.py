@@ -32,7 +32,7 @@ class Result(BilinearMap):
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the result on a device, in a dtype; `singular_values` stay float64, the report stays as it is."""
+        """Return the result on a device, in a dtype; singular values stay float64, the report stays as it is."""
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):

@@ -12,6 +12,7 @@ from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import CHANGED, BilinearLayer
+from tensornet_interp.numerics import eigenvalue_noise, nonzero
 from tensornet_interp.results import Result
 
 __all__ = ["EigenGroup", "SpectralResult"]
@@ -98,7 +99,8 @@ class SpectralResult(Result):
         x = self.lift_input("x", x)
         blocks, size, rank = self.eigenvectors.shape
         projected = x @ self.eigenvectors.permute(1, 0, 2).reshape(size, blocks * rank)
-        return self.eigenvalues * projected.unflatten(-1, (blocks, rank)).square()
+        projected = projected.unflatten(-1, (blocks, rank))
+        return self.eigenvalues * projected * projected
 
     def contributions(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """What every eigenpair of every block adds to every output: (batch..., out, block, rank)."""
@@ -147,18 +149,23 @@ class SpectralResult(Result):
         divide by that to compare models whose spectra differ. Gaussian inputs without structure give a third of it
         where it is large (E z^4 = 3). Memory: batch * block * rank numbers.
         """
-        return participation(self.activations(x))
+        values, x = (part.to(torch.float64) for part in (self.eigenvalues, self.lift_input("x", x)))
+        x = x / nonzero(x.abs().amax(-1, keepdim=True))  # it depends on no scale, and squares must not overflow
+        coordinates = torch.tensordot(x, self.eigenvectors.to(torch.float64), ([-1], [1]))  # (batch..., block, rank)
+        return participation(values / nonzero(values.abs().max()) * coordinates.square())
 
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
         """Runs of eigenvalues of a block that differ by less than rtol times the largest, each with its projector.
 
-        rtol: by default 10 * in * the rounding of the dtype.
+        rtol: by default what rounding makes of equal eigenvalues: 10 * in * the rounding of float64, and for a narrower
+        dtype its rounding of the weights and of each value.
         """
-        rtol = 10 * self.eigenvectors.shape[1] * torch.finfo(self.eigenvalues.dtype).eps if rtol is None else rtol
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
-        values = self.eigenvalues[block]
+        values = self.eigenvalues[block].to(torch.float64)
+        noise = eigenvalue_noise(self.eigenvalues[block], self.eigenvectors.shape[1])
         order = torch.argsort(values, descending=True)
-        gaps = (values[order].diff().abs() > rtol * values.abs().max()).tolist()
+        least = torch.maximum(noise[order][1:], noise[order][:-1]) if rtol is None else rtol * values.abs().max()
+        gaps = (values[order].diff().abs() > least).tolist()
         runs: list[list[int]] = [[int(order[0])]]
         for index, gap in zip(order[1:].tolist(), gaps, strict=True):
             runs.append([index]) if gap else runs[-1].append(index)

@@ -283,16 +283,33 @@ def test_a_layer_is_a_network_of_one():
 
 
 def test_behind_an_embedding_matrices_of_its_width_are_decomposed(device, monkeypatch):
-    """In float32, where an absorbed embedding has its rank only to rounding; the forward pass is kept to that."""
     embedding = normal(5, 90, seed=3, device=device)
     layers = [lifted(5, 5, 60, 1, device).change_basis(inputs=embedding), lifted(3, 5, 4, 2, device)]
-    network = BilinearNetwork(layers).to(dtype=torch.float32)
+    network = BilinearNetwork(layers)
     sizes, eigh = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda m: sizes.append(m.shape) or eigh(m))
-    direction, x = normal(3, seed=10, device=device).float(), normal(7, 90, seed=11, device=device).float()
+    direction, x = normal(3, seed=10, device=device), normal(7, 90, seed=11, device=device)
     for inputs in (x, None):
         tree = circuit(network, direction, widths=None, x=inputs)
         assert [len(level) for level in tree.levels] == [6, 36]
-        assert tree.relative_error(x) <= 1e-4
+        assert tree.relative_error(x) <= 1e-9
     assert sum(shape[0] for shape in sizes if len(shape) == 3) == 2 * (1 + 6)  # matrices of all components
     assert max(shape[-1] for shape in sizes if len(shape) == 3) == 6  # width and constant
+
+
+def test_an_embedding_that_was_rounded_to_float32_keeps_what_the_rounding_added(device):
+    """Cuts belong to float64: whatever the dtype of the weights, nothing of them is dropped as rounding."""
+    embedding = normal(5, 30, seed=3, device=device)
+    layers = [lifted(5, 5, 20, 1, device).change_basis(inputs=embedding), lifted(3, 5, 4, 2, device)]
+    network = BilinearNetwork(layers).to(dtype=torch.float32)
+    direction, x = normal(3, seed=10, device=device).float(), normal(7, 30, seed=11, device=device).float()
+    for inputs in (x, None):
+        tree = circuit(network, direction, widths=None, x=inputs)
+        wide = circuit(
+            network.to(dtype=torch.float64),
+            direction.double(),
+            widths=None,
+            x=None if inputs is None else inputs.double(),
+        )
+        assert [len(level) for level in tree.levels] == [len(level) for level in wide.levels]
+        assert tree.relative_error(x) <= 1e-5

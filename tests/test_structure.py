@@ -36,7 +36,7 @@ GROUND = {
     "moments": {"checks", "layer"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report"},
-    "spectral": {"affine", "checks", "concentration", "contraction", "layer", "report", "results"},
+    "spectral": {"affine", "checks", "concentration", "contraction", "layer", "numerics", "report", "results"},
 }
 ALL_GROUND = set(GROUND)
 ROOMS = {

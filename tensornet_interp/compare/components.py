@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -177,14 +178,18 @@ def _reference(part: TensorNetwork, layer: BilinearLayer) -> tuple[Tensor, Tenso
 
 def _units(layer: BilinearLayer) -> tuple[list[Tensor], Tensor]:
     """Outputs, left and right with columns of unit norm, and the product of the norms; float64."""
-    units = [unit_columns(factor.to(torch.float64)) for factor in (layer.down, layer.left, layer.right)]
-    return [columns for columns, _ in units], units[0][1] * units[1][1] * units[2][1]
+    (core,), exponent = balance(layer)
+    units = [unit_columns(factor) for factor in (core.down, core.left, core.right)]
+    return [columns for columns, _ in units], times_power(units[0][1] * units[1][1] * units[2][1], exponent)
 
 
 def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
     """Unit outputs (out, block), eigenvectors (block, in, rank), and eigenvalues of blocks of unit Frobenius norm."""
     outputs, _ = unit_columns(result.outputs.to(torch.float64))
-    vectors, values = result.eigenvectors.to(torch.float64), result.eigenvalues.to(torch.float64)
+    vectors, lengths = unit_columns(result.eigenvectors.to(torch.float64).transpose(0, 1))
+    vectors = vectors.transpose(0, 1)  # (block, in, rank)
+    roots = result.eigenvalues.to(torch.float64).abs().sqrt() * lengths  # (block, rank), of what a term counts
+    values = result.eigenvalues.sign() * (roots / nonzero(roots.amax(1, keepdim=True))).square()
     gram = (vectors.mT @ vectors).square()  # eigenvectors of a block need not be orthonormal
     norms = torch.einsum("brs,br,bs->b", gram, values, values).clamp_min(0).sqrt()
     return outputs, vectors, values / nonzero(norms)[:, None]

@@ -56,7 +56,7 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     if basis is not None:
         core = replace(core, left=basis.T @ core.left, right=basis.T @ core.right)
     size = frobenius(core).value
-    scale = times_power(size, torch.tensor(exponent, device=size.device))
+    scale = times_power(size, exponent)
     if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
         raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond what float64 holds; rescale its weights")
     return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale)

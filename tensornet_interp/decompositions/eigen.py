@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import balance, times_power
+from tensornet_interp.balance import balance, balance_rows, rescale, times_power
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import EPS, row_noise
 from tensornet_interp.report import Report
 from tensornet_interp.spectral import SpectralResult
 
@@ -82,23 +83,23 @@ class Eigen:
             directions = outputs = torch.eye(n_out, dtype=torch.float64, device=layer.down.device)
         else:
             directions = self.directions.to(torch.float64)
-            outputs = torch.linalg.pinv(directions, rtol=_noise(self.directions))  # (out, block)
+            outputs = invert_directions(self.directions)
             self._check_constant(layer, outputs @ directions)
-        (core,), exponent = balance(wide)
-        values, vectors = eigenpairs(core, directions, kept)
+        values, vectors = eigenpairs(wide, directions, kept)
         return measured(
             SpectralResult,
             layer,
             Report.of(layer, self),
             outputs=outputs,
-            eigenvalues=times_power(values, torch.tensor(exponent, device=values.device)),
+            eigenvalues=values,
             eigenvectors=fix_signs(vectors),
             directions=directions,
         )
 
     def _check_constant(self, layer: BilinearLayer, reassembled: Tensor) -> None:
         constant = torch.eye(len(reassembled), dtype=torch.float64, device=reassembled.device)[0]
-        tolerance = len(reassembled) * torch.finfo(layer.down.dtype).eps
+        noise = 0.0 if layer.down.dtype == torch.float64 else torch.finfo(layer.down.dtype).eps
+        tolerance = 10 * len(reassembled) * EPS + len(reassembled) ** 0.5 * noise
         if layer.constant_out and not torch.allclose(reassembled[:, 0], constant, rtol=0, atol=tolerance):
             raise ValueError(
                 "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
@@ -106,19 +107,13 @@ class Eigen:
             )
 
 
-def _noise(directions: Tensor) -> float:
-    """The share of the largest singular value below which others are rounding of the dtype of the directions.
+def invert_directions(directions: Tensor) -> Tensor:
+    """Return the pseudoinverse (out, block) of directions (block, out), float64, that puts the tensor together again.
 
-    Directions that depend on each other do so to that rounding: about eps / 2 of the mean entry times
-    sqrt(block) + sqrt(out). Float64 keeps its usual cut, max(block, out) eps.
+    Directions that depend on each other up to the rounding of their dtype are taken as dependent.
     """
-    eps = torch.finfo(directions.dtype).eps
-    if directions.dtype == torch.float64:
-        return max(directions.shape) * eps
-    wide = directions.to(torch.float64)
-    blocks, n_out = wide.shape
-    noise = eps / 2 * wide.square().mean().sqrt() * (blocks**0.5 + n_out**0.5)
-    return float(noise / torch.linalg.matrix_norm(wide, 2))
+    wide, exponent = rescale(directions)
+    return times_power(torch.linalg.pinv(wide, rtol=row_noise(wide, directions.dtype)), -exponent)
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
@@ -150,19 +145,22 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
 def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of each direction.
 
-    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction.
+    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction. The layer and each
+    direction may have any scale.
     """
-    core, basis = compress_inputs(layer, len(directions))
+    (balanced,), exponent = balance(layer)
+    core, basis = compress_inputs(balanced, len(directions))
     size = core.shape[1]
     values: list[Tensor] = []
     vectors: list[Tensor] = []
-    for rows in directions.split(max(1, _CHUNK_ELEMENTS // size**2)):
+    scaled, powers = balance_rows(directions)
+    for rows in scaled.split(max(1, _CHUNK_ELEMENTS // size**2)):
         value, vector = torch.linalg.eigh(core.interaction_matrix(rows))  # (chunk, size), (chunk, size, size)
         order = value.detach().abs().argsort(dim=-1, descending=True, stable=True)[:, :rank]
         vector = vector.gather(-1, order[:, None, :].expand(-1, size, -1))
         values.append(value.gather(-1, order))
         vectors.append(vector if basis is None else basis @ vector)
-    return torch.cat(values), torch.cat(vectors)
+    return times_power(torch.cat(values).T, powers + exponent).T, torch.cat(vectors)
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

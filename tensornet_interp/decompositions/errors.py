@@ -50,7 +50,8 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     size, least = float(whole.value), float(whole.value) - whole.rounding
     if not least > 0:  # nothing but rounding is left of the layer
         least = 0.0
-    own, of_result = float(unit_sizes(core).sum()), math.ldexp(float(unit_sizes(exact.to_layer()).sum()), -exponent)
+    (made,), power = balance(exact.to_layer())
+    own, of_result = float(unit_sizes(core).sum()), math.ldexp(float(unit_sizes(made).sum()), power - exponent)
     slack = SAFETY * EPS * (own + of_result)
     rounding = 0.0 if layer.down.dtype == torch.float64 else FACTORS * torch.finfo(layer.down.dtype).eps / 2 * of_result
 
@@ -69,7 +70,8 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
         return between(_by_entries(wide, core, exponent), slack)
     if known is None:
         return distance(wide.to_layer(), layer)
-    lost = math.ldexp(float(frobenius(aligned(exact.to_layer(), wide.to_layer())).value), -exponent)
+    pair, power = balance(exact.to_layer(), wide.to_layer())
+    lost = math.ldexp(float(frobenius(aligned(*pair)).value), power - exponent)
     return between(math.hypot(known_error, lost), known_bound - known_error + lost + slack)
 
 
@@ -78,7 +80,7 @@ def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
     n_out, n_in, _ = core.shape
     lost = core.down.new_zeros(())
     for rows in torch.eye(n_out).to(core.down).split(max(1, CHUNK_ELEMENTS // n_in**2)):
-        made = times_power(result.interaction_matrix(rows), torch.tensor(-exponent, device=rows.device))
+        made = times_power(result.interaction_matrix(rows), -exponent)
         lost = torch.hypot(lost, torch.linalg.vector_norm(core.interaction_matrix(rows) - made))
     return float(lost)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
@@ -80,10 +81,11 @@ class FitOptions:
         """Return the terms of `start` in the coordinates and at the scale of the fit; None if there is no start."""
         if self.start is None:
             return None
-        layer = self.start.to_layer().to(state.core.down.device, torch.float64)
+        (layer,), exponent = balance(self.start.to_layer().to(state.core.down.device))
         left = state.project(layer.left)
         tied = layer.left is layer.right or torch.equal(layer.left, layer.right)
-        return layer.down / (state.scale or 1.0), left, left if tied else state.project(layer.right)
+        outputs = times_power(layer.down / (state.scale or 1.0), exponent)
+        return outputs, left, left if tied else state.project(layer.right)
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -22,7 +22,7 @@ def norm(layer: TensorNetwork) -> Tensor:
     """
     (core,), exponent = balance(_wide("layer", layer))
     size = frobenius(core).value
-    return times_power(size, torch.tensor(exponent, device=size.device))
+    return times_power(size, exponent)
 
 
 def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:

@@ -110,7 +110,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     for name, part in (("a", a), ("b", b)):
         layer = check_network(name, part).to_layer().drop_constant()
         core = balance(layer).layers[0]
-        pair.append(replace(core, down=balance_rows(core.down)))  # a cosine does not see the scale of an output
+        pair.append(replace(core, down=balance_rows(core.down)[0]))  # a cosine does not see the scale of an output
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)
     grams = {}
     if isinstance(kind, Gaussian):

@@ -57,7 +57,7 @@ def balance(*layers: BilinearLayer) -> Balanced:
 def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """matrix[i] = 2^exponents[i] scaled[i]: return scaled, float64, and exponents; exact.
 
-    The largest magnitude of each row of `scaled` is in [1, 2).
+    The largest magnitude of each row of "scaled" is in [1, 2).
     """
     columns = matrix.to(torch.float64).T
     exponents = _exponents(columns)

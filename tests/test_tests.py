@@ -20,6 +20,7 @@ INSIDE = {
         {"decompositions.eigen"},
         "which way costs less is counted, and both give the same numbers",
     ),
+    "test_balance.py": ({"inner_products.frobenius"}, "bounds on rounding are no fields of any result of a norm"),
     "test_features_statistics.py": ({"features.statistics"}, "of numbers that no quadratic form has"),
     "test_decompositions_fit.py": (
         {"decompositions.compress", "decompositions.fit", "decompositions.parametrize"},

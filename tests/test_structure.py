@@ -24,6 +24,7 @@ GROUND = {
     "registry": set(),
     "planning": set(),
     "contraction": {"checks", "planning"},
+    "keys": {"contraction"},
     "concentration": {"checks", "numerics"},
     "layer": {"checks", "contraction"},
     "network": {"checks", "contraction", "layer"},

@@ -4,6 +4,7 @@ from tensornet_interp.weights.dictionaries import load_dictionary, save_dictiona
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.layers import load_layer, save_layer
 from tensornet_interp.weights.layouts import PRESETS, PUBLISHED, Names, fill
+from tensornet_interp.weights.tensors import pack
 
 __all__ = [
     "PRESETS",
@@ -16,6 +17,7 @@ __all__ = [
     "load_dictionary",
     "load_layer",
     "load_tensor",
+    "pack",
     "save_dictionary",
     "save_layer",
     "tensor_names",

@@ -1,6 +1,5 @@
 """Feature dictionaries on disk: SAELens's files and the paper's read, the paper's written."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from tensornet_interp.checks import check_tensor
-from tensornet_interp.disk import replace_files
+from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.weights.files import Source, WeightFiles
+from tensornet_interp.weights.tensors import pack
 
 _PAPER_FOLDER = re.compile(r"(?P<layer>\d+)-(?P<point>.+)-x(?P<expansion>\d+)-k(?P<k>\d+)")
 
@@ -82,10 +81,7 @@ def _paper_options(path: Path) -> dict[str, Any]:
 
 def _saelens_options(path: Path) -> dict[str, Any]:
     file = path / "cfg.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    config = read_json(file)
     if not isinstance(config, Mapping):
         raise ValueError(f"{file} must hold a JSON object, got {type(config).__name__}")
     kind = config.get("architecture", "standard")
@@ -139,6 +135,5 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
     if dictionary.encoder_bias is not None:
         tensors["w_enc.bias"] = dictionary.encoder_bias
     folder = Path(parent) / dictionary.name
-    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    replace_files([(folder / "model.safetensors", content)])
+    replace_files([(folder / "model.safetensors", pack(tensors, {}))])
     return folder

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int, suggestion
-from tensornet_interp.disk import replace_files
+from tensornet_interp.disk import parse_json, replace_files
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, locate, tensor_names
 from tensornet_interp.weights.layouts import PRESETS, Names, fill, own_names
+from tensornet_interp.weights.tensors import pack
 
 __all__ = ["PRESETS", "Names", "load_config", "load_layer", "load_tensor", "save_layer", "tensor_names"]
 
@@ -66,7 +65,8 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(names, Names):
         check_choice("names", names, PRESETS)
-    config = _optional_config(source)
+    files = WeightFiles(source) if Path(source).exists() else None  # of a hub's model the config comes first: it is small
+    config = _optional_config(source if files is None else files)
     preset = names if isinstance(names, Names) else PRESETS[names]
     options: Mapping[str, Any] = config or {}
     if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
@@ -75,7 +75,7 @@ def load_layer(
         preset = own_names(options, index)
         options = {"bias": True, **options["config"]}  # a GateModel always has them
     _check_gate(preset, options, gate_removed)
-    files = WeightFiles(source)
+    files = files or WeightFiles(source)
     weights, biases = _find(files, preset, index, options)
     _check_shapes(files, preset, weights, biases, options if isinstance(names, str) else {})
 
@@ -117,15 +117,11 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
 
-    def copy(tensor: Tensor) -> Tensor:  # of its own: safetensors refuses tensors that share memory
-        return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-    tensors = {"down": copy(layer.down), "left": copy(layer.left), "right": copy(layer.right)}
+    tensors = {"down": layer.down, "left": layer.left, "right": layer.right}
     about: dict[str, Any] = {"name": layer.name, "history": layer.history}
     about |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
     folder = Path(folder)
-    content = save(tensors, {"format": FORMAT, "layer": json.dumps(about)})
-    replace_files([(folder / LAYER_FILE, content)])
+    replace_files([(folder / LAYER_FILE, pack(tensors, {"format": FORMAT, "layer": json.dumps(about)}))])
 
 
 def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype | None) -> BilinearLayer:
@@ -141,7 +137,7 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     if files.names != ("down", "left", "right"):
         raise ValueError(f"{path} must hold down, left and right, got {', '.join(files.names)}")
     try:
-        about = json.loads(files.metadata["layer"])
+        about = parse_json(files.metadata["layer"], "layer")
         name, history = str(about["name"]), tuple(str(note) for note in about["history"])
         constant_in, constant_out = about["constant_in"] is True, about["constant_out"] is True
     except (KeyError, TypeError, ValueError) as error:
@@ -158,9 +154,9 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     )
 
 
-def _optional_config(source: Source) -> dict[str, Any] | None:
+def _optional_config(source: Source | WeightFiles) -> dict[str, Any] | None:
     try:
-        return load_config(source)
+        return source.config() if isinstance(source, WeightFiles) else load_config(source)
     except FileNotFoundError:
         return None
 

@@ -127,7 +127,7 @@ def locate(source: Source, file: str, *, cached: bool = False) -> Path:
     `cached` looks there only.
     """
     path = Path(source)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         path = path.parent
     if path.is_dir():
         if not (path / file).exists():
@@ -159,7 +159,7 @@ def _find_weights(source: Source) -> tuple[Path, bool]:
     path = Path(source)
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path} is a pickle by its name, which can run code when it is opened: {convert(path)}")
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return path, path.name.endswith(".index.json")
     try:
         return locate(source, WEIGHTS), False

@@ -248,7 +248,8 @@ class _Order:
             epoch = place // self.windows
             if epoch != self.epoch:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                self.epoch, self.places = epoch, torch.randperm(self.windows, generator=generator, device="cpu").tolist()
+                order = torch.randperm(self.windows, generator=generator, device="cpu")
+                self.epoch, self.places = epoch, order.tolist()
             yield self.places[place % self.windows]
 
 

@@ -22,8 +22,8 @@ TOKENIZER = "tokenizer.json"
 def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout, left rows above right rows
 
-    `extra` (JSON values) stands as "extra" in the config. What `load_transformer` and `tensornet_interp.weights` read is
-    one file, model.safetensors with the config in its metadata: a save that is killed leaves the old model or the new.
+    `extra` (JSON values) stands as "extra" in the config. `load_transformer` and `tensornet_interp.weights` read one
+    file, model.safetensors with the config in its metadata: a save that is killed leaves the old model or the new one.
     Raises TypeError for an `extra` that JSON cannot hold.
     """
     config = model.config
@@ -32,8 +32,7 @@ def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str,
     info |= {"tokenizer": TOKENIZER, "extra": dict(extra or {})}
     state = model.state_dict()
     tensors = {
-        stored: torch.cat([state[name] for name in names])
-        for stored, names in _tensors(config.n_layers).items()
+        stored: torch.cat([state[name] for name in names]) for stored, names in _tensors(config.n_layers).items()
     }
     save_unit(folder, tensors, info)
 

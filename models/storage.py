@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tensornet_interp.weights import WeightFiles, pack
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 Model = BilinearClassifier | GateModel
 # What can be stored, by class name: the class and its options. To add one: a line here.
@@ -27,7 +29,7 @@ CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | 
 
 
 def save_unit(
-    folder: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+    folder: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], metadata: Mapping[str, str] = NONE
 ) -> None:
     """Write `<folder>/model.safetensors`, with `info` in its metadata, and `<folder>/config.json`, its copy to look at
 
@@ -38,7 +40,7 @@ def save_unit(
         text = f"{json.dumps(info, indent=2, allow_nan=False)}\n"
     except (TypeError, ValueError) as error:
         raise TypeError(f"extra must hold JSON values only: {error}") from error
-    weights = pack(tensors, {**(metadata or {}), "config": text})
+    weights = pack(tensors, {**metadata, "config": text})
     replace_files([(Path(folder) / WEIGHTS, weights), (Path(folder) / CONFIG, text.encode())])
 
 

@@ -58,10 +58,9 @@ class TrainingState:
                 f"extra tensors {sorted(set(file.names) - set(expected))}"
             )
         for name, parameter in expected.items():  # before the first is read
-            if file.shape(name) != tuple(parameter.shape):
-                raise ValueError(
-                    f"{self.path}: tensor {name!r} has shape {file.shape(name)}, the model's is {tuple(parameter.shape)}"
-                )
+            found, shape = file.shape(name), tuple(parameter.shape)
+            if found != shape:
+                raise ValueError(f"{self.path}: tensor {name!r} has shape {found}, the model's is {shape}")
         tensors = {name: file.read(name) for name in expected}
         for name, tensor in tensors.items():
             check_tensor(f"{name} in {self.path}", tensor, tuple(f"mode {i}" for i in range(tensor.ndim)))

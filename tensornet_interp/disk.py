@@ -19,6 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "MAX_JSON",
     "appending",
     "open_file",
     "parse_json",
@@ -101,7 +102,9 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > limit else file.read(size + 1)
     if max(size, len(content)) > limit:
-        raise ValueError(f"{os.fspath(path)} has {max(size, len(content))} bytes, more than the {limit} that it may have")
+        raise ValueError(
+            f"{os.fspath(path)} has {max(size, len(content))} bytes, more than the {limit} that it may have"
+        )
     return content
 
 
@@ -142,7 +145,7 @@ def _is_regular(number: int) -> bool:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file in the folder of `path`, locked while it is open, which is gone in the end if it still has its name."""
+    """A new file in the folder of `path`, locked while it is open, which is gone in the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
     temporary, file = _create(path.parent)

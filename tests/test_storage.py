@@ -161,8 +161,8 @@ def test_a_save_that_is_stopped_between_two_files_is_the_new_model_with_its_own_
             raise KeyboardInterrupt
         replace(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", stopped)
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
         save_model(new, tmp_path)
     with pytest.warns(UserWarning, match="config.json is not the config that the weights beside it were stored with"):
         loaded = load_model(tmp_path)

@@ -11,8 +11,8 @@ import torch
 
 from tensornet_interp import BilinearLayer, decompose, relative_error, similarity
 from tensornet_interp.decompositions import Eigen
-from tensornet_interp.registry import Registry
 from tensornet_interp.keys import describe, fingerprint
+from tensornet_interp.registry import Registry
 from tensornet_interp.sweep import load_records, parameters, sweep, to_frame
 from tensornet_interp.testing import random_layer
 

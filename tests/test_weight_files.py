@@ -35,7 +35,10 @@ def test_names_tensors_and_config(tmp_path, device):
 
 def test_every_size_and_dtype_is_read_as_it_was_written(tmp_path):
     values = torch.linspace(-2, 2, 6)
-    tensors = {str(dtype): values.to(dtype, copy=True) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+    tensors = {
+        str(dtype): values.to(dtype, copy=True)
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    }
     tensors |= {"0-dimensional": torch.tensor(3.0), "empty": torch.zeros(0, 4), "3": values.reshape(1, 2, 3)}
     save_file(tensors | {"whole": torch.arange(3)}, tmp_path / "some.safetensors")
     for name, tensor in tensors.items():

@@ -65,7 +65,9 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(names, Names):
         check_choice("names", names, PRESETS)
-    files = WeightFiles(source) if Path(source).exists() else None  # of a hub's model the config comes first: it is small
+    files = (
+        WeightFiles(source) if Path(source).exists() else None
+    )  # of a hub's model the config comes first: it is small
     config = _optional_config(source if files is None else files)
     preset = names if isinstance(names, Names) else PRESETS[names]
     options: Mapping[str, Any] = config or {}

@@ -90,7 +90,9 @@ class TensorFile:
                 raise ValueError(f"{self.path} is truncated: it ends inside of {name!r}")
             buffer, start = buffer[count:], start + count
         if self._stamp() != self._opened:
-            raise ValueError(f"{self.path} was written to after it had been opened, so its tensors may be of two models")
+            raise ValueError(
+                f"{self.path} was written to after it had been opened, so its tensors may be of two models"
+            )
 
     def _stamp(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())

@@ -101,10 +101,9 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > limit else file.read(size + 1)
-    if max(size, len(content)) > limit:
-        raise ValueError(
-            f"{os.fspath(path)} has {max(size, len(content))} bytes, more than the {limit} that it may have"
-        )
+    found = max(size, len(content))
+    if found > limit:
+        raise ValueError(f"{os.fspath(path)} has {found} bytes, at most {limit} are read")
     return content
 
 
@@ -160,8 +159,7 @@ def _create(folder: Path) -> tuple[Path, IO[bytes]]:
     while True:
         temporary = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         file = temporary.open("xb")
-        _locked(file)
-        if temporary.exists():  # else another writer took it for a leftover before it was locked
+        if _locked(file) and temporary.exists():  # else another writer takes it for a leftover
             return temporary, file
         file.close()
 

@@ -1,10 +1,10 @@
 """Real images as whole tensors on one device: scikit-learn's digits (no download), MNIST and Fashion-MNIST."""
 
-import gzip
 import hashlib
 import math
 import os
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,7 @@ CLASS_NAMES = {
         "ankle boot",
     ),
 }
+LARGEST = 1 << 26  # bytes of a file
 MOST_UNPACKED = 1032  # times the size of the packed bytes: what deflate can do
 DATASETS = ("digits", *FOLDERS)
 
@@ -188,18 +189,37 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
 
 
 def _read_idx(file: IO[bytes], path: Path) -> NDArray[np.uint8]:
+    size = os.fstat(file.fileno()).st_size
     if path.suffix != ".gz":
-        return _parse_idx(file, path, os.fstat(file.fileno()).st_size)
+        return _parse_idx(file.read, path, size)
     try:
-        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-            return _parse_idx(unpacked, path, MOST_UNPACKED * os.fstat(file.fileno()).st_size)
-    except (OSError, EOFError, zlib.error) as error:
+        return _parse_idx(_Unpacked(file).read, path, MOST_UNPACKED * size)
+    except (EOFError, zlib.error) as error:
         raise ValueError(f"{path} is corrupt or truncated: {error}") from error
 
 
-def _parse_idx(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np.uint8]:
+class _Unpacked:
+    """The content of one gzip member; after it nothing, while `gzip` would read a terabyte of zeros behind it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.stream = file, zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def read(self, count: int) -> bytes:
+        """At least one byte, at most `count`, where there are any; at the end the checksum has been compared."""
+        found = b""
+        while not found and not self.stream.eof:
+            packed = self.stream.unconsumed_tail or self.file.read(1 << 16)
+            if not packed:
+                raise EOFError("it ends before the packed content does")
+            found = self.stream.decompress(packed, count)
+        if not found and (self.stream.unused_data or self.file.read(1)):
+            raise EOFError("there are bytes behind the packed content")
+        return found
+
+
+def _parse_idx(read: Callable[[int], bytes], path: Path, most: int) -> NDArray[np.uint8]:
     """The header says how much is read, once it is known that the file can hold it: at most `most` bytes."""
-    start = file.read(4)
+    start = _take(read, 4)
     if len(start) < 4:
         raise ValueError(f"{path} is truncated: {len(start)} bytes, an IDX file starts with 4")
     zero, element, ndim = int.from_bytes(start[:2], "big"), start[2], start[3]
@@ -208,23 +228,29 @@ def _parse_idx(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArra
             f"{path} is not an IDX file of unsigned bytes: it starts with 0x{start.hex()}, "
             "expected 0x00000801 (labels) to 0x00000803 (images)"
         )
-    header = file.read(4 * ndim)
+    header = _take(read, 4 * ndim)
     length = 4 + 4 * ndim
     if len(header) < 4 * ndim:
         raise ValueError(
             f"{path} is truncated: {4 + len(header)} bytes, its header of {ndim} dimensions needs {length}"
         )
     sizes = tuple(int.from_bytes(header[4 * mode : 4 * mode + 4], "big") for mode in range(ndim))
-    count, content = math.prod(sizes), bytearray()
-    if length + count <= most:
-        while piece := file.read(min(1 << 20, count + 1 - len(content))):
-            content += piece
+    count = math.prod(sizes)
+    content = _take(read, count + 1) if length + count <= most else bytearray()
     if len(content) != count:
         state = "truncated" if len(content) < count else "too long"
         bound = f"at most {most}" if path.suffix == ".gz" else most
         found = bound if length + count > most else length + len(content)
         raise ValueError(f"{path} is {state}: {found} bytes, its sizes {sizes} need {length + count}")
     return np.frombuffer(content, np.uint8).reshape(sizes)
+
+
+def _take(read: Callable[[int], bytes], count: int) -> bytearray:
+    """`count` bytes, or what there is; memory grows with what is read, not with what was asked for."""
+    content = bytearray()
+    while len(content) < count and (piece := read(min(1 << 20, count - len(content)))):
+        content += piece
+    return content
 
 
 def _find(name: str, folder: Path, file: str, download: bool) -> Path:
@@ -244,6 +270,9 @@ def _find(name: str, folder: Path, file: str, download: bool) -> Path:
 
 
 def _check_md5(file: IO[bytes], path: Path, expected: str) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST:
+        raise ValueError(f"{path} has {size} bytes, the published files have at most {LARGEST}")
     digest = hashlib.md5(usedforsecurity=False)
     while piece := file.read(1 << 20):
         digest.update(piece)

@@ -24,6 +24,9 @@ END = "<|endoftext|>"
 OPENING = r"\n\s*\n(?=Once upon a time)"  # between stories of a file that has no END
 # what a wrong decoding leaves (UTF-8 read as Latin-1 or as cp1252, or given up), and control characters
 CORRUPT = re.compile("\ufffd|â€|[ÃÂ][\u0080-\u00bf]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+NPY = re.compile(  # what `encode_to_file` and `numpy.save` write
+    rb"\x93NUMPY\x01\x00..\{'descr': '<u2', 'fortran_order': False, 'shape': \((\d{1,15}),\), \}\s*", re.DOTALL
+)
 PIECE = 1 << 20  # bytes read at a time
 LONGEST = 1 << 24  # characters of a story
 SMALLEST, LARGEST = 257, 1 << 16  # 256 bytes and END; a token is 16 bits on disk
@@ -203,13 +206,14 @@ def load_tokens(path: str | Path) -> Tensor:
     Raises FileNotFoundError; ValueError for a file that is no array of uint16 of one dimension, whole to the last byte.
     """
     with open_file(path) as file:
-        try:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-            raise ValueError(f"{path} is not an .npy file: {error}") from error
-        if dtype != np.dtype("<u2") or len(shape) != 1:
-            raise ValueError(f"{path} must hold uint16 of one dimension, got {dtype} of shape {shape}")
+        length = int.from_bytes(file.read(10)[8:], "little")
+        file.seek(0)
+        header = file.read(10 + length)
+        found = NPY.fullmatch(header)
+        if found is None:
+            what = ascii(header[10:70].decode("latin-1")) if header.startswith(b"\x93NUMPY") else "another format"
+            raise ValueError(f"{path} is not an .npy file of uint16 of one dimension, in little endian: {what}")
+        shape = (int(found[1]),)
         start, size = file.tell(), os.fstat(file.fileno()).st_size
         if shape[0] < 1 or size != start + 2 * shape[0]:
             raise ValueError(

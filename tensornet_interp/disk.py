@@ -74,14 +74,15 @@ def appending(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAIT, 0o666), "a+b", buffering=0) as file:
-        if not _is_regular(file.fileno()):
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path} {_IRREGULAR}")
         end = time.monotonic() + PATIENCE
         while not _locked(file):
             if time.monotonic() > end:
                 raise TimeoutError(f"{path} is kept locked by another process for more than {PATIENCE:.0f} seconds")
             time.sleep(0.005)
-        yield file
+        with _named(path):
+            yield file
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -90,29 +91,34 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
         number = os.open(path, os.O_RDONLY | _NO_WAIT)
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(path)} is missing") from None
-    if not _is_regular(number):
-        os.close(number)
+    status = os.fstat(number)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{os.fspath(path)} {_IRREGULAR}")
-    return os.fdopen(number, "rb")
+    return open(os.devnull, "rb")  # nothing; the system's own files under /proc say so too, and some never end
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes; a larger one is a ValueError before it is read."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = b"" if size > limit else file.read(size + 1)
+        content = file.read(size + 1) if 0 < size <= limit else b""
     found = max(size, len(content))
     if found > limit:
         raise ValueError(f"{os.fspath(path)} has {found} bytes, at most {limit} are read")
     return content
 
 
-def read_lines(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yield the lines of an open file with their ends; a line of more than 8 MiB is a ValueError."""
-    while line := file.readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE:
-            raise ValueError(f"{os.fspath(path)} has a line of more than {MAX_LINE} bytes")
-        yield line
+def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) -> Iterator[bytes]:
+    """Yield the lines of an open file from byte `start` on, with their ends; one of more than 8 MiB is a ValueError."""
+    with os.fdopen(os.dup(file.fileno()), "rb") as reader:  # with a buffer, which a file for appending has not
+        reader.seek(start)
+        while line := reader.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{os.fspath(path)} has a line of more than {MAX_LINE} bytes")
+            yield line
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -138,10 +144,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _is_regular(number: int) -> bool:
-    return stat.S_ISREG(os.fstat(number).st_mode)
-
-
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A new file in the folder of `path`, locked while it is open, which is gone in the end unless it was renamed."""
@@ -149,7 +151,7 @@ def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
     _remove_leftovers(path.parent)
     temporary, file = _create(path.parent)
     try:
-        with file:
+        with file, _named(path):
             yield file, temporary
     finally:
         temporary.unlink(missing_ok=True)
@@ -180,6 +182,17 @@ def _locked(file: IO[bytes]) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of what is open, as a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _to_disk(file: IO[bytes]) -> None:

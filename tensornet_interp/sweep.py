@@ -88,7 +88,7 @@ def load_records(path: str | Path) -> list[Record]:
     """
     try:
         with open_file(path) as file:
-            return list(_records(file, Path(path)))
+            return _records(file, Path(path))[0]
     except FileNotFoundError:
         return []
 
@@ -199,31 +199,31 @@ class _Store:
         status = os.fstat(file.fileno())
         *same, read = self._read
         start = read if same == [status.st_dev, status.st_ino] and read <= status.st_size else 0
-        file.seek(start)
-        self.known |= {_key(record): record for record in _records(file, path)}
-        end = file.tell()
+        records, end = _records(file, path, start)
+        self.known |= {_key(record): record for record in records}
         if end < status.st_size:
             warnings.warn(f"the last line of {path} was cut off: removed, and run again", stacklevel=5)
             file.truncate(end)
         self._read = (status.st_dev, status.st_ino, end)
 
 
-def _records(file: IO[bytes], path: Path) -> Iterator[Record]:
-    """The records from where an open file stands to its last whole line, where it is left standing."""
-    start = file.tell()
-    for number, line in enumerate(read_lines(file, path), 1):
+def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record], int]:
+    """The records of an open file from byte `start` on, and the end of its last whole line."""
+    records, end = list[Record](), start
+    for line in read_lines(file, path, start):
         if not line.endswith(b"\n"):
             if not (line.startswith(_START) or _START.startswith(line)):
                 raise ValueError(f"the end of {path} is not a record of a sweep: {line[:60]!r}")
-            file.seek(start)
-            return
+            break
         try:
-            record = parse_json(line, f"line {number}")
+            record = parse_json(line, "the line")
             _key(record)
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"line {number} of {path} is not a record of a sweep: {line[:60]!r}") from None
-        yield record
-        start += len(line)
+            where = f"line {len(records) + 1} of" if start == 0 else "a line of"
+            raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}") from None
+        records.append(record)
+        end += len(line)
+    return records, end
 
 
 def _write(file: IO[bytes], line: bytes) -> None:

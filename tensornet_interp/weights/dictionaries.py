@@ -55,7 +55,10 @@ def load_dictionary(
         check_tensor("W_enc", tensors["encoder"], ("d_in", "d_sae"))
         check_tensor("W_dec", tensors["decoder"], ("d_sae", "d_in"))
         tensors |= {"encoder": tensors["encoder"].T, "decoder": tensors["decoder"].T}
-    dictionary = Dictionary(**(options | tensors))
+    try:
+        dictionary = Dictionary(**(options | tensors))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no dictionary: {error}") from error
     if rescaled:  # activations times the norms before TopK, over them before the decoder: the same, in the weights
         norms = dictionary.decoder.norm(dim=0).clamp(min=torch.finfo(dictionary.decoder.dtype).tiny)  # (feature,)
         encoder, decoder = dictionary.encoder * norms[:, None], dictionary.decoder / norms

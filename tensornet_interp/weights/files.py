@@ -86,7 +86,9 @@ class WeightFiles:
         if file not in self._opened:
             self._opened[file] = TensorFile(locate(self.source, file))
         if stored not in self._opened[file].entries:
-            raise ValueError(f"{SHARDS} says that {stored!r} is in {file}, which has no such tensor")
+            raise ValueError(
+                f"{SHARDS} of {str(self.source)!r} says that {stored!r} is in {file}, which has no such tensor"
+            )
         return self._opened[file], stored
 
 

@@ -99,7 +99,7 @@ class TensorFile:
         return status.st_size, status.st_mtime_ns
 
     def _header(self) -> tuple[dict[str, Entry], dict[str, str]]:
-        start = self._file.read(8)
+        start = self._file.read(8) or b""
         length, size = int.from_bytes(start, "little"), self._opened[0]
         try:
             if len(start) < 8 or length > min(size - 8, MAX_HEADER):

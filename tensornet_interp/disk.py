@@ -151,7 +151,7 @@ def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
     _remove_leftovers(path.parent)
     temporary, file = _create(path.parent)
     try:
-        with file, _named(path):
+        with _named(path), file:  # closing it may fail as well
             yield file, temporary
     finally:
         temporary.unlink(missing_ok=True)

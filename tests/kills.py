@@ -44,6 +44,9 @@ from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary, save_layer
 
+# tqdm's own lock is shared by forks: one that is killed while it has it would keep it from all for ever
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 PATIENT = 120  # seconds after which work that nobody kills is a hang
 SMALL = TransformerConfig(vocabulary=7, d_model=8, d_hidden=6, n_layers=2, n_heads=2, context=5)
 TOKENS = torch.arange(99) % 7
@@ -125,7 +128,7 @@ class Child:
     @staticmethod
     def _run(work: Callable[[], object]) -> None:
         warnings.simplefilter("ignore")
-        tqdm.set_lock(threading.RLock())  # its own is shared by forks, and a kill would keep it for ever
+        tqdm.set_lock(threading.RLock())
         work()
 
     def kill(self, after: float) -> str:

@@ -46,7 +46,7 @@ class Kind(NamedTuple):
     """A kind of model: how it is made, read and written, and what its layers are called on disk."""
 
     title: str
-    names: str
+    layout: str
     build: Callable[..., Any]
     load: Callable[..., Any]
     save: Callable[..., None]
@@ -179,7 +179,7 @@ def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor
     errors = []
     for index, site in enumerate(sites):
         x, y = (part.flatten(0, -2) for part in seen[site.name])  # (position, d_model)
-        layer = load_layer(folder, index, names=kind.names, gate_removed=kind.names == "llama", device=x.device)
+        layer = load_layer(folder, index, layout=kind.layout, gate_removed=kind.layout == "llama", device=x.device)
         errors.append(float((layer(x) - y).abs().max() / y.abs().max()))
     return max(errors)
 

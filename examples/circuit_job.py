@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.activations import activations, windows
 from models.contexts import Strongest, strongest
 from models.published import load_transformer
 from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, write_table
 from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
 from models.transformer import Transformer
+from models.vectors import vectors_at, windows
 from tensornet_interp import BilinearLayer
 from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features import Dictionary
@@ -51,7 +51,7 @@ class Job:
     @cached_property
     def layer(self) -> BilinearLayer:
         """The MLP, on inputs after the norm."""
-        return load_layer(self.options.model, self.index, names="published", device=self.options.device)
+        return load_layer(self.options.model, self.index, layout="published", device=self.options.device)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -94,7 +94,7 @@ class Job:
     @cached_property
     def held_x(self) -> Tensor:
         """(token, d): inputs of the MLP on it."""
-        return torch.cat([x.flatten(0, 1) for x in activations(self.model, self.held_rows, self.index, "mlp-in")])
+        return torch.cat([x.flatten(0, 1) for x in vectors_at(self.model, self.held_rows, self.index, "mlp-in")])
 
     def table(self, name: str, make: Callable[[], Sequence[Row]]) -> list[Row]:
         """The rows of `name`.csv, which are made where the file is not there."""

@@ -127,7 +127,7 @@ def draw_circuit_of(
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
     points = projections(decoder, pair.eigenvectors[0]).coordinates
     values = pair.eigenvalues[0]
-    plane = eigenvector_plane(points, values, labels, count=8, space=layer.basis, name=title.replace("$", r"\$"))
+    plane = eigenvector_plane(points, values, labels, count=8, basis=layer.basis, name=title.replace("$", r"\$"))
     return {f"interactions-{feature}": matrix, f"plane-{feature}": plane}
 
 
@@ -167,7 +167,7 @@ def draw_lengths(
     )
     drawn["correlation_by_length"].suptitle(f"{about}; active held-out tokens", fontsize=10)
     final = [
-        {"space": basis, "correlation": math.nan} | dict(row) | {"k": int(row["k"]), "feature": int(row["feature"])}
+        {"basis": basis, "correlation": math.nan} | dict(row) | {"k": int(row["k"]), "feature": int(row["feature"])}
         for row in records
         if row["steps"] == last
     ]

@@ -39,11 +39,11 @@ from examples.consistency_report import figures, print_tables
 from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
 from models.runs import trained
 from models.tables import read_table
-from tensornet_interp import SpectralResult, decompose, similarity
+from tensornet_interp import Moments, SpectralResult, decompose, similarity
 from tensornet_interp.checks import check_int
-from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.disk import replace_files
-from tensornet_interp.inner_products import output_similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
 COUNT = 10  # places in the order
 TABLES = ("runs", "ordered", "classes", "functions", "outputs")
@@ -138,11 +138,11 @@ def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
     embedding = model.embedding
     if embedding is None:
         raise ValueError("the projected basis is that of a model with an embedding")
-    return embedded.pull_back(embedding.weight.detach(), note="inputs in pixels, eigenvectors of the embedding")
+    return embedded.pull_back(embedding.weight.detach(), basis="pixels")
 
 
 def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """By place in every order and matched, averaged over classes; and of the first place by class."""
+    """Rows per place of every ranking and matched, averaged over classes; and rows of the first place per class."""
     count = min(COUNT, *(result.rank for result in results))
     # run i turned by i classes: every comparison is between two different classes, of as many runs as there are classes
     turned = [
@@ -151,12 +151,12 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
     ]
     rows: list[Row] = []
     classes: list[Row] = []
-    for order in ORDERS:
-        found, contrast = (ordered_similarity(runs, order, count) for runs in (results, turned))
+    for by in EIGENVALUE_RANKINGS:
+        found, contrast = (ordered_similarity(runs, by, count) for runs in (results, turned))
         mean = jackknife(found.values.nanmean(1), found.pairs)
         subspace = jackknife(found.subspaces.nanmean(1), found.pairs)
         for i in range(count):
-            row = {**head, "order": order, "position": i + 1, "similarity": float(mean.mean[i])}
+            row = {**head, "ranking": by, "position": i + 1, "similarity": float(mean.mean[i])}
             row |= {"low": float(mean.low[i]), "high": float(mean.high[i])}
             row["with_self_pairs"] = float(found.with_self_pairs[:, i].nanmean())
             row["other_class"] = float(contrast.values[:, :, i].nanmean())
@@ -167,27 +167,26 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
         by_class = jackknife(found.values[:, :, 0], found.pairs)
         for c, name in enumerate(names):
             ends = {"low": float(by_class.low[c]), "high": float(by_class.high[c])}
-            classes.append({**head, "order": order, "class": name, "similarity": float(by_class.mean[c])} | ends)
+            classes.append({**head, "ranking": by, "class": name, "similarity": float(by_class.mean[c])} | ends)
     matched = jackknife(matched_similarity(results, count).mean(1), list(combinations(range(len(results)), 2)))
     for i in range(count):
-        row = {**head, "order": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
+        row = {**head, "ranking": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
         rows.append(row | {"low": float(matched.low[i]), "high": float(matched.high[i])})
     return rows, classes
 
 
 def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> list[Row]:
     """Cosines of whole models: of tensors, and of outputs for normal inputs and for Gaussian ones like the images."""
-    x = data.train_x.double()
-    kinds = {
-        "symmetric": {"kind": "symmetric"},
-        "gaussian, standard normal": {"kind": "gaussian"},
-        "gaussian, moments of images": {"kind": "gaussian", "mean": x.mean(0), "covariance": x.T.cov()},
+    kinds: dict[str, Symmetric | Gaussian] = {
+        "symmetric": Symmetric(),
+        "gaussian, standard normal": Gaussian(),
+        "gaussian, moments of images": Gaussian(Moments.of(data.train_x)),
     }
     networks = [model.network("input") for model in runs]
     pairs = list(combinations(range(len(runs)), 2))
     rows = []
     for name, kind in kinds.items():
-        table = similarity(networks, **kind, progress=False).to_tensor()  # type: ignore[arg-type]
+        table = similarity(networks, kind=kind, progress=False).to_tensor()
         found = jackknife(torch.stack([table[pair] for pair in pairs]), pairs)
         ends = {"low": float(found.low), "high": float(found.high), "with_self_pairs": float(table.mean())}
         rows.append({**head, "kind": name, "similarity": float(found.mean)} | ends)

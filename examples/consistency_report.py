@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 from models.tables import read_table
 from tensornet_interp import Report, SpectralResult
-from tensornet_interp.compare import ORDERS
+from tensornet_interp.compare import EIGENVALUE_RANKINGS
 from tensornet_interp.plots import curves, eigenvectors, similarity_matrix
 
 PAPER = (0.8, 0.9)
-PANELS = (*ORDERS, "matched")
+PANELS = (*EIGENVALUE_RANKINGS, "matched")
 BAND = ("low", "high")
 Table = Sequence[dict[str, float | str]]
 
@@ -32,19 +32,19 @@ def print_tables(tables: Mapping[str, Table]) -> None:
         scores = [float(row["accuracy"]) for row in runs if row["size"] == size]
         print(f"size {size:>4g}: test accuracy {min(scores):.4f} to {max(scores):.4f}")
     print(
-        f"\n|cosine| of the first eigenvectors of a class, mean over classes\n{'size':>5} {'basis':<10} {'order':<10}",
+        f"\n|cosine| of the first eigenvectors, mean over classes\n{'size':>5} {'basis':<10} {'ranking':<10}",
         end="",
     )
     print(
         f"{'first':>7} {'interval':>16} {'with self':>10} {'other class':>12} {'second':>7} {'third':>7} {'tenth':>7}"
     )
     for row in (row for row in ordered if row["position"] == 1):
-        same = [r for r in ordered if all(r[key] == row[key] for key in ("size", "basis", "order"))]
+        same = [r for r in ordered if all(r[key] == row[key] for key in ("size", "basis", "ranking"))]
         later = [next((float(r["similarity"]) for r in same if r["position"] == at), math.nan) for at in (2, 3, 10)]
         rest = ["-" if math.isnan(value) else f"{value:.3f}" for value in later]
         extra = [f"{row[key]:.3f}" if key in row else "-" for key in ("with_self_pairs", "other_class")]
         print(
-            f"{row['size']:>5g} {row['basis']:<10} {row['order']:<10}{row['similarity']:>7.3f} {_ends(row):>16}"
+            f"{row['size']:>5g} {row['basis']:<10} {row['ranking']:<10}{row['similarity']:>7.3f} {_ends(row):>16}"
             f" {extra[0]:>10} {extra[1]:>12} {rest[0]:>7} {rest[1]:>7} {rest[2]:>7}"
         )
     print("\ncosine of whole functions")
@@ -68,33 +68,33 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 def print_verdict(rows: Table) -> None:
     """The paper: first eigenvectors of two runs have a cosine of 0.8 to 0.9, by size."""
     print(f"\nthe paper's {PAPER[0]} to {PAPER[1]} for first eigenvectors at size 300 and up, self-pairs left out:")
-    large = [row for row in rows if float(row["size"]) >= 300 and row["order"] in ORDERS]
+    large = [row for row in rows if float(row["size"]) >= 300 and row["ranking"] in EIGENVALUE_RANKINGS]
     if not large:
         print("  not tested here: no size of 300 or more")
     for row in large:
         value, low, high = (float(row[key]) for key in ("similarity", *BAND))
         verdict = "below" if value < PAPER[0] else "above" if value > PAPER[1] else "holds"
         sure = "" if low >= PAPER[0] or high < PAPER[0] else ", not certain: the interval crosses 0.8"
-        print(f"  size {row['size']:g}, {row['basis']}, {row['order']}: {value:.3f} {_ends(row)} - {verdict}{sure}")
+        print(f"  size {row['size']:g}, {row['basis']}, {row['ranking']}: {value:.3f} {_ends(row)} - {verdict}{sure}")
 
 
 def figures(tables: Mapping[str, Table], out: Path) -> dict[str, Figure]:
     """All figures by name."""
     first = tables["ordered"][0]
     about = f"{first['dataset']}, {first['seeds']:g} seeds, pairs of different seeds, 95 % over seeds"
-    bands = {order: (f"{order}_low", f"{order}_high") for order in PANELS}
-    wide: dict[tuple[float | str, ...], dict[str, float | str]] = {}  # one record a place, the orders side by side
+    bands = {ranking: (f"{ranking}_low", f"{ranking}_high") for ranking in PANELS}
+    wide: dict[tuple[float | str, ...], dict[str, float | str]] = {}  # one record a place, the rankings side by side
     for row in tables["ordered"]:
         place = {"size": f"{row['size']:g}", "width": row["size"], "basis": row["basis"], "position": row["position"]}
-        order, cells = str(row["order"]), wide.setdefault(tuple(place.values()), place)
-        cells |= {order: row["similarity"], f"{order}_low": row["low"], f"{order}_high": row["high"]}
+        ranking, cells = str(row["ranking"]), wide.setdefault(tuple(place.values()), place)
+        cells |= {ranking: row["similarity"], f"{ranking}_low": row["low"], f"{ranking}_high": row["high"]}
     rows, drawn = list(wide.values()), {}
     for basis in dict.fromkeys(str(row["basis"]) for row in rows):
         figure = curves([r for r in rows if r["basis"] == basis], "position", PANELS, by="size", bands=bands)
         drawn[f"positions_{basis}"] = _titled(figure, f"Eigenvectors by place, {basis} basis: {about}", 0.0)
     places = [row for row in rows if row["position"] == 1]
     figure = curves(places, "width", PANELS, by="basis", bands=bands)
-    lowest = min(float(row[order]) for row in places for order in PANELS)
+    lowest = min(float(row[ranking]) for row in places for ranking in PANELS)
     drawn["sizes"] = _titled(figure, f"First eigenvectors: {about}", max(0.0, lowest - 0.2))
     functions = [{**row, "whole functions": row["similarity"]} for row in tables["functions"]]
     figure = curves(functions, "size", ["whole functions"], by="kind", bands={"whole functions": BAND})

@@ -7,7 +7,7 @@ of the eigenvectors. The prior asks the factors of `cp` to be localized. Half a 
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,7 @@ class Varimax:
         left, right = (factor.transpose(0, 1).flatten(1) for factor in (rotated, image))  # (in, block * rank)
         down = eigen.outputs.repeat_interleave(eigen.rank, dim=1)
         history = (*layer.history, repr(self))
-        return BilinearLayer(
-            down=down,
-            left=left,
-            right=right,
-            name=layer.name,
-            history=history,
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
-        )
+        return replace(layer, down=down, left=left, right=right, history=history)
 
 
 def varimax(vectors: Tensor, steps: int = 100) -> Tensor:

@@ -27,11 +27,12 @@ from models import (
     train,
     write_table,
 )
-from tensornet_interp import BilinearNetwork, SpectralResult, decompose, difference, norm, odt, similarity
+from tensornet_interp import BilinearNetwork, Moments, SpectralResult, decompose, difference, norm, odt, similarity
 from tensornet_interp.checks import check_int
 from tensornet_interp.circuits import circuit, expansion
 from tensornet_interp.decompositions import CP, Eigen, Tucker
 from tensornet_interp.fidelity import fidelity, network_fidelity
+from tensornet_interp.inner_products import Gaussian, Tree
 from tensornet_interp.plots import (
     bond_curves,
     bond_spectra,
@@ -53,7 +54,6 @@ PRESETS = {
 }
 
 Run = tuple[int, int]  # seed and epoch of a checkpoint
-Moments = tuple[Tensor, Tensor]  # mean and covariance of the training images
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,8 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
-    x = data.train_x.double()
-    moments = x.mean(0), torch.cov(x.T)
+    moments = Moments.of(data.train_x)
     networks = trained(options, data, out)
     epochs = sorted({epoch for _, epoch in networks})
     network = networks[options.seeds[0], epochs[-1]]
@@ -122,18 +121,18 @@ def compare(networks: Mapping[Run, BilinearNetwork], moments: Moments, x: Tensor
     runs = list(networks)
     last = max(epoch for _, epoch in runs)
     print("\nsimilarity (cosine, uncentred) of every pair of checkpoints, epoch 0 untrained; means over distinct pairs")
-    for kind, (mean, covariance) in {"tree": (None, None), "gaussian": moments}.items():
-        found = similarity(list(networks.values()), kind=kind, mean=mean, covariance=covariance)
+    for kind in (Tree(), Gaussian(moments)):
+        found = similarity(list(networks.values()), kind=kind)
         matrix = found.to_tensor().cpu()
         names = [f"{seed} at {epoch}" for seed, epoch in runs]
         rows = zip(names, matrix.tolist(), strict=True)
         write_table(
-            out / f"similarity_{kind}.csv", [{"": name} | dict(zip(names, row, strict=True)) for name, row in rows]
+            out / f"similarity_{kind.name}.csv", [{"": name} | dict(zip(names, row, strict=True)) for name, row in rows]
         )
-        note = "" if kind == "tree" else ", moments of the training data"
-        title = f"Similarity of checkpoints, {kind} ({found.method}{note})\nseed and epoch"
-        draw(out, f"similarity_{kind}", similarity_matrix(matrix, names, title))
-        print(f"{f'{kind} ({found.method})':<20} {'with the last epoch':>20} {'between seeds':>20}")
+        note = "" if kind == Tree() else ", moments of the training data"
+        title = f"Similarity of checkpoints, {kind.name} ({found.method}{note})\nseed and epoch"
+        draw(out, f"similarity_{kind.name}", similarity_matrix(matrix, names, title))
+        print(f"{f'{kind.name} ({found.method})':<20} {'with the last epoch':>20} {'between seeds':>20}")
         for epoch in sorted({epoch for _, epoch in runs}):
             at = [i for i, run in enumerate(runs) if run[1] == epoch]
             to_last = [matrix[i, runs.index((runs[i][0], last))] for i in at if epoch != last]
@@ -142,7 +141,7 @@ def compare(networks: Mapping[Run, BilinearNetwork], moments: Moments, x: Tensor
     final = [run for run in runs if run[1] == last][:2]
     if len(final) == 2:  # a closure has no bound: look at one pair in other ways
         f, g = (networks[run] for run in final)
-        sampled = similarity(f, g, kind="gaussian", method="sampled", mean=moments[0], covariance=moments[1])
+        sampled = similarity(f, g, kind=Gaussian(moments, method="sampled"))
         of_f, of_g = f(x).double(), g(x).double()
         cosine = float((of_f * of_g).sum() / (of_f.norm() * of_g.norm()))
         drawn = f"{float(sampled):.4f} +- {float(sampled.standard_error or 0):.4f}"
@@ -171,7 +170,7 @@ def changed(before: BilinearNetwork, after: BilinearNetwork, span: str, data: Da
 
 def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Path) -> None:
     """Accuracy and cross-entropy against bond dimensions removed, by the isotropic metric and the data's own."""
-    found = {"isotropic": odt(network), "training data": odt(network, mean=moments[0], covariance=moments[1])}
+    found = {"isotropic": odt(network), "training data": odt(network, moments)}
     draw(out, "bond_spectra", bond_spectra(found))
     whole = fidelity(network, network, data.test_x, data.test_y)
     accuracy, loss = whole.reference_accuracy or 0.0, whole.reference_cross_entropy or 0.0
@@ -211,7 +210,7 @@ def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Pa
 
 
 def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path) -> None:
-    """One decision, decided class minus runner-up: order by order, and component by component through all layers."""
+    """One decision, decided class minus runner-up: degree by degree, and component by component through all layers."""
     index = int((data.test_y == example).nonzero()[0])
     x = data.test_x[index]
     exact = network.to(dtype=torch.float64)
@@ -222,10 +221,10 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
     names = data.class_names
     name = f"{names[first]} minus {names[second]}"
     value = float(direction @ logits)
-    print(f"\ntest image {index}, label {names[example]}: logit {name} = {value:+.4f}, by order in the pixels")
-    orders = (direction @ expansion(exact, x.double())).tolist()
-    print("  " + "  ".join(f"{order}: {value:+.4f}" for order, value in enumerate(orders)))
-    write_table(out / "orders.csv", [{"order": order, "logit": value} for order, value in enumerate(orders)])
+    print(f"\ntest image {index}, label {names[example]}: logit {name} = {value:+.4f}, by degree in the pixels")
+    degrees = (direction @ expansion(exact, x.double())).tolist()
+    print("  " + "  ".join(f"{degree}: {value:+.4f}" for degree, value in enumerate(degrees)))
+    write_table(out / "degrees.csv", [{"degree": degree, "logit": value} for degree, value in enumerate(degrees)])
 
     ranked_on, direction = data.train_x[:RANK_ON], direction.to(x.dtype)
     print(f"circuits of n components a parent, at most {BEAM} a level, ranked on {RANK_ON} training images")

@@ -25,9 +25,10 @@ from models import (
 )
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
 from tensornet_interp.checks import check_int
-from tensornet_interp.fidelity import ORDERS, certificate, fidelity, truncation_curve
+from tensornet_interp.fidelity import COMPONENT_RANKINGS, certificate, fidelity, truncation_curve
 from tensornet_interp.plots import (
     activations,
+    compared_vectors,
     eigenvectors,
     explanation,
     output_directions,
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(options.out or f"out/{options.dataset}")
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
-    check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
+    for name, picked in (("--example-class", [options.example_class]), ("--classes", options.classes)):
+        for number in picked:
+            check_int(name, number, 0, len(data.class_names) - 1)
     config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["width"]))
     model = build_classifier(config, options.seed, device=options.device)
     training = TrainingConfig(
@@ -74,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     shared: SpectralResult = decompose(network[0], "output_svd")
     write_table(out / "output_svd.csv", print_directions(shared, data))
     drawn = figures(result, network, data, records, options.example_class)
+    drawn["leading"] = leading(result, options.classes, data)
     drawn["output_svd"] = output_directions(shared, data.shape, data.class_names)
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=120)
@@ -88,7 +92,9 @@ def print_spectra(result: SpectralResult, data: Dataset) -> None:
         positive = " ".join(f"{value:+7.3f}" for value in ordered[:3].tolist())
         negative = " ".join(f"{value:+7.3f}" for value in ordered.flip(0)[:3].tolist())
         print(f"{name:<12} {positive:>24} {negative:>24} {rank:>15.1f}")
-    print(f"effective rank, mean over classes: {float(result.effective_rank().mean()):.1f} ({result.report.basis})")
+    print(
+        f"effective rank, mean over classes: {float(result.effective_rank().mean()):.1f} (basis: {result.report.basis})"
+    )
 
 
 def print_directions(result: SpectralResult, data: Dataset) -> list[dict[str, object]]:
@@ -121,8 +127,8 @@ def print_truncation(result: SpectralResult, network: BilinearNetwork, data: Dat
     counts = [k for k in COUNTS if k <= result.rank]
     rank_on = (data.train_x[:2000], data.train_y[:2000])
     records: list[dict[str, float | str]] = []
-    for order in ORDERS:
-        records += truncation_curve(result, network, data.test_x, data.test_y, counts, order=order, order_data=rank_on)
+    for by in COMPONENT_RANKINGS:
+        records += truncation_curve(result, network, data.test_x, data.test_y, counts, by=by, rank_on=rank_on)
     print("\nwith k eigenvectors a class by magnitude, on test images; mse x1, x2: on independent pairs of images;")
     print("share proven: images on which the truncated model is proven to decide as the full one")
     heads = f"{'k':>4} {'accuracy':>10} {'cross-entropy':>14} {'KL':>9}   {'mse':>10} {'mse x1, x2':>11}"
@@ -169,6 +175,18 @@ def figures(
     return drawn
 
 
+def leading(result: SpectralResult, classes: list[int], data: Dataset) -> Figure:
+    """The two most positive and the two most negative eigenvectors of a few classes, a row per class."""
+    vectors, values = {}, {}
+    for block in classes:
+        order = result.eigenvalues[block].argsort(descending=True)
+        picks = order[[0, 1, -2, -1]]
+        name = f"class {data.class_names[block]}"
+        vectors[name], values[name] = result.eigenvectors[block].mT[picks], result.eigenvalues[block][picks]
+    title = f"{data.name}: most positive and most negative eigenvectors"
+    return compared_vectors(vectors, values, data.shape, title=title)
+
+
 def strokes(vector: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
     """Inputs made from an eigenvector: its stroke, the upper half of it, it shifted, and one that meets both signs.
 
@@ -206,6 +224,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--example-class", type=int, default=5, help="class of the spectrum and the activation figure")
+    parser.add_argument("--classes", type=int, nargs="+", default=[0, 5], help="classes of the figure leading.png")
     parser.add_argument("--out", help="folder of the results, default out/DATASET")
     return parser.parse_args(argv)
 

@@ -36,7 +36,7 @@ from models.quality import evaluate
 from models.tables import read_table, write_table
 from tensornet_interp import decompose
 from tensornet_interp.features import (
-    RULE,
+    REMOVAL_RULE,
     circuit_tests,
     feature_interactions,
     label_directions,
@@ -70,7 +70,7 @@ def correlation(job: Job) -> list[Row]:
         active = torch.cat([outputs.encode(part) > 0 for part in truth.split(4096)])
         records = low_rank_correlation(job.layer, outputs.encoder, job.held_x, ks, active=active)
         rows += [{"steps": steps, "trained": steps * config.batch_size} | record for record in records]
-    return [{key: value for key, value in row.items() if key != "space"} for row in rows]
+    return [{key: value for key, value in row.items() if key != "basis"} for row in rows]
 
 
 def circuits(job: Job) -> list[Row]:
@@ -89,7 +89,7 @@ def circuits(job: Job) -> list[Row]:
         if feature in firing:
             negation = is_negation(behind, job.shown_rows, feature, job.piece)
             row = record | {"place": len(ranking) + 1, "token": names["mlp-out"][feature], "negation": negation}
-            ranking.append({key: value for key, value in row.items() if key != "space"})
+            ranking.append({key: value for key, value in row.items() if key != "basis"})
     write_table(job.out / "ranking.csv", ranking)
     chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
     about_negation = [int(row["feature"]) for row in ranking if row["negation"]]
@@ -136,7 +136,7 @@ def circuits(job: Job) -> list[Row]:
 def directions(job: Job, blocks: int = 6) -> list[Row]:
     """The leading output directions shared by all features, with the nearest tokens and output features."""
     result = decompose(job.layer, "output_svd", blocks=min(blocks, job.layer.shape[0]), rank=1)
-    found, head = result.directions, job.model.head.weight.detach()
+    found, head = result.outputs.T, job.model.head.weight.detach()
     outputs, names = job.dictionary(job.config().steps, "mlp-out"), Names.read(job.out, "mlp-out")
     pieces = [job.piece(token) for token in range(len(head))]
     labels = [names.label(feature) for feature in range(outputs.features)]
@@ -166,7 +166,7 @@ def report(job: Job) -> None:
     print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
     kept = "contexts.ansi" if sys.stdout.isatty() else "contexts.txt"
     print("\n" + (job.out / kept).read_text(encoding="utf-8"))
-    print(f"the rule. {RULE}")
+    print(f"the rule. {REMOVAL_RULE}")
     columns = ("place", "feature", "token", "removed", "tokens", "windows", "length", "drop", "control_drop")
     print_rows("circuits, removed on held-out text", tests, (*columns, "difference", "low", "high", "verdict"))
     found = job.table("directions", lambda: directions(job))
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument(
         "--steps", type=int, default=800, help="the longest training; 1/8, 1/4 and 1/2 of it are kept too"
     )
-    made.add_argument("--buffer", type=int, default=2**15, help="activations that are shuffled together")
+    made.add_argument("--buffer", type=int, default=2**15, help="vectors that are shuffled together")
     made.add_argument("--held-out-tokens", type=int, default=30_000)
     made.add_argument("--shown-tokens", type=int, default=100_000, help="of --text, searched for strongest contexts")
     made.add_argument("--circuits", type=int, default=3, help="from the top of the ranking")

@@ -101,10 +101,8 @@ def main(argv: list[str] | None = None) -> None:
                 if seed == 0 and _is_drawn(section, setting, options):
                     images |= {f"{label(found[0])}|{key}": value.contiguous() for key, value in vectors.items()}
             write_table(out / f"{section}.csv", rows)
-            if images:
-                replace_files(
-                    [(out / f"{section}.safetensors", save(images | {"class": torch.tensor(options.example_class)}))]
-                )
+            parts = images | {"class": torch.tensor(options.example_class)}
+            replace_files([(out / f"{section}.safetensors", save(parts))] if images else [])
         table = summary(read_table(out / f"{section}.csv"))
         write_table(out / f"{section}_summary.csv", table)
         report(section, table)

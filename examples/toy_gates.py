@@ -15,30 +15,30 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models import Gate, GateConfig, GateModel, train_gates, truth_table
+from models import LogicGate, LogicGateConfig, LogicGateModel, train_logic_gates, truth_table
 from tensornet_interp import decompose
 
-CONFIG = GateConfig(
+CONFIG = LogicGateConfig(
     n_bits=4,
     gates=(
-        Gate("and", 0, 1),
-        Gate("or", 0, 2),
-        Gate("xor", 0, 3),
-        Gate("nand", 1, 2),
-        Gate("nor", 1, 3),
-        Gate("xnor", 2, 3),
+        LogicGate("and", 0, 1),
+        LogicGate("or", 0, 2),
+        LogicGate("xor", 0, 3),
+        LogicGate("nand", 1, 2),
+        LogicGate("nor", 1, 3),
+        LogicGate("xnor", 2, 3),
     ),
 )
 MANY = 8  # coordinates above which a panel shows only those of its gate
 
 
-def matrices(model: GateModel) -> tuple[Tensor, Tensor]:
+def matrices(model: LogicGateModel) -> tuple[Tensor, Tensor]:
     """B[gate, in1, in2] as trained and symmetrized, (gate, 1 + bits, 1 + bits) each."""
     layer = model.layer().drop_constant()  # the output that hands on the constant is not a gate
     return layer.to_tensor().cpu(), layer.symmetrize().to_tensor().cpu()
 
 
-def table(model: GateModel) -> str:
+def table(model: LogicGateModel) -> str:
     """One line a gate: share of truth table rows decided rightly at 1/2, max |y - gate|, eigenvalues."""
     weight = next(model.parameters())
     x, y = truth_table(model.config, device=weight.device, dtype=weight.dtype)
@@ -56,7 +56,7 @@ def table(model: GateModel) -> str:
     return "\n".join(lines)
 
 
-def figure(model: GateModel) -> Figure:
+def figure(model: LogicGateModel) -> Figure:
     """Columns: gates; rows: B[gate] as trained, and symmetrized; one colour scale, symmetric about 0, for all."""
     config = model.config
     raw, symmetric = matrices(model)
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/toy_gates"), help="folder for the figure and the table")
     parser.add_argument("--device", default="cpu", help="where the trained model is analysed; training is on the CPU")
     options = parser.parse_args(argv)
-    model = train_gates(CONFIG, steps=options.steps, seed=options.seed).to(options.device)
+    model = train_logic_gates(CONFIG, steps=options.steps, seed=options.seed).to(options.device)
     text = table(model)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -41,12 +41,12 @@ from models.tables import read_table
 from tensornet_interp import BilinearLayer, SpectralResult, decompose
 from tensornet_interp.disk import replace_files
 from tensornet_interp.fidelity import (
-    ORDERS,
+    COMPONENT_RANKINGS,
     certificate,
-    component_order,
+    component_ranking,
     difference_certificate,
     fidelity,
-    leading,
+    keep_first,
     refit,
     truncation_curve,
 )
@@ -104,8 +104,8 @@ def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) ->
         start = {**head, "basis": basis, "full_accuracy": whole.accuracy, "full_cross_entropy": whole.cross_entropy}
         rank_on = train_x[:RANK_ON], data.train_y[:RANK_ON]
         counts = sorted({*range(1, min(EVERY, result.rank) + 1), *(k for k in COUNTS if k <= result.rank), result.rank})
-        for order in ORDERS:
-            rows = truncation_curve(result, layer, test_x, data.test_y, counts, order=order, order_data=rank_on)
+        for by in COMPONENT_RANKINGS:
+            rows = truncation_curve(result, layer, test_x, data.test_y, counts, by=by, rank_on=rank_on)
             tables["curves"] += [{**start, **row} for row in rows]
         if basis == "pixel":
             tables["curves"] += [{**start, **row} for row in refits(result, layer, data, int(str(head["seed"])))]
@@ -127,15 +127,15 @@ def refits(result: SpectralResult, layer: BilinearLayer, data: Dataset, seed: in
     x, labels = data.train_x[:FIT_ON], data.train_y[:FIT_ON]
     draw = torch.Generator(device=x.device).manual_seed(seed)
     x = x + NOISE * torch.randn(x.shape, generator=draw, device=x.device, dtype=x.dtype)
-    ranking = component_order(result, "magnitude")
+    ranking = component_ranking(result, "magnitude")
     targets = {"magnitude, refit to outputs": layer(x), "magnitude, refit to labels": labels}
-    for order, target in targets.items():
+    for name, target in targets.items():
         for k in COUNTS:
             if k <= min(result.rank, REFITTED):
-                fitted = refit(result, leading(ranking, k), x, target, max_iterations=100)
+                fitted = refit(result, keep_first(ranking, k), x, target, max_iterations=100)
                 kept = fidelity(fitted, layer, data.test_x, data.test_y)
                 found = {"accuracy": kept.accuracy, "cross_entropy": kept.cross_entropy, "kl": kept.kl, "mse": kept.mse}
-                yield {"order": order, "components": k, **found}
+                yield {"ranking": name, "components": k, **found}
 
 
 def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[Row]:

@@ -19,7 +19,7 @@ Row = dict[str, object]
 
 
 def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, ...], list[Record]]:
-    """Records by the values of the fields, in the order of their first appearance."""
+    """Records by the values of the fields, in the ranking of their first appearance."""
     groups: dict[tuple[float | str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(record[field] for field in fields), []).append(record)
@@ -50,8 +50,8 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
         "after which it stays so (- where there is none); largest over seeds in brackets; refits at some numbers only"
     )
     heads = "".join(f"{f'{drop} points, first':>26}{'stays':>22}" for drop in DROPS)
-    print(f"{'size':>5} {'basis':<10} {'order':<27}{heads}")
-    for (size, basis, order), rows in sorted(grouped(curve, "size", "basis", "order").items(), key=_by_size):
+    print(f"{'size':>5} {'basis':<10} {'ranking':<27}{heads}")
+    for (size, basis, ranking), rows in sorted(grouped(curve, "size", "basis", "ranking").items(), key=_by_size):
         cells = []
         for drop in DROPS:
             seeds = [
@@ -61,9 +61,9 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
             cells += [_counts([first for first, _ in seeds]), _counts([stays for _, stays in seeds])]
             for one, (first, stays) in zip(grouped(rows, "seed").values(), seeds, strict=True):
                 head = {key: one[0][key] for key in ("dataset", "size", "seed", "epochs", "noise", "weight_decay")}
-                found = {"basis": basis, "order": order, "points": drop, "first": first, "stays": stays}
+                found = {"basis": basis, "ranking": ranking, "points": drop, "first": first, "stays": stays}
                 summary.append({**head, **found})
-        print(f"{size:>5.0f} {basis:<10} {order:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
+        print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
     print(
         "\nshare of test images with a proof (of k eigenpairs of every class: that the truncated model decides as the"
     )
@@ -89,23 +89,26 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
 
 
 def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
-    """Curves by order, by size and by basis, certificates, and shares of the output; means over seeds."""
+    """Curves by ranking, by size and by basis, certificates, and shares of the output; means over seeds."""
     curve = [row | {"lost points": _lost(row)} for row in tables["curves"]]
     sizes = "size " + ", ".join(f"{value:.0f}" for value in dict.fromkeys(float(row["size"]) for row in curve))
     seeds = len({row["seed"] for row in curve})
     shown = ["lost points", "cross_entropy", "kl"]
-    means = averaged(curve, ("size", "basis", "order"), shown)
+    means = averaged(curve, ("size", "basis", "ranking"), shown)
     pixel = [row for row in means if row["basis"] == "pixel"]
     loss, _ = interval([float(row["full_cross_entropy"]) for row in curve if row["size"] == size])
     drawn = {
-        "by_order": curves([row for row in pixel if row["size"] == size], "components", shown, "order"),
-        "by_size": curves([row for row in pixel if row["order"] == "magnitude"], "components", shown, "size"),
+        "by_ranking": curves([row for row in pixel if row["size"] == size], "components", shown, "ranking"),
+        "by_size": curves([row for row in pixel if row["ranking"] == "magnitude"], "components", shown, "size"),
         "by_basis": curves(
-            [row for row in means if row["size"] == size and row["order"] == "magnitude"], "components", shown, "basis"
+            [row for row in means if row["size"] == size and row["ranking"] == "magnitude"],
+            "components",
+            shown,
+            "basis",
         ),
     }
     titles = {
-        "by_order": f"size {size}, pixel basis",
+        "by_ranking": f"size {size}, pixel basis",
         "by_size": f"{sizes}, pixel basis, by magnitude",
         "by_basis": f"size {size}, by magnitude",
     }
@@ -176,7 +179,7 @@ def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, F
 
 def _by_size(item: tuple[tuple[float | str, ...], list[Record]]) -> tuple[float, str]:
     (size, *_), _ = item
-    return float(size), str(item[0][1])  # orders and kinds as they were measured
+    return float(size), str(item[0][1])  # rankings and kinds as they were measured
 
 
 def _text(values: Sequence[float], digits: int) -> str:

@@ -34,13 +34,13 @@ from tensornet_interp.features import (
     rank_by_structure,
 )
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
-from tensornet_interp.weights import PUBLISHED, load_dictionary, load_layer, load_tensor, tensor_names
+from tensornet_interp.weights import LAYOUTS, load_dictionary, load_layer, load_tensor, tensor_names
 
 D_MODEL, D_HIDDEN, N_LAYER, FEATURES, VOCABULARY, ACTIVE = 64, 96, 2, 256, 50, 8
-NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over that of the gate
+NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over that of the AND gate
 
 
-class Gate(NamedTuple):
+class AndGate(NamedTuple):
     """What was planted: output = first AND second."""
 
     output: int
@@ -48,8 +48,8 @@ class Gate(NamedTuple):
     second: int
 
 
-def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> Gate:
-    """Write a checkpoint in the published layout and two dictionaries, with a gate in one layer."""
+def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> AndGate:
+    """Write a checkpoint in the published layout and two dictionaries, with an AND gate in one layer."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size: int) -> Tensor:
@@ -67,7 +67,7 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> G
     tensors = {"transformer.wte.weight": draw(VOCABULARY, D_MODEL), "lm_head.weight": draw(VOCABULARY, D_MODEL)}
     for i in range(N_LAYER):
         left, right, down = draw(D_HIDDEN, D_MODEL), draw(D_HIDDEN, D_MODEL), draw(D_MODEL, D_HIDDEN)
-        if i == layer:  # the last hidden unit becomes the gate
+        if i == layer:  # the last hidden unit becomes the AND gate
             down[:, -1] = 0
             direction = dictionaries["mlp-out"][:, output]
             others = BilinearLayer.from_weights(left=left, right=right, down=down).interaction_matrix(direction)
@@ -82,21 +82,22 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> G
     config: dict[str, object] = {"n_head": 4, "n_layer": N_LAYER, "n_ctx": 32, "d_model": D_MODEL, "d_hidden": D_HIDDEN}
     config |= {"bilinear": True, "gate": None, "bias": False, "normalization": True, "tokenizer": "none"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return Gate(output, first, second)
+    return AndGate(output, first, second)
 
 
 def open_all(
     checkpoint: str, index: int, dictionaries: Sequence[str | Path]
 ) -> tuple[BilinearLayer, Dictionary, Dictionary, Tensor]:
     """One layer, the dictionaries before and behind it, and the unembedding (token, d): nothing else is read."""
-    layer = load_layer(checkpoint, index, names="published", dtype=torch.float32)
+    layer = load_layer(checkpoint, index, layout="published", dtype=torch.float32)
     inputs, outputs = (load_dictionary(folder, dtype=torch.float32) for folder in dictionaries)
-    untied = PUBLISHED.unembedding in tensor_names(checkpoint)
-    name = PUBLISHED.unembedding if untied else PUBLISHED.embedding
+    published = LAYOUTS["published"]
+    untied = published.unembedding in tensor_names(checkpoint)
+    name = published.unembedding if untied else published.embedding
     return layer, inputs, outputs, load_tensor(checkpoint, name, dtype=torch.float32)
 
 
-def recovered(folder: Path, gate: Gate, layer: int = 1) -> dict[str, bool]:
+def recovered(folder: Path, gate: AndGate, layer: int = 1) -> dict[str, bool]:
     """Whether the planted feature ranks first, with opposite signs, and its two inputs hold the top interaction."""
     opened, inputs, outputs, _ = open_all(str(folder), layer, dictionary_folders(folder))
     (planted,) = (r for r in rank_by_structure(opened, outputs.encoder) if r["feature"] == gate.output)
@@ -124,7 +125,7 @@ def sample(dictionary: Dictionary, tokens: int, seed: int) -> Tensor:
 
 def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count: int) -> str:
     """The first features by structure."""
-    lines = [str(records[0]["space"]), "place  feature   share  eigenvalues            opposite  effective rank"]
+    lines = [f"basis: {records[0]['basis']}", "place  feature   share  eigenvalues            opposite  effective rank"]
     lines += [
         f"{r['place']:>5}  {r['feature']:>7}  {r['share']:>6.3f}  {r['first']:>+9.3g} {r['second']:>+9.3g}"
         f"    {'yes' if r['opposite'] else 'no':>8}  {r['effective_rank']:>14.1f}"
@@ -135,7 +136,7 @@ def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count:
 
 def label_table(layer: BilinearLayer, outputs: Dictionary, unembedding: Tensor, count: int = 4) -> str:
     """The leading output directions by the tokens and features nearest to them, and what the two label sets share."""
-    directions = decompose(layer, "output_svd", blocks=count, rank=1).directions
+    directions = decompose(layer, "output_svd", blocks=count, rank=1).outputs.T
     lines = ["output_svd: nearest tokens and output features by cosine"]
     tokens, features = (label_directions(directions, rows, n=3) for rows in (unembedding, outputs.encoder))
     for block, both in enumerate(zip(tokens, features, strict=True)):
@@ -163,7 +164,7 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
     codes = sample(inputs, 2000, seed=0)  # (token, feature)
     alone = between(layer, inputs, Dictionary.from_matrix(direction[:, None]))  # codes in, this feature out
     expected = alone(codes)[:, 0].double()
-    gap = float((found.activations(codes) - expected).norm() / expected.norm())
+    gap = float((found(codes) - expected).norm() / expected.norm())
     print(f"\ninteractions against the layer between its dictionaries, {len(codes)} random inputs: {gap:.1e} apart")
     x = inputs.decode(codes)
     leading = [int(record["feature"]) for record in ranking[:12]]
@@ -179,7 +180,7 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
     name = f"output feature {feature}"
     return {
         "interactions": interaction_submatrix(found, 12),
-        "plane": eigenvector_plane(plane, pair.eigenvalues[0], count=6, space=layer.basis, name=name),
+        "plane": eigenvector_plane(plane, pair.eigenvalues[0], count=6, basis=layer.basis, name=name),
         "correlation": correlation_by_rank(records),
     }
 
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", help="folder or hub name owner/name, in the published layout")
     parser.add_argument("--layer", type=int, default=1)
     parser.add_argument("--dictionaries", nargs=2, metavar=("IN", "OUT"), help="folders, before and behind")
-    parser.add_argument("--noise", type=float, default=NOISE, help="noise over gate of the planted checkpoint")
+    parser.add_argument("--noise", type=float, default=NOISE, help="noise over AND gate of the planted checkpoint")
     parser.add_argument("--seeds", type=int, default=20, help="planted checkpoints in the count of recoveries")
     parser.add_argument("--out", type=Path, default=Path("out/weights_alone"), help="folder for figures and checkpoint")
     options = parser.parse_args(argv)
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in reversed(range(options.seeds)):
             gate = plant(folder, seed=seed, noise=options.noise, layer=options.layer)
             tries.append(recovered(folder, gate, options.layer))
-        print(f"noise level {options.noise:g}: other hidden units over the gate, Frobenius, in the planted feature")
+        print(f"noise level {options.noise:g}: other hidden units over the AND gate, Frobenius, in the planted feature")
         for what in tries[0]:
             print(f"the planted feature, {what}: {sum(t[what] for t in tries)} of {len(tries)} seeds")
         print(f"seed 0 has output feature {gate.output} = {gate.first} AND {gate.second}")

@@ -3,7 +3,7 @@
 `models` imports `tensornet_interp`, never the other way round, and is not part of the wheel.
 
 - `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
-- `gates`: pairs of boolean operations, the paper's toy task
+- `logic_gates`: pairs of boolean operations, the paper's toy task
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
 - `augment`: translation, rotation and blur of training images, by name
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
@@ -13,7 +13,7 @@
 - `published`: `save_transformer`, `load_transformer` (the published layout)
 - `annealing`: `anneal`, `schedule`, `remove_gates`: a gated model becomes bilinear while it is fine-tuned
 - `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface`: Llama-type models in the same training loop
-- `activations`: what passes at a transformer's hook points, `ActivationBuffer`
+- `vectors`: the vectors that pass at a transformer's hook points, `vectors_at`, `VectorBuffer`
 - `sae`: TopK autoencoders, `train_autoencoder`, `autoencoder_at`
 - `quality`: `evaluate`, error and loss recovered of a dictionary on held-out text
 - `contexts`: max-activating examples, `strongest`, `contexts`, `as_text`, `as_html`
@@ -23,7 +23,7 @@
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier
 from models.data import Dataset, load_dataset
-from models.gates import Gate, GateConfig, GateModel, train_gates, truth_table
+from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel, train_logic_gates, truth_table
 from models.storage import load_info, load_model, save_model
 from models.tables import write_table
 from models.training import History, TrainingConfig, accuracy, train
@@ -33,10 +33,10 @@ __all__ = [
     "BilinearClassifier",
     "ClassifierConfig",
     "Dataset",
-    "Gate",
-    "GateConfig",
-    "GateModel",
     "History",
+    "LogicGate",
+    "LogicGateConfig",
+    "LogicGateModel",
     "TrainingConfig",
     "accuracy",
     "build_classifier",
@@ -45,7 +45,7 @@ __all__ = [
     "load_model",
     "save_model",
     "train",
-    "train_gates",
+    "train_logic_gates",
     "truth_table",
     "write_table",
 ]

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
 from tensornet_interp.checks import check_bool, check_choice, check_int, check_number
+from tensornet_interp.layer import AS_GIVEN
 
 GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # bilinear
@@ -17,8 +18,8 @@ GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "gelu": functional.gelu,  # GEGLU
 }
 
-EMBEDDING_BASIS = "inputs in the embedding basis"
-INPUT_BASIS = "inputs in the pixel (input) basis"
+EMBEDDING_BASIS = "embedding"
+INPUT_BASIS = "pixels"
 
 
 def _weight(linear: nn.Linear) -> Tensor:
@@ -83,7 +84,7 @@ class Bilinear(nn.Module):
             y = self.down(y)  # (..., outputs)
         return y + self.residual * x if self.residual else y
 
-    def layer(self, name: str = "", history: tuple[str, ...] = ()) -> BilinearLayer:
+    def layer(self, name: str = "", basis: str = AS_GIVEN) -> BilinearLayer:
         """B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2], lifted where needed
 
         Exact: `module.layer()(x)` is `module(x)`. With biases or a residual the layer is lifted (it has a constant
@@ -99,7 +100,7 @@ class Bilinear(nn.Module):
             down = torch.eye(left.shape[0], device=left.device, dtype=left.dtype)
         else:
             down = _weight(self.down)
-        layer = BilinearLayer.from_weights(left=left, right=right, down=down, name=name, history=history)
+        layer = BilinearLayer.from_weights(left=left, right=right, down=down, name=name, basis=basis)
         left_bias, right_bias, bias = _bias(self.left), _bias(self.right), _bias(self.down)
         if left_bias is None and right_bias is None and bias is None and not self.residual:
             return layer
@@ -210,7 +211,7 @@ class BilinearClassifier(nn.Module):
 
         `basis` has no default, because spectra depend on it: "input" absorbs the embedding in the first layer and
         takes x; "embedding" leaves it out and takes `embed(x)`. The head is absorbed in the last layer.
-        With biases or residuals every layer is lifted. Names are "layer 0", ...; the history says the basis.
+        With biases or residuals every layer is lifted. Names are "layer 0", ...; every layer states its basis.
         Raises ValueError for a gated model, for an unknown basis, and for "embedding" where there is none.
         Cost: two matrix products a layer, 2 hidden (2 inputs width + classes width) flops; memory of the copies.
         """
@@ -221,17 +222,13 @@ class BilinearClassifier(nn.Module):
         for index, block in enumerate(self.blocks):
             if not isinstance(block, Bilinear):
                 raise TypeError(f"block {index} is a {type(block).__name__}, not a Bilinear")
-            history: tuple[str, ...] = ()
-            if index > 0:
-                history = (f"inputs in the output basis of layer {index - 1}",)
-            elif basis == "embedding":
-                history = (EMBEDDING_BASIS,)
-            elif self.embedding is None:
-                history = (INPUT_BASIS,)
-            layers.append(block.layer(f"layer {index}", history))
+            first = INPUT_BASIS if self.embedding is None else EMBEDDING_BASIS
+            layers.append(block.layer(f"layer {index}", f"outputs of layer {index - 1}" if index else first))
         if basis == "input" and self.embedding is not None:
             embedding = self.embedding
-            layers[0] = layers[0].change_basis(inputs=_weight(embedding), input_bias=_bias(embedding), note=INPUT_BASIS)
+            layers[0] = layers[0].change_basis(
+                inputs=_weight(embedding), input_bias=_bias(embedding), basis=INPUT_BASIS
+            )
         layers[-1] = layers[-1].change_basis(
             outputs=_weight(self.head), output_bias=_bias(self.head), note="head absorbed: outputs are logits"
         )

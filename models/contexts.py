@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.activations import activations
 from models.transformer import Transformer
+from models.vectors import vectors_at
 from tensornet_interp.checks import check_int
 from tensornet_interp.features import Dictionary
 
@@ -56,7 +56,7 @@ def strongest(
     check_int("n", n, 1, len(windows), f"there are {len(windows)} windows")
     best: tuple[Tensor, Tensor, Tensor] | None = None
     start = 0
-    for x in activations(model, windows, layer, point, at_once=at_once):
+    for x in vectors_at(model, windows, layer, point, at_once=at_once):
         values, positions = dictionary.encode(x).max(1)  # (windows, feature)
         number = torch.arange(start, start + len(x), device=x.device)[:, None].expand_as(values)
         start += len(x)
@@ -112,7 +112,7 @@ def contexts(
     if needed:
         rows = windows[torch.tensor(needed, device=windows.device)]
         fresh = iter(needed)
-        for x in activations(model, rows, layer, point, at_once=at_once):
+        for x in vectors_at(model, rows, layer, point, at_once=at_once):
             for codes, window in zip(dictionary.encode(x), fresh, strict=False):  # (position, feature)
                 for feature in by_window[window]:
                     lines[window, feature] = codes[:, feature].tolist()

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tensornet_interp.checks import check_bool, check_choice
+from tensornet_interp.checks import check_bool, check_choice, check_labels
 from tensornet_interp.disk import open_file
 from tensornet_interp.optional import optional
 
@@ -101,21 +101,12 @@ class Dataset:
                     f"{part}_x must be floating point of shape (samples, {pixels}) for images of {self.shape}, "
                     f"got {x.dtype} of shape {tuple(x.shape)}"
                 )
-            if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-                raise ValueError(
-                    f"{part}_y must be int64 of shape ({x.shape[0]},), one label an image of {part}_x, "
-                    f"got {y.dtype} of shape {tuple(y.shape)}"
-                )
-            if len(y) == 0:
+            if len(x) == 0:
                 raise ValueError(f"{part}_x has no samples")
+            check_labels(f"{part}_y", y, samples=len(x), classes=len(self.class_names))
             bad = int((~torch.isfinite(x)).sum())
             if bad:
                 raise ValueError(f"{part}_x has {bad} entries that are NaN or infinite")
-            low, high = int(y.min()), int(y.max())
-            if low < 0 or high >= len(self.class_names):
-                raise ValueError(
-                    f"{part}_y has labels from {low} to {high} but there are {len(self.class_names)} class_names"
-                )
 
 
 def load_dataset(

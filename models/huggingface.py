@@ -113,7 +113,7 @@ def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") 
 def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors as `transformers` does, and the config in the metadata of the weights too
 
-    `tensornet_interp.weights.load_layer(folder, i, names="llama", gate_removed=True)` opens the layers of a model
+    `tensornet_interp.weights.load_layer(folder, i, layout="llama", gate_removed=True)` opens the layers of a model
     without gates. A save that is killed leaves the old model or the new one. Memory, and space for temporary files: the
     weights once more.
     """

@@ -11,12 +11,13 @@ from models.bilinear import GATES
 from models.storage import CONFIG, save_unit
 from models.transformer import Transformer, TransformerConfig
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.weights import PUBLISHED, Source, WeightFiles, fill
+from tensornet_interp.weights import LAYOUTS, Source, WeightFiles
 
 # fields of `TransformerConfig` by the names that the layout has for them
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
 FIXED = {"bilinear": True, "bias": False, "normalization": "rms"}
 TOKENIZER = "tokenizer.json"
+PUBLISHED = LAYOUTS["published"]
 
 
 def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -83,8 +84,9 @@ def _tensors(layers: int) -> dict[str, tuple[str, ...]]:
     }
     for i in range(layers):
         block = f"blocks.{i}"
-        for pattern, part in zip(PUBLISHED.attention, ("qkv", "o"), strict=True):
-            names[fill(pattern, i)] = (f"{block}.attention.{part}.weight",)
-        names[fill(PUBLISHED.left, i)] = (f"{block}.mlp.left.weight", f"{block}.mlp.right.weight")
-        names[fill(str(PUBLISHED.down), i)] = (f"{block}.mlp.down.weight",)
+        here = PUBLISHED.at(i)
+        for stored, part in zip(here.attention, ("qkv", "o"), strict=True):
+            names[stored] = (f"{block}.attention.{part}.weight",)
+        names[here.left] = (f"{block}.mlp.left.weight", f"{block}.mlp.right.weight")
+        names[str(here.down)] = (f"{block}.mlp.down.weight",)
     return names

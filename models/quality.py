@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.activations import activations
 from models.language import held_out_loss
 from models.transformer import Transformer
+from models.vectors import vectors_at
 from tensornet_interp.checks import check_choice
 from tensornet_interp.features import Dictionary
 
@@ -83,7 +83,7 @@ def evaluate(
     Cost: three passes of the model, two of its part up to the layer, two of the dictionary.
     """
     check_choice("ablation", ablation, ABLATIONS)
-    chunks = activations(model, windows, layer, point, at_once=at_once)
+    chunks = vectors_at(model, windows, layer, point, at_once=at_once)
     count = windows.numel()
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     for x in chunks:
@@ -91,7 +91,7 @@ def evaluate(
     mean = total / count
     error = variance = 0.0
     fired = torch.zeros(dictionary.features, dtype=torch.int64, device=mean.device)
-    for x in activations(model, windows, layer, point, at_once=at_once):
+    for x in vectors_at(model, windows, layer, point, at_once=at_once):
         f = dictionary.encode(x)
         error += float((dictionary.decode(f) - x).double().square().sum())
         variance += float((x - mean).square().sum())

@@ -1,4 +1,4 @@
-"""TopK autoencoders (Gao et al. 2024) of activations: training, and folders in the published layout."""
+"""TopK autoencoders (Gao et al. 2024) of a model's vectors: training, and folders in the published layout."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.activations import ActivationBuffer
 from models.transformer import Transformer
+from models.vectors import VectorBuffer
 from tensornet_interp.checks import check_int, check_number, check_tensor
 from tensornet_interp.features import Dictionary
 
@@ -23,7 +23,7 @@ class SAEConfig:
 
     The learning rate is constant, so that a run of more steps passes through the shorter ones: `checkpoints` are the
     numbers of steps after which the dictionary is handed out, the last step always being one. A feature is dead that
-    did not fire on the last `dead_after` tokens. `buffer`: activations that are shuffled together.
+    did not fire on the last `dead_after` tokens. `buffer`: vectors that are shuffled together.
     """
 
     expansion: int = 4
@@ -41,8 +41,7 @@ class SAEConfig:
             check_int(name, getattr(self, name), 1)
         check_int("buffer", self.buffer, 2 * self.batch_size, why="two batches")
         check_int("seed", self.seed, 0)
-        if check_number("lr", self.lr, 0.0) == 0:
-            raise ValueError("lr must be above 0, got 0")
+        check_number("lr", self.lr, 0.0, low_open=True)
         if not isinstance(self.checkpoints, tuple):
             raise TypeError(f"checkpoints must be a tuple of steps, got {type(self.checkpoints).__name__}")
         for step in self.checkpoints:
@@ -123,7 +122,7 @@ def train_autoencoder(
     for step in bar:
         x = next(stream, None)
         if x is None:
-            raise ValueError(f"batches ended after {step - 1} of steps={config.steps}; see ActivationBuffer.endless")
+            raise ValueError(f"batches ended after {step - 1} of steps={config.steps}; see VectorBuffer.endless")
         if autoencoder is None or optimizer is None:
             check_tensor("batches", x, ("batch", "d"))
             autoencoder = TopKAutoencoder(x.shape[1], config, mean=x.mean(0))
@@ -175,7 +174,7 @@ def autoencoder_at(
     windows: (window, position). callback(step, dictionary) at the checkpoints. The dictionary is named as its folder in
     the published layout. Raises ValueError for a point that does not exist; it lists those that do.
     """
-    buffer = ActivationBuffer(model, windows, layer, point, config.buffer, config.batch_size, config.seed)
+    buffer = VectorBuffer(model, windows, layer, point, config.buffer, config.batch_size, config.seed)
     place = {"name": f"{layer}-{point}-x{config.expansion}-k{config.k}", "point": f"{layer}-{point}"}
 
     def handed(step: int, autoencoder: TopKAutoencoder) -> None:

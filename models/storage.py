@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.bilinear import BilinearClassifier, ClassifierConfig
-from models.gates import GateConfig, GateModel
+from models.logic_gates import LogicGateConfig, LogicGateModel
 from tensornet_interp.disk import replace_files
 from tensornet_interp.weights import WeightFiles, pack
 
@@ -20,11 +20,11 @@ FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 NONE: Mapping[str, str] = MappingProxyType({})
 
-Model = BilinearClassifier | GateModel
+Model = BilinearClassifier | LogicGateModel
 # What can be stored, by class name: the class and its options. To add one: a line here.
-CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | GateConfig]]] = {
+CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | LogicGateConfig]]] = {
     "BilinearClassifier": (BilinearClassifier, ClassifierConfig),
-    "GateModel": (GateModel, GateConfig),
+    "LogicGateModel": (LogicGateModel, LogicGateConfig),
 }
 
 

@@ -1,35 +1,60 @@
-"""Bilinear layers and their decompositions as tensor networks. The contents page: start here."""
+"""Decompose, compare and explain bilinear layers from their weights, as tensor networks.
+
+This page holds what most work begins with: layers and networks, decompositions and their results, contraction and inner
+products. Every folder is a room with a page of its own, as `tensornet_interp.features`; import it by its full name.
+"""
 
 import tensorly
 
-from tensornet_interp.bonds.truncation import odt
-from tensornet_interp.contraction import TensorNetwork, Term, contract, plan, rename
-from tensornet_interp.decompositions import Decomposition, decompose
-from tensornet_interp.inner_products.estimate import Estimate
-from tensornet_interp.inner_products.pairs import difference, inner, norm, relative_error, similarity
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.bonds import odt
+from tensornet_interp.contraction import Term, contract, plan, rename
+from tensornet_interp.decompositions import (
+    CP,
+    HOSVD,
+    BlockTerm,
+    Decomposition,
+    Eigen,
+    OutputSVD,
+    SymmetricCP,
+    Tucker,
+    decompose,
+)
+from tensornet_interp.inner_products import Estimate, difference, inner, norm, relative_error, similarity
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
+from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
-from tensornet_interp.report import Report
+from tensornet_interp.report import Report, package_version
 from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
 
+__version__ = package_version()
 tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy
 
 __all__ = [
+    "CP",
+    "HOSVD",
     "BilinearLayer",
     "BilinearMap",
     "BilinearNetwork",
+    "BlockTerm",
     "CPResult",
     "Decomposition",
+    "Eigen",
     "Estimate",
+    "Moments",
+    "OutputSVD",
     "Plan",
     "Report",
     "SpectralResult",
+    "SymmetricCP",
     "TensorNetwork",
     "Term",
+    "Tucker",
     "TuckerResult",
+    "__version__",
     "contract",
     "decompose",
     "difference",
@@ -44,3 +69,5 @@ __all__ = [
     "rename",
     "similarity",
 ]
+
+explain_missing_names(__name__)

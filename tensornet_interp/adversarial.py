@@ -1,14 +1,22 @@
-"""Adversarial masks read off eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
+"""Adversarial masks from eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_share, check_size, check_tensor
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import (
+    check_alike,
+    check_choice,
+    check_int,
+    check_labels,
+    check_number,
+    check_share,
+    check_size,
+    check_tensor,
+)
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network
 from tensornet_interp.results import SpectralResult
 
 __all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
@@ -17,13 +25,13 @@ BASELINES = ("gaussian", "permuted")
 
 
 def top_positive(result: SpectralResult, count: int) -> Tensor:
-    """V[block, k, in]: the eigenvectors of the `count` most positive eigenvalues of every block, largest first.
+    """Return the eigenvectors of the `count` most positive eigenvalues of every block: (block, k, in), largest first.
 
-    Without the constant coordinate of a lifted input. Raises ValueError where a block has fewer positive eigenvalues.
+    The constant coordinate of a lifted input is left out. Raises ValueError if a block has fewer positive eigenvalues.
     """
     if not isinstance(result, SpectralResult):
         raise TypeError(f"result must be a SpectralResult, got {type(result).__name__}")
-    count = check_int("count", count, 1, result.rank, f"eigenpairs a block: {result.rank}")
+    count = check_int("count", count, 1, result.rank, f"eigenpairs per block: {result.rank}")
     positive = (result.eigenvalues > 0).sum(1)
     if int(positive.min()) < count:
         block = int(positive.argmin())
@@ -35,11 +43,13 @@ def top_positive(result: SpectralResult, count: int) -> Tensor:
 
 
 def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
-    """s[block, k] V[block, k, in], s = sign of mean over samples of V . x[sample]; without x, the sign of sum_in V.
+    """Choose the sign of every eigenvector so that its mean product with the inputs is positive.
 
-    An activation (v . x)^2 does not know the sign of v, but a mask that is added to images does: along a v that has a
-    positive product with them it adds to what is there, against it, it first takes away. x (sample, in): training
-    images, never those that the masks are tried on. Without any, entries of images are taken to be alike and positive.
+    s[block, k] V[block, k, in], s = sign of the mean over samples of V . x[sample], or of sum_in V without x
+
+    An activation eigenvalue (v . x)^2 does not depend on the sign of v, but a mask that is added to images does: if
+    v . x is positive the mask adds to it, if it is negative the mask first takes it away. x: (sample, in), training
+    images, never those on which masks are tested. Without x, all entries of images count as equal and positive.
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     if x is None:
@@ -53,18 +63,20 @@ def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
 
 
 def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: float | None = None) -> Tensor:
-    """M[block, k, in] = pinv(V)^T: the smallest masks with M_i . V_j = [i = j] over all blocks and k.
+    """Return one mask per eigenvector that activates this eigenvector and no other: (block, k, in).
 
-    A mask activates one eigenvector: adding a M_i to x changes V_i . x by a, and no other product. vectors
-    (block, k, in): `top_positive`, oriented; they need not be orthogonal between blocks. `allowed` (in,), boolean: the
-    masks are exactly 0 elsewhere, and of all such masks they are the smallest. Work is done in float64.
+    M = pinv(V)^T, the smallest masks with M_i . V_j = [i = j] over all blocks and k
 
-    How far a mask of norm 1 moves its vector is 1 / |M_i|. Where vectors are nearly dependent, masks get long, and of
-    a given norm they do next to nothing: compare counts. rtol cuts singular values of V below rtol times the largest:
-    shorter masks, that move other vectors too, the least-squares answer.
+    Adding a M_i to x changes V_i . x by a and leaves all other products unchanged. vectors: (block, k, in), from
+    `top_positive` and `orient`; they need not be orthogonal between blocks. allowed: (in,), boolean; masks are exactly
+    0 elsewhere, and the smallest of all such masks. Work in float64.
 
-    Raises ValueError where the vectors, on the allowed entries, depend on each other to the rounding of their dtype:
-    then no mask moves one alone; with an rtol never. Cost: an SVD of (block k, in), O((block k)^2 in).
+    A mask of norm 1 moves its product by 1 / |M_i|. If vectors are nearly dependent, masks are long, and a mask of
+    given norm does almost nothing: compare several counts. rtol cuts singular values of V below rtol times the largest:
+    masks get shorter but move other products too (the least-squares solution).
+
+    Raises ValueError if, without an rtol, the vectors on the allowed entries are dependent up to the rounding of their
+    dtype: then no mask moves one alone. Cost: an SVD of (block k, in), O((block k)^2 in).
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     blocks, count, size = vectors.shape
@@ -89,11 +101,11 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
 
 
 def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: Tensor | None = None) -> Tensor:
-    """B[draw, in] with |B[draw]| = |mask|: what a mask is to be compared with.
+    """Draw random masks of the same norm, (draw, in), with which to compare a mask (in,).
 
-    kind: "gaussian", independent normal entries, or "permuted", the entries of the mask shuffled. mask (in,). On the
-    `allowed` entries alone where given; a mask that is not zero elsewhere is an error then.
-    Drawn on the CPU from `seed`: the same on every device.
+    kind: "gaussian" draws independent normal entries; "permuted" shuffles the entries of the mask. If `allowed` is
+    given, masks are zero elsewhere, and a `mask` that is not zero there is an error.
+    The draws come from `seed` on the CPU, so they are the same on every device.
     """
     check_tensor("mask", mask, ("in",))
     check_choice("kind", kind, BASELINES)
@@ -115,7 +127,7 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
 
 
 def mask_effect(
-    network: BilinearMap | BilinearNetwork,
+    network: TensorNetwork,
     mask: Tensor,
     x: Tensor,
     labels: Tensor,
@@ -124,27 +136,29 @@ def mask_effect(
     *,
     clip: tuple[float, float] | None = None,
 ) -> list[dict[str, float]]:
-    """Decisions on x + norm mask / |mask| for every norm: a record each of norm, accuracy and misclassified.
+    """Measure the decisions on x + norm mask / |mask| for every norm.
 
-    accuracy: over all samples; misclassified: share of the samples of other classes that are decided as `target`.
-    mask (in,), x (sample, in), labels (sample,). clip=(low, high) cuts the masked images off there, after which the
-    mask is smaller than its norm says; by default nothing is cut. Cost: an evaluation of the network a norm.
+    Returns one record per norm: norm, accuracy (over all samples) and misclassified (the share of the samples of other
+    classes that are decided as `target`). mask: (in,), x: (sample, in), labels: (sample,). clip=(low, high) clamps the
+    masked images, so the mask is then smaller than its norm says; by default nothing is clamped.
+    Raises ValueError for a zero mask, a bad norm or clip, or if all samples are of class `target`.
+    Cost: one evaluation of the network per norm.
     """
     check_tensor("mask", mask, ("in",))
     check_tensor("x", x, ("sample", "in"))
     check_size("in", x=x.shape[1], mask=len(mask))
     check_alike(x=x, mask=mask)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must be int64 of shape ({len(x)},), one a sample of x")
-    target = check_int("target", target, 0, network.sizes["out"] - 1, "an output of the network")
+    network = as_network(network)
+    classes = network.sizes["out"]
+    check_labels("labels", labels, samples=len(x), classes=classes)
+    target = check_int("target", target, 0, classes - 1, "an output of the network")
     length = mask.norm()
     if float(length) == 0:
         raise ValueError("mask is zero: it has no direction to give a norm to")
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
     for norm in norms:
-        if not 0 <= norm < math.inf:
-            raise ValueError(f"norms must be finite and not negative, got {norm}")
+        check_number("norms", norm, 0)
     others = labels != target
     if not bool(others.any()):
         raise ValueError(f"all samples are of class target={target}: none can be misclassified as it")

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -11,13 +11,17 @@ from torch import Tensor
 __all__ = [
     "DEFAULT_MAX_ELEMENTS",
     "check_alike",
+    "check_batch",
     "check_bool",
     "check_choice",
     "check_int",
+    "check_labels",
+    "check_notes",
     "check_number",
     "check_share",
     "check_size",
     "check_tensor",
+    "check_text",
     "suggestion",
 ]
 
@@ -39,6 +43,13 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} has {bad} entries that are NaN or infinite")
     return value
+
+
+def check_batch(name: str, value: object, mode: str) -> Tensor:
+    """Vectors (..., mode) with any number of axes before the last; checked as in `check_tensor`."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
+    return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
 
 
 def check_alike(**tensors: Tensor) -> None:
@@ -71,19 +82,21 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
     """A number from 0 to 1 (no bool), either end left out where it is open."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
     return float(value)
 
 
-def check_number(name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """`value` as a finite float between `minimum` and `maximum`, both allowed; True is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+def check_number(
+    name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
+) -> float:
+    """`value` as a finite float from `minimum` (or above it, if it is open) to `maximum`; True is not a number."""
+    value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
+    if low_open and value <= minimum:
+        raise ValueError(f"{name} must be above {minimum:g}, got {value}")
     if not minimum <= value <= maximum:
         if math.isinf(maximum):
             raise ValueError(f"{name} must be at least {minimum:g}, got {value}")
@@ -91,11 +104,39 @@ def check_number(name: str, value: object, minimum: float = -math.inf, maximum: 
     return float(value)
 
 
+def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
+    """Class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+        shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
+    check_size("batch", x=samples, **{name: len(value)})
+    low, high = (int(value.min()), int(value.max())) if samples else (0, 0)
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {low} to {high}")
+    return value
+
+
 def check_bool(name: str, value: object) -> bool:
     """`value` as a bool; 0 and 1 are not bools."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
+
+
+def check_text(name: str, value: object, *, empty: bool = False) -> str:
+    """`value` as a string, not blank unless `empty` allows it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r} ({type(value).__name__})")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} must say something, got {value!r}")
+    return value
+
+
+def check_notes(name: str, value: object) -> tuple[str, ...]:
+    """A sequence of strings as a tuple; one string is refused, since it would be taken apart into its letters."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(note, str) for note in value):
+        raise TypeError(f"{name} must be a sequence of texts, as ('scaled',), got {value!r}")
+    return tuple(value)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
@@ -110,3 +151,9 @@ def suggestion(word: object, known: Iterable[str]) -> str:
     """'; did you mean ...?' where a known word is near, else nothing."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    return value

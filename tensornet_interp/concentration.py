@@ -1,4 +1,4 @@
-"""How few numbers hold the most of a vector, and how much of a vector lies where the data hardly ever is."""
+"""Concentration: how few entries hold most of a vector, and how much of it lies on inputs that data rarely use."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,12 @@ __all__ = ["energy_share", "participation", "rare_inputs"]
 
 
 def participation(values: Tensor, dim: int = -1) -> Tensor:
-    """(sum |values|)^2 / sum values^2 along a mode, float64: how many entries hold the most; 0 where all are zero
+    """Return how many entries hold most of a vector, float64.
 
-    (L1 / L2)^2, free of scale: 1 for a single entry, n for n equal ones. Of eigenvalues it is the effective rank, of
-    an eigenvector (dim = in) the number of inputs that it is spread over.
+    (sum |values|)^2 / sum values^2 along `dim`
+
+    It is (L1 / L2)^2 and does not depend on scale: 1 for a single entry, n for n equal ones, 0 if all are zero. For
+    eigenvalues it is the effective rank, for an eigenvector (dim = in) the number of inputs that it is spread over.
     """
     magnitude = values.abs().to(torch.float64)
     squared = magnitude.square().sum(dim)
@@ -21,11 +23,13 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
 
 
 def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
-    """rare[in] = mean_batch [x > 0] < share, boolean: pixels that are active in few of the images x (batch, in)
+    """Return which pixels are active in few of the images x (batch, in): boolean (in,).
 
-    Pixels that are never active are rare too; `rare_inputs(x) & (x > 0).any(0)` leaves them out: without input noise
-    the data never moves the weights there, and what they hold is the start of the training.
-    Raises ValueError where share is not in (0, 1].
+    rare[in] = mean_batch [x > 0] < share
+
+    Pixels that are never active are rare too; `rare_inputs(x) & (x > 0).any(0)` leaves them out. Without input noise
+    the data never changes the weights of such pixels, so they keep their initial values.
+    Raises ValueError if share is not in (0, 1].
     """
     check_tensor("x", x, ("batch", "in"))
     check_share("share", share, low_open=True, high_open=False)
@@ -33,11 +37,13 @@ def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
 
 
 def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
-    """sum_in mask vectors^2 / sum_in vectors^2 over the last mode of vectors (..., in): 0 to 1; 0 for a zero vector
+    """Return the share of a vector's squared norm on the inputs of a boolean mask (in,), for vectors (..., in).
 
-    The share of a vector's squared norm that lies on the inputs of a boolean mask (in,); of a vector without a
-    preference it is `mask.double().mean()`. Eigenvectors are columns: hand over `result.eigenvectors.mT`.
-    Raises TypeError where the mask is not boolean, ValueError where the sizes differ.
+    sum_in mask vectors^2 / sum_in vectors^2
+
+    It is from 0 to 1, and 0 for a zero vector; a vector without a preference has `mask.double().mean()` on average.
+    Eigenvectors are columns: pass `result.eigenvectors.mT`.
+    Raises TypeError if the mask is not boolean, ValueError if sizes differ.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"mask must be a boolean tensor (in,), got {getattr(mask, 'dtype', type(mask).__name__)}")

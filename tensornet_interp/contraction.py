@@ -5,18 +5,17 @@ it is matched. Everything else in the package is built from terms: composing is 
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_tensor, suggestion
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_number, check_tensor, suggestion
 from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
 
-__all__ = ["Modes", "Optimizer", "Plan", "Step", "TensorNetwork", "Term", "contract", "plan", "rename"]
+__all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract", "mode_sizes", "plan", "rename"]
 
 
 class Term(NamedTuple):
@@ -26,27 +25,16 @@ class Term(NamedTuple):
     modes: Modes
 
 
-class TensorNetwork(ABC):
-    """Anything with open `modes` and `terms()`: a layer, a stack of layers, a decomposition of one."""
+@runtime_checkable
+class HasTerms(Protocol):
+    """What can be contracted: `terms()`, and the open `modes` in the order of the result."""
 
     @property
-    @abstractmethod
     def modes(self) -> Modes:
-        """The open modes, in the order of `to_tensor()`."""
+        """The open modes."""
 
-    @abstractmethod
     def terms(self) -> tuple[Term, ...]:
-        """The arrays of the network; the same array object wherever a part is used more than once."""
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Size of every open mode."""
-        sizes = _sizes(self.terms())
-        return {mode: sizes[mode] for mode in self.modes}
-
-    def to_tensor(self, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
-        """The dense tensor over `modes`: an oracle for small networks. Cost: the product of the sizes of the modes."""
-        return contract(self, max_elements=max_elements)
+        """The arrays; the same array object wherever one is used more than once."""
 
 
 def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
@@ -55,7 +43,7 @@ def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
 
 
 def plan(
-    network: TensorNetwork | Sequence[Term],
+    network: HasTerms | Sequence[Term],
     output: Sequence[str] | None = None,
     *,
     chunk: str | None = None,
@@ -77,7 +65,7 @@ def plan(
 
 
 def contract(
-    network: TensorNetwork | Sequence[Term],
+    network: HasTerms | Sequence[Term],
     output: Sequence[str] | None = None,
     *,
     chunk: str | None = None,
@@ -108,15 +96,12 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
             f"chunk must be a mode of the output {output}, got {chunk!r}{suggestion(chunk, output)}; a summed mode"
             " cannot be worked through in slices"
         )
-    if isinstance(max_elements, bool) or not isinstance(max_elements, int | float):
-        raise TypeError(f"max_elements must be a number, got {max_elements!r}")
-    if not max_elements >= 1:
-        raise ValueError(f"max_elements must be at least 1, got {max_elements}")
+    check_number("max_elements", max_elements, 1)
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
     # one array is two where it is sliced in one term and not, or along another axis, in another
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]
     leaves = tuple(slots.setdefault(key, len(slots)) for key in keys)
-    sizes, term_modes = _sizes(terms), tuple(term.modes for term in terms)
+    sizes, term_modes = mode_sizes(terms), tuple(term.modes for term in terms)
     result = make_plan(term_modes, leaves, sizes, output, optimize, max_elements)
     count = 1
     while result.peak_elements > max_elements and chunk is not None and count < sizes[chunk]:
@@ -161,22 +146,22 @@ def _slice(terms: Sequence[Term], mode: str, start: int, stop: int) -> tuple[Ter
 
 
 def _terms_and_output(
-    network: TensorNetwork | Sequence[Term], output: Sequence[str] | None
+    network: HasTerms | Sequence[Term], output: Sequence[str] | None
 ) -> tuple[tuple[Term, ...], Modes]:
-    terms = tuple(network.terms()) if isinstance(network, TensorNetwork) else tuple(network)
+    terms = tuple(network.terms()) if isinstance(network, HasTerms) else tuple(network)
     if not terms:
         raise ValueError("nothing to contract: the list of terms is empty")
     for number, term in enumerate(terms):
         if not isinstance(term, Term):
             raise TypeError(f"term {number} must be a Term(data, modes), got {type(term).__name__}")
     terms = tuple(Term(term.data, tuple(term.modes)) for term in terms)
-    sizes = _sizes(terms)
+    sizes = mode_sizes(terms)
     if isinstance(output, str):
         raise TypeError(
             f"output must be a sequence of mode names, got the string {output!r}; did you mean ({output!r},)?"
         )
     if output is None:
-        if isinstance(network, TensorNetwork):
+        if isinstance(network, HasTerms):
             return terms, network.modes
         uses = [mode for term in terms for mode in term.modes]
         return terms, tuple(mode for mode in sizes if uses.count(mode) == 1)
@@ -189,7 +174,8 @@ def _terms_and_output(
     return terms, modes
 
 
-def _sizes(terms: Sequence[Term]) -> dict[str, int]:
+def mode_sizes(terms: Sequence[Term]) -> dict[str, int]:
+    """The size of every mode of the terms; an error where two terms disagree, or differ in device or dtype."""
     sizes: dict[str, int] = {}
     for number, (data, modes) in enumerate(terms):
         check_tensor(f"term {number} {modes}", data, modes, finite=False)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.layer import TensorNetwork
 
 __all__ = ["describe", "digest", "fingerprint"]
 

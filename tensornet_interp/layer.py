@@ -1,19 +1,66 @@
 """A bilinear layer as what it is: a CP tensor of rank equal to its hidden width."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
-from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
-from tensornet_interp.contraction import Modes, TensorNetwork, Term
+from tensornet_interp.affine import affine_matrix, lift_vectors
+from tensornet_interp.checks import (
+    DEFAULT_MAX_ELEMENTS,
+    check_alike,
+    check_batch,
+    check_bool,
+    check_notes,
+    check_size,
+    check_tensor,
+    check_text,
+)
+from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
+from tensornet_interp.formats import cp_factors, dense_factors
 
-__all__ = ["BilinearLayer", "BilinearMap", "as_layer"]
+__all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
+
+AS_GIVEN, CHANGED = "as given", "changed"  # bases that name no coordinates
+_MODES = ("out", "in1", "in2")
+
+
+class TensorNetwork(ABC):
+    """Anything with open `modes` and `terms()`: a layer, a stack of layers, a decomposition of one."""
+
+    @property
+    @abstractmethod
+    def modes(self) -> Modes:
+        """The open modes, in the order of `to_tensor()`."""
+
+    @abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The arrays of the network; the same array object wherever a part is used more than once."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size of every open mode."""
+        sizes = mode_sizes(self.terms())
+        return {mode: sizes[mode] for mode in self.modes}
+
+    def to_tensor(self, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
+        """The dense tensor over `modes`: an oracle for small networks. Cost: the product of the sizes of the modes."""
+        return contract(self, max_elements=max_elements)
+
+    def to_layer(self) -> "BilinearLayer":
+        """The same map as a CP tensor, exactly; made dense here (out * in^2), which subclasses that can avoid do.
+
+        Raises ValueError if the modes are not ("out", "in1", "in2").
+        """
+        if self.modes != _MODES:
+            raise ValueError(
+                f"a layer has the modes {_MODES}, got {self.modes} of a {type(self).__name__}; rename its modes, or"
+                " project it to these"
+            )
+        return BilinearLayer.from_tensor(self.to_tensor())
 
 
 class BilinearMap(TensorNetwork):
@@ -29,11 +76,11 @@ class BilinearMap(TensorNetwork):
     @property
     def modes(self) -> Modes:
         """("out", "in1", "in2")."""
-        return ("out", "in1", "in2")
+        return _MODES
 
     @abstractmethod
     def to_layer(self) -> "BilinearLayer":
-        """The same map as a CP tensor; exact, no fit."""
+        """The same map as a CP tensor, exactly, with its name, history and constant coordinates."""
 
     def drop_constant(self) -> "BilinearMap":
         """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
@@ -74,9 +121,7 @@ class BilinearMap(TensorNetwork):
         Cost: directions * in^2 * rank.
         """
         layer = self.to_layer()
-        if not isinstance(direction, Tensor) or direction.ndim == 0:
-            raise TypeError(f"direction must be a tensor (..., out), got {direction!r}")
-        check_tensor("direction", direction, ("...",) * (direction.ndim - 1) + ("out",))
+        check_batch("direction", direction, "out")
         check_size("out", layer=layer.down.shape[0], direction=direction.shape[-1])
         check_alike(layer=layer.down, direction=direction)
         matrix = (layer.left * (direction @ layer.down)[..., None, :]) @ layer.right.mT
@@ -84,15 +129,7 @@ class BilinearMap(TensorNetwork):
 
     def lift_input(self, name: str, x: Tensor) -> Tensor:
         """Plain inputs `x` (..., in) checked, with the constant 1 put in front where this map is lifted."""
-        if not isinstance(x, Tensor) or x.ndim == 0:
-            raise TypeError(f"{name} must be a tensor (..., in), got {type(x).__name__}")
-        check_tensor(name, x, ("...",) * (x.ndim - 1) + ("in",))
-        plain = self.sizes["in1"] - self.constant_in
-        if x.shape[-1] != plain:
-            lifted = " (the constant coordinate of a lifted layer is added by the call)" if self.constant_in else ""
-            raise ValueError(f"mode 'in' has size {plain} in the layer but {x.shape[-1]} in {name}{lifted}")
-        check_alike(layer=self.terms()[0].data, **{name: x})
-        return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1) if self.constant_in else x
+        return lift_vectors(name, x, self.sizes["in1"], constant=self.constant_in, like=self.terms()[0].data)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)  # a tensor has no single truth value
@@ -100,8 +137,9 @@ class BilinearLayer(BilinearMap):
     """B[out, in1, in2] = sum_rank down[out, rank] left[in1, rank] right[in2, rank].
 
     The layer `y = down((left x) * (right x))` as a CP tensor: the rank is the hidden width, columns are hidden units.
-    `name` says which layer of which model it is, `history` what was done to its weights.
-    Raises where sizes, dtypes or devices differ, or entries are not finite.
+    `name` says which layer of which model it is, `history` what was done to its weights, `basis` which coordinates its
+    inputs are written in: "pixels", "embedding", "residual stream after the norm".
+    Raises if sizes, dtypes or devices differ, or entries are not finite.
     """
 
     down: Tensor  # (out, rank)
@@ -109,6 +147,7 @@ class BilinearLayer(BilinearMap):
     right: Tensor  # (in, rank)
     name: str = ""
     history: tuple[str, ...] = ()
+    basis: str = AS_GIVEN
     constant_in: bool = False
     constant_out: bool = False
 
@@ -119,11 +158,23 @@ class BilinearLayer(BilinearMap):
         check_size("rank", left=self.left.shape[1], right=self.right.shape[1], down=self.down.shape[1])
         check_size("in", left=self.left.shape[0], right=self.right.shape[0])
         check_alike(down=self.down, left=self.left, right=self.right)
+        check_text("name", self.name, empty=True)
+        check_text("basis", self.basis)
+        object.__setattr__(self, "history", check_notes("history", self.history))
+        check_bool("constant_in", self.constant_in)
+        check_bool("constant_out", self.constant_out)
 
     @classmethod
     def from_weights(
-        cls, *, left: Tensor, right: Tensor, down: Tensor, name: str = "", history: Sequence[str] = ()
-    ) -> "BilinearLayer":
+        cls,
+        *,
+        left: Tensor,
+        right: Tensor,
+        down: Tensor,
+        name: str = "",
+        history: tuple[str, ...] = (),
+        basis: str = AS_GIVEN,
+    ) -> Self:
         """`down((left x) * (right x))` from `nn.Linear` weights: left, right (rank, in), down (out, rank).
 
         Biases are not weights: a layer that has them goes through `lift`.
@@ -131,46 +182,29 @@ class BilinearLayer(BilinearMap):
         check_tensor("left", left, ("rank", "in"))
         check_tensor("right", right, ("rank", "in"))
         check_tensor("down", down, ("out", "rank"))
-        return cls(down=down, left=left.T, right=right.T, name=name, history=tuple(history))
+        return cls(down=down, left=left.T, right=right.T, name=name, history=history, basis=basis)
 
     @classmethod
-    def from_cp(cls, cp_tensor: Any, name: str = "", history: Sequence[str] = ()) -> "BilinearLayer":
+    def from_cp(cls, cp_tensor: Any, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
         """From a TensorLy CP tensor `(weights, [down, left, right])`; the weights go into `down`."""
-        weights, factors = cp_tensor
-        if len(factors) != 3:
-            raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)}")
-        down, left, right = factors
-        check_tensor("down", down, ("out", "rank"))
-        if weights is not None:
-            check_tensor("weights", weights, ("rank",))
-            check_size("rank", down=down.shape[1], weights=weights.shape[0])
-            down = down * weights
-        return cls(down=down, left=left, right=right, name=name, history=tuple(history))
+        down, left, right = cp_factors(cp_tensor)
+        return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
 
     @classmethod
-    def from_tensor(cls, tensor: Tensor, name: str = "", history: Sequence[str] = ()) -> "BilinearLayer":
+    def from_tensor(cls, tensor: Tensor, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
         """A dense tensor (out, in1, in2) written as a CP tensor without arithmetic: rank in * min(in, out)."""
-        check_tensor("tensor", tensor, ("out", "in1", "in2"))
-        check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])
-        n_out, n_in, _ = tensor.shape
-        eye = torch.eye(n_in, dtype=tensor.dtype, device=tensor.device)
-        left = eye.repeat_interleave(min(n_in, n_out), dim=1)  # (in, in * min)
-        if n_in <= n_out:
-            down, right = tensor.reshape(n_out, -1), eye.repeat(1, n_in)
-        else:
-            down = torch.eye(n_out, dtype=tensor.dtype, device=tensor.device).repeat(1, n_in)
-            right = tensor.permute(2, 1, 0).reshape(n_in, -1)
-        return cls(down=down, left=left, right=right, name=name, history=tuple(history))
+        down, left, right = dense_factors(tensor)
+        return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
 
     @classmethod
-    def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "") -> "BilinearLayer":
+    def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "", basis: str = AS_GIVEN) -> Self:
         """`torch.nn.Bilinear` applied to one input twice: its weight is the dense tensor. A bias must be lifted."""
         if module.bias is not None:
             raise ValueError(
                 "the torch.nn.Bilinear has a bias, which a bilinear layer has not; lift it:"
                 " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
             )
-        return cls.from_tensor(module.weight.detach(), name)
+        return cls.from_tensor(module.weight.detach(), name, basis=basis)
 
     @property
     def cp(self) -> CPTensor:
@@ -188,18 +222,12 @@ class BilinearLayer(BilinearMap):
         """(out, in, in), constant coordinates included."""
         return (self.down.shape[0], self.left.shape[0], self.left.shape[0])
 
-    @property
-    def basis(self) -> str:
-        """The coordinates the inputs are written in: the last note on inputs in the history, or "inputs as given"."""
-        return next((note for note in reversed(self.history) if note.startswith("inputs ")), "inputs as given")
-
     def __repr__(self) -> str:
-        n_out, n_in, _ = self.shape
-        extra = (
-            f", lifted in={self.constant_in} out={self.constant_out}" if self.constant_in or self.constant_out else ""
-        )
+        sizes = f"out={self.shape[0]}, in={self.shape[1]}, rank={self.rank}"
+        lifted = self.constant_in or self.constant_out
+        extra = f", lifted in={self.constant_in} out={self.constant_out}" if lifted else ""
         dtype = str(self.down.dtype).removeprefix("torch.")
-        return f"BilinearLayer({self.name!r}, out={n_out}, in={n_in}, rank={self.rank}, {dtype}{extra}, {self.basis})"
+        return f"BilinearLayer({self.name!r}, {sizes}, {dtype}{extra}, basis={self.basis!r})"
 
     def terms(self) -> tuple[Term, ...]:
         """Three terms that share the mode "rank"."""
@@ -230,29 +258,30 @@ class BilinearLayer(BilinearMap):
         *,
         input_bias: Tensor | None = None,
         output_bias: Tensor | None = None,
+        basis: str = "",
         note: str = "",
     ) -> "BilinearLayer":
         """The layer of `outputs @ layer(inputs @ x + input_bias) + output_bias`: linear maps absorbed, exactly.
 
         inputs (in, new in): an embedding, a dictionary's decoder; outputs (new out, out): an unembedding or a head.
         Both in `nn.Linear.weight` layout. The constant coordinate of a lifted layer is kept, which is what makes
-        biases possible; on a layer that is not lifted they are an error. `note` is added to the history; a note such
-        as "inputs in the pixel basis" becomes `basis`. Other inputs without such a note are "inputs changed", so that
-        `basis` never names the coordinates from before. Cost: 2 rank in (new in) + rank out (new out).
+        biases possible; on a layer that is not lifted they are an error. basis: the coordinates of the new inputs, by
+        default "changed", never those from before. `note` is added to the history.
+        Cost: 2 rank in (new in) + rank out (new out).
         """
-        left, right, down = self.left, self.right, self.down
+        left, right, down, new_basis = self.left, self.right, self.down, self.basis
         if inputs is not None or input_bias is not None:
-            full = _affine("input", inputs, input_bias, 0, left.shape[0] - self.constant_in, self.constant_in, left)
+            full = affine_matrix("input", inputs, input_bias, axis=0, like=left, constant=self.constant_in)
             left, right = full.T @ left, full.T @ right
-            if not note.startswith("inputs "):
-                note = f"inputs changed: {note}" if note else "inputs changed"
+            new_basis = basis or CHANGED
+            note = note or f"inputs from basis '{self.basis}' to '{new_basis}'"
+        elif basis:
+            raise ValueError(f"basis={basis!r} is that of new inputs; give inputs or input_bias with it")
         if outputs is not None or output_bias is not None:
-            full = _affine(
-                "output", outputs, output_bias, 1, down.shape[0] - self.constant_out, self.constant_out, down
-            )
+            full = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out)
             down = full @ down
         history = (*self.history, note or "change of basis")
-        return replace(self, down=down, left=left, right=right, history=history)
+        return replace(self, down=down, left=left, right=right, history=history, basis=new_basis)
 
     def drop_constant(self) -> "BilinearLayer":
         """Without the constant output coordinate, as the last layer of a network must be; the function is the same."""
@@ -268,36 +297,3 @@ class BilinearLayer(BilinearMap):
             return tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype)
 
         return replace(self, down=move(self.down), left=move(self.left), right=move(self.right))
-
-
-def as_layer(part: TensorNetwork) -> BilinearLayer:
-    """Any part with modes (out, in1, in2) as a layer; one that knows no shorter way is made dense (out * in^2)."""
-    if isinstance(part, BilinearMap):
-        return part.to_layer()
-    if not isinstance(part, TensorNetwork):
-        raise TypeError(f"expected a BilinearLayer or a decomposition of one, got {type(part).__name__}")
-    if part.modes != ("out", "in1", "in2"):
-        raise ValueError(f"a layer has modes ('out', 'in1', 'in2'), got {part.modes}")
-    return BilinearLayer.from_tensor(part.to_tensor())
-
-
-def _affine(
-    name: str, matrix: Tensor | None, bias: Tensor | None, axis: int, size: int, constant: bool, like: Tensor
-) -> Tensor:
-    """The matrix of a change of basis, [[1, 0], [bias, matrix]] where the mode has a constant coordinate."""
-    if bias is not None and not constant:
-        raise ValueError(f"{name}_bias needs a lifted layer, whose constant coordinate it is written to; see lift()")
-    if matrix is None:
-        matrix = torch.eye(size, dtype=like.dtype, device=like.device)
-    check_tensor(f"{name}s", matrix, ("row", "column"))
-    check_size(name.removesuffix("put"), layer=size, **{f"{name}s": matrix.shape[axis]})
-    check_alike(layer=like, **{f"{name}s": matrix})
-    if not constant:
-        return matrix
-    if bias is None:
-        bias = matrix.new_zeros(matrix.shape[0])
-    check_tensor(f"{name}_bias", bias, (name,))
-    check_size(name, **{f"{name}s": matrix.shape[0], f"{name}_bias": bias.shape[0]})
-    check_alike(layer=like, **{f"{name}_bias": bias})
-    first = torch.cat([bias.new_ones(1), bias])[:, None]
-    return torch.cat([first, pad(matrix, (0, 0, 1, 0))], 1)

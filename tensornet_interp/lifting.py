@@ -1,13 +1,13 @@
 """Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
 
-import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 
 __all__ = ["Split", "lift", "split"]
@@ -29,10 +29,7 @@ def lift(
     if layer.constant_in or layer.constant_out:
         raise ValueError(f"the layer is lifted already: {layer!r}")
     n_out, n_in, _ = layer.shape
-    if not isinstance(residual, int | float) or isinstance(residual, bool):
-        raise TypeError(f"residual must be a number, got {residual!r}")
-    if not math.isfinite(residual):
-        raise ValueError(f"residual must be finite, got {residual}")
+    residual = check_number("residual", residual)
     if residual and n_in != n_out:
         raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
 
@@ -57,13 +54,11 @@ def lift(
         )
     left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
     history = (*layer.history, "lifted")
-    return BilinearLayer(
-        down=down, left=left, right=right, name=layer.name, history=history, constant_in=True, constant_out=True
-    )
+    return replace(layer, down=down, left=left, right=right, history=history, constant_in=True, constant_out=True)
 
 
 class Split(NamedTuple):
-    """The function of a lifted layer by order: y = interaction(x) + linear x + constant, plain coordinates."""
+    """The function of a lifted layer by degree: y = interaction(x) + linear x + constant, plain coordinates."""
 
     interaction: BilinearLayer  # (out, in, in), without a constant coordinate
     linear: Tensor  # (out, in)
@@ -76,7 +71,7 @@ def split(layer: BilinearLayer) -> Split:
     Of the interaction matrices of a lifted layer: the block without the constant coordinate, its row and column
     together, its corner. The interaction part keeps the factors, so it can be decomposed like any layer; a layer that
     is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
-    `queries.order_weights`. Cost: 2 rank in (1 + out).
+    `circuits.degree_weights`. Cost: 2 rank in (1 + out).
     """
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
@@ -87,7 +82,7 @@ def split(layer: BilinearLayer) -> Split:
     a, b, left, right = layer.left[0], layer.right[0], layer.left[1:], layer.right[1:]
     history = (*layer.history, "interaction part, without biases")
     return Split(
-        BilinearLayer(down=down, left=left, right=right, name=layer.name, history=history),
+        replace(layer, left=left, right=right, history=history, constant_in=False),
         down @ (a * right + b * left).T,
         down @ (a * b),
     )

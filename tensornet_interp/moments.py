@@ -1,70 +1,97 @@
-"""Second moments through bilinear layers: inner products of hidden units, and Gaussian inputs layer by layer."""
+"""Moments of inputs, and how second moments pass through bilinear layers (Grams of hidden units and of inputs)."""
 
+import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.network import BilinearNetwork
 
 __all__ = [
-    "Gaussian",
     "HiddenMeans",
+    "Moments",
+    "check_moments",
     "cross_gram",
     "cross_moment",
     "hidden_means",
-    "input_gaussian",
     "input_gram",
     "input_moments",
 ]
 
-_CHUNK_ELEMENTS = 2**22  # entries of a block of rows of a (rank, rank) matrix (32 MB)
-
-
-def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
-    """C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)>: inner products of hidden units, (rank of a, rank of b).
-
-    C = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)] with G = `moment`, by default the identity.
-    Cost: 4 (rank of a) (rank of b) in multiplications, nothing larger than the result.
-    """
-    left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
-    direct = (left.T @ b.left) * (right.T @ b.right)
-    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
-
-
-class HiddenMeans(NamedTuple):
-    """Of the hidden units of a layer, (rank,) each: their mean, and their value at the mean of the input."""
-
-    expected: Tensor
-    at_mean: Tensor
-
-
-def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
-    """For a Gaussian input of this mean (in,) and raw second moment (in, in)."""
-    expected = ((moment @ layer.left) * layer.right).sum(0)
-    return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
-
-
-def cross_moment(
-    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
-) -> Tensor:
-    """E[f(u) g(u')^T], (out, out'), for jointly Gaussian inputs with E[u u'^T] = moment (in, in'); exact."""
-    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
-    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
+_CHUNK_ELEMENTS = 2**22  # entries of a block of rows that is held at once (32 MB)
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
-    """A Gaussian input over all coordinates: a constant one has mean 1 and no variance."""
+class Moments:
+    """Mean and covariance say what the inputs of a layer or network look like.
+
+    They are in plain coordinates: a lifted network adds its constant coordinate by itself (see `lifted`). Both are
+    kept in float64 on the device of `mean`.
+    Raises ValueError if sizes or devices differ, if an entry is not finite, and if the covariance is not symmetric
+    and positive semidefinite to the rounding of the dtype in which it was given. Cost: in^3.
+
+    Example:
+    >>> Moments(torch.zeros(3), torch.eye(3), note="whitened images")
+    Moments(in=3, count=None, note='whitened images')
+    """
 
     mean: Tensor  # (in,)
     covariance: Tensor  # (in, in)
+    count: int | None = None  # how many inputs they were computed from, if they come from data
+    note: str = ""  # where they come from
+
+    def __post_init__(self) -> None:
+        check_tensor("mean", self.mean, ("in",))
+        check_tensor("covariance", self.covariance, ("in", "in"))
+        rounding = torch.finfo(self.covariance.dtype).eps
+        mean, covariance = (x.to(torch.float64) for x in (self.mean, self.covariance))
+        for size in covariance.shape:
+            check_size("in", mean=len(mean), covariance=size)
+        check_alike(mean=mean, covariance=covariance)
+        if covariance.device.type != "meta":
+            _check_covariance(covariance.detach(), rounding)
+        if self.count is not None:
+            check_int("count", self.count, 1)
+        if not isinstance(self.note, str):
+            raise TypeError(f"note must be a string, got {self.note!r}")
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Moments":
+        """Return the mean and the covariance (divided by batch - 1) of inputs x (batch, in).
+
+        Raises ValueError for fewer than two inputs. Cost: 2 batch in^2 flops in one pass over x, in blocks of rows.
+        """
+        batch, size = check_tensor("x", x, ("batch", "in")).shape
+        if batch < 2:
+            raise ValueError(f"a covariance needs at least 2 inputs, got x of shape {tuple(x.shape)}")
+        count = 0
+        mean, scatter = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
+        for block in x.split(max(1, _CHUNK_ELEMENTS // size)):
+            rows = block.to(torch.float64)
+            center, total = rows.mean(0), count + len(rows)
+            shift, deviations = center - mean, rows - center
+            scatter = scatter + deviations.T @ deviations + (count * len(rows) / total) * torch.outer(shift, shift)
+            mean, count = mean + (len(rows) / total) * shift, total
+        return cls(mean, scatter / (count - 1), count, "computed from data")
+
+    @classmethod
+    def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
+        """Return mean 0 and the identity as covariance, for `size` inputs."""
+        check_int("size", size, 1)
+        mean = torch.zeros(size, dtype=torch.float64, device=device)
+        return cls(mean, torch.eye(size, dtype=torch.float64, device=device), note="standard normal")
+
+    def __repr__(self) -> str:
+        return f"Moments(in={len(self.mean)}, count={self.count}, note={self.note!r})"
 
     @property
-    def moment(self) -> Tensor:
+    def second_moment(self) -> Tensor:
         """Raw second moment E[x x^T], (in, in)."""
         return self.covariance + torch.outer(self.mean, self.mean)
 
@@ -74,43 +101,97 @@ class Gaussian:
         values, vectors = torch.linalg.eigh(self.covariance)
         return vectors * values.clamp_min(0).sqrt()
 
+    def to(self, device: torch.device | str) -> "Moments":
+        """Return the same moments on a device."""
+        return self._with(self.mean.to(device), self.covariance.to(device))
 
-def input_moments(network: BilinearNetwork, mean: Tensor | None, covariance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (in,) and raw second moment (in, in) of the network's input in float64, its constant coordinate included."""
-    x = input_gaussian(network.layers[0], mean, covariance)
-    return x.mean, x.moment
+    def lifted(self) -> "Moments":
+        """Return the moments of [1, x]: the constant coordinate has mean 1 and no variance."""
+        return self._with(torch.cat([self.mean.new_ones(1), self.mean]), pad(self.covariance, (1, 0, 1, 0)))
+
+    def divided_by(self, scale: Tensor) -> "Moments":
+        """Return the moments of x / scale, for a positive number `scale`."""
+        return self._with(self.mean / scale, self.covariance / scale / scale)
+
+    def _with(self, mean: Tensor, covariance: Tensor) -> "Moments":
+        """Return a copy with other numbers; they follow from checked ones and are not checked again."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "mean", mean)
+        object.__setattr__(changed, "covariance", covariance)
+        return changed
 
 
-def input_gaussian(first: BilinearLayer, mean: Tensor | None, covariance: Tensor | None) -> Gaussian:
-    """The input of a first layer in float64, by default standard normal, its constant coordinate included."""
+def check_moments(value: object) -> Moments | None:
+    """Return moments, or None, unchanged; anything else is a TypeError."""
+    if value is None or isinstance(value, Moments):
+        return value
+    raise TypeError(
+        f"moments must be a Moments object, got {type(value).__name__}; make one by Moments(mean, covariance),"
+        " Moments.of(x) or Moments.standard(size)"
+    )
+
+
+def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
+    """Return the moments of everything that a first layer takes, its constant coordinate included.
+
+    The default None means mean 0 and the identity. Raises if `moments` has another size or device than the layer.
+    """
     size = first.shape[1] - first.constant_in
-    like = first.down.new_zeros((), dtype=torch.float64)
-    mean = like.new_zeros(size) if mean is None else check_tensor("mean", mean, ("in",)).to(torch.float64)
-    if covariance is None:
-        covariance = torch.eye(size, dtype=torch.float64, device=like.device)
-    rounding = torch.finfo(check_tensor("covariance", covariance, ("in", "in")).dtype).eps
-    covariance = covariance.to(torch.float64)
-    check_size("in", network=size, mean=mean.shape[0], covariance=covariance.shape[0])
-    check_size("in", network=size, covariance=covariance.shape[1])
-    check_alike(network=like, mean=mean, covariance=covariance)
-    tolerance = 10 * size * rounding * float(covariance.abs().max())  # of a covariance computed in its own dtype
-    if float((covariance - covariance.T).abs().max()) > tolerance:
-        raise ValueError("covariance must be symmetric")
-    covariance = (covariance + covariance.T) / 2
-    lowest = float(torch.linalg.eigvalsh(covariance)[0])
+    given = check_moments(moments) or Moments.standard(size, device=first.down.device)
+    check_size("in", network=size, moments=len(given.mean))
+    check_alike(network=first.down.new_zeros((), dtype=torch.float64), moments=given.mean)
+    return given.lifted() if first.constant_in else given
+
+
+def _check_covariance(covariance: Tensor, rounding: float) -> None:
+    tolerance = 10 * len(covariance) * rounding * float(covariance.abs().max())
+    asymmetry = float((covariance - covariance.T).abs().max())
+    if asymmetry > tolerance:
+        raise ValueError(f"covariance must be symmetric, entries differ from their mirror image by {asymmetry:.3e}")
+    lowest = float(torch.linalg.eigvalsh((covariance + covariance.T) / 2)[0])
     if lowest < -tolerance:
         raise ValueError(f"covariance must be positive semidefinite, its lowest eigenvalue is {lowest:.3e}")
-    if first.constant_in:
-        mean = torch.cat([mean.new_ones(1), mean])
-        covariance = torch.nn.functional.pad(covariance, (1, 0, 1, 0))
-    return Gaussian(mean, covariance)
+
+
+def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
+    """Return the inner products of the hidden units of two layers, (rank of a, rank of b).
+
+    C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)], where G is
+    `moment`, by default the identity.
+    Cost: 4 (rank of a) (rank of b) in multiplications; no array is larger than the result.
+    """
+    left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
+    direct = (left.T @ b.left) * (right.T @ b.right)
+    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
+
+
+class HiddenMeans(NamedTuple):
+    """Two vectors (rank,) describe a layer's hidden units: their means, and their values at the mean input."""
+
+    expected: Tensor
+    at_mean: Tensor
+
+
+def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
+    """Return both for a Gaussian input with this mean (in,) and raw second moment (in, in)."""
+    expected = ((moment @ layer.left) * layer.right).sum(0)
+    return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
+
+
+def cross_moment(
+    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
+) -> Tensor:
+    """Return E[f(u) g(u')^T], (out, out'), for jointly Gaussian inputs with E[u u'^T] = moment (in, in'); exact."""
+    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
+    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
 
 
 def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:
-    """G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j'] of the symmetrized tensor: (in, in).
+    """Return the Gram matrix (in, in) of a layer's input coordinates, from its symmetrized tensor B.
 
-    With Z = [W; V] and M = down^T N down it is 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z. X is
-    `moment` (in, in), N is `metric` (out, out), symmetric, by default the identity.
+    G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j'], where X is `moment` (in, in) and N is
+    `metric` (out, out); both are symmetric and by default the identity. With Z = [W; V] and M = down^T N down:
+    G = 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z.
     Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
     """
     w, v = layer.left, layer.right

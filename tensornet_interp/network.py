@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int
-from tensornet_interp.contraction import Modes, TensorNetwork, Term, rename
-from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
+from tensornet_interp.contraction import Modes, Term, rename
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 
-__all__ = ["BilinearNetwork"]
+__all__ = ["BilinearNetwork", "as_network", "check_network"]
 
 
 class BilinearNetwork(TensorNetwork):
@@ -24,10 +24,8 @@ class BilinearNetwork(TensorNetwork):
     def __init__(self, parts: Sequence[TensorNetwork]) -> None:
         if not isinstance(parts, Iterable):
             raise TypeError(f"a network is made from a list of parts, bottom first; got one {type(parts).__name__}")
-        for i, part in enumerate(parts):
-            if not isinstance(part, TensorNetwork):
-                raise TypeError(_refusal(i, part))
-        maps = [part if isinstance(part, BilinearMap) else as_layer(part) for part in parts]
+        checked = [check_network(f"part {i}", part) for i, part in enumerate(parts)]
+        maps = [part if isinstance(part, BilinearMap) else part.to_layer() for part in checked]
         if not maps:
             raise ValueError("a network needs at least one part")
         maps[-1] = maps[-1].drop_constant()
@@ -87,6 +85,15 @@ class BilinearNetwork(TensorNetwork):
         """One tree of 2**L - 1 parts; copies of a part share its arrays, so `contract` does their work once."""
         return self._tree(len(self.parts) - 1, "out", 1)
 
+    def to_layer(self) -> BilinearLayer:
+        """The layer of a network of one part, with its name, history and constant input; an error for more parts."""
+        if len(self) > 1:
+            raise ValueError(
+                f"a network of {len(self)} parts is no single layer; take its parts one by one: network[i], or"
+                " network.layers"
+            )
+        return self.parts[0].to_layer()
+
     def replace(self, i: int, part: TensorNetwork) -> "BilinearNetwork":
         """The network with part i exchanged: a decomposition in the place of its layer, say."""
         i = check_int("part", i, -len(self), len(self) - 1) % len(self)
@@ -111,19 +118,29 @@ class BilinearNetwork(TensorNetwork):
         return (*tree, *self._tree(level - 1, legs[0], below[0]), *self._tree(level - 1, legs[1], below[1]))
 
 
-def _refusal(i: int, part: object) -> str:
-    kind = type(part)
-    if isinstance(part, torch.nn.Linear):
+def as_network(part: TensorNetwork, name: str = "network") -> BilinearNetwork:
+    """A network as it is; a layer or a decomposition of one as the network of this one part. `name` is for errors."""
+    if isinstance(part, BilinearNetwork):
+        return part
+    return BilinearNetwork([check_network(name, part)])
+
+
+def check_network(name: str, value: object) -> TensorNetwork:
+    """A layer, a decomposition of one or a network; for anything else an error that says what to make of it."""
+    if isinstance(value, TensorNetwork):
+        return value
+    kind = type(value)
+    if isinstance(value, torch.nn.Linear):
         todo = "absorb a linear map into the layer before or after it: layer.change_basis(inputs=... or outputs=...)"
-    elif isinstance(part, torch.nn.Bilinear):
+    elif isinstance(value, torch.nn.Bilinear):
         todo = "make it a layer: BilinearLayer.from_torch_bilinear(module)"
-    elif isinstance(part, torch.nn.Module) or callable(part):
+    elif isinstance(value, torch.nn.Module) or callable(value):
         todo = (
             "only bilinear maps make one tensor network: a gate, a norm or a softmax has none. Retrain without it or"
             " fold it into a linear map (a norm with fixed statistics), or take the stack up to it and from it on as"
             " two networks; a bilinear module goes in by its weights: BilinearLayer.from_weights, lift for biases"
         )
     else:
-        todo = "give layers or decompositions of layers"
-    name = f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
-    return f"part {i} is a {name}, not a layer or a decomposition of one; {todo}"
+        todo = "make a layer of weights: BilinearLayer.from_weights, from_tensor or from_cp"
+    found = f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
+    raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {found}; {todo}")

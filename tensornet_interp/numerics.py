@@ -18,6 +18,6 @@ def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return matrix / nonzero(norms), norms
 
 
-def t_quantile(count: int, level: float) -> float:
-    """Return t of the interval mean +- t standard_error: Student's quantile (1 + level) / 2, count - 1 degrees."""
-    return float(stdtrit(count - 1, (1 + level) / 2))
+def t_quantile(count: int, confidence: float) -> float:
+    """Return t of the interval mean +- t standard_error: Student's quantile (1 + confidence) / 2, count - 1 degrees."""
+    return float(stdtrit(count - 1, (1 + confidence) / 2))

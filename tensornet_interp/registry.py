@@ -1,8 +1,14 @@
-"""Names to implementations: a decorator, entry points loaded on first need, errors kept until asked for."""
+"""A registry maps names to implementations.
 
+A decorator registers one; entry points of installed packages are loaded when their name is first asked for. A plugin
+that fails to load raises only if it is asked for.
+"""
+
+import copy
 import difflib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "get_decomposition",
     "list_decompositions",
     "register_decomposition",
+    "scratch_registry",
 ]
 
 T = TypeVar("T", bound=Callable[..., object])
@@ -20,7 +27,10 @@ ENTRY_POINT_GROUP = "tensornet_interp.decompositions"
 
 
 class Registry:
-    """Names to objects of one kind. Entry points of `group` are found on first need and never replace a name."""
+    """A map from names to objects of one kind.
+
+    Entry points of `group` are looked up when they are first needed, and never replace a registered name.
+    """
 
     def __init__(self, kind: str, group: str) -> None:
         self.kind = kind
@@ -31,7 +41,10 @@ class Registry:
         self._refused: dict[str, str] = {}  # by name and origin: entry points whose name was taken
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: `name` stands for the decorated object from now on. Another object under a taken name raises."""
+        """Return a decorator that registers an object under `name`.
+
+        Raises ValueError if the name is no identifier or if another object has it; the same object twice is fine.
+        """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self.kind} must be an identifier, got {name!r}")
 
@@ -43,7 +56,10 @@ class Registry:
         return add
 
     def get(self, name: str) -> Callable[..., object]:
-        """The object of that name; an unknown name lists what there is, a broken plugin says why it is broken."""
+        """Return the object of that name; its plugin is loaded if that has not been done yet.
+
+        Raises ValueError that lists the known names if there is none, and ImportError if its plugin fails to load.
+        """
         if name not in self._known:
             self._load(name)
         if name in self._known:
@@ -56,14 +72,26 @@ class Registry:
         raise ValueError(f"no {self.kind} named {name!r}; available: {', '.join(names)}{hint}")
 
     def names(self) -> list[str]:
-        """All names, those of plugins that have not been imported yet included."""
+        """Return all names in alphabetical order, also those of plugins that have not been imported yet."""
         return sorted({*self._known, *self._find(), *self._broken})
 
     def problems(self) -> dict[str, str]:
-        """Plugins that failed or were refused, by name, and why. Loads every plugin."""
+        """Load every plugin; return by name why a plugin failed to load or was refused."""
         for name in list(self._find()):
             self._load(name)
         return self._broken | self._refused
+
+    @contextmanager
+    def scratch(self) -> Iterator[None]:
+        """Forget at the end of a `with` block what was registered in it, and which plugins were loaded; for tests.
+
+        Not for several threads at once: what another thread registers meanwhile is forgotten too.
+        """
+        before = {name: copy.copy(value) for name, value in vars(self).items()}
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
     def _find(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._waiting is None:
@@ -106,3 +134,4 @@ register_decomposition = _decompositions.register
 get_decomposition = _decompositions.get
 list_decompositions = _decompositions.names
 decomposition_problems = _decompositions.problems
+scratch_registry = _decompositions.scratch

@@ -1,56 +1,72 @@
-"""Where a result comes from and how far it can be trusted."""
+"""Where a result comes from, and how accurate it is."""
 
 import functools
 import importlib.metadata
 import platform
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from tensornet_interp.layer import BilinearLayer
 
-__all__ = ["Report", "Start", "versions"]
+__all__ = ["Report", "Start", "package_version", "versions"]
 
 
 @functools.cache
+def package_version() -> str:
+    """Return the version of this package: of the installed distribution, or of the checkout if none is installed."""
+    try:
+        return importlib.metadata.version("tensornet_interp")
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
 def versions() -> dict[str, str]:
-    """Versions of what computed a result."""
-    names = ("torch", "tensorly", "opt-einsum", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    """Return the versions of this package, of Python and of the libraries that compute a result, as a new dict."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "tensorly", "opt-einsum", "numpy")}
+    return {"tensornet_interp": package_version(), "python": platform.python_version()} | libraries
 
 
 class Start(NamedTuple):
     """How one of several starts of an iterative method ended."""
 
-    seed: int | None  # None: the warm start
-    relative_error: float
-    congruence: float  # mean over the components of the best start of that with their nearest component here
-    iterations: int
-    stop_reason: str
+    seed: int | None  # the seed of a random start; None for the start that is not random
+    relative_error: float  # the relative error of the fit from this start
+    congruence: float  # each component of the best fit is compared with the most similar one here; this is the mean
+    iterations: int  # the number of iterations that were done
+    stop_reason: str  # why the iteration ended
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of what a result is the decomposition, how it was made, and how far it can be trusted."""
+    """Which layer was decomposed, how, and how accurate the result is."""
 
     method: str  # the decomposition with its options, as `repr` shows it
-    layer: str  # name of the layer
-    history: tuple[str, ...]  # what had been done to the layer's weights
-    basis: str  # the coordinates of the inputs, hence of eigenvectors and input factors
-    relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None: not measured
-    seed: int | None = None
-    convergence: tuple[float, ...] = ()  # relative error by iteration of an iterative method
-    stop_reason: str = "direct"  # "direct" where there is nothing to iterate
-    floor: float | None = None  # singular values below this share of the largest are rounding
-    starts: tuple[Start, ...] = ()  # of an iterative method that was started more than once, best first
-    versions: Mapping[str, str] | None = None
+    layer: str  # the name of the layer
+    history: tuple[str, ...]  # the changes that were made to the layer's weights before
+    basis: str  # the coordinates of the inputs, and so of eigenvectors and input factors
+    relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None if not measured
+    seed: int | None = None  # the seed of the random numbers; None if the method draws none
+    convergence: tuple[float, ...] = ()  # the relative error after each iteration; empty if the method does not iterate
+    stop_reason: str = "direct"  # why the iteration ended; "direct" if the method does not iterate
+    floor: float | None = None  # singular values below this share of the largest are rounding errors
+    starts: tuple[Start, ...] = ()  # how each start ended, best first; empty if there was only one
+    versions: Mapping[str, str] = field(default_factory=versions)  # what computed the result
 
     @classmethod
     def of(
         cls,
         layer: BilinearLayer,
         method: object,
-        relative_error: float | None,
+        relative_error: float | None = None,
         *,
         seed: int | None = None,
         convergence: tuple[float, ...] = (),
@@ -58,7 +74,7 @@ class Report:
         floor: float | None = None,
         starts: tuple[Start, ...] = (),
     ) -> "Report":
-        """The report of `method` applied to `layer`."""
+        """Return the report of `method` applied to `layer`."""
         return cls(
             repr(method),
             layer.name,
@@ -70,5 +86,4 @@ class Report:
             stop_reason,
             floor,
             starts,
-            versions(),
         )

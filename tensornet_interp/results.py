@@ -11,7 +11,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.layer import CHANGED, BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
 
 __all__ = ["CPResult", "EigenGroup", "Result", "SpectralResult", "TuckerResult"]
@@ -38,10 +38,23 @@ class Result(BilinearMap):
         """||symmetrized layer - result|| / ||symmetrized layer||; None for a part cut out of a result later."""
         return self.report.relative_error
 
+    def _made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
+        """A layer with these factors and what the report says of it: name, basis, and the method in the history."""
+        return BilinearLayer(
+            down=down,
+            left=left,
+            right=right,
+            name=self.report.layer,
+            history=(*self.report.history, self.report.method),
+            basis=self.report.basis,
+            constant_in=self.constant_in,
+            constant_out=self.constant_out,
+        )
+
     @property
     def _provenance(self) -> str:
         error = "not measured" if self.relative_error is None else f"{self.relative_error:.3g}"
-        return f"of {self.report.layer!r}, {self.report.basis}, relative error {error}"
+        return f"of {self.report.layer!r}, basis={self.report.basis!r}, relative error {error}"
 
 
 class EigenGroup(NamedTuple):
@@ -99,16 +112,7 @@ class SpectralResult(Result):
         """The CP tensor of rank block * rank: left = right = the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
         down = (self.outputs[:, :, None] * self.eigenvalues).flatten(1)
-        history = (*self.report.history, self.report.method)
-        return BilinearLayer(
-            down=down,
-            left=vectors,
-            right=vectors,
-            name=self.report.layer,
-            history=history,
-            constant_in=self.constant_in,
-            constant_out=self.constant_out,
-        )
+        return self._made_layer(down=down, left=vectors, right=vectors)
 
     def to_tensorly(self) -> CPTensor:
         """TensorLy's `CPTensor`, eigenvalues as weights."""
@@ -146,19 +150,17 @@ class SpectralResult(Result):
         report = replace(self.report, method=f"{self.report.method}, {note}", relative_error=None)
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
-    def pull_back(
-        self, inputs: Tensor, *, input_bias: Tensor | None = None, note: str = "inputs pulled back"
-    ) -> "SpectralResult":
+    def pull_back(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = CHANGED) -> "SpectralResult":
         """v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]: the function of x with inputs @ x where it stood.
 
         Exact, as `BilinearLayer.change_basis`, whose arguments these are. Eigenvectors in an embedding become the
         images that they respond to; they are no longer orthonormal nor of unit norm, and eigenvalues stay those of the
         embedding. The eigenvectors of the layer in the new inputs are others: change its basis, then decompose.
         """
-        layer = self.to_layer().change_basis(inputs, input_bias=input_bias, note=note)
+        layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
-        basis = f"eigenvectors of {self.report.basis}, {note}"
-        report = replace(self.report, history=layer.history, basis=basis, relative_error=None)
+        method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
+        report = replace(self.report, method=method, basis=layer.basis, relative_error=None)
         return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:
@@ -225,16 +227,7 @@ class CPResult(Result):
 
     def to_layer(self) -> BilinearLayer:
         """The weights absorbed into `down`."""
-        history = (*self.report.history, self.report.method)
-        return BilinearLayer(
-            down=self.outputs * self.weights,
-            left=self.left,
-            right=self.right,
-            name=self.report.layer,
-            history=history,
-            constant_in=self.constant_in,
-            constant_out=self.constant_out,
-        )
+        return self._made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
 
     def to_tensorly(self) -> CPTensor:
         """TensorLy's `CPTensor`."""
@@ -280,15 +273,8 @@ class TuckerResult(Result):
 
     def to_layer(self) -> BilinearLayer:
         """The factors multiplied into the core: the rank of the core stays."""
-        history = (*self.report.history, self.report.method)
-        return BilinearLayer(
-            down=self.outputs @ self.core.down,
-            left=self.inputs @ self.core.left,
-            right=self.inputs @ self.core.right,
-            name=self.report.layer,
-            history=history,
-            constant_in=self.constant_in,
-            constant_out=self.constant_out,
+        return self._made_layer(
+            down=self.outputs @ self.core.down, left=self.inputs @ self.core.left, right=self.inputs @ self.core.right
         )
 
     def to_tensorly(self) -> TuckerTensor:

@@ -15,12 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions import build, decompose
 from tensornet_interp.disk import appending, open_file, parse_json, read_lines
-from tensornet_interp.inner_products.pairs import norm, relative_error, similarity
+from tensornet_interp.inner_products.distance import norm, relative_error
+from tensornet_interp.inner_products.pairs import similarity
 from tensornet_interp.keys import describe, fingerprint
-from tensornet_interp.layer import as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
@@ -64,8 +65,8 @@ def sweep(
     lambda, an object of a class made inside a function) is a TypeError before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
-    target = as_layer(layer)
-    mark = fingerprint(layer)
+    target = check_network("layer", layer).to_layer()
+    mark = fingerprint(target)
     jobs: dict[str, tuple[dict[str, Any], int | None, Record]] = {}
     for options, seed in _points(method, grid, seeds):
         seeded = options if seed is None else options | {"seed": seed}
@@ -76,7 +77,7 @@ def sweep(
     records = []
     for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
         if key not in store.known:
-            store.add(key, head | _fit(layer, method, options, measure, errors))
+            store.add(key, head | _fit(target, method, options, measure, errors))
         records.append(store.known[key])
     return records
 
@@ -122,7 +123,7 @@ def parameters(result: TensorNetwork) -> int:
     return sum(array.numel() for array in distinct)
 
 
-def _fit(layer: TensorNetwork, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
+def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
     start = time.perf_counter()
     try:
         result = decompose(layer, method, **options)
@@ -139,7 +140,7 @@ def _fit(layer: TensorNetwork, method: str, options: Mapping[str, Any], measure:
     return record | more
 
 
-def _numbers(result: TensorNetwork, layer: TensorNetwork) -> Record:
+def _numbers(result: TensorNetwork, layer: BilinearLayer) -> Record:
     report = result.report if isinstance(result, Result) else None
     error = report.relative_error if report else None
     return {

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 
 from tensornet_interp.decompositions import decompose
-from tensornet_interp.inner_products.pairs import relative_error
+from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.network import BilinearNetwork

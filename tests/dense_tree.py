@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, lift, odt
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, lift, odt
 
 TIGHT = 1e-11  # of float64 sums over some 1e4 entries, with singular values s seen to eps / s, s > 1e-3
 SIZES = (3, 4, 5, 2)  # sizes of the plain network's bonds, input first
@@ -39,16 +39,16 @@ def lifted(device="cpu"):
 
 def moments(device="cpu"):
     root = tensor(3, 3, seed=5, device=device)
-    return {"mean": tensor(3, seed=6, device=device), "covariance": root @ root.T}
+    return Moments(tensor(3, seed=6, device=device), root @ root.T)
 
 
 NETWORKS = {"plain": plain, "lifted": lifted}
-INPUTS = {"isotropic": lambda device="cpu": {}, "second moment": moments}
+INPUTS = {"isotropic": lambda device="cpu": None, "second moment": moments}
 every_case = pytest.mark.parametrize(("network", "given"), list(itertools.product(NETWORKS, INPUTS)))
 
 
 def case(network, given, device="cpu"):
-    return odt(NETWORKS[network](device), **INPUTS[given](device))
+    return odt(NETWORKS[network](device), INPUTS[given](device))
 
 
 def cores(network):

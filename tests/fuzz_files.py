@@ -170,7 +170,7 @@ LOADERS: dict[str, Loader] = {
     "load_layer (published)": Loader(published, lambda f: layer_words(load_layer(f, 1))),
     "load_layer (saved model)": Loader(
         lambda f: save_model(build_classifier(CLASSIFIER, seed=0), f),
-        lambda f: layer_words(load_layer(f, 0, names="tensornet_interp")),
+        lambda f: layer_words(load_layer(f, 0, layout="tensornet_interp")),
         True,
     ),
     "load_tensor": Loader(published, lambda f: describe(load_tensor(f, FIRST))),

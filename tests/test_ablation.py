@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer
-from tensornet_interp.features import DROP, Dictionary, circuit_tests, plane_part, random_part, removal_test
+from tensornet_interp.features import REMOVAL_RULE, Dictionary, circuit_tests, plane_part, random_part, removal_test
 
 D, NOT, GOOD = 16, 2, 5  # input features are the axes
 WINDOW = 8
@@ -19,7 +19,7 @@ def layer(kind):
         left, right = torch.diag(1 + 0.01 * torch.arange(D)), torch.eye(D)
     down = torch.zeros(3, D)
     down[0] = 1.0
-    return BilinearLayer(down=down, left=left, right=right, history=("inputs in a planted space",))
+    return BilinearLayer(down=down, left=left, right=right, basis="planted")
 
 
 def data(tokens=400, seed=0):
@@ -64,8 +64,8 @@ def test_features_that_do_not_enter_are_refuted():
 def test_a_part_of_a_diffuse_feature_is_refuted():
     """All 16 axes carry it: two of them, and the leading plane, which is two axes, carry about an eighth."""
     features, plane = run("diffuse", [0, 1])
-    assert features.drop < DROP / 2
-    assert plane.drop < DROP / 2
+    assert features.drop < REMOVAL_RULE.min_drop / 2
+    assert plane.drop < REMOVAL_RULE.min_drop / 2
     assert (features.verdict, plane.verdict) == ("refuted", "refuted")
 
 

@@ -103,7 +103,7 @@ def test_a_llama_goes_the_same_way(arguments, tmp_path, capsys):
     assert capsys.readouterr().out.count("exactly bilinear") == 2
     place = tmp_path / "out" / "smootherstep-1"
     assert load_huggingface(place).config.gate == "none"
-    assert load_layer(place, 1, names="llama", gate_removed=True).shape == (8, 8, 8)
+    assert load_layer(place, 1, layout="llama", gate_removed=True).shape == (8, 8, 8)
 
 
 @pytest.mark.parametrize(

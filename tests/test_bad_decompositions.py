@@ -46,7 +46,7 @@ TABLE = [
     ("block rank 0 in a list", given("block_term", rank=(2, 0)), ValueError, r"rank\[1\] must be at least 1, got 0"),
     ("block ranks and blocks", given("block_term", blocks=3, rank=(2, 1)), ValueError, "rank lists 2 numbers for blocks=3"),
     ("too many block ranks", given("block_term", rank=(1, 1, 1, 1)), ValueError, r"blocks must be from 1 to 3 \(out=3\), got 4"),
-    ("no block ranks", given("block_term", rank=()), ValueError, "rank lists no numbers; one a block, or None"),
+    ("no block ranks", given("block_term", rank=()), ValueError, "rank lists no numbers; give one per block, or None"),
     ("block rank a word", given("block_term", rank="2"), TypeError, "rank must be a whole number, got '2'"),
     # contradicting options
     ("ranks and energy", given("hosvd", ranks=(1, 1), energy=0.5), ValueError, "give one of ranks, energy and error, got ranks and energy"),
@@ -74,7 +74,7 @@ TABLE = [
     # priors
     ("prior on a mode", lambda: Sparse("output"), ValueError, r"mode must be one of inputs, left, outputs, right; got 'output'; did you mean 'outputs'\?"),
     ("prior on no mode", lambda: NonNegative(None), ValueError, "mode must be one of inputs, left, outputs, right; got None"),
-    ("strength negative", lambda: Sparse("outputs", -0.1), ValueError, r"strength must be finite and at least 0, got -0\.1"),
+    ("strength negative", lambda: Sparse("outputs", -0.1), ValueError, r"strength must be at least 0, got -0\.1"),
     ("strength NaN", lambda: Sparse("outputs", float("nan")), ValueError, "strength must be finite"),
     ("strength a word", lambda: Smooth((2, 3), "much"), TypeError, "strength must be a number, got 'much'"),
     ("one prior", given("cp", rank=2, priors=Sparse("outputs")), TypeError, r"priors must be a list of Prior objects"),

@@ -36,12 +36,12 @@ from tensornet_interp.weights import load_config, load_dictionary, load_layer, s
 
 
 def interactions(**options):
-    given = {"layer": LAYER, "direction": U, "decoder": tensor(5, 6), "space": "inputs in x"} | options
+    given = {"layer": LAYER, "direction": U, "decoder": tensor(5, 6), "basis": "x"} | options
     return feature_interactions(given.pop("layer"), given.pop("direction"), given.pop("decoder"), **given)
 
 
 def correlations(**options):
-    return low_rank_correlation(LAYER, U[None], X, **({"ks": (1,), "space": "inputs in x"} | options))
+    return low_rank_correlation(LAYER, U[None], X, **({"ks": (1,), "basis": "x"} | options))
 
 
 DICTIONARY = Dictionary(tensor(7, 5), tensor(5, 7))
@@ -53,7 +53,7 @@ TABLE = [
     ("config of no folder", lambda: load_config("nothing here"), FileNotFoundError, "neither a folder"),
     ("a pickle", lambda: load_layer("model.bin", 0), ValueError, "model.bin is a pickle by its name, .*convert it"),
     ("index a float", lambda: load_layer("x", 1.0), TypeError, r"index must be a whole number, got 1\.0"),
-    ("names a typo", lambda: load_layer("x", 1, names="lama"), ValueError, "names must be one of .*; did you mean 'llama'"),
+    ("layout a typo", lambda: load_layer("x", 1, layout="lama"), ValueError, "layout must be one of .*; did you mean 'llama'"),
     ("save a tensor", lambda: save_layer(DOWN, "x"), TypeError, "layer must be a BilinearLayer, got Tensor"),
     ("dictionary of no folder", lambda: load_dictionary("/no/such/folder"), FileNotFoundError, "neither a folder"),
     ("decoder as encoder", lambda: Dictionary(tensor(7, 5), tensor(7, 5)), ValueError, r"decoder \(d, feature\), got \(7, 5\) and \(7, 5\)"),
@@ -68,7 +68,7 @@ TABLE = [
     ("dictionary a tensor", lambda: between(LAYER, DOWN), TypeError, "inputs must be a Dictionary, got Tensor; see Dictionary.from_matrix"),
     ("dictionary, dtype", lambda: between(LAYER, Dictionary.from_matrix(tensor(5, 6).float())), ValueError, "share one dtype"),
     # features
-    ("interactions, no layer", lambda: interactions(layer=DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("interactions, no layer", lambda: interactions(layer=DOWN), TypeError, "layer must be a layer, a decomposition of one or a network, got Tensor"),
     ("interactions, two directions", lambda: interactions(direction=tensor(2, 3)), ValueError, r"direction must have 1 dimensions \('out',\)"),
     ("interactions, direction size", lambda: interactions(direction=tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
     ("interactions, direction NaN", lambda: interactions(direction=NAN * U), ValueError, "direction has 3 entries that are NaN"),
@@ -76,8 +76,8 @@ TABLE = [
     ("decoder dtype", lambda: interactions(decoder=tensor(5, 6).float()), ValueError, "share one dtype; got layer .*decoder torch.float32"),
     ("decoder with the constant", lambda: interactions(layer=LIFTED, direction=tensor(4), decoder=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in decoder"),
     ("dictionary bias", lambda: interactions(bias=tensor(6)), ValueError, "mode 'in' has size 5 in layer but 6 in bias"),
-    ("no space", lambda: interactions(space=None), ValueError, "does not say in which space its inputs live; give space="),
-    ("empty space", lambda: interactions(space=" "), TypeError, "space must be a text that says where the inputs live, got ' '"),
+    ("no basis", lambda: interactions(basis=None), ValueError, "does not state the basis of its inputs"),
+    ("empty basis", lambda: interactions(basis=" "), ValueError, "basis must say something, got ' '"),
     ("interactions, rank", lambda: interactions(rank=6), ValueError, r"rank must be from 1 to 5 \(min\(in=5, 2 hidden=8\)\), got 6"),
     ("interactions, max_elements", lambda: interactions(max_elements=0), ValueError, "max_elements must be at least 1, got 0"),
     ("too many interactions", lambda: FEATURES.top(22), ValueError, r"n must be from 1 to 21 \(there are 21 all interactions of 6 features\), got 22"),
@@ -88,21 +88,21 @@ TABLE = [
     ("block below zero", lambda: FEATURES.block([-1, 2], [0]), ValueError, "rows must be features from 0 to 5, got -1"),
     ("block of floats", lambda: FEATURES.block([0.5], [0]), TypeError, "rows must be a list of whole numbers"),
     ("block too large", lambda: interactions(max_elements=8).block(range(3), range(3)), ValueError, "3 rows and 3 columns has more than max_elements=8 entries; take it in parts"),
-    ("codes of a feature too many", lambda: FEATURES.activations(tensor(7)), ValueError, "mode 'feature' has size 6 in decoder but 7 in codes"),
-    ("names of features", lambda: FEATURES.table(2, "abc"), ValueError, "names must be one a feature, got 3 for 6 features"),
+    ("codes of a feature too many", lambda: FEATURES(tensor(7)), ValueError, "mode 'feature' has size 6 in decoder but 7 in codes"),
+    ("names of features", lambda: FEATURES.table(2, "abc"), ValueError, "names must be one per feature, got 3 for 6 features"),
     ("vectors by rows", lambda: projections(X, RESULT.eigenvectors[0]), ValueError, "mode 'in' has size 5 in eigenvectors but 2 in vectors"),
     ("eigenvectors of all blocks", lambda: projections(X.T, RESULT.eigenvectors), ValueError, r"eigenvectors must have 2 dimensions \('in', 'rank'\)"),
-    ("correlation, no space", lambda: low_rank_correlation(LAYER, U[None], X), ValueError, "does not say in which space its inputs live"),
+    ("correlation, no basis", lambda: low_rank_correlation(LAYER, U[None], X), ValueError, "does not state the basis of its inputs"),
     ("correlation, k above the rank", lambda: correlations(ks=(1, 32)), ValueError, r"k must be from 1 to 5 \(min\(in=5, 2 hidden=8\)\), got 32"),
     ("correlation, no k", lambda: correlations(ks=()), ValueError, "ks is empty"),
-    ("correlation, one direction", lambda: low_rank_correlation(LAYER, U, X, (1,), space="x"), ValueError, r"directions must have 2 dimensions \('feature', 'out'\)"),
-    ("correlation, x size", lambda: low_rank_correlation(LAYER, U[None], tensor(2, 6), (1,), space="x"), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("correlation, one direction", lambda: low_rank_correlation(LAYER, U, X, (1,), basis="x"), ValueError, r"directions must have 2 dimensions \('feature', 'out'\)"),
+    ("correlation, x size", lambda: low_rank_correlation(LAYER, U[None], tensor(2, 6), (1,), basis="x"), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("correlation, active shape", lambda: correlations(active=X > 0), ValueError, r"active must be boolean of shape \(token, feature\) = \(2, 1\), got torch.bool \(2, 5\)"),
-    ("correlation, active NaN", lambda: correlations(active=NAN), TypeError, "active must be a threshold or a boolean tensor"),
+    ("correlation, active NaN", lambda: correlations(active=NAN), ValueError, "active, if no boolean tensor .token, feature., must be finite, got nan"),
     ("correlation, bias size", lambda: correlations(bias=tensor(2)), ValueError, "mode 'feature' has size 1 in directions but 2 in bias"),
     ("structure, size", lambda: rank_by_structure(LAYER, X), ValueError, "mode 'out' has size 3 in layer but 5 in directions"),
     ("labels, size", lambda: label_directions(X, tensor(4, 6)), ValueError, "mode 'size' has size 5 in directions but 6 in vectors"),
-    ("labels, names", lambda: label_directions(X, X, ["a"], 1), ValueError, "names must be one a vector, got 1 for 2 vectors"),
+    ("labels, names", lambda: label_directions(X, X, ["a"], 1), ValueError, "names must be one per vector, got 1 for 2 vectors"),
     ("labels, too many", lambda: label_directions(X, X, n=3), ValueError, r"n must be from 1 to 2 \(there are 2 vectors\), got 3"),
     ("overlap of nothing", lambda: overlap(X, 0 * X), ValueError, "b spans nothing: all its directions are zero"),
     # figures

@@ -26,18 +26,34 @@ from bad_input import (
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
+    Moments,
     decompose,
     difference,
     inner,
     lift,
+    norm,
     relative_error,
     similarity,
 )
 from tensornet_interp.decompositions import Eigen
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, similarity_by_output
+
+ORIGIN, IDENTITY = torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64)
 
 
-def gaussian(**options):
-    return inner(LAYER, LAYER, kind="gaussian", **options)
+def gaussian(covariance):
+    return inner(LAYER, LAYER, kind=Gaussian(Moments(torch.zeros(5), covariance)))
+
+
+def moments(mean=ORIGIN, covariance=IDENTITY, **about):
+    return Moments(mean, covariance, **about)
+
+
+DEAD = BilinearLayer(down=DOWN * torch.tensor([[1.0], [1.0], [0.0]]).double(), left=LEFT, right=RIGHT)
+
+
+def make_with(**options):
+    return BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, **options)
 
 
 DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
@@ -88,6 +104,14 @@ TABLE = [
     ("direction integer", lambda: LAYER.interaction_matrix(torch.ones(3, dtype=torch.int64)), TypeError, "direction must be real floating point"),
     ("direction NaN", lambda: LAYER.interaction_matrix(DOWN[:, 0] * NAN), ValueError, "direction has 3 entries that are NaN"),
     # change of basis, lift, network
+    ("history one text", lambda: make_with(history="scaled"), TypeError, "history must be a sequence of texts, .* got 'scaled'"),
+    ("history of a number", lambda: make_with(history=(1,)), TypeError, "history must be a sequence of texts"),
+    ("constant in a number", lambda: make_with(constant_in=1), TypeError, "constant_in must be True or False, got 1"),
+    ("constant out a text", lambda: make_with(constant_out="False"), TypeError, "constant_out must be True or False, got 'False'"),
+    ("name None", lambda: make_with(name=None), TypeError, "name must be a text, got None"),
+    ("basis empty", lambda: make_with(basis=" "), ValueError, "basis must say something, got ' '"),
+    ("basis None", lambda: make_with(basis=None), TypeError, "basis must be a text, got None"),
+    ("basis of the outputs", lambda: LAYER.change_basis(outputs=tensor(2, 3), basis="x"), ValueError, "basis='x' is that of new inputs"),
     ("basis size", lambda: LAYER.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("basis size, lifted", lambda: LIFTED.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
     ("output basis size", lambda: LAYER.change_basis(outputs=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),
@@ -111,7 +135,7 @@ TABLE = [
     ("one part lifted", lambda: BilinearNetwork([lift(SQUARE), LAYER]), ValueError, "part 0 has the constant .* part 1 does not take; lift every layer or none"),
     ("other part lifted", lambda: BilinearNetwork([SQUARE, LIFTED]), ValueError, "part 0 lacks the constant .* part 1 expects"),
     ("part dtype", lambda: BilinearNetwork([SQUARE, LAYER.to(dtype=torch.float32)]), ValueError, "share one dtype; got part 0 .*part 1"),
-    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "part 0 is a Tensor, not a layer or a decomposition of one"),
+    ("part is a tensor", lambda: BilinearNetwork([DOWN]), TypeError, "part 0 must be a layer, a decomposition of one or a network, got Tensor"),
     ("no such part", lambda: STACK[2], ValueError, "part must be from -2 to 1, got 2"),
     ("replace no such part", lambda: STACK.replace(-3, LAYER), ValueError, "part must be from -2 to 1, got -3"),
     ("replace with another size", lambda: STACK.replace(0, LAYER), ValueError, "part 0 has 3 outputs but part 1 takes 5"),
@@ -138,7 +162,7 @@ TABLE = [
     ("mapping, options", lambda: decompose(STACK, {0: "eigen"}, rank=2), ValueError, r"options \['rank'\] with a mapping"),
     ("mapping, no such part", lambda: decompose(STACK, {2: "eigen"}), ValueError, "part must be from -2 to 1, got 2"),
     ("mapping, unknown method", lambda: decompose(STACK, {0: "eigne"}), ValueError, "no decomposition named 'eigne'"),
-    ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "expected a BilinearLayer .* got Tensor"),
+    ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "part must be a layer, a decomposition of one or a network, got Tensor"),
     ("directions size", lambda: decompose(LAYER, "eigen", directions=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
     ("directions dimensions", lambda: decompose(LAYER, "eigen", directions=tensor(3)), ValueError, "directions must have 2 dimensions"),
     ("directions NaN", lambda: Eigen(directions=tensor(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN"),
@@ -147,44 +171,66 @@ TABLE = [
     ("directions dtype", lambda: decompose(LAYER, "eigen", directions=tensor(2, 3).float()), ValueError, "share one dtype.*directions"),
     # inner products
     ("unknown kind", lambda: inner(LAYER, LAYER, kind="gausian"), ValueError, r"kind must be one of gaussian, symmetric, tree; got 'gausian'; did you mean 'gaussian'\?"),
-    ("unknown method of a kind", lambda: inner(LAYER, LAYER, method="sample"), ValueError, r"method must be one of auto, closure, exact, sampled; got 'sample'; did you mean 'sampled'\?"),
-    ("sampled tree", lambda: inner(LAYER, LAYER, method="sampled"), ValueError, "kind 'tree' has no method 'sampled'; use one of auto, exact"),
-    ("closure of symmetric", lambda: similarity(LAYER, LAYER, kind="symmetric", method="closure"), ValueError, "kind 'symmetric' has no method 'closure'; use one of auto, exact, sampled"),
-    ("exact symmetric, deep", lambda: inner(DEEP, DEEP, kind="symmetric", method="exact"), ValueError, "no exact 'symmetric' product is known beyond two layers, these networks have 3: use the estimate method='sampled'"),
-    ("exact gaussian, deep", lambda: similarity([DEEP], kind="gaussian", method="exact"), ValueError, "beyond two layers, these networks have 3: use the estimate method='closure' or 'sampled'"),
-    ("samples 1", lambda: inner(LAYER, LAYER, kind="symmetric", samples=1), ValueError, r"samples must be at least 2 \(a standard error needs two\), got 1"),
-    ("samples float", lambda: inner(LAYER, LAYER, kind="symmetric", samples=1e4), TypeError, r"samples must be a whole number, got 10000\.0"),
-    ("seed negative", lambda: inner(LAYER, LAYER, seed=-1), ValueError, "seed must be at least 0, got -1"),
-    ("per_output a number", lambda: inner(LAYER, LAYER, per_output=1), TypeError, "per_output must be True or False, got 1"),
+    ("unknown kind, similarity", lambda: similarity_by_output([LAYER], kind="simmetric"), ValueError, "got 'simmetric'; did you mean 'symmetric'"),
+    ("kind None", lambda: inner(LAYER, LAYER, kind=None), TypeError, r"kind must be Tree\(\), Symmetric\(\.\.\.\), Gaussian\(\.\.\.\) or a name \(tree, symmetric, gaussian\), got None"),
+    ("kind a class", lambda: inner(LAYER, LAYER, kind=Symmetric), TypeError, r"got the class Symmetric; add \(\)"),
+    ("moments as kind", lambda: inner(LAYER, LAYER, kind=Moments.standard(5)), TypeError, r"kind must be Tree\(\), .* got Moments\(in=5"),
+    ("unknown method of a kind", lambda: Gaussian(method="sample"), ValueError, r"method must be one of auto, closure, exact, sampled; got 'sample'; did you mean 'sampled'\?"),
+    ("method of tree", lambda: Tree(method="sampled"), TypeError, "unexpected keyword argument 'method'"),
+    ("samples of tree", lambda: Tree(samples=3), TypeError, "unexpected keyword argument 'samples'"),
+    ("samples beside a kind", lambda: inner(LAYER, LAYER, kind="tree", samples=3), TypeError, "unexpected keyword argument 'samples'"),
+    ("moments of symmetric", lambda: Symmetric(moments=Moments.standard(5)), TypeError, "unexpected keyword argument 'moments'"),
+    ("moments beside a kind", lambda: similarity(LAYER, LAYER, kind="gaussian", moments=Moments.standard(5)), TypeError, "unexpected keyword argument 'moments'"),
+    ("per output by a flag", lambda: inner(LAYER, LAYER, per_output=True), TypeError, "unexpected keyword argument 'per_output'"),
+    ("closure of symmetric", lambda: Symmetric(method="closure"), ValueError, "method must be one of auto, exact, sampled; got 'closure'"),
+    ("exact symmetric, deep", lambda: inner(DEEP, DEEP, kind=Symmetric("exact")), ValueError, "no exact 'symmetric' product is known beyond two layers, these networks have 3: use the estimate method='sampled'"),
+    ("exact gaussian, deep", lambda: similarity([DEEP], kind=Gaussian(method="exact")), ValueError, "beyond two layers, these networks have 3: use the estimate method='closure' or 'sampled'"),
+    ("samples 1", lambda: Symmetric(samples=1), ValueError, r"samples must be at least 2 \(a standard error needs two\), got 1"),
+    ("samples float", lambda: Symmetric(samples=1e4), TypeError, r"samples must be a whole number, got 10000\.0"),
+    ("seed negative", lambda: Gaussian(seed=-1), ValueError, "seed must be at least 0, got -1"),
     ("progress None", lambda: similarity(LAYER, LAYER, progress=None), TypeError, "progress must be True or False, got None"),
-    ("mean with symmetric", lambda: inner(LAYER, LAYER, kind="symmetric", mean=tensor(5)), ValueError, "mean and covariance belong to kind='gaussian'; kind 'symmetric'"),
     ("similarity of one", lambda: similarity(LAYER), TypeError, "similarity takes two networks, or one list of them; got one BilinearLayer"),
     ("similarity of a list and one", lambda: similarity([LAYER], LAYER), TypeError, "two networks, or one list of them; got list and a second"),
     ("similarity of none", lambda: similarity([]), ValueError, "similarity of an empty list"),
     ("similarity of a word", lambda: similarity("layers"), TypeError, "got one str"),
-    ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "1 must be a layer, a decomposition of one or a network, got Tensor"),
     ("depths in a list", lambda: similarity([LAYER, LAYER, STACK]), ValueError, "networks must have the same depth, got 1 and 2 layers"),
     ("inputs in a list", lambda: similarity([LAYER, LAYER, make(size=6)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
     ("one of a list lifted", lambda: similarity([LAYER, lift(make(size=4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
-    ("mean with tree", lambda: inner(LAYER, LAYER, mean=tensor(5)), ValueError, "mean and covariance belong to kind='gaussian'"),
-    ("covariance with tree", lambda: similarity(LAYER, LAYER, covariance=covariance()), ValueError, "mean and covariance belong to kind='gaussian'"),
-    ("mean size", lambda: gaussian(mean=tensor(4)), ValueError, "mode 'in' has size 5 in network but 4 in mean"),
-    ("mean NaN", lambda: gaussian(mean=tensor(5) * NAN), ValueError, "mean has 5 entries that are NaN"),
-    ("covariance not PSD", lambda: gaussian(covariance=covariance(_22=-0.5)), ValueError, "covariance must be positive semidefinite, its lowest eigenvalue is -5.000e-01"),
-    ("covariance negative", lambda: gaussian(covariance=-covariance()), ValueError, "covariance must be positive semidefinite"),
-    ("covariance asymmetric", lambda: gaussian(covariance=covariance(_01=0.5)), ValueError, "covariance must be symmetric"),
-    ("covariance size", lambda: gaussian(covariance=torch.eye(4)), ValueError, "mode 'in' has size 5 in network but 4 in covariance"),
-    ("covariance not square", lambda: gaussian(covariance=tensor(5, 4)), ValueError, "mode 'in' has size 5 in network but 4 in covariance"),
-    ("covariance a vector", lambda: gaussian(covariance=tensor(5)), ValueError, "covariance must have 2 dimensions"),
-    ("covariance integer", lambda: gaussian(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
+    # moments of inputs
+    ("moments of another size", lambda: inner(LAYER, LAYER, kind=Gaussian(Moments.standard(4))), ValueError, "mode 'in' has size 5 in network but 4 in moments"),
+    ("moments with the constant", lambda: inner(LIFTED, LIFTED, kind=Gaussian(Moments.standard(6))), ValueError, "mode 'in' has size 5 in network but 6 in moments"),
+    ("moments on another device", lambda: inner(LAYER, LAYER, kind=Gaussian(Moments.standard(5).to("meta"))), ValueError, "share one device; got network cpu, moments meta"),
+    ("mean as moments", lambda: Gaussian(ORIGIN), TypeError, r"moments must be a Moments object, got Tensor; make one by Moments\(mean, covariance\), Moments.of\(x\)"),
+    ("a pair as moments", lambda: Gaussian((ORIGIN, covariance())), TypeError, "moments must be a Moments object, got tuple"),
+    ("mean NaN", lambda: moments(ORIGIN * NAN), ValueError, "mean has 5 entries that are NaN"),
+    ("mean a matrix", lambda: moments(X), ValueError, "mean must have 1 dimensions"),
+    ("mean and covariance", lambda: moments(tensor(4)), ValueError, "mode 'in' has size 4 in mean but 5 in covariance"),
+    ("mean on another device", lambda: moments(ORIGIN.to("meta")), ValueError, "share one device; got mean meta, covariance cpu"),
+    ("covariance not PSD", lambda: moments(covariance=covariance(_22=-0.5)), ValueError, "covariance must be positive semidefinite, its lowest eigenvalue is -5.000e-01"),
+    ("covariance negative", lambda: moments(covariance=-covariance()), ValueError, "covariance must be positive semidefinite"),
+    ("covariance asymmetric", lambda: moments(covariance=covariance(_01=0.5)), ValueError, "covariance must be symmetric, entries differ from their mirror image by 5.000e-01"),
+    ("covariance infinite", lambda: moments(covariance=INF * covariance()), ValueError, "covariance has 25 entries that are NaN or infinite"),
+    ("covariance not square", lambda: moments(covariance=tensor(5, 4)), ValueError, "mode 'in' has size 5 in mean but 4 in covariance"),
+    ("covariance a vector", lambda: moments(covariance=tensor(5)), ValueError, "covariance must have 2 dimensions"),
+    ("covariance integer", lambda: moments(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
+    ("count 0", lambda: moments(count=0), ValueError, "count must be at least 1, got 0"),
+    ("note None", lambda: moments(note=None), TypeError, "note must be a string, got None"),
+    ("moments of one input", lambda: Moments.of(X[:1]), ValueError, r"a covariance needs at least 2 inputs, got x of shape \(1, 5\)"),
+    ("moments of a vector", lambda: Moments.of(X[0]), ValueError, "x must have 2 dimensions"),
+    ("moments of NaN", lambda: Moments.of(X * NAN), ValueError, "x has 10 entries that are NaN"),
+    ("moments of integers", lambda: Moments.of(X.long()), TypeError, "x must be real floating point"),
+    ("standard moments of nothing", lambda: Moments.standard(0), ValueError, "size must be at least 1, got 0"),
     ("depths", lambda: inner(STACK, LAYER), ValueError, "networks must have the same depth, got 2 and 1 layers"),
     ("inputs differ", lambda: inner(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("outputs differ", lambda: inner(LAYER, make(out=4)), ValueError, "mode 'out' has size 3 in a but 4 in b"),
     ("one is lifted", lambda: inner(lift(make(size=4)), LAYER), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
-    ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "expected a BilinearLayer or a decomposition of one, got Tensor"),
+    ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "b must be a layer, a decomposition of one or a network, got Tensor"),
     ("similarity of zero", lambda: similarity(LAYER, ZERO), ValueError, "similarity is undefined: network b is zero"),
     ("error to zero", lambda: relative_error(LAYER, ZERO), ValueError, "relative error is undefined: the reference is zero"),
-    ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "expected a single layer, got a network of 2"),
+    ("norm of a network", lambda: norm(STACK), ValueError, "a network of 2 parts is no single layer; take its parts one by one"),
+    ("dead output", lambda: similarity_by_output([LAYER, DEAD]), ValueError, "the similarity is undefined: network 1 is zero in output 2"),
+    ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "a network of 2 parts is no single layer"),
     ("difference of sizes", lambda: difference(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
 ]  # fmt: skip
@@ -205,13 +251,13 @@ def rotated(dtype):
 def test_a_covariance_estimated_from_data_is_accepted(samples, dtype):
     """Rounding is not bad input: singular where samples < in, symmetric and semidefinite to the dtype's precision."""
     x = tensor(samples, 5).to(dtype)
-    value = float(gaussian(covariance=x.T @ x / samples))
+    value = float(gaussian(x.T @ x / samples))
     wide = x.double()
-    assert value == pytest.approx(float(gaussian(covariance=wide.T @ wide / samples)), rel=1e-5)
+    assert value == pytest.approx(float(gaussian(wide.T @ wide / samples)), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_covariance_that_is_symmetric_up_to_rounding_is_accepted(dtype):
     wobbly = rotated(dtype)
     wobbly[0, 1] += torch.finfo(dtype).eps
-    assert float(gaussian(covariance=wobbly)) == pytest.approx(float(gaussian()), rel=1e-5)
+    assert float(gaussian(wobbly)) == pytest.approx(float(inner(LAYER, LAYER, kind="gaussian")), rel=1e-5)

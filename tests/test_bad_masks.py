@@ -37,11 +37,13 @@ TABLE = [
     ("baseline, outside", lambda: baseline_masks(tensor(5), "gaussian", 1, seed=0, allowed=HALF), ValueError, "mask is not zero outside of the allowed entries"),
     ("effect, size", lambda: effect(mask=tensor(4)), ValueError, "mode 'in' has size 5 in x but 4 in mask"),
     ("effect, zero mask", lambda: effect(mask=0 * tensor(5)), ValueError, "mask is zero: it has no direction"),
-    ("effect, labels", lambda: effect(labels=LABELS[:1]), ValueError, r"labels must be int64 of shape \(2,\)"),
+    ("effect, labels", lambda: effect(labels=LABELS[:1]), ValueError, "mode 'batch' has size 2 in x but 1 in labels"),
+    ("effect, labels of floats", lambda: effect(labels=LABELS.double()), TypeError, "labels must be a tensor .* of int64 class numbers, got torch.float64"),
+    ("effect, labels beyond", lambda: effect(labels=LABELS + 90), ValueError, "labels must be classes from 0 to"),
     ("effect, target", lambda: effect(target=3), ValueError, r"target must be from 0 to 2 \(an output of the network\), got 3"),
     ("effect, clip", lambda: effect(clip=(1.0, 0.0)), ValueError, r"clip must be \(low, high\) with low < high"),
     ("effect, no other class", lambda: effect(labels=0 * LABELS), ValueError, "all samples are of class target=0"),
-    ("effect, norm NaN", lambda: effect(norms=[NAN]), ValueError, "norms must be finite and not negative, got nan"),
+    ("effect, norm NaN", lambda: effect(norms=[NAN]), ValueError, "norms must be finite, got nan"),
 ]  # fmt: skip
 
 

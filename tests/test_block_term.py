@@ -35,7 +35,7 @@ def test_planted_blocks_come_back(ranks, options):
     layer, truth = planted(ranks)
     result = decompose(layer, "block_term", starts=4, **options)
     assert dense_error(result, layer) <= 1e-5
-    assert float(match(truth, result, level="block").congruence.min()) > 0.999
+    assert float(match(truth, result, blocks=True).congruence.min()) > 0.999
     assert sorted((result.eigenvalues != 0).sum(1).tolist()) == sorted(ranks)
 
 
@@ -91,7 +91,7 @@ def test_a_start_is_continued_and_not_changed(rank, lifted, device):
 def test_scale_changes_nothing_but_the_eigenvalues(factor):
     layer, _ = planted([2, 2, 2])
     once, again = (decompose(part, "block_term", blocks=3, rank=2) for part in (layer, scaled(layer, factor)))
-    assert float(match(once, again, level="block").congruence.min()) >= 1 - 1e-6
+    assert float(match(once, again, blocks=True).congruence.min()) >= 1 - 1e-6
     assert float(again.eigenvalues.norm() / once.eigenvalues.norm()) == pytest.approx(factor, rel=1e-3)
 
 

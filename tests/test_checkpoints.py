@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from published import attention, logits, make_config, make_tensors, one_shard_a_layer, raw_mlp, rms, write
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models import ClassifierConfig, build_classifier, save_model
-from models.gates import Gate, GateConfig, GateModel
+from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel
 from tensornet_interp import BilinearLayer, lift
-from tensornet_interp.weights import PRESETS, Names, load_layer, load_tensor, save_layer
+from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor, save_layer
 
 
 def tensor(*size, seed=0, dtype=torch.float64):
@@ -62,18 +63,16 @@ def test_a_layer_on_a_device_in_a_dtype(tmp_path, device, dtype):
     assert tensors[f"{MLP}.w.weight"].shape == (20, 12)
 
 
-def test_the_history_says_where_the_inputs_live(tmp_path):
+def test_the_basis_says_whether_the_inputs_are_after_a_norm(tmp_path):
     def basis(config, name):
         return load_layer(write(tmp_path / name, config=config), 0).basis
 
-    assert basis(make_config(), "a") == (
-        "inputs in the residual stream after the norm before the layer (normalization='rms')"
-    )
-    assert basis(make_config(normalization=False), "b").startswith("inputs in the residual stream: no norm")
+    assert basis(make_config(), "a") == ("residual stream after the norm before the layer (normalization='rms')")
+    assert basis(make_config(normalization=False), "b").startswith("residual stream, no norm")
     assert "after the norm, if the model has one" in basis({"n_layer": 3}, "c")
     (tmp_path / "a" / "config.json").unlink()
     layer = load_layer(tmp_path / "a", 0)
-    assert layer.history[1:] == ("no config.json: gate and norm are not known",)
+    assert layer.history == ("no config.json: gate and norm are not known",)
     assert layer.name == "a layer 0"
 
 
@@ -84,10 +83,10 @@ def test_biases_of_the_file_are_lifted(tmp_path):
     layer = load_layer(write(tmp_path, tensors), 1)
     assert layer.constant_in
     assert torch.allclose(layer(X), expected, atol=1e-12)
-    no_bias = replace(PRESETS["published"], left_bias=None, right_bias=None, bias=None)
-    with pytest.raises(ValueError, match=r"names leave out: transformer\.h\.1\.mlp\.p\.bias, .*\.w\.bias; name them"):
-        load_layer(tmp_path, 1, names=no_bias)
-    ignored = load_layer(tmp_path, 1, names=replace(no_bias, ignore=tuple(f"{MLP}.{n}.bias" for n in "wp")))
+    no_bias = replace(LAYOUTS["published"], left_bias=None, right_bias=None, bias=None)
+    with pytest.raises(ValueError, match=r"not name: transformer\.h\.1\.mlp\.p\.bias, .*\.w\.bias; name them"):
+        load_layer(tmp_path, 1, layout=no_bias)
+    ignored = load_layer(tmp_path, 1, layout=replace(no_bias, ignore=tuple(f"{MLP}.{n}.bias" for n in "wp")))
     assert not ignored.constant_in
     assert "ignored tensors: transformer.h.1.mlp.w.bias" in ignored.history[-1]
 
@@ -101,15 +100,15 @@ def test_compiled_models_right_above_left_and_other_names(tmp_path):
     down = tensors[f"{MLP}.p.weight"]
     parts = {"a.1.both": torch.cat([right, left]), "a.1.down": down, "b.l1": left, "b.r1": right}
     write(tmp_path / "other", {key: value.clone() for key, value in parts.items()}, config={})
-    names = Names("a.{i}.both", "a.{i}.both", "a.{i}.down", first="right")
-    layer = load_layer(tmp_path / "other", 1, names=names)
+    layout = Layout("a.{i}.both", "a.{i}.both", "a.{i}.down", first="right")
+    layer = load_layer(tmp_path / "other", 1, layout=layout)
     assert torch.equal(layer.left, left.T)
     assert torch.equal(layer.right, right.T)
-    split = load_layer(tmp_path / "other", 1, names=Names("b.l{i}", "b.r{i}", "a.{i}.down", ignore=("a.{i}.both",)))
+    split = load_layer(tmp_path / "other", 1, layout=Layout("b.l{i}", "b.r{i}", "a.{i}.down", ignore=("a.{i}.both",)))
     assert torch.allclose(split(X), expected)
-    hidden = load_layer(tmp_path / "other", 1, names=replace(names, down=None, ignore=("a.{i}.down",)))
+    hidden = load_layer(tmp_path / "other", 1, layout=replace(layout, down=None, ignore=("a.{i}.down",)))
     assert torch.allclose(hidden(X), (X @ left.T) * (X @ right.T))
-    residual = load_layer(tmp_path / "other", 1, names=replace(names, residual=0.5))
+    residual = load_layer(tmp_path / "other", 1, layout=replace(layout, residual=0.5))
     assert torch.allclose(residual(X), expected + X / 2)
 
 
@@ -120,8 +119,8 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     sizes = {"hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 1}
     write(tmp_path, parts, config=sizes | {"hidden_act": "silu"})
     with pytest.raises(ValueError, match=r"has a gate \(hidden_act='silu' in config.json; the layout has one on left"):
-        load_layer(tmp_path, 0, names="llama")
-    layer = load_layer(tmp_path, 0, names="llama", gate_removed=True)
+        load_layer(tmp_path, 0, layout="llama")
+    layer = load_layer(tmp_path, 0, layout="llama", gate_removed=True)
     gate, up, down = parts.values()
     assert torch.allclose(layer(X), ((X @ gate.T) * (X @ up.T)) @ down.T)
     assert "gate said to be removed" in layer.history
@@ -133,22 +132,22 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
 def test_a_gate_is_found_under_the_names_of_other_families(tmp_path, config):
     parts = {"0.wi_0.weight": tensor(10, 12), "0.wi_1.weight": tensor(10, 12), "0.wo.weight": tensor(12, 10)}
     write(tmp_path, parts, config=config)
-    names = Names(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
+    layout = Layout(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
     with pytest.raises(ValueError, match=r"has a gate \((feed_forward_proj|hidden_activation)='.*gate_removed=True"):
-        load_layer(tmp_path, 0, names=names)
-    assert "gate said to be removed" in load_layer(tmp_path, 0, names=names, gate_removed=True).history
+        load_layer(tmp_path, 0, layout=layout)
+    assert "gate said to be removed" in load_layer(tmp_path, 0, layout=layout, gate_removed=True).history
 
 
 def test_torch_bilinear_layers(tmp_path):
     modules = torch.nn.ModuleList([torch.nn.Bilinear(12, 12, 3, dtype=torch.float64) for _ in range(2)])
     save_file(modules.state_dict(), tmp_path / "model.safetensors")
-    layer = load_layer(tmp_path, 1, names="torch_bilinear")
+    layer = load_layer(tmp_path, 1, layout="torch_bilinear")
     assert torch.allclose(layer(X), modules[1](X, X), atol=1e-12)
     save_file(modules[0].state_dict(), tmp_path / "model.safetensors")
-    alone = load_layer(tmp_path / "model.safetensors", 0, names=Names(dense="weight", bias="bias"))
+    alone = load_layer(tmp_path / "model.safetensors", 0, layout=Layout(dense="weight", bias="bias"))
     assert torch.allclose(alone(X), modules[0](X, X), atol=1e-12)
-    with pytest.raises(ValueError, match="names leave out: bias"):
-        load_layer(tmp_path, 0, names=Names(dense="weight"))
+    with pytest.raises(ValueError, match="layout does not name: bias"):
+        load_layer(tmp_path, 0, layout=Layout(dense="weight"))
 
 
 OWN = {
@@ -161,24 +160,24 @@ OWN = {
 def test_models_of_this_project(tmp_path, kind):
     model = build_classifier(OWN[kind], seed=1, dtype=torch.float64)
     save_model(model, tmp_path)
-    bases = {"plain": "inputs in the pixel (input) basis", "all": "inputs in the embedding basis"}
+    bases = {"plain": "pixels", "all": "embedding"}
     for i, block in enumerate(model.blocks):
-        layer = load_layer(tmp_path, i, names="tensornet_interp")
+        layer = load_layer(tmp_path, i, layout="tensornet_interp")
         x = tensor(4, block.left.in_features)
         assert torch.allclose(layer(x), block(x), atol=1e-12)
-        assert layer.basis == (f"inputs in the output basis of layer {i - 1}" if i else bases[kind])
+        assert layer.basis == (f"outputs of layer {i - 1}" if i else bases[kind])
     with pytest.raises(ValueError, match=r"index must be below 2, which is n_layers in config\.json, got 2"):
-        load_layer(tmp_path, 2, names="tensornet_interp")
+        load_layer(tmp_path, 2, layout="tensornet_interp")
 
 
 def test_gate_models_and_gated_models_of_this_project(tmp_path):
-    model = GateModel(GateConfig(3, (Gate("and", 0, 1),), hidden=4))
+    model = LogicGateModel(LogicGateConfig(3, (LogicGate("and", 0, 1),), hidden=4))
     save_model(model, tmp_path / "bits")
     x = tensor(4, 3, dtype=torch.float32)
-    assert torch.allclose(load_layer(tmp_path / "bits", 0, names="tensornet_interp")(x), model(x), atol=1e-5)
+    assert torch.allclose(load_layer(tmp_path / "bits", 0, layout="tensornet_interp")(x), model(x), atol=1e-5)
     save_model(build_classifier(replace(OWN["all"], gate="relu"), seed=0), tmp_path / "relu")
     with pytest.raises(ValueError, match=r"has a gate \(gate='relu' in config.json\).*gate_removed=True"):
-        load_layer(tmp_path / "relu", 0, names="tensornet_interp")
+        load_layer(tmp_path / "relu", 0, layout="tensornet_interp")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -188,7 +187,8 @@ def test_written_layers_come_back(tmp_path, device, dtype):
         left=tensor(5, 4),
         right=tensor(5, 4, seed=1),
         name="layer 0",
-        history=("inputs in é", "scaled"),
+        history=("scaled",),
+        basis="é",
     )
     lifted = lift(plain, bias=tensor(3)).drop_constant()
     tied = replace(plain, right=plain.left)
@@ -201,6 +201,17 @@ def test_written_layers_come_back(tmp_path, device, dtype):
         assert back.down.dtype == dtype
         assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["layer.safetensors"]
     assert load_layer(tmp_path / "1" / "layer.safetensors").constant_in
+
+
+def test_a_layer_file_without_a_basis_states_none(tmp_path):
+    save_layer(BilinearLayer(down=tensor(3, 4), left=tensor(5, 4), right=tensor(5, 4, seed=1), basis="x"), tmp_path)
+    file = tmp_path / "layer.safetensors"
+    with safe_open(file, "pt") as opened:
+        tensors, metadata = {key: opened.get_tensor(key) for key in ("down", "left", "right")}, opened.metadata()
+    about = json.loads(metadata["layer"])
+    assert about.pop("basis") == "x"
+    save_file(tensors, file, {"format": metadata["format"], "layer": json.dumps(about)})
+    assert load_layer(tmp_path).basis == "as given"
 
 
 def test_an_interrupted_save_leaves_the_old_layer(tmp_path, monkeypatch):
@@ -225,8 +236,8 @@ def changed(name, *size):
     return make_tensors() | {name: tensor(*size)}
 
 
-SPLIT = Names("transformer.h.{i}.mlp.l", "transformer.h.{i}.mlp.r", "transformer.h.{i}.mlp.p.weight")
-REFUSED = {  # tensors, changes of the config, index, names, message
+SPLIT = Layout("transformer.h.{i}.mlp.l", "transformer.h.{i}.mlp.r", "transformer.h.{i}.mlp.p.weight")
+REFUSED = {  # tensors, changes of the config, index, layout, message
     "missing": (
         without(f"{MLP}.p.weight"),
         {},
@@ -238,11 +249,17 @@ REFUSED = {  # tensors, changes of the config, index, names, message
         make_tensors(),
         {},
         1,
-        replace(PRESETS["published"], down="transformer.h.{i}.mlp.P.weight"),
-        r"mlp\.P\.weight'\); did you mean .* no name is given to: transformer\.h\.1\.mlp\.p\.weight; pass names=Names",
+        replace(LAYOUTS["published"], down="transformer.h.{i}.mlp.P.weight"),
+        r"mlp\.P\.weight'\); did you mean .* does not name: transformer\.h\.1\.mlp\.p\.weight; pass layout=Layout",
     ),
     "another layout": (make_tensors(), {}, 0, SPLIT, r"left 'transformer\.h\.0\.mlp\.l' .*right 'transformer"),
-    "extra": (changed(f"{MLP}.w.scale", 3), {}, 1, "published", r"names leave out: transformer\.h\.1\.mlp\.w\.scale"),
+    "extra": (
+        changed(f"{MLP}.w.scale", 3),
+        {},
+        1,
+        "published",
+        r"not name: transformer\.h\.1\.mlp\.w\.scale",
+    ),
     "bias not there": (
         make_tensors(),
         {"bias": True},
@@ -283,7 +300,7 @@ REFUSED = {  # tensors, changes of the config, index, names, message
         make_tensors() | {f"{MLP}.p.weight": torch.full((12, 10), torch.nan)},
         {},
         1,
-        replace(PRESETS["published"], residual=0.0),
+        replace(LAYOUTS["published"], residual=0.0),
         "down has 120 entries that are NaN",
     ),
     "dtypes": (
@@ -303,12 +320,12 @@ REFUSED = {  # tensors, changes of the config, index, names, message
     ),
     "layer lost": (without(f"{MLP}.w.weight"), {}, 1, "published", r"no tensor for left 'transformer\.h\.1"),
     "index below": (make_tensors(), {}, -1, "published", "index must be at least 0, got -1"),
-    "names": (
+    "layout": (
         make_tensors(),
         {},
         0,
         "publshed",
-        r"names must be one of llama, .*got 'publshed'; did you mean 'published'",
+        r"layout must be one of llama, .*got 'publshed'; did you mean 'published'",
     ),
     "gate": (
         make_tensors(),
@@ -324,10 +341,10 @@ REFUSED = {  # tensors, changes of the config, index, names, message
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_bilinear_layer(case, tmp_path):
-    tensors, config, index, names, message = REFUSED[case]
+    tensors, config, index, layout, message = REFUSED[case]
     write(tmp_path, tensors, make_config(**config))
     with pytest.raises(ValueError, match=message):
-        load_layer(tmp_path, index, names=names)
+        load_layer(tmp_path, index, layout=layout)
 
 
 def test_files_that_save_layer_did_not_write(tmp_path):

@@ -82,7 +82,7 @@ def test_complete_widths_reproduce_the_output(network, ranked):
 def test_children_sum_to_the_activation_of_their_parent(network):
     direction, x = given(network)
     tree = circuit(network, direction, widths=None)
-    parents = [(network(x) @ direction)[:, None], *tree.activations(x)[:-1]]
+    parents = [(network(x) @ direction)[:, None], *tree.coordinates(x)[:-1]]
     for level, parts, parent in zip(tree.levels, tree.contributions(x), parents, strict=True):
         total = torch.zeros_like(parent).index_add(-1, level.parents, parts)
         assert largest(total - parent) <= EXACT * largest(parent)
@@ -101,11 +101,11 @@ def test_an_ablation_is_what_removing_the_component_does(network):
             )
 
 
-def test_activations_and_ablations_do_not_depend_on_what_is_kept(network):
+def test_coordinates_and_ablations_do_not_depend_on_what_is_kept(network):
     direction, x = given(network)
     whole = circuit(network, direction, widths=None)
     cut = circuit(network, direction, widths=1)
-    for values in ("activations", "ablations"):
+    for values in ("coordinates", "ablations"):
         for full, kept in zip(getattr(whole, values)(x), getattr(cut, values)(x), strict=True):
             best = (full - kept).abs().amax(0).min()
             assert float(best) <= EXACT * largest(full)

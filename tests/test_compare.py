@@ -115,7 +115,7 @@ def test_blocks_are_compared_as_matrices():
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     order = [2, 0, 1]
     b = replace(a, outputs=-3 * a.outputs[:, order], eigenvectors=(a.eigenvectors @ turn)[order])
-    whole = match(a, b, level="block")
+    whole = match(a, b, blocks=True)
     assert whole.pairs == ((0, 1), (1, 2), (2, 0))
     assert float(whole.congruence.min()) == pytest.approx(1)
     # the eigenvectors themselves are not defined where eigenvalues are equal
@@ -128,7 +128,7 @@ def test_block_congruence_is_the_cosine_of_dense_blocks():
     a, b = blocks(1), blocks(2)
     # not orthonormal, as block terms of a user may be
     b = replace(b, eigenvectors=b.eigenvectors + 0.3 * b.eigenvectors.flip(2))
-    matrix = match(a, b, level="block").matrix
+    matrix = match(a, b, blocks=True).matrix
     for i in range(3):
         for j in range(3):
             dense = [
@@ -167,7 +167,7 @@ def test_stability_counts_distinct_pairs_only():
     per_component = (1 + match(planted, stranger).congruence) / 2
     torch.testing.assert_close(mixed.components[0], per_component)
     assert stability([planted, stranger]).mean == pytest.approx(foreign)
-    same = stability([blocks(0), blocks(0)], level="block")
+    same = stability([blocks(0), blocks(0)], blocks=True)
     assert same.components[0].tolist() == pytest.approx([1, 1, 1])
 
 
@@ -183,8 +183,8 @@ WRONG = {
     "inputs": (lambda: match(LAYER, random_layer(3, 6, 4, seed=0)), ValueError, "'in' has size 5 in a but 6 in b"),
     "one is lifted": (lambda: match(LAYER, lift(random_layer(2, 4, 4, seed=0))), ValueError, "constant coordinate"),
     "a tensor": (lambda: match(LAYER, LAYER.down), TypeError, "got Tensor"),
-    "level": (lambda: match(LAYER, LAYER, level="blocks"), ValueError, "did you mean 'block'"),
-    "blocks of a layer": (lambda: match(LAYER, LAYER, level="block"), TypeError, "compares SpectralResults"),
+    "no bool": (lambda: match(LAYER, LAYER, blocks="yes"), TypeError, "blocks must be True or False"),
+    "blocks of a layer": (lambda: match(LAYER, LAYER, blocks=True), TypeError, "compares SpectralResults"),
     "one fit": (lambda: stability([LAYER]), ValueError, "at least 2 results, got 1"),
 }
 

@@ -9,11 +9,11 @@ import torch
 from bad_input import NAN, cases, check, tensor
 
 from tensornet_interp import BilinearLayer, Report, SpectralResult, decompose, lift
-from tensornet_interp.compare import ORDERS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_similarity, ordered_similarity
 from tensornet_interp.testing import random_layer
 
 VALUES = [5.0, -4.0, 3.0, 2.0, -1.0]
-REPORT = Report("eigen", "planted", (), "inputs in x", 0.0)
+REPORT = Report("eigen", "planted", (), "x", 0.0)
 
 
 def planted(blocks=2, values=VALUES, size=7, device="cpu"):
@@ -38,11 +38,11 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_equal_runs_of_other_signs_are_alike(order, device):
+@pytest.mark.parametrize("by", EIGENVALUE_RANKINGS)
+def test_equal_runs_of_other_signs_are_alike(by, device):
     one = planted(device=device)
     signs = torch.tensor([1.0, -1, -1, 1, -1], dtype=torch.float64, device=device)
-    found = ordered_similarity([one, replace(one, eigenvectors=one.eigenvectors * signs), one], order, 2)
+    found = ordered_similarity([one, replace(one, eigenvectors=one.eigenvectors * signs), one], by, 2)
     assert found.pairs == ((0, 1), (0, 2), (1, 2))
     assert found.values.shape == found.subspaces.shape == (3, 2, 2)
     close(found.values, 1.0)
@@ -51,16 +51,16 @@ def test_equal_runs_of_other_signs_are_alike(order, device):
 
 
 @pytest.mark.parametrize(
-    ("order", "expected"),
+    ("by", "expected"),
     [
         ("positive", [0.8, 1, 0.8]),  # 5, 3, 2
         ("negative", [1, 1, math.nan]),  # -4, -1
         ("magnitude", [0.8, 1, 1]),  # 5, -4, 3
     ],
 )
-def test_a_planted_rotation_is_the_cosine_at_its_place(order, expected, device):
+def test_a_planted_rotation_is_the_cosine_at_its_place(by, expected, device):
     one = planted(device=device)
-    found = ordered_similarity([one, turned(one, 0, 3, math.acos(0.8))], order, 3)
+    found = ordered_similarity([one, turned(one, 0, 3, math.acos(0.8))], by, 3)
     close(found.values, expected)
 
 
@@ -97,17 +97,17 @@ def test_degenerate_eigenvalues_are_flagged_and_their_subspace_is_the_same():
     assert ordered_similarity([one, one], "magnitude", 1, rtol=0.5).degenerate.all()
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_numbers_are_those_of_dense_matrices(order):
+@pytest.mark.parametrize("by", EIGENVALUE_RANKINGS)
+def test_the_numbers_are_those_of_dense_matrices(by):
     layers = [random_layer(3, 6, 4, seed=seed) for seed in range(3)]
-    found = ordered_similarity([decompose(layer, "eigen") for layer in layers], order, 2)
+    found = ordered_similarity([decompose(layer, "eigen") for layer in layers], by, 2)
     for at, (i, j) in enumerate(found.pairs):
         for block in range(3):
             picked = []
             for layer in (layers[i], layers[j]):
                 matrix = layer.to_tensor()[block]
                 values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-                key = {"positive": -values, "negative": values, "magnitude": -values.abs()}[order]
+                key = {"positive": -values, "negative": values, "magnitude": -values.abs()}[by]
                 picked.append(vectors[:, key.argsort()[:2]])
             dense = (picked[0].T @ picked[1]).double()
             close(found.values[at, block], dense.diagonal().abs().tolist())
@@ -142,14 +142,14 @@ def test_pulled_back_it_is_the_function_of_the_new_inputs(bias, device):
     if bias:
         layer = lift(layer, left_bias=tensor(4, seed=4).to(device)).drop_constant()
     result = decompose(layer, "eigen")
-    pulled = result.pull_back(embedding, input_bias=shift if bias else None, note="inputs in pixels")
+    pulled = result.pull_back(embedding, input_bias=shift if bias else None, basis="pixels")
     x = tensor(6, 8, seed=3).to(device)
     torch.testing.assert_close(pulled(x), layer(x @ embedding.T + (shift if bias else 0)))
     assert torch.equal(pulled.eigenvalues, result.eigenvalues)
     if not bias:
         torch.testing.assert_close(pulled.eigenvectors, embedding.T @ result.eigenvectors)
-    assert pulled.report.basis == "eigenvectors of inputs as given, inputs in pixels"
-    assert pulled.to_layer().basis == "inputs in pixels"
+    assert (pulled.report.basis, pulled.to_layer().basis) == ("pixels", "pixels")
+    assert pulled.report.method.endswith("pulled back from basis 'as given'")
 
 
 def test_the_two_bases_of_one_function_differ():
@@ -183,8 +183,8 @@ def test_of_averages_over_runs_it_is_the_interval_of_a_mean():
 
 def test_runs_are_left_out_whatever_they_are_called_and_pairs_written():
     values = tensor(6, 2, 3, seed=7)
-    found = jackknife(values, pairs_of(4), level=0.5)
-    named = jackknife(values, [(10 * j, 10 * i) for i, j in pairs_of(4)], level=0.5)
+    found = jackknife(values, pairs_of(4), confidence=0.5)
+    named = jackknife(values, [(10 * j, 10 * i) for i, j in pairs_of(4)], confidence=0.5)
     torch.testing.assert_close(found.low, named.low)
     without = torch.stack([values[[at for at, p in enumerate(pairs_of(4)) if i not in p]].mean(0) for i in range(4)])
     error = ((without - without.mean(0)).square().sum(0) * 3 / 4).sqrt()
@@ -214,7 +214,7 @@ TABLE = [
         r"'in' has size 7 in results\[0\] but 8",
     ),
     ("classes", lambda: matched_similarity([ONE, planted(3)]), ValueError, r"'block' has size 2 in results\[0\] but 3"),
-    ("order", lambda: ordered_similarity([ONE, ONE], "largest"), ValueError, "order must be one of magnitude, neg"),
+    ("by", lambda: ordered_similarity([ONE, ONE], "largest"), ValueError, "by must be one of magnitude, neg"),
     ("count", lambda: ordered_similarity([ONE, ONE], count=6), ValueError, r"count must be from 1 to 5 \(eigenpairs"),
     ("no count", lambda: matched_similarity([ONE, ONE], 0), ValueError, "count must be from 1 to 5"),
     ("layer", lambda: ordered_similarity([random_layer(2, 7, 3, seed=0)] * 2), TypeError, "got BilinearLayer"),
@@ -224,7 +224,12 @@ TABLE = [
     ("pair missing", lambda: jackknife(THREE[:2], [(0, 1), (0, 2)]), ValueError, "all 3 pairs of 3 different runs"),
     ("pair twice", lambda: jackknife(torch.ones(4), [*pairs_of(3), (1, 0)]), ValueError, "each once"),
     ("pairs", lambda: jackknife(torch.ones(4), pairs_of(3)), ValueError, "'pair' has size 4 in values but 3 in pairs"),
-    ("level", lambda: jackknife(THREE, pairs_of(3), level=95), ValueError, r"level must be in \(0, 1\), got 95"),
+    (
+        "confidence",
+        lambda: jackknife(THREE, pairs_of(3), confidence=95),
+        ValueError,
+        r"confidence must be in \(0, 1\), got 95",
+    ),
     ("pull back", lambda: ONE.pull_back(tensor(8, 6)), ValueError, "mode 'in' has size 7 in layer but 8 in inputs"),
     ("NaN inputs", lambda: ONE.pull_back(tensor(7, 6) * NAN), ValueError, "inputs has 42 entries that are NaN"),
 ]

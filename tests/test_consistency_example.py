@@ -53,7 +53,7 @@ def test_everything_is_measured_drawn_and_drawn_again(
     assert "not tested here: no size of 300 or more" in printed
 
     ordered = read_table(out / "ordered.csv")
-    assert {(row["size"], row["basis"], row["order"]) for row in ordered} == {
+    assert {(row["size"], row["basis"], row["ranking"]) for row in ordered} == {
         (size, basis, order)
         for size in (16,)
         for basis in ("pixel", "projected")
@@ -121,8 +121,8 @@ def test_bad_options_are_named(argv: list[str], message: str, folders: list[str]
 def test_the_verdict_is_of_the_large_sizes(
     ends: tuple[float, float, float], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = dict(zip(("similarity", "low", "high"), ends, strict=True)) | {"basis": "pixel", "order": "positive"}
-    print_verdict([row | {"size": 300.0}, row | {"size": 100.0}, row | {"size": 300.0, "order": "matched"}])
+    row = dict(zip(("similarity", "low", "high"), ends, strict=True)) | {"basis": "pixel", "ranking": "positive"}
+    print_verdict([row | {"size": 300.0}, row | {"size": 100.0}, row | {"size": 300.0, "ranking": "matched"}])
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2
     assert lines[1].endswith(said)
@@ -133,5 +133,5 @@ def test_the_contrast_is_between_different_classes_whatever_the_number_of_seeds(
     eye = torch.eye(3, dtype=torch.float64)
     runs = [decompose(BilinearLayer(down=eye, left=eye, right=eye), "eigen")] * 5
     ordered, _ = consistency.ordered_rows([run.truncate(1) for run in runs], {}, "abc")
-    first = next(row for row in ordered if row["order"] == "positive")
+    first = next(row for row in ordered if row["ranking"] == "positive")
     assert (first["similarity"], first["other_class"]) == (1.0, 0.0)

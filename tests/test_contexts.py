@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from models.activations import activations, windows
 from models.contexts import Context, as_html, as_text, contexts, peak_tokens, strongest
 from models.transformer import TransformerConfig, build_transformer
+from models.vectors import vectors_at, windows
 from tensornet_interp.features import Dictionary
 
 D, PLACE = 8, (1, "mlp-in")
@@ -20,7 +20,7 @@ def setting():
     rows = windows(torch.randint(0, 13, (7 * 40,), generator=torch.Generator().manual_seed(0)), 7)
     columns = torch.randn(D, 12, generator=torch.Generator().manual_seed(1))
     dictionary = Dictionary(columns.T.contiguous(), columns, k=3)
-    codes = torch.cat([dictionary.encode(x) for x in activations(model, rows, *PLACE)])  # (window, position, feature)
+    codes = torch.cat([dictionary.encode(x) for x in vectors_at(model, rows, *PLACE)])  # (window, position, feature)
     return dictionary, model, rows, codes
 
 

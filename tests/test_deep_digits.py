@@ -45,12 +45,12 @@ def test_the_job_trains_compares_cuts_and_takes_apart(tmp_path: Path, capsys: py
     assert all(float(row["measured"]) <= float(row["bound"]) for row in bonds)
     assert printed.count("70 % removed") == 2
 
-    # orders sum to the logit difference, and the widest circuit is near it
+    # degrees sum to the logit difference, and the widest circuit is near it
     index = int((data.test_y == 5).nonzero()[0])
     first, second = logits[index].topk(2).values.tolist()
-    orders = [float(row["logit"]) for row in rows(tmp_path / "orders.csv")]
-    assert len(orders) == 9
-    assert sum(orders) == pytest.approx(first - second, rel=1e-9)
+    degrees = [float(row["logit"]) for row in rows(tmp_path / "degrees.csv")]
+    assert len(degrees) == 9
+    assert sum(degrees) == pytest.approx(first - second, rel=1e-9)
     errors = [float(row["test_error"]) for row in rows(tmp_path / "circuit.csv")]
     assert errors[-1] < 0.5 * errors[0]
     assert (tmp_path / "replaced.txt").read_text().count("part 2 alone") == 3

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
-from models.activations import windows
 from models.annealing import anneal
-from models.gates import Gate, GateConfig, train_gates, truth_table
 from models.language import LanguageConfig, generate, held_out_loss, train_language
+from models.logic_gates import LogicGate, LogicGateConfig, train_logic_gates, truth_table
 from models.published import load_transformer, save_transformer
 from models.sae import SAEConfig, autoencoder_at
 from models.text import encode, encode_to_file, load_tokens, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
+from models.vectors import windows
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import load_layer, save_layer
 
@@ -52,9 +52,9 @@ def autoencoder(folder):
 
 
 def gates(folder):
-    config = GateConfig(3, (Gate("and", 0, 1),))
-    sampled = truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20)
-    return [*train_gates(config, steps=2).parameters(), *truth_table(config), *sampled]
+    config = LogicGateConfig(3, (LogicGate("and", 0, 1),))
+    sampled = truth_table(LogicGateConfig(9, (LogicGate("xor", 0, 8),)), max_rows=20)
+    return [*train_logic_gates(config, steps=2).parameters(), *truth_table(config), *sampled]
 
 
 def files(folder):

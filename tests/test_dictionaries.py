@@ -81,7 +81,7 @@ def test_a_layer_between_dictionaries_is_the_function_between_them(sides, lifted
     assert found.constant_in
     notes = [note for note in found.history if "features" in note]
     assert len(notes) == sum(SIDES[sides])
-    assert found.basis == ("inputs in features of a (decoder columns)" if inputs else "inputs as given")
+    assert found.basis == ("features of a (decoder columns)" if inputs else "as given")
 
 
 def test_without_biases_the_entries_are_columns_and_rows_alone():
@@ -91,7 +91,7 @@ def test_without_biases_the_entries_are_columns_and_rows_alone():
     dense = torch.einsum("go,oij,ia,jb->gab", after.encoder, layer.to_tensor(), before.decoder, before.decoder)
     assert close(found.to_tensor(), dense)
     assert found.shape == (8, 7, 7)
-    assert found.basis == "inputs in features of some (decoder columns, biases left out)"
+    assert found.basis == "features of some (decoder columns, biases left out)"
     matrix = (dense[2] + dense[2].T) / 2
     assert close(found.interaction_matrix(torch.eye(8, dtype=torch.float64)[2]), matrix)
 

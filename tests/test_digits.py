@@ -18,6 +18,7 @@ def test_the_main_job_trains_decomposes_and_draws(tmp_path: Path, capsys: pytest
     assert figures == {
         "spectrum",
         "eigenvectors",
+        "leading",
         "truncation",
         "activation",
         "explanation_right",

@@ -320,9 +320,9 @@ def test_a_zero_layer_has_zero_eigenvalues():
 
 
 def test_the_report_says_what_was_done():
-    layer = make(7, 6, 4).change_basis(tensor(7, 5, seed=1), note="inputs in the pixel basis")
+    layer = make(7, 6, 4).change_basis(tensor(7, 5, seed=1), basis="pixels")
     report = decompose(layer, "eigen", rank=2).report
-    assert (report.layer, report.basis) == ("it", "inputs in the pixel basis")
+    assert (report.layer, report.basis) == ("it", "pixels")
     assert "rank=2" in report.method
     assert "torch" in report.versions
 

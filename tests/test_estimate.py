@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, Estimate, inner
+from tensornet_interp import BilinearLayer, Estimate
+from tensornet_interp.inner_products import inner_by_output
 
 
 def test_an_estimate_an_output_is_a_tensor_of_the_true_numbers():
     layer = BilinearLayer(down=torch.eye(2).double() * 10, left=torch.eye(2).double(), right=torch.eye(2).double())
-    estimate = inner(layer, layer, per_output=True)
+    estimate = inner_by_output(layer, layer)
     torch.testing.assert_close(estimate.to_tensor(), torch.tensor([100.0, 100.0]).double())
     with pytest.raises(TypeError, match="use to_tensor"):
         float(estimate)

@@ -15,7 +15,7 @@ from tensornet_interp.testing import random_layer
 
 OUT, IN, FEATURES = 3, 7, 19
 EPS = torch.finfo(torch.float64).eps
-SPACE = "inputs in the stream after the norm"
+BASIS = "stream after the norm"
 
 
 def tensor(seed, *size, device="cpu", dtype=torch.float64):
@@ -56,30 +56,30 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("hidden", [2, 5])  # below and above in / 2: through a thin QR, and dense
 def test_a_block_is_the_decoder_on_both_sides_of_the_interaction_matrix(hidden, dtype, device):
     layer, direction, decoder = given(hidden, device, dtype)
-    found = feature_interactions(layer, direction, decoder, space=SPACE)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS)
     q = dense(layer, direction, decoder)
     rows, columns = [4, 0, 18], torch.tensor([1, 4])
     torch.testing.assert_close(found.block(rows, columns), q[rows][:, columns], atol=tolerance(q), rtol=0)
     torch.testing.assert_close(found.diagonal(), q.diagonal(), atol=tolerance(q), rtol=0)
     assert found.squared_norm() == pytest.approx(float(q.square().sum()), rel=1e-12)
-    assert (len(found), found.space) == (FEATURES, SPACE)
+    assert (len(found), found.basis) == (FEATURES, BASIS)
     assert "features=19" in repr(found)
-    assert SPACE in repr(found)
+    assert BASIS in repr(found)
 
 
 @pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_activations_are_those_of_the_layer_on_decoded_codes(lifted, biased, device):
+def test_values_are_those_of_the_layer_on_decoded_codes(lifted, biased, device):
     layer, direction, decoder = given(device=device)
     if lifted:
         parts = {f"{side}_bias": tensor(seed, 5, device=device) for seed, side in ((3, "left"), (4, "right"))}
         layer = lift(layer, bias=tensor(5, OUT, device=device), **parts).drop_constant()
     bias = tensor(6, IN, device=device) if biased else None
-    found = feature_interactions(layer, direction, decoder, space=SPACE, bias=bias)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, bias=bias)
     codes = tensor(7, 11, FEATURES, device=device)
     x = codes @ decoder.T + (0 if bias is None else bias)
     expected = layer(x) @ direction
-    torch.testing.assert_close(found.activations(codes), expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+    torch.testing.assert_close(found(codes), expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
     if not (lifted or biased):
         assert found.offset == 0
         assert not found.linear.any()
@@ -99,7 +99,7 @@ def brute(q, pairs, by):
 def test_top_is_that_of_the_whole_matrix(pairs, by, max_elements):
     layer, direction, decoder = given()
     decoder = decoder * torch.logspace(0, -3, FEATURES, dtype=torch.float64)  # small norms: tiles to skip
-    found = feature_interactions(layer, direction, decoder, space=SPACE, max_elements=max_elements)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=max_elements)
     expected = brute(dense(layer, direction, decoder), pairs, by)
     for n in (1, 7, len(expected)):
         top = found.top(n, pairs=pairs, by=by)
@@ -116,7 +116,7 @@ def test_tiles_below_the_bound_are_skipped_and_nothing_is_lost(device):
     decoder[1:, :6] = 0
     decoder[:, 57] = torch.tensor([0, 0, 3.0, 0, 0, 0, 0])
     decoder[:, 58] = torch.tensor([0, 0, 0, 3.0, 0, 0, 0])
-    found = feature_interactions(layer, tensor(1, OUT, device=device), decoder, space=SPACE, max_elements=36)
+    found = feature_interactions(layer, tensor(1, OUT, device=device), decoder, basis=BASIS, max_elements=36)
     with Watch() as watch:
         top = found.top(1)
     assert top[0][:2] == (57, 58)
@@ -132,7 +132,7 @@ def test_a_pair_that_meets_the_bound_is_not_skipped(device):
     eye = torch.eye(IN, device=device).double()
     layer = BilinearLayer(down=torch.ones(1, IN, device=device).double(), left=eye, right=eye)
     decoder = torch.stack([eye[0], 0.99 * (0.8 * eye[0] + 0.6 * eye[1]), 0.98 * eye[2], 0.97 * eye[2]], 1)
-    found = feature_interactions(layer, eye[0, :1], decoder, space=SPACE, max_elements=1)
+    found = feature_interactions(layer, eye[0, :1], decoder, basis=BASIS, max_elements=1)
     assert found.top(1, pairs="cross") == [(2, 3, pytest.approx(0.98 * 0.97))]
     assert [entry[:2] for entry in found.top(3)] == [(0, 0), (1, 1), (2, 2)]
 
@@ -141,10 +141,10 @@ def test_equal_values_and_zero_directions():
     layer, direction, decoder = given()
     same = decoder[:, [0] * 9]
     q = float(dense(layer, direction, same)[0, 0])
-    found = feature_interactions(layer, direction, same, space=SPACE, max_elements=4)
+    found = feature_interactions(layer, direction, same, basis=BASIS, max_elements=4)
     assert [value for *_, value in found.top(45)] == pytest.approx([q] * 45)
     assert len({entry[:2] for entry in found.top(45)}) == 45
-    nothing = feature_interactions(layer, 0 * direction, decoder, space=SPACE)
+    nothing = feature_interactions(layer, 0 * direction, decoder, basis=BASIS)
     assert {value for *_, value in nothing.top(4)} == {0.0}
     assert math.isnan(nothing.statistics()["cross"].kurtosis)
 
@@ -154,7 +154,7 @@ def test_a_rank_takes_the_leading_eigenpairs(rank):
     layer, direction, decoder = given()
     cut = decompose(layer, "eigen", directions=direction[None], rank=rank)
     matrix = (cut.eigenvectors[0] * cut.eigenvalues[0]) @ cut.eigenvectors[0].T
-    found = feature_interactions(layer, direction, decoder, space=SPACE, rank=rank)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, rank=rank)
     everything = range(FEATURES)
     torch.testing.assert_close(found.block(everything, everything), decoder.T @ matrix @ decoder)
     assert found.factors.shape == (FEATURES, rank)
@@ -163,7 +163,7 @@ def test_a_rank_takes_the_leading_eigenpairs(rank):
 @pytest.mark.parametrize("pairs", ["all", "cross"])
 def test_the_smallest_submatrix_holds_the_top_and_no_feature_too_many(pairs):
     layer, direction, decoder = given()
-    found = feature_interactions(layer, direction, decoder, space=SPACE)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS)
     q = dense(layer, direction, decoder)
     for n in (1, 4, 12):
         features, matrix = found.smallest_submatrix(n, pairs=pairs)
@@ -178,7 +178,7 @@ def test_features_by_features_are_never_formed(call):
     """The factors are features * rank, a tile max_elements, the merge twice n; nothing else grows."""
     features, limit, n = 400, 900, 25
     layer, direction, decoder = given(features=features)
-    found = feature_interactions(layer, direction, decoder, space=SPACE, max_elements=limit)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=limit)
     with Watch() as watch:
         found.statistics() if call == "statistics" else getattr(found, call)(n)
     bins = 2**16 if call == "statistics" else 0
@@ -189,7 +189,7 @@ def test_features_by_features_are_never_formed(call):
 def test_making_them_takes_features_by_rank():
     layer, direction, decoder = given(features=400)
     with Watch() as watch:
-        feature_interactions(layer, direction, decoder, space=SPACE, bias=tensor(3, IN))
+        feature_interactions(layer, direction, decoder, basis=BASIS, bias=tensor(3, IN))
     assert watch.largest == 400 * IN
 
 
@@ -197,7 +197,7 @@ def test_statistics_are_those_of_the_diagonal_and_the_upper_triangle():
     layer, direction, decoder = given()
     q = dense(layer, direction, decoder)
     cross = q[torch.ones_like(q, dtype=torch.bool).triu(1)]
-    found = feature_interactions(layer, direction, decoder, space=SPACE, max_elements=30).statistics(z=2.0)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=30).statistics(z=2.0)
     for values, part in ((q.diagonal(), found["self"]), (cross, found["cross"])):
         centred = values - values.mean()
         assert part.count == len(values)
@@ -212,9 +212,9 @@ def test_the_table_names_pairs_and_counts_the_share():
     layer, direction, decoder = given()
     q = dense(layer, direction, decoder)
     names = [f"f{number}" for number in range(FEATURES)]
-    text = feature_interactions(layer, direction, decoder, space=SPACE).table(190, names).splitlines()
+    text = feature_interactions(layer, direction, decoder, basis=BASIS).table(190, names).splitlines()
     i, j, value = brute(q, "all", "magnitude")[0]
-    assert SPACE in text[0]
+    assert BASIS in text[0]
     assert text[1].endswith(f"  f{i}" if i == j else f"f{i} x f{j}")
     assert float(text[1].split()[1]) == pytest.approx(value, rel=1e-3)
     shares = [float(line.split()[2]) for line in text[1:]]
@@ -222,17 +222,17 @@ def test_the_table_names_pairs_and_counts_the_share():
     assert shares[-1] == 1
 
 
-def test_the_space_is_stated_by_the_history_or_by_the_call():
+def test_the_basis_is_stated_by_the_layer_or_by_the_call():
     layer, direction, decoder = given()
-    told = layer.change_basis(torch.eye(IN).double(), note=SPACE)
-    assert feature_interactions(told, direction, decoder).space == SPACE
-    assert feature_interactions(told, direction, decoder, space=SPACE).space == SPACE
-    with pytest.raises(ValueError, match="does not say in which space its inputs live; give space="):
+    told = layer.change_basis(torch.eye(IN).double(), basis=BASIS)
+    assert feature_interactions(told, direction, decoder).basis == BASIS
+    assert feature_interactions(told, direction, decoder, basis=BASIS).basis == BASIS
+    with pytest.raises(ValueError, match="does not state the basis of its inputs"):
         feature_interactions(layer, direction, decoder)
     with pytest.raises(
-        ValueError, match=r"history says 'inputs in the stream after the norm': .* must share one space"
+        ValueError, match=r"but the layer's is 'stream after the norm': .* must share their coordinates"
     ):
-        feature_interactions(told, direction, decoder, space="inputs in the stream before the norm")
+        feature_interactions(told, direction, decoder, basis="stream before the norm")
 
 
 LARGE = """
@@ -248,7 +248,7 @@ layer = random_layer(3, 1024, 4096, seed=0, dtype=torch.float32)
 direction = torch.randn(3, generator=torch.Generator().manual_seed(1))
 decoder = torch.randn(1024, 8192, generator=torch.Generator().manual_seed(2))
 before, start = peak(), time.perf_counter()
-found = feature_interactions(layer, direction, decoder, space="inputs as drawn")
+found = feature_interactions(layer, direction, decoder, basis="as drawn")
 made = time.perf_counter()
 top = found.top(50)
 done, after = time.perf_counter(), peak()

@@ -11,7 +11,7 @@ from tensornet_interp.features import low_rank_correlation, rank_by_structure
 from tensornet_interp.testing import random_layer
 
 OUT, IN, HIDDEN, FEATURES, TOKENS = 3, 7, 5, 4, 23
-SPACE = "inputs in the stream after the norm"
+BASIS = "stream after the norm"
 
 
 def tensor(seed, *size, device="cpu"):
@@ -35,7 +35,7 @@ def test_correlation_is_that_of_truncated_and_true_activations(lifted, device):
     layer, directions, x = given(lifted, device)
     bias = tensor(3, FEATURES, device=device)
     full = min(layer.shape[1], 2 * layer.rank)
-    records = low_rank_correlation(layer, directions, x, (1, 2, full), space=SPACE, bias=bias, active=0.3)
+    records = low_rank_correlation(layer, directions, x, (1, 2, full), basis=BASIS, bias=bias, active=0.3)
     assert len(records) == 3 * FEATURES
     inputs = torch.cat([torch.ones_like(x[:, :1]), x], 1) if lifted else x
     for feature in range(FEATURES):
@@ -50,16 +50,16 @@ def test_correlation_is_that_of_truncated_and_true_activations(lifted, device):
             record = select(records, feature=feature, k=k)
             assert record["correlation"] == pytest.approx(np.corrcoef(found, true)[0, 1], abs=1e-12)
             assert record["active_correlation"] == pytest.approx(np.corrcoef(found[on], true[on])[0, 1], abs=1e-12)
-            assert (record["tokens"], record["active"], record["space"]) == (TOKENS, int(on.sum()), SPACE)
+            assert (record["tokens"], record["active"], record["basis"]) == (TOKENS, int(on.sum()), BASIS)
         assert select(records, feature=feature, k=full)["correlation"] == pytest.approx(1, abs=1e-12)
 
 
 def test_active_tokens_can_be_given(device):
     layer, directions, x = given(False, device)
     mask = tensor(4, TOKENS, FEATURES, device=device) > 0.2
-    chosen = low_rank_correlation(layer, directions, x, (2,), space=SPACE, active=mask)
+    chosen = low_rank_correlation(layer, directions, x, (2,), basis=BASIS, active=mask)
     for feature in range(FEATURES):
-        alone = low_rank_correlation(layer, directions[feature][None], x[mask[:, feature]], (2,), space=SPACE)
+        alone = low_rank_correlation(layer, directions[feature][None], x[mask[:, feature]], (2,), basis=BASIS)
         record = select(chosen, feature=feature)
         assert record["active"] == int(mask[:, feature].sum())
         assert record["active_correlation"] == pytest.approx(alone[0]["correlation"], abs=1e-12)
@@ -70,22 +70,22 @@ def test_an_undefined_correlation_is_nan():
     mask = torch.zeros(TOKENS, FEATURES, dtype=torch.bool)
     mask[:3, 1] = True
     directions[2] = 0
-    records = low_rank_correlation(layer, directions, x, (1,), space=SPACE, active=mask)
+    records = low_rank_correlation(layer, directions, x, (1,), basis=BASIS, active=mask)
     assert math.isnan(select(records, feature=0)["active_correlation"])
     assert math.isfinite(select(records, feature=1)["active_correlation"])
     assert math.isnan(select(records, feature=2)["correlation"])
     assert math.isfinite(select(records, feature=0)["correlation"])
     for tokens in (5, 7, 11):  # the mean of equal numbers is not always that number
-        alike = low_rank_correlation(layer, directions, x[:1].expand(tokens, -1), (1, 2, 3), space=SPACE)
+        alike = low_rank_correlation(layer, directions, x[:1].expand(tokens, -1), (1, 2, 3), basis=BASIS)
         assert all(math.isnan(record["correlation"]) for record in alike)
 
 
 def test_chunks_change_nothing(monkeypatch):
     layer, directions, x = given(False, "cpu")
-    whole = low_rank_correlation(layer, directions, x, (1, 3), space=SPACE)
+    whole = low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS)
     ranking = rank_by_structure(layer, directions)
     monkeypatch.setattr("tensornet_interp.features.lowrank._CHUNK_ELEMENTS", 150)
-    for a, b in zip(whole, low_rank_correlation(layer, directions, x, (1, 3), space=SPACE), strict=True):
+    for a, b in zip(whole, low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS), strict=True):
         assert a == pytest.approx(b)
     for a, b in zip(ranking, rank_by_structure(layer, directions), strict=True):
         assert a == pytest.approx(b)
@@ -109,7 +109,7 @@ def test_structure_is_the_share_of_the_two_leading_eigenvalues(hidden, device):
         assert record["opposite"] == (float(own[0] * own[1]) < 0)
         assert record["norm"] == pytest.approx(math.sqrt(squared), rel=1e-12)
         assert record["effective_rank"] == pytest.approx(float(own.abs().sum()) ** 2 / squared, rel=1e-11)
-        assert record["space"] == "inputs as given"
+        assert record["basis"] == "as given"
 
 
 def test_gates_and_squares_come_first_and_zero_last():
@@ -136,12 +136,12 @@ def test_gates_and_squares_come_first_and_zero_last():
 
 
 def test_a_ranking_says_in_which_coordinates_it_was_made():
-    layer = random_layer(OUT, IN, HIDDEN, seed=0).change_basis(tensor(3, IN, IN), note=SPACE)
-    assert {record["space"] for record in rank_by_structure(layer, torch.eye(OUT).double())} == {SPACE}
+    layer = random_layer(OUT, IN, HIDDEN, seed=0).change_basis(tensor(3, IN, IN), basis=BASIS)
+    assert {record["basis"] for record in rank_by_structure(layer, torch.eye(OUT).double())} == {BASIS}
 
 
 def test_results_stand_for_their_layer():
     layer, directions, x = given(False, "cpu")
     result = decompose(layer, "eigen")
-    for a, b in zip(*(low_rank_correlation(m, directions, x, (1,), space=SPACE) for m in (layer, result)), strict=True):
+    for a, b in zip(*(low_rank_correlation(m, directions, x, (1,), basis=BASIS) for m in (layer, result)), strict=True):
         assert a["correlation"] == pytest.approx(b["correlation"], abs=1e-10)

@@ -71,11 +71,11 @@ def test_outliers_are_counted_and_printed():
 
 @pytest.mark.parametrize("z", [0, -1, math.nan, math.inf, True, "5"])
 def test_z_is_a_positive_number(z):
-    with pytest.raises(ValueError, match="z must be a positive number of standard deviations"):
+    with pytest.raises((TypeError, ValueError), match=r"z must be (a number|finite|above 0), got"):
         summarize(chunked(VALUES["normal"], 100), z, (0.5,))
 
 
 @pytest.mark.parametrize("quantiles", [(), (0.5, 1.1), (-0.1,)])
 def test_quantiles_are_shares(quantiles):
-    with pytest.raises(ValueError, match="quantiles must be shares from 0 to 1"):
+    with pytest.raises(ValueError, match=r"quantiles (is empty|must be in \[0, 1\], got)"):
         summarize(chunked(VALUES["normal"], 100), 5.0, quantiles)

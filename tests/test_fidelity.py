@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy, softmax
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, relative_error
 from tensornet_interp.fidelity import (
-    ORDERS,
-    component_order,
+    COMPONENT_RANKINGS,
+    component_ranking,
     components_needed,
     fidelity,
     network_fidelity,
@@ -64,11 +64,11 @@ def test_networks_of_several_layers_have_no_independent_pairs(x: torch.Tensor) -
     assert fidelity(network, network, x).mse_independent is None
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_whole_curve_ends_at_the_model(layer: BilinearLayer, x: torch.Tensor, order: str) -> None:
+@pytest.mark.parametrize("by", COMPONENT_RANKINGS)
+def test_the_whole_curve_ends_at_the_model(layer: BilinearLayer, x: torch.Tensor, by: str) -> None:
     result = decompose(layer, "eigen")
     labels = layer(x).argmax(-1)
-    records = truncation_curve(result, layer, x, labels, [1, result.rank], order=order, order_data=(x, labels))
+    records = truncation_curve(result, layer, x, labels, [1, result.rank], by=by, rank_on=(x, labels))
     assert [record["components"] for record in records] == [1, result.rank]
     assert records[-1]["accuracy"] == 1.0
     assert records[-1]["mse"] < 1e-20 * float(layer(x).square().sum(-1).max())
@@ -84,7 +84,7 @@ def test_the_curve_by_magnitude_is_truncation(layer: BilinearLayer, x: torch.Ten
         assert record["kl"] == pytest.approx(cut.kl, rel=1e-8)
 
 
-def test_orders_find_what_was_planted() -> None:
+def test_rankings_find_what_was_planted() -> None:
     """Pixel 0 has the large eigenvalue but is dark; pixel 1 has a small one and is bright."""
     left = torch.eye(3, dtype=torch.float64)
     layer = BilinearLayer(down=torch.tensor([[10.0, 1.0, 5.0], [10.0, 1.0, -5.0]]).double(), left=left, right=left)
@@ -93,14 +93,14 @@ def test_orders_find_what_was_planted() -> None:
     labels = torch.tensor([0, 0])
     pixel = result.eigenvectors.abs().argmax(1)  # (block, rank)
 
-    def first(order: str) -> int:
-        return int(pixel[0, component_order(result, order, x, labels)[0, 0]])
+    def first(by: str) -> int:
+        return int(pixel[0, component_ranking(result, by, x, labels)[0, 0]])
 
     assert first("magnitude") == 0
     assert first("activation") == 1
 
 
-def test_ablation_order_is_the_rise_of_the_loss(layer: BilinearLayer, x: torch.Tensor) -> None:
+def test_ablation_ranking_is_the_rise_of_the_loss(layer: BilinearLayer, x: torch.Tensor) -> None:
     result = decompose(layer, "eigen")
     labels = torch.randint(0, 4, (50,), generator=torch.Generator().manual_seed(3))
     loss = torch.empty(result.eigenvalues.shape, dtype=torch.float64)
@@ -109,20 +109,20 @@ def test_ablation_order_is_the_rise_of_the_loss(layer: BilinearLayer, x: torch.T
             mask = torch.ones_like(result.eigenvalues, dtype=torch.bool)
             mask[block, rank] = False
             loss[block, rank] = cross_entropy(result.keep(mask)(x), labels)
-    assert torch.equal(component_order(result, "ablation", x, labels), loss.argsort(dim=1, descending=True))
+    assert torch.equal(component_ranking(result, "ablation", x, labels), loss.argsort(dim=1, descending=True))
 
 
 def test_components_needed_are_the_first_that_do_and_those_after_which_it_stays() -> None:
     accuracies = {1: 0.5, 2: 0.9, 3: 0.899, 4: 0.8, 6: 0.8995, 8: 0.95}
-    records = [{"order": "magnitude", "components": k, "accuracy": share} for k, share in accuracies.items()]
+    records = [{"ranking": "magnitude", "components": k, "accuracy": share} for k, share in accuracies.items()]
     records = records[::-1]  # in any order
     assert components_needed(records, 0.9, 0.0) == (2, 8)
     assert components_needed(records, 0.9, 0.0005) == (2, 6)  # exactly so much lost is enough
     assert components_needed(records, 0.9, 0.1) == (2, 2)
     assert components_needed(records, 0.96, 0.001) == (None, None)
     assert components_needed([r for r in records if r["components"] < 8], 0.9, 0.0) == (2, None)
-    with pytest.raises(ValueError, match="of one order, got ablation, magnitude"):
-        components_needed([*records, {"order": "ablation", "components": 1, "accuracy": 0.5}], 0.9, 0.1)
+    with pytest.raises(ValueError, match="of one ranking, got ablation, magnitude"):
+        components_needed([*records, {"ranking": "ablation", "components": 1, "accuracy": 0.5}], 0.9, 0.1)
     with pytest.raises(ValueError, match="records is empty"):
         components_needed([], 0.9, 0.1)
 
@@ -136,14 +136,14 @@ def test_bad_input() -> None:
         fidelity(result, layer, x, labels[:4])
     with pytest.raises(TypeError, match="int64 class numbers"):
         fidelity(result, layer, x, labels.double())
-    with pytest.raises(ValueError, match="labels go from 4 to 4 but there are 4 outputs"):
+    with pytest.raises(ValueError, match="labels must be classes from 0 to 3, got 4 to 4"):
         fidelity(result, layer, x, labels + 4)
     with pytest.raises(ValueError, match="x is empty"):
         fidelity(result, layer, x[:0])
     with pytest.raises(ValueError, match="did you mean 'magnitude'"):
-        component_order(result, "magnitud")
+        component_ranking(result, "magnitud")
     with pytest.raises(ValueError, match="needs x and labels"):
-        component_order(result, "ablation", x)
+        component_ranking(result, "ablation", x)
     with pytest.raises(ValueError, match="counts must be from 1 to 9"):
         truncation_curve(result, layer, x, labels, [10])
 
@@ -198,7 +198,9 @@ def test_network_fidelity_refuses_what_does_not_match(x: torch.Tensor) -> None:
         network_fidelity(BilinearNetwork([random_layer(3, 5, 4, seed=1)]), reference, x[:, :5])
     narrow = BilinearNetwork([random_layer(4, 9, 4, seed=1), random_layer(3, 4, 4, seed=2)])
     wide = BilinearNetwork([random_layer(6, 9, 4, seed=1), random_layer(3, 6, 4, seed=2)])
-    with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*where that has .*'out': 6"):
+    with pytest.raises(ValueError, match=r"part 0 .*'out': 4.*the reference .*'out': 6"):
         network_fidelity(narrow, wide, x)
-    with pytest.raises(TypeError, match="reference must be a BilinearNetwork, got BilinearLayer"):
-        network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="same depth, got 2 and 1 parts"):
+        network_fidelity(narrow, random_layer(3, 9, 4, seed=1), x)
+    with pytest.raises(TypeError, match="reference must be a layer, a decomposition of one or a network, got Tensor"):
+        network_fidelity(narrow, x, x)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dense_layer import dense, normal
 
 from tensornet_interp import BilinearLayer
 from tensornet_interp.decompositions.compress import compress
-from tensornet_interp.decompositions.fit import descend, gauss_newton, gradient, products
+from tensornet_interp.decompositions.fit import descend, gauss_newton, gradient, overlaps
 from tensornet_interp.decompositions.parametrize import Free, Tied
 from tensornet_interp.testing import random_layer
 
@@ -60,7 +60,7 @@ def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
     found, half = gradient(core, tuple(t.detach() for t in free))
     assert found == pytest.approx(float(loss.detach()), rel=1e-12)
     assert close([2 * h for h in half], expected)
-    cross, squared = products(core, tuple(free))
+    cross, squared = overlaps(core, tuple(free))
     assert float(1 - 2 * cross.detach() + squared.detach()) == pytest.approx(found, rel=1e-12)
     assert close(torch.autograd.grad(1 - 2 * cross + squared, free), expected)
 
@@ -68,7 +68,7 @@ def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
 def test_products_are_differentiable_in_the_layer_and_the_components():
     layer = random_layer(*SIZES, seed=1)
     inputs = [t.requires_grad_() for t in (layer.down, layer.left, layer.right, *triple())]
-    assert torch.autograd.gradcheck(lambda *w: products(BilinearLayer.from_cp((None, list(w[:3]))), w[3:]), inputs)
+    assert torch.autograd.gradcheck(lambda *w: overlaps(BilinearLayer.from_cp((None, list(w[:3]))), w[3:]), inputs)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -162,7 +162,7 @@ def test_descent_returns_the_best_it_saw(device):
     core, model, parameters = target(device), Free(), triple(device)
 
     def loss(free):
-        cross, squared = products(core, model.components(free))
+        cross, squared = overlaps(core, model.components(free))
         return 1 - 2 * cross + squared, 1 - 2 * cross + squared
 
     fit = descend(loss, parameters, max_iterations=50)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from stacks import stack, tensor
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, inner, lift, similarity
-from tensornet_interp.inner_products.products import AUTO_FLOPS
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, inner, lift, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output
+from tensornet_interp.inner_products.kinds import AUTO_FLOPS
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.inner_products.symmetric import exact_flops
 
@@ -43,13 +44,13 @@ def test_gaussian_is_the_quadrature(widths_a, widths_b, lifted, with_mean, with_
     a, b = stack(widths_a, (4, 6)[:depth], 1, lifted), stack(widths_b, (5, 3)[:depth], 101, lifted)
     mean, covariance = distribution(widths_a[0], with_mean, with_covariance)
     reference, aa, bb = (quadrature(f, g, mean, covariance, 5) for f, g in ((a, b), (a, a), (b, b)))
-    given = {"mean": mean.to(device) if with_mean else None}
-    given["covariance"] = covariance.to(device) if with_covariance else None
-    result = inner(a.to(device), b.to(device), kind="gaussian", per_output=True, **given)
+    given = with_mean or with_covariance
+    kind = Gaussian(Moments(mean, covariance).to(device)) if given else "gaussian"
+    result = inner_by_output(a.to(device), b.to(device), kind=kind)
     assert result.method == "exact"
     scale = float((aa.sum() * bb.sum()).sqrt())
     assert (result.to_tensor().cpu() - reference).abs().max() <= 1e-12 * scale  # some thousand products
-    cosine = similarity(a.to(device), b.to(device), kind="gaussian", **given)
+    cosine = similarity(a.to(device), b.to(device), kind=kind)
     assert abs(float(cosine) - float(reference.sum()) / scale) <= 1e-12
 
 
@@ -58,7 +59,8 @@ def test_gaussian_is_the_quadrature(widths_a, widths_b, lifted, with_mean, with_
 def test_a_singular_covariance_is_a_constant_input(widths, lifted):
     depth = len(widths) - 1
     f, g, mean = stack(widths, (5, 3)[:depth], 1, lifted), stack(widths, (3, 4)[:depth], 11, lifted), tensor(4, seed=3)
-    value = float(inner(f, g, kind="gaussian", mean=mean, covariance=torch.zeros(4, 4, dtype=torch.float64)))
+    constant = Moments(mean, torch.zeros(4, 4, dtype=torch.float64))
+    value = float(inner(f, g, kind=Gaussian(constant)))
     scale = float(f(mean).norm() * g(mean).norm())
     assert abs(value - float((f(mean) * g(mean)).sum())) <= 1e-12 * scale
 
@@ -69,10 +71,9 @@ def test_the_scale_of_the_input_does_not_overflow(size, with_mean):
     """Homogeneous networks of degree 4: the product has the 8th power, the cosine none."""
     a, b = stack((4, 3, 2), (4, 6), 1), stack((4, 5, 2), (5, 3), 101)
     mean, covariance = distribution(4, with_mean, True)
-    plain = {"mean": mean, "covariance": covariance}
-    scaled = {"mean": size * mean, "covariance": size**2 * covariance}
+    plain, scaled = Moments(mean, covariance), Moments(size * mean, size**2 * covariance)
     for method in ("exact", "closure", "sampled"):
-        expected, found = (similarity(a, b, kind="gaussian", method=method, **x) for x in (plain, scaled))
+        expected, found = (similarity(a, b, kind=Gaussian(x, method=method)) for x in (plain, scaled))
         # rounding of the scaled moments, and logarithms of hundreds known to eps of themselves
         assert abs(float(found) - float(expected)) <= 1e-11
 
@@ -109,7 +110,7 @@ GOLDEN = [
 @pytest.mark.parametrize(("depth", "method", "value", "says"), GOLDEN)
 def test_golden_values(depth, method, value, says, device):
     a, b = golden(42, depth), golden(99, depth)
-    result = similarity(a.to(device), b.to(device), kind="gaussian", method=method)
+    result = similarity(a.to(device), b.to(device), kind=Gaussian(method=method))
     assert result.method == says
     assert abs(float(result) - value) <= 1e-9
 
@@ -128,10 +129,11 @@ def test_a_lifted_network_far_from_its_constant_loses_it():
     lifted = [
         BilinearNetwork([lift(layer, left_bias=tensor(layer.rank, seed=3)) for layer in n.layers]) for n in (a, b)
     ]
-    _, covariance = distribution(4, False, True)
+    mean, covariance = distribution(4, False, True)
+    near, far = Moments(mean, covariance), Moments(mean, 1e80 * covariance)
     for method in ("exact", "closure"):
-        expected = float(similarity(a, b, kind="gaussian", method=method, covariance=covariance))
-        found = similarity(*lifted, kind="gaussian", method=method, covariance=1e80 * covariance)
+        expected = float(similarity(a, b, kind=Gaussian(near, method=method)))
+        found = similarity(*lifted, kind=Gaussian(far, method=method))
         assert abs(float(found) - expected) <= 1e-11
 
 
@@ -146,12 +148,12 @@ def test_auto_says_what_it_took():
 
 def test_the_closure_of_a_network_with_itself_is_positive():
     a = stack((3, 2, 3, 2), (4, 3, 5), 1, lifted=True)
-    assert (inner(a, a, kind="gaussian", method="closure", per_output=True).value > 0).all()
+    assert (inner_by_output(a, a, kind=Gaussian(method="closure")).value > 0).all()
 
 
 def test_exact_beyond_two_layers_names_the_estimates():
     three = stack((3, 2, 2, 2), (2, 3, 2), 1)
     with pytest.raises(ValueError, match=r"beyond two layers, these networks have 3: .*'closure' or 'sampled'"):
-        inner(three, three, kind="gaussian", method="exact")
+        inner(three, three, kind=Gaussian(method="exact"))
     with pytest.raises(ValueError, match="these networks have 3: use the estimate method='sampled'"):
-        similarity(three, three, kind="symmetric", method="exact")
+        similarity(three, three, kind=Symmetric(method="exact"))

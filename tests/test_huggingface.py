@@ -67,7 +67,7 @@ def test_annealing_ends_in_layers_that_reproduce_the_mlp(tmp_path):
     x = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
     for index in range(2):
         y = mlp(model, index)(x).detach()
-        layer = load_layer(tmp_path, index, names="llama", gate_removed=True)
+        layer = load_layer(tmp_path, index, layout="llama", gate_removed=True)
         assert float((layer(x) - y).abs().max() / y.abs().max()) < 1e-5
 
 

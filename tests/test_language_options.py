@@ -8,9 +8,9 @@ import torch
 
 from examples.feature_circuits import main as circuits
 from examples.language_model import main as language
-from models.activations import ActivationBuffer
 from models.published import save_transformer
 from models.transformer import TransformerConfig, build_transformer
+from models.vectors import VectorBuffer
 
 SIZES = TransformerConfig(vocabulary=7, d_model=8, d_hidden=6, n_layers=2, n_heads=2, context=3)
 
@@ -35,6 +35,6 @@ def test_what_cannot_be_used_leaves_no_settings(tmp_path: Path, gate: str, optio
 
 def test_a_last_batch_of_one_is_left_out_of_endless_training() -> None:
     rows = torch.randint(7, (3, 3), generator=torch.Generator().manual_seed(0))  # 9 = 2 batches of 4 and one
-    buffer = ActivationBuffer(build_transformer(SIZES, seed=0), rows, 0, "mlp-in", size=8, batch_size=4)
+    buffer = VectorBuffer(build_transformer(SIZES, seed=0), rows, 0, "mlp-in", size=8, batch_size=4)
     assert 1 in [len(batch) for batch in buffer]
     assert {len(batch) for batch in islice(buffer.endless(), 6)} == {4}

@@ -8,7 +8,8 @@ import tensorly
 import torch
 from tensorly.cp_tensor import CPTensor
 
-from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp import BilinearLayer, TensorNetwork, Term, decompose, difference, lift
+from tensornet_interp.lifting import split
 
 OUT, IN, RANK = 3, 4, 6
 # sums of fewer than a hundred products of standard normal numbers, relative to the largest entry
@@ -136,23 +137,70 @@ def test_change_of_basis_is_composition(inputs, outputs, device):
     layer = make(device=device)
     before = tensor(IN, 5, seed=7, device=device) if inputs else None
     after = tensor(2, OUT, seed=8, device=device) if outputs else None
-    changed = layer.change_basis(before, after, note="inputs in the pixel basis")
+    changed = layer.change_basis(before, after, basis="pixels" if inputs else "")
     x = tensor(7, 5 if inputs else IN, seed=9, device=device)
     y = layer(x @ before.T if inputs else x)
     close(changed(x), y @ after.T if outputs else y)
-    assert changed.basis == "inputs in the pixel basis"
-    assert layer.basis == "inputs as given"
+    assert changed.basis == ("pixels" if inputs else "as given")
+    assert layer.basis == "as given"
 
 
 def test_basis_never_names_the_inputs_of_before():
-    told = replace(make(), history=("inputs in the pixel basis", "scaled"))
+    told = replace(make(), basis="pixels", history=("scaled",))
     turn = tensor(IN, 5, seed=7)
-    assert told.change_basis(turn).basis == "inputs changed"
-    assert told.change_basis(turn, note="turned").basis == "inputs changed: turned"
-    assert told.change_basis(turn, note="inputs in the turned basis").basis == "inputs in the turned basis"
-    assert lift(told).change_basis(input_bias=tensor(IN, seed=8)).basis == "inputs changed"
+    assert told.change_basis(turn).basis == "changed"
+    assert told.change_basis(turn, note="turned").history == ("scaled", "turned")
+    turned = told.change_basis(turn, basis="turned")
+    assert (turned.basis, turned.history) == ("turned", ("scaled", "inputs from basis 'pixels' to 'turned'"))
+    assert lift(told).change_basis(input_bias=tensor(IN, seed=8)).basis == "changed"
     for note in ("", "head absorbed"):
-        assert told.change_basis(outputs=tensor(2, OUT, seed=8), note=note).basis == "inputs in the pixel basis"
+        assert told.change_basis(outputs=tensor(2, OUT, seed=8), note=note).basis == "pixels"
+    with pytest.raises(ValueError, match="basis='turned' is that of new inputs; give inputs"):
+        told.change_basis(outputs=tensor(2, OUT, seed=8), basis="turned")
+
+
+MADE = {
+    "weights": lambda layer, **about: BilinearLayer.from_weights(
+        left=layer.left.T, right=layer.right.T, down=layer.down, **about
+    ),
+    "cp": lambda layer, **about: BilinearLayer.from_cp(layer.cp, **about),
+    "tensor": lambda layer, **about: BilinearLayer.from_tensor(layer.to_tensor(), **about),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_every_constructor_takes_name_history_and_basis(made):
+    layer = MADE[made](make(), name="a", history=["scaled"], basis="pixels")
+    assert (layer.name, layer.history, layer.basis) == ("a", ("scaled",), "pixels")
+    assert MADE[made](make()).basis == "as given"
+    with pytest.raises(TypeError, match=r"history must be a sequence of texts, as .* got 'scaled'"):
+        MADE[made](make(), history="scaled")
+
+
+def test_what_is_made_of_a_layer_keeps_name_history_and_basis():
+    told = replace(make(), name="a", history=("scaled",), basis="pixels")
+    lifted = lift(told, bias=tensor(OUT, seed=1))
+    results = [decompose(told, name) for name in ("eigen", "output_svd", "hosvd")]
+    results += [decompose(told, "cp", rank=2, max_iterations=2), decompose(told, "tensorly_tucker", rank=2)]
+    kept = [told.symmetrize(), lifted, lifted.drop_constant(), split(lifted).interaction, told.to(dtype=torch.float32)]
+    kept += [difference(told, told), decompose(told, lambda layer: Bare(layer))]
+    kept += [result.to_layer() for result in results]
+    assert [layer.basis for layer in kept] == ["pixels"] * len(kept)
+    assert [layer.history[0] for layer in kept] == ["scaled"] * len(kept)
+    assert {layer.name for layer in kept} == {"a", "a - a"}
+    assert {result.report.basis for result in results} == {"pixels"}
+
+
+class Bare(TensorNetwork):
+    """What a plugin may return: terms alone, without a name."""
+
+    modes = ("out", "in1", "in2")
+
+    def __init__(self, layer):
+        self.data = layer.to_tensor()
+
+    def terms(self):
+        return (Term(self.data, self.modes),)
 
 
 @pytest.mark.parametrize("options", list(itertools.product([True, False], repeat=4)))

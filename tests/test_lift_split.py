@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.circuits import order_weights
+from tensornet_interp.circuits import degree_weights
 from tensornet_interp.lifting import split
 
 OUT, IN, RANK = 3, 4, 6
@@ -35,10 +35,10 @@ def test_split_is_what_lift_joined(lifted, device):
     form = split(layer)
     x = tensor(6, IN, seed=63, device=device)
     close(form.interaction(x) + x @ form.linear.T + form.constant, layer(x))
-    orders = [order_weights(layer.drop_constant(), order) for order in range(3)]
-    close(form.constant, orders[0])
-    close(form.linear, orders[1])
-    close(form.interaction.interaction_matrix(torch.eye(OUT).to(x)), orders[2])
+    parts = [degree_weights(layer.drop_constant(), degree) for degree in range(3)]
+    close(form.constant, parts[0])
+    close(form.linear, parts[1])
+    close(form.interaction.interaction_matrix(torch.eye(OUT).to(x)), parts[2])
     assert not form.interaction.constant_in
     assert ("interaction part, without biases" in form.interaction.history) == lifted
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.bilinear import Bilinear, ClassifierConfig, build_classifier
-from models.gates import OPERATIONS, Gate, GateConfig, train_gates, truth_table
+from models.logic_gates import OPERATIONS, LogicGate, LogicGateConfig, train_logic_gates, truth_table
 
 INPUTS, WIDTH, CLASSES = 7, 5, 3
 
@@ -35,12 +35,12 @@ def test_network_is_the_classifier(width, layers, down, bias, residual):
     assert torch.allclose(network(x), expected, atol=1e-12 * scale, rtol=0)
     assert len(network) == layers
     assert [layer.name for layer in network.layers] == [f"layer {index}" for index in range(layers)]
-    assert network.layers[0].basis == "inputs in the pixel (input) basis"
+    assert network.layers[0].basis == "pixels"
     assert network.constant_in == bool(bias or residual)
     if width is not None:
         network = model.network("embedding")
         assert torch.allclose(network(model.embed(x).detach()), expected, atol=1e-12 * scale, rtol=0)
-        assert network.layers[0].basis == "inputs in the embedding basis"
+        assert network.layers[0].basis == "embedding"
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -78,7 +78,7 @@ def test_same_seed_same_weights_and_global_state_untouched(global_state_kept):
         second = build_classifier(config(), seed=5)
         other = build_classifier(config(), seed=6)
         first.network("input")
-        train_gates(GateConfig(2, (Gate("and", 0, 1),), hidden=2), steps=3)
+        train_logic_gates(LogicGateConfig(2, (LogicGate("and", 0, 1),), hidden=2), steps=3)
     assert torch.equal(first.head.weight, second.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
 
@@ -145,20 +145,20 @@ BAD = {
         ValueError,
         r"x has shape \(2, 9\), its last mode must have inputs=7",
     ),
-    "no gates": (lambda: GateConfig(3, ()), ValueError, "gates is empty"),
+    "no gates": (lambda: LogicGateConfig(3, ()), ValueError, "gates is empty"),
     "gate name": (
-        lambda: GateConfig(3, (("adn", 0, 1),)),
+        lambda: LogicGateConfig(3, (("adn", 0, 1),)),
         ValueError,
         r"gates\[0\] operation must be one of and, nand.*'adn'",
     ),
-    "gate form": (lambda: GateConfig(3, ("and",)), ValueError, r"gates\[0\] must be \(operation, first, second\)"),
+    "gate form": (lambda: LogicGateConfig(3, ("and",)), ValueError, r"gates\[0\] must be \(operation, first, second\)"),
     "gate bit": (
-        lambda: GateConfig(3, (("and", 0, 3),)),
+        lambda: LogicGateConfig(3, (("and", 0, 3),)),
         ValueError,
         r"gates\[0\] bit must be less than n_bits=3, got 3",
     ),
     "same bit": (
-        lambda: GateConfig(3, (("or", 1, 1),)),
+        lambda: LogicGateConfig(3, (("or", 1, 1),)),
         ValueError,
         r"gates\[0\] needs two different bits, got 1 twice",
     ),
@@ -172,11 +172,11 @@ def test_bad_input(case):
         call()
 
 
-ALL_GATES = tuple(Gate(operation, first, first + 1) for first, operation in enumerate(OPERATIONS))
+ALL_GATES = tuple(LogicGate(operation, first, first + 1) for first, operation in enumerate(OPERATIONS))
 
 
 def test_truth_table_is_boolean_algebra():
-    x, y = truth_table(GateConfig(7, ALL_GATES))
+    x, y = truth_table(LogicGateConfig(7, ALL_GATES))
     assert x.shape == (128, 7)
     assert len({tuple(row) for row in x.tolist()}) == 128
     polynomials = {
@@ -192,14 +192,14 @@ def test_truth_table_is_boolean_algebra():
 
 
 def test_truth_table_is_sampled_when_it_is_large():
-    large = GateConfig(40, ALL_GATES)
+    large = LogicGateConfig(40, ALL_GATES)
     x, y = truth_table(large, max_rows=50, seed=4)
     assert (x.shape, y.shape) == ((50, 40), (50, 6))
     assert torch.equal(x, truth_table(large, max_rows=50, seed=4)[0])
 
 
 def test_all_gates_are_learned_and_handed_over():
-    model = train_gates(GateConfig(7, ALL_GATES, hidden=12), steps=800, seed=0)
+    model = train_logic_gates(LogicGateConfig(7, ALL_GATES, hidden=12), steps=800, seed=0)
     x, y = truth_table(model.config)
     predicted = model(x).detach()
     assert (predicted - y).abs().max() < 0.05

@@ -5,9 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, SpectralResult, Term, contract, decompose, difference, lift
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    SpectralResult,
+    TensorNetwork,
+    Term,
+    contract,
+    decompose,
+    difference,
+    lift,
+    rename,
+)
 from tensornet_interp.circuits import evaluation
-from tensornet_interp.contraction import TensorNetwork, rename
 from tensornet_interp.layer import BilinearMap
 
 # (in, width, out, hidden): a residual needs the middle sizes equal; all others differ
@@ -219,11 +229,14 @@ def test_a_lower_part_that_loses_the_constant_is_refused():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (torch.nn.LayerNorm(4), r"part 1 is a torch\.nn\.LayerNorm, .*a gate, a norm or a softmax"),
-        (torch.nn.Softmax(-1), r"part 1 is a torch\.nn\.Softmax, .*Retrain without it"),
-        (torch.nn.functional.gelu, r"part 1 is a builtin_function_or_method, .*a gate"),
-        (torch.nn.Linear(4, 4), r"part 1 is a torch\.nn\.Linear, .*absorb a linear map.*change_basis"),
-        (torch.nn.Bilinear(4, 4, 4), r"part 1 is a torch\.nn\.Bilinear, .*from_torch_bilinear"),
+        (torch.nn.LayerNorm(4), r"part 1 must be a layer, .* got torch\.nn\.LayerNorm; .*a gate, a norm or a softmax"),
+        (torch.nn.Softmax(-1), r"part 1 must be a layer, .* got torch\.nn\.Softmax; .*Retrain without it"),
+        (torch.nn.functional.gelu, r"part 1 must be a layer, .* got builtin_function_or_method; .*a gate"),
+        (
+            torch.nn.Linear(4, 4),
+            r"part 1 must be a layer, .* got torch\.nn\.Linear; absorb a linear map.*change_basis",
+        ),
+        (torch.nn.Bilinear(4, 4, 4), r"part 1 must be a layer, .* got torch\.nn\.Bilinear; .*from_torch_bilinear"),
     ],
     ids=["norm", "softmax", "gate", "linear", "bilinear"],
 )

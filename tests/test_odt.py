@@ -21,7 +21,7 @@ from dense_tree import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, odt
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, decompose, lift, odt
 
 
 @every_case
@@ -46,7 +46,7 @@ def test_the_cut_network_is_the_tree_with_projectors(network, given):
     cut = result.truncate(ranks)
     assert [layer.shape[0] - layer.constant_out for layer in cut.network.layers] == [2, 1, 2]
     assert cut.ranks == ranks
-    other = odt(cut.network, **INPUTS[given]())
+    other = odt(cut.network, INPUTS[given]())
     torch.testing.assert_close(
         tree(other), tree(result, {i: projector(result.bonds[i], r) for i, r in ranks.items()}), rtol=0, atol=1e-10
     )
@@ -85,8 +85,8 @@ def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
     layers = [lift(layer) if lift_it else layer for layer in (first, second, third)]
     given = INPUTS[given]()
     if given:
-        given["covariance"] = torch.outer(given["mean"], given["mean"])  # and a singular input
-    result = odt(BilinearNetwork(layers), **given)
+        given = Moments(given.mean, torch.outer(given.mean, given.mean))  # and a singular input
+    result = odt(BilinearNetwork(layers), given)
     assert result.bonds[1].rank == (1 if given else 2)
     assert result.bonds[2].rank <= 3
     cut = result.truncate({1: 5, 2: 4})
@@ -95,7 +95,7 @@ def test_singular_bonds_are_cut_to_what_they_carry(lift_it, given):
     assert all(bool(torch.isfinite(layer.down).all()) for layer in cut.network.layers)
     x = tensor(9, 3, seed=1)
     if given:  # only inputs along the one direction of the moments are promised
-        x = x[:, :1] * given["mean"]
+        x = x[:, :1] * given.mean
     assert (cut.network(x) - result.network(x)).abs().max() <= 1e-10 * result.network(x).abs().max()
 
 

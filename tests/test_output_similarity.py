@@ -7,8 +7,8 @@ import pytest
 import torch
 from bad_input import LAYER, LIFTED, SQUARE, STACK, ZERO, cases, check, make, tensor
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift, similarity
-from tensornet_interp.inner_products import output_similarity
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, decompose, lift
+from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity, similarity_by_output
 from tensornet_interp.testing import random_layer
 
 
@@ -33,21 +33,16 @@ def test_symmetric_is_the_cosine_of_dense_interaction_matrices(device):
 
 
 @pytest.mark.parametrize("lifted", [False, True])
-@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
 def test_the_diagonal_is_the_similarity_of_each_output(kind, lifted):
     a, b = random_layer(3, 6, 5, seed=0), random_layer(3, 6, 7, seed=1)
     if lifted:
         a, b = lift(a, bias=tensor(3), left_bias=tensor(5)), lift(b, right_bias=tensor(7))
     root = tensor(6, 6, seed=4)
-    moments = {} if kind == "symmetric" else {"mean": tensor(6, seed=3), "covariance": root @ root.T}
-    expected = similarity(
-        BilinearNetwork([a.drop_constant()]),
-        BilinearNetwork([b.drop_constant()]),
-        kind=kind,
-        per_output=True,
-        **moments,
-    )
-    found = output_similarity(a, b, kind=kind, **moments)
+    if kind == "gaussian":
+        kind = Gaussian(Moments(tensor(6, seed=3), root @ root.T))
+    expected = similarity_by_output(a, b, kind=kind)
+    found = output_similarity(a, b, kind=kind)
     torch.testing.assert_close(found.diagonal(), expected.to_tensor(), atol=1e-12, rtol=0)
 
 
@@ -61,7 +56,7 @@ def test_gaussian_is_an_average_over_inputs():
     fa, fb = a(mean + x @ root.T), b(mean + x @ root.T)
     gram = fa.T @ (w[:, None] * fb)
     scale = torch.outer((w @ fa.square()).sqrt(), (w @ fb.square()).sqrt())
-    found = output_similarity(a, b, kind="gaussian", mean=mean, covariance=root @ root.T)
+    found = output_similarity(a, b, kind=Gaussian(Moments(mean, root @ root.T)))
     torch.testing.assert_close(found, gram / scale, atol=1e-12, rtol=0)
 
 
@@ -86,9 +81,20 @@ TABLE = [
     ("inputs", lambda: output_similarity(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("zero", lambda: output_similarity(LAYER, ZERO), ValueError, "undefined: b is zero in output 0"),
     ("zero output", lambda: output_similarity(ONE_ZERO, LAYER), ValueError, "undefined: a is zero in output 1"),
-    ("kind", lambda: output_similarity(LAYER, LAYER, kind="tree"), ValueError, "kind must be one of gaussian, symm"),
-    ("mean", lambda: output_similarity(LAYER, LAYER, mean=tensor(5)), ValueError, "belong to kind='gaussian'"),
-    ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "expected a single layer, got a network of 2"),
+    ("kind", lambda: output_similarity(LAYER, LAYER, kind="symetric"), ValueError, "did you mean 'symmetric'"),
+    (
+        "sampled",
+        lambda: output_similarity(LAYER, LAYER, kind=Symmetric("sampled")),
+        ValueError,
+        "output_similarity is exact: leave method out of kind or give method='exact', not 'sampled'",
+    ),
+    (
+        "moments size",
+        lambda: output_similarity(LAYER, LAYER, kind=Gaussian(Moments.standard(4))),
+        ValueError,
+        "mode 'in' has size 5 in network but 4 in moments",
+    ),
+    ("depth", lambda: output_similarity(STACK, SQUARE), ValueError, "a network of 2 parts is no single layer"),
     (
         "lifted",
         lambda: output_similarity(make(size=6), LIFTED),

@@ -40,7 +40,7 @@ def test_spectrum_shows_all_eigenvalues_in_order_and_the_leading_vectors(result:
     np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
     lowest = result.eigenvectors[1, :, int(result.eigenvalues[1].argmin())]
     np.testing.assert_allclose(image(figure, 2), lowest.reshape(SHAPE))
-    assert "inputs as given" in figure.get_suptitle()
+    assert "basis: as given" in figure.get_suptitle()
 
 
 def test_eigenvector_grid_has_positive_rows_above_negative(result: SpectralResult) -> None:
@@ -81,10 +81,10 @@ def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvector
         output_directions(result, SHAPE, "ab")
 
 
-def test_curves_have_a_line_an_order_and_the_whole_model() -> None:
+def test_curves_have_one_line_per_ranking_and_the_whole_model() -> None:
     records = [
-        {"order": order, "components": k, "accuracy": k / 10 + i, "cross_entropy": 1 / k}
-        for i, order in enumerate(("magnitude", "ablation"))
+        {"ranking": ranking, "components": k, "accuracy": k / 10 + i, "cross_entropy": 1 / k}
+        for i, ranking in enumerate(("magnitude", "ablation"))
         for k in (1, 2, 4)
     ]
     figure = truncation_curves(records, accuracy=0.9, loss=0.1)

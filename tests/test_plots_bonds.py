@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tensornet_interp import BilinearNetwork, lift, odt
+from tensornet_interp import BilinearNetwork, Moments, lift, odt
 from tensornet_interp.plots import bond_curves, bond_spectra
 from tensornet_interp.testing import random_layer
 
@@ -14,8 +14,8 @@ def network(depth):
 
 
 def test_a_panel_a_bond_shows_both_spectra_of_every_odt():
-    mean = torch.arange(5).double()
-    found = {"isotropic": odt(network(3)), "data": odt(network(3), mean=mean)}
+    moments = Moments(torch.arange(5).double(), torch.eye(5))
+    found = {"isotropic": odt(network(3)), "data": odt(network(3), moments)}
     figure = bond_spectra(found)
     assert [axes.get_title() for axes in figure.axes] == [
         "bond 1, between layers 0 and 1",

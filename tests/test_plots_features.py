@@ -11,7 +11,7 @@ from tensornet_interp.features import feature_interactions
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.testing import random_layer
 
-SPACE = "inputs in the stream after the norm"
+BASIS = "stream after the norm"
 
 
 def tensor(seed, *size):
@@ -19,7 +19,7 @@ def tensor(seed, *size):
 
 
 def made(features):
-    return feature_interactions(random_layer(3, 7, 5, seed=0), tensor(1, 3), tensor(2, 7, features), space=SPACE)
+    return feature_interactions(random_layer(3, 7, 5, seed=0), tensor(1, 3), tensor(2, 7, features), basis=BASIS)
 
 
 @pytest.mark.parametrize("pairs", ["all", "cross"])
@@ -33,7 +33,7 @@ def test_the_heat_map_is_the_smallest_submatrix(pairs):
         assert [label.get_text() for label in labels] == [f"f{i}" for i in features]
     low, high = axes.images[0].get_clim()
     assert (low, high) == (-high, float(matrix.abs().max()))
-    assert SPACE in figure.get_suptitle()
+    assert BASIS in figure.get_suptitle()
     assert f"{len(features)} features" in figure.get_suptitle()
 
 
@@ -45,7 +45,7 @@ def test_a_large_heat_map_has_no_labels():
 
 def test_points_stand_at_their_coordinates_and_the_furthest_are_named():
     points = torch.tensor([[0.1, 0.2], [2.0, -1.0], [0.0, 1.5], [-0.3, 0.1]])
-    figure = eigenvector_plane(points, torch.tensor([3.0, -2.0]), "abcd", count=2, space=SPACE, name="feature 7")
+    figure = eigenvector_plane(points, torch.tensor([3.0, -2.0]), "abcd", count=2, basis=BASIS, name="feature 7")
     axes = figure.axes[0]
     drawn = {tuple(np.round(line.get_xydata().flatten(), 6)) for line in axes.lines}
     assert tuple(np.round(points.flatten().tolist(), 6)) in drawn
@@ -55,7 +55,7 @@ def test_points_stand_at_their_coordinates_and_the_furthest_are_named():
     }
     assert axes.get_xlabel().endswith("eigenvalue +3")
     assert axes.get_ylabel().endswith("eigenvalue -2")
-    assert SPACE in figure.get_suptitle()
+    assert BASIS in figure.get_suptitle()
     assert "feature 7" in figure.get_suptitle()
 
 
@@ -80,7 +80,7 @@ def test_lines_are_of_equal_activation(values):
 def test_curves_are_the_means_over_features_with_a_number():
     def record(feature, k, correlation, active):
         fields = {"correlation": correlation, "active_correlation": active}
-        return {"feature": feature, "k": k, "space": SPACE} | fields
+        return {"feature": feature, "k": k, "basis": BASIS} | fields
 
     records = [record(0, 1, 0.2, 0.5), record(0, 4, 0.6, 0.7), record(1, 1, 0.4, math.nan), record(1, 4, 1, math.nan)]
     figure = correlation_by_rank(records)
@@ -92,11 +92,11 @@ def test_curves_are_the_means_over_features_with_a_number():
         assert list(mean.get_xdata()) == [1, 4]
         assert axes.get_title() == title
     assert [list(line.get_ydata()) for line in figure.axes[0].lines[:2]] == [[0.2, 0.6], [0.4, 1]]
-    assert figure.get_suptitle().splitlines()[1] == SPACE  # a line of its own: it may be long
+    assert figure.get_suptitle().splitlines()[1] == f"basis: {BASIS}"  # a line of its own: it may be long
 
 
 def test_features_without_any_number_leave_an_empty_panel():
-    fields = {"feature": 0, "k": 2, "correlation": 0.5, "active_correlation": math.nan, "space": SPACE}
+    fields = {"feature": 0, "k": 2, "correlation": 0.5, "active_correlation": math.nan, "basis": BASIS}
     figure = correlation_by_rank([fields])
     assert not figure.axes[1].lines
     assert figure.axes[1].get_title() == "active tokens (1 features undefined)"

@@ -1,13 +1,15 @@
 """Similarity of a list is that of its pairs, and work is shared."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, lift, similarity
-from tensornet_interp.inner_products import products
-from tensornet_interp.inner_products.sampling import standard_error
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, lift, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, kinds, similarity_by_output
+from tensornet_interp.inner_products import table as tables
+from tensornet_interp.inner_products.table import standard_error
 
 
 def tensor(*shape, seed):
@@ -25,42 +27,44 @@ def stack(depth, seed, lifted=False):
     return BilinearNetwork(layers)
 
 
+SHIFTED = Moments(tensor(4, seed=9), torch.eye(4))
 CALLS = [
-    (1, {"kind": "tree"}),
-    (2, {"kind": "tree"}),
-    (2, {"kind": "symmetric"}),
-    (1, {"kind": "gaussian", "mean": tensor(4, seed=9)}),
-    (2, {"kind": "gaussian"}),
-    (2, {"kind": "gaussian", "method": "closure"}),
-    (3, {"kind": "gaussian", "mean": tensor(4, seed=9)}),
-    (3, {"kind": "symmetric", "samples": 50}),
-    (2, {"kind": "gaussian", "method": "sampled", "samples": 50}),
+    (1, Tree()),
+    (2, Tree()),
+    (2, Symmetric()),
+    (1, Gaussian(SHIFTED)),
+    (2, Gaussian()),
+    (2, Gaussian(method="closure")),
+    (3, Gaussian(SHIFTED)),
+    (3, Symmetric(samples=50)),
+    (2, Gaussian(method="sampled", samples=50)),
 ]
 
 
-@pytest.mark.parametrize("per_output", [False, True])
+@pytest.mark.parametrize(("call", "shape"), [(similarity, (3, 3)), (similarity_by_output, (3, 3, 2))])
 @pytest.mark.parametrize("lifted", [False, True])
-@pytest.mark.parametrize(("depth", "options"), CALLS, ids=[f"{d}-{'-'.join(map(str, o.values()))}" for d, o in CALLS])
-def test_a_list_is_its_pairs(depth, options, lifted, per_output, device):
+@pytest.mark.parametrize(("depth", "kind"), CALLS, ids=[f"{depth}-{kind}" for depth, kind in CALLS])
+def test_a_list_is_its_pairs(depth, kind, lifted, call, shape, device):
     networks = [stack(depth, seed, lifted).to(device) for seed in (1, 102, 203)]
-    options = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
-    table = similarity(networks, per_output=per_output, **options)
-    assert table.value.shape == ((3, 3, 2) if per_output else (3, 3))
+    if isinstance(kind, Gaussian) and kind.moments:
+        kind = replace(kind, moments=kind.moments.to(device))
+    table = call(networks, kind=kind)
+    assert table.value.shape == shape
     assert (table.standard_error is not None) == (table.method == "sampled")
     for i, one in enumerate(networks):
         for j, other in enumerate(networks):
             # the joint basis of a pair, and so rounding, depends on the order
-            pair = similarity(one, other, per_output=per_output, **options)
+            pair = call(one, other, kind=kind)
             assert pair.method == table.method
             torch.testing.assert_close(table.value[i, j], pair.value, rtol=0, atol=1e-12)
             if pair.standard_error is not None:
                 torch.testing.assert_close(table.standard_error[i, j], pair.standard_error, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
+@pytest.mark.parametrize("kind", [Tree(), Symmetric(), Gaussian(method="closure")])
 def test_work_is_shared(kind, monkeypatch):
     """Five networks: each prepared once, 15 products for 25 entries."""
-    counts = dict.fromkeys(("levels", "closure", "tree", "symmetric"), 0)
+    counts = dict.fromkeys(("layer_moments", "closure", "tree", "symmetric"), 0)
 
     def counting(name, call):
         def counted(*args):
@@ -70,9 +74,9 @@ def test_work_is_shared(kind, monkeypatch):
         return counted
 
     for name in counts:
-        monkeypatch.setattr(products, name, counting(name, getattr(products, name)))
-    similarity([stack(2, seed) for seed in range(5)], kind=kind, method="closure" if kind == "gaussian" else "auto")
-    expected = {"gaussian": {"levels": 5, "closure": 15}}.get(kind, {kind: 15})
+        monkeypatch.setattr(kinds, name, counting(name, getattr(kinds, name)))
+    similarity([stack(2, seed) for seed in range(5)], kind=kind)
+    expected = {"gaussian": {"layer_moments": 5, "closure": 15}}.get(kind.name, {kind.name: 15})
     assert {name: count for name, count in counts.items() if count} == expected
 
 
@@ -87,7 +91,7 @@ def test_progress_is_shown_on_request_only(monkeypatch):
         def __iter__(self):
             return iter(self.iterable)
 
-    monkeypatch.setattr(products, "tqdm", Bar)
+    monkeypatch.setattr(tables, "tqdm", Bar)
     networks = [stack(1, seed) for seed in range(3)]
     similarity(networks)
     similarity(networks, progress=False)

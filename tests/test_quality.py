@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.activations import activations, windows
 from models.language import held_out_loss
 from models.quality import evaluate
 from models.transformer import TransformerConfig, build_transformer
+from models.vectors import vectors_at, windows
 from tensornet_interp.features import Dictionary
 
 D = 8
@@ -43,7 +43,7 @@ def test_the_identity_has_no_error_and_recovers_the_whole_loss(setting, point):
 
 def test_the_mean_has_error_one_and_is_the_ablation_itself(setting):
     model, rows = setting
-    x = torch.cat([part.flatten(0, 1) for part in activations(model, rows, 0, "mlp-out")])
+    x = torch.cat([part.flatten(0, 1) for part in vectors_at(model, rows, 0, "mlp-out")])
     found = evaluate(constant(x.mean(0)), model, 0, "mlp-out", rows)
     assert found.nmse == pytest.approx(1, abs=1e-5)
     assert found.loss_recovered == pytest.approx(0, abs=1e-4)
@@ -63,7 +63,7 @@ def test_zero_is_the_other_ablation(setting):
 def test_the_error_is_over_the_variance_about_the_mean(setting):
     """Half of x: |x / 2|^2 / |x - mean|^2, with x in float64."""
     model, rows = setting
-    x = torch.cat([part.flatten(0, 1) for part in activations(model, rows, 0, "resid-mid")]).double()
+    x = torch.cat([part.flatten(0, 1) for part in vectors_at(model, rows, 0, "resid-mid")]).double()
     whole = identity()
     half = Dictionary(whole.encoder, whole.decoder / 2)
     expected = float((x / 2).square().sum() / (x - x.mean(0)).square().sum())
@@ -78,7 +78,7 @@ def test_a_planted_dead_feature_is_named(setting):
     found = evaluate(Dictionary(encoder, whole.decoder, encoder_bias=bias), model, 1, "mlp-in", rows)
     assert found.dead.tolist() == [5]
     assert found.dead_share == 1 / (2 * D)
-    x = torch.cat([part.flatten(0, 1) for part in activations(model, rows, 1, "mlp-in")])
+    x = torch.cat([part.flatten(0, 1) for part in vectors_at(model, rows, 1, "mlp-in")])
     assert found.fired[:5].tolist() == (x[:, :5] > 0).sum(0).tolist()
 
 

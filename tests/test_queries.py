@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, TensorNetwork, Term, contract, decompose, lift, plan
-from tensornet_interp.circuits import evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits import degree_weights, evaluation, expansion, interaction_tensor, project
 
 TOLERANCE = 1e-12  # of the largest entry: sums of some thousand products of float64 numbers
 
@@ -161,28 +161,28 @@ def test_interaction_tensor_never_forms_the_dense_one():
 def test_expansion_is_the_polynomial_in_a_scaling(make_network, depth, device):
     network = make_network(depth, device)
     x = tensor(6, n_in(network), seed=90, device=device)
-    orders = expansion(network, x)  # (batch, out, order)
-    assert orders.shape == (6, network.sizes["out"], 2**depth + 1)
-    close(orders.sum(-1), network(x))
+    degrees = expansion(network, x)  # (batch, out, degree)
+    assert degrees.shape == (6, network.sizes["out"], 2**depth + 1)
+    close(degrees.sum(-1), network(x))
     for scale in (-1.3, 0.4):
         powers = torch.tensor([scale**n for n in range(2**depth + 1)], dtype=torch.float64, device=device)
-        close(orders @ powers, network(scale * x), 1e-11)
-    close(expansion(network, x[0]), orders[0])
+        close(degrees @ powers, network(scale * x), 1e-11)
+    close(expansion(network, x[0]), degrees[0])
     if not network.constant_in:
-        assert not orders[..., :-1].any()
+        assert not degrees[..., :-1].any()
 
 
 @NETWORKS
-def test_order_weights_act_as_the_expansion(make_network, depth, device):
+def test_degree_weights_act_as_the_expansion(make_network, depth, device):
     network = make_network(depth, device)
     x = tensor(6, n_in(network), seed=90, device=device)
-    orders = expansion(network, x)
-    for order in range(min(2**depth, 4) + 1):
-        weights = order_weights(network, order)
-        assert weights.shape == (network.sizes["out"], *[x.shape[1]] * order)
+    degrees = expansion(network, x)
+    for degree in range(min(2**depth, 4) + 1):
+        weights = degree_weights(network, degree)
+        assert weights.shape == (network.sizes["out"], *[x.shape[1]] * degree)
         value = torch.stack([contract_with(weights, sample) for sample in x])
-        assert (value - orders[..., order]).abs().max() <= 1e-12 * orders.abs().max()
-        if order > 1:
+        assert (value - degrees[..., degree]).abs().max() <= 1e-12 * degrees.abs().max()
+        if degree > 1:
             assert (weights - symmetrized(weights, 1)).abs().max() <= 1e-14 * weights.abs().max()
 
 
@@ -192,26 +192,26 @@ def contract_with(weights, x):
     return weights
 
 
-def test_order_weights_are_the_derivatives_at_zero():
+def test_degree_weights_are_the_derivatives_at_zero():
     network = lifted(3)
     zero = torch.zeros(4, dtype=torch.float64)
-    close(order_weights(network, 0), network(zero))
-    close(order_weights(network, 1), torch.autograd.functional.jacobian(network, zero))
+    close(degree_weights(network, 0), network(zero))
+    close(degree_weights(network, 1), torch.autograd.functional.jacobian(network, zero))
     for out in range(2):
         hessian = torch.autograd.functional.hessian(lambda x, out=out: network(x)[out], zero)
-        close(order_weights(network, 2)[out], hessian / math.factorial(2))
+        close(degree_weights(network, 2)[out], hessian / math.factorial(2))
 
 
-def test_order_weights_of_a_single_layer_are_its_blocks():
+def test_degree_weights_of_a_single_layer_are_its_blocks():
     layer = lift(make(4, 4, 6, 1), bias=tensor(4, seed=9), residual=0.5)
     dense = symmetrized(layer.to_tensor(), 1)[1:]
-    close(order_weights(layer, 0), dense[:, 0, 0])
-    close(order_weights(layer, 1), 2 * dense[:, 0, 1:])
-    close(order_weights(layer, 2), dense[:, 1:, 1:])
+    close(degree_weights(layer, 0), dense[:, 0, 0])
+    close(degree_weights(layer, 1), 2 * dense[:, 0, 1:])
+    close(degree_weights(layer, 2), dense[:, 1:, 1:])
 
 
 def test_an_approximated_constant_is_carried_along():
-    """Order by order and as a whole, whatever the lower part hands on in the place of 1."""
+    """Degree by degree and as a whole, whatever the lower part hands on in the place of 1."""
     network = lifted(2)
     below = network[0].to_layer()
     changed = network.replace(0, dataclasses.replace(below, down=below.down + 0.1 * tensor(*below.down.shape, seed=3)))
@@ -221,14 +221,14 @@ def test_an_approximated_constant_is_carried_along():
     close(contract(evaluation(changed, x)), changed(x))
 
 
-def test_order_weights_are_refused_over_the_limit():
+def test_degree_weights_are_refused_over_the_limit():
     network = lifted(3)
     with pytest.raises(ValueError, match="max_elements"):
-        order_weights(network, 4, max_elements=500)
+        degree_weights(network, 4, max_elements=500)
     with pytest.raises(ValueError, match="max_elements"):
-        order_weights(plain(3), 7, max_elements=500)
-    with pytest.raises(ValueError, match=r"order must be from 0 to 8 \(the degree of 3 layers\), got 9"):
-        order_weights(network, 9)
+        degree_weights(plain(3), 7, max_elements=500)
+    with pytest.raises(ValueError, match=r"degree must be from 0 to 8 \(the degree of 3 layers\), got 9"):
+        degree_weights(network, 9)
 
 
 class Fresh(TensorNetwork):

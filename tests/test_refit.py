@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
-from tensornet_interp.fidelity import component_order, leading, refit
+from tensornet_interp.fidelity import component_ranking, keep_first, refit
 from tensornet_interp.testing import random_layer
 
 
@@ -59,7 +59,7 @@ def test_no_other_coefficients_are_closer():
     layer = random_layer(4, 7, 5, seed=0)
     result = decompose(layer, "eigen")
     x = draw(1, 200, 7)
-    fitted = refit(result, leading(component_order(result, "magnitude"), 3), x, layer(x))
+    fitted = refit(result, keep_first(component_ranking(result, "magnitude"), 3), x, layer(x))
     left = layer(x) - fitted(x)  # (batch, out); blocks are outputs
     features = (x @ fitted.eigenvectors).square()  # (block, batch, rank)
     slopes = torch.einsum("no,onr->or", left, features) / features.square().sum(1).sqrt() / left.norm()
@@ -75,7 +75,7 @@ def test_labels_are_fitted_by_softmax_regression(mixed):
     result = decompose(layer, "eigen", directions=draw(2, 5, 3) if mixed else None)
     x = draw(1, 600, 6)
     labels = torch.multinomial((layer(x) / 5).softmax(-1), 1, generator=torch.Generator().manual_seed(2))[:, 0]
-    kept = leading(component_order(result, "magnitude"), 2)
+    kept = keep_first(component_ranking(result, "magnitude"), 2)
     fitted = refit(result, kept, x, labels)
     values = fitted.eigenvalues.clone().requires_grad_()
     loss = cross_entropy(replace(fitted, eigenvalues=values)(x), labels)
@@ -85,12 +85,12 @@ def test_labels_are_fitted_by_softmax_regression(mixed):
     assert float(loss.detach()) < float(cross_entropy(result.truncate(2)(x), labels)) - 1e-3
 
 
-def test_leading_is_the_front_of_the_ranking():
+def test_keep_first_is_the_front_of_the_ranking():
     ranking = torch.tensor([[2, 0, 1], [0, 2, 1]])
-    assert leading(ranking, 2).tolist() == [[True, False, True], [True, False, True]]
-    assert leading(ranking, 1).tolist() == [[False, False, True], [True, False, False]]
-    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components a block\), got 4"):
-        leading(ranking, 4)
+    assert keep_first(ranking, 2).tolist() == [[True, False, True], [True, False, True]]
+    assert keep_first(ranking, 1).tolist() == [[False, False, True], [True, False, False]]
+    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components per block\), got 4"):
+        keep_first(ranking, 4)
 
 
 def test_dtype_is_that_of_the_result():
@@ -118,7 +118,7 @@ def test_bad_input():
         refit(result, kept, x, [0] * 10)
     with pytest.raises(TypeError, match="int64 class numbers"):
         refit(result, kept, x, torch.zeros(10, dtype=torch.int32))
-    with pytest.raises(ValueError, match="targets go from 3 to 3 but there are 3 outputs"):
+    with pytest.raises(ValueError, match="targets must be classes from 0 to 2, got 3 to 3"):
         refit(result, kept, x, torch.full((10,), 3))
     with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
         refit(result, kept, x, torch.zeros(10, dtype=torch.int64), max_iterations=0)

@@ -14,7 +14,7 @@ import torch
 from tensornet_interp import decompose, list_decompositions, register_decomposition, registry
 from tensornet_interp.decompositions import BUILT_IN, Eigen
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry
+from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry, scratch_registry
 
 
 @pytest.fixture
@@ -27,17 +27,12 @@ def layer():
 
 
 @pytest.fixture
-def own_names(monkeypatch):
-    """What a test registers is forgotten when it ends."""
-    monkeypatch.setattr(registry._decompositions, "_known", dict(registry._decompositions._known))
-
-
-@pytest.fixture
 def things():
     return Registry("thing", "no.such.entry.point.group")
 
 
-def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
+@scratch_registry()
+def test_a_decorated_class_is_used_by_name_with_its_options(layer):
     @register_decomposition("scaled")
     @dataclass(frozen=True)
     class Scaled:
@@ -59,7 +54,27 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer, own_names):
         decompose(layer, "scaled", facto=3.0)
 
 
-def test_names_registered_in_a_test_do_not_leak():
+def test_what_is_registered_in_a_scratch_block_is_forgotten_at_its_end():
+    names = list_decompositions()
+    with scratch_registry():
+        register_decomposition("scaled")(dict)
+        with scratch_registry():
+            register_decomposition("nested")(list)
+        assert list_decompositions() == sorted([*names, "scaled"])
+        assert registry.get_decomposition("scaled") is dict
+    assert list_decompositions() == names
+    with scratch_registry():
+        register_decomposition("scaled")(list)  # the name is free again
+
+
+def test_a_scratch_block_that_fails_is_forgotten_too():
+    @scratch_registry()
+    def fail():
+        register_decomposition("scaled")(dict)
+        raise KeyError("scaled")
+
+    with pytest.raises(KeyError):
+        fail()
     assert "scaled" not in list_decompositions()
 
 
@@ -160,6 +175,11 @@ out = {"names": ti.list_decompositions()}
 out["imported by listing"] = [name for name in modules if name in sys.modules]
 out["eigen is ours"] = type(ti.decompose(layer, "eigen")).__name__ == "SpectralResult"
 out["imported by eigen"] = [name for name in modules if name in sys.modules]
+with registry.scratch_registry():
+    ti.decompose(layer, "twice")
+    error(lambda: ti.decompose(layer, "broken"))
+    out["names in a scratch block"] = ti.list_decompositions()
+out["names after a scratch block"] = ti.list_decompositions()
 out["broken"] = error(lambda: ti.decompose(layer, "broken"))
 out["broken again"] = error(lambda: ti.decompose(layer, "broken"))
 out["number"] = error(lambda: ti.decompose(layer, "number"))
@@ -258,6 +278,10 @@ def test_two_plugins_with_one_name_one_wins_and_the_other_is_listed(plugins):
     losers = [f"{name}: {why}" for name, why in plugins["problems"].items() if name.startswith("twice")]
     assert len(losers) == 1
     assert "second_plugin" in losers[0].replace("-", "_")
+
+
+def test_a_scratch_block_loses_no_plugin(plugins):
+    assert plugins["names in a scratch block"] == plugins["names after a scratch block"] == plugins["names"]
 
 
 def test_every_problem_is_listed(plugins):

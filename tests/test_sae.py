@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.activations import windows
 from models.sae import SAEConfig, TopKAutoencoder, autoencoder_at, train_autoencoder
 from models.transformer import TransformerConfig, build_transformer
+from models.vectors import windows
 from tensornet_interp.features import Dictionary
 from tensornet_interp.weights import load_dictionary, save_dictionary
 

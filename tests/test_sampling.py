@@ -7,7 +7,8 @@ import numpy
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, inner, lift, similarity
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, inner, lift, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output
 
 
 def tensor(*shape, seed):
@@ -50,7 +51,7 @@ THREE = [
 def test_three_layers_symmetric_is_the_brute_force(networks, device):
     a, b = networks
     expected, aa, bb = (symmetric_oracle(f, g) for f, g in ((a, b), (a, a), (b, b)))
-    result = inner(a.to(device), b.to(device), kind="symmetric", per_output=True)
+    result = inner_by_output(a.to(device), b.to(device), kind="symmetric")
     assert result.method == "sampled"
     scale = math.exp(result.log_scale)
     error = result.standard_error.cpu() * scale
@@ -64,7 +65,7 @@ def test_three_layers_symmetric_is_the_brute_force(networks, device):
 
 def test_the_oracle_is_the_exact_product_of_two_layers():
     a, b = stack((2, 3, 2), (4, 3), 1), stack((2, 2, 2), (3, 5), 101)
-    exact = inner(a, b, kind="symmetric", method="exact", per_output=True).to_tensor()
+    exact = inner_by_output(a, b, kind=Symmetric(method="exact")).to_tensor()
     torch.testing.assert_close(symmetric_oracle(a, b), exact, rtol=1e-11, atol=0)
 
 
@@ -78,24 +79,22 @@ def test_three_layers_gaussian_is_the_quadrature(lifted):
     w = torch.tensor(list(itertools.product(weights.tolist(), repeat=2)), dtype=torch.float64).prod(1)
     x = mean + 0.2**0.5 * z
     expected = (w[:, None] * a(x) * b(x)).sum(0)
-    result = inner(
-        a, b, kind="gaussian", method="sampled", mean=mean, covariance=covariance, per_output=True, samples=20_000
-    )
+    result = inner_by_output(a, b, kind=Gaussian(Moments(mean, covariance), method="sampled", samples=20_000))
     error = result.standard_error * math.exp(result.log_scale)
     assert ((result.to_tensor() - expected).abs() <= 5 * error).all()
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+@pytest.mark.parametrize("kind", [Symmetric, Gaussian])
 @pytest.mark.parametrize("call", [inner, similarity])
 def test_deviations_are_of_the_size_of_the_standard_error(kind, call):
     a, b = stack((3, 2, 2), (4, 3), 1), stack((3, 3, 2), (3, 5), 101)
     # near its mean a Gaussian input has no heavy tails; with them a few draws show too small a standard error
-    near = {"mean": tensor(3, seed=5), "covariance": 0.05 * torch.eye(3, dtype=torch.float64)}
-    options = near if kind == "gaussian" else {}
-    truth = float(call(a, b, kind=kind, method="exact", **options))
+    near = Moments(tensor(3, seed=5), 0.05 * torch.eye(3, dtype=torch.float64))
+    options = {"moments": near} if kind is Gaussian else {}
+    truth = float(call(a, b, kind=kind(method="exact", **options)))
     scores = []
     for seed in range(60):
-        found = call(a, b, kind=kind, method="sampled", samples=3000, seed=seed, **options)
+        found = call(a, b, kind=kind(method="sampled", samples=3000, seed=seed, **options))
         scores.append((float(found) - truth) / (float(found.standard_error) * math.exp(found.log_scale)))
     scores = torch.tensor(scores)
     # 60 draws of a nearly normal score: its standard deviation is known to 9 percent, its mean to 0.13
@@ -105,7 +104,7 @@ def test_deviations_are_of_the_size_of_the_standard_error(kind, call):
 
 def test_the_seed_decides():
     a, b = THREE[0]
-    first, again, other = (inner(a, b, kind="symmetric", samples=100, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (inner(a, b, kind=Symmetric(samples=100, seed=seed)) for seed in (3, 3, 4))
     assert float(first) == float(again) != float(other)
     assert float(first.standard_error) == float(again.standard_error)
 
@@ -113,9 +112,9 @@ def test_the_seed_decides():
 def test_chunks_of_draws_are_all_used(monkeypatch):
     a, b = THREE[0]
     monkeypatch.setattr("tensornet_interp.inner_products.sampling._CHUNK", 5 * 17)
-    result = inner(a, b, kind="symmetric", samples=2000)
+    result = inner(a, b, kind=Symmetric(samples=2000))
     monkeypatch.undo()
-    whole = inner(a, b, kind="symmetric", samples=2000)
+    whole = inner(a, b, kind=Symmetric(samples=2000))
     ratio = float(result.standard_error) * math.exp(result.log_scale - whole.log_scale) / float(whole.standard_error)
     assert ratio == pytest.approx(1, rel=0.5)  # other draws, or the same: as many of them
     truth = float(symmetric_oracle(a, b).sum())
@@ -124,6 +123,6 @@ def test_chunks_of_draws_are_all_used(monkeypatch):
 
 def test_a_network_with_itself_is_one_without_error():
     a, _ = THREE[0]
-    cosine = similarity(a, a, kind="symmetric", samples=100)
+    cosine = similarity(a, a, kind=Symmetric(samples=100))
     assert abs(float(cosine) - 1) <= 1e-12
     assert float(cosine.standard_error) <= 1e-12

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
 from tensornet_interp.inner_products.stack import as_stack, factor_exponents, rescale
 
 SIZES = [1e60, 1e-110]
@@ -71,18 +72,18 @@ def test_relative_error_of_layers_of_very_different_size():
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian"])
+@pytest.mark.parametrize("kind", [Tree(), Symmetric(samples=100), Gaussian()])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_similarity_does_not_depend_on_scale(size, kind, depth, device):
     widths = (*(4, 3, 5)[:depth], 2)
     a, b = ([make(widths[i + 1], widths[i], 4 + i, seed + 10 * i) for i in range(depth)] for seed in (1, 101))
-    expected = float(similarity(BilinearNetwork(a), BilinearNetwork(b), kind=kind, samples=100))
+    expected = float(similarity(BilinearNetwork(a), BilinearNetwork(b), kind=kind))
     large = [BilinearNetwork([sized(x, size, size, size) for x in layers]).to(device) for layers in (a, b)]
-    found = similarity(*large, kind=kind, samples=100)
+    found = similarity(*large, kind=kind)
     # logarithms of thousands are known to eps of themselves
     assert abs(float(found) - expected) <= 1e-10
-    assert math.isfinite(inner(*large, kind=kind, samples=100).log_scale)
-    mixed = similarity(large[0], BilinearNetwork(b).to(device), kind=kind, samples=100)
+    assert math.isfinite(inner(*large, kind=kind).log_scale)
+    mixed = similarity(large[0], BilinearNetwork(b).to(device), kind=kind)
     assert abs(float(mixed) - expected) <= 1e-10
 
 

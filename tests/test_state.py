@@ -10,8 +10,8 @@ import torch
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
 from models.casper import similarity_task
 from models.data import Dataset
-from models.gates import Gate, GateConfig, train_gates, truth_table
 from models.language import LanguageConfig, generate, held_out_loss, train_language
+from models.logic_gates import LogicGate, LogicGateConfig, train_logic_gates, truth_table
 from models.published import load_transformer, save_transformer
 from models.text import encode, train_tokenizer
 from models.training import accuracy
@@ -19,6 +19,7 @@ from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import (
     BilinearLayer,
     BilinearNetwork,
+    Moments,
     contract,
     decompose,
     difference,
@@ -33,8 +34,15 @@ from tensornet_interp import (
     similarity,
 )
 from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
-from tensornet_interp.circuits import circuit, evaluation, expansion, interaction_tensor, order_weights, project
-from tensornet_interp.compare import ORDERS, jackknife, match, matched_similarity, ordered_similarity, stability
+from tensornet_interp.circuits import circuit, degree_weights, evaluation, expansion, interaction_tensor, project
+from tensornet_interp.compare import (
+    EIGENVALUE_RANKINGS,
+    jackknife,
+    match,
+    matched_similarity,
+    ordered_similarity,
+    stability,
+)
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
 from tensornet_interp.decompositions import Sparse
 from tensornet_interp.features import (
@@ -49,16 +57,16 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.fidelity import (
     certificate,
-    component_order,
+    component_ranking,
     components_needed,
     difference_certificate,
     fidelity,
-    leading,
+    keep_first,
     network_fidelity,
     refit,
     truncation_curve,
 )
-from tensornet_interp.inner_products import output_similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output, output_similarity
 from tensornet_interp.lifting import split
 from tensornet_interp.plots import (
     bond_curves,
@@ -109,7 +117,7 @@ class Given:
         self.cp = decompose(self.layer, "cp", rank=2, max_iterations=2)
         self.x = tensor(5, 7, 5)
         self.circuit = circuit(self.network, self.x[0], widths=2)
-        self.features = feature_interactions(self.layer, self.x[0], self.x.T, space="inputs in x")
+        self.features = feature_interactions(self.layer, self.x[0], self.x.T, basis="x")
         self.labels = torch.arange(7) % 5
         self.model = build_classifier(CONFIG, seed=0)
         digits = load_dataset("digits")
@@ -158,24 +166,24 @@ CALLS = {
     ],
     "decompose by TensorLy, random start": lambda g: decompose(g.layer, "tensorly_parafac", rank=7, init="random"),
     "decompose random components": lambda g: decompose(g.layer, "random_components", rank=2, source="eigen"),
-    "match": lambda g: (match(g.layer, g.other), match(g.result, g.result, level="block")),
+    "match": lambda g: (match(g.layer, g.other), match(g.result, g.result, blocks=True)),
     "stability": lambda g: stability([g.layer, g.other]),
     "sweep": lambda g: sweep(
         g.layer, "tensorly_parafac", {"rank": [1]}, path=g.folder / "sweep.jsonl", measure=lambda r: {}, progress=False
     ),
     "plot a Pareto front": lambda g: pareto(sweep(g.layer, "eigen", {"rank": [1, 2]}, progress=False)),
     "inner tree": lambda g: inner(g.network, g.network),
-    "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind="gaussian", covariance=torch.eye(5, dtype=g.x.dtype)),
-    "inner gaussian, network": lambda g: inner(g.network, g.network, kind="gaussian", per_output=True),
+    "inner gaussian": lambda g: inner(g.lifted, g.lifted, kind=Gaussian(Moments.of(g.x))),
+    "inner gaussian, network": lambda g: inner_by_output(g.network, g.network, kind="gaussian"),
     "inner symmetric": lambda g: inner(g.network, g.network, kind="symmetric"),
-    "inner sampled": lambda g: inner(g.network, g.network, kind="symmetric", method="sampled", samples=10),
-    "inner gaussian, sampled": lambda g: inner(g.lifted, g.lifted, kind="gaussian", method="sampled", samples=10),
+    "inner sampled": lambda g: inner(g.network, g.network, kind=Symmetric("sampled", samples=10)),
+    "inner gaussian, sampled": lambda g: inner(g.lifted, g.lifted, kind=Gaussian(method="sampled", samples=10)),
     "similarity": lambda g: float(similarity(g.layer, g.other)),
     "similarity of a list": lambda g: similarity([g.layer, g.other, g.result], kind="gaussian"),
     "relative error": lambda g: relative_error(g.result, g.layer),
     "norm": lambda g: norm(g.layer),
     "difference": lambda g: difference(g.layer, g.other),
-    "odt": lambda g: (odt(g.network), odt(g.lifted, mean=g.x[0], covariance=torch.eye(5, dtype=g.x.dtype))),
+    "odt": lambda g: (odt(g.network), odt(g.lifted, Moments(g.x[0], torch.eye(5, dtype=g.x.dtype)))),
     "plot similarities": lambda g: similarity_matrix(similarity([g.layer, g.other]).to_tensor(), "ab"),
     "plot bonds": lambda g: (
         bond_spectra({"isotropic": odt(g.network)}),
@@ -188,7 +196,7 @@ CALLS = {
     "project": lambda g: project(g.network, {"in1": 0, "in2": g.x[0], "in3": g.x.T}).to_tensor(),
     "interaction tensor": lambda g: interaction_tensor(g.network, g.x[0], g.x[:2].T),
     "expansion": lambda g: (expansion(g.network, g.x), expansion(g.lifted, g.x)),
-    "order weights": lambda g: [order_weights(g.lifted, order) for order in range(3)],
+    "degree weights": lambda g: [degree_weights(g.lifted, degree) for degree in range(3)],
     "rename": lambda g: rename(g.layer.terms(), {"out": "class"}),
     "to_tensor": lambda g: g.result.to_tensor(),
     "to_tensorly": lambda g: g.result.to_tensorly(),
@@ -203,11 +211,11 @@ CALLS = {
     "fidelity": lambda g: fidelity(g.result, g.layer, g.x, g.labels),
     "network fidelity": lambda g: network_fidelity(decompose(g.network, "eigen", rank=2), g.network, g.x, g.labels),
     "truncation curve": lambda g: truncation_curve(
-        g.result, g.layer, g.x, g.labels, [1, 2], order="ablation", order_data=(g.x, g.labels)
+        g.result, g.layer, g.x, g.labels, [1, 2], by="ablation", rank_on=(g.x, g.labels)
     ),
     "components needed": lambda g: components_needed(truncation_curve(g.result, g.layer, g.x, g.labels, [1]), 0.9, 0.1),
     "refit": lambda g: [
-        refit(g.result, leading(component_order(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
+        refit(g.result, keep_first(component_ranking(g.result, "magnitude"), 1), g.x, targets, max_iterations=2)
         for targets in (g.layer(g.x).detach(), g.labels)
     ],
     "certificate": lambda g: certificate(decompose(g.layer, "eigen"), 2, g.x),
@@ -237,8 +245,8 @@ CALLS = {
     "load digits": lambda g: load_dataset("digits"),
     "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
-    "train gates": lambda g: train_gates(GateConfig(3, (Gate("and", 0, 1),)), steps=2),
-    "truth table, sampled": lambda g: truth_table(GateConfig(9, (Gate("xor", 0, 8),)), max_rows=20),
+    "train gates": lambda g: train_logic_gates(LogicGateConfig(3, (LogicGate("and", 0, 1),)), steps=2),
+    "truth table, sampled": lambda g: truth_table(LogicGateConfig(9, (LogicGate("xor", 0, 8),)), max_rows=20),
     "train a language model": lambda g: train_language(
         build_transformer(SMALL_LANGUAGE, seed=0), g.labels, LanguageConfig(steps=2), g.folder / "run", progress=False
     ),
@@ -250,39 +258,39 @@ CALLS = {
         encode(train_tokenizer(["a story"], 257), ["a story"]),
     ),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
-    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, space="x", bias=g.x[0]).top(
+    "feature interactions": lambda g: feature_interactions(g.lifted, tensor(10, 6), g.x.T, basis="x", bias=g.x[0]).top(
         3
     ),
     "interactions": lambda g: (
         g.features.table(5, pairs="cross", by="negative"),
         g.features.smallest_submatrix(2),
-        g.features.activations(tensor(11, 7)),
+        g.features(tensor(11, 7)),
         g.features.block([0, 1], torch.tensor([2])),
     ),
     "statistics of interactions": lambda g: str(g.features.statistics()),
     "projections": lambda g: projections(g.x.T, g.result.eigenvectors[0]),
-    "low-rank correlation": lambda g: low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x"),
+    "low-rank correlation": lambda g: low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x"),
     "rank by structure": lambda g: rank_by_structure(g.layer, g.x),
     "labels and overlap": lambda g: (label_directions(g.x, g.x, "abcdefg", 2), overlap(g.x[:2], g.x[2:4])),
     "plot interactions": lambda g: interaction_submatrix(g.features, 4),
     "plot a plane of eigenvectors": lambda g: eigenvector_plane(
         g.x @ g.result.eigenvectors[0], g.result.eigenvalues[0]
     ),
-    "plot correlations": lambda g: correlation_by_rank(
-        low_rank_correlation(g.layer, g.x, g.x, (1, 2), space="inputs in x")
-    ),
+    "plot correlations": lambda g: correlation_by_rank(low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x")),
     "load model": lambda g: load_model(g.folder / "given"),
     "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
     "load layer": lambda g: [
         load_layer(g.folder / "layer"),
-        load_layer(g.folder / "given", 0, names="tensornet_interp"),
+        load_layer(g.folder / "given", 0, layout="tensornet_interp"),
     ],
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
-    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], order) for order in ORDERS],
+    "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], by) for by in EIGENVALUE_RANKINGS],
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
     "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
     "pull back": lambda g: g.result.pull_back(tensor(6, 5, 3)),
-    "output similarity": lambda g: [output_similarity(g.layer, g.other, kind=k) for k in ("symmetric", "gaussian")],
+    "output similarity": lambda g: [
+        output_similarity(g.layer, g.other, kind=k) for k in ("tree", "symmetric", "gaussian")
+    ],
     "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
     "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.bilinear import BilinearClassifier, ClassifierConfig, build_classifier
-from models.gates import Gate, GateConfig, GateModel, train_gates
+from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel, train_logic_gates
 from models.storage import load_info, load_model, save_model
 
 SMALL = ClassifierConfig(inputs=7, width=5, hidden=6, classes=3)
@@ -35,10 +35,10 @@ def test_saved_models_come_back(tmp_path, dtype):
 
 
 def test_saved_gate_models_come_back(tmp_path):
-    model = train_gates(GateConfig(3, (Gate("and", 0, 1), Gate("xor", 1, 2)), hidden=3), steps=2)
+    model = train_logic_gates(LogicGateConfig(3, (LogicGate("and", 0, 1), LogicGate("xor", 1, 2)), hidden=3), steps=2)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
-    assert isinstance(loaded, GateModel)
+    assert isinstance(loaded, LogicGateModel)
     assert loaded.config == model.config
     assert torch.equal(loaded(torch.ones(1, 3)), model(torch.ones(1, 3)))
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from snippets import SNIPPETS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, OTHERS = "tensornet_interp", ("models", "examples")
@@ -21,15 +22,18 @@ GROUND = {
     "disk": set(),
     "optional": set(),
     "numerics": set(),
+    "pages": set(),
     "registry": set(),
     "planning": set(),
     "contraction": {"checks", "planning"},
-    "keys": {"contraction"},
+    "keys": {"layer"},
     "concentration": {"checks", "numerics"},
-    "layer": {"checks", "contraction"},
+    "affine": {"checks"},
+    "formats": {"checks"},
+    "layer": {"affine", "checks", "contraction", "formats"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer"},
-    "moments": {"checks", "layer", "network"},
+    "moments": {"checks", "layer"},
     "report": {"layer"},
     "results": {"checks", "contraction", "layer", "report", "concentration"},
 }
@@ -55,6 +59,7 @@ ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,
     "disk": sys.stdlib_module_names,
     "optional": sys.stdlib_module_names,
+    "pages": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
     "numerics": {"torch", "scipy"},
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
@@ -143,6 +148,69 @@ def test_a_contents_page_is_sorted_and_names_what_is_there(page):
     assert len(set(names)) == len(names)
 
 
+ROOM_PAGES = [page for page in PAGES if (ROOT.joinpath(*page.split("."), "__init__.py")).is_file()]
+
+
+def test_there_are_rooms_to_ask():
+    assert {PACKAGE, f"{PACKAGE}.compare", f"{PACKAGE}.plots"} <= set(ROOM_PAGES)
+
+
+@pytest.mark.parametrize("page", ROOM_PAGES)
+def test_a_room_suggests_names_that_are_near_and_says_where_others_are(page):
+    module, name = importlib.import_module(page), PAGES[page][-1]
+    with pytest.raises(AttributeError) as caught:
+        getattr(module, f"{name}_")
+    assert str(caught.value) == f"module '{page}' has no name '{name}_'; did you mean '{name}'?"
+    with pytest.raises(AttributeError, match=re.escape(f"module '{page}' has no name 'zzz'") + "$"):
+        _ = module.zzz
+    assert not hasattr(module, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "hint"),
+    [
+        ("", "simlarity", "; did you mean 'similarity'?"),
+        ("", "match", "; it is on tensornet_interp.compare"),
+        ("", "stabilty", "; did you mean 'stability', on tensornet_interp.compare?"),
+        (".compare", "Eigen", "; it is on tensornet_interp and tensornet_interp.decompositions"),
+        (".compare", "decompse", "; did you mean 'decompose', on tensornet_interp?"),
+    ],
+)
+def test_a_name_of_another_page_is_found(page, name, hint):
+    with pytest.raises(AttributeError) as caught:
+        getattr(importlib.import_module(PACKAGE + page), name)
+    assert str(caught.value) == f"module '{PACKAGE}{page}' has no name '{name}'{hint}"
+
+
+def run_python(code):
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
+    )
+
+
+def test_a_room_that_was_not_imported_says_how_and_is_not_imported_for_an_error():
+    code = f"""
+import sys, {PACKAGE}
+before = set(sys.modules)
+for name in ("circuits", "spectra", "match", "spectr"):
+    try:
+        getattr({PACKAGE}, name)
+    except AttributeError as error:
+        print(error)
+print([name for name in set(sys.modules) - before if name.startswith("{PACKAGE}")])
+"""
+    run = run_python(code)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == [
+        f"module '{PACKAGE}' has no name 'circuits' before it is imported: import {PACKAGE}.circuits",
+        f"module '{PACKAGE}' has no name 'spectra' before it is imported: import {PACKAGE}.spectra",
+        f"module '{PACKAGE}' has no name 'match'; it is on {PACKAGE}.compare",
+        f"module '{PACKAGE}' has no name 'spectr'; did you mean 'spectra', on {PACKAGE}.spectra?",
+        "[]",
+    ]
+
+
 def from_imports(source):
     """(module, name) of every `from tensornet_interp... import ...`, and (module, None) of every plain import."""
     for node in ast.walk(ast.parse(source)):
@@ -154,10 +222,8 @@ def from_imports(source):
 
 def readers():
     """Everything that users read or copy from: pages, examples and models."""
-    for path in [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
-            yield pytest.param(code, id=f"{path.relative_to(ROOT)} {number}")
+    for snippet in SNIPPETS:
+        yield pytest.param(snippet.code, id=snippet.name)
     for path in FILES:
         if not name_of(path).startswith(PACKAGE):
             yield pytest.param(path.read_text(encoding="utf-8"), id=name_of(path))
@@ -221,10 +287,15 @@ def test_no_file_is_past_the_limit():
 
 
 def test_the_contents_page_imports_no_plotting():
-    code = f"import sys, {PACKAGE}; print([m for m in ('matplotlib.pyplot', 'models', 'sklearn') if m in sys.modules])"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
+    run = run_python(
+        f"import sys, {PACKAGE}; print([m for m in ('matplotlib.pyplot', 'models', 'sklearn') if m in sys.modules])"
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+def test_the_contents_page_imports_the_rooms_that_it_exports_from_and_no_others():
+    run = run_python(f"import sys, {PACKAGE}; print(*[m for m in sys.modules if m.startswith('{PACKAGE}.')])")
+    assert run.returncode == 0, run.stderr
+    rooms = {page for page in run.stdout.split() if page in ROOM_PAGES}
+    assert rooms == {f"{PACKAGE}.{room}" for room in ("bonds", "decompositions", "inner_products")}

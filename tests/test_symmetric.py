@@ -9,6 +9,7 @@ from stacks import stack, tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, inner, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, inner_by_output, similarity_by_output
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.inner_products.symmetric import exact_flops, joint_basis, symmetric
 
@@ -36,13 +37,13 @@ def test_symmetric_is_the_brute_force(widths_a, widths_b, lifted, device):
     x, y = symmetrized(a), symmetrized(b)
     products = (x * y).flatten(1).sum(1)
     scale = x.norm() * y.norm()
-    result = inner(a.to(device), b.to(device), kind="symmetric", per_output=True)
+    result = inner_by_output(a.to(device), b.to(device), kind="symmetric")
     assert result.method == "exact"
     assert (result.to_tensor().cpu() - products).abs().max() <= 1e-12 * scale  # some thousand products
     assert float(inner(a, b, kind="symmetric")) == pytest.approx(float(products.sum()), abs=1e-12 * float(scale))
     cosine = similarity(a.to(device), b.to(device), kind="symmetric")
     assert abs(float(cosine) - float(products.sum() / scale)) <= 1e-12
-    each = similarity(a, b, kind="symmetric", per_output=True)
+    each = similarity_by_output(a, b, kind="symmetric")
     norms = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
     torch.testing.assert_close(each.value, products / norms, rtol=0, atol=1e-12)
 
@@ -58,7 +59,7 @@ def test_one_function_written_in_two_ways():
     assert float(similarity(a, b, kind="tree")) == 0
     assert abs(float(similarity(a, b, kind="symmetric")) - 1) <= 1e-15
     assert abs(float(similarity(a, b, kind="gaussian")) - 1) <= 1e-14
-    assert abs(float(similarity(a, b, kind="gaussian", method="closure")) - 1) > 0.1
+    assert abs(float(similarity(a, b, kind=Gaussian(method="closure"))) - 1) > 0.1
 
 
 def permuted(layers):
@@ -161,11 +162,11 @@ def test_scale_is_apart():
     )
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "gaussian"])
+@pytest.mark.parametrize("kind", [Symmetric(method="exact"), Gaussian(method="exact")])
 def test_exact_products_cost_what_is_counted(kind):
     """4 H H' r^3 flops, and lower powers of r: what "auto" decides by and the docstring states."""
     a, b = stack((40, 30, 2), (50, 60), 1), stack((40, 20, 2), (45, 55), 101)
     with FlopCounterMode(display=False) as counter:
-        inner(a, b, kind=kind, method="exact")
+        inner(a, b, kind=kind)
     counted = exact_flops(as_stack(a), as_stack(b))
     assert counted <= counter.get_total_flops() <= 1.5 * counted

@@ -8,7 +8,7 @@ import torch
 
 from tensornet_interp import BilinearLayer
 from tensornet_interp.decompositions import BUILT_IN
-from tensornet_interp.registry import Registry
+from tensornet_interp.registry import register_decomposition, scratch_registry
 from tensornet_interp.testing import check_decomposition
 
 # options without which a method cannot be built; every rank fits the smallest layer of the check
@@ -29,7 +29,9 @@ def test_built_ins_keep_the_laws(name: str, device: str) -> None:
     assert set(report.skipped.values()) == declared
 
 
-def test_a_broken_decomposition_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@scratch_registry()
+def test_a_broken_decomposition_is_named() -> None:
+    @register_decomposition("broken")
     @dataclass(frozen=True)
     class Broken:
         scale: float = 1.1
@@ -42,10 +44,6 @@ def test_a_broken_decomposition_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
             noise = torch.rand(layer.down.shape).to(layer.down)  # unseeded: never the same answer
             return replace(layer, down=self.scale * layer.down + noise)
 
-    registry = Registry("decomposition", "none")
-    registry.register("broken")(Broken)
-    monkeypatch.setattr("tensornet_interp.testing.get_decomposition", registry.get)
-    monkeypatch.setattr("tensornet_interp.decompositions.get_decomposition", registry.get)
     with pytest.raises(AssertionError) as caught:
         check_decomposition("broken")
     message = str(caught.value)

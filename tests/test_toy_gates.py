@@ -5,12 +5,12 @@ import torch
 from matplotlib.figure import Figure
 
 from examples import toy_gates
-from models import Gate, GateConfig, train_gates
+from models import LogicGate, LogicGateConfig, train_logic_gates
 
 
 @pytest.fixture(scope="module")
 def model():
-    return train_gates(toy_gates.CONFIG, steps=600, seed=0)
+    return train_logic_gates(toy_gates.CONFIG, steps=600, seed=0)
 
 
 def panels(figure):
@@ -74,8 +74,8 @@ def test_figure_shows_the_matrices(model):
 
 
 def test_figure_of_many_bits_shows_the_coordinates_of_the_gate():
-    config = GateConfig(n_bits=9, gates=(Gate("xor", 7, 2),), hidden=3)
-    model = train_gates(config, steps=2, seed=0)
+    config = LogicGateConfig(n_bits=9, gates=(LogicGate("xor", 7, 2),), hidden=3)
+    model = train_logic_gates(config, steps=2, seed=0)
     top, bottom = panels(toy_gates.figure(model))
     raw, symmetric = toy_gates.matrices(model)
     shown = [0, 8, 3]

@@ -24,13 +24,13 @@ def test_every_curve_ends_at_the_model_and_every_proof_at_all_images(folder):
     curves = read_table(folder / "out" / "curves.csv")
     assert {row["seed"] for row in curves} == {0, 1}
     assert {row["basis"] for row in curves} == {"pixel", "embedding"}
-    for (_, basis, order), rows in truncation_report.grouped(curves, "seed", "basis", "order").items():
+    for (_, basis, ranking), rows in truncation_report.grouped(curves, "seed", "basis", "ranking").items():
         last = max(rows, key=lambda row: row["components"])
         assert last["components"] == (12 if basis == "pixel" else 6)
-        if "labels" not in order:
+        if "labels" not in ranking:
             assert last["accuracy"] == pytest.approx(last["full_accuracy"], abs=1 / 360)  # one image by rounding
             assert last["kl"] < 1e-6
-    assert {row["order"] for row in curves if row["basis"] == "pixel"} == {
+    assert {row["ranking"] for row in curves if row["basis"] == "pixel"} == {
         *("magnitude", "activation", "ablation"),
         *("magnitude, refit to outputs", "magnitude, refit to labels"),
     }
@@ -54,7 +54,7 @@ def test_models_that_were_measured_are_not_measured_again_and_figures_are_drawn_
 
     monkeypatch.setattr(truncation, "measure", fail)
     figures = {path.name for path in (folder / "out").glob("*.png")}
-    assert {f"{name}.png" for name in ("by_order", "by_size", "by_basis", "certificates_pixel", "shares")} < figures
+    assert {f"{name}.png" for name in ("by_ranking", "by_size", "by_basis", "certificates_pixel", "shares")} < figures
     with monkeypatch.context() as patch:  # drawing takes longer than all else
         patch.setattr(truncation, "figures", lambda *_: {})
         patch.setattr(truncation, "explanations", lambda *_: {})

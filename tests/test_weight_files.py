@@ -227,7 +227,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def run(code, **environment):
     path = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*"} | environment
-    code = f"from tensornet_interp.weights.layers import load_config, load_layer\n{code}"
+    code = f"from tensornet_interp.weights import load_config, load_layer\n{code}"
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
 
 

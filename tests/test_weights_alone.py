@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from examples import weights_alone
 from tensornet_interp.features import rank_by_structure
 
-SPACE = "inputs in the residual stream after the norm before the layer (normalization=True)"
+BASIS = "residual stream after the norm before the layer (normalization=True)"
 
 
 def opened(folder, layer):
@@ -52,7 +52,7 @@ def test_the_layer_is_the_one_of_the_file(tmp_path):
     assert first.shape == second.shape == (64, 64, 64)
     assert first.rank == second.rank == 96
     assert first.name == f"{tmp_path.name} layer 0"
-    assert first.basis == SPACE
+    assert first.basis == BASIS
     assert not torch.equal(first.down, second.down)
     shares = [record["share"] for record in rank_by_structure(first, torch.eye(64))]
     assert max(shares) < 0.4  # nothing is planted there
@@ -64,7 +64,7 @@ def test_main_prints_the_tables_and_writes_the_figures(tmp_path, capsys):
     for what in ("ranks first", "opposite signs", "top interaction"):
         assert f"the planted feature, {what}: 2 of 2 seeds" in printed
     output, _, first, _, second = printed.split("seed 0 has output feature ")[1].split()[:5]
-    ranked = printed.split(f"{SPACE}\nplace ")[1].split("effective rank\n")[1].splitlines()[0].split()
+    ranked = printed.split(f"{BASIS}\nplace ")[1].split("effective rank\n")[1].splitlines()[0].split()
     assert ranked[:2] == ["1", output]
     assert "yes" in ranked
     top = next(line for line in printed.splitlines() if line.startswith("   1  "))

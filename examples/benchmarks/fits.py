@@ -14,6 +14,7 @@ from examples.benchmarks.measure import Checked, Outcome
 from models import BilinearClassifier, load_model
 from tensornet_interp import BilinearLayer, CPResult, TuckerResult, decompose, similarity
 from tensornet_interp.decompositions import HOSVD
+from tensornet_interp.results import Result
 
 
 def load_layer(folder: str) -> BilinearLayer:
@@ -40,7 +41,7 @@ def cosine_to(layer: BilinearLayer, found: Any) -> Checked:
 def ours(layer: BilinearLayer, *, method: str, **options: Any) -> Outcome:
     """A decomposition of this package."""
     found = decompose(layer, method, **options)
-    done = len(found.report.convergence) - 1
+    done = len(found.report.convergence) - 1 if isinstance(found, Result) else 0
     return Outcome(f"{done} iterations" if done > 0 else "direct", found, max(1, done))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from examples.benchmarks import fits, stacks
 from examples.benchmarks.measure import Row, Table
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
 
 
 @dataclass(frozen=True)
@@ -187,19 +188,20 @@ def whole_stacks(model: str, sizes: Sizes) -> list[Table]:
 def similarities(model: str, sizes: Sizes) -> list[Table]:
     """f. Similarity of checkpoints."""
     width, outputs, count = sizes.checkpoints
-    kinds = [("tree", "exact"), ("gaussian", "closure")]
-    exact = [("symmetric", "exact"), ("gaussian", "exact")]  # a pair costs about 1e12 flops at width 128
-    jobs = [(count, *kind) for kind in kinds] + [(2, *kind) for kind in (*kinds, *exact)]
+    kinds = {"tree, exact": Tree(), "gaussian, closure": Gaussian(method="closure")}
+    # a pair costs about 1e12 flops at width 128
+    exact = {"symmetric, exact": Symmetric(method="exact"), "gaussian, exact": Gaussian(method="exact")}
+    jobs = [(count, *kind) for kind in kinds.items()] + [(2, *kind) for kind in (kinds | exact).items()]
     rows = [
         Row(
-            f"{'one pair' if n == 2 else f'{n} checkpoints, all pairs'}: {kind}, {method}",
+            f"{'one pair' if n == 2 else f'{n} checkpoints, all pairs'}: {name}",
             stacks.checkpoints,
             {"width": width, "outputs": outputs, "count": n},
             stacks.all_pairs,
-            {"kind": kind, "method": method},
+            {"kind": kind},
             stacks.first_to_last,
         )
-        for n, kind, method in jobs
+        for n, name, kind in jobs
     ]
     title = f"f. Similarity of two-layer networks of width {width}, {outputs} outputs"
     return [Table(title, "similarity of the first and the last", rows, base=None)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from examples.benchmarks.measure import Checked, Outcome
 from tensornet_interp import BilinearLayer, BilinearNetwork, Term, contract, odt, plan, similarity
+from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -147,9 +148,9 @@ def checkpoints(width: int, outputs: int, count: int) -> list[BilinearNetwork]:
     return [between(i / (count - 1)) for i in range(count)]
 
 
-def all_pairs(networks: list[BilinearNetwork], *, kind: str, method: str) -> Outcome:
+def all_pairs(networks: list[BilinearNetwork], *, kind: Tree | Symmetric | Gaussian) -> Outcome:
     """The matrix of similarities."""
-    found = similarity(networks, kind=kind, method=method, progress=False)
+    found = similarity(networks, kind=kind, progress=False)
     return Outcome(f"{len(networks) * (len(networks) + 1) // 2} products, {found.method}", found.to_tensor())
 
 

@@ -1,7 +1,8 @@
-"""What the bonds between layers carry, and networks with bonds cut (ODT: orthogonalise, diagonalise, truncate)."""
+"""What bonds between layers carry, and networks with truncated bonds (ODT: orthogonalise, diagonalise, truncate)."""
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "ODT",
@@ -9,3 +10,5 @@ __all__ = [
     "Truncation",
     "odt",
 ]
+
+explain_missing_names(__name__)

@@ -1,4 +1,4 @@
-"""What every bond of a stack of bilinear layers carries: its Gram below, its Gram above, and their singular values."""
+"""What every bond of a stack of bilinear layers carries: the Gram matrices below and above it, and singular values."""
 
 import math
 from collections.abc import Sequence
@@ -11,57 +11,57 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
 
 _EPS = torch.finfo(torch.float64).eps
-FLOOR = math.sqrt(_EPS)  # of the largest singular value: Gram matrices see no less
+FLOOR = math.sqrt(_EPS)  # share of the largest singular value that Gram matrices still resolve
 
 Scaled = tuple[Tensor, float]  # a matrix, and the logarithm of the number it is to be multiplied by
 
 
 @dataclass(frozen=True, eq=False)
 class Bond:
-    """Bond l of a network: the outputs of layer l, which layer l + 1 takes (0: the input, L: the output).
+    """Bond l of a network carries the outputs of layer l to layer l + 1 (0 is the input, L the output).
 
-    Singular values are those of the whole network unfolded across ONE occurrence of the bond in its tree, in units of
-    the network's tree norm (their squares sum to 1), largest first, float64; below 1.5e-8 of the largest they are
-    noise. "Without the constant" the constant coordinate is projected out: what remains of the Gram below is
-    X - X e_0 e_0^T X / X_00, a covariance where X is a second moment. A cut keeps the constant, and these are its
-    costs. Ranks count the coordinates beside the constant.
+    The singular values are those of the whole network unfolded across ONE occurrence of the bond in its tree, divided
+    by the network's tree norm (their squares sum to 1), largest first, float64. Values below 1.5e-8 of the largest are
+    noise. "Without the constant" means that the constant coordinate is projected out: the Gram matrix below becomes
+    X - X e_0 e_0^T X / X_00, which is a covariance if X is a second moment. A cut keeps the constant, so these values
+    are its costs. Ranks do not count the constant.
     """
 
     index: int
     size: int  # without the constant coordinate
-    occurrences: int  # 2**(L - l): how often the bond stands in the tree
-    log_norm: float  # logarithm of the network's tree norm, from trace(X N) here: the same at every bond
+    occurrences: int  # 2**(L - l): how often the bond occurs in the tree
+    log_norm: float  # logarithm of the network's tree norm, from trace(X N) here; equal at every bond
     singular_values: Tensor  # of all coordinates
-    singular_values_without_constant: Tensor  # the same where there is no constant
+    singular_values_without_constant: Tensor  # equal to these if there is no constant
     encoder: Tensor  # (rank, all coordinates), most important row first
     decoder: Tensor  # (all coordinates, rank)
-    center: Tensor | None  # (all coordinates,): what is decoded from the constant, [1, a mean]
+    center: Tensor | None  # (all coordinates,): [1, a mean], what is decoded from the constant
 
     @property
     def rank(self) -> int:
-        """How many coordinates carry anything, to the floor."""
+        """How many coordinates carry more than the floor."""
         return self.encoder.shape[0]
 
     def discarded(self, rank: int) -> float:
-        """sum_(i >= rank) s_i^2: the squared relative error of cutting one occurrence to `rank`."""
+        """Return sum_(i >= rank) s_i^2, the squared relative error of cutting one occurrence to `rank`."""
         return float(self.singular_values_without_constant[rank:].square().sum())
 
     def gap(self, rank: int) -> float:
-        """s[rank - 1] / s[rank]: last kept over first discarded; inf where nothing is kept, or nothing discarded."""
+        """Return s[rank - 1] / s[rank], last kept over first discarded; inf if nothing is kept or nothing discarded."""
         if not 0 < rank < self.rank:
             return math.inf
         values = self.singular_values_without_constant
         return float(values[rank - 1] / values[rank])
 
     def in_cluster(self, rank: int) -> bool:
-        """Whether s[rank - 1] and s[rank] are equal to the floor, so that a cut there is one choice of many."""
+        """Whether s[rank - 1] and s[rank] are equal to within the floor: a cut between them is one choice of many."""
         if not 0 < rank < self.rank:
             return False
         values = self.singular_values_without_constant
         return float(values[rank - 1] - values[rank]) <= FLOOR * float(values[0])
 
     def maps(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Encoder (new, all coordinates) and decoder (all coordinates, new) of a cut; the constant stays in front."""
+        """Return encoder (new, all coordinates) and decoder (all coordinates, new) of a cut, the constant first."""
         encoder, decoder = self.encoder[:rank], self.decoder[:, :rank]
         if self.center is None:
             return encoder, decoder
@@ -71,9 +71,9 @@ class Bond:
 
 
 def make_bonds(layers: Sequence[BilinearLayer], moment: Tensor) -> tuple[Bond, ...]:
-    """Every bond of a stack of float64 layers, X_0 = moment (in, in); an error where the network is zero.
+    """Return every bond of a stack of float64 layers, input first, with X_0 = moment (in, in).
 
-    Cost: O(rank^2 in + in^3) a layer.
+    Raises ValueError if the network is zero. Cost: O(rank^2 in + in^3) per layer.
     """
     up = upward(layers, moment)
     if not up[-1][0].trace() > 0:
@@ -85,7 +85,7 @@ def make_bonds(layers: Sequence[BilinearLayer], moment: Tensor) -> tuple[Bond, .
 
 
 def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:
-    """X_l = P_l C(X_(l-1)) P_l^T: Grams of every bond's coordinates over the tree below one occurrence, input first."""
+    """Return X_l = P_l C(X_(l-1)) P_l^T per bond, input first: Grams over the tree below one occurrence of the bond."""
     grams = [_rescale(moment, 0.0)]
     for layer in layers:
         gram, log_scale = grams[-1]
@@ -94,7 +94,7 @@ def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:
 
 
 def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scaled]:
-    """N_(l-1) = 1/4 Z^T G Z, Z = [W; V]: Grams over the tree outside one occurrence, input first; N_L = I."""
+    """Return N_(l-1) = 1/4 Z^T G Z, Z = [W; V], input first, N_L = I: Grams over the tree outside one occurrence."""
     last = layers[-1].down
     grams = [(torch.eye(len(last), dtype=last.dtype, device=last.device), 0.0)]
     for layer, (below, log_below) in zip(reversed(layers), reversed(up[:-1]), strict=True):
@@ -104,7 +104,7 @@ def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scal
 
 
 def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool) -> Bond:
-    """svd(R F) = A s B^T with X = F F^T, N = R^T R; enc = s^(-1/2) A^T R, dec = F B s^(-1/2)."""
+    """Make a bond: X = F F^T, N = R^T R, svd(R F) = A s B^T; then enc = s^(-1/2) A^T R and dec = F B s^(-1/2)."""
     (below, log_below), (above, log_above) = up, down
     squared = (below * above).sum()  # trace(X N)
     lower, upper = _root(below), _root(above).T  # F (all, r), R (r', all)
@@ -114,7 +114,7 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
     if constant:
         center = torch.zeros_like(below[:, 0])
         center[0] = 1
-        if below[0, 0] > 0:  # a decomposition of a lifted layer may hand on the constant 0
+        if below[0, 0] > 0:  # a decomposition of a lifted layer may pass on the constant 0
             center = below[:, 0] / below[0, 0]
             direction = lower[0] / lower[0].norm()  # F^T e_0, the constant among the leaves
             unfolded = unfolded - torch.outer(unfolded @ direction, direction)
@@ -138,7 +138,7 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
 
 
 def _root(gram: Tensor) -> Tensor:
-    """F (n, r) with F F^T = gram, semidefinite: the root of its correlations, so that small coordinates count too."""
+    """Return F (n, r) with F F^T = gram, from the root of its correlations, so that small coordinates count too."""
     scale = gram.diagonal().clamp_min(0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, torch.zeros_like(scale))
     values, vectors = torch.linalg.eigh(gram * torch.outer(inverse, inverse))
@@ -147,7 +147,7 @@ def _root(gram: Tensor) -> Tensor:
 
 
 def _rescale(gram: Tensor, log_scale: float) -> Scaled:
-    """The symmetric part by its largest entry, so that deep networks do not overflow."""
+    """Divide the symmetric part by its largest entry, so that deep networks do not overflow."""
     gram = (gram + gram.T) / 2
     largest = float(gram.abs().max())
     return (gram / largest, log_scale + math.log(largest)) if largest > 0 else (gram, log_scale)

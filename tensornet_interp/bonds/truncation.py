@@ -1,4 +1,4 @@
-"""Networks with their bonds cut: what every bond carries, the guaranteed error of a cut and the measured one."""
+"""Networks with truncated bonds: what every bond carries, and the guaranteed and the measured error of a cut."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,25 +8,24 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
-from tensornet_interp.checks import check_int
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer
-from tensornet_interp.moments import input_moments
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.moments import Moments, input_moments
+from tensornet_interp.network import BilinearNetwork, as_network
 
-Maps = Mapping[int, tuple[Tensor, Tensor]]  # by bond that is cut: encoder and decoder
+Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """A network with bonds cut, and its distance from the original in tree norm, relative to the original's norm."""
+    """A truncation holds a network with bonds cut and its relative distance from the original in tree norm."""
 
     network: BilinearNetwork
-    ranks: Mapping[int, int]  # by bond that was cut: coordinates kept, beside the constant
+    ranks: Mapping[int, int]  # per cut bond: coordinates kept, without the constant
     bound: float  # guaranteed: sqrt(sum over cut bonds of occurrences * discarded)
-    measured: float  # exact, of the cut in float64: before the weights are rounded to the network's dtype
-    gaps: Mapping[int, float]  # by bond that was cut: last kept over first discarded singular value
-    clusters: tuple[int, ...]  # bonds cut between equal singular values, where other cuts are as good
+    measured: float  # exact, in float64, before the weights are rounded to the network's dtype
+    gaps: Mapping[int, float]  # per cut bond: last kept over first discarded singular value
+    clusters: tuple[int, ...]  # bonds cut between equal singular values: other cuts are as good
 
     def __repr__(self) -> str:
         cuts = "".join(f"  bond {bond}: rank {rank}, gap {self.gaps[bond]:.4g}\n" for bond, rank in self.ranks.items())
@@ -36,7 +35,7 @@ class Truncation:
 
 @dataclass(frozen=True, eq=False)
 class ODT:
-    """A network and what its bonds carry, input first. Made by `odt`."""
+    """An ODT holds a network and what its bonds carry, input first; `odt` makes it."""
 
     network: BilinearNetwork
     bonds: tuple[Bond, ...]
@@ -56,14 +55,16 @@ class ODT:
 
     @torch.no_grad()
     def truncate(self, ranks: int | Mapping[int, int] | None = None, *, error: float | None = None) -> Truncation:
-        """P_l <- enc_l P_l and, one layer up, W <- W dec_l, V <- V dec_l: the network with bonds l cut.
+        """Return the network with bonds cut to given ranks, or to a given error.
 
-        ranks: coordinates to keep beside the constant, one number for every inner bond (1 ... L - 1) or {bond: rank},
-        bonds not named left as they are; error: instead, keep what `bound` <= error needs, over the inner bonds
-        (the fewest coordinates in all; an error below 1e-8 is not resolved). A rank above the bond's own is lowered
-        to that. Bonds 0 and L are projected in place: the network takes and gives what it did. A lifted bond keeps
-        its constant exactly, and hands on [1, enc (h - center)].
-        Cost: O(rank^3) a layer; measuring the error takes three times the rank and twice the width.
+        A cut at bond l is P_l <- enc_l P_l and, one layer up, W <- W dec_l, V <- V dec_l.
+        ranks: coordinates to keep besides the constant: one number for every inner bond (1 ... L - 1), or {bond: rank};
+        bonds that are not named stay unchanged. A rank above the bond's own is lowered to it.
+        error: give it instead of ranks to keep the fewest coordinates of the inner bonds in all for which
+        `bound` <= error. Errors below 1e-8 are not resolved.
+        Bonds 0 and L are projected in place, so inputs and outputs keep their sizes. A lifted bond keeps its constant
+        exactly and passes on [1, enc (h - center)].
+        Cost: O(rank^3) per layer; measuring the error works on three times the rank and twice the width.
         """
         if (ranks is None) == (error is None):
             raise ValueError(f"give either ranks or error, got ranks={ranks!r} and error={error!r}")
@@ -95,11 +96,8 @@ class ODT:
         return checked
 
     def _ranks_for(self, error: object) -> dict[int, int]:
-        """Discard what costs least, over all inner bonds, while the sum of costs stays within error^2."""
-        if not isinstance(error, int | float) or isinstance(error, bool):
-            raise TypeError(f"error must be a number, got {error!r}")
-        if not 0 <= error < 1:
-            raise ValueError(f"error is relative to the norm of the network and must be in [0, 1), got {error}")
+        """Discard the cheapest coordinates of all inner bonds while the sum of their costs stays within error^2."""
+        error = check_share("error", error, low_open=False, high_open=True)  # of the norm of the network
         costs = []
         for bond in self._inner():
             values = bond.singular_values_without_constant.tolist()
@@ -122,17 +120,20 @@ class ODT:
 
 
 @torch.no_grad()
-def odt(network: TensorNetwork, *, mean: Tensor | None = None, covariance: Tensor | None = None) -> ODT:
-    """s^2 at bond l = eigenvalues of X_l N_l, X_l = P_l C(X_(l-1)) P_l^T from below, N_(l-1) = 1/4 Z^T G(N_l) Z above.
+def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
+    """Analyse the bonds between layers and truncate them (ODT: orthogonalise, diagonalise, truncate).
 
-    What every bond of a network (or of a single layer) carries in tree norm, every layer symmetrized, and by
-    `truncate` the network with bonds cut. Cutting one occurrence costs exactly the sum of the discarded s^2; cutting
-    bonds wherever they stand costs at most sum over bonds of 2^(L-l) times that. That is about the tree tensor: how
-    much accuracy a cut costs has to be measured.
-    mean (in,), covariance (in, in) of the plain input, for instance of the training data: the norm then has their
-    raw second moment in the place of the identity, drawn independently at every leaf, and the cut minds the data.
-    Every s is found to 1.5e-8 of the largest, and smaller ones are dropped: bonds may be singular.
-    Float64 inside; scales are carried as logarithms. Cost: O(rank^2 in + in^3) a layer, no core is made dense.
+    The squared singular values s^2 at bond l are the eigenvalues of X_l N_l, where X_l = P_l C(X_(l-1)) P_l^T is the
+    Gram matrix of the tree below one occurrence of the bond and N_(l-1) = 1/4 Z^T G(N_l) Z that of the tree outside.
+    The norm is that of the network (or of a single layer) as a tree, with every layer symmetrized. `truncate` of the
+    result returns the network with bonds cut: cutting one occurrence of a bond costs exactly the sum of the discarded
+    s^2, and cutting all of them at most 2^(L-l) times that, summed over the bonds. These are errors of the tree tensor;
+    how much accuracy a cut costs has to be measured.
+    moments: of the plain input, for example `Moments.of(x)` of the training data. Their raw second moment takes the
+    place of the identity at every leaf, independently, so the cut keeps what such inputs use.
+    Each s is accurate to 1.5e-8 of the largest, and smaller ones are dropped, so bonds may be singular. The work is in
+    float64, with scales as logarithms. Raises ValueError if the network is zero on the moments.
+    Cost: O(rank^2 in + in^3) per layer; no core is made dense.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.eye(2))
@@ -140,13 +141,13 @@ def odt(network: TensorNetwork, *, mean: Tensor | None = None, covariance: Tenso
     >>> [round(value, 3) for value in bonds[1].singular_values.tolist()]
     [0.707, 0.707]
     """
-    stack = network if isinstance(network, BilinearNetwork) else BilinearNetwork([as_layer(network)])
-    _, moment = input_moments(stack, mean, covariance)
+    stack = as_network(network)
+    moment = input_moments(stack.layers[0], moments).second_moment
     return ODT(stack, make_bonds(stack.to(dtype=torch.float64).layers, moment), moment)
 
 
 def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:
-    """The parts with bonds encoded below and decoded above, in the network's dtype."""
+    """Return the parts with cut bonds encoded below and decoded above, in the network's dtype."""
     parts = list(network.parts)
     for i, layer in enumerate(network.to(dtype=torch.float64).layers):
         if i not in maps and i + 1 not in maps:
@@ -165,9 +166,9 @@ def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:
 
 
 def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLayer]:
-    """The tree of (network - cut network), as layers of pairs (u, d): d is u - (u of the cut network).
+    """Return the tree of (network - cut network), as layers of pairs (u, d), where d is u - (u of the cut network).
 
-    P((Wu)(Vu)) - P((W(u-d))(V(u-d))) = P((Wu)(Vd) + (Wd)(V(u-d))): linear in d, so a small error keeps its digits.
+    P((Wu)(Vu)) - P((W(u-d))(V(u-d))) = P((Wu)(Vd) + (Wd)(V(u-d))) is linear in d, so a small error keeps its digits.
     """
     stack = []
     for i, layer in enumerate(layers):
@@ -187,5 +188,5 @@ def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLay
 
 
 def _lost(rows: Tensor, maps: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(1 - dec enc) rows, zero where the bond is not cut."""
+    """Return (1 - dec enc) rows, or zeros if the bond is not cut."""
     return torch.zeros_like(rows) if maps is None else rows - maps[1] @ (maps[0] @ rows)

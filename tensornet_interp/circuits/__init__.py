@@ -1,8 +1,9 @@
 """Questions to a network: which components make one output, and what the whole computes by degree."""
 
-from tensornet_interp.circuits.queries import Query, evaluation, expansion, interaction_tensor, order_weights, project
+from tensornet_interp.circuits.queries import Query, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.circuits.search import circuit
 from tensornet_interp.circuits.tree import Circuit, Component, Level
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Circuit",
@@ -10,9 +11,11 @@ __all__ = [
     "Level",
     "Query",
     "circuit",
+    "degree_weights",
     "evaluation",
     "expansion",
     "interaction_tensor",
-    "order_weights",
     "project",
 ]
+
+explain_missing_names(__name__)

@@ -1,4 +1,4 @@
-"""Questions to a whole network, answered by contraction: evaluation, projection, interactions, order by order."""
+"""Questions to a whole network, answered by contraction: values, projections, interactions, degrees."""
 
 import itertools
 import math
@@ -7,25 +7,28 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
-from tensornet_interp.contraction import Modes, TensorNetwork, Term, contract, rename
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
+from tensornet_interp.contraction import Modes, Term, contract, rename
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network, check_network
 
 
 class Query(TensorNetwork):
-    """A network of given terms with given open modes, for `plan`, `contract` and further queries."""
+    """A query is a network of given terms and open modes; `plan`, `contract` and further queries take it.
+
+    The functions `evaluation` and `project` make queries.
+    """
 
     def __init__(self, terms: Sequence[Term], modes: Modes) -> None:
         self._terms, self._modes = tuple(terms), modes
 
     @property
     def modes(self) -> Modes:
-        """The open modes that are left."""
+        """Return the open modes that are left."""
         return self._modes
 
     def terms(self) -> tuple[Term, ...]:
-        """The terms of the network that was asked and those of the question."""
+        """Return the terms of the network and of the question."""
         return self._terms
 
     def __repr__(self) -> str:
@@ -33,14 +36,16 @@ class Query(TensorNetwork):
 
 
 def evaluation(network: TensorNetwork, x: Tensor) -> Query:
-    """y[batch, out] = T[out, in1, ...] x[batch, in1] x[batch, in2] ...: `network(x)` as one network to contract.
+    """Return `network(x)` as one network to contract.
 
-    x: (batch, in), plain; the constant of a lifted network is added. One array stands at every input, so equal
-    sub-networks are contracted once: cost of the forward pass, linear in depth.
+    y[batch, out] = sum T[out, in1, in2, ...] x[batch, in1] x[batch, in2] ...
+
+    x: (batch, in), plain; the constant of a lifted network is added. All inputs share one array, so equal
+    sub-networks are contracted once. Cost of contracting: that of the forward pass, linear in depth.
 
     Example: `contract(evaluation(network, x), chunk="batch", max_elements=1e7)`.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     check_tensor("x", x, ("batch", "in"))
     lifted = stack[0].lift_input("x", x)
     terms = (*stack.terms(), *(Term(lifted, ("batch", mode)) for mode in stack.modes[1:]))
@@ -48,16 +53,18 @@ def evaluation(network: TensorNetwork, x: Tensor) -> Query:
 
 
 def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query:
-    """T'[..., k, ...] = sum_mode T[..., mode, ...] value[mode, k] for every mode in `values`; the others stay open.
+    """Fix, sum or project the open modes that `values` names; the other modes stay open.
 
-    values: an index (that slice), a vector (size,) (the mode is summed with these weights; ones give the marginal) or
-    a matrix (size, k) (the mode has size k from then on and keeps its name). Sizes are those of the network's open
-    modes, the constant coordinate 0 of a lifted input included. Nothing is computed before `contract` or `to_tensor`.
+    T'[..., k, ...] = sum_mode T[..., mode, ...] value[mode, k]
+
+    values: for each mode an index (which takes that slice), a vector (size,) (the mode is summed with these weights;
+    ones give the marginal) or a matrix (size, k) (the mode keeps its name and has size k). Sizes are those of the
+    network's open modes, with the constant coordinate 0 of a lifted input. Nothing is computed before `contract` or
+    `to_tensor`. Raises ValueError for a mode that is not open or a value of another size.
 
     Example: `project(network, {"out": direction, "in1": 0, "in2": components})`.
     """
-    if not isinstance(network, TensorNetwork):
-        raise TypeError(f"network must be a TensorNetwork, got {type(network).__name__}")
+    check_network("network", network)
     terms, modes, sizes = network.terms(), network.modes, network.sizes
     views: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     for mode, value in values.items():
@@ -83,15 +90,18 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
 def interaction_tensor(
     network: TensorNetwork, direction: Tensor, components: Tensor, *, max_elements: float = DEFAULT_MAX_ELEMENTS
 ) -> Tensor:
-    """A[a, b, ...] = sum direction[out] T[out, in1, in2, ...] components[in1, a] components[in2, b] ..., symmetrized.
+    """Return how strongly each 2**L components act together on an output direction.
 
-    How strongly the 2**L components act together on an output direction: with x = components @ c the output along the
-    direction is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the inputs is never formed.
-    direction: (out,), plain; components: (in, k), the constant coordinate 0 of a lifted network included (so that a
-    column [1, 0, ...] is the constant, and only c with (components @ c)[0] = 1 are inputs). Result: (k,) * 2**L.
+    A[a, b, ...] = sum direction[out] T[out, in1, in2, ...] components[in1, a] components[in2, b] ..., symmetrized
+
+    For x = components @ c the output along the direction is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the
+    inputs is never formed.
+    direction: (out,), plain; components: (in, k), with the constant coordinate 0 of a lifted network: a column
+    [1, 0, ...] is the constant, and only c with (components @ c)[0] = 1 are inputs. Result: (k,) * 2**L.
+    Raises ValueError if sizes differ or more than `max_elements` numbers are needed at once.
     Memory: k^(2^L); flops: about rank k^(2^L), copies of a layer done once.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     values: dict[str, int | Tensor] = {"out": direction, **dict.fromkeys(stack.modes[1:], components)}
     for name, value, modes in (("direction", direction, ("out",)), ("components", components, ("in", "k"))):
         check_tensor(name, value, modes)
@@ -100,44 +110,51 @@ def interaction_tensor(
 
 
 def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
-    """y[..., out, n]: what the terms of order n in x add to network(x), n from 0 (constant) to 2**L; exact.
+    """Split network(x) by the degree of its terms in x, exactly.
 
-    The coefficients of t^n in network(t x), carried through the layers as polynomials in t; the sum over n is
-    network(x). Without biases and residuals all is in order 2**L. x: (..., in), plain.
-    Cost: layer l has 2**l + 1 orders: up to 2**L forward passes, memory batch * 2**L * rank.
+    network(t x)[..., out] = sum_n y[..., out, n] t^n
+
+    Returns y[..., out, n] for degrees n from 0 (constant) to 2**L; its sum over n is network(x). Each layer maps
+    polynomials in t to polynomials in t. Without biases and residuals only degree 2**L is not zero.
+    x: (..., in), plain.
+    Cost: layer l has 2**l + 1 degrees: up to 2**L forward passes, memory batch * 2**L * rank.
     """
-    stack = _stack(network)
+    stack = as_network(network)
     one = stack[0].lift_input("x", x)
-    powers = torch.stack([torch.zeros_like(one), one], -2)  # (..., order, in): t x
+    powers = torch.stack([torch.zeros_like(one), one], -2)  # (..., degree, in): t x
     if stack.constant_in:
         powers[..., 0, 0], powers[..., 1, 0] = 1, 0
     for layer in stack.layers:
-        left, right = powers @ layer.left, powers @ layer.right  # (..., order, rank)
-        orders = left.shape[-2]
-        product = left.new_zeros(*left.shape[:-2], 2 * orders - 1, layer.rank)
-        for i in range(orders):
-            product[..., i : i + orders, :] += left[..., i : i + 1, :] * right
+        left, right = powers @ layer.left, powers @ layer.right  # (..., degree, rank)
+        degrees = left.shape[-2]
+        product = left.new_zeros(*left.shape[:-2], 2 * degrees - 1, layer.rank)
+        for i in range(degrees):
+            product[..., i : i + degrees, :] += left[..., i : i + 1, :] * right
         powers = product @ layer.down.T
     return powers.mT
 
 
-def order_weights(network: TensorNetwork, order: int, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
-    """W[out, in1, ..., in_n] of order n: network(x) = sum_n W_n[out, in1, ...] x[in1] ... x[in_n]; dense, symmetric.
+def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
+    """Return the dense, symmetric tensor of the terms of one degree n.
 
-    Order 0 is the constant (out,), 1 the linear map (out, in), 2 the quadratic form (out, in, in); plain coordinates.
-    The layers are composed as polynomials, every product a planned contraction. Raises ValueError where more than
-    `max_elements` would be alive together in one. Memory: width in^n; flops: about L n rank width in^n.
+    network(x)[out] = sum_n sum W_n[out, in1, ..., in_n] x[in1] ... x[in_n]
+
+    Degree 0 is the constant (out,), 1 the linear map (out, in), 2 the quadratic form (out, in, in); plain coordinates.
+    The layers are composed as polynomials, and every product is a planned contraction. Raises ValueError if one of
+    them needs more than `max_elements` numbers at once, or if the degree is above 2**L.
+    Memory: width in^n; flops: about L n rank width in^n.
     """
-    stack = _stack(network)
-    order = check_int("order", order, 0, 2 ** len(stack), f"the degree of {len(stack)} layers")
+    stack = as_network(network)
+    check_number("max_elements", max_elements, 1)
+    degree = check_int("degree", degree, 0, 2 ** len(stack), f"the degree of {len(stack)} layers")
     layers = stack.layers
     n_in = layers[0].shape[1]
     eye = torch.eye(n_in, dtype=layers[0].down.dtype, device=layers[0].down.device)
-    weights = {0: eye[0], 1: eye[:, 1:]} if stack.constant_in else {1: eye}  # order: (unit, in, ..., in)
+    weights = {0: eye[0], 1: eye[:, 1:]} if stack.constant_in else {1: eye}  # degree: (unit, in, ..., in)
     for layer in layers:
         above: dict[int, Tensor] = {}
         for (i, first), (j, second) in itertools.product(weights.items(), repeat=2):
-            if i + j > order:
+            if i + j > degree:
                 continue
             legs = tuple(f"in{leg + 1}" for leg in range(i + j))
             terms = [
@@ -148,21 +165,14 @@ def order_weights(network: TensorNetwork, order: int, *, max_elements: float = D
             part = contract(terms, ("out", *legs), max_elements=max_elements)
             above[i + j] = above[i + j] + part if i + j in above else part
         weights = above
-    if order in weights:
-        return _symmetrize(weights[order], 1)
-    size = [stack.sizes["out"], *[n_in - stack.constant_in] * order]
+    if degree in weights:
+        return _symmetrize(weights[degree], 1)
+    size = [stack.sizes["out"], *[n_in - stack.constant_in] * degree]
     if math.prod(size) > max_elements:
-        raise ValueError(f"order {order} has {math.prod(size):.1e} elements, more than max_elements={max_elements:.0e}")
+        raise ValueError(
+            f"degree {degree} has {math.prod(size):.1e} elements, more than max_elements={max_elements:.0e}"
+        )
     return eye.new_zeros(size)
-
-
-def _stack(network: TensorNetwork) -> BilinearNetwork:
-    """A network, or a single layer or decomposition as one."""
-    if isinstance(network, BilinearNetwork):
-        return network
-    if isinstance(network, BilinearMap):
-        return BilinearNetwork([network])
-    raise TypeError(f"expected a BilinearNetwork, a layer or a decomposition of one, got {type(network).__name__}")
 
 
 def _without(modes: Modes, mode: str) -> Modes:
@@ -172,7 +182,7 @@ def _without(modes: Modes, mode: str) -> Modes:
 def _select(
     terms: Sequence[Term], mode: str, index: int, views: dict[tuple[int, ...], tuple[Tensor, Tensor]]
 ) -> tuple[Term, ...]:
-    """Every term that has the mode at that index; copies of an array get one view, kept in `views`, and stay shared."""
+    """Terms with the mode fixed at that index; copies of one array get one view, kept in `views`, and stay shared."""
     selected = []
     for data, modes in terms:
         while mode in modes:

@@ -1,4 +1,4 @@
-"""The search for the components of a network that make an output, from the top layer down."""
+"""The search for the components that make one output of a network, from the top layer down."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up, layer_inputs
-from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.network import as_network
 
-_CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of activations, that are worked on together (32 MB)
+_CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of coordinates, that are worked on together (32 MB)
 
 
 @torch.no_grad()
@@ -31,27 +30,31 @@ def circuit(
     max_elements: float = DEFAULT_MAX_ELEMENTS,
     progress: bool = True,
 ) -> Circuit:
-    """direction . B_L(z, z) = sum_i eigenvalue_i (v_i . z)^2, z = the layer below, whose output direction is v_i, ...
+    """Find the components of every layer that make the output along a direction.
 
-    direction: (out,), one entry a class, say; v_i are eigenvectors of its interaction matrix through the last layer.
-    widths: components kept a parent, one number for every layer or one a layer, bottom first as the parts are; None
-    keeps all min(in, 2 hidden). Eigenvalues that are zero up to rounding are left out.
-    beam: components kept a level in all; those that keep no child are dropped.
-    x: (..., in) inputs to rank by. The score is then ||what the output loses without the component|| / ||output||
-    over x, exact. Without x it is an upper bound on the same ratio in the norm of the network's tensor (kind "tree",
-    in which the constant coordinate counts as much as any other).
-    name: of the direction, for titles.
+    direction . B_L(z, z) = sum_i eigenvalue_i (v_i . z)^2, where z is the output of the layer below
 
-    Cost: a component that is taken apart through a layer needs 2 r^2 hidden + 9 r^3 flops, r the rank of [left, right]
-    to the rounding of the network's dtype: at most min(in, 2 hidden), and behind an absorbed embedding its width.
-    Memory: (in + samples) * components. Work in float64, result in the network's dtype.
+    Each v_i is then an output direction of the layer below, and so on down to the inputs.
+    direction: (out,), for example one entry per class; the v_i are eigenvectors of its interaction matrix in the last
+    layer. widths: how many components to keep per parent: one number for all layers or one per layer, bottom first
+    as the parts are; None keeps all min(in, 2 hidden). Eigenvalues that are zero up to rounding are left out.
+    beam: how many components to keep per level in total; a component that keeps no child is dropped.
+    x: inputs (..., in) for ranking. A score is the exact ||what the output loses without the component|| / ||output||
+    over x. Without x a score is an upper bound on the same ratio in the norm of the network's tensor (kind "tree", in
+    which the constant coordinate counts as much as any other).
+    name: the name of the direction, for titles.
+
+    Raises ValueError if the output is zero or overflows, or if a level needs more than `max_elements` numbers.
+    Cost: splitting one component through a layer takes 2 r^2 hidden + 9 r^3 flops, where r is the rank of
+    [left, right] up to the rounding of the network's dtype: at most min(in, 2 hidden), and at most the embedding's
+    width. Memory: (in + samples) * components. Work in float64, result in the network's dtype.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
     >>> circuit(layer, torch.ones(1), widths=None).levels[0].eigenvalues
     tensor([-3.,  1.])
     """
-    network = network if isinstance(network, BilinearNetwork) else BilinearNetwork([network])
+    network = as_network(network)
     like = network.layers[-1].down
     check_tensor("direction", direction, ("out",))
     check_size("out", network=like.shape[0], direction=len(direction))
@@ -60,6 +63,7 @@ def circuit(
     kept = _check_widths(widths, layers)
     if beam is not None:
         check_int("beam", beam, 1)
+    check_number("max_elements", max_elements, 1)
     sizes = _level_sizes(kept, beam)
     needed = max(size * layer.shape[1] for size, layer in zip(sizes, layers, strict=True))
     if needed > max_elements:
@@ -70,7 +74,7 @@ def circuit(
     ruler = _Ruler(
         layers, None if x is None else network[0].lift_input("x", x).to(torch.float64).reshape(-1, layers[0].shape[1])
     )
-    values = [ruler.activations(len(layers), direction.to(torch.float64)[None])]  # (sample, 1)
+    values = [ruler.coordinates(len(layers), direction.to(torch.float64)[None])]  # (sample, 1)
     if not bool(torch.isfinite(values[0]).all()):
         raise ValueError("the output overflows float64: scale the weights down")
     total = values[0].norm()
@@ -82,14 +86,14 @@ def circuit(
         compressed = compress(network.layers[number])  # not of float64: rounding would look like more inputs
         level = _expand(number, compressed, directions, levels, values[1:], ruler, kept[number], beam, progress)
         levels.append(level)
-        values.append(ruler.activations(number, level.vectors))
+        values.append(ruler.coordinates(number, level.vectors))
         directions = level.vectors
     levels = [replace(level, scores=level.scores / total).to(like.dtype) for level in _prune(levels)]
     return Circuit(network, direction, tuple(levels), ruler.name, name)
 
 
 class _Ruler:
-    """How large activations are: on inputs (sample, in), or without them by their norm as tensors, as one sample."""
+    """How large coordinates are: on inputs (sample, in), or without inputs their norms as tensors, as one sample."""
 
     def __init__(self, layers: Sequence[BilinearLayer], x: Tensor | None) -> None:
         self.bound = x is None
@@ -113,8 +117,8 @@ class _Ruler:
             ruler.arrays[number] = basis.T @ array if self.bound else array
         return ruler
 
-    def activations(self, number: int, vectors: Tensor) -> Tensor:
-        """(sample, component): v . z with z the input of layer `number`, or ||v . z|| as a tensor."""
+    def coordinates(self, number: int, vectors: Tensor) -> Tensor:
+        """(sample, component): v . z for the input z of layer `number`, or ||v . z|| as a tensor."""
         if self.bound:
             return ((vectors @ self.arrays[number]) * vectors).sum(-1).clamp_min(0).sqrt()[None]
         return self.arrays[number] @ vectors.T
@@ -144,10 +148,10 @@ def _expand(
         parents = torch.arange(start, start + len(rows), device=rows.device).repeat_interleave(size)
         magnitude = eigenvalues.abs()
         nonzero = magnitude > size * torch.finfo(magnitude.dtype).eps * magnitude.amax(1, keepdim=True)
-        activation = ruler.activations(number, vectors.flatten(0, 1))  # (sample, row * size)
+        coordinate = ruler.coordinates(number, vectors.flatten(0, 1))  # (sample, row * size)
         # A bound takes the worst case, in which removing means adding: all signs the same.
         signed = -magnitude if ruler.bound else eigenvalues
-        change = carry_up(signed.flatten() * activation.square(), parents, above, values, ruler.bound)
+        change = carry_up(signed.flatten() * coordinate.square(), parents, above, values, ruler.bound)
         scores = change.norm(dim=0).unflatten(0, (len(rows), size)).masked_fill(~nonzero, -1)
         best = scores.topk(min(width, size), dim=1).indices  # (row, width)
         best = (best + size * torch.arange(len(rows), device=rows.device)[:, None]).flatten()
@@ -167,7 +171,7 @@ def _best(scores: Tensor, beam: int | None) -> Tensor:
 
 
 def _prune(levels: Sequence[Level]) -> list[Level]:
-    """Without the components that have no child left, from the bottom up: they reproduce nothing."""
+    """Drop the components that have no child left, from the bottom up: they reproduce nothing."""
     kept = [levels[-1]]
     for level in reversed(levels[:-1]):
         used, parents = kept[-1].parents.unique(return_inverse=True)  # ascending, so the order stays
@@ -179,13 +183,13 @@ def _prune(levels: Sequence[Level]) -> list[Level]:
 
 
 def _check_widths(widths: int | Sequence[int] | None, layers: Sequence[BilinearLayer]) -> list[int]:
-    """Components a parent for every layer, bottom first."""
+    """Components per parent for every layer, bottom first."""
     full = [min(layer.shape[1], 2 * layer.rank) for layer in layers]
     if widths is None:
         return full
     given = list(widths) if isinstance(widths, Sequence) else [widths] * len(layers)
     if len(given) != len(layers):
-        raise ValueError(f"widths must be one number or one a layer, got {len(given)} for {len(layers)} layers")
+        raise ValueError(f"widths must be one number or one per layer, got {len(given)} for {len(layers)} layers")
     return [
         check_int(
             f"width of layer {i}",
@@ -199,7 +203,7 @@ def _check_widths(widths: int | Sequence[int] | None, layers: Sequence[BilinearL
 
 
 def _level_sizes(widths: Sequence[int], beam: int | None) -> list[int]:
-    """The most components that every level can have, bottom first."""
+    """The largest number of components that each level can have, bottom first."""
     sizes = [1]
     for width in reversed(widths):
         sizes.append(min(sizes[-1] * width, beam or sizes[-1] * width))

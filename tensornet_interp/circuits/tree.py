@@ -1,4 +1,4 @@
-"""A network taken apart from the top: the eigenvectors of a layer are output directions of the layer below it."""
+"""A network as a tree of components: the eigenvectors of a layer are output directions of the layer below it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ _PRINTED = 4  # children of a component that `str` prints
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """The components that read the input of one layer, best first; component i has parent parents[i], one level up."""
+    """A level holds the components that read the input of one layer, best first.
+
+    Component i belongs to the parent parents[i], one level up.
+    """
 
     layer: int
     parents: Tensor  # (component,) whole numbers; 0 at the top, where the parent is the output
@@ -27,14 +30,17 @@ class Level:
         return len(self.eigenvalues)
 
     def to(self, dtype: torch.dtype) -> "Level":
-        """The level in a dtype."""
+        """Return the level in another dtype."""
         floats = (self.eigenvalues, self.vectors, self.scores)
         return Level(self.layer, self.parents, *(tensor.to(dtype) for tensor in floats))
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One node of the tree: it adds eigenvalue * (vector . input of the layer)^2 to the activation of its parent."""
+    """A component is one node of the tree: it adds its contribution to the coordinate of its parent.
+
+    contribution = eigenvalue coordinate^2, coordinate = vector . (input of the layer)
+    """
 
     layer: int
     number: int  # its place in its level
@@ -46,45 +52,49 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """direction . f(x) = sum_i eigenvalue_i a_i^2, a_i = sum_j eigenvalue_ij a_ij^2, ..., a = vector . x at the leaves.
+    """A circuit is the tree of components that make one output of a network.
 
-    A tree of components, the top layer first. Called, it gives what the components that were kept reproduce; with
-    complete widths that is the output exactly. `activations`, `contributions` and `ablations` are facts of the whole
-    network: they do not depend on what else was kept.
+    direction . f(x) = sum_i eigenvalue_i c_i^2, c_i = sum_j eigenvalue_ij c_ij^2, ..., c = vector . x at the leaves
+
+    Calling it returns the output that the kept components reproduce; with complete widths that is the exact output.
+    `coordinates`, `contributions` and `ablations` are those of the whole network: they do not depend on which other
+    components were kept.
     """
 
     network: BilinearNetwork
     direction: Tensor  # (out,)
     levels: tuple[Level, ...]  # top layer first
-    ranking: str  # what the scores measure, as a share of the whole
+    ranking: str  # what the scores measure, as a share of the output
     name: str = ""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output as the kept components make it: (..., in) -> (...). Cost: 2 in flops a leaf and sample."""
+        """Return the output of the kept components: (..., in) -> (...). Cost: 2 in flops per leaf and sample."""
         value = self._lift(x) @ self.levels[-1].vectors.to(torch.float64).T  # (..., component)
         for level, above in self._upward():
             parts = level.eigenvalues * value.square()
             value = parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts)
         return value[..., 0].to(x.dtype)
 
-    def activations(self, x: Tensor) -> tuple[Tensor, ...]:
-        """vector . (input of the layer) of every component: one (..., component) a level, top first."""
-        return tuple(values.to(x.dtype) for values in self._activations(x))
+    def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return vector . (input of the layer) of every component: one (..., component) per level, top first."""
+        return tuple(values.to(x.dtype) for values in self._coordinates(x))
 
     def contributions(self, x: Tensor) -> tuple[Tensor, ...]:
-        """eigenvalue * activation^2, what every component adds to the activation of its parent: as `activations`.
+        """Return eigenvalue * coordinate^2 of every component: what it adds to the coordinate of its parent.
 
-        With complete widths the children of a component sum to its activation.
+        Shapes are those of `coordinates`. With complete widths the contributions of a component's children sum to its
+        coordinate.
         """
-        pairs = zip(self.levels, self._activations(x), strict=True)
+        pairs = zip(self.levels, self._coordinates(x), strict=True)
         return tuple((level.eigenvalues * values.square()).to(x.dtype) for level, values in pairs)
 
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
-        """How much the output falls when one component is removed from its place and all else stays: exact.
+        """Return how much the output falls if one component is taken out and all others stay, exactly.
 
-        (..., component) a level, top first; at the top it is the contribution. Memory: samples * components.
+        One (..., component) per level, top first; at the top level it is the contribution.
+        Memory: samples * components.
         """
-        values = self._activations(x)
+        values = self._coordinates(x)
         changes = []
         for depth, (level, value) in enumerate(zip(self.levels, values, strict=True)):
             change = level.eigenvalues * value.square()
@@ -92,7 +102,12 @@ class Circuit:
         return tuple(changes)
 
     def relative_error(self, x: Tensor) -> float:
-        """||circuit(x) - direction . f(x)|| / ||direction . f(x)|| over inputs x (..., in)."""
+        """Return the relative error of the kept components over inputs x (..., in).
+
+        ||circuit(x) - direction . f(x)|| / ||direction . f(x)||
+
+        Raises ValueError if the output is zero on every x.
+        """
         output = (self.network(x) @ self.direction).to(torch.float64)
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
@@ -100,7 +115,7 @@ class Circuit:
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """The components of the top layer, best first, each with its children."""
+        """Return the components of the top layer, best first, each with its children."""
         children: list[list[Component]] = []
         for level, above in self._upward():
             grouped: list[list[Component]] = [[] for _ in range(above)]
@@ -135,14 +150,14 @@ class Circuit:
         return "\n".join(lines)
 
     def _upward(self) -> Iterator[tuple[Level, int]]:
-        """Every level, lowest first, with the number of components above it; above the top is the output."""
+        """Every level, lowest first, with the number of components above it; the output is above the top."""
         counts = [1, *(len(level) for level in self.levels)]
         return zip(reversed(self.levels), reversed(counts[:-1]), strict=True)
 
     def _lift(self, x: Tensor) -> Tensor:
         return self.network[0].lift_input("x", x).to(torch.float64)
 
-    def _activations(self, x: Tensor) -> list[Tensor]:
+    def _coordinates(self, x: Tensor) -> list[Tensor]:
         inputs = layer_inputs(self.network.to(dtype=torch.float64).layers, self._lift(x))
         return [inputs[level.layer] @ level.vectors.to(torch.float64).T for level in self.levels]
 
@@ -150,10 +165,10 @@ class Circuit:
 def carry_up(
     change: Tensor, parents: Tensor, above: Sequence[Level], values: Sequence[Tensor], bound: bool = False
 ) -> Tensor:
-    """What the output loses when each activation of `parents` loses `change` (..., component).
+    """Return what the output loses if each coordinate of `parents` loses `change` (..., component).
 
-    A level up that is eigenvalue * (a^2 - (a - change)^2). values: the activations of the levels `above`. bound: of
-    magnitudes, with `change` negative: the most that the output can change.
+    One level up the loss is eigenvalue * (c^2 - (c - change)^2). values: the coordinates c of the levels `above`.
+    bound=True: values are magnitudes and `change` is negative; the result bounds how far the output can change.
     """
     for level, value in zip(reversed(above), reversed(values), strict=True):
         eigenvalues = level.eigenvalues.abs() if bound else level.eigenvalues
@@ -163,7 +178,7 @@ def carry_up(
 
 
 def layer_inputs(layers: Sequence[BilinearLayer], x: Tensor) -> list[Tensor]:
-    """The input of every layer, and the output last, over all coordinates."""
+    """Return the input of every layer, and the output last, with constant coordinates."""
     inputs = [x]
     for layer in layers:
         inputs.append(layer.multilinear(inputs[-1]))

@@ -1,18 +1,18 @@
-"""Which components of two results are the same ones, and how alike the components of several runs are."""
+"""Comparing results: which components are the same, and how alike the components of several runs are."""
 
-from tensornet_interp.compare.components import LEVELS, Matching, Stability, match, stability
+from tensornet_interp.compare.components import Matching, Stability, match, stability
 from tensornet_interp.compare.runs import (
-    ORDERS,
+    EIGENVALUE_RANKINGS,
     Interval,
     OrderedSimilarity,
     jackknife,
     matched_similarity,
     ordered_similarity,
 )
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
-    "LEVELS",
-    "ORDERS",
+    "EIGENVALUE_RANKINGS",
     "Interval",
     "Matching",
     "OrderedSimilarity",
@@ -23,3 +23,5 @@ __all__ = [
     "ordered_similarity",
     "stability",
 ]
+
+explain_missing_names(__name__)

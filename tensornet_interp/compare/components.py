@@ -1,30 +1,28 @@
-"""Which component of one result is which of another: matched up to order, sign, scale and swap of left and right."""
+"""Matching the components of two results, whatever their order, sign, scale and swap of left and right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import linear_sum_assignment  # SciPy comes with TensorLy, which requires it
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice, check_size
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, SpectralResult
 
-LEVELS = ("component", "block")
-
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Pairs (component of a, component of b), how alike each pair is, and b put in the order of a.
+    """A matching pairs components of a with components of b and says how alike each pair is.
 
-    `aligned` is the function of b, nothing of it lost: its first components are the partners of `pairs` in the order
-    of a, their left, right and signs chosen as in a, the others follow. It is not sorted by weight, and weights may be
-    negative.
+    `aligned` computes the same function as b. Its first components are the partners of `pairs` in the order of a, with
+    left, right and signs chosen as in a; the components of b without a partner follow. It is not sorted by weight, and
+    weights may be negative.
     """
 
     pairs: tuple[tuple[int, int], ...]  # in the order of a
@@ -34,7 +32,7 @@ class Matching:
 
     @property
     def mean(self) -> float:
-        """Mean congruence of the pairs."""
+        """Return the mean congruence of the pairs."""
         return float(self.congruence.mean())
 
     def __repr__(self) -> str:
@@ -44,14 +42,14 @@ class Matching:
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """How alike the results of several fits are. Only pairs of two different fits count."""
+    """A stability says how alike the results of several fits are; only pairs of two different fits count."""
 
     matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
-    components: tuple[Tensor, ...]  # a fit each: (component,), mean congruence with its partners in the other fits
+    components: tuple[Tensor, ...]  # per fit (component,): mean congruence with the partners in the other fits
 
     @property
     def mean(self) -> float:
-        """Mean over all pairs of two fits."""
+        """Return the mean congruence over all pairs of two fits."""
         return float(self.matrix.nanmean())
 
     def __repr__(self) -> str:
@@ -59,15 +57,18 @@ class Stability:
 
 
 @torch.no_grad()
-def match(a: TensorNetwork, b: TensorNetwork, *, level: str = "component") -> Matching:
-    """congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|) of unit-norm c, l, r; the largest sum of pairs.
+def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matching:
+    """Pair the components of a and b one to one, so that the sum of their congruences is largest.
 
-    a, b: layers or results with the same inputs and outputs; min(rank of a, rank of b) components are paired one to
-    one. A component is one rank-one term of `to_layer()`; with level="block", for two `SpectralResult`s, it is a
-    whole block, output vector times symmetric matrix, and the congruence is |c . c'| |<M, M'>| / (||M|| ||M'||):
-    what to compare where eigenvalues are degenerate, or for block terms. A component that is zero has congruence 0.
-    Congruence says that factors agree, not that they are right: where a CP is not unique, other fits are as good.
-    Cost: (rank of a) (rank of b) (4 in + out), and the assignment.
+    congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|), with c, l, r of unit norm
+
+    a, b: layers or results with the same inputs and outputs; min(rank of a, rank of b) components are paired. A
+    component is one rank-one term of its CP tensor. With `blocks=True`, for two `SpectralResult`s, whole blocks (output
+    vector times symmetric matrix M) are paired instead, and the congruence is |c . c'| |<M, M'>| / (||M|| ||M'||):
+    compare blocks if eigenvalues are degenerate, and for block terms. A component that is zero has congruence 0.
+    Congruence says that factors agree, not that they are right: if a CP is not unique, other fits are as good.
+    Raises ValueError if sizes, constant coordinates or devices differ; TypeError for blocks of anything but
+    `SpectralResult`s. Cost: (rank of a) (rank of b) (4 in + out), and the assignment.
 
     Example:
     >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))
@@ -75,33 +76,36 @@ def match(a: TensorNetwork, b: TensorNetwork, *, level: str = "component") -> Ma
     >>> match(layer, swapped).pairs, match(layer, swapped).mean
     (((0, 1), (1, 0)), 1.0)
     """
-    check_choice("level", level, LEVELS)
-    one, two = as_layer(a), as_layer(b)
+    check_bool("blocks", blocks)
+    a, b = _part("a", a), _part("b", b)
+    one, two = a.to_layer(), b.to_layer()
     for mode, axis in (("out", 0), ("in", 1)):
         check_size(mode, a=one.shape[axis], b=two.shape[axis])
     if (one.constant_in, one.constant_out) != (two.constant_in, two.constant_out):
         raise ValueError("only one of the two has a constant coordinate; lift both or neither")
     if one.down.device != two.down.device:
         raise ValueError(f"tensors must share one device; got a {one.down.device}, b {two.down.device}")
-    if level == "component":
+    if not blocks:
         return _match_components(one, two, _report(b, two))
     if not (isinstance(a, SpectralResult) and isinstance(b, SpectralResult)):
-        raise TypeError(f"level 'block' compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
+        raise TypeError(f"blocks=True compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
     return _match_blocks(a, b)
 
 
-def stability(results: Sequence[TensorNetwork], *, level: str = "component") -> Stability:
-    """Mean congruence of `match` over every pair of two fits: of several seeds, say.
+def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stability:
+    """Measure how alike several fits are, for example of several seeds: the mean congruence of `match` over pairs.
 
-    A component without a partner, where ranks differ, counts as 0 in `components`.
+    A component without a partner (if ranks differ) counts as 0 in `components`. Raises ValueError for fewer than two
+    results. Cost: that of `match` per pair.
     """
     if len(results) < 2:
         raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
+    results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
-    totals = [torch.zeros(_rank(result, level), dtype=torch.float64, device="cpu") for result in results]
+    totals = [torch.zeros(_count(result, blocks), dtype=torch.float64, device="cpu") for result in results]
     for i, first in enumerate(results):
         for j, second in enumerate(results[:i]):
-            matching = match(first, second, level=level)
+            matching = match(first, second, blocks=blocks)
             matrix[i, j] = matrix[j, i] = matching.mean
             mine, theirs = (list(side) for side in zip(*matching.pairs, strict=True))
             totals[i][mine] += matching.congruence.cpu()
@@ -141,7 +145,7 @@ def _match_components(a: BilinearLayer, b: BilinearLayer, report: Report) -> Mat
 
 def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
     (c, va, wa), (c2, vb, wb) = (_block_units(result) for result in (a, b))
-    # <M, M'> = sum of w w' (v . v')^2, a block of a at a time: (block of b, rank of a, rank of b)
+    # <M, M'> = sum of w w' (v . v')^2, one block of a at a time: (block of b, rank of a, rank of b)
     inner = [torch.einsum("brs,r,bs->b", (v.T @ vb).square(), w, wb) for v, w in zip(va, wa, strict=True)]
     matrix = (c.T @ c2).abs() * torch.stack(inner).abs()
     pairs, order = _assign(matrix)
@@ -160,7 +164,7 @@ def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
 
 
 def _units(layer: BilinearLayer) -> tuple[list[Tensor], Tensor]:
-    """Outputs, left and right with columns of unit norm in float64, and the product of the norms."""
+    """Outputs, left and right with columns of unit norm, and the product of the norms; float64."""
     units = [unit_columns(factor.to(torch.float64)) for factor in (layer.down, layer.left, layer.right)]
     return [columns for columns, _ in units], units[0][1] * units[1][1] * units[2][1]
 
@@ -169,7 +173,7 @@ def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
     """Unit outputs (out, block), eigenvectors (block, in, rank), and eigenvalues of blocks of unit Frobenius norm."""
     outputs, _ = unit_columns(result.outputs.to(torch.float64))
     vectors, values = result.eigenvectors.to(torch.float64), result.eigenvalues.to(torch.float64)
-    gram = (vectors.mT @ vectors).square()  # of a block that need not be orthonormal
+    gram = (vectors.mT @ vectors).square()  # eigenvectors of a block need not be orthonormal
     norms = torch.einsum("brs,br,bs->b", gram, values, values).clamp_min(0).sqrt()
     return outputs, vectors, values / nonzero(norms)[:, None]
 
@@ -181,10 +185,16 @@ def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
     return tuple(zip(rows, columns, strict=True)), [*columns, *rest]
 
 
-def _rank(result: TensorNetwork, level: str) -> int:
-    if level == "block" and isinstance(result, SpectralResult):
+def _part(name: str, part: TensorNetwork) -> TensorNetwork:
+    """The part of a network of one, since its type and report count; anything else as it is."""
+    check_network(name, part)
+    return part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part
+
+
+def _count(result: TensorNetwork, blocks: bool) -> int:
+    if blocks and isinstance(result, SpectralResult):
         return len(result.eigenvalues)
-    return as_layer(result).rank
+    return result.to_layer().rank
 
 
 def _report(part: TensorNetwork, layer: BilinearLayer) -> Report:

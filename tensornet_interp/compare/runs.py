@@ -1,4 +1,4 @@
-"""How alike the eigenvectors of independently trained models are: by place in an order, matched, as subspaces."""
+"""How alike the eigenvectors of independently trained models are: by place in a ranking, matched, as subspaces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,21 @@ from tensornet_interp.compare.components import match
 from tensornet_interp.numerics import nonzero, t_quantile
 from tensornet_interp.results import SpectralResult
 
-ORDERS = ("positive", "negative", "magnitude")
+EIGENVALUE_RANKINGS = ("positive", "negative", "magnitude")
 Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class OrderedSimilarity:
-    """Of every pair of two different runs, for every block and place in the order; float64.
+    """The similarity of eigenvectors at the same place, per pair of different runs, block and place; float64.
 
-    A place that one of two runs does not have (fewer eigenvalues of that sign) is NaN. `gaps` is the distance of an
-    eigenvalue to its neighbours in the order over the largest magnitude of its block: where it is small the place is
-    not stable, where it is rounding (`degenerate`) place or vector are not defined and `subspaces` is what to read.
+    If one of the two runs does not have a place (it has fewer eigenvalues of that sign), the value is NaN. `gaps` is
+    the distance of an eigenvalue to its neighbours in the ranking, over the largest magnitude of its block. A small
+    gap says that the place is not stable. If the gap is rounding (`degenerate`), place or vector are not defined; read
+    `subspaces` there.
     """
 
-    order: str
+    ranking: str
     pairs: Pairs  # of runs
     values: Tensor  # (pair, block, position): |cosine| of the two eigenvectors
     subspaces: Tensor  # (pair, block, position): share of one span of all vectors up to this place in the other
@@ -34,20 +35,20 @@ class OrderedSimilarity:
 
     @property
     def with_self_pairs(self) -> Tensor:
-        """(block, position): what the mean of the whole (run, run) matrix would be, its diagonal of ones left in.
+        """Return the mean of the whole (run, run) matrix with its diagonal of ones: (block, position).
 
-        Larger than the truth by (1 - truth) / runs; only to recognise that mistake.
+        It is larger than the true mean by (1 - mean) / runs; use it only to recognise that mistake in other figures.
         """
         return 1 - (1 - self.values.mean(0)) * (1 - 1 / len(self.gaps))
 
     def __repr__(self) -> str:
         first = float(self.values[:, :, 0].nanmean())
-        return f"OrderedSimilarity({self.order}, {len(self.gaps)} runs, {len(self.pairs)} pairs, first {first:.4f})"
+        return f"OrderedSimilarity({self.ranking}, {len(self.gaps)} runs, {len(self.pairs)} pairs, first {first:.4f})"
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """A mean over pairs of runs, with what the spread over runs says about it; float64."""
+    """An interval holds a mean over pairs of runs, its standard error and its two ends; float64."""
 
     mean: Tensor  # (...)
     standard_error: Tensor  # (...)
@@ -58,16 +59,18 @@ class Interval:
 
 @torch.no_grad()
 def ordered_similarity(
-    results: Sequence[SpectralResult], order: str = "magnitude", count: int = 1, *, rtol: float | None = None
+    results: Sequence[SpectralResult], by: str = "magnitude", count: int = 1, *, rtol: float | None = None
 ) -> OrderedSimilarity:
-    """|v_a[in, position] . v_b[in, position]| / (|v_a| |v_b|) of every block, over pairs a < b of results.
+    """Compare the eigenvectors at the same place of the ranking, for every block and every pair a < b of results.
 
-    results: eigendecompositions of two or more runs with the same inputs and blocks, all eigenpairs kept. Cosines are
-    those of the vectors as they are given: in pixels for results in the pixel basis, and for those of embeddings, which
-    differ from run to run, after `pull_back`. order: by "positive" eigenvalue (largest first), "negative" (most
-    negative first) or "magnitude"; count: places. Signs of vectors do not matter. No run is compared with itself.
+    values[pair, block, position] = |v_a[in, position] . v_b[in, position]| / (|v_a| |v_b|)
+
+    results: eigendecompositions of two or more runs with the same inputs and blocks, all eigenpairs kept. The vectors
+    are compared as they are: embeddings differ from run to run, so apply `pull_back` to results in the embedding basis
+    first. by: "positive" eigenvalue (largest first), "negative" (most negative first) or "magnitude"; count: how many
+    places. Signs of vectors do not matter. No run is compared with itself.
     rtol: gaps below it count as degenerate, by default 10 * in * the rounding of the dtype.
-    Raises ValueError for fewer than two results, different sizes, or one with and one without a constant coordinate.
+    Raises ValueError for fewer than two results, for different sizes, or if only some have a constant coordinate.
     Cost: pairs * block * in * count^2. The ordered comparison of Pearce et al. 2025, figure 5A.
 
     Example:
@@ -78,10 +81,10 @@ def ordered_similarity(
     >>> ordered_similarity(runs).values.tolist(), matched_similarity(runs, 2).tolist()
     ([[[0.0]]], [[[1.0, 1.0]]])
     """
-    check_choice("order", order, ORDERS)
+    check_choice("by", by, EIGENVALUE_RANKINGS)
     _check_runs(results)
     count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
-    runs = [_leading(result, order, count, rtol) for result in results]
+    runs = [_first(result, by, count, rtol) for result in results]
     pairs = tuple(combinations(range(len(runs)), 2))
     values, subspaces = [], []
     for a, b in pairs:
@@ -92,17 +95,20 @@ def ordered_similarity(
         places = torch.arange(1, count + 1, dtype=shared.dtype, device=shared.device)
         subspaces.append((shared / places).masked_fill(absent, torch.nan))
     gaps, degenerate = (torch.stack(side) for side in zip(*(run[3:] for run in runs), strict=True))
-    return OrderedSimilarity(order, pairs, torch.stack(values), torch.stack(subspaces), gaps, degenerate)
+    return OrderedSimilarity(by, pairs, torch.stack(values), torch.stack(subspaces), gaps, degenerate)
 
 
 @torch.no_grad()
 def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Tensor:
-    """|v_a[in, position] . v_b[in, partner]| / (|v_a| |v_b|), (pair, block, position), over pairs a < b of results.
+    """Compare every eigenvector with its partner in the other run, for every block and every pair a < b of results.
 
-    The `count` eigenvectors of largest magnitude of every block are paired one to one by `compare.match`, so a swap of
-    two places costs nothing. Position is the place by magnitude, in the one run and in the other: both are averaged.
-    The congruence of two eigenpairs is the square of this cosine. Partners are sought within a block where the outputs
-    of different blocks are orthogonal, as those of an eigendecomposition of every output are.
+    values[pair, block, position] = |v_a[in, position] . v_b[in, partner]| / (|v_a| |v_b|)
+
+    `compare.match` pairs the `count` eigenvectors of largest magnitude of every block one to one, so a swap of two
+    places costs nothing. A position is a place by magnitude; the values of a's and of b's vectors at that place are
+    averaged. The congruence of two eigenpairs is the square of this cosine. Partners stay within a block if the
+    outputs of different blocks are orthogonal, as in an eigendecomposition of every output.
+    Raises as `ordered_similarity`. Cost: that of `match` per pair.
     """
     _check_runs(results)
     count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
@@ -117,17 +123,19 @@ def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Ten
     return torch.stack(found)
 
 
-def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, level: float = 0.95) -> Interval:
-    """mean +- t standard_error, standard_error^2 = (n - 1) / n sum_run (mean without run - their mean)^2.
+def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: float = 0.95) -> Interval:
+    """Return the mean over pairs of runs with its confidence interval, by leaving out one run at a time.
 
-    values: (pair, ...), one number a pair of runs; pairs: all pairs of n >= 3 runs. Pairs share runs, so they are not
-    independent: n runs, not n (n - 1) / 2 pairs, are the sample. Each run is left out with all its pairs, and t is
-    that of n - 1 degrees of freedom. For numbers that are averages of one number a run this is the usual interval of a
-    mean; else the standard error is too large rather than too small on average (Efron and Stein 1981).
-    Nothing keeps the interval of a cosine below 1. ValueError where a pair is missing or given twice.
+    mean +- t standard_error, standard_error^2 = (n - 1) / n sum_run (mean without run - their mean)^2
+
+    values: (pair, ...), one number per pair of runs; pairs: all pairs of n >= 3 runs. Pairs share runs, so they are not
+    independent: the sample is n runs, not n (n - 1) / 2 pairs. Each run is left out with all its pairs, and t has
+    n - 1 degrees of freedom. If every number is an average of one number per run, this is the usual interval of a
+    mean; otherwise the standard error is on average too large rather than too small (Efron and Stein 1981).
+    The interval of a cosine may exceed 1. Raises ValueError if a pair is missing or given twice.
     """
     check_tensor("values", values, ("pair",) + ("...",) * (values.ndim - 1), finite=False)
-    check_share("level", level, low_open=True, high_open=True)
+    check_share("confidence", confidence, low_open=True, high_open=True)
     runs = sorted({run for pair in pairs for run in pair})
     n = check_int("runs", len(runs), 3, why="one is left out, and pairs must remain")
     wanted = {frozenset(pair) for pair in combinations(runs, 2)}
@@ -139,7 +147,7 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, level: float 
     without = torch.stack([values[(index != run).all(1)].mean(0) for run in runs])  # (run, ...)
     error = without.var(0, correction=0).mul(n - 1).sqrt()
     mean = values.mean(0)
-    reach = t_quantile(n, level) * error
+    reach = t_quantile(n, confidence) * error
     return Interval(mean, error, mean - reach, mean + reach, n)
 
 
@@ -162,12 +170,12 @@ def _check_runs(results: Sequence[SpectralResult]) -> None:
             raise ValueError(f"tensors must share one device; got results[0] {first.device}, results[{at}] {device}")
 
 
-def _leading(
-    result: SpectralResult, order: str, count: int, rtol: float | None
+def _first(
+    result: SpectralResult, by: str, count: int, rtol: float | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Unit vectors and a nested orthonormal basis (block, in, count); present, gap, degenerate (block, count)."""
     values = result.eigenvalues.to(torch.float64)
-    key = {"positive": values, "negative": -values, "magnitude": values.abs()}[order]
+    key = {"positive": values, "negative": -values, "magnitude": values.abs()}[by]
     rtol = 10 * result.eigenvectors.shape[1] * torch.finfo(result.eigenvalues.dtype).eps if rtol is None else rtol
     ranked = key.sort(dim=1, descending=True, stable=True)
     largest = values.abs().amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""TensorLy's decompositions of a dense tensor as ours: baselines, and a way in for TensorLy's users."""
+"""TensorLy's decompositions of a dense tensor: as baselines, and for users of TensorLy."""
 
 import copy
 import inspect
@@ -18,7 +18,8 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.canonical import canonical_cp
-from tensornet_interp.inner_products.pairs import norm, relative_error
+from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult
@@ -28,7 +29,7 @@ _OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # what
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorTrainResult(Result):
-    """B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]."""
+    """A tensor train: B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]."""
 
     outputs: Tensor  # (out, a)
     middle: Tensor  # (a, in, b)
@@ -40,7 +41,7 @@ class TensorTrainResult(Result):
         return f"TensorTrainResult(out={n_out}, in={n_in}, ranks={ranks}, {self._provenance})"
 
     def terms(self) -> tuple[Term, ...]:
-        """The three carriages of the train."""
+        """Return the three cores of the train."""
         return (
             Term(self.outputs, ("out", "a")),
             Term(self.middle, ("a", "in1", "b")),
@@ -48,39 +49,37 @@ class TensorTrainResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """A CP tensor of rank a * b."""
+        """Return the train as a layer of rank a * b."""
         a, size, b = self.middle.shape
-        history = (*self.report.history, self.report.method)
-        return BilinearLayer(
+        return self._made_layer(
             down=self.outputs.repeat_interleave(b, 1),
             left=self.middle.permute(1, 0, 2).reshape(size, a * b),
             right=self.inputs.repeat(1, a),
-            name=self.report.layer,
-            history=history,
-            constant_in=self.constant_in,
-            constant_out=self.constant_out,
         )
 
     def to_tensorly(self) -> TTTensor:
-        """TensorLy's `TTTensor`."""
+        """Return the train as TensorLy's `TTTensor`."""
         return TTTensor([self.outputs[None], self.middle, self.inputs.T[:, :, None]])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorlyDecomposition:
-    """B[out, in1, in2], symmetrized and made dense, decomposed by a function of `tensorly.decomposition`.
+    """Decompose the symmetrized dense tensor B[out, in1, in2] by a function of `tensorly.decomposition`.
 
-    Classes for the functions are made by `tensorly_adapter`; their further fields are the options of the function.
+    `tensorly_adapter` makes one class per function; the other fields of that class are the options of the function.
     rank: as the function takes it, within the sizes of the tensor: one number for a CP tensor; (out, in1, in2) or one
     number for all modes for a Tucker tensor; (a, b) or one number for a tensor train.
-    seed: TensorLy's `random_state`. max_elements: the largest dense tensor, out * in^2, that is formed.
+    seed: TensorLy's random_state.
+    max_elements: the size out * in^2 of the largest dense tensor that may be formed.
 
-    The result is a `CPResult`, a `TuckerResult` (TensorLy fits the two input factors apart: `inputs` is an orthonormal
-    basis of both, of rank up to twice the input rank, and the core is rotated into it; nothing is lost) or a
-    `TensorTrainResult`. Its report has TensorLy's relative errors as convergence, and "tolerance" or "max_iterations"
-    as stop reason. Not differentiable. Cost: out * in^2 numbers, and TensorLy's own work on them.
-    Raises where the rank or the dense tensor is too large, the layer is zero, or TensorLy's answer is not finite
-    or of another kind.
+    Result: a `CPResult`, a `TuckerResult` or a tensor train, with TensorLy's relative errors as convergence, and
+    "tolerance" or "max_iterations" as stop reason. TensorLy fits two input factors to a Tucker tensor: ours is an
+    orthonormal basis of both, of rank up to twice the input rank, and the core is rotated into it; nothing is lost.
+    Not differentiable.
+    Cost: out * in^2 numbers, and TensorLy's own work on them.
+    Raises ValueError if the rank or the dense tensor is too large, if the layer is zero, or if TensorLy returns numbers
+    that are not finite; TypeError if it returns another kind of tensor.
+    Source: Kossaifi, Panagakis, Anandkumar and Pantic, TensorLy, JMLR 20(26), 2019.
     """
 
     rank: int | Sequence[int]
@@ -100,7 +99,7 @@ class TensorlyDecomposition:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["TensorlyDecomposition"]:
-        """Exact at full ranks for Tucker tensors and tensor trains; empty for the others, which have no exact end."""
+        """Return steps up to full ranks, which is exact, for Tucker tensors and tensor trains; none for the others."""
         n_out, n_in, _ = layer.shape
         half = (n_in + 1) // 2
         if cls.function == "tucker":
@@ -112,7 +111,7 @@ class TensorlyDecomposition:
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> Result:
-        """Decompose the dense symmetrized tensor; the result has the layer's dtype, the work is done in float64."""
+        """Decompose the dense tensor. The work is done in float64, and the result has the layer's dtype."""
         rank = self._rank(*layer.shape[:2])
         elements = layer.shape[0] * layer.shape[1] ** 2
         if elements > self.max_elements:
@@ -136,11 +135,9 @@ class TensorlyDecomposition:
         made = {name: value.to(dtype=layer.down.dtype) for name, value in self._fields(tensor, scale).items()}
         convergence = tuple(float(error) for error in errors)
         stop = self._stop_reason(len(convergence))
-        report = Report.of(layer, self, None, seed=self.seed, convergence=convergence, stop_reason=stop)
-        kind = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
-        made |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
-        result: Result = kind(report=report, **made)
-        return replace(result, report=replace(report, relative_error=relative_error(result, layer)))
+        report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
+        kind: type[Result] = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
+        return measured(kind, layer, report, lambda result: relative_error(result, layer), **made)
 
     def _arguments(self) -> dict[str, Any]:
         own = {f.name for f in fields(TensorlyDecomposition)}
@@ -150,7 +147,10 @@ class TensorlyDecomposition:
         return options | {"random_state": self.seed} | ({"return_errors": True} if "return_errors" in known else {})
 
     def _rank(self, n_out: int, n_in: int) -> int | list[int]:
-        """The rank as TensorLy takes it; above a size it would fill up with random columns, so it is refused."""
+        """Return the rank as TensorLy takes it.
+
+        A rank above a size raises, since TensorLy would fill up the factor with random columns.
+        """
         several = isinstance(self.rank, Sequence)
         if "tucker" in self.function:
             sizes = {"out": n_out, "in1": n_in, "in2": n_in}
@@ -186,10 +186,11 @@ class TensorlyDecomposition:
 
 
 def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
-    """The decomposition class of `tensorly.decomposition.<function>(tensor, rank, ...)`, its options as fields.
+    """Return the decomposition class of `tensorly.decomposition.<function>(tensor, rank, ...)`.
 
-    Register it under a name of your own: `register_decomposition("tt")(tensorly_adapter("tensor_train"))`.
-    Raises for a function that is not there, takes no rank, or draws from the global random stream.
+    The options of the function are the fields of the class. Register it under a name of your own:
+    `register_decomposition("tt")(tensorly_adapter("tensor_train"))`.
+    Raises ValueError if there is no such function, or if it takes no rank or no random state.
 
     Example:
     >>> tensorly_adapter("parafac")(rank=2, n_iter_max=50)
@@ -231,20 +232,20 @@ def _arrays(tensor: Any) -> list[Tensor]:
 
 
 def _tucker_fields(core: Tensor, outputs: Tensor, first: Tensor, second: Tensor) -> dict[str, Any]:
-    """One orthonormal basis of both input factors, the core rotated into it; exact."""
+    """Return one orthonormal basis of both input factors, with the core rotated into it; nothing is lost."""
     (outputs, r), (first, r1), (second, r2) = (torch.linalg.qr(factor) for factor in (outputs, first, second))
     both = torch.cat([first, second], 1)  # (in, b + c)
     basis, values, _ = torch.linalg.svd(both, full_matrices=False)
     basis = basis[:, values > max(both.shape) * torch.finfo(both.dtype).eps * values[0]]
     core = torch.einsum("abc,xa,yb,zc->xyz", core, r, basis.T @ first @ r1, basis.T @ second @ r2)
-    return {"core": BilinearLayer.from_tensor(core), "outputs": outputs, "inputs": basis}
+    return {"core": BilinearLayer.from_tensor(core, basis="Tucker factors"), "outputs": outputs, "inputs": basis}
 
 
 @contextmanager
 def _pytorch_backend() -> Iterator[None]:
-    """TensorLy on torch tensors in this thread; the backend that the user chose is as it was afterwards.
+    """Make TensorLy work on torch tensors in this thread; afterwards the backend is the one that the user chose.
 
-    TensorLy's own context sets the backend of every thread on exit, even where it was local to this one.
+    TensorLy's own context sets the backend of every thread on exit, even if it was entered for one thread only.
     """
     before = tensorly.get_backend()
     if before == "pytorch":

@@ -1,10 +1,7 @@
-"""Block-term decompositions: each output vector times a symmetric matrix of low rank.
-
-De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008 (rank-(L, L, 1) terms); here the matrices are symmetric.
-"""
+"""Block-term decompositions: a sum of output vectors, each times a symmetric matrix of low rank."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,13 +9,11 @@ from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import Compressed, unfolding
-from tensornet_interp.decompositions.cp import report
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.parametrize import Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
 
 _SWEEP_FLOPS = 2e10  # what the alternating sweeps of a start may cost: about a second
@@ -27,15 +22,25 @@ _SWEEPS = 10
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockTerm(FitOptions):
-    """B[out, i, j] ~ sum_block c[out, block] M[block, i, j], M[block] symmetric of rank L: rank-(L, L, 1) terms.
+    """Fit a sum of output vectors, each times a symmetric matrix of low rank: rank-(L, L, 1) terms.
 
-    blocks: number of terms, at most out; None is that. rank: L, one number or one a block, at most min(in, 2 hidden);
-    None is that. With both None it is `output_svd`, which is exact. Starts from `output_svd` of these sizes, improves
-    it by alternating sweeps, which find the signs of eigenvalues, and finishes by Gauss-Newton on all blocks together.
-    start: a SpectralResult with as many blocks and at most L eigenpairs each. Other options: `FitOptions`; priors see
-    the vectors that are fitted, of which the eigenvectors of a block are a rotation: what they ask of the outputs
-    holds in the result, zeros and signs that they ask of single inputs do not.
-    Cost an iteration: 16 hidden R (in + out) + 25 * 6 R^2 in, with R the sum of L and in = min(in, 2 hidden).
+    B[out, i, j] ~ sum_block outputs[out, block] M[block, i, j],
+    M[block, i, j] = sum_rank eigenvalue[block, rank] v[block, i, rank] v[block, j, rank]
+
+    The fit starts from `OutputSVD` of these sizes. Alternating sweeps improve it and find the signs of eigenvalues;
+    Gauss-Newton steps on all blocks together finish it.
+    blocks: the number of blocks, at most out; None takes out, or as many as rank lists.
+    rank: L, one number for all blocks or a list with one per block, at most min(in, 2 hidden); None takes that limit.
+    With both None the result is that of `OutputSVD`, which is exact.
+    start: a `SpectralResult` with as many blocks, of at most L eigenpairs each.
+    Other options: `FitOptions`. The vectors that priors see are not the eigenvectors of a block but a rotation of them:
+    what a prior asks of outputs holds in the result; zeros and signs that it asks of single inputs do not.
+
+    Result: a `SpectralResult`. Not differentiable.
+    Cost per iteration: 16 hidden R (r + out) + 25 * 6 R^2 r flops, with R the sum of all L and r = min(in, 2 hidden).
+    Raises ValueError if blocks or rank is above its limit, if rank lists another number than blocks, or if start or
+    priors do not fit the layer; TypeError if start is not a `SpectralResult`.
+    Source: De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008; there the matrices need not be symmetric.
     """
 
     blocks: int | None = None
@@ -49,7 +54,7 @@ class BlockTerm(FitOptions):
             return
         if isinstance(self.rank, Sequence) and not isinstance(self.rank, str):
             if not self.rank:
-                raise ValueError("rank lists no numbers; one a block, or None")
+                raise ValueError("rank lists no numbers; give one per block, or None")
             for number, rank in enumerate(self.rank):
                 check_int(f"rank[{number}]", rank, 1)
             if self.blocks is not None and len(self.rank) != self.blocks:
@@ -59,13 +64,13 @@ class BlockTerm(FitOptions):
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["BlockTerm"]:
-        """From one block of rank one to all, which is exact."""
+        """Return the steps from one block of rank one to all, which is exact."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), ((blocks + 1) // 2, (pairs + 1) // 2), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
         listed = len(self.rank) if isinstance(self.rank, Sequence) else n_out
@@ -82,15 +87,15 @@ class BlockTerm(FitOptions):
         fit = self.run(state, starts)
         outputs, values, vectors = _eigenbasis(fit.terms, ranks)
         dtype = layer.down.dtype
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
+        return self.finish(
+            SpectralResult,
+            layer,
+            state,
+            fit,
             outputs=outputs.to(dtype),
             eigenvalues=(state.scale * values).to(dtype),
             eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
         )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
         if self.start is None:
@@ -120,7 +125,7 @@ class BlockTerm(FitOptions):
 
 
 def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tied, tuple[Tensor, Tensor]]:
-    """The model and its parameters (out, block), (in, sum of ranks) from eigenpairs (rank,), (in, rank) a block."""
+    """Return the model, and its parameters (out, block) and (in, sum of ranks), from the eigenpairs of each block."""
     values = torch.cat([value for value, _ in matrices])
     vectors = torch.cat([vector for _, vector in matrices], 1)
     block = torch.repeat_interleave(
@@ -133,10 +138,11 @@ def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> t
 
 
 def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
-    """Alternate: every matrix the best of its rank for the residual, then all output vectors by least squares.
+    """Alternate between the matrices and the output vectors; return the model and its parameters.
 
-    Neither step raises the error, and eigenvalues may change sign. The first pass starts from interaction matrices of
-    the outputs.
+    Each matrix becomes the best one of its rank for what the others leave; then all output vectors are fitted by least
+    squares. Neither step raises the error, and eigenvalues may change sign. The first matrices come from the
+    interaction matrices of the outputs.
     """
     values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
     matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
@@ -161,7 +167,7 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
 
 
 def _inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """<M, N> of two matrices given by eigenpairs."""
+    """Return <M, N> of two matrices that are given by their eigenpairs."""
     return first[0] @ (first[1].T @ second[1]).square() @ second[0]
 
 
@@ -171,9 +177,10 @@ def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
 
 
 def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], ranks: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit outputs (out, block), eigenvalues (block, rank), eigenvectors (block, in, rank); largest block first.
+    """Return outputs (out, block) of unit norm, eigenvalues (block, rank) and eigenvectors (block, in, rank).
 
-    The output vectors of the terms of a block are multiples of one; a prior may have changed their signs.
+    The block of largest norm comes first. The output vectors of the terms of a block are multiples of one vector; a
+    prior may have changed their signs.
     """
     blocks, rank = [], max(ranks)
     for own, vector in zip(terms[0].split(ranks, 1), terms[1].split(ranks, 1), strict=True):

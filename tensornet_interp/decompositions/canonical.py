@@ -1,4 +1,4 @@
-"""The canonical form of a sum of rank-one terms, and how alike two terms are."""
+"""The canonical form of a sum of rank-one terms, and how similar two terms are."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from tensornet_interp.numerics import unit_columns
 
 
 def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
-    """weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]: the fields of a `CPResult`, the same tensor.
+    """Return the layer as the fields of a `CPResult`: weights, outputs, left, right.
 
-    Unit-norm factors, the entry of largest magnitude of every column positive, the sign in the weight, the largest
-    weight magnitude first. A term that is zero has weight 0.
+    sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank] is the tensor of the layer.
+    Columns have unit norm, and their entry of largest magnitude is positive; the sign goes into the weight. The largest
+    weight magnitude comes first. A term that is zero has weight 0.
     """
     weights = torch.ones_like(layer.down[0])
     factors = {}
@@ -26,9 +27,10 @@ def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
 
 
 def congruence(first: BilinearLayer, second: BilinearLayer) -> tuple[Tensor, Tensor]:
-    """|c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|) of unit-norm c, l, r: (rank, rank'), 1 for equal terms.
+    """Return the congruence of every term of one layer with every term of another, (rank, rank'); 1 for equal terms.
 
-    Also whether left and right are swapped between the two, (rank, rank').
+    |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|) with c, l, r the columns of down, left, right at unit norm.
+    The second value, (rank, rank'), says whether left and right are swapped between the two terms.
     """
     (c, l, r), (c2, l2, r2) = (  # noqa: E741 - the letters of the formula
         [unit_columns(factor.to(torch.float64))[0] for factor in (layer.down, layer.left, layer.right)]

@@ -1,11 +1,11 @@
-"""Exact compression: a layer of unit norm in few input coordinates, on which the iterative decompositions work."""
+"""Exact compression: a layer of unit norm with few input coordinates, which the decompositions work on."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.inner_products.pairs import norm
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.inner_products.stack import factor_exponents, rescale
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
@@ -16,32 +16,39 @@ DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that 
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """layer = scale * (core in the coordinates of an orthonormal basis), float64; the core has norm 1, or 0."""
+    """A layer as scale times a core, whose inputs are the coordinates of an orthonormal basis; float64.
+
+    The core has norm 1, or 0 if the layer is zero.
+    """
 
     core: BilinearLayer  # (out, r, r)
     basis: Tensor | None  # (in, r); None is the identity
     scale: Tensor  # ()
 
     def expand(self, vectors: Tensor) -> Tensor:
-        """(..., r, n) -> (..., in, n): vectors in the coordinates of the layer."""
+        """Return vectors of the core (..., r, n) in the coordinates of the layer, (..., in, n)."""
         return vectors if self.basis is None else self.basis @ vectors
 
     def project(self, vectors: Tensor) -> Tensor:
-        """(in, n) -> (r, n): coordinates of vectors; what is orthogonal to the layer's inputs is lost."""
+        """Return vectors of the layer (in, n) in the coordinates of the core, (r, n).
+
+        The part of a vector that is orthogonal to the basis is lost.
+        """
         return vectors if self.basis is None else self.basis.T @ vectors
 
     def restore(self, terms: tuple[Tensor, Tensor, Tensor]) -> BilinearLayer:
-        """Terms (out, n), (r, n), (r, n) that stand for the core, as a layer in the coordinates of the layer."""
+        """Return terms (out, n), (r, n), (r, n) of the core as a layer, in the layer's coordinates and at its scale."""
         outputs, left, right = terms
         return BilinearLayer(down=self.scale * outputs, left=self.expand(left), right=self.expand(right))
 
 
 def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
-    """The layer as scale * core, its inputs in the coordinates of an orthonormal basis of span [left, right].
+    """Return the layer as scale * core, with the coordinates of an orthonormal basis of span [left, right] as inputs.
 
-    r = rank of [left, right], at most min(in, 2 rank): for a layer behind an embedding the width of the embedding.
-    inputs: False for the scale alone. Lossless to the rounding of the layer's dtype. Differentiable, then without
-    looking for a smaller span than min(in, 2 rank). Cost: 2 in (2 rank)^2.
+    The size r of the basis is the rank of [left, right], at most min(in, 2 hidden): for a layer behind an embedding,
+    the width of the embedding. If gradients are needed, r is min(in, 2 hidden), and no smaller basis is looked for.
+    inputs: False keeps the inputs and takes out the scale only.
+    Nothing is lost but the rounding of the layer's dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
     """
     exponents = factor_exponents(layer)
     plain = replace(layer, constant_in=False, constant_out=False)
@@ -56,12 +63,13 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
 
 
 def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
-    """Left singular vectors (size, n), singular values (n,) and their floor of the symmetrized tensor along a mode.
+    """Return left singular vectors (size, n), singular values (n,) and their floor of the unfolding along a mode.
 
-    mode: "out" or "in". The floor is the share of the largest value below which others are rounding. Where out * r^2 is
-    at most `max_elements` the small dense tensor is used, and the floor is the rounding of float64. Beyond, "out" takes
-    the singular values of `down L` with C = L L^T by Cholesky where hidden units are independent; else, and for "in", a
-    Gram matrix is used, which sees down to the square root of the rounding.
+    mode: "out" or "in". The floor is a share of the largest value; values below it are rounding.
+    If out r^2 is at most `max_elements`, the small dense tensor is used, and the floor is the rounding of float64.
+    Above that, "out" takes the singular values of down L, with the Gram matrix L L^T of the hidden units by Cholesky,
+    if hidden units are independent. Otherwise, and for "in", the eigenvalues of a Gram matrix are used, whose floor is
+    the square root of the rounding.
     """
     eps = torch.finfo(torch.float64).eps
     n_out, n_in, _ = core.shape
@@ -89,7 +97,7 @@ def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEME
 
 
 def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors and values of a matrix, a wide one through the R of its transpose."""
+    """Return left singular vectors and values of a matrix; those of a wide one come from the R of its transpose."""
     if matrix.shape[1] > matrix.shape[0]:
         matrix = torch.linalg.qr(matrix.T, mode="r" if not matrix.requires_grad else "reduced").R.T
     left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
@@ -97,7 +105,7 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _basis(layer: BilinearLayer, eps: float) -> Tensor | None:
-    """An orthonormal basis (in, r) of span [left, right]; None where that is all of the inputs."""
+    """Return an orthonormal basis (in, r) of span [left, right]; None if that span is all of the inputs."""
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
@@ -108,10 +116,10 @@ def _basis(layer: BilinearLayer, eps: float) -> Tensor | None:
 
 
 def _narrow_basis(both: Tensor, rank: int, eps: float) -> Tensor | None:
-    """An orthonormal basis of the columns where they span less than the matrix has room for, else None.
+    """Return an orthonormal basis of the columns if they span less than they could; else None.
 
-    That of the first `rank` columns where they are independent and hold the others, or from the smaller Gram matrix;
-    kept only if what it leaves out is rounding.
+    If the first `rank` columns are independent and span the others, the basis is theirs; else it comes from the smaller
+    Gram matrix. It is returned only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
     tolerance = eps * both.shape[0] ** 0.5

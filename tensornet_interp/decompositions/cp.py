@@ -1,11 +1,7 @@
-"""CP decompositions fitted to a layer: with free left and right factors, and with tied ones.
-
-Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP; INDSCAL for the tied form); Kolda and Bader, SIAM Review 51(3),
-2009, section 3.
-"""
+"""CP decompositions fitted to a layer: with separate left and right factors, or with one factor for both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,19 +9,17 @@ from torch import Tensor
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.compress import Compressed
-from tensornet_interp.decompositions.errors import measure
 from tensornet_interp.decompositions.parametrize import Free, Tied
-from tensornet_interp.decompositions.solve import BestFit, FitOptions, InitialFit
+from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
-from tensornet_interp.inner_products.pairs import difference
+from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, SpectralResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Ranked(FitOptions):
-    """Options of a fit of a number of rank-one terms."""
+    """The options of a fit of a number of rank-one terms."""
 
     rank: int | None = None
 
@@ -37,21 +31,29 @@ class _Ranked(FitOptions):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CP(_Ranked):
-    """B[out, in1, in2] ~ sum_rank weights[rank] c[out, rank] sym(a[in1, rank] b[in2, rank]), least squares.
+    """Fit a sum of rank-one terms, each with its own left and right input factor, by least squares.
 
-    rank: number of components, at most that of the layer, which is exact; None is that. The error is between
-    symmetrized tensors, so a and b are free up to a swap. Starts from leading eigencomponents, in pairs of either sign.
-    Other options: `FitOptions`. Not differentiable; the loss is, see `fit.products`.
-    Cost an iteration: 16 hidden rank (in + out) + 25 * 24 rank^2 in, with in = min(in, 2 hidden) by compression.
+    B[out, in1, in2] ~ sum_rank weights[rank] outputs[out, rank] sym(left[in1, rank] right[in2, rank])
+
+    The error is that between symmetrized tensors, so that left and right of a term may be swapped. The fit starts from
+    the eigencomponents of largest magnitude: a positive and a negative one of the same output make one term.
+    rank: the number of terms; None, or the number of hidden units, gives the layer's own terms, which is exact.
+    Other options: `FitOptions`.
+
+    Result: a `CPResult`. Not differentiable.
+    Cost per iteration: 16 hidden rank (r + out) + 25 * 24 rank^2 r flops, with r = min(in, 2 hidden).
+    Raises ValueError if rank is above the number of hidden units, or if start or priors do not fit the layer.
+    Source: Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP); Kolda and Bader, SIAM Review 51(3), 2009,
+    section 3.
     """
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
-        """From one component to as many as the layer has, which is exact."""
+        """Return the steps from one term to as many as the layer has, which is exact."""
         return [cls(rank=rank) for rank in sorted({1, 2, (layer.rank + 1) // 2, layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> CPResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         rank = _check_rank(self.rank, layer.rank, f"the layer {layer.name!r} has {layer.rank} hidden units")
         self.check_layer(layer)
         state = self.compress(layer)
@@ -65,13 +67,8 @@ class CP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed)))
             fit = self.run(state, starts)
             terms = fit.terms
-        result = CPResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
-            **{name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()},
-        )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
+        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        return self.finish(CPResult, layer, state, fit, **fields)
 
     def _first(self, state: Compressed, rank: int) -> Triple:
         given = self.given_start(state)
@@ -80,20 +77,27 @@ class CP(_Ranked):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SymmetricCP(_Ranked):
-    """B[out, in1, in2] ~ sum_rank c[out, rank] eigenvalue[rank] v[in1, rank] v[in2, rank]: each term its own block.
+    """Fit a sum of rank-one terms whose two input factors are the same vector, by least squares.
 
-    rank: number of components, at most 2 hidden, which is exact; None is that. Signs are free. Starts from the leading
-    eigencomponents over all outputs. Other options: `FitOptions`; start must have equal left and right factors.
-    Cost an iteration: 16 hidden rank (in + out) + 25 * 6 rank^2 in, with in = min(in, 2 hidden) by compression.
+    B[out, in1, in2] ~ sum_rank outputs[out, rank] eigenvalue[rank] v[in1, rank] v[in2, rank]
+
+    Eigenvalues may have either sign. The fit starts from the eigencomponents of largest magnitude over all outputs.
+    rank: the number of terms; None, or two per hidden unit, is exact: sym(w v^T) is a difference of two squares.
+    Other options: `FitOptions`; the left and right factors of start must be equal.
+
+    Result: a `SpectralResult` in which each term is a block of rank one. Not differentiable.
+    Cost per iteration: 16 hidden rank (r + out) + 25 * 6 rank^2 r flops, with r = min(in, 2 hidden).
+    Raises ValueError if rank is above 2 hidden, or if start or priors do not fit the layer.
+    Source: Carroll and Chang, Psychometrika 35(3), 1970 (INDSCAL); Kolda and Bader, SIAM Review 51(3), 2009, section 5.
     """
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["SymmetricCP"]:
-        """From one component to two a hidden unit, which is exact."""
+        """Return the steps from one term to two per hidden unit, which is exact."""
         return [cls(rank=rank) for rank in sorted({1, 2, layer.rank, 2 * layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         rank = _check_rank(self.rank, 2 * layer.rank, f"two for each of {layer.rank} hidden units")
         self.check_layer(layer)
         state = self.compress(layer)
@@ -108,15 +112,15 @@ class SymmetricCP(_Ranked):
             fit = self.run(state, starts)
             terms = fit.terms
         fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return self.finish(
+            SpectralResult,
+            layer,
+            state,
+            fit,
             outputs=fields["outputs"],
             eigenvalues=fields["weights"][:, None],
             eigenvectors=fields["left"].T[:, :, None],
         )
-        return replace(result, report=report(result, layer, self, state.scale, fit))
 
     def _first(self, state: Compressed, rank: int) -> tuple[Tensor, Tensor]:
         given = self.given_start(state)
@@ -126,7 +130,11 @@ class SymmetricCP(_Ranked):
 
 
 def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, paired: bool) -> Triple:
-    """The given terms, and leading eigencomponents of what they leave, `rank` in all; small random ones if need be."""
+    """Return `rank` terms: the given ones, then the largest eigencomponents of the rest of the layer.
+
+    If the rest has too few eigencomponents, small random terms are added. paired: two eigencomponents make one term, as
+    in `paired_start`.
+    """
     terms = given
     missing = rank - (0 if given is None else given[0].shape[1])
     if missing < 0:
@@ -143,22 +151,11 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     return terms
 
 
-def report(
-    result: CPResult | SpectralResult, layer: BilinearLayer, method: FitOptions, scale: Tensor, fit: BestFit | None
-) -> Report:
-    """The report of a fitted result; `fit` is None where the layer's own components were taken."""
-    if fit is None:
-        error = measure(result, layer, scale, 0.0)
-        return Report.of(layer, method, error, seed=method.seed, stop_reason="exact: the layer's own components")
-    error = measure(result, layer, scale, fit.squared_error)
-    return Report.of(
-        layer, method, error, seed=method.seed, convergence=fit.convergence, stop_reason=fit.fit.stop_reason,
-        starts=fit.starts,
-    )  # fmt: skip
-
-
 def _polarized(core: BilinearLayer) -> Triple:
-    """sym(w v^T) = 1/4 ((w + v)(w + v)^T - (w - v)(w - v)^T), w and v of equal length: two tied terms a hidden unit."""
+    """Return two terms with one input vector each for every hidden unit; their sum is the layer.
+
+    sym(w v^T) = 1/4 ((w + v)(w + v)^T - (w - v)(w - v)^T), with w and v scaled to equal length.
+    """
     w, v = core.left, core.right
     ratio = (v.norm(dim=0) / w.norm(dim=0)).sqrt()
     ratio = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, torch.ones_like(ratio))

@@ -1,4 +1,4 @@
-"""Eigendecomposition of interaction matrices (Pearce et al. 2025, section 3.2; overcomplete directions: appendix K)."""
+"""Eigendecomposition of the interaction matrix of each output direction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.inner_products.pairs import norm, relative_error
+from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
@@ -20,18 +21,24 @@ _SUM_ELEMENTS = 2**26  # entries of the sum over blocks up to which an error is 
 
 @dataclass(frozen=True, eq=False)
 class Eigen:
-    """M_u[in1, in2] = sum_out u[out] B[out, in1, in2], symmetrized, = sum_rank eigenvalue v[in1] v[in2], for every u.
+    """Decompose the symmetrized interaction matrix M_u of each output direction u into eigenpairs.
 
-    directions: (block, out), one output direction a row; by default every output. They may be overcomplete or
-    linearly dependent: the tensor is reassembled by the pseudoinverse, exactly when they span the outputs that
-    occur; otherwise the relative error says what they miss.
-    rank: eigenpairs kept a block, by magnitude with their sign; None keeps all min(in, 2 * hidden).
+    M_u[in1, in2] = sum_out u[out] B[out, in1, in2] = sum_rank eigenvalue[u, rank] v[u, in1, rank] v[u, in2, rank]
 
-    Factored: where 2 * hidden < in, one thin QR of [left, right] serves every direction and cores of size 2 * hidden
-    are decomposed; else matrices of size in: whichever `eigen_flops` says is cheaper. Differentiable; eigenvectors
-    of degenerate eigenvalues are not.
-    Memory: chunks of at most 2^24 matrix entries; for directions other than the outputs out * in^2 to measure the
-    error, or above 2^26 entries nothing more, and then `relative_error` sees no less than 1e-8.
+    directions: the output directions (block, out), one per row; None takes every output. They may be overcomplete or
+    linearly dependent: the pseudoinverse of the directions puts the tensor together again. This is exact if they span
+    the outputs that the layer uses; otherwise the relative error says how much they miss.
+    rank: the number of eigenpairs kept per block, largest magnitude first, with their signs; None keeps all
+    min(in, 2 hidden).
+
+    Result: a `SpectralResult` with one block per direction. Differentiable where the eigenvalues of a block differ.
+    Cost: per direction 2 r^2 hidden + 9 r^3 flops. If 2 hidden < in, one QR of [left, right] (4 in r^2) makes
+    r = 2 hidden; else, or if that is cheaper, r = in. Memory: at most 2^24 matrix entries at once. The error of
+    directions other than the outputs takes out in^2 more; above 2^26 entries it is measured without that memory, and
+    then errors below 1e-8 are rounding.
+    Raises ValueError if rank is above min(in, 2 hidden), if directions have another size, dtype or device than the
+    layer's outputs, or if the layer is lifted and they do not span its constant output.
+    Source: Pearce et al., 2025, section 3.2; appendix K for overcomplete directions.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -55,12 +62,12 @@ class Eigen:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Eigen"]:
-        """From one eigenpair a block to all, which is exact."""
+        """Return the steps from one eigenpair per block to all, which is exact."""
         full = min(layer.shape[1], 2 * layer.rank)
         return [cls(rank=rank) for rank in sorted({1, 2, (full + 1) // 2, full})]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         n_out, n_in, _ = layer.shape
         full = min(n_in, 2 * layer.rank)
         kept = (
@@ -86,20 +93,20 @@ class Eigen:
                     " loses its constant; add that direction, or decompose layer.drop_constant()"
                 )
         values, vectors = eigenpairs(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return measured(
+            SpectralResult,
+            layer,
+            Report.of(layer, self),
+            lambda result: spectral_error(result, layer),
             outputs=outputs,
             eigenvalues=values.to(dtype),
             eigenvectors=fix_signs(vectors).to(dtype),
             directions=directions,
         )
-        return replace(result, report=Report.of(layer, self, spectral_error(result, layer)))
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
-    """Flops of the two ways to decompose `blocks` interaction matrices: "thin" (QR first) and "dense"."""
+    """Return the flops of the two ways to decompose `blocks` interaction matrices: "thin" (QR first) and "dense"."""
 
     def matrices(size: int) -> float:
         return blocks * (2.0 * size**2 * hidden + _EIGH_FLOPS * size**3)
@@ -112,9 +119,10 @@ def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
 
 
 def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, Tensor | None]:
-    """The layer in coordinates of an orthonormal basis Q (in, 2 * hidden) of its inputs, and Q; or (layer, None).
+    """Return the layer in the coordinates of an orthonormal basis Q (in, 2 hidden) of its inputs, and Q.
 
-    Lossless: left and right lie in the span of Q. Done only where that saves flops for that many matrices.
+    Nothing is lost, since left and right lie in the span of Q. If this saves no flops for that many matrices, the
+    layer is returned unchanged, with None for Q.
     """
     flops = eigen_flops(layer.shape[1], layer.rank, blocks)
     if 2 * layer.rank >= layer.shape[1] or flops["dense"] <= flops["thin"]:
@@ -124,9 +132,9 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
 
 
 def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of every direction.
+    """Return eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of each direction.
 
-    Largest magnitude first; at most min(in, 2 hidden) a direction.
+    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction.
     """
     core, basis = compress_inputs(layer, len(directions))
     size = core.shape[1]
@@ -143,7 +151,7 @@ def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Ten
 
 @torch.no_grad()
 def spectral_error(result: SpectralResult, layer: BilinearLayer) -> float:
-    """Relative error of the result as it is returned, rounding to its dtype included; blocks are summed in chunks."""
+    """Return the relative error of the result, its rounding to the dtype included; blocks are summed in chunks."""
     layer = layer.to(dtype=torch.float64)
     scale = float(norm(layer))
     n_out, n_in, _ = layer.shape
@@ -167,7 +175,7 @@ def spectral_error(result: SpectralResult, layer: BilinearLayer) -> float:
 
 
 def fix_signs(vectors: Tensor) -> Tensor:
-    """Columns (..., in, rank) with the sign that makes the entry of largest magnitude positive."""
+    """Return the columns (..., in, rank), each with the sign that makes its entry of largest magnitude positive."""
     largest = vectors.detach().abs().argmax(dim=-2, keepdim=True)
     sign = vectors.detach().gather(-2, largest).sign()
     return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)

@@ -1,9 +1,9 @@
 """Least-squares fits of sums of rank-one terms to a layer, on the factors alone.
 
-The loss is ||B - B'||^2 between symmetrized tensors, B of unit norm in compressed coordinates, by inner products of
-hidden units (`moments.cross_gram`); nothing of size out * in^2 is made. `gauss_newton` is for the plain loss: damped
-Gauss-Newton (Levenberg-Marquardt) whose linear systems are solved by preconditioned conjugate gradients, as in Sorber,
-Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` is for a loss with priors, by Adam.
+The loss is ||B - B'||^2 between symmetrized tensors, where B has unit norm and compressed coordinates. It is computed
+from inner products of hidden units; nothing of size out * in^2 is made. `gauss_newton` minimizes the plain loss by
+damped Gauss-Newton steps (Levenberg-Marquardt), whose linear systems are solved by preconditioned conjugate gradients,
+as in Sorber, Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` minimizes a loss with priors by Adam.
 """
 
 import math
@@ -17,11 +17,11 @@ from tensornet_interp.decompositions.parametrize import Curvature, Model
 from tensornet_interp.layer import BilinearLayer
 
 _EXACT = 1e-15  # a relative squared error that is rounding of the expansion
-_INNER = 25  # conjugate-gradient steps an iteration
+_INNER = 25  # conjugate-gradient steps per iteration
 
 
 class Fit(NamedTuple):
-    """Parameters as fitted, what was minimized there, the relative squared error by iteration, and why it ended."""
+    """The fitted parameters, the minimized value there, the relative squared error by iteration, and why it ended."""
 
     parameters: tuple[Tensor, ...]
     value: float
@@ -29,8 +29,11 @@ class Fit(NamedTuple):
     stop_reason: str
 
 
-def products(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """<B, B'> and <B', B'>, differentiable: the squared error is 1 - 2 <B, B'> + <B', B'>, good to 1e-15."""
+def overlaps(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return <B, B'> and <B', B'>; both are differentiable.
+
+    The squared error is 1 - 2 <B, B'> + <B', B'>, with a rounding error of 1e-15.
+    """
     c, a, b = components
     wa, va, wb, vb = target.left.T @ a, target.right.T @ a, target.left.T @ b, target.right.T @ b
     cross = ((target.down.T @ c) * (wa * vb + va * wb)).sum() / 2
@@ -41,7 +44,7 @@ def products(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -
 def gradient(
     target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
-    """The squared error and half its gradient in the components. Cost: 2 hidden rank (8 in + 2 out)."""
+    """Return the squared error and half its gradient in the components. Cost: 2 hidden rank (8 in + 2 out) flops."""
     c, a, b = components
     rank = a.shape[1]
     both = torch.cat([a, b], 1)  # (in, 2 rank)
@@ -70,10 +73,10 @@ def gauss_newton(
     tolerance: float,
     report: Callable[[float], None] = lambda loss: None,
 ) -> Fit:
-    """Minimize the squared error from the given parameters; it never rises.
+    """Minimize the squared error, starting from the given parameters; no iteration raises it.
 
-    Ends when ten iterations together gain less than 10 * tolerance of the loss, or the loss is rounding, or no step
-    lowers it, or max_iterations are done. Cost an iteration: one gradient and up to 25 products of `Curvature`.
+    The fit ends if ten iterations together gain less than 10 * tolerance of the loss, if the loss is rounding, if no
+    step lowers it, or after max_iterations. Cost per iteration: one gradient and up to 25 products with `Curvature`.
     """
     parameters = model.balance(parameters)
     loss, wrt = gradient(target, model.components(parameters))
@@ -112,9 +115,9 @@ def descend(
     max_iterations: int,
     report: Callable[[float], None] = lambda loss: None,
 ) -> Fit:
-    """Minimize loss(parameters) = (what is minimized, the squared error in it) by Adam with a cosine schedule.
+    """Minimize the first value of loss(parameters) by Adam with a cosine schedule; the second is the squared error.
 
-    The rate is a fifth of the root mean square of each parameter. The best parameters seen are returned.
+    The learning rate is a fifth of the root mean square of each parameter. The best parameters seen are returned.
     """
     free = [p.detach().clone().requires_grad_() for p in parameters]
     optimizer = torch.optim.Adam(
@@ -146,9 +149,10 @@ def descend(
 def _solve(
     curvature: Curvature, slope: tuple[Tensor, ...], damping: float, steps: int
 ) -> tuple[tuple[Tensor, ...], float]:
-    """A step x with (J^T J + damping) x = -slope by conjugate gradients, and the gain the quadratic model predicts.
+    """Return a step x with (J^T J + damping) x = -slope, and the gain that the quadratic model predicts for it.
 
-    Preconditioned by the diagonal blocks; vectors are flat, all parameters in one.
+    The system is solved by conjugate gradients, preconditioned by the diagonal blocks. All parameters make one flat
+    vector.
     """
     inverses = [
         # a share of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix

@@ -1,16 +1,13 @@
-"""Shared output directions by singular value, each with the eigenpairs of its interaction matrix.
-
-Pearce et al. 2025, section 3.3 and appendix D: flatten the two inputs, SVD, eigendecompose each right singular matrix.
-"""
+"""Output directions shared by all outputs, ordered by singular value, with the eigenpairs of each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
-from tensornet_interp.decompositions.errors import measure
+from tensornet_interp.decompositions.errors import measure, measured
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
@@ -18,14 +15,21 @@ from tensornet_interp.results import SpectralResult
 
 @dataclass(frozen=True)
 class OutputSVD:
-    """B[out, i, j] = sum_block u[out, block] M[block, i, j], M[block] = sum_rank eigenvalue v[i] v[j].
+    """Find the output directions of the largest singular values, and the eigenpairs of each.
 
-    u: left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor, largest singular value first;
-    the Frobenius norm of M[block] is the singular value. All singular values: `result.singular_values`, of which those
-    below `report.floor` of the largest are rounding.
-    blocks: output directions kept; None keeps those above the floor. rank: eigenpairs kept a block; None keeps
-    min(in, 2 hidden). Differentiable where singular values and eigenvalues are distinct.
-    Cost: that of one unfolding (see `HOSVD`), and blocks * r^2 * (2 hidden + 9 r), r = min(in, 2 hidden).
+    B[out, i, j] = sum_block u[out, block] M[block, i, j],
+    M[block, i, j] = sum_rank eigenvalue[block, rank] v[block, i, rank] v[block, j, rank]
+
+    The directions u are the left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor. The
+    Frobenius norm of M[block] is the singular value of that block.
+    blocks: the number of output directions kept; None keeps those whose singular value is not rounding.
+    rank: the number of eigenpairs kept per block; None keeps all min(in, 2 hidden).
+
+    Result: a `SpectralResult` with all singular values; those below `report.floor` times the largest are rounding.
+    Differentiable where singular values and eigenvalues are distinct.
+    Cost: one unfolding, as in `HOSVD`, and blocks r^2 (2 hidden + 9 r) flops with r = min(in, 2 hidden).
+    Raises ValueError if blocks is above out, or rank above min(in, 2 hidden).
+    Source: Pearce et al., 2025, section 3.3 and appendix D.
     """
 
     blocks: int | None = None
@@ -39,13 +43,13 @@ class OutputSVD:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["OutputSVD"]:
-        """From one direction with one eigenpair to all, which is exact."""
+        """Return the steps from one direction with one eigenpair to all, which is exact."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), (1, pairs), ((blocks + 1) // 2, pairs), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
         rank = pairs if self.rank is None else check_int("rank", self.rank, 1, pairs, f"min(in={n_in}, 2 hidden)")
@@ -58,16 +62,16 @@ class OutputSVD:
         found = min(rank, state.core.shape[1])
         eigenvalues, vectors = eigenpairs(state.core, directions.T, found)
         dtype = layer.down.dtype
-        result = SpectralResult(
-            report=Report.of(layer, self, None),
+        # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
+        left_out = float(1 - eigenvalues.detach().square().sum())
+        return measured(
+            SpectralResult,
+            layer,
+            Report.of(layer, self, floor=floor),
+            lambda result: measure(result, layer, state.scale, left_out),
             outputs=directions.to(dtype),
             eigenvalues=(state.scale * eigenvalues).to(dtype),
             eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
             directions=directions.T.to(dtype),
             singular_values=state.scale * values,
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
         )
-        # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
-        error = measure(result, layer, state.scale, float(1 - eigenvalues.detach().square().sum()))
-        return replace(result, report=Report.of(layer, self, error, floor=floor))

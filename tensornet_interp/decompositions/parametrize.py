@@ -1,4 +1,4 @@
-"""Sums of rank-one terms as functions of their parameters: what the fits move."""
+"""Models of a fit: sums of rank-one terms as functions of the parameters that are fitted."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tensornet_interp.numerics import nonzero
 
 
 class Curvature(NamedTuple):
-    """J^T J of a model as a product with a direction, and its diagonal blocks as (n, n) matrices a parameter."""
+    """The matrix J^T J of a model: its product with a direction, and one diagonal block (n, n) per parameter."""
 
     product: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
     blocks: tuple[Tensor, ...]
@@ -23,42 +23,45 @@ class Model(ABC):
 
     @abstractmethod
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """(out, rank), (in, rank), (in, rank) of the terms."""
+        """Return the factors (out, rank), (in, rank), (in, rank) of the terms."""
 
     @abstractmethod
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The same tensor, scales shared evenly."""
+        """Return parameters of the same tensor whose scales are shared evenly among the factors."""
 
     @abstractmethod
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Gradient in the parameters from that in the components."""
+        """Return the gradient in the parameters, given that in the components."""
 
     @abstractmethod
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
-        """The Gauss-Newton matrix J^T J at the parameters, to multiply with and to precondition by."""
+        """Return the Gauss-Newton matrix J^T J at the parameters."""
 
 
 @dataclass(frozen=True)
 class Free(Model):
-    """sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T); parameters (outputs, left, right)."""
+    """Terms with separate input factors: sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T).
+
+    The parameters are (outputs, left, right).
+    """
 
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """The parameters themselves."""
+        """Return the parameters themselves."""
         outputs, left, right = parameters
         return outputs, left, right
 
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Three norms equal in every component."""
+        """Give the three factors of each component the same norm."""
         norms = [factor.norm(dim=0) for factor in parameters]
         size = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
         return tuple(factor * (size / nonzero(n)) for factor, n in zip(parameters, norms, strict=True))
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """As it is."""
+        """Return the gradient in the components unchanged: they are the parameters."""
         return wrt
 
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
-        """Cost of a product: 24 rank^2 in."""
+        """Return J^T J; a product with it costs 24 rank^2 in flops."""
         c, a, b = parameters
         cc, aa, bb, ab = c.T @ c, a.T @ a, b.T @ b, a.T @ b
         gram = (aa * bb + ab * ab.T) / 2
@@ -83,31 +86,32 @@ class Free(Model):
 
 @dataclass(frozen=True, eq=False)
 class Tied(Model):
-    """sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T; parameters (outputs, vectors).
+    """Terms with one input factor: sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T.
 
-    signs (block, rank) holds one +1 or -1 a column: which block a vector belongs to, and whether it adds or subtracts.
+    The parameters are (outputs, vectors). signs (block, rank) holds one +1 or -1 per column, which says to which block
+    a vector belongs, and whether it adds or subtracts.
     """
 
     signs: Tensor
 
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs repeated over the vectors of a block; left and right are one object."""
+        """Repeat the outputs over the vectors of a block; left and right are one object."""
         outputs, vectors = parameters
         return outputs @ self.signs, vectors, vectors
 
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The norm of an output vector is that of all vectors of its block."""
+        """Give each output vector the norm that all vectors of its block have together."""
         outputs, vectors = parameters
         block = (vectors.square().sum(0) @ self.signs.abs().T).sqrt()  # (block,)
         size = (nonzero(block) / nonzero(outputs.norm(dim=0))) ** (2 / 3)
         return outputs * size, vectors * (size**-0.5 @ self.signs.abs())
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Summed over what is shared."""
+        """Sum the gradient over the components that share a parameter."""
         return wrt[0] @ self.signs.T, wrt[1] + wrt[2]
 
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
-        """Cost of a product: 6 rank^2 in."""
+        """Return J^T J; a product with it costs 6 rank^2 in flops."""
         outputs, a = parameters
         c = outputs @ self.signs
         cc, aa = c.T @ c, a.T @ a

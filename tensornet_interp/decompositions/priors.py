@@ -1,7 +1,8 @@
-"""What is asked of the factors of a CP decomposition beside a small error. Each prior is one small class.
+"""Priors: demands on the factors of a fitted decomposition, beside a small error. Each prior is one small class.
 
-A fit with priors minimizes relative squared error + sum of strength * penalty. Every penalty is a mean over components,
-unchanged when a component is rescaled, and goes from 0 to 1, so that a strength means the same at every rank and size.
+A fit with priors minimizes the relative squared error plus the sum of strength * penalty. Every penalty is a mean over
+components, from 0 to 1, and does not change if a component is rescaled. So a strength means the same at every rank and
+size.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_number
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
 
@@ -19,35 +20,40 @@ MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",)
 
 
 class Factors(NamedTuple):
-    """The factors a prior sees, in the coordinates of the layer: columns are components, scales are arbitrary."""
+    """The factors that a prior sees, in the coordinates of the layer; columns are components, with any scale."""
 
     outputs: Tensor  # (out, rank)
     left: Tensor  # (in, rank)
-    right: Tensor  # (in, rank); the same object where the factors are tied
+    right: Tensor  # (in, rank); the same object as left if both modes share one factor
 
 
 class Prior:
-    """Override `penalty`, or `constrain`, or both; `check` to refuse a layer that it does not fit."""
+    """A demand on the factors of a fit; subclass it and override `penalty`, or `constrain`, or both.
+
+    Override `check` to refuse a layer that the prior does not fit.
+    """
 
     strength: float = 1.0
 
     def check(self, layer: BilinearLayer) -> None:
-        """Raise ValueError where the prior cannot apply to this layer."""
+        """Raise ValueError if the prior cannot apply to this layer."""
 
     def constrain(self, factors: Factors) -> Factors:
-        """The factors that are used in the place of the free ones; differentiable, scales left free."""
+        """Return the factors to use in the place of the free ones; differentiable, without fixing the scales."""
         return factors
 
     def penalty(self, factors: Factors) -> Tensor:
-        """A differentiable number, by convention from 0 to 1, of the constrained factors."""
+        """Return a differentiable number of the constrained factors, by convention from 0 to 1."""
         return factors.outputs.new_zeros(())
 
 
 @dataclass(frozen=True)
 class Sparse(Prior):
-    """strength * mean_rank (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1) over the columns x (n,) of a mode.
+    """Ask for columns with few large entries: one minus the sparsity of Hoyer (JMLR 5, 2004).
 
-    One minus Hoyer's sparsity (JMLR 5, 2004): 0 where a column has one entry, 1 where all are equal.
+    strength * mean_rank (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1) over the columns x (n,) of a mode
+
+    The penalty of a column is 0 if it has one entry, and 1 if all entries have the same magnitude.
     mode: "outputs", "inputs" (left and right, their mean), "left" or "right".
     """
 
@@ -56,18 +62,19 @@ class Sparse(Prior):
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
-        _check_strength(self.strength)
+        check_number("strength", self.strength, 0)
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Mean over columns, and over the two input factors."""
+        """Return the mean over the columns, and over the two input factors."""
         return torch.stack([_density(getattr(factors, name)) for name in MODES[self.mode]]).mean()
 
 
 @dataclass(frozen=True)
 class NonNegative(Prior):
-    """x -> |x| for the factors of a mode: no negative entries, and no entry that is stuck at zero.
+    """Use the magnitudes |x| of the factors of a mode, so that no entry is negative and none is stuck at zero.
 
-    mode: "outputs", "inputs", "left" or "right". With "outputs" and tied inputs the signs of components are lost.
+    mode: "outputs", "inputs", "left" or "right". With "outputs", a decomposition whose left and right factors are equal
+    can have no negative components.
     """
 
     mode: str = "inputs"
@@ -76,7 +83,7 @@ class NonNegative(Prior):
         check_choice("mode", self.mode, MODES)
 
     def constrain(self, factors: Factors) -> Factors:
-        """Absolute values."""
+        """Return the factors with the absolute values of those of the mode."""
         tied = factors.left is factors.right
         changed = factors._replace(**{name: getattr(factors, name).abs() for name in MODES[self.mode]})
         return changed._replace(right=changed.left) if tied and self.mode != "outputs" else changed
@@ -84,10 +91,13 @@ class NonNegative(Prior):
 
 @dataclass(frozen=True)
 class Smooth(Prior):
-    """strength * mean_rank sum (differences of neighbouring pixels)^2 / (8 sum pixels^2) over left and right.
+    """Ask for input factors that are smooth images.
 
-    shape: (height, width) of the image that an input is; zeros are taken beyond its border. 0 for a constant image far
-    from the border, 1 for a checkerboard. The constant coordinate of a lifted layer is left out.
+    strength * mean_rank sum (differences of neighbouring pixels)^2 / (8 sum pixels^2) over left and right
+
+    The penalty is near 0 for an image that changes slowly, and 1 for a checkerboard. Pixels beyond the border are 0.
+    The constant coordinate of a lifted layer is left out.
+    shape: the (height, width) of the image that the inputs are.
     """
 
     shape: tuple[int, int]
@@ -98,16 +108,16 @@ class Smooth(Prior):
             raise TypeError(f"shape must be a pair (height, width), got {self.shape!r}")
         for name, size in zip(("height", "width"), self.shape, strict=True):
             check_int(name, size, 1)
-        _check_strength(self.strength)
+        check_number("strength", self.strength, 0)
 
     def check(self, layer: BilinearLayer) -> None:
-        """The image must have as many pixels as there are inputs, the constant one left out."""
+        """Raise ValueError if the image has another number of pixels than the layer has inputs."""
         pixels, size = math.prod(self.shape), layer.shape[1] - layer.constant_in
         if size != pixels:
             raise ValueError(f"an image of shape {self.shape} has {pixels} pixels, but mode 'in' has size {size}")
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Mean over columns and over the two input factors."""
+        """Return the mean over the columns, and over the two input factors."""
         return (self._roughness(factors.left) + self._roughness(factors.right)) / 2
 
     def _roughness(self, columns: Tensor) -> Tensor:
@@ -125,10 +135,3 @@ def _density(columns: Tensor) -> Tensor:
     length = columns.norm(dim=0)
     ratio = columns.abs().sum(0) / nonzero(length)
     return ((ratio - 1) / (math.sqrt(size) - 1)).mean()
-
-
-def _check_strength(strength: object) -> None:
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        raise TypeError(f"strength must be a number, got {strength!r}")
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must be finite and at least 0, got {strength}")

@@ -1,4 +1,4 @@
-"""Random components of the layer itself: the baseline that a decomposition of the same size must beat."""
+"""Random components of the layer itself: the baseline that any decomposition of the same size must beat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ import torch
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
-from tensornet_interp.inner_products.pairs import norm, relative_error
+from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report
@@ -21,12 +22,21 @@ REFITS = ("outputs", "scalar")
 
 @dataclass(frozen=True)
 class RandomComponents:
-    """B[out, in1, in2] ~ sum_rank outputs[out, rank] left[in1, rank] right[in2, rank], left and right drawn.
+    """Draw components of the layer at random, and fit only how much each one counts.
 
-    rank: how many components are drawn without replacement; a smaller rank of one seed is a subset of a larger one.
-    source: "hidden", the layer's hidden units, or "eigen", the eigenpairs of the interaction matrix of every output.
-    refit: "outputs", all output factors by least squares, or "scalar", one number for the whole.
-    Cost of the fit: rank * hidden * in flops and rank^3; with "eigen", hidden is out * min(in, 2 hidden).
+    B[out, in1, in2] ~ sum_rank outputs[out, rank] left[in1, rank] right[in2, rank]
+
+    rank: the number of components, drawn without replacement. With one seed, the components of a smaller rank are among
+    those of a larger one.
+    source: what is drawn: "hidden" for the layer's hidden units, "eigen" for the eigenpairs of the interaction matrix
+    of each output.
+    refit: what is fitted by least squares: "outputs" for all output factors, "scalar" for one number for the whole.
+    seed: the seed of the draw.
+
+    Result: a `CPResult`. Not differentiable.
+    Cost: rank hidden in + rank^3 flops; with "eigen", out min(in, 2 hidden) stands in the place of hidden.
+    Raises ValueError if rank is above the number of components, or if source or refit is unknown.
+    Source: none; it is the plain baseline.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[3.0, 4.0]]))
@@ -48,12 +58,12 @@ class RandomComponents:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["RandomComponents"]:
-        """From one hidden unit to all, which is exact."""
+        """Return the steps from one hidden unit to all, which is exact."""
         return [cls(rank=rank) for rank in sorted({1, (layer.rank + 1) // 2, layer.rank})]
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> CPResult:
-        """Draw and refit; the result has the layer's dtype, the work is done in float64."""
+        """Draw and refit. The work is done in float64, and the result has the layer's dtype."""
         wide = layer.to(dtype=torch.float64)
         scale = float(norm(wide))
         if scale > 0:
@@ -64,17 +74,16 @@ class RandomComponents:
         order = torch.randperm(units.rank, generator=generator, device="cpu").to(wide.down.device)
         fitted = self._refit(_pick(units, order[:rank]), _pick(units, order[rank:]) if rank < units.rank else None)
         fields = canonical_cp(replace(fitted, down=fitted.down * (scale or 1.0)))
-        result = CPResult(
-            report=Report.of(layer, self, None, seed=self.seed),
-            constant_in=layer.constant_in,
-            constant_out=layer.constant_out,
+        return measured(
+            CPResult,
+            layer,
+            Report.of(layer, self, seed=self.seed),
+            lambda result: relative_error(result, layer) if scale > 0 else 0.0,
             **{name: factor.to(layer.down.dtype) for name, factor in fields.items()},
         )
-        error = relative_error(result, layer) if scale > 0 else 0.0
-        return replace(result, report=Report.of(layer, self, error, seed=self.seed))
 
     def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:
-        """Only the rest is fitted: what is drawn is exact already, and keeps its digits."""
+        """Fit the components that were not drawn by those that were; what was drawn is exact and keeps its digits."""
         if rest is None:
             return drawn
         gram, cross = cross_gram(drawn, drawn), cross_gram(rest, drawn)  # (rank, rank), (others, rank)

@@ -1,7 +1,8 @@
-"""What the fitted decompositions share: their options, several starts, priors, and the way back to the layer."""
+"""What the fitted decompositions share: options, several starts, priors, and the report of the fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,26 +11,31 @@ from tqdm import tqdm
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, products
+from tensornet_interp.decompositions.errors import R, measure, measured
+from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Model
 from tensornet_interp.decompositions.priors import Factors, Prior
 from tensornet_interp.decompositions.starts import Triple
 from tensornet_interp.layer import BilinearLayer, BilinearMap
-from tensornet_interp.report import Start
+from tensornet_interp.report import Report, Start
 
 InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not random), what is fitted, from where
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FitOptions:
-    """Options of a decomposition that is fitted.
+    """The options that all fitted decompositions share.
 
-    priors: what else is asked of the factors, see `priors`; the fit then goes by Adam in the layer's coordinates.
-    start: where to begin, in the place of the leading eigencomponents; it may have fewer components, the rest are then
-    leading ones of what it leaves. It is not changed.
-    starts: how many; those after the first are random, from seed, seed + 1, ... The best is returned, `report.starts`
-    tells of all. max_iterations: by default 200, with priors 600 steps. tolerance: stop when an iteration gains less
-    than this share of the squared error, mean of ten.
+    priors: a list of `Prior` objects, further demands on the factors. With priors the fit uses Adam in the coordinates
+    of the layer; without, Gauss-Newton steps in compressed coordinates.
+    start: a layer or a result to start from, in the place of the largest eigencomponents. If it has fewer components
+    than asked, the largest eigencomponents of the rest are added. It is not changed.
+    starts: the number of restarts. The first is the one above; the others are random, with seeds from `seed` on.
+    The best fit is returned; `report.starts` compares each restart with the best.
+    max_iterations: the most iterations per restart; None means 200, or 600 with priors.
+    tolerance: the fit stops when ten iterations gain on average less than this share of the squared error. Priors
+    ignore it.
+    seed: the seed of the first random restart, and of the small random numbers that a start may need.
     """
 
     priors: Sequence[Prior] = ()
@@ -56,7 +62,7 @@ class FitOptions:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def check_layer(self, layer: BilinearLayer) -> None:
-        """Priors and start must fit the layer."""
+        """Raise ValueError if priors or start do not fit the layer."""
         for prior in self.priors:
             prior.check(layer)
         if self.start is None:
@@ -67,11 +73,11 @@ class FitOptions:
     @torch.inference_mode(False)
     @torch.no_grad()
     def compress(self, layer: BilinearLayer) -> Compressed:
-        """What is fitted: with priors, which are about the layer's own coordinates, no others are taken."""
+        """Return the layer to fit; its inputs stay as they are with priors, which are about the layer's coordinates."""
         return compress(layer, inputs=not self.priors)
 
     def given_start(self, state: Compressed) -> Triple | None:
-        """The terms of `start` in the coordinates of the fit, and at its scale."""
+        """Return the terms of `start` in the coordinates and at the scale of the fit; None if there is no start."""
         if self.start is None:
             return None
         layer = self.start.to_layer().to(state.core.down.device, torch.float64)
@@ -82,7 +88,7 @@ class FitOptions:
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self, state: Compressed, initial: Sequence[InitialFit]) -> "BestFit":
-        """Every start to its end, and the best of them: the model, its fit, and how all ended."""
+        """Run the fit from every start; return the best one, and how each ended."""
         target = state.core
         limit = self.max_iterations or (600 if self.priors else 200)
         if not bool(state.scale > 0):
@@ -112,6 +118,18 @@ class FitOptions:
         )
         return BestFit(best[4], best[2], best[0], best[3], starts if len(starts) > 1 else ())
 
+    def finish(self, kind: type[R], layer: BilinearLayer, state: Compressed, fit: "BestFit | None", **fields: Any) -> R:
+        """Return the fitted result with these fields; `fit` is None if they are the layer's own components."""
+        squared = 0.0 if fit is None else fit.squared_error
+        if fit is None:
+            report = Report.of(layer, self, seed=self.seed, stop_reason="exact: the layer's own components")
+        else:
+            convergence, stop = fit.convergence, fit.fit.stop_reason
+            report = Report.of(
+                layer, self, seed=self.seed, convergence=convergence, stop_reason=stop, starts=fit.starts
+            )
+        return measured(kind, layer, report, lambda result: measure(result, layer, state.scale, squared), **fields)
+
     def _constrained(self, factors: Factors) -> Factors:
         for prior in self.priors:
             factors = prior.constrain(factors)
@@ -120,7 +138,7 @@ class FitOptions:
     def _penalized(self, target: BilinearLayer, model: Model) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
         def loss(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             factors = self._constrained(Factors(*model.components(parameters)))
-            cross, squared = products(target, factors)
+            cross, squared = overlaps(target, factors)
             error = 1 - 2 * cross + squared
             penalties = [prior.strength * prior.penalty(factors) for prior in self.priors]
             return error + sum(penalties, torch.zeros_like(error)), error
@@ -130,7 +148,7 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class BestFit:
-    """The terms of the best start in the coordinates of the fit, its model, squared error and history; all starts."""
+    """The best fit of all starts: its terms in the coordinates of the fit, its model, its error; and all starts."""
 
     terms: Triple
     model: Model
@@ -140,7 +158,7 @@ class BestFit:
 
     @property
     def convergence(self) -> tuple[float, ...]:
-        """Relative error by iteration."""
+        """Return the relative error after each iteration."""
         return tuple(max(0.0, loss) ** 0.5 for loss in self.fit.losses)
 
 
@@ -153,10 +171,10 @@ def _nearest(best: Triple, other: Triple) -> float:
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:
-    """The terms times the one number that fits best, and the relative squared error then.
+    """Return the terms times the one number that fits best, and the relative squared error they then have.
 
-    Never a negative number: it would turn the signs that a prior has fixed.
+    The number is never negative: it would change the signs that a prior has fixed.
     """
-    cross, squared = products(target, factors)
+    cross, squared = overlaps(target, factors)
     scale = (cross / squared).clamp_min(0) if squared > 0 else torch.ones_like(squared)
     return (scale * factors.outputs, factors.left, factors.right), float(1 - 2 * scale * cross + scale**2 * squared)

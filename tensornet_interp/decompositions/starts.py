@@ -1,4 +1,4 @@
-"""Where iterative fits start: leading eigencomponents, given components, random ones."""
+"""Where iterative fits start: from the largest eigencomponents or from random terms."""
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ Triple = tuple[Tensor, Tensor, Tensor]  # outputs (out, rank), left (in, rank), 
 
 
 def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
-    """The eigencomponents of largest magnitude over all outputs, at most `rank`; left and right are one object.
+    """Return the eigencomponents of largest magnitude over all outputs, at most `rank`; left and right are one object.
 
-    Eigenvalues go into the outputs. Cost: 9 out in^3; above 1e11 flops only leading left singular vectors of the output
-    unfolding are taken in the place of all outputs.
+    Eigenvalues go into the outputs. Cost: 9 out in^3 flops. If that is above 1e11, only the first left singular vectors
+    of the output unfolding are used, and not all outputs.
     """
     outputs, values, vectors = _components(layer, rank)
     chosen = values.abs().flatten().topk(min(rank, values.numel())).indices
@@ -29,11 +29,13 @@ def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
 
 
 def paired_start(layer: BilinearLayer, rank: int) -> Triple:
-    """At most `rank` terms that each hold a positive and a negative eigencomponent of one output, largest first.
+    """Return at most `rank` terms that each hold a positive and a negative eigencomponent of one output, largest first.
 
-    p v v^T - q w w^T = sym((sqrt(p) v + sqrt(q) w)(sqrt(p) v - sqrt(q) w)^T): one term with left and right free does
-    the work of two tied ones. The k-th largest of either sign are paired; where one sign has fewer, the other goes
-    alone. Cost: as `eigen_start`.
+    p v v^T - q w w^T = sym((sqrt(p) v + sqrt(q) w)(sqrt(p) v - sqrt(q) w)^T)
+
+    So one term with separate left and right factors does the work of two terms with one factor. The k-th largest
+    eigencomponents of both signs make a pair; if one sign has fewer, the others make terms alone. Cost: that of
+    `eigen_start`.
     """
     outputs, values, vectors = _components(layer, rank)
     count = min(rank, values.shape[1])
@@ -50,7 +52,7 @@ def paired_start(layer: BilinearLayer, rank: int) -> Triple:
 
 
 def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
-    """The outputs (out, rank) that with these input factors come nearest to the layer, by least squares."""
+    """Return the outputs (out, rank) with which these input factors come nearest to the layer, by least squares."""
     terms = BilinearLayer(down=torch.ones_like(left[:1]), left=left, right=right)
     gram = cross_gram(terms, terms)
     gram.diagonal().add_(1e-10 * gram.diagonal().mean())  # dependent terms share what they hold
@@ -58,7 +60,7 @@ def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
 
 
 def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = False, scale: float = 1.0) -> Triple:
-    """Standard normal input factors, their outputs by least squares; scaled."""
+    """Return terms with standard normal input factors and outputs by least squares; `scale` multiplies the outputs."""
     generator = torch.Generator().manual_seed(seed)
     shape = (layer.shape[1], rank)
     left = torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
@@ -67,21 +69,22 @@ def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = Fal
 
 
 def untie(terms: Triple, seed: int) -> Triple:
-    """Left u and right v = +-u of a term that are parallel become u + n and +-(u - n), n small: u u^T - n n^T.
+    """Move the left and right factor of a term apart if they are parallel; return all terms.
 
-    The gradient does not tell such factors apart: a fit that moves both freely would keep them parallel for good.
+    u and +-u become u + n and +-(u - n) with a small random n, so that u u^T becomes u u^T - n n^T. Parallel factors
+    have the same gradient up to its sign: a fit that moves both would keep them parallel for good.
     """
     outputs, left, right = terms
-    lengths, products = left.norm(dim=0), (left * right).sum(0)
-    parallel = products.abs() >= (1 - 1e-9) * lengths * right.norm(dim=0)
+    lengths, dots = left.norm(dim=0), (left * right).sum(0)
+    parallel = dots.abs() >= (1 - 1e-9) * lengths * right.norm(dim=0)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(left.shape, generator=generator, dtype=torch.float64).to(left)
     noise = _PUSH * parallel * noise / left.shape[0] ** 0.5  # (in, rank)
-    return outputs, left + lengths * noise, right - products / nonzero(lengths) * noise
+    return outputs, left + lengths * noise, right - dots / nonzero(lengths) * noise
 
 
 def join(first: Triple, second: Triple) -> Triple:
-    """The terms of both, in this order; tied where both are."""
+    """Return the terms of both, in this order; left and right are one object if they are in both."""
     outputs, left = torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
     if first[1] is first[2] and second[1] is second[2]:
         return outputs, left, left
@@ -89,10 +92,10 @@ def join(first: Triple, second: Triple) -> Triple:
 
 
 def _components(layer: BilinearLayer, rank: int) -> Triple:
-    """Output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
+    """Return output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
 
-    Of the leading pairs, four times as many as `rank` spread over the blocks and some; where that is well below the
-    size, by subspace iteration in float32: a start need not be exact.
+    The number of pairs per block is 16 more than four times `rank` shared among the blocks. If that is well below the
+    size, they come from subspace iteration in float32, since a start need not be exact.
     """
     n_out, n_in, _ = layer.shape
     affordable = max(1, int(_EIGEN_FLOPS / (9 * n_in**3)))

@@ -1,8 +1,4 @@
-"""Tucker decompositions with one input factor: higher-order SVD and its iteration.
-
-De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000: the HOSVD (pages 1253-1278) and the best
-rank-(R1, ..., RN) approximation by alternation (pages 1324-1342).
-"""
+"""Tucker decompositions in which both input modes share one factor: the higher-order SVD, and its iteration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +9,8 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
-from tensornet_interp.decompositions.errors import measure
-from tensornet_interp.inner_products.pairs import norm
+from tensornet_interp.decompositions.errors import measure, measured
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import input_gram
 from tensornet_interp.report import Report
@@ -23,18 +19,25 @@ from tensornet_interp.results import TuckerResult
 
 @dataclass(frozen=True)
 class HOSVD:
-    """B[out, in1, in2] ~ sum core[a, b, c] U[out, a] Q[in1, b] Q[in2, c] with U, Q leading left singular vectors.
+    """Project outputs and inputs on their first singular vectors (higher-order SVD).
 
-    U of the unfolding (out, in1 in2), Q of the unfolding (in1, out in2) of the symmetrized tensor, both orthonormal.
-    The core keeps the hidden units of the layer: down -> U^T down, left -> Q^T left, right -> Q^T right.
-    One of three says how much is kept:
-    ranks: (output rank, input rank); fewer where an unfolding has fewer singular values;
-    energy: in each unfolding the fewest vectors whose squared singular values sum to this share, in (0, 1];
-    error: the fewest that guarantee this relative error, in [0, 1); each of the three modes gets a third of its square.
-    None of them: all that is not zero. Rounding: singular values below `report.floor` of the largest.
-    Differentiable in the layer where the ranks cut no cluster of singular values.
-    Cost: compression 8 in rank^2, then out r^2 (rank + min(out, r)) with r = min(in, 2 rank) compressed inputs; above
-    2^25 entries of (out, r, r) by Gram matrices instead, 8 rank^2 r.
+    B[out, in1, in2] ~ sum_a,b,c core[a, b, c] U[out, a] Q[in1, b] Q[in2, c]
+
+    U holds left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor, and Q those of
+    (in1, out in2); both are orthonormal. The core is a layer with the hidden units of the decomposed one: down becomes
+    U^T down, left becomes Q^T left, right becomes Q^T right. At most one option says how much is kept; with none, all
+    singular values that are not rounding are kept.
+    ranks: (output rank, input rank); fewer are kept if an unfolding has fewer singular values.
+    energy: keep in each unfolding the fewest vectors whose squared singular values sum to this share, in (0, 1].
+    error: keep the fewest vectors that guarantee this relative error, in [0, 1); each of the three modes may lose a
+    third of its square.
+
+    Result: a `TuckerResult` with all singular values; those below `report.floor` times the largest are rounding.
+    Differentiable where no two equal singular values stand on the two sides of a cut.
+    Cost: compression 8 in hidden^2, then out r^2 (hidden + min(out, r)) flops with r = min(in, 2 hidden). If the
+    unfolding has more than 2^25 entries (out r^2), Gram matrices take its place: 8 hidden^2 r.
+    Raises ValueError if two options are given or a rank is above the size of its mode, TypeError if ranks is no pair.
+    Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1253-1278.
     """
 
     ranks: tuple[int, int] | None = None
@@ -47,11 +50,11 @@ class HOSVD:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["HOSVD"]:
-        """From ranks (1, 1) to all, which is exact."""
+        """Return the steps from ranks (1, 1) to all, which is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         _check_ranks(self.ranks, layer)
         state = compress(layer)
         outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)
@@ -60,12 +63,20 @@ class HOSVD:
 
 @dataclass(frozen=True)
 class Tucker:
-    """The HOSVD improved by higher-order orthogonal iteration: alternately U and Q, each from the projected tensor.
+    """Improve the factors of the HOSVD by alternation (higher-order orthogonal iteration, HOOI).
 
-    ranks, energy, error: as in `HOSVD`, which is the start and decides the ranks. max_iterations, tolerance: stop when
-    an iteration gains less than tolerance of the squared norm. Every accepted step lowers the error: where one input
-    factor used twice makes the plain step worse, it is damped. Not differentiable.
-    Cost an iteration: 8 rank^2 r + 9 r^3.
+    B[out, in1, in2] ~ sum_a,b,c core[a, b, c] U[out, a] Q[in1, b] Q[in2, c]
+
+    U is updated from the tensor whose inputs are projected on Q, then Q from the tensor whose outputs are projected on
+    U. A step that would raise the error, since both input modes share one factor, is damped until it does not.
+    ranks, energy, error: as in `HOSVD`, which is the start and decides the ranks.
+    max_iterations: the most iterations. tolerance: the iteration stops if it gains less than this share of the squared
+    norm of the tensor.
+
+    Result: a `TuckerResult`; its report has the error after each iteration. Not differentiable.
+    Cost: that of `HOSVD`, and 8 hidden^2 r + 9 r^3 flops per iteration with r = min(in, 2 hidden).
+    Raises: as `HOSVD`.
+    Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1324-1342.
     """
 
     ranks: tuple[int, int] | None = None
@@ -81,12 +92,12 @@ class Tucker:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Tucker"]:
-        """From ranks (1, 1) to all, which is exact."""
+        """Return the steps from ranks (1, 1) to all, which is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
-        """Decompose a layer; the result has the layer's dtype, the work is done in float64."""
+        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
         _check_ranks(self.ranks, layer)
         state = compress(layer)
         outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)
@@ -129,7 +140,7 @@ def _kept(core: BilinearLayer, outputs: Tensor, inputs: Tensor) -> float:
 def _higher_order_svd(
     core: BilinearLayer, ranks: tuple[int, int] | None, energy: float | None, error: float | None
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], float]:
-    """Factors (out, a), (in, b), both spectra and the larger floor, of a compressed layer."""
+    """Return the factors (out, a) and (in, b), both spectra and the larger floor of a compressed layer."""
     factors, spectra, floors = zip(*(unfolding(core, mode) for mode in ("out", "in")), strict=True)
     kept = []
     for number, (values, floor) in enumerate(zip(spectra, floors, strict=True)):
@@ -166,19 +177,19 @@ def _result(
         right=inputs.T @ state.core.right,
         name=f"{layer.name} core".strip(),
         history=(*layer.history, "in the coordinates of Tucker factors"),
+        basis="Tucker factors",
     )
-    result = TuckerResult(
-        report=Report.of(layer, method, None),
+    left_out = 1 - _kept(state.core, outputs, inputs)
+    return measured(
+        TuckerResult,
+        layer,
+        Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor),
+        lambda result: measure(result, layer, state.scale, left_out),
         outputs=outputs.to(dtype),
         inputs=state.expand(inputs).to(dtype),
         core=core.to(dtype=dtype),
         singular_values=(state.scale * spectra[0], state.scale * spectra[1]),
-        constant_in=layer.constant_in,
-        constant_out=layer.constant_out,
     )
-    error = measure(result, layer, state.scale, 1 - _kept(state.core, outputs, inputs))
-    report = Report.of(layer, method, error, convergence=convergence, stop_reason=stop, floor=floor)
-    return replace(result, report=report)
 
 
 def _check_options(ranks: object, energy: float | None, error: float | None) -> None:

@@ -1,8 +1,8 @@
 """Dictionary features on both sides of a layer: interactions of inputs, eigenpairs of outputs, names of directions.
 
-Dictionaries are plain matrices here: input features are the columns of a decoder (in, feature), output features the
-rows of an encoder (feature, out). Where the inputs live, before or after a norm, is stated by the layer's history or by
-`space`, never assumed.
+Most functions take plain matrices: input features are the columns of a decoder (in, feature), output features the rows
+of an encoder (feature, out). The layer or the argument "basis" states the coordinates of the inputs, before or after a
+norm; they are never assumed.
 """
 
 from tensornet_interp.features.dictionary import Dictionary, between
@@ -10,10 +10,8 @@ from tensornet_interp.features.directions import Label, Overlap, Projection, lab
 from tensornet_interp.features.interactions import FeatureInteractions, Interaction, Submatrix, feature_interactions
 from tensornet_interp.features.lowrank import low_rank_correlation, rank_by_structure
 from tensornet_interp.features.removal import (
-    DROP,
-    LEVEL,
-    RULE,
-    WINDOWS,
+    REMOVAL_RULE,
+    RemovalRule,
     Verdict,
     circuit_tests,
     plane_part,
@@ -21,18 +19,17 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
-    "DROP",
-    "LEVEL",
-    "RULE",
-    "WINDOWS",
+    "REMOVAL_RULE",
     "Dictionary",
     "FeatureInteractions",
     "Interaction",
     "Label",
     "Overlap",
     "Projection",
+    "RemovalRule",
     "Statistics",
     "Submatrix",
     "Verdict",
@@ -48,3 +45,5 @@ __all__ = [
     "rank_by_structure",
     "removal_test",
 ]
+
+explain_missing_names(__name__)

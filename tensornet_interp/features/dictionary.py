@@ -5,21 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_batch, check_int, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 
 
 @dataclass(frozen=True, eq=False)  # a tensor has no single truth value
 class Dictionary:
-    """f[feature] = act(sum_d encoder[feature, d] (x[d] - center[d]) + encoder_bias[feature]), and back
-    x[d] = sum_feature decoder[d, feature] f[feature] + decoder_bias[d].
+    """A dictionary encodes vectors x as codes f, one number per feature, and decodes them.
 
-    Both in `nn.Linear.weight` layout: the rows of `encoder` read a feature, the columns of `decoder` write it.
-    center is decoder_bias, or zero without `centered`. act keeps the `k` largest of a sample (TopK) and zeroes the
-    rest, then the negative ones with `rectify`, then those not above `threshold` (JumpReLU); None: no such step.
-    `point`: where its vectors live in the model, as "mlp-in" or "blocks.3.hook_mlp_out"; before or after a norm
-    matters: the input dictionary of a layer must live where the layer reads.
+    f[feature] = act(sum_d encoder[feature, d] (x[d] - center[d]) + encoder_bias[feature])
+    x[d] = sum_feature decoder[d, feature] f[feature] + decoder_bias[d]
+
+    Both matrices have the layout of `nn.Linear.weight`: a row of `encoder` reads a feature, a column of `decoder`
+    writes it. center is decoder_bias if `centered`, else zero. act has up to three steps: keep the `k` largest of a
+    sample (TopK) and zero the rest; zero negative ones (`rectify`); zero those not above `threshold` (JumpReLU). A
+    step whose option is None or False is left out.
+    `point`: where in the model its vectors are, such as "mlp-in" or "blocks.3.hook_mlp_out". Before or after a norm
+    matters: the input dictionary of a layer must be trained on what the layer reads.
+
+    Raises ValueError if sizes, devices or dtypes differ, or if k is above the number of features.
     """
 
     encoder: Tensor  # (feature, d)
@@ -57,19 +62,22 @@ class Dictionary:
     def from_matrix(
         cls, decoder: Tensor, encoder: Tensor | None = None, *, name: str = "", point: str = ""
     ) -> "Dictionary":
-        """f = encoder x, x = decoder f: a linear one; decoder (d, feature), the encoder by default its transpose."""
+        """Return the linear dictionary f = encoder x, x = decoder f of any matrix, without biases.
+
+        decoder: (d, feature); encoder: (feature, d), by default the transpose of the decoder.
+        """
         check_tensor("decoder", decoder, ("d", "feature"))
         encoder = decoder.T if encoder is None else encoder
         return cls(encoder, decoder, rectify=False, name=name, point=point)
 
     @property
     def features(self) -> int:
-        """Number of features."""
+        """Return the number of features."""
         return self.encoder.shape[0]
 
     @property
     def width(self) -> int:
-        """d, the size of the space that is described."""
+        """Return d, the size of the vectors that are encoded."""
         return self.encoder.shape[1]
 
     def __repr__(self) -> str:
@@ -77,20 +85,20 @@ class Dictionary:
         return f"Dictionary({self.name!r}, point={self.point!r}, features={self.features}, d={self.width}{k})"
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """encoder x + reading_bias, before TopK and rectifier: (..., d) -> (..., feature)."""
+        """Return encoder x + reading_bias, the codes before TopK and the rest of act: (..., d) -> (..., feature)."""
         y = self._checked("x", x, "d", self.width) @ self.encoder.T
         bias = self.reading_bias()
         return y if bias is None else y + bias
 
     def reading_bias(self) -> Tensor | None:
-        """encoder_bias - encoder center: (feature,), what the encoder adds to its rows' products; None if nothing."""
+        """Return encoder_bias - encoder center, (feature,): what pre-activations add to encoder x; None if nothing."""
         if self.decoder_bias is None or not self.centered:
             return self.encoder_bias
         shift = self.encoder @ self.decoder_bias
         return -shift if self.encoder_bias is None else self.encoder_bias - shift
 
     def encode(self, x: Tensor) -> Tensor:
-        """The feature activations of x: (..., d) -> (..., feature), dense. Cost: 2 d features flops a sample."""
+        """Return the codes of x, dense: (..., d) -> (..., feature). Cost: 2 d features flops per sample."""
         f = self.pre_activations(x)
         if self.k is not None:
             top = f.topk(self.k, dim=-1)
@@ -100,12 +108,12 @@ class Dictionary:
         return f if self.threshold is None else f * (f > self.threshold)
 
     def decode(self, f: Tensor) -> Tensor:
-        """decoder f + decoder_bias: (..., feature) -> (..., d)."""
+        """Return decoder f + decoder_bias: (..., feature) -> (..., d)."""
         x = self._checked("f", f, "feature", self.features) @ self.decoder.T
         return x if self.decoder_bias is None else x + self.decoder_bias
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
-        """The dictionary on a device, in a dtype."""
+        """Return the dictionary on another device or in another dtype."""
         moved = {
             key: value.to(device=device or value.device, dtype=dtype or value.dtype)
             for key, value in vars(self).items()
@@ -114,9 +122,7 @@ class Dictionary:
         return Dictionary(**(vars(self) | moved))
 
     def _checked(self, name: str, value: Tensor, mode: str, size: int) -> Tensor:
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
-        check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
+        check_batch(name, value, mode)
         check_size(mode, dictionary=size, **{name: value.shape[-1]})
         check_alike(dictionary=self.encoder, **{name: value})
         return value
@@ -125,16 +131,19 @@ class Dictionary:
 def between(
     layer: BilinearLayer, inputs: Dictionary | None = None, outputs: Dictionary | None = None, *, biases: bool = True
 ) -> BilinearLayer:
-    """B'[g, f1, f2] = sum encoder[g, out] B[out, in1, in2] decoder[in1, f1] decoder[in2, f2]: features in and out
+    """Return the layer between two dictionaries: features in, features out.
 
-    `inputs`, the dictionary before the layer, enters by its decoder's columns: x = decoder f + decoder_bias. `outputs`,
-    the one after, by its encoder's rows: the result is its pre-activations, that is, before TopK, rectifier and
-    threshold, which are not bilinear and are no part of it: `between(layer, a, b)(f) == b.pre_activations(layer(
-    a.decode(f)))`. With biases the layer is lifted where it is not yet (rank + 1); `biases=False` leaves them out of
-    both sides, and the history says so. A dictionary of the residual stream after the layer reads y + x, not y.
+    B'[g, f1, f2] = sum encoder[g, out] B[out, in1, in2] decoder[in1, f1] decoder[in2, f2]
 
-    Raises ValueError for a dictionary of another width than the layer's. Cost: 2 rank in features + rank out features
-    multiply-adds; memory: features * rank a factor.
+    `inputs` is the dictionary before the layer; the columns of its decoder enter: x = decoder f + decoder_bias.
+    `outputs` is the dictionary after the layer; the rows of its encoder enter, so the result computes its
+    pre-activations: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier and threshold
+    are not bilinear and are no part of it. A layer that is not lifted yet is lifted if there are biases (rank + 1);
+    `biases=False` leaves the biases of both sides out, and basis and history say so. A dictionary of the residual
+    stream after the layer reads y + x, not y.
+
+    Raises ValueError if a dictionary has another width than the layer. Cost: 2 rank in features + rank out features
+    multiply-adds; memory: features * rank per factor.
 
     Example:
     >>> import torch
@@ -150,7 +159,7 @@ def between(
         if dictionary is not None and dictionary.width != size:
             raise ValueError(
                 f"mode '{name.removesuffix('puts')}' has size {size} in the layer but {dictionary.width} in "
-                f"{name}={dictionary!r}: the dictionary belongs to another place or model"
+                f"{name}={dictionary!r}: the dictionary belongs to another point or model"
             )
     input_bias = inputs.decoder_bias if inputs is not None and biases else None
     output_bias = outputs.reading_bias() if outputs is not None and biases else None
@@ -158,8 +167,8 @@ def between(
         layer = lift(layer)
     left_out = "" if biases else ", biases left out"
     if inputs is not None:
-        note = f"inputs in features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
-        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, note=note)
+        basis = f"features of {inputs.name or 'a dictionary'} (decoder columns{left_out})"
+        layer = layer.change_basis(inputs=inputs.decoder, input_bias=input_bias, basis=basis)
     if outputs is not None:
         note = f"outputs in features of {outputs.name or 'a dictionary'} (encoder rows{left_out})"
         layer = layer.change_basis(outputs=outputs.encoder, output_bias=output_bias, note=note)

@@ -1,4 +1,4 @@
-"""What a direction is near: coordinates in eigenvectors, names of the nearest vectors, what two sets share."""
+"""What a direction is near: coordinates in eigenvectors, names of the nearest vectors, the overlap of two sets."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tensornet_interp.numerics import nonzero
 
 
 class Projection(NamedTuple):
-    """Vectors in the coordinates of eigenvectors; float64."""
+    """A projection holds vectors in the coordinates of eigenvectors; float64."""
 
     coordinates: Tensor  # (vector, rank): v . x
     cosines: Tensor  # (vector, rank): v . x / (|v| |x|), 0 for a zero vector
@@ -19,27 +19,30 @@ class Projection(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A vector near a direction."""
+    """A label names a vector near a direction."""
 
     name: str
     cosine: float
 
 
 class Overlap(NamedTuple):
-    """What the spans of two sets of directions share; float64."""
+    """An overlap says how much the spans of two sets of directions share; float64."""
 
-    cosines: Tensor  # (min(rank of a, rank of b),): of the principal angles, largest first
+    cosines: Tensor  # (min(rank of a, rank of b),): cosines of the principal angles, largest first
     first_in_second: float  # share of the first span inside the second: sum cosines^2 / rank of a
     second_in_first: float
 
 
 @torch.no_grad()
 def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
-    """coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector], with cosines.
+    """Return vectors in the coordinates of eigenvectors, with cosines and the share that is captured.
 
-    vectors: (in, vector), columns: a decoder, differences of token unembeddings, an embedded prompt; in the space of
-    the eigenvectors' layer. eigenvectors: (in, rank), as `result.eigenvectors[block]`. In a lifted layer both have
-    the constant coordinate in front: 0 for a direction, 1 for an input. Cost: 2 in * vector * rank flops.
+    coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector]
+
+    vectors: (in, vector), columns: a decoder, differences of token unembeddings, an embedded prompt; they must be in
+    the space of the eigenvectors' layer. eigenvectors: (in, rank), such as `result.eigenvectors[block]`. For a lifted
+    layer both have the constant coordinate in front: 0 for a direction, 1 for an input. Raises ValueError if sizes
+    differ. Cost: 2 in * vector * rank flops.
     """
     check_tensor("vectors", vectors, ("in", "vector"))
     check_tensor("eigenvectors", eigenvectors, ("in", "rank"))
@@ -48,8 +51,8 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
     wide, basis = vectors.to(torch.float64), eigenvectors.to(torch.float64)
     coordinates = wide.T @ basis  # (vector, rank)
     length = wide.norm(dim=0)
-    cosines = coordinates / _safe(length)[:, None] / _safe(basis.norm(dim=0))
-    captured = (wide.T @ _row_basis(basis.T).T).square().sum(1) / _safe(length.square())
+    cosines = coordinates / nonzero(length)[:, None] / nonzero(basis.norm(dim=0))
+    captured = (wide.T @ _row_basis(basis.T).T).square().sum(1) / nonzero(length.square())
     return Projection(coordinates, cosines, captured)
 
 
@@ -57,12 +60,12 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
 def label_directions(
     directions: Tensor, vectors: Tensor, names: Sequence[str] | None = None, n: int = 5
 ) -> list[list[Label]]:
-    """cosine[direction, vector], the n largest in magnitude of every direction, with the vectors' names.
+    """Name the n vectors nearest to each direction: those with the largest |cosine|, largest first.
 
-    directions: (direction, size), as `decompose(layer, "output_svd").directions`; vectors: (vector, size), rows: an
-    unembedding (token, out) or an encoder (feature, out). The sign of a singular direction is free, so labels are taken
-    by magnitude and keep their sign. names: one a vector, by default its number. A zero vector has cosine 0.
-    Cost: 2 direction * vector * size flops; memory: direction * vector.
+    directions: (direction, size), such as `decompose(layer, "output_svd").directions`; vectors: (vector, size), rows:
+    an unembedding (token, out) or an encoder (feature, out). The sign of a singular direction is free, so vectors are
+    ranked by |cosine|, and labels keep the sign. names: one per vector, by default its number. A zero vector has
+    cosine 0. Raises ValueError if sizes differ. Cost: 2 direction * vector * size flops; memory: direction * vector.
     """
     check_tensor("directions", directions, ("direction", "size"))
     check_tensor("vectors", vectors, ("vector", "size"))
@@ -70,9 +73,9 @@ def label_directions(
     check_alike(directions=directions, vectors=vectors)
     n = check_int("n", n, 1, len(vectors), f"there are {len(vectors)} vectors")
     if names is not None and len(names) != len(vectors):
-        raise ValueError(f"names must be one a vector, got {len(names)} for {len(vectors)} vectors")
+        raise ValueError(f"names must be one per vector, got {len(names)} for {len(vectors)} vectors")
     a, b = directions.to(torch.float64), vectors.to(torch.float64)
-    cosines = (a @ b.T) / _safe(a.norm(dim=1))[:, None] / _safe(b.norm(dim=1))  # (direction, vector)
+    cosines = (a @ b.T) / nonzero(a.norm(dim=1))[:, None] / nonzero(b.norm(dim=1))  # (direction, vector)
     order = cosines.abs().argsort(dim=1, descending=True, stable=True)[:, :n]
     return [
         [Label(str(at) if names is None else names[at], float(row[at])) for at in picks]
@@ -82,11 +85,14 @@ def label_directions(
 
 @torch.no_grad()
 def overlap(a: Tensor, b: Tensor) -> Overlap:
-    """cosines = svd(Qa Qb^T), Qa and Qb orthonormal bases of the spans of two sets of directions, (direction, size).
+    """Measure how much the spans of two sets of directions (direction, size) share.
 
-    Spans count, not lengths: directions that depend on each other to the rounding of their dtype count once. A set that
-    spans everything holds any other: compare leading directions. For random spans of rank p and q the share of the
-    first in the second is q / size on average.
+    cosines = svd(Qa Qb^T), where Qa and Qb are orthonormal bases of the two spans
+
+    Only spans count, not lengths; directions that depend on each other up to the rounding of their dtype count once. A
+    set that spans the whole space contains every other set, so compare leading directions. For random spans of rank p
+    and q the share of the first in the second is q / size on average. Raises ValueError for directions that are all
+    zero. Cost: three singular value decompositions.
     """
     check_tensor("a", a, ("direction", "size"))
     check_tensor("b", b, ("direction", "size"))
@@ -102,10 +108,6 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def _row_basis(rows: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows, to the rounding of their dtype; float64."""
+    """Orthonormal rows that span the rows up to the rounding of their dtype; float64."""
     _, values, basis = torch.linalg.svd(rows.to(torch.float64), full_matrices=False)
     return basis[values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]]
-
-
-def _safe(norms: Tensor) -> Tensor:
-    return nonzero(norms)

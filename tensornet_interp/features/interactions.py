@@ -1,4 +1,4 @@
-"""How pairs of input features drive one output direction, without the matrix of all pairs."""
+"""How pairs of input features drive one output direction, without forming the matrix of all pairs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import (
+    check_alike,
+    check_batch,
+    check_choice,
+    check_int,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.statistics import Statistics, summarize
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 
-PAIRS = ("all", "cross", "self")
-ORDERS = ("magnitude", "negative", "positive")
+_PAIRS = ("all", "cross", "self")
+_RANKINGS = ("magnitude", "negative", "positive")
 
 
 class Interaction(NamedTuple):
-    """Q[first, second], first <= second; with first != second it acts twice, as (second, first) too."""
+    """An interaction is one entry Q[first, second] with first <= second.
+
+    If first != second it acts twice: the entry (second, first) is equal.
+    """
 
     first: int
     second: int
@@ -27,7 +38,7 @@ class Interaction(NamedTuple):
 
 
 class Submatrix(NamedTuple):
-    """Q[features, features], float64."""
+    """A submatrix holds Q on some features, float64."""
 
     features: tuple[int, ...]
     matrix: Tensor  # (feature, feature)
@@ -35,12 +46,14 @@ class Submatrix(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FeatureInteractions:
-    """Q[feature1, feature2] = sum_rank factors[feature1, rank] signs[rank] factors[feature2, rank], never formed.
+    """The interactions Q of all pairs of input features along one output direction; Q is never formed.
 
-    For inputs x = decoder @ codes + bias the activation along the direction is `codes Q codes + linear codes + offset`.
-    factors[feature] is the feature's decoder column in the eigenvectors of the interaction matrix, each scaled by
-    |eigenvalue|^1/2, so that |Q[i, j]| <= |factors[i]| |factors[j]|; signs are those of the eigenvalues. All float64.
-    `space` says where the inputs live, the decoder's columns with them.
+    Q[feature1, feature2] = sum_rank factors[feature1, rank] signs[rank] factors[feature2, rank]
+
+    Calling it on codes returns the output along the direction, `codes Q codes + linear codes + offset`, for inputs
+    x = decoder @ codes + bias. factors[feature] is the feature's decoder column in the coordinates of the eigenvectors,
+    scaled by |eigenvalue|^1/2, so |Q[i, j]| <= |factors[i]| |factors[j]|; signs are those of the eigenvalues. All
+    float64. `basis` says which coordinates the inputs and the decoder's columns are in.
     Memory: feature * rank, and a few tiles of at most max_elements entries at once.
     """
 
@@ -48,32 +61,30 @@ class FeatureInteractions:
     signs: Tensor  # (rank,)
     linear: Tensor  # (feature,)
     offset: float
-    space: str
+    basis: str
     layer: str = ""
     max_elements: int = 2**20  # entries of a tile: 8 MB
 
     def __repr__(self) -> str:
         size, rank = self.factors.shape
-        return f"FeatureInteractions(features={size}, rank={rank}, of {self.layer!r}, {self.space})"
+        return f"FeatureInteractions(features={size}, rank={rank}, of {self.layer!r}, basis={self.basis!r})"
 
     def __len__(self) -> int:
         return len(self.factors)
 
-    def activations(self, codes: Tensor) -> Tensor:
-        """codes Q codes + linear codes + offset: (..., feature) -> (...), float64. Cost: feature * rank a sample."""
-        if not isinstance(codes, Tensor) or codes.ndim == 0:
-            raise TypeError(f"codes must be a tensor (..., feature), got {type(codes).__name__}")
-        check_tensor("codes", codes, ("...",) * (codes.ndim - 1) + ("feature",))
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Return the output along the direction, float64: (..., feature) -> (...). Cost: feature * rank per sample."""
+        check_batch("codes", codes, "feature")
         check_size("feature", decoder=len(self), codes=codes.shape[-1])
         wide = codes.to(torch.float64)
         return (wide @ self.factors).square() @ self.signs + wide @ self.linear + self.offset
 
     def diagonal(self) -> Tensor:
-        """Q[feature, feature]: (feature,)."""
+        """Return Q[feature, feature]: (feature,)."""
         return self.factors.square() @ self.signs
 
     def block(self, rows: Sequence[int] | Tensor, columns: Sequence[int] | Tensor) -> Tensor:
-        """Q[rows, columns] for two lists of features, at most max_elements entries."""
+        """Return Q[rows, columns] for two lists of features; ValueError for more than max_elements entries."""
         picks = [_indices(name, value, self.factors) for name, value in (("rows", rows), ("columns", columns))]
         if len(picks[0]) * len(picks[1]) > self.max_elements:
             raise ValueError(
@@ -83,16 +94,16 @@ class FeatureInteractions:
         return self._tile(*picks)
 
     def top(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> list[Interaction]:
-        """The n strongest interactions, exactly, strongest first; every symmetric pair once.
+        """Return the n strongest interactions exactly, strongest first; every symmetric pair appears once.
 
         pairs: "all", "self" (the diagonal) or "cross"; by: "magnitude", "positive" (largest first) or "negative"
-        (smallest first). Features are taken by falling norm of their factors, and a tile of which the Cauchy-Schwarz
-        bound is below the n-th best value so far is not computed. Which of equal values are returned is not defined.
+        (smallest first). Features are sorted by the norm of their factors, and a tile is skipped if its Cauchy-Schwarz
+        bound is below the n-th best value so far. Which of equal values are returned is not defined.
         Cost: at most feature^2 * rank; memory: a few tiles, and 2 n entries.
         """
         size = len(self)
-        check_choice("pairs", pairs, PAIRS)
-        check_choice("by", by, ORDERS)
+        check_choice("pairs", pairs, _PAIRS)
+        check_choice("by", by, _RANKINGS)
         available = {"all": size * (size + 1) // 2, "cross": size * (size - 1) // 2, "self": size}[pairs]
         n = check_int("n", n, 1, available, f"there are {available} {pairs} interactions of {size} features")
         if pairs == "self":
@@ -106,9 +117,9 @@ class FeatureInteractions:
         ]
 
     def smallest_submatrix(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> Submatrix:
-        """Q on the fewest features that hold the n strongest interactions: those that take part in one of them.
+        """Return Q on the features that take part in one of the n strongest interactions.
 
-        Features stand in the order in which `top` names them; there are at most 2 n.
+        Features are in the order in which `top` names them; there are at most 2 n.
         """
         named = [feature for entry in self.top(n, pairs=pairs, by=by) for feature in (entry.first, entry.second)]
         features = tuple(dict.fromkeys(named))
@@ -117,7 +128,7 @@ class FeatureInteractions:
     def statistics(
         self, *, z: float = 5.0, quantiles: Sequence[float] = (0.01, 0.25, 0.5, 0.75, 0.99)
     ) -> dict[str, Statistics]:
-        """Count, moments, quantiles and outliers of "self" (i = j) and "cross" (i < j) interactions.
+        """Return count, moments, quantiles and outliers of "self" (i = j) and "cross" (i < j) interactions.
 
         z: an outlier is further than z standard deviations from the mean. Cost: 2 feature^2 * rank, tile by tile.
         """
@@ -129,10 +140,10 @@ class FeatureInteractions:
         }
 
     def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
-        """The n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
+        """Return the n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
         names = _names(names, len(self))
         total = self.squared_norm()
-        lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features ({self.space})"], 0.0
+        lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features (basis: {self.basis})"], 0.0
         for place, (first, second, value) in enumerate(self.top(n, pairs=pairs, by=by), start=1):
             so_far += value**2 * (1 if first == second else 2)
             pair = names[first] if first == second else f"{names[first]} x {names[second]}"
@@ -140,7 +151,7 @@ class FeatureInteractions:
         return "\n".join(lines)
 
     def squared_norm(self) -> float:
-        """sum_ij Q[i, j]^2 = tr(S G S G), G = factors^T factors, S = diag(signs). Cost: feature * rank^2."""
+        """Return sum_ij Q[i, j]^2 = tr(S G S G), G = factors^T factors, S = diag(signs). Cost: feature * rank^2."""
         gram = self.factors.T @ self.factors * self.signs  # (rank, rank)
         return max(0.0, float((gram * gram.T).sum()))
 
@@ -148,7 +159,7 @@ class FeatureInteractions:
         return (self.factors[rows] * self.signs) @ self.factors[columns].T
 
     def _tiles(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of groups of features that cover every pair once; a group with itself covers its pairs twice."""
+        """Pairs of groups that cover every pair of features once; a group with itself covers its pairs twice."""
         groups = order.split(max(1, math.isqrt(self.max_elements)))
         yield from ((rows, columns) for i, rows in enumerate(groups) for columns in groups[i:])
 
@@ -194,31 +205,34 @@ def feature_interactions(
     direction: Tensor,
     decoder: Tensor,
     *,
-    space: str | None = None,
+    basis: str | None = None,
     bias: Tensor | None = None,
     rank: int | None = None,
     max_elements: int = 2**20,
 ) -> FeatureInteractions:
-    """Q[feature1, feature2] = sum decoder[in1, feature1] M[in1, in2] decoder[in2, feature2], M that of a direction.
+    """Return how every pair of input features acts on the output along one direction.
 
-    layer: a layer or a decomposition of one. direction: (out,), an encoder row of the dictionary behind the layer,
-    the constant coordinate of a lifted output included. decoder: (in, feature), columns are the input features, in
-    plain coordinates. bias: (in,), what the input dictionary adds to every input; it and the constant of a lifted
-    layer give the linear terms and the offset.
-    space: where inputs and decoder live, as "inputs in the residual stream after the norm"; a layer whose history
-    says so needs none, and a space that contradicts the history is an error. A decoder trained before a norm does
-    not describe inputs after it.
-    rank: only so many leading eigenpairs of M; None takes all min(in, 2 hidden), which is exact.
+    Q[feature1, feature2] = sum decoder[in1, feature1] M[in1, in2] decoder[in2, feature2]
+
+    M is the interaction matrix of the direction. layer: a layer or a decomposition of one. direction: (out,), for
+    example an encoder row of the dictionary behind the layer, with the constant coordinate of a lifted output.
+    decoder: (in, feature), columns are the input features, in plain coordinates. bias: (in,), what the input
+    dictionary adds to every input; the bias and the constant of a lifted layer give the linear terms and the offset.
+    basis: the coordinates of inputs and decoder, such as "residual stream after the norm". Leave it out if the layer
+    states its basis; a basis that contradicts the layer's is an error. A decoder trained before a norm does not
+    describe inputs after it.
+    rank: how many leading eigenpairs of M to use; None uses all min(in, 2 hidden), which is exact.
+    Raises ValueError if sizes differ, or if neither layer nor argument states the basis.
     Cost: one eigendecomposition, and 2 in * feature * rank flops. Memory: feature * (in + rank).
 
     Example:
     >>> layer = BilinearLayer(down=torch.ones(1, 1), left=torch.eye(2)[:, :1], right=torch.eye(2)[:, 1:])
-    >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), space="inputs in the plane")
+    >>> q = feature_interactions(layer, torch.ones(1), torch.eye(2), basis="plane")
     >>> [(i, j, round(value, 6)) for i, j, value in q.top(1)]
     [(0, 1, 0.5)]
     """
-    part = as_layer(layer)
-    space = stated_space(part, space)
+    part = check_network("layer", layer).to_layer()
+    basis = stated_basis(part, basis)
     check_tensor("direction", direction, ("out",))
     check_tensor("decoder", decoder, ("in", "feature"))
     check_size("out", layer=part.shape[0], direction=direction.shape[0])
@@ -242,25 +256,25 @@ def feature_interactions(
     constant = constant + roots[0] if part.constant_in else constant
     offset = float(constant.square() @ signs)
     linear = 2 * factors @ (signs * constant)
-    return FeatureInteractions(factors, signs, linear, offset, space, part.name, max_elements)
+    return FeatureInteractions(factors, signs, linear, offset, basis, part.name, max_elements)
 
 
-def stated_space(layer: BilinearLayer, space: str | None) -> str:
-    """Where the inputs live: what the history says, or `space`; an error where neither says it or they differ."""
-    known = layer.basis if layer.basis.startswith("inputs in ") else None
-    if space is None and known is None:
+def stated_basis(layer: BilinearLayer, basis: str | None) -> str:
+    """Return the layer's basis, or `basis` if it states none; an error if neither states it or they differ."""
+    known = None if layer.basis in (AS_GIVEN, CHANGED) else layer.basis
+    if basis is not None:
+        check_text("basis", basis)
+    if basis is None and known is None:
         raise ValueError(
-            "the layer's history does not say in which space its inputs live; give space=, as"
-            " 'inputs in the residual stream after the norm', the space that the vectors must share"
+            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, as 'residual stream"
+            " after the norm': the coordinates that layer and vectors must share"
         )
-    if space is not None and (not isinstance(space, str) or not space.strip()):
-        raise TypeError(f"space must be a text that says where the inputs live, got {space!r}")
-    if space and known and space != known:
+    if basis and known and basis != known:
         raise ValueError(
-            f"space is {space!r} but the layer's history says {known!r}: vectors and layer must share one space;"
-            " move one of them with change_basis, whose note states the new space"
+            f"basis is {basis!r} but the layer's is {known!r}: vectors and layer must share their coordinates;"
+            " move one of them with change_basis"
         )
-    return space or known or ""
+    return basis or known or ""
 
 
 def _score(values: Tensor, by: str) -> Tensor:
@@ -271,7 +285,7 @@ def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:
     if names is None:
         return [str(feature) for feature in range(size)]
     if len(names) != size:
-        raise ValueError(f"names must be one a feature, got {len(names)} for {size} features")
+        raise ValueError(f"names must be one per feature, got {len(names)} for {size} features")
     return names
 
 

@@ -1,15 +1,15 @@
-"""Output features by their leading eigenpairs: how faithful a few are, and which features have a simple matrix."""
+"""Output features by their leading eigenpairs: how faithful a few pairs are, which features have a simple matrix."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
+from tensornet_interp.checks import check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
-from tensornet_interp.features.interactions import stated_space
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.features.interactions import stated_basis
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import check_network
 from tensornet_interp.numerics import nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
@@ -24,23 +24,27 @@ def low_rank_correlation(
     x: Tensor,
     ks: Sequence[int] | None = None,
     *,
-    space: str | None = None,
+    basis: str | None = None,
     bias: Tensor | None = None,
     active: float | Tensor = 0.0,
 ) -> list[Record]:
-    """corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x)) over tokens, for every direction and k.
+    """Correlate the first k eigenpairs with the true output along every direction, for every k, over tokens.
 
-    directions: (feature, out), encoder rows, the constant coordinate of a lifted output included. x: (token, in),
-    plain, in `space` (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
-    active: the tokens on which a feature is active: a boolean tensor (token, feature), as a TopK dictionary gives it,
-    or a threshold that `direction . layer(x) + bias` must pass; bias: (feature,), the encoder's, serves only there.
-    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that there are.
-    A record a feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens", "active"
-    (tokens), "space". A correlation is NaN where it is undefined: below two tokens, or no variance but rounding.
+    corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
+
+    directions: (feature, out), encoder rows, with the constant coordinate of a lifted output. x: (token, in), plain,
+    in the basis (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
+    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that the rank allows.
+    active: the tokens on which a feature is active: a boolean tensor (token, feature), such as a TopK dictionary
+    gives, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder's; it is used
+    only for that threshold.
+    Returns one record per feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens",
+    "active" (number of active tokens), "basis". A correlation is NaN if it is undefined: fewer than two tokens, or no
+    variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
     Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
     """
-    part = as_layer(layer)
-    space = stated_space(part, space)
+    part = check_network("layer", layer).to_layer()
+    basis = stated_basis(part, basis)
     count = _check_directions(part, directions)
     check_tensor("x", x, ("token", "in"))
     full = min(part.shape[1], 2 * part.rank)
@@ -82,7 +86,7 @@ def low_rank_correlation(
                 "active_correlation": where_active[at][column],
                 "tokens": len(x),
                 "active": counts[at],
-                "space": space,
+                "basis": basis,
             }
             for at in range(len(chunk))
             for column, k in enumerate(ks)
@@ -92,18 +96,21 @@ def low_rank_correlation(
 
 @torch.no_grad()
 def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
-    """share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2 of every direction, largest first, from weights alone.
+    """Rank output directions by how simple their interaction matrix is: the share of its two leading eigenvalues.
 
-    The one rule: by share, the lower number first among equals. A gate on two inputs, sym(a b^T), has share 1 and two
-    eigenvalues of opposite sign, hence the flag "opposite"; a single square has share 1 without it. A direction whose
-    matrix is zero has share 0. The share depends on the coordinates of the inputs, which "space" reports, and not on
-    the length of the direction.
-    directions: (feature, out), the constant coordinate of a lifted output included.
-    A record a feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues, largest
-    magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "space".
+    share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2
+
+    It needs the weights alone. Largest share first; among equal shares the lower feature number first. A product of
+    two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says;
+    a single square has share 1 without the flag. A direction whose matrix is zero has share 0. The share depends on
+    the coordinates of the inputs, which "basis" reports, and not on the length of the direction.
+    directions: (feature, out), with the constant coordinate of a lifted output.
+    Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues,
+    largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "basis".
+    Raises ValueError if sizes differ.
     Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
     """
-    part = as_layer(layer)
+    part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
     core, _ = compress_inputs(part.to(dtype=torch.float64), count)
     size = core.shape[1]
@@ -130,7 +137,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
                 "second": second,
                 "norm": float(sums[feature, 0].sqrt()),
                 "effective_rank": float(effective[feature]),
-                "space": part.basis,
+                "basis": part.basis,
             }
         )
     return records
@@ -149,12 +156,12 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
             raise ValueError(
                 f"active must be boolean of shape (token, feature) = {shape}, got {active.dtype} {tuple(active.shape)}"
             )
-    elif not isinstance(active, int | float) or isinstance(active, bool) or active != active:
-        raise TypeError(f"active must be a threshold or a boolean tensor (token, feature), got {active!r}")
+    else:
+        check_number("active, if no boolean tensor (token, feature),", active)
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Pearson correlation over tokens where mask: a (token, feature, k), b and mask (token, feature); (feature, k)."""
+    """Pearson correlation over the tokens in the mask: a (token, feature, k), b and mask (token, feature)."""
     weight = mask.to(a.dtype)[..., None]
     count = weight.sum(0).clamp(min=1)
     sides = []

@@ -1,4 +1,7 @@
-"""Does a circuit carry its output feature? Its inputs are removed on held-out tokens, beside as much of others."""
+"""Does a circuit carry its output feature? Test it by removing its inputs on held-out tokens.
+
+The control removes as much of other features.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,35 +15,45 @@ from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import t_quantile
 
-DROP = 0.5  # a circuit has to carry at least this share of its feature's activation
-WINDOWS = 10  # with the feature active in fewer windows of text nothing is decided
-LEVEL = 0.95
-RULE = (
-    f"confirmed: the removal takes at least {DROP:.0%} of the feature's mean activation, and more than the control "
-    f"does, the {LEVEL:.0%} interval of the paired difference over windows being above 0; refuted: not so; untested: "
-    f"active in fewer than {WINDOWS} windows"
-)
+
+@dataclass(frozen=True)
+class RemovalRule:
+    """A removal rule says when `removal_test` confirms a circuit; `str` returns it as one sentence."""
+
+    min_drop: float = 0.5  # a circuit has to carry at least this share of its feature's activation
+    min_windows: int = 10  # if the feature is active in fewer windows of text, nothing is decided
+    confidence: float = 0.95  # of the interval of the difference from the control
+
+    def __str__(self) -> str:
+        return (
+            f"confirmed: the removal takes at least {self.min_drop:.0%} of the feature's mean activation, and more than"
+            f" the control (the {self.confidence:.0%} interval of the paired difference over windows is above 0);"
+            f" refuted: the removal does not; untested: the feature is active in fewer than {self.min_windows} windows"
+        )
+
+
+REMOVAL_RULE = RemovalRule()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `removal_test` found; drops and differences are shares of the mean activation."""
+    """A verdict is the result of `removal_test`; drops and differences are shares of the mean activation."""
 
     feature: int
     removed: str
     tokens: int
     windows: int
-    activation: float  # mean over windows of that over their active tokens
-    length: float  # of what was removed, over that of the input, mean over tokens
+    activation: float  # the feature's, averaged over the active tokens of a window, then over windows
+    length: float  # |removed| / |x|, mean over tokens
     drop: float
     control_drop: float
     difference: float  # drop - control_drop
-    low: float  # its interval
+    low: float  # ends of the interval of the difference
     high: float
-    verdict: str
+    verdict: str  # "confirmed", "refuted" or "untested", by REMOVAL_RULE
 
     def record(self) -> dict[str, Any]:
-        """A row of a table."""
+        """Return the verdict as a row of a table."""
         return asdict(self)
 
 
@@ -56,12 +69,16 @@ def removal_test(
     *,
     name: str = "",
 ) -> Verdict:
-    """drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), p the feature's pre-activation behind the layer; paired
+    """Test if an output feature loses its activation when a part of the layer's input is removed.
+
+    drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), p the feature's pre-activation behind the layer
 
     x: (token, in), held-out inputs of the layer on which the feature is active; removed, control: (token, in), what is
-    taken away; window: (token,), to which stretch of text a token belongs. TopK's competition is left out, so that
-    the drop is the feature's own. Tokens of one window are not independent: means are over tokens of a window, then
-    over windows, and the interval (Student's t) is of the difference over windows. The verdict follows `RULE`.
+    subtracted; window: (token,), the number of the stretch of text that a token is from; name: what was removed, for
+    tables. The other features do not compete here (no TopK), so the drop is the feature's own. Tokens of one window
+    are not independent: means are over tokens of a window, then over windows, and the interval (Student's t) is that
+    of the paired difference over windows. `REMOVAL_RULE` decides.
+    Raises ValueError if sizes differ or the feature is not active on x. Cost: three evaluations of the layer on x.
     """
     check_int("feature", feature, 0, outputs.features - 1)
     check_tensor("x", x, ("token", "in"))
@@ -91,13 +108,13 @@ def removal_test(
     middle, low, high = float(difference.mean()), float("nan"), float("nan")
     if len(count) > 1:
         error = float(difference.std()) / len(count) ** 0.5
-        reach = t_quantile(len(count), LEVEL) * error
+        reach = t_quantile(len(count), REMOVAL_RULE.confidence) * error
         low, high = middle - reach, middle + reach
     drop = 1 - float(after.mean()) / mean
-    if len(count) < WINDOWS:
+    if len(count) < REMOVAL_RULE.min_windows:
         verdict = "untested"
     else:
-        verdict = "confirmed" if drop >= DROP and low > 0 else "refuted"
+        verdict = "confirmed" if drop >= REMOVAL_RULE.min_drop and low > 0 else "refuted"
     return Verdict(
         feature=feature,
         removed=name,
@@ -126,36 +143,34 @@ def circuit_tests(
     *,
     seed: int = 0,
 ) -> tuple[Verdict, Verdict]:
-    """`removal_test` of the input features `members`, and of the plane of the two leading eigenvectors of the feature
+    """Test a circuit twice: by its input features `members`, and by the plane of its two leading eigenvectors.
 
-    x: (token, in), held-out inputs on which the output feature is active. Features are removed by what they write,
-    decoder[:, members] codes; the plane by the input's part in it. Controls are as much of other features
-    (`random_part`): as many as members are active on a token, or two for the plane.
+    x: (token, in), held-out inputs on which the output feature is active; window: as in `removal_test`. What is removed
+    is decoder[:, members] codes for the features, and the input's part in the plane for the plane. The controls remove
+    as much of other features (`random_part`): as many as members are active on a token, or two for the plane.
+    Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
     """
     codes = inputs.encode(x)  # (token, feature)
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
     parts = {
-        "input features": feature_part(codes, inputs.decoder, members),
+        "input features": codes[:, members] @ inputs.decoder[:, members].T,  # (token, in)
         "leading plane": plane_part(x, pair.eigenvectors[0].to(x.dtype)),
     }
     counts = {"input features": (codes[:, members] > 0).sum(1), "leading plane": torch.full_like(window, 2)}
     verdicts = []
     for name, removed in parts.items():
-        control = random_part(codes, inputs.decoder, removed, counts[name].to(x.device), members, seed)
+        count = counts[name].to(x.device)
+        control = random_part(codes, inputs.decoder, removed, count, members, seed=seed)
         verdicts.append(removal_test(layer, outputs, feature, x, removed, control, window, name=name))
     return verdicts[0], verdicts[1]
 
 
-def feature_part(codes: Tensor, decoder: Tensor, features: Tensor) -> Tensor:
-    """sum over `features` of decoder[:, feature] codes[token, feature]: (token, in)."""
-    return codes[:, features] @ decoder[:, features].T
+def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, *, seed: int) -> Tensor:
+    """Return the part of the input that random other features write, as long as `like` on every token: (token, in).
 
-
-def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, seed: int) -> Tensor:
-    """As much of other features: on every token `count` active ones at random, scaled to the length of `like`
-
-    codes: (token, feature); decoder: (in, feature); like: (token, in), what is to be matched; count: (token,);
-    leave: the features that are not taken. Where fewer are active, those that there are; zero where there are none.
+    codes: (token, feature); decoder: (in, feature); like: (token, in), whose length is matched; count: (token,), how
+    many active features to draw per token; leave: the features that are never drawn. A token with fewer active
+    features gets all of them; a token with none gets zero.
     """
     generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
     score = torch.rand(codes.shape, generator=generator).to(codes.device) + 1
@@ -170,5 +185,8 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
 
 
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
-    """sum over rank of (vectors[:, rank] . x) vectors[:, rank], the columns orthonormal: (token, in)."""
+    """Return the part of x (token, in) in the span of orthonormal columns, vectors (in, rank).
+
+    part[token] = sum_rank (vectors[:, rank] . x[token]) vectors[:, rank]
+    """
     return (x @ vectors) @ vectors.T

@@ -1,4 +1,4 @@
-"""Moments, quantiles and outliers of more numbers than fit into memory."""
+"""Moments, quantiles and outliers of sets of numbers that do not fit into memory."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,15 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.checks import check_number, check_share
+
 _BINS = 2**16
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a set of numbers. std divides by the count; kurtosis is m4 / m2^2, 3 for a normal distribution.
+    """Statistics summarise a set of numbers.
 
-    kurtosis is NaN where all numbers are equal. A quantile is the number nearest in order, known to a bin: 2^-16 of the
-    range of arsinh((value - mean) / std), so finer near the mean than in the tails.
+    std divides by the count; kurtosis is m4 / m2^2: 3 for a normal distribution, NaN if all numbers are equal. A
+    quantile is the nearest number of the sorted set, up to one bin: 2^-16 of the range of arsinh((value - mean) / std),
+    so it is finer near the mean than in the tails.
     """
 
     count: int
@@ -50,15 +53,16 @@ class _Moments(NamedTuple):
 
 
 def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Sequence[float]) -> Statistics:
-    """Statistics of all numbers in the chunks, of which one at a time is in memory; `chunks` is called twice.
+    """Return the statistics of all numbers in the chunks; one chunk at a time is in memory, `chunks` is called twice.
 
-    Moments are merged exactly (Pebay 2008), without sums of raw powers; outliers and the histogram of the quantiles
-    need the mean and the deviation first, hence the second pass.
+    Moments are merged exactly (Pebay 2008), without sums of raw powers. Outliers and the histogram for the quantiles
+    need the mean and the standard deviation first, hence the second pass.
     """
-    if not isinstance(z, int | float) or isinstance(z, bool) or not (math.isfinite(z) and z > 0):
-        raise ValueError(f"z must be a positive number of standard deviations, got {z!r}")
-    if not quantiles or any(not 0 <= share <= 1 for share in quantiles):
-        raise ValueError(f"quantiles must be shares from 0 to 1, got {quantiles!r}")
+    check_number("z", z, 0, low_open=True)
+    if not len(quantiles):
+        raise ValueError("quantiles is empty; give shares from 0 to 1")
+    for share in quantiles:
+        check_share("quantiles", share, low_open=False, high_open=False)
     moments = reduce(_merge, (_moments(chunk) for chunk in chunks()))
     count, mean, m2, _, m4, minimum, maximum = moments
     std = math.sqrt(m2 / count)
@@ -74,7 +78,7 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
     reached = histogram.cumsum(0)
     found = {}
     for share in quantiles:
-        rank = share * (count - 1) + 0.5  # of the numbers in order, as torch.quantile counts them
+        rank = share * (count - 1) + 0.5  # place in the sorted numbers, as torch.quantile counts it
         at = min(int(torch.searchsorted(reached, rank)), _BINS - 1)
         inside = (rank - float(reached[at] - histogram[at])) / max(1.0, float(histogram[at]))
         place = low + (high - low) * (at + min(1.0, max(0.0, inside))) / _BINS
@@ -91,7 +95,7 @@ def _moments(values: Tensor) -> _Moments:
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """Moments of both together."""
+    """The moments of both sets together."""
     both, step = a.n + b.n, b.mean - a.mean
     share = a.n * b.n / both
     m2 = a.m2 + b.m2 + step**2 * share

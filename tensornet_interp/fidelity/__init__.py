@@ -1,31 +1,34 @@
-"""What a decomposition does to the function: accuracy, cross-entropy, proofs, refitted coefficients."""
+"""What a decomposition does to the function: accuracy, cross-entropy, proofs and refitted coefficients."""
 
 from tensornet_interp.fidelity.certificates import certificate, difference_certificate
 from tensornet_interp.fidelity.curves import (
-    ORDERS,
+    COMPONENT_RANKINGS,
     Fidelity,
     LayerFidelity,
     NetworkFidelity,
-    component_order,
+    component_ranking,
     components_needed,
     fidelity,
     network_fidelity,
     truncation_curve,
 )
-from tensornet_interp.fidelity.refitting import leading, refit
+from tensornet_interp.fidelity.refitting import keep_first, refit
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
-    "ORDERS",
+    "COMPONENT_RANKINGS",
     "Fidelity",
     "LayerFidelity",
     "NetworkFidelity",
     "certificate",
-    "component_order",
+    "component_ranking",
     "components_needed",
     "difference_certificate",
     "fidelity",
-    "leading",
+    "keep_first",
     "network_fidelity",
     "refit",
     "truncation_curve",
 ]
+
+explain_missing_names(__name__)

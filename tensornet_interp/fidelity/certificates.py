@@ -1,4 +1,4 @@
-"""Inputs on which a truncation is proven to decide as the whole layer does, or proves what the whole layer decides."""
+"""Proofs that a truncated layer makes the same decision as the full layer, and proofs of that decision itself."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,19 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.results import SpectralResult
 
 _BATCH = 512  # samples whose component activations are alive together
-_ROUNDING = 1e-12  # of float64 sums, as a share of what they would be if nothing cancelled
+_ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitudes
 
 
 def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
-    """True where the first `rank` eigenpairs of every block provably decide as the whole layer does: (batch,).
+    """Return for which inputs the first `rank` eigenpairs of every block provably decide as the full layer: (batch,).
 
-    With rho = |x|^2 - |V^T x|^2 (V the kept eigenvectors of a block) the part of the block that is cut adds between
-    min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is proven if its margin to every other output
-    exceeds what the cut parts can add to the difference. `result` must hold all eigenpairs; its own relative error is
-    counted against the margin. That error is measured in float64: the proofs do not hold for a layer whose
-    hidden units cancel each other to less than about 1e-3 of their size. |x|^2 includes the 1 of a lifted input.
-    Cost: batch * out^2 * block.
+    rho = |x|^2 - |V^T x|^2, where V are the kept eigenvectors of a block
+
+    The cut part of a block adds between min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is
+    proven if its margin to every other output exceeds what the cut parts can add to the difference. `result` must hold
+    all eigenpairs; its relative error is counted against the margin. That error is measured in float64: the proofs do
+    not hold for a layer whose hidden units cancel each other to less than about 1e-3 of their size. |x|^2 includes the
+    1 of a lifted input. Raises ValueError for a truncated result. Cost: batch * out^2 * block.
     """
     rank = check_int("rank", rank, 1, result.rank)
     if result.relative_error is None or result.relative_error > 1e-3:
@@ -49,16 +50,18 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
 
 
 def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tensor) -> Tensor:
-    """The class c that `layer` provably decides for, from the first k eigenpairs of every M_c - M_c', else -1.
+    """Return the class that k eigenpairs of every class difference prove to be the layer's decision, else -1.
+
+    rho = |x|^2 - |V_k^T x|^2, where V_k are the first k eigenvectors of M_c - M_c'
 
     Every difference of two classes' interaction matrices is decomposed and cut to its k eigenpairs of largest
-    magnitude. With rho = |x|^2 - |V_k^T x|^2 its cut part adds between min(0, lowest cut eigenvalue) rho and
-    max(0, highest) rho to output[c] - output[c']. Class c is proven where all these differences are above 0 by those
-    bounds: then c has the largest output of the layer itself. The differences share more than the classes do, so that
-    more is proven than by `certificate` with as many eigenpairs of every class; but the cut differences are no
-    classifier of their own, they need not fit together.
-    Returns (count, batch) int64, a row for every k in counts. |x|^2 includes the 1 of a lifted input. Float64 inside.
-    Raises TypeError for anything but a layer (a whole spectrum is needed; take `to_layer()` of a result).
+    magnitude. The cut part adds between min(0, lowest cut eigenvalue) rho and max(0, highest) rho to
+    output[c] - output[c']. Class c is proven if these bounds keep all its differences above 0: then c has the largest
+    output of the layer itself. Differences share more than the classes do, so this proves more decisions than
+    `certificate` with as many eigenpairs per class; but the cut differences are no classifier, because they need not
+    fit together.
+    Returns (count, batch) int64, one row per k in counts. |x|^2 includes the 1 of a lifted input. Float64 inside.
+    Raises TypeError for anything but a layer (the whole spectrum is needed; take `to_layer()` of a result).
     Cost: out^2 / 2 eigendecompositions of size min(in, 2 hidden), one alive at a time, and batch * in * k for each.
     """
     if not isinstance(layer, BilinearLayer):
@@ -76,7 +79,7 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
     # rounding is a share of the hidden units, which may be far larger than the difference that they leave
     sizes = layer.down.abs() @ (layer.left.norm(dim=0) * layer.right.norm(dim=0))  # (out,)
     squared = z.square().sum(-1)  # (batch,)
-    least = z.new_full((len(counts), len(x), n_out), torch.inf)  # of output[c] - output[c'] over all c'
+    least = z.new_full((len(counts), len(x), n_out), torch.inf)  # lower bound of output[c] - output[c'] over all c'
     for a in range(n_out):
         for b in range(a + 1, n_out):
             direction = z.new_zeros(1, n_out)
@@ -98,6 +101,6 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
 
 
 def _cut_range(cut: Tensor) -> tuple[Tensor, Tensor]:
-    """What eigenvalues (block, cut) can add to x^T M x a unit of |x|^2: at most 0, at least 0; (block,) each."""
+    """What eigenvalues (block, cut) can add to x^T M x per unit of |x|^2: at most 0, and at least 0; (block,) each."""
     padded = torch.cat([cut, cut.new_zeros(len(cut), 1)], 1)
     return padded.amin(1), padded.amax(1)

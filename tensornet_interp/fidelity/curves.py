@@ -1,4 +1,4 @@
-"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error and curves of truncation."""
+"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error and truncation curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,21 +7,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from tensornet_interp.checks import check_choice, check_int, check_size, check_tensor
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.fidelity.certificates import certificate as certificate  # may be imported from here, too
-from tensornet_interp.inner_products.pairs import relative_error
-from tensornet_interp.layer import BilinearMap
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.checks import check_choice, check_int, check_labels, check_number, check_size, check_tensor
+from tensornet_interp.inner_products.distance import relative_error
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import as_network
 from tensornet_interp.results import SpectralResult
 
-ORDERS = ("magnitude", "activation", "ablation")
+COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are alive together
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over samples; logits are the outputs. Cross-entropy and KL in nats, squared errors summed over outputs."""
+    """A fidelity compares an approximation with its reference, as means over samples; logits are the outputs.
+
+    Cross-entropy and KL are in nats; squared errors are summed over outputs.
+    """
 
     samples: int
     agreement: float  # share of samples on which both have the same largest output
@@ -37,25 +38,21 @@ class Fidelity:
 def fidelity(
     approximation: TensorNetwork, reference: TensorNetwork, x: Tensor, labels: Tensor | None = None, *, seed: int = 0
 ) -> Fidelity:
-    """Compare two networks as functions on inputs x (batch, in), and as classifiers where labels (batch,) are given.
+    """Compare two networks as functions on inputs x (batch, in), and as classifiers if labels (batch,) are given.
 
-    Independent pairs (x1, x2) are x and a permutation of x drawn from `seed`: equal inputs do not see how a tensor
-    acts on different ones. Cost: two evaluations of each network.
+    Independent pairs (x1, x2) are x and a permutation of x drawn from `seed`: with equal inputs one cannot see how a
+    tensor acts on different ones. Raises TypeError for anything but a layer, a decomposition of one or a network;
+    ValueError if sizes differ or a label is no output. Cost: two evaluations of each network.
     """
-    for name, part in (("approximation", approximation), ("reference", reference)):
-        if not isinstance(part, BilinearMap | BilinearNetwork):
-            raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {type(part).__name__}")
-    _check_data(x, labels, _n_outputs(reference))
-    reference, approximation = (
-        part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part for part in (reference, approximation)
-    )
-    f, g = reference(x).double(), approximation(x).double()  # type: ignore[operator]
+    wanted, given = as_network(reference, "reference"), as_network(approximation, "approximation")
+    _check_data(x, labels, wanted.sizes["out"])
+    f, g = wanted(x).double(), given(x).double()
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
     independent = None
-    if isinstance(reference, BilinearMap) and isinstance(approximation, BilinearMap):
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-        pairs = (x, x[order]), (x[order], x)
-        delta = sum((reference(*pair) - approximation(*pair) for pair in pairs), torch.zeros_like(f)) / 2
+    if len(wanted) == len(given) == 1:
+        shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        pairs = (x, x[shuffle]), (x[shuffle], x)
+        delta = sum((wanted[0](*pair) - given[0](*pair) for pair in pairs), torch.zeros_like(f)) / 2
         independent = float(delta.square().sum(-1).mean())
     kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
     agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
@@ -77,17 +74,20 @@ def fidelity(
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """What one approximated part does to a network whose other parts are the reference's."""
+    """A layer fidelity says what one approximated part does if all other parts are the reference's."""
 
     part: int
-    relative_error: float  # of its tensor, symmetrized
-    alone: Fidelity  # of the network in which only this part is approximated
-    constant_error: float | None  # largest |handed-on constant - 1| over the samples; None where none is handed on
+    relative_error: float  # of the part's tensor, symmetrized
+    alone: Fidelity  # the network in which only this part is approximated
+    constant_error: float | None  # largest |passed-on constant - 1| over the samples; None if no constant is passed on
 
 
 @dataclass(frozen=True)
 class NetworkFidelity:
-    """Of the whole approximation, and of every part by itself. The errors of parts do not add up to the total."""
+    """A network fidelity holds that of the whole approximation and that of every part alone.
+
+    The errors of parts do not add up to the total.
+    """
 
     total: Fidelity
     layers: tuple[LayerFidelity, ...]
@@ -106,30 +106,28 @@ class NetworkFidelity:
 
 
 def network_fidelity(
-    approximation: BilinearNetwork,
-    reference: BilinearNetwork,
+    approximation: TensorNetwork,
+    reference: TensorNetwork,
     x: Tensor,
     labels: Tensor | None = None,
     *,
     seed: int = 0,
 ) -> NetworkFidelity:
-    """`fidelity` of the whole network and of each part alone, with the relative error of each part's tensor.
+    """Measure the `fidelity` of the whole network and of each part alone, with each part's relative error.
 
-    Part i alone: the reference with its part i exchanged. A lower part of a lifted network hands on a constant that
-    an approximation need not keep at 1; `constant_error` says by how much it is off on x.
-    Raises ValueError where the networks differ in depth or a part in size (a truncated bond: compare with `fidelity`).
+    Part i alone means: the reference with its part i replaced. In a lifted network a lower part passes on a constant,
+    which an approximation may not keep at 1; `LayerFidelity.constant_error` is the largest deviation on x.
+    Raises ValueError if the networks differ in depth or a part in size (for a truncated bond use `fidelity`).
     Cost: parts + 1 times `fidelity`.
     """
-    for name, network in (("approximation", approximation), ("reference", reference)):
-        if not isinstance(network, BilinearNetwork):
-            raise TypeError(f"{name} must be a BilinearNetwork, got {type(network).__name__}; fidelity() takes layers")
+    approximation, reference = as_network(approximation, "approximation"), as_network(reference, "reference")
     if len(approximation) != len(reference):
         raise ValueError(f"networks must have the same depth, got {len(approximation)} and {len(reference)} parts")
     for i, (new, old) in enumerate(zip(approximation, reference, strict=True)):
         if new.sizes != old.sizes or (new.constant_in, new.constant_out) != (old.constant_in, old.constant_out):
             raise ValueError(
-                f"part {i} cannot stand in for the reference's: it has {new.sizes} where that has {old.sizes};"
-                " fidelity() compares networks of different bonds as a whole"
+                f"part {i} cannot replace the reference's: it has sizes {new.sizes}, the reference {old.sizes};"
+                " fidelity() compares whole networks with different bonds"
             )
     total = fidelity(approximation, reference, x, labels, seed=seed)
     layers, z = [], reference[0].lift_input("x", x)  # (batch, in) of part i in the reference
@@ -141,24 +139,23 @@ def network_fidelity(
     return NetworkFidelity(total, tuple(layers))
 
 
-def component_order(
-    result: SpectralResult, order: str, x: Tensor | None = None, labels: Tensor | None = None
-) -> Tensor:
-    """Indices (block, rank) of the components of every block, most important first.
+def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    """Rank the components of every block: indices (block, rank), most important first.
 
-    "magnitude": by |eigenvalue|; "activation": by the mean |eigenvalue| (v . x)^2 over x; "ablation": by the rise of
-    the cross-entropy of (x, labels) when the component alone is taken out. Cost of ablation: batch * out * components.
+    by: "magnitude" is |eigenvalue|; "activation" is the mean of |eigenvalue| (v . x)^2 over x; "ablation" is how much
+    the cross-entropy of (x, labels) rises if the component alone is taken out.
+    Raises ValueError if `by` needs x or labels that are missing. Cost of ablation: batch * out * components.
     """
-    check_choice("order", order, ORDERS)
-    if order == "magnitude":
+    check_choice("by", by, COMPONENT_RANKINGS)
+    if by == "magnitude":
         return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
-    if x is None or (order == "ablation" and labels is None):
-        raise ValueError(f"order '{order}' needs x{' and labels' if order == 'ablation' else ''}")
+    if x is None or (by == "ablation" and labels is None):
+        raise ValueError(f"by='{by}' needs x{' and labels' if by == 'ablation' else ''}")
     _check_data(x, labels, _outputs(result).shape[0])
     score = torch.zeros_like(result.eigenvalues)
     for at in range(0, len(x), _BATCH):
         activations = result.activations(x[at : at + _BATCH])  # (batch, block, rank)
-        if labels is None or order == "activation":
+        if labels is None or by == "activation":
             score += activations.abs().sum(0)
             continue
         logits = _logits(activations.sum(-1), result)
@@ -177,29 +174,30 @@ def truncation_curve(
     labels: Tensor,
     counts: Sequence[int],
     *,
-    order: str = "magnitude",
-    order_data: tuple[Tensor, Tensor] | None = None,
+    by: str = "magnitude",
+    rank_on: tuple[Tensor, Tensor] | None = None,
 ) -> list[dict[str, float | str]]:
-    """Accuracy, cross-entropy, KL and squared error with the first k components of every block, for k in counts.
+    """Measure accuracy, cross-entropy, KL and squared error with the first k components per block, for k in counts.
 
-    order_data: (x, labels) of training samples by which "activation" and "ablation" rank; on the samples of the curve
-    itself it would be optimistic. Records are plain dicts. Cost: one pass over all components for all counts.
+    by: see `component_ranking`. rank_on: training samples (x, labels) for the rankings "activation" and "ablation";
+    ranking on the samples of the curve itself would be optimistic.
+    Returns one plain dict per count. Cost: one pass over all components for all counts.
     """
     _check_data(x, labels, _outputs(result).shape[0])
     if not len(counts):
         raise ValueError("counts is empty: give the numbers of components to keep")
     counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
-    ranking = component_order(result, order, *(order_data or ()))
+    ranking = component_ranking(result, by, *(rank_on or ()))
     logits: list[Tensor] = []  # (count, batch, out)
     for batch in x.split(_BATCH):
         activations = result.activations(batch)
         ordered = activations.gather(-1, ranking.expand(activations.shape)).cumsum(-1)
         logits.append(torch.stack([_logits(ordered[..., k - 1], result) for k in counts]))
-    full = reference(x).double()  # type: ignore[operator]
+    full = as_network(reference, "reference")(x).double()
     target = log_softmax(full, -1)
     return [
         {
-            "order": order,
+            "ranking": by,
             "components": k,
             "accuracy": _accuracy(cut, labels),
             "cross_entropy": float(cross_entropy(cut, labels)),
@@ -213,16 +211,19 @@ def truncation_curve(
 def components_needed(
     records: Sequence[Mapping[str, float | str]], accuracy: float, drop: float
 ) -> tuple[int | None, int | None]:
-    """The smallest k at which the accuracy of a curve is at most `drop` below `accuracy`, and the one after which it is
+    """Return how many components lose at most `drop` of `accuracy`: the first such k, and the k from which on it holds.
 
-    at every larger k of the curve too; None where there is none. An accuracy above `accuracy` is no drop.
-    records: of one order, as `truncation_curve` makes them; only the counts that they hold can be found.
+    The first number is the smallest k with an accuracy of at least `accuracy - drop`; from the second on, every larger
+    k of the curve has it too. None if there is no such k. records: those of one ranking, as `truncation_curve` makes
+    them; only counts that they hold can be returned. Raises ValueError for no records or several rankings.
     """
     if not len(records):
-        raise ValueError("records is empty: give the curve of one order")
-    orders = sorted({str(record.get("order", "")) for record in records})
-    if len(orders) > 1:
-        raise ValueError(f"records must be of one order, got {', '.join(orders)}")
+        raise ValueError("records is empty: give the curve of one ranking")
+    check_number("accuracy", accuracy)
+    check_number("drop", drop)
+    rankings = sorted({str(record.get("ranking", "")) for record in records})
+    if len(rankings) > 1:
+        raise ValueError(f"records must be of one ranking, got {', '.join(rankings)}")
     first = stays = None
     rounding = 1e-9  # of a difference of two shares
     for record in sorted(records, key=lambda record: float(record["components"])):
@@ -248,17 +249,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def _n_outputs(network: TensorNetwork) -> int:
-    return network.sizes["out"] - int(getattr(network, "constant_out", False))
-
-
 def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
     check_tensor("x", x, ("batch", "in"))
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-        raise TypeError("labels must be a tensor (batch,) of int64 class numbers")
-    check_size("batch", x=len(x), labels=len(labels))
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_out:
-        raise ValueError(f"labels go from {low} to {high} but there are {n_out} outputs, 0 to {n_out - 1}")
+    if labels is not None:
+        check_labels("labels", labels, samples=len(x), classes=n_out)

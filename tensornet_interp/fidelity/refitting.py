@@ -1,4 +1,4 @@
-"""Kept components with coefficients of their own: what they can do, apart from what the cut left them with."""
+"""Kept components with new coefficients: what these components can do at best."""
 
 from dataclasses import replace
 
@@ -6,30 +6,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from tensornet_interp.checks import check_int, check_size, check_tensor
+from tensornet_interp.checks import check_int, check_labels, check_size, check_tensor
 from tensornet_interp.results import SpectralResult
 
 
-def leading(ranking: Tensor, count: int) -> Tensor:
-    """mask[block, rank], true for the first `count` components of every row of a ranking (see `component_order`)."""
-    count = check_int("count", count, 1, ranking.shape[1], "components a block")
+def keep_first(ranking: Tensor, count: int) -> Tensor:
+    """Return a mask (block, rank) of the first `count` components of every block in a ranking.
+
+    ranking: (block, rank), as `component_ranking` returns it; `refit` and `SpectralResult.keep` take the mask.
+    """
+    count = check_int("count", count, 1, ranking.shape[1], "components per block")
     return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking[:, :count], True)
 
 
 def refit(
     result: SpectralResult, kept: Tensor, x: Tensor, targets: Tensor, *, max_iterations: int = 300
 ) -> SpectralResult:
-    """outputs[out, block] sum_kept c[block, rank] (v . x)^2 with the coefficients c that come closest to targets.
+    """Refit the coefficients of the kept components to targets; eigenvectors and outputs stay as they are.
 
-    kept: mask (block, rank) of the components to use. x (batch, in): training inputs; on the samples on which the
-    result is measured it would be optimistic. targets, float (batch, out): outputs to come close to, by least squares
-    (closed form; normal equations, so that combinations below 1e-7 of the largest are left at 0); int64 (batch,):
-    labels, by softmax regression (L-BFGS from the eigenvalues as they are; convex, stopped by max_iterations where the
-    samples can be separated). Work in float64.
-    The result holds the kept components only, with c as eigenvalues, largest magnitude first; no intercept is fitted,
-    so it stays a bilinear map. Its relative error is not measured: it is not meant to be the tensor.
-    Cost: batch * blocks * k^2 (least squares; blocks^2 where output vectors are not orthogonal), batch * blocks * k
-    an iteration (softmax).
+    y[out] = sum_block outputs[out, block] sum_kept c[block, rank] (v . x)^2
+
+    kept: mask (block, rank) of the components to use. x: (batch, in), training inputs; refitting on the samples on
+    which the result is then measured would be optimistic. targets: either float (batch, out), outputs to approximate
+    by least squares (closed form; normal equations, so combinations below 1e-7 of the largest stay at 0), or int64
+    (batch,), labels for softmax regression (L-BFGS that starts from the eigenvalues; convex; max_iterations stops it
+    if the samples can be separated). Work in float64.
+    The result holds only the kept components, with c as eigenvalues, largest magnitude first. No intercept is fitted,
+    so the result is a bilinear map. Its relative error is None, because it does not approximate the tensor.
+    Raises ValueError if no component is kept or sizes differ.
+    Cost: batch * blocks * k^2 (least squares; blocks^2 if output vectors are not orthogonal), or
+    batch * blocks * k per iteration (softmax).
     """
     check_tensor("x", x, ("batch", "in"))
     if not isinstance(targets, Tensor):
@@ -38,7 +44,7 @@ def refit(
     check_size("batch", x=len(x), targets=len(targets))
     small, used = _only(result, kept)
     squares = (result.lift_input("x", x).double() @ small.eigenvectors.double()).square()  # (block, batch, rank)
-    scale = squares.square().mean(1).sqrt()  # every feature of size 1: the solvers see no units
+    scale = squares.square().mean(1).sqrt()  # scaled to rms 1, so that the solvers do not depend on units
     scale = torch.where(used & (scale > 0), scale, torch.inf)
     features = squares / scale[:, None, :]
     if targets.is_floating_point():
@@ -46,11 +52,7 @@ def refit(
         check_size("out", result=len(outputs), targets=targets.shape[1])
         found, how = _least_squares(features, outputs, targets.double()), "least squares of outputs"
     else:
-        if targets.dtype != torch.int64 or targets.ndim != 1:
-            raise TypeError("targets must be outputs (batch, out) or a tensor (batch,) of int64 class numbers")
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= len(outputs):
-            raise ValueError(f"targets go from {low} to {high} but there are {len(outputs)} outputs")
+        check_labels("targets", targets, samples=len(x), classes=len(outputs))
         # a component that no sample activates has an infinite scale: its coefficient is not determined, and left at 0
         start = torch.where(scale.isfinite(), small.eigenvalues.double() * scale, 0.0)
         max_iterations = check_int("max_iterations", max_iterations, 1)
@@ -67,7 +69,7 @@ def refit(
 
 
 def _only(result: SpectralResult, kept: Tensor) -> tuple[SpectralResult, Tensor]:
-    """The kept components, moved to the front of every block, and which places are filled: blocks may have fewer."""
+    """The kept components at the front of every block, and a mask of the filled places: blocks may keep fewer."""
     masked = result.keep(kept)  # checks the mask
     if not bool(kept.any()):
         raise ValueError("kept has no component: nothing to fit")

@@ -1,14 +1,33 @@
-"""Inner products of layers and networks from their weights, and what follows: similarity, error, difference."""
+"""Inner products of layers and networks from their weights: similarity per network and per output, error, difference.
 
+There are three kinds (`Tree`, `Symmetric`, `Gaussian`), because from two layers on they differ.
+"""
+
+from tensornet_interp.inner_products.distance import difference, norm, relative_error
 from tensornet_interp.inner_products.estimate import Estimate
-from tensornet_interp.inner_products.pairs import difference, inner, norm, output_similarity, relative_error, similarity
+from tensornet_interp.inner_products.kinds import Gaussian, Symmetric, Tree
+from tensornet_interp.inner_products.pairs import (
+    inner,
+    inner_by_output,
+    output_similarity,
+    similarity,
+    similarity_by_output,
+)
+from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Estimate",
+    "Gaussian",
+    "Symmetric",
+    "Tree",
     "difference",
     "inner",
+    "inner_by_output",
     "norm",
     "output_similarity",
     "relative_error",
     "similarity",
+    "similarity_by_output",
 ]
+
+explain_missing_names(__name__)

@@ -1,4 +1,4 @@
-"""A number from an inner product, with what is known about it."""
+"""The result of an inner product: its value, its scale, and how it was obtained."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ _MOST = 700.0  # exp of it fits in float64
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Numbers times exp(log_scale), and how they were come by: "exact", "closure" or "sampled"."""
+    """The result is value * exp(log_scale); method says how it was obtained: "exact", "closure" or "sampled"."""
 
-    value: Tensor  # float64: one number, or one an output; a matrix of them for a list of networks
+    value: Tensor  # float64: one number, or one per output; for a list of n networks (n, n) of them
     method: str
     log_scale: float = 0.0
-    standard_error: Tensor | None = None  # of value, where it was sampled
+    standard_error: Tensor | None = None  # of value, in its shape, if it was sampled
 
     def to_tensor(self) -> Tensor:
-        """The numbers themselves, value * exp(log_scale), float64, in the shape of value."""
+        """Return value * exp(log_scale), float64, in the shape of value."""
         return self._scaled(self.value)
 
     def __float__(self) -> float:
@@ -33,7 +33,7 @@ class Estimate:
         return f"Estimate({self.value.tolist()}{error}{scale}, {self.method})"
 
     def _scaled(self, value: Tensor) -> Tensor:
-        """value * exp(log_scale), in two halves: the factor alone may be out of range where the product is not."""
+        """Multiply by exp(log_scale) in two halves: the factor alone may be out of range even if the product is not."""
         half = math.exp(min(self.log_scale / 2, _MOST))
         scaled = value.to(torch.float64) * half * half
         too_large = self.log_scale / 2 > _MOST and bool(value.any())

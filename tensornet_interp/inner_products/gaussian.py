@@ -14,45 +14,57 @@ from tensornet_interp.inner_products.symmetric import (
     quartic_gram,
     unit_gram,
 )
-from tensornet_interp.moments import Gaussian, HiddenMeans, cross_moment, hidden_means
+from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_means, input_moments
 
 
-class Level(NamedTuple):
-    """What a closure needs of one layer of one network: means of its hidden units, the scale of its outputs."""
+class LayerMoments(NamedTuple):
+    """What the closure needs from one layer of a network: the means of its hidden units, the scale of its outputs."""
 
     means: HiddenMeans
     scale: Tensor
 
 
-def levels(stack: Stack, x: Gaussian) -> list[Level]:
-    """The closure of one network with itself, layer by layer; shared by all its products with others."""
-    mean, moment, result = x.mean, x.moment, []
+def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
+    """Return the moments of the input scaled to entries near 1, and the logarithm that the scale adds to products.
+
+    A network is homogeneous: its output has degree 2^layers in its input, the constant coordinate included.
+    """
+    x = input_moments(stack.layers[0], moments)
+    scale = largest_entry(torch.cat([x.mean, x.covariance.detach().abs().sqrt().flatten()]))
+    return x.divided_by(scale), 2.0 ** (len(stack) + 1) * float(scale.log())
+
+
+def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
+    """Follow the closure of one network with itself, layer by layer; all its products with others share this."""
+    mean, moment, result = x.mean, x.second_moment, []
     for layer in stack.layers:
         means = hidden_means(layer, mean, moment)
         moment = cross_moment(layer, layer, moment, means, means)
         scale = largest_entry(moment).sqrt()
         mean, moment = layer.down @ means.expected / scale, moment / scale**2
-        result.append(Level(means, scale))
+        result.append(LayerMoments(means, scale))
     return result
 
 
-def closure(f: Stack, g: Stack, levels_f: list[Level], levels_g: list[Level], x: Gaussian) -> tuple[Tensor, float]:
-    """E[f[out] g[out]], (out,), and the logarithm of its scale, the outputs of every layer taken as Gaussian.
+def closure(
+    f: Stack, g: Stack, moments_f: list[LayerMoments], moments_g: list[LayerMoments], x: Moments
+) -> tuple[Tensor, float]:
+    """Return E[f[out] g[out]], (out,), and the logarithm of its scale, with each layer's outputs treated as Gaussian.
 
-    Exact for one layer. Cost: O(rank^2 (in + out)) a layer, given the levels.
+    Exact for one layer. Cost: O(rank^2 (in + out)) per layer, given the moments of the layers.
     """
-    moment, log_scale = x.moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
-    for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, levels_f, levels_g, strict=True):
+    moment, log_scale = x.second_moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
+    for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, moments_f, moments_g, strict=True):
         scale = at_f.scale * at_g.scale
         moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
         log_scale = 2 * log_scale + float(scale.log())
     return moment.diagonal(), log_scale + f.log_scale + g.log_scale
 
 
-def exact(f: Stack, g: Stack, x: Gaussian) -> tuple[Tensor, float]:
-    """E[f[out] g[out]] of two-layer networks, (out,), and the logarithm of its scale.
+def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
+    """Return E[f[out] g[out]] of two-layer networks, (out,), and the logarithm of its scale.
 
-    With x = mean + F z, f[out] is sum_k of Hermite polynomials with symmetric coefficients f_k of order k = 0 ... 4,
+    With x = mean + F z, f[out] is a sum of Hermite polynomials with symmetric coefficients f_k of order k = 0 ... 4,
     and E[f g] = sum_k k! <f_k, g_k>; order 4 is the symmetric product. Cost: as `symmetric`.
     """
     root = x.root
@@ -63,7 +75,7 @@ def exact(f: Stack, g: Stack, x: Gaussian) -> tuple[Tensor, float]:
 
 
 class Hermite(NamedTuple):
-    """Coefficients of q r by order, q = c + a . z + z^T Q z of mean t, and r = c' + b . z + z^T R z of mean s."""
+    """The coefficients of q r by order; q = c + a . z + z^T Q z has mean t, r = c' + b . z + z^T R z has mean s."""
 
     zeroth: Tensor  # 2 tr(Q R) + a . b + t s, (units,)
     first: Tensor  # 2 (R a + Q b) + t b + s a, (units, in)
@@ -88,13 +100,13 @@ def _hermite(forms: Forms) -> Hermite:
 
 
 def _split(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quadratic (units, in, in), linear (units, in) and mean (units,) of [1, z]^T form [1, z]."""
+    """Return the quadratic (units, in, in) and linear (units, in) part and mean (units,) of [1, z]^T form [1, z]."""
     quadratic = form[:, 1:, 1:].contiguous()
     return quadratic, 2 * form[:, 0, 1:], form[:, 0, 0] + quadratic.diagonal(dim1=1, dim2=2).sum(1)
 
 
 def _hermite_gram(x: Forms, y: Forms) -> Tensor:
-    """E[(q r)(q' r')] = sum_k k! <order k, order k'>: (units, units')."""
+    """Return E[(q r)(q' r')] = sum_k k! <order k, order k'>: (units, units')."""
     f, g = _hermite(x), _hermite(y)
     gram = torch.outer(f.zeroth, g.zeroth) + f.first @ g.first.T + 2 * f.second.flatten(1) @ g.second.flatten(1).T
     cubic = sum(_cubic_gram(*one, *other) for one in f.third for other in g.third)
@@ -102,7 +114,7 @@ def _hermite_gram(x: Forms, y: Forms) -> Tensor:
 
 
 def _cubic_gram(a: Tensor, q: Tensor, b: Tensor, r: Tensor) -> Tensor:
-    """<sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]: (units, units')."""
+    """Return <sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]: (units, units')."""
     paired = (a @ b.T) * (q.flatten(1) @ r.flatten(1).T)
     crossed = torch.stack([((a @ r1) * (q @ b1)).sum(1) for b1, r1 in zip(b, r, strict=True)], 1)
     return (paired + 2 * crossed) / 3

@@ -1,14 +1,15 @@
-"""Inner products as averages over random inputs: the products of every draw, for as many networks as there are."""
+"""Inner products as averages over random inputs, for any number of networks at once."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.inner_products.stack import Stack
-from tensornet_interp.moments import Gaussian
+from tensornet_interp.inner_products.table import Table, Task
+from tensornet_interp.moments import Moments
 from tensornet_interp.numerics import nonzero
 
 _CHUNK = 2**20  # hidden activations held at once (16 MB)
@@ -17,7 +18,7 @@ Points = Callable[[int], Tensor]  # the next n random inputs, (n, in), real or c
 
 
 def sphere(size: int, seed: int, device: torch.device) -> Points:
-    """Uniform on the unit sphere of C^size; E[f(z) conj(g(z))] is the symmetric product but for `sphere_factor`."""
+    """Draw uniformly from the unit sphere of C^size: E[f(z) conj(g(z))] exp(sphere_factor) is the symmetric product."""
     normal = _normal(2 * size, seed, device)
 
     def points(count: int) -> Tensor:
@@ -28,50 +29,40 @@ def sphere(size: int, seed: int, device: torch.device) -> Points:
 
 
 def sphere_factor(size: int, depth: int) -> float:
-    """log of Gamma(size + n) / (Gamma(size) n!) for the degree n = 2^depth."""
+    """Return the logarithm of Gamma(size + n) / (Gamma(size) n!) for the degree n = 2^depth."""
     degree = 2.0**depth
     return math.lgamma(size + degree) - math.lgamma(size) - math.lgamma(degree + 1)
 
 
-def normal_inputs(x: Gaussian, seed: int) -> Points:
-    """Draws of the Gaussian input."""
+def normal_inputs(x: Moments, seed: int) -> Points:
+    """Draw Gaussian inputs with these moments."""
     normal, root = _normal(x.mean.shape[0], seed, x.mean.device), x.root
     return lambda count: x.mean + normal(count) @ root.T
 
 
-def draws(
-    stacks: Sequence[Stack],
-    pairs: Sequence[tuple[int, int]],
-    points: Points,
-    samples: int,
-    per_output: bool,
-    progress: bool,
-) -> tuple[Tensor, Tensor]:
-    """Re f(z) conj(g(z)) of every pair and draw, (pair, samples, out or 1), and the log of each pair's scale (pair,).
+def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Table:
+    """Average Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair.
 
-    All pairs share the draws, and every network is evaluated once on each. Memory: the result.
+    All pairs share the draws, and every network is evaluated once per draw. Memory: pairs * samples.
     """
-    widest = max(max(layer.rank, *layer.shape) for stack in stacks for layer in stack.layers)
+    widest = max(max(layer.rank, *layer.shape) for stack in task.stacks for layer in stack.layers)
     values: list[Tensor] = []
     logs: list[Tensor] = []
-    for count in tqdm(list(_chunks(samples, widest)), desc="draws", leave=False, delay=1, disable=not progress):
+    for count in tqdm(list(_chunks(samples, widest)), desc="draws", leave=False, delay=1, disable=not task.progress):
         x = points(count)
-        outputs = [_evaluate(stack, x) for stack in stacks]
-        values.append(torch.stack([_product(outputs[i][0], outputs[j][0], per_output) for i, j in pairs]))
-        logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in pairs]))
+        outputs = [_evaluate(stack, x) for stack in task.stacks]
+        values.append(torch.stack([_product(outputs[i][0], outputs[j][0], task.by_output) for i, j in task.pairs]))
+        logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in task.pairs]))
     log = torch.cat(logs, 1)  # (pair, samples)
     top = log.amax(1, keepdim=True)
-    return torch.cat(values, 1) * (log - top).exp()[:, :, None], top[:, 0]
+    draws = torch.cat(values, 1) * (log - top).exp()[:, :, None]
+    return Table(draws.mean(1), top[:, 0] + log_factor, "sampled", draws)
 
 
-def standard_error(values: Tensor, dim: int) -> Tensor:
-    """Of the mean over `dim`."""
-    return values.std(dim) / math.sqrt(values.shape[dim])
-
-
-def _product(f: Tensor, g: Tensor, per_output: bool) -> Tensor:
-    products = (f * g.conj()).real
-    return products if per_output else products.sum(1, keepdim=True)
+def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
+    """Multiply outputs (n, out): (n, out), or (n, 1) for their sums."""
+    each = (f * g.conj()).real
+    return each if by_output else each.sum(1, keepdim=True)
 
 
 def _chunks(samples: int, widest: int) -> Iterator[int]:
@@ -81,7 +72,7 @@ def _chunks(samples: int, widest: int) -> Iterator[int]:
 
 
 def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs (n, out) over all coordinates, with their largest entry 1, and the log of what they were divided by."""
+    """Return outputs (n, out) scaled to a largest entry of 1, and the logarithm of what they were divided by (n,)."""
     log = torch.zeros_like(x[:, 0].real)
     for layer in stack.layers:
         down, left, right = (factor.to(x.dtype) for factor in (layer.down, layer.left, layer.right))
@@ -92,6 +83,6 @@ def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normal(size: int, seed: int, device: torch.device) -> Points:
-    """Standard normal draws from a generator of their own, on the CPU: the same on every device."""
+    """Draw standard normal numbers from an own generator on the CPU, so that they are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return lambda count: torch.randn(count, size, generator=generator, dtype=torch.float64).to(device)

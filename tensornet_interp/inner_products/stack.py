@@ -1,4 +1,4 @@
-"""Networks as float64 layers with entries near 1 and a logarithm, so that no inner product overflows or vanishes."""
+"""Networks as float64 layers with entries near 1, times a logarithmic scale: no inner product overflows or vanishes."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from tensornet_interp.numerics import nonzero
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """exp(log_scale) times the network of `layers`, bottom first; float64, the largest entry of each factor near 1."""
+    """A network: exp(log_scale) times float64 `layers`, bottom first, with the largest entry of each factor near 1."""
 
     layers: tuple[BilinearLayer, ...]
     log_scale: float
@@ -23,7 +23,7 @@ class Stack:
 
 
 def as_stack(network: BilinearNetwork) -> Stack:
-    """The network, rescaled exactly: a layer's scale counts once for every copy of it, 2^(layers above)."""
+    """Rescale a network exactly: the scale of a layer counts once per copy of it, 2^(layers above) times."""
     layers, log_scale = [], 0.0
     for layer in network.layers:
         exponents = factor_exponents(layer)
@@ -33,7 +33,7 @@ def as_stack(network: BilinearNetwork) -> Stack:
 
 
 def factor_exponents(*layers: BilinearLayer) -> tuple[int, ...]:
-    """e of down, left, right: the largest entry over all layers is in [2^e, 2^(e + 1)); 0 where all are zero."""
+    """Return e for down, left and right: the largest entry of all layers is in [2^e, 2^(e + 1)); 0 if all are zero."""
     exponents = []
     for factors in zip(*((layer.down, layer.left, layer.right) for layer in layers), strict=True):
         largest = max(float(factor.detach().abs().max()) for factor in factors)
@@ -42,10 +42,10 @@ def factor_exponents(*layers: BilinearLayer) -> tuple[int, ...]:
 
 
 def common_exponents(a: BilinearLayer, b: BilinearLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Exponents of equal sum for both, so that rescaled they keep their ratio, entries near 1 in the larger of the two.
+    """Return exponents of equal sum for both layers: rescaled they keep their ratio, and the larger has entries near 1.
 
-    The inputs' are equal where they differ by one at most: aligned factors stay aligned. Further apart, as where left
-    is large and right small in one layer only, each has its own, and the outputs' make up for it.
+    The exponents of left (and those of right) are equal for both layers if they differ by at most one, so that aligned
+    factors stay aligned. If they differ by more, each layer has its own, and the exponents of down make up for it.
     """
     both = (factor_exponents(a), factor_exponents(b))
     total = max(map(sum, both))
@@ -55,7 +55,7 @@ def common_exponents(a: BilinearLayer, b: BilinearLayer) -> tuple[tuple[int, ...
 
 
 def rescale(layer: BilinearLayer, exponents: tuple[int, ...]) -> BilinearLayer:
-    """The float64 layer with its factors divided by 2^exponents: exact, since powers of two do not round."""
+    """Return the float64 layer with its factors divided by 2^exponents: exact, since powers of two do not round."""
     wide = layer.to(dtype=torch.float64)
     down, left, right = (
         # neither power overflows; the first is 0 below what a float can hold
@@ -66,5 +66,5 @@ def rescale(layer: BilinearLayer, exponents: tuple[int, ...]) -> BilinearLayer:
 
 
 def largest_entry(tensor: Tensor) -> Tensor:
-    """Largest magnitude, or 1 of a zero tensor: what is divided out and carried as a logarithm."""
+    """Return the largest magnitude, or 1 for a zero tensor; callers divide by it and carry its logarithm."""
     return nonzero(tensor.detach().abs().max())

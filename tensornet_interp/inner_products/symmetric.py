@@ -1,7 +1,7 @@
-"""Frobenius products of networks: as trees, and, for two layers, of the fully symmetrized tensors.
+"""Frobenius products of networks as trees, and of one or two layers as fully symmetrized tensors.
 
-A two-layer network is sum_h down[:, h] (x^T Q_h x)(x^T R_h x) over the hidden units h of its second layer: its tensor
-of order four is that of products of quadratic forms, and inner products are sums over pairs of hidden units.
+A two-layer network is sum_h down[:, h] (x^T Q_h x)(x^T R_h x), with one term per hidden unit h of its second layer. Its
+tensor of order four is a sum of products of quadratic forms, so inner products are sums over pairs of hidden units.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ _CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
 
 
 def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
-    """<F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
+    """Return <F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
 
-    X_l = down C(X_{l-1}) down'^T, the diagonal of the last. Cost: O(rank^3) a layer.
+    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. Cost: O(rank^3) per layer.
     """
     moment: Tensor | None = None  # X_l, (out of f's layer, out of g's layer); None is the identity
     log_scale = 0.0
@@ -34,10 +34,10 @@ def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
 
 def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
-    """<sym F[out], sym G[out]> of the tensors symmetrized over all inputs, for one or two layers.
+    """Return <sym F[out], sym G[out]>, (out,), for tensors of one or two layers symmetrized over all inputs.
 
-    Cost for two: 4 rank rank' r^3 flops over the ranks of the second layers, r = min(in, 2 (rank + rank')) of the
-    first; memory: some chunks of 32 MB, or of r max(r, rank) entries where that is more, and rank rank'.
+    Cost for two: 4 rank rank' r^3 flops, with the ranks of the second layers and r = min(in, 2 (rank + rank')) of the
+    first. Memory: rank rank', and a few chunks of 32 MB (or of r max(r, rank) entries, if that is more).
     """
     if len(f) == 1:
         return tree(f, g)
@@ -47,42 +47,46 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
 
 class Forms(NamedTuple):
-    """Symmetric matrices of the quadratic forms whose products are hidden units of a second layer."""
+    """The hidden units of a second layer are products of two quadratic forms; these are their symmetric matrices."""
 
     left: Tensor  # Q, (units, in, in)
     right: Tensor  # R, (units, in, in)
 
 
 def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
-    """product(forms of f, forms of g) (units, units') for all hidden units of the second layers, chunk by chunk."""
+    """Return product(forms of f, forms of g), (units, units'), for all hidden units of the second layers, in chunks."""
     return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
 
 
 def quartic_gram(x: Forms, y: Forms) -> Tensor:
-    """<sym(Q R), sym(Q' R')> = 1/3 [C + 2 tr(Q Q' R R')], C = 1/2 [<Q,Q'><R,R'> + <Q,R'><R,Q'>]: (units, units')."""
+    """Return <sym(Q R), sym(Q' R')>, (units, units').
+
+    It is 1/3 [C + 2 tr(Q Q' R R')] with C = 1/2 [<Q, Q'> <R, R'> + <Q, R'> <R, Q'>].
+    """
     q, r, q2, r2 = (form.flatten(1) for form in (*x, *y))
     paired = ((q @ q2.T) * (r @ r2.T) + (q @ r2.T) * (r @ q2.T)) / 2
-    # one pair of matrix products a unit of y, over all units of x at once
+    # one pair of matrix products per unit of y, for all units of x at once
     crossed = torch.stack([((x.left @ q1) * (x.right @ r1).mT).sum((1, 2)) for q1, r1 in zip(*y, strict=True)], 1)
     return (paired + 2 * crossed) / 3
 
 
 def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
-    """sum_hg down[out, h] gram[h, g] down'[out, g]: (out,)."""
+    """Return sum_hg down[out, h] gram[h, g] down'[out, g], (out,)."""
     return ((f.layers[-1].down @ gram) * g.layers[-1].down).sum(1)
 
 
 def change_input(stack: Stack, basis: Tensor) -> Stack:
-    """The stack as a function of t, x = basis t; basis (in, new in)."""
+    """Return the stack as a function of t, where x = basis t; basis (in, new in)."""
     first = stack.layers[0]
     first = replace(first, left=basis.T @ first.left, right=basis.T @ first.right, constant_in=False)
     return replace(stack, layers=(first, *stack.layers[1:]))
 
 
 def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
-    """Orthonormal basis (in, r) of the inputs that either layer sees, to rounding; the rest adds nothing to a product.
+    """Return an orthonormal basis (in, r) of the inputs that either layer reads; others add nothing to a product.
 
-    r is at most min(in, 2 (rank + rank')), and no more than the widths of embeddings that the layers absorbed.
+    Directions are read or not to rounding. r is at most min(in, 2 (rank + rank')), and at most the sum of the widths of
+    embeddings that the layers absorbed.
     """
     columns = torch.cat([f.left, f.right, g.left, g.right], 1).detach()
     largest = columns.abs().amax(0)
@@ -93,14 +97,14 @@ def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
 
 
 def exact_flops(f: Stack, g: Stack) -> int:
-    """Multiplications and additions of the exact product of two two-layer networks, an upper bound: 4 H H' r^3."""
+    """Return the flops of the exact product of two two-layer networks, to leading order: at most 4 H H' r^3."""
     (first_f, second_f), (first_g, second_g) = f.layers, g.layers
     width = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
     return 4 * second_f.rank * second_g.rank * width**3
 
 
 def _forms(stack: Stack) -> Iterator[Forms]:
-    """The forms of the second layer's units: Q = sum_k left[k] A_k, A_k the first layer's interaction matrices."""
+    """Yield the forms of the second layer's units: Q = sum_k left[k] A_k with interaction matrices A_k of the first."""
     first, second = stack.layers
     n_in = first.shape[1]
     step = max(1, _CHUNK // (n_in * max(n_in, first.rank)))

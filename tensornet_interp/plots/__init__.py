@@ -1,5 +1,6 @@
 """Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
 
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
 from tensornet_interp.plots.factors import components, outputs_map
@@ -42,3 +43,5 @@ __all__ = [
     "to_numpy",
     "truncation_curves",
 ]
+
+explain_missing_names(__name__)

@@ -40,7 +40,7 @@ def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: i
         bars.invert_yaxis()
     for axes, label in zip(grid[:, 0], ("left + right", "left − right", "weight × output"), strict=True):
         axes.set_ylabel(label, fontsize=8)
-    figure.suptitle(f"The {count} largest of {result.rank} components, {result.report.basis}", fontsize=10)
+    figure.suptitle(f"The {count} largest of {result.rank} components, basis: {result.report.basis}", fontsize=10)
     return figure
 
 

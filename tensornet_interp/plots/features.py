@@ -39,7 +39,7 @@ def interaction_submatrix(
     axes.set(xlabel="feature2", ylabel="feature1")
     figure.colorbar(image, ax=axes, label="Q[feature1, feature2]", shrink=0.8)
     kind = "" if pairs == "all" else f"{pairs} "
-    figure.suptitle(f"{size} features hold the top {n} {kind}interactions\n{interactions.space}", fontsize=10)
+    figure.suptitle(f"{size} features hold the top {n} {kind}interactions\nbasis: {interactions.basis}", fontsize=10)
     return figure
 
 
@@ -49,14 +49,14 @@ def eigenvector_plane(
     names: Sequence[str] | None = None,
     *,
     count: int = 8,
-    space: str = "",
+    basis: str = "",
     name: str = "",
 ) -> Figure:
     """Vectors as points (v1 . x, v2 . x); lines: equal activation eigenvalue1 (v1 . x)^2 + eigenvalue2 (v2 . x)^2.
 
     coordinates: (vector, rank >= 2), as `projections(...).coordinates`; eigenvalues: (rank,); the first two of both
     are drawn. The lines are hyperbolas where the signs of the eigenvalues differ, ellipses where they agree; red:
-    positive, blue: negative. The `count` vectors furthest from the origin are named. space, name: of the inputs and of
+    positive, blue: negative. The `count` vectors furthest from the origin are named. basis, name: of the inputs and of
     the direction, for the title.
     """
     check_tensor("coordinates", coordinates, ("vector", "rank"))
@@ -99,7 +99,7 @@ def eigenvector_plane(
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes.set(xlabel=f"v1 · x, eigenvalue {first:+.3g}", ylabel=f"v2 · x, eigenvalue {second:+.3g}")
     title = f"Plane of the two leading eigenvectors{f' of {name}' if name else ''}; lines: equal activation"
-    figure.suptitle(f"{title}\n{space}" if space else title, fontsize=10)
+    figure.suptitle(f"{title}\nbasis: {basis}" if basis else title, fontsize=10)
     return figure
 
 
@@ -138,7 +138,7 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
         left_out = len({record["feature"] for record in records}) - len(lines)
         axes.set(xlabel="eigenpairs k", title=title + (f" ({left_out} features undefined)" if left_out else ""))
     figure.axes[0].set_ylabel("correlation with the true activation")
-    figure.suptitle(f"Activation of features from k leading eigenpairs\n{records[0]['space']}", fontsize=10)
+    figure.suptitle(f"Activation of features from k leading eigenpairs\nbasis: {records[0]['basis']}", fontsize=10)
     return figure
 
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.layer import TensorNetwork
+from tensornet_interp.network import BilinearNetwork, check_network
 
 Vertex = tuple[str, str | int]  # ("mode", its name) or ("tensor", its number among the terms)
 _COLORS = ("#cfe2f3", "#fce5cd", "#d9ead3", "#ead1dc", "#fff2cc", "#d0e0e3")  # one a part, from the bottom
@@ -35,9 +35,7 @@ def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
     holds the tensor and, in a stack, the number of its part; copies of a part have one colour.
     Raises above 100 tensors, where nothing can be read: draw a part of the network.
     """
-    if not isinstance(network, TensorNetwork):
-        raise TypeError(f"network must be a TensorNetwork, got {type(network).__name__}")
-    terms = network.terms()
+    terms = check_network("network", network).terms()
     if len(terms) > _MOST_TENSORS:
         raise ValueError(
             f"the network has {len(terms)} tensors, a figure holds at most {_MOST_TENSORS}; draw a part, as network[0]"

@@ -27,7 +27,7 @@ def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = ""
         for column, pick in enumerate(picks):
             cell = figure.add_subplot(grid[row, 3 + column])
             image_cell(cell, pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
-    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, {result.report.basis}")
+    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, basis: {result.report.basis}")
     return figure
 
 
@@ -45,7 +45,7 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
             )
     for row in range(2 * count):
         grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
-    figure.suptitle(f"Leading eigenvectors with their eigenvalues, {result.report.basis}")
+    figure.suptitle(f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}")
     return figure
 
 
@@ -76,7 +76,8 @@ def output_directions(
         for cell, pick in zip(cells, [*order[:count], *order[-count:]], strict=True):
             image_cell(cell, pixels(result, block, pick), shape, f"{float(result.eigenvalues[block, pick]):+.2g}")
     figure.suptitle(
-        f"Output directions by singular value, most positive and most negative eigenvectors\n{result.report.basis}",
+        "Output directions by singular value, most positive and most negative eigenvectors\n"
+        f"basis: {result.report.basis}",
         fontsize=10,
     )
     return figure
@@ -111,14 +112,16 @@ def compared_vectors(
 
 
 def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Accuracy and cross-entropy against components a class, a line an order; dashed: the whole model."""
+    """Accuracy and cross-entropy against components per class, one line per ranking; dashed: the whole model."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
         axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
-        for order in dict.fromkeys(str(record["order"]) for record in records):
-            rows = [record for record in records if record["order"] == order]
-            axes.plot([r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {order}")
+        for ranking in dict.fromkeys(str(record["ranking"]) for record in records):
+            rows = [record for record in records if record["ranking"] == ranking]
+            axes.plot(
+                [r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {ranking}"
+            )
         axes.set_xscale("log", base=2)
         ticks = sorted({int(record["components"]) for record in records})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -1,5 +1,6 @@
 """Leading eigenpairs of the interaction matrices of thousands of output directions."""
 
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.spectra.leading import Spectra, krylov_flops, spectra
 
 __all__ = [
@@ -7,3 +8,5 @@ __all__ = [
     "krylov_flops",
     "spectra",
 ]
+
+explain_missing_names(__name__)

@@ -1,4 +1,4 @@
-"""Interaction matrices without forming them: products, norms, Krylov subspaces, and bounds on eigenvalues."""
+"""Interaction matrices that are never formed: products, norms, Krylov subspaces, and bounds on eigenvalues."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,37 +19,37 @@ _SECOND_LOOK = 6  # steps with k vectors in which an eigenvalue that one vector 
 
 
 class Matrices(NamedTuple):
-    """M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]), as a map on rows; float64."""
+    """Maps rows by M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]); float64."""
 
     left: Tensor  # (in, hidden)
     right: Tensor  # (in, hidden)
     weights: Tensor  # (block, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(block, n, in) -> (block, n, in): four matrix products that all blocks share, 8 in * hidden flops a row."""
+        """(block, n, in) -> (block, n, in): four matrix products that all blocks share, 8 in * hidden flops per row."""
         rows, half = x.flatten(0, 1), self.weights[:, None, :] / 2
         by_left = (rows @ self.left).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)  # (block * n, hidden)
         by_right = (rows @ self.right).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)
         return torch.addmm(by_left @ self.right.T, by_right, self.left.T).view(x.shape)
 
     def scales(self) -> Tensor:
-        """sum_hidden |weights| ||left|| ||right||, (block,): at least the norm of M, however its terms cancel.
+        """Return sum_hidden |weights| ||left|| ||right||, (block,): at least the norm of M, however its terms cancel.
 
-        `rounding_share` times this is at least what rounding does to a product with a unit vector.
+        `rounding_share` times this bounds the rounding of a product with a unit vector.
         """
         lengths = torch.linalg.vector_norm(self.left, dim=0) * torch.linalg.vector_norm(self.right, dim=0)
         return self.weights.abs() @ lengths
 
 
 def rounding_share(n_in: int, hidden: int) -> float:
-    """4 (in + hidden) eps: above the worst case of sums over in and hidden, and of what is done with them after."""
+    """Return 4 (in + hidden) eps: it bounds the rounding of sums over in and hidden and of the steps after them."""
     return 4 * (n_in + hidden) * torch.finfo(torch.float64).eps
 
 
 def squared_norms(layer: BilinearLayer, weights: Tensor) -> Tensor:
-    """||M||_F^2 = weights^T C weights for every row of weights (block, hidden), C the Gram matrix of hidden units.
+    """Return ||M||_F^2 = weights^T C weights for every row of weights (block, hidden), C = Gram matrix of hidden units.
 
-    Cost: 4 hidden^2 in for all blocks and hidden^2 a block; memory 512 rows of C.
+    Cost: 4 hidden^2 in for all blocks and hidden^2 per block; memory 512 rows of C.
     """
     total = torch.zeros_like(weights[:, 0])
     for start in range(0, layer.rank, _GRAM_ROWS):
@@ -66,20 +66,20 @@ def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
 
 
 class Bounds(NamedTuple):
-    """(block, k) each: distance of a value to some eigenvalue, and of its magnitude to that of the same place."""
+    """Bounds, (block, k) each: from a value to some eigenvalue, and between magnitudes at the same place."""
 
     near: Tensor
     place: Tensor
 
 
 def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
-    """Bounds on eigenvalues of M = [[diag(values), coupling^T], [coupling, C]] where only ||C|| <= rest is known.
+    """Bound the eigenvalues of M = [[diag(values), coupling^T], [coupling, C]] if only ||C|| <= rest is known.
 
     values (block, j), j >= k, largest magnitude first; coupling (block, n, j), n rows that carry all of it; rest
     (block,). With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest) as quadratic forms:
     the i-th largest eigenvalue of M is at most that of S(rest), or rest, and at least the i-th largest value
     (Cauchy); the smallest likewise. Merged by magnitude they bound the i-th largest magnitude. Such a bound is
-    quadratic in the coupling where the value is above rest. The norm of a value's column of the coupling (the
+    quadratic in the coupling if the value is above rest. The norm of a value's column of the coupling (the
     residual of its Ritz vector) bounds the distance to some eigenvalue, whatever rest is.
     """
     j = values.shape[1]
@@ -99,7 +99,7 @@ def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
 
 
 class Leading(NamedTuple):
-    """The eigenpairs found, one row a block."""
+    """The eigenpairs that were found, one row per block."""
 
     values: Tensor  # (block, k), largest magnitude first
     vectors: Tensor  # (block, k, in)
@@ -110,7 +110,7 @@ class Leading(NamedTuple):
 
 
 def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_steps: int, seed: int) -> Leading:
-    """The k eigenpairs of largest magnitude of every matrix, from Krylov subspaces of at most max_steps vectors.
+    """Find the k eigenpairs of largest magnitude of every matrix, in Krylov subspaces of at most max_steps vectors.
 
     norms: ||M||_F^2, (block,). From a tolerance of 1e-4 on float32 finds the subspaces; then the few Ritz vectors that
     the bounds need are multiplied in float64, and on that alone the bounds rest. Blocks for which float32 was not
@@ -141,7 +141,7 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
 
 
 class _Problem(NamedTuple):
-    """Matrices with what is known of them, (block,) each."""
+    """Matrices with known bounds, (block,) each."""
 
     matrices: Matrices
     norms: Tensor  # at least ||M||_F^2
@@ -154,7 +154,7 @@ class _Problem(NamedTuple):
         return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
 
     def single(self) -> "_Problem":
-        """For a search in float32: every matrix over its norm, with the usual rounding and not the worst."""
+        """The problem in float32: every matrix divided by its norm; rounding is the usual one, not the worst."""
         length, eps = nonzero(self.norms).sqrt(), torch.finfo(torch.float32).eps
         left, right, weights = self.matrices
         tops = [top if top > 0 else 1.0 for top in (float(left.abs().max()), float(right.abs().max()))]
@@ -164,7 +164,7 @@ class _Problem(NamedTuple):
         return _Problem(matrices, self.norms / length.square(), rounding, floor)
 
     def at(self, index: Tensor) -> "_Problem":
-        """Some of the blocks."""
+        """The problem of some of the blocks."""
         matrices = self.matrices._replace(weights=self.matrices.weights[index])
         return _Problem(matrices, *(part[index] for part in self[1:]))
 
@@ -177,7 +177,7 @@ class _Verdict(NamedTuple):
 
     @classmethod
     def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
-        """On Ritz values (block, j) of largest magnitude and their coupling (block, n, j)."""
+        """Judge Ritz values (block, j) of largest magnitude and their coupling (block, n, j)."""
         missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
         rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
         near, place = (bound + rounding for bound in enclose(values, coupling, missing.sqrt(), k))
@@ -188,7 +188,7 @@ class _Verdict(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Blocks that a search is done with."""
+    """The blocks that a search has finished."""
 
     blocks: Tensor
     values: Tensor
@@ -200,27 +200,27 @@ class _Found(NamedTuple):
     used: int  # vectors of the basis
 
     def at(self, mask: Tensor) -> "_Found":
-        """Some of the blocks."""
+        """Those of the blocks in the mask."""
         tensors = (self.blocks, self.values, self.vectors, self.coupling, self.basis)
         verdict = _Verdict(*(part[mask] for part in self.verdict))
         blocks, values, vectors, coupling, basis = (part[mask] for part in tensors)
         return _Found(blocks, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
 
     def rows(self, count: int) -> Tensor:
-        """The first Ritz vectors, (block, count, in)."""
+        """The first `count` Ritz vectors, (block, count, in)."""
         return self.vectors[:, :, :count].mT.to(self.basis) @ self.basis
 
     def pairs(self, k: int, steps: int) -> Leading:
-        """The first k."""
+        """The first k eigenpairs."""
         residuals = torch.linalg.vector_norm(self.coupling[:, :, :k], dim=1) + self.rounding[:, None]
         bounds, _, proven, _ = self.verdict
         return Leading(self.values[:, :k], self.rows(k), residuals, bounds, proven, torch.full_like(self.blocks, steps))
 
 
 def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
-    """Blocks as they are done, from start (block, n, in) on: fully reorthogonalised, products shared by those left.
+    """Yield blocks as they finish, from start (block, n, in) on; fully reorthogonalised, the others share products.
 
-    A block is done when its bounds are within tolerance and proven; or within tolerance where no proof is in reach,
+    A block is done when its bounds are within tolerance and proven; or within tolerance if no proof is in reach,
     and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
     nothing for a while; or when the basis has no room for more below `cap` vectors.
     """
@@ -253,7 +253,7 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
 
 
 def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tensor:
-    """The least number of leading Ritz vectors with the verdict of all, (block,); k where nothing is proven."""
+    """The least number of leading Ritz vectors with the verdict of all, (block,); k if nothing is proven."""
     needed = torch.where(found.verdict.proven, found.used, k)
     count = k
     while count < found.used and bool((needed > count).any()):
@@ -265,7 +265,7 @@ def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tenso
 
 
 def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The basis (block, m, in) with x (block, n, in) added, M in it, the next x, and what couples M x to that."""
+    """The basis (block, m, in) with x (block, n, in) added, M in it, the next x, and the coupling of M x to it."""
     basis, n = torch.cat([basis, x], 1), x.shape[1]
     image = matrices(x)
     overlap = image @ basis.mT  # (block, n, m)
@@ -279,7 +279,7 @@ def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tupl
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal rows (block, n, in) orthogonal to the basis; where x (unit rows) has no such part, random ones."""
+    """Orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) has no such part."""
     # what is left of such an x is rounding, mostly inside the basis: a part outside of it is mixed in, new each time
     spare = torch.randn(
         x.shape[1:], generator=torch.Generator().manual_seed(2**31 + basis.shape[1]), dtype=torch.float64

@@ -6,27 +6,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_choice, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import SpectralResult
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
 
-_CHUNK_ELEMENTS = 2**25  # numbers held at most for the directions that are worked on together (256 MB)
+_CHUNK_ELEMENTS = 2**25  # the most numbers held at once for one chunk of directions (256 MB)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spectra:
-    """The k eigenvalues of largest magnitude of the interaction matrix of each direction, and how sure they are.
+    """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and error bounds.
 
-    bounds: some eigenvalue of the matrix lies within it of the value; rounding is included. Where `proven`, also: the
-    i-th largest magnitude of all eigenvalues lies within bounds[:, i] of that of the i-th value, so nothing larger
-    was missed. Where not, the matrix may have a larger eigenvalue that no vector of the subspace saw, unlikely as
-    that is; `method="dense"` on these directions settles it.
-    residuals: ||M v - eigenvalue v||, rounding included, of the vectors before they are rounded to the layer's dtype.
-    An eigenvector is off by about its residual over the gap to the next eigenvalue, often much more than the bound,
-    which is quadratic in the residual where proven.
+    bounds: the matrix has an eigenvalue within bounds[:, i] of the i-th value; rounding is included. For a direction
+    that is `proven`, the i-th largest magnitude of all its eigenvalues also lies within bounds[:, i] of that of the
+    i-th value, so no larger eigenvalue was missed. For a direction that is not proven, the matrix may have a larger
+    eigenvalue that no vector of the subspace saw; this is unlikely, and `method="dense"` on that direction decides it.
+    residuals: ||M v - eigenvalue v||, with rounding, of the vectors before they are rounded to the layer's dtype. The
+    error of an eigenvector is about its residual divided by the gap to the next eigenvalue. It is often much larger
+    than the bound, which is quadratic in the residual if proven.
     """
 
     eigenvalues: Tensor  # (block, k), largest magnitude first, sign kept
@@ -44,7 +44,7 @@ class Spectra:
 
     @property
     def converged(self) -> Tensor:
-        """(block,): every bound is at most tolerance * |eigenvalue|; false for an eigenvalue that is zero."""
+        """Return if every bound is at most tolerance * |eigenvalue|: (block,); false if an eigenvalue is zero."""
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
 
     def __repr__(self) -> str:
@@ -55,9 +55,10 @@ class Spectra:
         )
 
     def to_result(self) -> SpectralResult:
-        """The blocks put together as a bilinear map, outputs by the pseudoinverse of the directions: out * block.
+        """Return the blocks as one bilinear map, with outputs (out, block), the pseudoinverse of the directions.
 
-        The tensor is that of the layer up to the eigenpairs left out, where the directions span its outputs.
+        If the directions span the layer's outputs, its tensor is the layer's without the eigenpairs that are left out.
+        Raises ValueError for a layer with a constant output.
         """
         if self.constant_out:
             raise ValueError("the constant output of a lifted layer needs its direction; use layer.drop_constant()")
@@ -84,21 +85,25 @@ def spectra(
     seed: int = 0,
     progress: bool = True,
 ) -> Spectra:
-    """M_u v = eigenvalue v for the k eigenvalues of largest magnitude, M_u = sum_out u[out] B[out], for every u.
+    """Find the k eigenpairs of largest magnitude for every output direction u.
 
-    directions: (block, out), one u a row, of any length but zero; k at most min(in, 2 hidden). Constant coordinates
+    M_u v = eigenvalue v, M_u = sum_out u[out] B[out]
+
+    directions: (block, out), one u per row, of any length but zero; k at most min(in, 2 hidden). Constant coordinates
     of a lifted layer count, in directions and in eigenvectors.
-    tolerance: relative to each eigenvalue; the stop. For eigenvalues near 0 the floor of the arithmetic stands in.
-    max_steps: vectors of a direction's subspace, at most in; by default 64 + 16 k. A direction that ends there has
-    the bounds it has.
-    method: "krylov" never forms M_u; "dense" decomposes it, in coordinates of the weights' span where 2 hidden < in
-    makes that cheaper ("thin"), and always proves; "auto" takes the one of fewer flops.
-    Bounds are computed in float64 (subspaces are searched in float32 where the tolerance allows) and include the worst
-    case of its rounding, and the rounding of the values to the layer's dtype, which is returned. Not differentiable.
+    tolerance: the search stops at this error relative to each eigenvalue, or at the rounding floor if that is larger.
+    max_steps: how many vectors a direction's subspace may have, at most in; by default 64 + 16 k. A direction that
+    needs more keeps the bounds that it has by then.
+    method: "krylov" never forms M_u. "dense" decomposes M_u and always proves; if 2 hidden < in it works in the span
+    of the weights, which is cheaper and is reported as "thin". "auto" takes the method with fewer flops.
+    Bounds are computed in float64 (subspaces are searched in float32 if the tolerance allows). They include the worst
+    case of float64's rounding, and the rounding of the values to the layer's dtype. Not differentiable.
+    Raises ValueError for a zero direction, for sizes that differ, or for a tolerance below rounding; TypeError for
+    anything but a layer.
 
-    Cost of krylov: 8 in hidden flops a step and direction (decaying spectra take 5 to 20 steps), products shared by
-    the directions of a chunk, and 4 in hidden^2 once for the Frobenius norms that prove, so many directions in one
-    call. Memory: 256 MB a chunk, the layer in float64, and the result.
+    Cost of krylov: 8 in hidden flops per step and direction (decaying spectra take 5 to 20 steps; the directions of a
+    chunk share the products), and once per call 4 in hidden^2 for the Frobenius norms that the proofs need: pass many
+    directions in one call. Memory: 256 MB per chunk, the layer in float64, and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
@@ -172,14 +177,14 @@ def spectra(
 
 
 def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
-    """Flops of subspaces of `steps` vectors for that many directions, with the Frobenius norms that prove."""
+    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, Frobenius norms included."""
     size = min(n_in, 2 * hidden)
     each = 8.0 * size * hidden * steps + 4.0 * size * steps**2 + 2.0 * hidden**2
     return blocks * each + 4.0 * hidden**2 * size
 
 
 def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int) -> Leading:
-    """All eigenvalues of the dense matrices are known to rounding, so the leading ones are."""
+    """Eigenpairs of dense matrices: all eigenvalues are known up to rounding, so all are proven."""
     values, vectors = eigenpairs(core, directions, k)
     rows = vectors.mT  # (block, k, in)
     rounding = rounding_share(*core.left.shape) * matrices.scales()
@@ -189,9 +194,8 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
 
 
 def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
-    """Within what rounding of the sums, and of the values that are returned, allows."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
-        raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+    """An error unless the tolerance is above the rounding of the sums and of the returned values."""
+    tolerance = check_number("tolerance", tolerance)
     dtype = layer.down.dtype
     floor = rounding_share(*layer.left.shape) + torch.finfo(dtype).eps
     if not floor <= tolerance < 1:

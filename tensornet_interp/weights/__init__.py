@@ -1,18 +1,17 @@
-"""Weights on disk: layers of checkpoints, dictionaries, single tensors; safetensors only, never a pickle."""
+"""Weights on disk: layers of checkpoints, dictionaries and single tensors; safetensors only, never a pickle."""
 
+from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.layers import load_layer, save_layer
-from tensornet_interp.weights.layouts import PRESETS, PUBLISHED, Names, fill
+from tensornet_interp.weights.layouts import LAYOUTS, Layout
 from tensornet_interp.weights.tensors import pack
 
 __all__ = [
-    "PRESETS",
-    "PUBLISHED",
-    "Names",
+    "LAYOUTS",
+    "Layout",
     "Source",
     "WeightFiles",
-    "fill",
     "load_config",
     "load_dictionary",
     "load_layer",
@@ -22,3 +21,5 @@ __all__ = [
     "save_layer",
     "tensor_names",
 ]
+
+explain_missing_names(__name__)

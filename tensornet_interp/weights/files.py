@@ -1,4 +1,4 @@
-"""Tensors on disk, one at a time: a safetensors file, a sharded folder or a hub name, and the config beside them."""
+"""Single tensors on disk: in a safetensors file, a sharded folder or on the hub, and the config beside them."""
 
 import os
 import re
@@ -25,12 +25,15 @@ Source = str | os.PathLike[str]
 
 
 class WeightFiles:
-    """The tensors of a checkpoint by name, nothing read but names until one is asked for.
+    """The tensors of a checkpoint by name; opening reads the names, `read` reads one tensor.
 
     `source`: a safetensors file; a folder with model.safetensors, or with model.safetensors.index.json and its shards,
-    or with one safetensors file; or a hub name "owner/name", "owner/name@revision". `_orig_mod.` in names is left out.
-    A shard is opened (from the hub: fetched) with the first of its tensors that is asked for, and stays open, so all
-    reads of a file are of one version of it. Memory: the headers.
+    or with one safetensors file; or a hub name "owner/name", "owner/name@revision". `_orig_mod.` in names, which
+    torch.compile puts there, is left out. A shard is opened (a shard on the hub is fetched) when one of its tensors is
+    first read, and stays open, so that all reads of a file are of one version of it. Memory: the headers.
+
+    Raises FileNotFoundError if nothing is there, ValueError for a pickle or a broken file, ConnectionError if the hub
+    cannot be reached.
     """
 
     def __init__(self, source: Source) -> None:
@@ -53,29 +56,32 @@ class WeightFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All tensor names, sorted."""
+        """Return all tensor names, sorted."""
         return tuple(sorted(self._stored))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, from the header."""
+        """Return the shape of a tensor, from the header."""
         file, stored = self._place(name)
         return file.entries[stored].shape
 
     def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor; only its own bytes are read. What this project wrote is verified by its checksum."""
+        """Read one tensor straight into its own memory; the rest of the file is neither read nor mapped.
+
+        A tensor that `pack` has stored is compared to its checksum.
+        """
         file, stored = self._place(name)
         return file.read(stored).to(device=device, dtype=dtype)
 
     def config(self) -> dict[str, Any]:
-        """The config that these weights were stored with: in their own file, else config.json beside them."""
+        """Return the config that these weights were stored with: in their own file, else config.json beside them."""
         if OWN_CONFIG not in self.metadata:
-            return _read_config(self.source)
+            return read_object(locate(self.source, CONFIG))
         (file,) = self._opened.values()
         _warn_of_another(file.path.with_name(CONFIG), self.metadata[OWN_CONFIG])
         return _object(parse_json(self.metadata[OWN_CONFIG], f"the config in {file.path}"), file.path)
 
     def missing(self, name: str) -> str:
-        """What to say of a name that is not there."""
+        """Return the message for a tensor that is not there."""
         return f"tensor {name!r} is not in {str(self.source)!r}{suggestion(name, self.names)}"
 
     def _place(self, name: str) -> tuple[TensorFile, str]:
@@ -93,40 +99,41 @@ class WeightFiles:
 
 
 def load_config(source: Source) -> dict[str, Any]:
-    """The config of a checkpoint, without the weights: every key as it stands, unknown ones too
+    """Read the config of a checkpoint without the weights, every key unchanged, unknown ones too.
 
     Models that this project saved have it in their safetensors file, so that weights and config are of one save; their
     config.json is a copy to look at, and a warning says if it differs. Others have it in config.json. The published
     layout has n_head, n_layer, n_ctx, d_model, d_hidden, bilinear, gate, bias, normalization, tokenizer.
-    Raises FileNotFoundError where there is none, ConnectionError for a hub out of reach, ValueError for what is not a
+    Raises FileNotFoundError if there is none, ConnectionError if the hub cannot be reached, ValueError if it is not a
     JSON object.
     """
     path = Path(source)
     weights = path if path.is_file() else path / WEIGHTS
     if weights.is_file() and weights.suffix == ".safetensors":
         return WeightFiles(weights).config()
-    return _read_config(source)
+    return read_object(locate(source, CONFIG))
 
 
 def tensor_names(source: Source) -> tuple[str, ...]:
-    """The names of all tensors of a checkpoint, sorted, without reading one; `_orig_mod.` is left out."""
+    """Return the names of all tensors of a checkpoint, sorted; no tensor is read, `_orig_mod.` is left out."""
     return WeightFiles(source).names
 
 
 def load_tensor(
     source: Source, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Tensor:
-    """One tensor by its full name, as an embedding or an unembedding; only its own bytes are read
+    """Load one tensor, such as an embedding, by its full name; only its own bytes are read.
 
-    `dtype=None` keeps the file's. An unembedding that is tied to the embedding is often not in the file a second time.
+    `dtype=None` keeps the file's dtype. An unembedding that is tied to the embedding is often stored only once, as the
+    embedding. Raises ValueError, with the nearest name, if there is no such tensor.
     """
     return WeightFiles(source).read(name, device=device, dtype=dtype)
 
 
 def locate(source: Source, file: str, *, cached: bool = False) -> Path:
-    """The path of one file of a checkpoint; from the hub it is fetched into the hub's cache, if not there already.
+    """Return the path of one file of a checkpoint; a file on the hub is fetched into the hub's cache.
 
-    `cached` looks there only.
+    `cached=True` looks in that cache only.
     """
     path = Path(source)
     if path.exists() and not path.is_dir():
@@ -184,7 +191,7 @@ def _find_weights(source: Source) -> tuple[Path, bool]:
 
 
 def _shards(path: Path) -> dict[str, str]:
-    files = _object(read_json(path), path).get("weight_map")
+    files = read_object(path).get("weight_map")
     if not isinstance(files, Mapping) or not files or not all(isinstance(file, str) for file in files.values()):
         raise ValueError(f"{path} must hold a weight_map from tensor names to files")
     outside = sorted({file for file in files.values() if Path(file).name != file or not file.endswith(".safetensors")})
@@ -193,8 +200,8 @@ def _shards(path: Path) -> dict[str, str]:
     return dict(files)
 
 
-def _read_config(source: Source) -> dict[str, Any]:
-    path = locate(source, CONFIG)
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; ValueError if the file holds anything else."""
     return _object(read_json(path), path)
 
 

@@ -1,30 +1,36 @@
-"""Which tensors of a checkpoint are a layer's left, right and down: patterns, and the layouts that are known."""
+"""Layouts of checkpoints: which tensors are a layer's left, right and down."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from tensornet_interp.checks import check_choice
+from tensornet_interp.checks import check_choice, check_text
 
 INDEX = "{i}"
 
 
 @dataclass(frozen=True)
-class Names:
-    """y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x, by the names of its tensors.
+class Layout:
+    """A layout says which tensors of a checkpoint make one layer.
 
-    Each is a tensor name with `{i}` for the layer's index, in `nn.Linear` layout: left, right (rank, in), down
-    (out, rank), biases (rank,), (rank,), (out,). The same name for left and right says that they are stacked in one
-    tensor (2 rank, in), the rows of `first` above the other's; so for the biases. `down=None`: the outputs are the
-    hidden units. `dense` in their place names one tensor (out, in, in), applied to one input twice. A bias that the
-    file has not is zero, unless the config says bias.
+    y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
 
-    `gated`: the layout has a gate on `left`, which is no tensor. `inputs` says in which space x lives, before or after
-    a norm ("" means: as the config's `normalization` says). `ignore` names tensors beside the layer's that are known to
-    be no part of the map; any other tensor of the same module is an error. `embedding` and `unembedding`
-    (vocabulary, d_model) and `attention` are for `load_tensor`.
+    Each field is a tensor name in which `{i}` stands for the layer's index. Shapes are those of `nn.Linear`: left and
+    right (rank, in), down (out, rank), left_bias and right_bias (rank,), bias (out,).
+    If left and right have the same name, both are stacked in one tensor (2 rank, in), and `first` says whose rows are
+    on top; biases likewise. `down=None`: the outputs are the hidden units. `dense` replaces left, right and down: it
+    names one tensor (out, in, in), which the layer applies to one input twice. A bias that the file does not have is
+    zero, unless the config says that the model has biases.
+
+    `gated`: the layout has a gate on `left`; a gate is a function, not a tensor. `basis` says which coordinates x is
+    in, before or after a norm; if it is "", the config's "normalization" decides. `ignore` names tensors of the same
+    module that are no part of the map; any other tensor of that module is an error. `embedding` and `unembedding`
+    (vocabulary, d_model) and `attention` are names for `load_tensor`.
+
+    Raises ValueError if left or right has no name, or if `dense` is given beside them; TypeError for a string in
+    place of the tuple `ignore`.
     """
 
     left: str = ""
@@ -37,7 +43,7 @@ class Names:
     first: str = "left"
     residual: float = 0.0
     gated: bool = False
-    inputs: str = ""
+    basis: str = ""
     ignore: tuple[str, ...] = ()
     embedding: str = ""
     unembedding: str = ""
@@ -52,23 +58,29 @@ class Names:
             raise ValueError("dense names the whole tensor; give it with a bias at most, or left, right and down")
         if not self.dense and not all(parts):
             raise ValueError(f"left and right must both be named, got left={self.left!r} and right={self.right!r}")
-        if self.inputs and not self.inputs.startswith("inputs in "):
-            raise ValueError(f"inputs must read 'inputs in ...', as a layer's basis does, got {self.inputs!r}")
+        check_text("basis", self.basis, empty=True)
 
     @property
     def weights(self) -> dict[str, str]:
-        """Patterns of what must be in the file, by role."""
+        """Return the names of the tensors that must be in the file, by role."""
         named = {"dense": self.dense, "left": self.left, "right": self.right, "down": self.down}
-        return {role: pattern for role, pattern in named.items() if pattern}
+        return {role: name for role, name in named.items() if name}
 
     @property
     def biases(self) -> dict[str, str]:
-        """Patterns of what may be in the file, by role."""
+        """Return the names of the tensors that may be in the file, by role."""
         named = {"left_bias": self.left_bias, "right_bias": self.right_bias, "bias": self.bias}
-        return {role: pattern for role, pattern in named.items() if pattern}
+        return {role: name for role, name in named.items() if name}
+
+    def at(self, index: int) -> "Layout":
+        """Return the layout of one layer: the index stands in every name in place of `{i}`."""
+        filled: dict[str, Any] = {role: name.replace(INDEX, str(index)) for role, name in self._named().items()}
+        for field in ("ignore", "attention"):
+            filled[field] = tuple(name.replace(INDEX, str(index)) for name in getattr(self, field))
+        return replace(self, **filled)
 
     def indices(self, names: Iterable[str]) -> list[int]:
-        """The layers of which the file has the first weight."""
+        """Return the indices of the layers whose first weight is among the tensor names."""
         pattern = re.escape(next(iter(self.weights.values())))
         first, *others = pattern.split(re.escape(INDEX))
         regex = re.compile(first + (r"(\d+)" + r"\1".join(others) if others else "()"))
@@ -76,72 +88,70 @@ class Names:
         return sorted({int(digits or "0") for digits in found})
 
     def leftover(self, names: Iterable[str], index: int) -> list[str]:
-        """Tensors in the layer's own module, or beside one of its weights, that no pattern names."""
-        patterns = [*self.weights.values(), *self.biases.values()]
-        levels = zip(*(pattern.split(".")[:-1] for pattern in patterns), strict=False)
+        """Return the tensors of the layer's module, or beside one of its weights, that the layout does not name."""
+        here = self.at(index)
+        known = {*here.weights.values(), *here.biases.values(), *here.ignore}
+        levels = zip(*(pattern.split(".")[:-1] for pattern in self._named().values()), strict=False)
         module = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
-        stems = [pattern.rpartition(".")[0] for pattern in self.weights.values()]
-        owned = {f"{fill(stem, index)}." for stem in (*stems, module if INDEX in module else "") if stem}
-        known = {fill(pattern, index) for pattern in (*patterns, *self.ignore)}
+        stems = [name.rpartition(".")[0] for name in here.weights.values()]
+        owned = {f"{stem}." for stem in stems if stem}
+        if INDEX in module:
+            owned.add(module.replace(INDEX, str(index)) + ".")
         beside = {"bias"} if not all(stems) else set()
         return sorted(n for n in set(names) - known if n in beside or n.startswith(tuple(owned)))
 
+    def _named(self) -> dict[str, str]:
+        """Weights and biases by role."""
+        return self.weights | self.biases
 
-def fill(pattern: str, index: int) -> str:
-    """The name of the layer's tensor."""
-    return pattern.replace(INDEX, str(index))
 
-
-PUBLISHED = Names(
-    left="transformer.h.{i}.mlp.w.weight",  # (2 d_hidden, d_model): left rows above right rows
-    right="transformer.h.{i}.mlp.w.weight",
-    down="transformer.h.{i}.mlp.p.weight",  # (d_model, d_hidden)
-    left_bias="transformer.h.{i}.mlp.w.bias",
-    right_bias="transformer.h.{i}.mlp.w.bias",
-    bias="transformer.h.{i}.mlp.p.bias",
-    embedding="transformer.wte.weight",
-    unembedding="lm_head.weight",
-    attention=("transformer.h.{i}.attn.qkv.weight", "transformer.h.{i}.attn.o.weight"),
-)
-LLAMA = Names(
-    left="model.layers.{i}.mlp.gate_proj.weight",  # the gate acts on this one
-    right="model.layers.{i}.mlp.up_proj.weight",
-    down="model.layers.{i}.mlp.down_proj.weight",
-    left_bias="model.layers.{i}.mlp.gate_proj.bias",
-    right_bias="model.layers.{i}.mlp.up_proj.bias",
-    bias="model.layers.{i}.mlp.down_proj.bias",
-    gated=True,
-    inputs="inputs in the residual stream after post_attention_layernorm and its weight",
-    embedding="model.embed_tokens.weight",
-    unembedding="lm_head.weight",
-)
-TORCH_BILINEAR = Names(dense="{i}.weight", bias="{i}.bias")  # a ModuleList or Sequential; alone: Names(dense="weight")
-
-PRESETS: dict[str, Names | None] = {
-    "published": PUBLISHED,
-    "llama": LLAMA,
-    "torch_bilinear": TORCH_BILINEAR,
-    "tensornet_interp": None,  # the config of the saved model says which: see own_names
+LAYOUTS = {
+    "published": Layout(
+        left="transformer.h.{i}.mlp.w.weight",  # (2 d_hidden, d_model): left rows above right rows
+        right="transformer.h.{i}.mlp.w.weight",
+        down="transformer.h.{i}.mlp.p.weight",  # (d_model, d_hidden)
+        left_bias="transformer.h.{i}.mlp.w.bias",
+        right_bias="transformer.h.{i}.mlp.w.bias",
+        bias="transformer.h.{i}.mlp.p.bias",
+        embedding="transformer.wte.weight",
+        unembedding="lm_head.weight",
+        attention=("transformer.h.{i}.attn.qkv.weight", "transformer.h.{i}.attn.o.weight"),
+    ),
+    "llama": Layout(
+        left="model.layers.{i}.mlp.gate_proj.weight",  # the gate acts on this one
+        right="model.layers.{i}.mlp.up_proj.weight",
+        down="model.layers.{i}.mlp.down_proj.weight",
+        left_bias="model.layers.{i}.mlp.gate_proj.bias",
+        right_bias="model.layers.{i}.mlp.up_proj.bias",
+        bias="model.layers.{i}.mlp.down_proj.bias",
+        gated=True,
+        basis="residual stream after post_attention_layernorm and its weight",
+        embedding="model.embed_tokens.weight",
+        unembedding="lm_head.weight",
+    ),
+    # a ModuleList or Sequential of them; a single one is Layout(dense="weight", bias="bias")
+    "torch_bilinear": Layout(dense="{i}.weight", bias="{i}.bias"),
 }
+SAVED_MODEL = "tensornet_interp"  # the layout that depends on the config: see saved_model_layout
 
 
-def own_names(config: Mapping[str, Any], index: int) -> Names:
-    """The names of a model that this project saved: "class" and "config" of its config.json decide."""
+def saved_model_layout(config: Mapping[str, Any], index: int) -> Layout:
+    """Return the layout of a model that this project saved; "class" and "config" of its config.json decide."""
     kind, options = config.get("class"), config.get("config")
-    if kind not in ("BilinearClassifier", "GateModel") or not isinstance(options, Mapping):
+    if kind not in ("BilinearClassifier", "LogicGateModel") or not isinstance(options, Mapping):
         raise ValueError(
-            "names='tensornet_interp' reads the models that this project saved (BilinearClassifier, GateModel); "
+            f"layout={SAVED_MODEL!r} reads the models that this project saved (BilinearClassifier, LogicGateModel); "
             f"config.json names class {kind!r}"
         )
     module = "blocks.{i}" if kind == "BilinearClassifier" else "bilinear"
-    has_down = kind == "GateModel" or bool(options.get("down"))
-    if kind == "GateModel":
-        inputs = "inputs in bits, 0 or 1"
+    has_down = kind == "LogicGateModel" or bool(options.get("down"))
+    if kind == "LogicGateModel":
+        basis = "bits, 0 or 1"
     elif index > 0:
-        inputs = f"inputs in the output basis of layer {index - 1}"
+        basis = f"outputs of layer {index - 1}"
     else:
-        inputs = f"inputs in the {'pixel (input)' if options.get('width') is None else 'embedding'} basis"
-    return Names(
+        basis = "pixels" if options.get("width") is None else "embedding"
+    return Layout(
         left=f"{module}.left.weight",
         right=f"{module}.right.weight",
         down=f"{module}.down.weight" if has_down else None,
@@ -149,5 +159,5 @@ def own_names(config: Mapping[str, Any], index: int) -> Names:
         right_bias=f"{module}.right.bias",
         bias=f"{module}.down.bias" if has_down else None,
         residual=options.get("residual", 0.0),
-        inputs=inputs,
+        basis=basis,
     )

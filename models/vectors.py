@@ -1,4 +1,4 @@
-"""What passes at the hook points of a `Transformer`: streams, and a shuffling buffer."""
+"""The vectors that pass at the hook points of a `Transformer`: streams, and a shuffling buffer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,20 +39,21 @@ def check_windows(model: Transformer, rows: Tensor) -> None:
         raise ValueError(f"windows have {rows.shape[1]} positions, the model's context is {model.config.context}")
 
 
-def activations(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
-    """What passes at (layer, point): a chunk (windows, position, d_model) for every `at_once` rows, in their order
+def vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
+    """Yield the vectors that pass at (layer, point), in the order of the rows.
 
-    rows: (window, position); each chunk goes to the model's device. Blocks above the layer and the head are not run.
+    Each chunk is (windows, position, d_model), from `at_once` rows, on the model's device. rows: (window, position).
+    Blocks above the layer and the head are not run.
     Raises ValueError, before any work, for a layer or a point that does not exist; it lists the points that do.
     """
     check_windows(model, rows)
     check_int("at_once", at_once, 1)
     check_int("layer", layer, 0, model.config.n_layers - 1)
     check_choice("point", point, POINTS)
-    return _activations(model, rows, layer, point, at_once)
+    return _vectors_at(model, rows, layer, point, at_once)
 
 
-def _activations(model: Transformer, rows: Tensor, layer: int, point: str, at_once: int) -> Iterator[Tensor]:
+def _vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, at_once: int) -> Iterator[Tensor]:
     seen: list[Tensor] = []
     for chunk in rows.split(at_once):
         with torch.no_grad(), model.hooked({(layer, point): seen.append}):
@@ -63,12 +64,12 @@ def _activations(model: Transformer, rows: Tensor, layer: int, point: str, at_on
 
 
 @dataclass(frozen=True)
-class ActivationBuffer:
+class VectorBuffer:
     """Batches (batch_size, d_model) of what passes at (layer, point), in an order that mixes windows and positions.
 
-    A pass goes through the windows in a random order, fills a buffer of about `size` activations, shuffles it, gives
-    half of it away in batches, fills it up again, and so on: each activation once a pass, the last batch of a pass is
-    what is left. Iteration is one pass; `endless()` goes on. All from `seed`. Memory: (size + one chunk) d_model.
+    A pass goes through the windows in a random order, fills a buffer of about `size` vectors, shuffles it, gives half
+    of it away in batches, fills it up again, and so on: each vector appears once per pass, and the last batch of a pass
+    holds what is left. Iteration is one pass; `endless()` goes on. All from `seed`. Memory: (size + one chunk) d_model.
     """
 
     model: Transformer
@@ -101,7 +102,7 @@ class ActivationBuffer:
     def _pass(self, generator: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(len(self.windows), generator=generator, device="cpu")
         rows = self.windows[order.to(self.windows.device)]
-        fresh = activations(self.model, rows, self.layer, self.point, at_once=self.at_once)
+        fresh = vectors_at(self.model, rows, self.layer, self.point, at_once=self.at_once)
         rest: list[Tensor] = []
         more = True
         while more:

@@ -26,7 +26,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Gate(NamedTuple):
+class LogicGate(NamedTuple):
     """operation(bit[first], bit[second])"""
 
     operation: str
@@ -35,15 +35,15 @@ class Gate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """Which gates (one output each) on how many bits, and the hidden width of the layer.
+class LogicGateConfig:
+    """Which logic gates (one output each) on how many bits, and the hidden width of the layer.
 
-    >>> GateConfig(n_bits=3, gates=(Gate("and", 0, 1), Gate("xnor", 1, 2)), hidden=4).names
+    >>> LogicGateConfig(n_bits=3, gates=(LogicGate("and", 0, 1), LogicGate("xnor", 1, 2)), hidden=4).names
     ('and(0, 1)', 'xnor(1, 2)')
     """
 
     n_bits: int
-    gates: tuple[Gate, ...]
+    gates: tuple[LogicGate, ...]
     hidden: int = 12
 
     def __post_init__(self) -> None:
@@ -62,8 +62,8 @@ class GateConfig:
                     raise ValueError(f"gates[{index}] bit must be less than n_bits={self.n_bits}, got {bit}")
             if first == second:
                 raise ValueError(f"gates[{index}] needs two different bits, got {first} twice")
-            gates.append(Gate(operation, first, second))
-        object.__setattr__(self, "gates", tuple(gates))  # lists, as they come from JSON, become Gate tuples
+            gates.append(LogicGate(operation, first, second))
+        object.__setattr__(self, "gates", tuple(gates))  # lists, as they come from JSON, become LogicGate tuples
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class GateConfig:
 
 
 def truth_table(
-    config: GateConfig,
+    config: LogicGateConfig,
     *,
     max_rows: int = 4096,
     seed: int = 0,
@@ -97,11 +97,11 @@ def truth_table(
     return bits.to(device, dtype), y.to(device, dtype)
 
 
-class GateModel(nn.Module):
-    """y = down((left x + a) * (right x + b)) + c: one bilinear layer with biases, one output a gate."""
+class LogicGateModel(nn.Module):
+    """y = down((left x + a) * (right x + b)) + c: one bilinear layer with biases, one output per gate."""
 
     def __init__(
-        self, config: GateConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, config: LogicGateConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.config = config
@@ -114,18 +114,18 @@ class GateModel(nn.Module):
 
     def layer(self) -> BilinearLayer:
         """The exact lifted layer: coordinates [1, bits] -> [1, gates]."""
-        return self.bilinear.layer("gates", ("inputs in bits, 0 or 1",))
+        return self.bilinear.layer("gates", basis="bits, 0 or 1")
 
 
-def train_gates(
-    config: GateConfig,
+def train_logic_gates(
+    config: LogicGateConfig,
     *,
     steps: int = 2000,
     lr: float = 0.02,
     weight_decay: float = 0.0,
     seed: int = 0,
     max_rows: int = 4096,
-) -> GateModel:
+) -> LogicGateModel:
     """A model fitted to the truth table: full-batch AdamW on the mean squared error, learning rate falling to zero.
 
     On the CPU; the global random streams are as they were afterwards. Raises FloatingPointError, naming the step,
@@ -138,7 +138,7 @@ def train_gates(
     x, y = truth_table(config, max_rows=max_rows, seed=seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
-        model = GateModel(config, device="cpu", dtype=torch.float32)
+        model = LogicGateModel(config, device="cpu", dtype=torch.float32)
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         for step in range(steps):

@@ -1,0 +1,49 @@
+"""What the verbs of this room compare: networks of one depth, or single layers, with the same inputs and outputs."""
+
+from collections.abc import Mapping, Sequence
+
+from tensornet_interp.checks import check_size
+from tensornet_interp.layer import BilinearLayer, TensorNetwork
+from tensornet_interp.network import BilinearNetwork, as_network
+
+Networks = TensorNetwork | Sequence[TensorNetwork]
+
+
+def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwork]:
+    """Return the networks to compare by the names that errors use: a and b, or places in a list."""
+    if b is not None:
+        if not isinstance(a, TensorNetwork):
+            raise TypeError(f"similarity takes two networks, or one list of them; got {type(a).__name__} and a second")
+        return {"a": a, "b": b}
+    if isinstance(a, TensorNetwork) or not isinstance(a, Sequence) or isinstance(a, str):
+        raise TypeError(f"similarity takes two networks, or one list of them; got one {type(a).__name__}")
+    if not a:
+        raise ValueError("similarity of an empty list: it takes at least one network")
+    return {str(i): part for i, part in enumerate(a)}
+
+
+def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
+    """Return all as networks of one depth, with the same inputs and outputs."""
+    networks = {name: as_network(part, name) for name, part in named.items()}
+    first = next(iter(networks))
+    for name, network in networks.items():
+        if len(network) != len(networks[first]):
+            raise ValueError(f"networks must have the same depth, got {len(networks[first])} and {len(network)} layers")
+        check_comparable({at: networks[at].layers[0] for at in (first, name)}, outputs=False)
+        check_comparable({at: networks[at].layers[-1] for at in (first, name)}, inputs=False)
+    return list(networks.values())
+
+
+def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, outputs: bool = True) -> None:
+    """Check that named layers have the same inputs, the same outputs (if asked) and the same device."""
+    for mode, axis, wanted in (("in", 1, inputs), ("out", 0, outputs)):
+        if wanted:
+            check_size(mode, **{name: layer.shape[axis] for name, layer in layers.items()})
+            if len({layer.constant_in if mode == "in" else layer.constant_out for layer in layers.values()}) > 1:
+                raise ValueError(
+                    f"only one of the two has a constant coordinate in mode '{mode}'; lift both or neither"
+                )
+    devices = {name: layer.down.device for name, layer in layers.items()}
+    if len(set(devices.values())) > 1:
+        listing = ", ".join(f"{name} {device}" for name, device in devices.items())
+        raise ValueError(f"tensors must share one device; got {listing}")

@@ -1,0 +1,80 @@
+"""Inner products of many pairs of networks at once, and the cosines that follow from them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tensornet_interp.inner_products.stack import Stack
+
+Pairs = Sequence[tuple[int, int]]  # places in the list of networks
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task says what to compute: the products of these pairs of networks, per output or summed over outputs."""
+
+    stacks: Sequence[Stack]
+    pairs: Pairs
+    by_output: bool
+    progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table holds <f, g> of every pair as value * exp(log_scale)."""
+
+    value: Tensor  # (pair, out), or (pair, 1) for sums over outputs
+    log_scale: Tensor  # (pair,)
+    method: str
+    draws: Tensor | None = None  # (pair, samples, out or 1) if sampled; value is their mean
+
+
+def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:
+    """Compute one pair after the other; product(i, j) returns values (out,) and the logarithm of their scale."""
+    values, logs = [], []
+    quiet = not task.progress or len(task.pairs) < 4  # two networks have nothing to show between the products
+    for i, j in tqdm(task.pairs, desc=title, leave=False, delay=1, disable=quiet):
+        value, log = product(i, j)
+        values.append(value if task.by_output else value.sum(0, keepdim=True))
+        logs.append(log)
+    return Table(torch.stack(values), torch.tensor(logs, dtype=torch.float64, device=values[0].device), method)
+
+
+def covering_pairs(count: int) -> list[tuple[int, int]]:
+    """Pair every network with itself and with all that come after it."""
+    return [(i, j) for i in range(count) for j in range(i, count)]
+
+
+def mirrored(values: Tensor, pairs: Pairs, count: int) -> Tensor:
+    """Arrange values (pair, out or 1) of covering pairs as a symmetric matrix (count, count, out or 1)."""
+    index = torch.empty(count, count, dtype=torch.long)
+    for at, (i, j) in enumerate(pairs):
+        index[i, j] = index[j, i] = at
+    return values[index.to(values.device)]
+
+
+def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Return <f, g> / sqrt(<f, f> <g, g>) of every pair, and its standard error: (pair, out or 1) each.
+
+    The standard error is that of the ratio to first order in the deviations of its three averages; it is 0 if nothing
+    was sampled.
+    """
+    own = {i: at for at, (i, j) in enumerate(pairs) if i == j}
+    f, g = (torch.tensor([own[pair[side]] for pair in pairs], device=table.value.device) for side in (0, 1))
+    scale = (table.log_scale - (table.log_scale[f] + table.log_scale[g]) / 2).exp()[:, None]
+    scale = scale / (table.value[f].sqrt() * table.value[g].sqrt())
+    cosine, error = table.value * scale, torch.zeros_like(scale)
+    if table.draws is not None:
+        for at, (i, j) in enumerate(zip(f.tolist(), g.tolist(), strict=True)):
+            relative = table.draws[i] / table.value[i] + table.draws[j] / table.value[j]  # (samples, out or 1)
+            error[at] = standard_error(table.draws[at] * scale[at] - cosine[at] * relative / 2, 0)
+    return cosine, error
+
+
+def standard_error(values: Tensor, dim: int) -> Tensor:
+    """Return the standard error of the mean over `dim`."""
+    return values.std(dim) / math.sqrt(values.shape[dim])

@@ -1,0 +1,60 @@
+"""What a contents page says if it is asked for a name that it does not have."""
+
+import ast
+import difflib
+import functools
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["explain_missing_names"]
+
+_FOLDER = Path(__file__).parent
+
+
+def explain_missing_names(page: str) -> None:
+    """Make the module `page` raise an AttributeError that suggests near names, or the page that has the name.
+
+    The function is set on the module and not written into it, since a type checker that reads a `__getattr__` believes
+    in every name. Pages are read from their source at the first missing name, so that no room is imported for it.
+    """
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(f"module '{page}' has no name '{name}'{_hint(page, name)}", name=name)
+
+    setattr(sys.modules[page], "__getattr__", __getattr__)  # noqa: B010 - mypy knows no such attribute of modules
+
+
+def _hint(page: str, name: str) -> str:
+    if name.startswith("_"):  # Python and its tools ask every module for such names
+        return ""
+    if page == _FOLDER.name and _source(name).is_file():
+        return f" before it is imported: import {page}.{name}"
+    pages = _pages()
+    if name in pages:
+        return f"; it is on {' and '.join(pages[name])}"
+    near = difflib.get_close_matches(name, pages, n=1)
+    if not near:
+        return ""
+    return f"; did you mean '{near[0]}'{'' if page in pages[near[0]] else f', on {pages[near[0]][0]}'}?"
+
+
+def _source(module: str) -> Path:
+    """Return the file of a room or of a ground module."""
+    room = _FOLDER / module / "__init__.py"
+    return room if room.is_file() else _FOLDER / f"{module}.py"
+
+
+@functools.cache
+def _pages() -> dict[str, list[str]]:
+    """Return by public name the contents pages that have it."""
+    root = _FOLDER.name
+    found: dict[str, list[str]] = {}
+    for stem in ["__init__", *sorted(path.stem for path in _FOLDER.iterdir() if path.stem != "__init__")]:
+        module = root if stem == "__init__" else f"{root}.{stem}"
+        if _source(stem).is_file():
+            listed = re.search(r"^__all__ = (\[[^]]*\])", _source(stem).read_text(encoding="utf-8"), re.MULTILINE)
+            for name in ast.literal_eval(listed[1]) if listed else []:
+                found.setdefault(name, []).append(module)
+    return found

@@ -1,0 +1,65 @@
+"""A report says which layer was decomposed, how, with which versions, and how accurate the result is."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tensornet_interp
+from tensornet_interp import Report, decompose, relative_error
+from tensornet_interp.report import versions
+from tensornet_interp.testing import random_layer
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_report_names_the_versions_of_this_package_and_of_the_libraries():
+    found = decompose(random_layer(2, 3, 2, seed=0), "eigen").report.versions
+    assert found["tensornet_interp"] == tensornet_interp.__version__ == importlib.metadata.version("tensornet_interp")
+    assert found["torch"] == torch.__version__
+    assert {"python", "tensorly", "opt-einsum", "numpy"} <= set(found)
+
+
+def test_reports_do_not_share_their_versions():
+    layer = random_layer(2, 3, 2, seed=0)
+    first, second = Report.of(layer, "one"), Report.of(layer, "two")
+    first.versions["torch"] = "changed"
+    assert second.versions == versions()
+    assert "changed" not in versions().values()
+
+
+def test_a_checkout_that_is_not_installed_has_the_version_of_its_project_file(tmp_path):
+    shutil.copytree(ROOT / "tensornet_interp", tmp_path / "tensornet_interp")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "tensornet_interp"\nversion = "9.8.7"\n')
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "found = m.version\n"
+        "def version(name):\n"
+        "    if name == 'tensornet_interp':\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "m.version = version\n"
+        "import tensornet_interp; print(tensornet_interp.__version__, tensornet_interp.__file__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[0] == "9.8.7"
+    assert str(tmp_path) in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("eigen", {"rank": 2}), ("output_svd", {"blocks": 2}), ("hosvd", {"ranks": (2, 3)}), ("cp", {"rank": 2})],
+)
+def test_the_error_of_a_report_is_that_of_the_result_in_the_dtype_of_the_layer(method, options):
+    layer = random_layer(3, 7, 4, seed=4, dtype=torch.float32)
+    result = decompose(layer, method, **options)
+    assert result.relative_error == pytest.approx(relative_error(result, layer), rel=1e-5)

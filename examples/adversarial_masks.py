@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ from tensornet_interp.adversarial import (
     top_positive,
 )
 from tensornet_interp.checks import check_int
+from tensornet_interp.disk import replace_files
 
 Row = dict[str, object]
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -104,7 +105,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
             if seed == 0:
                 kept[f"{name}|{pixels}"] = torch.stack([next(iter(one.values()))[0] for one in tried])  # one a class
         write_table(out / "table.csv", rows)
-        save_file(kept, out / "masks.safetensors")
+        replace_files([(out / "masks.safetensors", save(kept))])
 
 
 def candidates(

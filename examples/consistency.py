@@ -18,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -42,6 +42,7 @@ from models.tables import read_table
 from tensornet_interp import Moments, SpectralResult, decompose, similarity
 from tensornet_interp.checks import check_int
 from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_similarity, ordered_similarity
+from tensornet_interp.disk import replace_files
 from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
 COUNT = 10  # places in the order
@@ -124,7 +125,7 @@ def measure(
         "height": str(data.shape[0]),
         "width": str(data.shape[1]),
     }
-    save_file(images, out / "eigenvectors.safetensors")
+    replace_files([(out / "eigenvectors.safetensors", save(images))])
     write_table(out / "images.csv", [about])
 
 

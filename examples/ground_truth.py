@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
@@ -26,6 +26,7 @@ from models.casper import RULES, SimilarityTask, similarity_task
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.disk import replace_files
 from tensornet_interp.lifting import split
 
 Row = dict[str, object]
@@ -96,7 +97,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         if seed == 0:
             kept |= {f"{name}.{key}": value.contiguous() for key, value in vectors.items()}
         write_table(out / "table.csv", rows)
-        save_file(kept, out / "vectors.safetensors")
+        replace_files([(out / "vectors.safetensors", save(kept))])
 
 
 def training_of(data: Dataset, options: argparse.Namespace, setting: Mapping[str, float], seed: int) -> TrainingConfig:

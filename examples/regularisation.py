@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
@@ -49,6 +49,7 @@ from models.tables import read_table, summarise
 from tensornet_interp import SpectralResult, decompose
 from tensornet_interp.checks import check_choice, check_int, check_number
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
+from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import compared_vectors, curves, dots
 
 SECTIONS = ("rows", "noise", "transforms", "gates")
@@ -100,8 +101,8 @@ def main(argv: list[str] | None = None) -> None:
                 if seed == 0 and _is_drawn(section, setting, options):
                     images |= {f"{label(found[0])}|{key}": value.contiguous() for key, value in vectors.items()}
             write_table(out / f"{section}.csv", rows)
-            if images:
-                save_file(images | {"class": torch.tensor(options.example_class)}, out / f"{section}.safetensors")
+            parts = images | {"class": torch.tensor(options.example_class)}
+            replace_files([(out / f"{section}.safetensors", save(parts))] if images else [])
         table = summary(read_table(out / f"{section}.csv"))
         write_table(out / f"{section}_summary.csv", table)
         report(section, table)

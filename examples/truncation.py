@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,6 +39,7 @@ from models.bilinear import BilinearClassifier
 from models.runs import trained
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, SpectralResult, decompose
+from tensornet_interp.disk import replace_files
 from tensornet_interp.fidelity import (
     COMPONENT_RANKINGS,
     certificate,
@@ -185,7 +186,9 @@ def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None
             index = int(mask.nonzero()[0])
             images[name], images[f"{name}_label"] = data.test_x[index].clone(), data.test_y[index].clone()
     names = torch.tensor(list("\n".join(data.class_names).encode()), dtype=torch.uint8)
-    save_file({key: value.cpu() for key, value in images.items()} | {"names": names}, out / "images.safetensors")
+    replace_files(
+        [(out / "images.safetensors", save({key: value.cpu() for key, value in images.items()} | {"names": names}))]
+    )
     save_layer(layer, out)
 
 

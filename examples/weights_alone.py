@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.disk import replace_files
 from tensornet_interp.features import (
     Dictionary,
     between,
@@ -60,7 +61,7 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> A
         parts = {"w_enc.weight": decoder.T.contiguous(), "w_dec.weight": decoder, "b_dec": 0.01 * draw(D_MODEL)}
         place = folder / f"{layer}-{point}-x{FEATURES // D_MODEL}-k{ACTIVE}"
         place.mkdir(parents=True, exist_ok=True)
-        save_file(parts, place / "model.safetensors")
+        replace_files([(place / "model.safetensors", save(parts))])
         dictionaries[point] = decoder
     output, first, second = torch.randperm(FEATURES, generator=generator)[:3].tolist()
     tensors = {"transformer.wte.weight": draw(VOCABULARY, D_MODEL), "lm_head.weight": draw(VOCABULARY, D_MODEL)}
@@ -77,7 +78,7 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> A
         tensors[f"transformer.h.{i}.mlp.p.weight"] = down
         tensors[f"transformer.h.{i}.attn.qkv.weight"] = draw(3 * D_MODEL, D_MODEL)
         tensors[f"transformer.h.{i}.attn.o.weight"] = draw(D_MODEL, D_MODEL)
-    save_file(tensors, folder / "model.safetensors")
+    replace_files([(folder / "model.safetensors", save(tensors))])
     config: dict[str, object] = {"n_head": 4, "n_layer": N_LAYER, "n_ctx": 32, "d_model": D_MODEL, "d_hidden": D_HIDDEN}
     config |= {"bilinear": True, "gate": None, "bias": False, "normalization": True, "tokenizer": "none"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -193,7 +193,7 @@ def _kind(site: Site) -> str:
     gate = site.gate
     if isinstance(gate, AnnealedGate):
         return gate.kind
-    z = torch.linspace(-4, 4, 33, dtype=torch.float64)
+    z = torch.linspace(-4, 4, 33, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         for kind in SHARES:
             if gate is not None and torch.allclose(gate(z), AnnealedGate(kind)(z), rtol=0.0, atol=1e-7):

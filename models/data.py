@@ -1,11 +1,14 @@
 """Real images as whole tensors on one device: scikit-learn's digits (no download), MNIST and Fashion-MNIST."""
 
-import gzip
 import hashlib
 import math
+import os
 import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tensornet_interp.checks import check_bool, check_choice, check_labels
+from tensornet_interp.disk import open_file
 from tensornet_interp.optional import optional
 
 DIGITS_SPLIT_SEED = 0
@@ -64,6 +68,8 @@ CLASS_NAMES = {
         "ankle boot",
     ),
 }
+LARGEST = 1 << 26  # bytes of a file
+MOST_UNPACKED = 1032  # times the size of the packed bytes: what deflate can do
 DATASETS = ("digits", *FOLDERS)
 
 
@@ -137,9 +143,11 @@ def load_dataset(
         raise FileNotFoundError(f"root {str(root)!r} is not a folder; give another one or download=True")
     names = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
     paths = [_find(name, folder, file, download) for file in names]
-    for path in paths:  # all of them, before the first is unpacked
-        _check_md5(path, MD5[name][path.name])
-    train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths)
+    with ExitStack() as stack:
+        files = [(stack.enter_context(open_file(path)), path) for path in paths]
+        for file, path in files:  # all of them, before the first is unpacked
+            _check_md5(file, path, MD5[name][path.name])
+        train_images, train_labels, test_images, test_labels = (_read_idx(file, path) for file, path in files)
 
     def images(array: NDArray[np.uint8], path: Path) -> Tensor:
         if array.ndim != 3:
@@ -167,30 +175,73 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     Layout: two zero bytes, the element type (8: unsigned byte), the number of dimensions, each size as a big-endian
     32-bit number, the elements. Anything else, or one byte too few or too many, is a ValueError that names the file.
     """
-    path = Path(path)
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is corrupt or truncated: {error}") from error
-    if len(content) < 4:
-        raise ValueError(f"{path} is truncated: {len(content)} bytes, an IDX file starts with 4")
-    zero, element, ndim = int.from_bytes(content[:2], "big"), content[2], content[3]
+    with open_file(path) as file:
+        return _read_idx(file, Path(path))
+
+
+def _read_idx(file: IO[bytes], path: Path) -> NDArray[np.uint8]:
+    size = os.fstat(file.fileno()).st_size
+    if path.suffix != ".gz":
+        return _parse_idx(file.read, path, size)
+    try:
+        return _parse_idx(_Unpacked(file).read, path, MOST_UNPACKED * size)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is corrupt or truncated: {error}") from error
+
+
+class _Unpacked:
+    """The content of one gzip member; after it nothing, while `gzip` would read a terabyte of zeros behind it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.stream = file, zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def read(self, count: int) -> bytes:
+        """At least one byte, at most `count`, where there are any; at the end the checksum has been compared."""
+        found = b""
+        while not found and not self.stream.eof:
+            packed = self.stream.unconsumed_tail or self.file.read(1 << 16)
+            if not packed:
+                raise EOFError("it ends before the packed content does")
+            found = self.stream.decompress(packed, count)
+        if not found and (self.stream.unused_data or self.file.read(1)):
+            raise EOFError("there are bytes behind the packed content")
+        return found
+
+
+def _parse_idx(read: Callable[[int], bytes], path: Path, most: int) -> NDArray[np.uint8]:
+    """The header says how much is read, once it is known that the file can hold it: at most `most` bytes."""
+    start = _take(read, 4)
+    if len(start) < 4:
+        raise ValueError(f"{path} is truncated: {len(start)} bytes, an IDX file starts with 4")
+    zero, element, ndim = int.from_bytes(start[:2], "big"), start[2], start[3]
     if zero != 0 or element != 8 or not 1 <= ndim <= 3:
         raise ValueError(
-            f"{path} is not an IDX file of unsigned bytes: it starts with 0x{content[:4].hex()}, "
+            f"{path} is not an IDX file of unsigned bytes: it starts with 0x{start.hex()}, "
             "expected 0x00000801 (labels) to 0x00000803 (images)"
         )
-    start = 4 + 4 * ndim
-    if len(content) < start:
-        raise ValueError(f"{path} is truncated: {len(content)} bytes, its header of {ndim} dimensions needs {start}")
-    sizes = tuple(int.from_bytes(content[4 + 4 * mode : 8 + 4 * mode], "big") for mode in range(ndim))
-    expected = start + math.prod(sizes)
-    if len(content) != expected:
-        state = "truncated" if len(content) < expected else "too long"
-        raise ValueError(f"{path} is {state}: {len(content)} bytes, its sizes {sizes} need {expected}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy()
+    header = _take(read, 4 * ndim)
+    length = 4 + 4 * ndim
+    if len(header) < 4 * ndim:
+        raise ValueError(
+            f"{path} is truncated: {4 + len(header)} bytes, its header of {ndim} dimensions needs {length}"
+        )
+    sizes = tuple(int.from_bytes(header[4 * mode : 4 * mode + 4], "big") for mode in range(ndim))
+    count = math.prod(sizes)
+    content = _take(read, count + 1) if length + count <= most else bytearray()
+    if len(content) != count:
+        state = "truncated" if len(content) < count else "too long"
+        bound = f"at most {most}" if path.suffix == ".gz" else most
+        found = bound if length + count > most else length + len(content)
+        raise ValueError(f"{path} is {state}: {found} bytes, its sizes {sizes} need {length + count}")
+    return np.frombuffer(content, np.uint8).reshape(sizes)
+
+
+def _take(read: Callable[[int], bytes], count: int) -> bytearray:
+    """`count` bytes, or what there is; memory grows with what is read, not with what was asked for."""
+    content = bytearray()
+    while len(content) < count and (piece := read(min(1 << 20, count - len(content)))):
+        content += piece
+    return content
 
 
 def _find(name: str, folder: Path, file: str, download: bool) -> Path:
@@ -209,8 +260,15 @@ def _find(name: str, folder: Path, file: str, download: bool) -> Path:
     return path
 
 
-def _check_md5(path: Path, expected: str) -> None:
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+def _check_md5(file: IO[bytes], path: Path, expected: str) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST:
+        raise ValueError(f"{path} has {size} bytes, the published files have at most {LARGEST}")
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    file.seek(0)
+    found = digest.hexdigest()
     if found != expected:
         raise ValueError(
             f"{path} has md5 {found}, the published one is {expected}: it is corrupt, truncated or another file; "

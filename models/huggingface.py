@@ -1,16 +1,25 @@
 """Llama-type models of Hugging Face's `transformers`, callable as this project's models are: tokens to logits."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.storage import CONFIG, WEIGHTS, save_unit
 from models.transformer import LanguageModel, TransformerConfig
 from tensornet_interp.checks import check_int
+from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.optional import optional
+from tensornet_interp.weights import WeightFiles
 
 ACTIVATIONS = {"none": "linear", "relu": "relu", "silu": "silu", "gelu": "gelu"}  # our gates in their words
+SIZES = (  # in a config
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
 WHY = ("for Llama-type models", "huggingface")
 
 
@@ -75,19 +84,44 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
 def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
     """The model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded
 
-    Raises FileNotFoundError where there is no config.json, ValueError for a gate that is none of `ACTIVATIONS`.
+    Raises FileNotFoundError if there is no config, ValueError for a gate that is none of `ACTIVATIONS`, for sizes in
+    the config that no tensor has, and for tensors that are missing, too many or of other shapes than the model's.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{Path(folder) / 'config.json'} is missing")
-    auto = optional("transformers", *WHY).AutoModelForCausalLM
-    return HuggingFaceModel(auto.from_pretrained(folder, local_files_only=True)).to(device)
+    transformers = optional("transformers", *WHY)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"folder {str(folder)!r} is missing")
+    files = WeightFiles(Path(folder))
+    info = files.config()
+    largest = max((size for name in files.names for size in files.shape(name)), default=0)
+    for name in SIZES:  # before memory is spent on them
+        size, most = info.get(name), len(files.names) if name == "num_hidden_layers" else largest
+        if isinstance(size, int) and size > most:
+            raise ValueError(f"{folder} does not fit its config: {name} is {size}, its tensors have at most {most}")
+    state = {name: files.read(name) for name in files.names}
+    try:
+        theirs = transformers.AutoConfig.for_model(**info)
+        kind = transformers.AutoModelForCausalLM._model_mapping[type(theirs)]
+        model, found = kind.from_pretrained(None, config=theirs, state_dict=state, output_loading_info=True)
+    except Exception as error:  # the library has no family of errors for files
+        raise ValueError(f"{folder} is no model that transformers can open: {error}") from error
+    wrong = {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
+    if wrong:  # else it would go on with random weights
+        raise ValueError(f"{folder} does not fit its config: {wrong}")
+    return HuggingFaceModel(model).to(device)
 
 
 def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
-    """Write config.json and model.safetensors as `transformers` does
+    """Write config.json and model.safetensors as `transformers` does, and the config in the metadata of the weights too
 
     `tensornet_interp.weights.load_layer(folder, i, layout="llama", gate_removed=True)` opens the layers of a model
-    without gates. Memory: the weights once more.
+    without gates. A save that is killed leaves the old model or the new one. Memory, and space for temporary files: the
+    weights once more.
     """
     inner: Any = model.model
-    inner.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        inner.save_pretrained(temporary, max_shard_size="1000000GB")
+        written = {path.name: path for path in Path(temporary).iterdir()}
+        tensors, info = load_file(written.pop(WEIGHTS)), read_json(written.pop(CONFIG))
+        more = [(Path(folder) / name, path.read_bytes()) for name, path in written.items()]
+    save_unit(folder, tensors, info, {"format": "pt"})
+    replace_files(more)

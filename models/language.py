@@ -14,9 +14,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from models.training import History, train_mode
-from models.training_state import TrainingState, digest
+from models.training_state import TrainingState
 from models.transformer import LanguageModel
 from tensornet_interp.checks import check_choice, check_int, check_number
+from tensornet_interp.keys import describe, digest
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after the warm-up -> factor of lr
     "constant": lambda share: 1.0,
@@ -113,9 +114,10 @@ def train_language(
     steps = config.count_steps(windows)
     optimizer = _optimizer(model, config)
     settings: dict[str, Any] = {"config": asdict(config), "model": asdict(model.config), "extra": dict(extra or {})}
-    settings |= {"every": every, "text": digest(tokens), "initial weights": digest(*model.parameters())}
+    text = [describe(part.long()) for part in tokens.split(1 << 22)]  # the same for int64 and for uint16 on disk
+    settings |= {"every": every, "text": digest(text), "initial weights": digest(*model.parameters())}
     state = TrainingState(folder, json.loads(json.dumps(settings)))
-    done, records, seconds = state.load(model, optimizer)
+    done, records, seconds = state.load(model, optimizer, steps)
     total = 0.0  # a state is kept where a record ends
     order = _Order(windows, config.seed)
     bar = tqdm(total=steps, initial=done, desc=f"train, gate {model.config.gate}", unit="step", disable=not progress)
@@ -145,7 +147,8 @@ def train_language(
             lr = config.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.step()
+            with torch.device("cpu"):  # where AdamW counts its steps
+                optimizer.step()
             total += loss
             seconds += time.perf_counter() - start
             bar.update()
@@ -245,7 +248,8 @@ class _Order:
             epoch = place // self.windows
             if epoch != self.epoch:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                self.epoch, self.places = epoch, torch.randperm(self.windows, generator=generator).tolist()
+                order = torch.randperm(self.windows, generator=generator, device="cpu")
+                self.epoch, self.places = epoch, order.tolist()
             yield self.places[place % self.windows]
 
 

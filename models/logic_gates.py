@@ -88,10 +88,11 @@ def truth_table(
     check_int("seed", seed, 0)
     n = config.n_bits
     if 2**n <= max_rows:
-        shifts = torch.arange(n - 1, -1, -1)
-        bits = (torch.arange(2**n)[:, None] >> shifts & 1).bool()
+        shifts = torch.arange(n - 1, -1, -1, device="cpu")
+        bits = (torch.arange(2**n, device="cpu")[:, None] >> shifts & 1).bool()
     else:
-        bits = torch.rand(max_rows, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) < 0.5
+        generator = torch.Generator().manual_seed(seed)
+        bits = torch.rand(max_rows, n, generator=generator, dtype=torch.float32, device="cpu") < 0.5
     y = torch.stack([OPERATIONS[gate.operation](bits[:, gate.first], bits[:, gate.second]) for gate in config.gates], 1)
     return bits.to(device, dtype), y.to(device, dtype)
 
@@ -146,7 +147,8 @@ def train_logic_gates(
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step} of {steps}; lower lr={lr}")
             loss.backward()
-            optimizer.step()
+            with torch.device("cpu"):  # where AdamW counts its steps
+                optimizer.step()
             schedule.step()
         optimizer.zero_grad()
     return model

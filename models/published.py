@@ -1,20 +1,17 @@
 """A `Transformer` on disk in the published layout, which `tensornet_interp.weights` opens layer by layer."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from models.bilinear import GATES
-from models.storage import CONFIG, WEIGHTS
+from models.storage import CONFIG, save_unit
 from models.transformer import Transformer, TransformerConfig
 from tensornet_interp.checks import check_choice, check_int
-from tensornet_interp.disk import replace_files
-from tensornet_interp.weights import LAYOUTS, Source, WeightFiles, load_config
+from tensornet_interp.weights import LAYOUTS, Source, WeightFiles
 
 # fields of `TransformerConfig` by the names that the layout has for them
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
@@ -26,23 +23,19 @@ PUBLISHED = LAYOUTS["published"]
 def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout, left rows above right rows
 
-    `extra` (JSON values) stands as "extra" in the config. The old files stay until the new ones are complete.
+    `extra` (JSON values) stands as "extra" in the config. `load_transformer` and `tensornet_interp.weights` read one
+    file, model.safetensors with the config in its metadata: a save that is killed leaves the old model or the new one.
     Raises TypeError for an `extra` that JSON cannot hold.
     """
     config = model.config
     info = {name: getattr(config, field) for field, name in KEYS.items()} | FIXED
     info |= {"n_vocab": config.vocabulary, "gate": None if config.gate == "none" else config.gate}
     info |= {"tokenizer": TOKENIZER, "extra": dict(extra or {})}
-    try:
-        text = json.dumps(info, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"extra must hold JSON values only: {error}") from error
     state = model.state_dict()
     tensors = {
-        stored: torch.cat([state[name] for name in names]).cpu().contiguous()
-        for stored, names in _tensors(config.n_layers).items()
+        stored: torch.cat([state[name] for name in names]) for stored, names in _tensors(config.n_layers).items()
     }
-    replace_files([(Path(folder) / WEIGHTS, save(tensors)), (Path(folder) / CONFIG, f"{text}\n".encode())])
+    save_unit(folder, tensors, info)
 
 
 def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> Transformer:
@@ -52,18 +45,24 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     Raises FileNotFoundError; ValueError for what this class cannot be: biases, another norm, another gate, no gated
     product, and for tensors that are missing, too many, or of other sizes than the config says.
     """
-    info, files = load_config(folder), WeightFiles(folder)
+    files = WeightFiles(folder)
+    info = files.config()
     for key, value in FIXED.items():
         if info.get(key) != value:
             raise ValueError(f"{folder}: {key} must be {value!r} in {CONFIG}, got {info.get(key)!r}")
     sizes = {field: check_int(f"{name} in {CONFIG}", info.get(name), 1) for field, name in KEYS.items()}
     gate = check_choice(f"gate in {CONFIG}", info.get("gate") or "none", GATES)
+    if sizes["n_layers"] > len(files.names):  # before so many names are made
+        raise ValueError(f"{folder} does not fit its config: {len(files.names)} tensors for n_layer={info['n_layer']}")
     wanted = _tensors(sizes["n_layers"])
     missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
     if missing or extra:
         raise ValueError(f"{folder} does not fit its config: missing tensors {missing}, extra tensors {extra}")
-    vocabulary = files.shape(PUBLISHED.embedding)[0]
-    model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
+    vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
+    try:
+        model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
+    except (RuntimeError, ValueError) as error:  # torch has sizes that it refuses
+        raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error
     expected, state = model.state_dict(), dict[str, Tensor]()
     for stored, names in wanted.items():
         rows, columns = sum(len(expected[name]) for name in names), expected[names[0]].shape[1]

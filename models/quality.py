@@ -85,7 +85,7 @@ def evaluate(
     check_choice("ablation", ablation, ABLATIONS)
     chunks = vectors_at(model, windows, layer, point, at_once=at_once)
     count = windows.numel()
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for x in chunks:
         total = total.to(x.device) + x.double().sum((0, 1))  # (d,)
     mean = total / count

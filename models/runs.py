@@ -1,15 +1,14 @@
 """Classifiers that are trained once and kept on disk, so that every figure after the first one is cheap."""
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from models.bilinear import BilinearClassifier, ClassifierConfig, build_classifier
 from models.data import Dataset
-from models.storage import load_info, load_model, save_model
+from models.storage import WEIGHTS, load_info, load_model, save_model
 from models.training import TrainingConfig, Transform, train
+from tensornet_interp.keys import digest
 
 
 def trained(
@@ -25,17 +24,18 @@ def trained(
     """The classifier that these settings give: read from below `folder` where it is there, else trained and kept
 
     Initial weights and training are drawn from `training.seed`. The place is `folder/DATASET-DIGEST`, the digest of
-    everything that decides the result (data set, config, training, name of the transform); its config.json holds the
-    settings in full and they are compared, not trusted. A run that is cut off leaves nothing behind and starts again.
+    everything that decides the result: config, training, name of the transform, and images, labels and dtype of the
+    data set, not its name alone. The model's config holds the settings in full and they are compared, not trusted. A
+    run that is cut off leaves nothing that is read and starts again.
     Raises ValueError where a stored model has other settings, or a transform comes without a name or a name alone.
     """
     if (transform is None) != (transform_name == ""):
         raise ValueError(f"transform and transform_name go together, got {transform!r} and {transform_name!r}")
     settings: dict[str, Any] = {"dataset": data.name, "training": asdict(training), "transform": transform_name}
-    text = json.dumps(settings | {"config": asdict(config)}, sort_keys=True)
-    place = Path(folder) / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    settings["data"] = digest(data.train_x, data.train_y, data.test_x, data.test_y, data.shape, data.class_names)
+    place = Path(folder) / f"{data.name}-{digest(settings, asdict(config))}"
     device = data.train_x.device
-    if (place / "config.json").is_file():
+    if (place / WEIGHTS).exists():
         info = load_info(place)
         if info["extra"] != settings or info["config"] != asdict(config):
             raise ValueError(f"{place} holds a model of other settings: {info['extra']}, {info['config']}; remove it")
@@ -45,7 +45,6 @@ def trained(
         return model
     model = build_classifier(config, training.seed, device=device, dtype=data.train_x.dtype)
     history = train(model, data, training, progress, transform=transform)
-    place.mkdir(parents=True, exist_ok=True)
     history.to_csv(place / "history.csv")
     save_model(model, place, extra=settings)
     return model

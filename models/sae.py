@@ -60,7 +60,8 @@ class TopKAutoencoder(nn.Module):
         features = d * config.expansion
         self.k = check_int("k", config.k, 1, features, f"expansion {config.expansion} of d={d}")
         generator = torch.Generator().manual_seed(config.seed)
-        columns = functional.normalize(torch.randn(features, d, generator=generator), dim=1).to(mean)  # (feature, d)
+        drawn = torch.randn(features, d, generator=generator, dtype=torch.float32, device="cpu")
+        columns = functional.normalize(drawn, dim=1).to(mean)  # (feature, d)
         self.w_dec = nn.Parameter(columns.T.contiguous())
         self.w_enc = nn.Parameter(columns.clone())
         self.b_dec = nn.Parameter(mean.detach().clone())
@@ -115,7 +116,7 @@ def train_autoencoder(
     stream, autoencoder, optimizer = iter(batches), None, None
     records: list[Record] = []
     every = max(1, config.steps // 50)
-    since = torch.empty(0)
+    since = torch.empty(0, device="cpu")
     bar = tqdm(range(1, config.steps + 1), desc="autoencoder", unit="step", disable=not progress)
     tokens = 0
     for step in bar:
@@ -137,7 +138,8 @@ def train_autoencoder(
         optimizer.zero_grad()
         loss.backward()
         autoencoder.remove_radial_gradient()
-        optimizer.step()
+        with torch.device("cpu"):  # where Adam counts its steps
+            optimizer.step()
         autoencoder.normalize()
         tokens += len(x)
         fired = (f > 0).any(0)

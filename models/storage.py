@@ -1,22 +1,24 @@
-"""Models on disk: a folder with model.safetensors and config.json, nothing that executes when it is loaded."""
+"""Models on disk: weights and config in one safetensors file, nothing that executes when it is loaded."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from models.bilinear import BilinearClassifier, ClassifierConfig
 from models.logic_gates import LogicGateConfig, LogicGateModel
 from tensornet_interp.disk import replace_files
+from tensornet_interp.weights import WeightFiles, pack
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 Model = BilinearClassifier | LogicGateModel
 # What can be stored, by class name: the class and its options. To add one: a line here.
@@ -26,23 +28,34 @@ CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | 
 }
 
 
+def save_unit(
+    folder: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], metadata: Mapping[str, str] = NONE
+) -> None:
+    """Write `<folder>/model.safetensors`, with `info` in its metadata, and `<folder>/config.json`, its copy to look at
+
+    What is loaded comes from the one file, so that weights and config are of one save, whenever it is killed.
+    Raises TypeError for an `info` that JSON cannot hold.
+    """
+    try:
+        text = f"{json.dumps(info, indent=2, allow_nan=False)}\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"extra must hold JSON values only: {error}") from error
+    weights = pack(tensors, {**metadata, "config": text})
+    replace_files([(Path(folder) / WEIGHTS, weights), (Path(folder) / CONFIG, text.encode())])
+
+
 def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `<folder>/model.safetensors` and `<folder>/config.json`; `extra` (JSON values) is kept as "extra"
 
-    Both files are complete beside the old ones before they replace them, one step each, so a save that fails while it
-    writes leaves the old model.
+    A save that fails or is killed leaves the old model or the new one. The config that is loaded stands in
+    model.safetensors; config.json is a copy of it to look at.
     Raises TypeError for a class that is not in `CLASSES` and for an `extra` that JSON cannot hold.
     """
     name = type(model).__name__
     if name not in CLASSES:
         raise TypeError(f"model is a {name}; only these can be stored: {', '.join(sorted(CLASSES))}")
     info = {"format": FORMAT, "class": name, "config": asdict(model.config), "extra": dict(extra or {})}
-    try:
-        text = json.dumps(info, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"extra must hold JSON values only: {error}") from error
-    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    replace_files([(Path(folder) / WEIGHTS, weights), (Path(folder) / CONFIG, f"{text}\n".encode())])
+    save_unit(folder, model.state_dict(), info)
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Model:
@@ -51,52 +64,53 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Mod
     Raises FileNotFoundError for a missing file; ValueError for malformed JSON, another format, an unknown class,
     options that do not fit it, a corrupt tensor file, and missing, extra or wrongly sized tensors.
     """
-    info = load_info(folder)
-    name, options, path = info["class"], info["config"], Path(folder) / WEIGHTS
+    files = _open(folder)
+    info, path = _check_info(files.config(), folder), Path(folder) / WEIGHTS
+    name, options = info["class"], info["config"]
     build, configure = CLASSES[name]
+    layers = options.get("n_layers", 1)
+    if isinstance(layers, int) and layers > len(files.names):  # before so many are built
+        raise ValueError(f"{path} does not fit the config: {len(files.names)} tensors for n_layers={layers}")
     try:
         config = configure(**options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{Path(folder) / CONFIG}: the config of {name} is not valid: {error}") from error
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        tensors = load(path.read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is corrupt or truncated: {error}") from error
-    model = build(config, device="meta")  # no memory and no random numbers for weights that are replaced anyway
-    _check_tensors(path, model.state_dict(), tensors)
+        model = build(config, device="meta")  # no memory and no random numbers for weights that are replaced anyway
+    except (TypeError, ValueError, RuntimeError) as error:  # torch has sizes that it refuses
+        raise ValueError(f"{folder}: the config of {name} is not valid: {error}") from error
+    expected = model.state_dict()
+    missing, extra = sorted(set(expected) - set(files.names)), sorted(set(files.names) - set(expected))
+    if missing or extra:
+        raise ValueError(f"{path} does not fit the config: missing tensors {missing}, extra tensors {extra}")
+    for key, tensor in expected.items():
+        if files.shape(key) != tuple(tensor.shape):
+            raise ValueError(
+                f"{path}: tensor {key!r} has shape {files.shape(key)}, the config says {tuple(tensor.shape)}"
+            )
+    tensors = {key: files.read(key) for key in expected}
+    dtypes = sorted({str(tensor.dtype) for tensor in tensors.values()})
+    if len(dtypes) > 1:
+        raise ValueError(f"{path} must hold tensors of one dtype, got {', '.join(dtypes)}")
     model.load_state_dict(tensors, assign=True)
     return model.to(device)
 
 
 def load_info(folder: str | Path) -> dict[str, Any]:
-    """The content of `<folder>/config.json`, without the weights: format, class, config, extra."""
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(info, dict) or not isinstance(info.get("config"), dict):
-        raise ValueError(f"{path} must hold an object with format, class, config and extra")
+    """The config that was stored with the weights, which are not read: format, class, config, extra."""
+    return _check_info(_open(folder).config(), folder)
+
+
+def _open(folder: str | Path) -> WeightFiles:
+    if not os.path.lexists(Path(folder) / WEIGHTS):
+        raise FileNotFoundError(f"{Path(folder) / WEIGHTS} is missing")
+    return WeightFiles(Path(folder) / WEIGHTS)
+
+
+def _check_info(info: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    if not isinstance(info.get("config"), dict):
+        raise ValueError(f"the config in {folder} must hold format, class, config and extra")
     if info.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {info.get('format')!r}, this version reads {FORMAT}")
-    if info.get("class") not in CLASSES:
-        raise ValueError(f"{path} names class {info.get('class')!r}; available: {', '.join(sorted(CLASSES))}")
+        raise ValueError(f"the config in {folder} has format {info.get('format')!r}, this version reads {FORMAT}")
+    if not isinstance(info.get("class"), str) or info["class"] not in CLASSES:
+        raise ValueError(
+            f"the config in {folder} names class {info.get('class')!r}; available: {', '.join(sorted(CLASSES))}"
+        )
     return info
-
-
-def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or extra:
-        raise ValueError(f"{path} does not fit the config: missing tensors {missing}, extra tensors {extra}")
-    for key, tensor in expected.items():
-        if found[key].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: tensor {key!r} has shape {tuple(found[key].shape)}, the config says {tuple(tensor.shape)}"
-            )
-    dtypes = sorted({str(tensor.dtype) for tensor in found.values()})
-    if len(dtypes) > 1 or not all(tensor.is_floating_point() for tensor in found.values()):
-        raise ValueError(f"{path} must hold floating point tensors of one dtype, got {', '.join(dtypes)}")

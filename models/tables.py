@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tensornet_interp.disk import replace_files
+from tensornet_interp.disk import open_file, read_lines, replace_files
 from tensornet_interp.numerics import t_quantile
 
 
@@ -27,12 +27,27 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
 def read_table(path: str | Path) -> list[dict[str, float | str]]:
     """The rows of a CSV file that `write_table` wrote: numbers where a cell is one, else text; empty cells left out
 
-    Raises FileNotFoundError, saying how to make the table, where there is none.
+    Raises FileNotFoundError, saying how to make the table, if there is none; ValueError, naming the line, for what is
+    no table: other bytes than UTF-8, a name twice, more cells than names.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing; run without --replot first")
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _cell(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+    try:
+        file = open_file(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; run without --replot first") from None
+    with file:
+        reader = csv.reader((line.decode() for line in read_lines(file, path)), strict=True)
+        try:
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise ValueError(f"names of columns stand twice: {names}")
+            rows = []
+            for cells in filter(None, reader):
+                if len(cells) > len(names):
+                    raise ValueError(f"{len(cells)} cells for {len(names)} columns")
+                rows.append({name: _cell(text) for name, text in zip(names, cells, strict=False) if text})
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{path} is not a table: line {reader.line_num}: {error}") from error
+    return rows
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

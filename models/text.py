@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_int
-from tensornet_interp.disk import replace_files
+from tensornet_interp.disk import MAX_JSON, open_file, read_file, replace_file, replace_files
 from tensornet_interp.optional import optional
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ END = "<|endoftext|>"
 OPENING = r"\n\s*\n(?=Once upon a time)"  # between stories of a file that has no END
 # what a wrong decoding leaves (UTF-8 read as Latin-1 or as cp1252, or given up), and control characters
 CORRUPT = re.compile("\ufffd|â€|[ÃÂ][\u0080-\u00bf]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+NPY = re.compile(  # what `encode_to_file` and `numpy.save` write
+    rb"\x93NUMPY\x01\x00..\{'descr': '<u2', 'fortran_order': False, 'shape': \((\d{1,15}),\), \}\s*", re.DOTALL
+)
 PIECE = 1 << 20  # bytes read at a time
+LONGEST = 1 << 24  # characters of a story
 SMALLEST, LARGEST = 257, 1 << 16  # 256 bytes and END; a token is 16 bits on disk
 
 
@@ -57,8 +61,7 @@ def read_stories(
     Memory: a MiB and the longest story, and 16 bytes of hash a story: the file may be larger than memory.
     """
     check_int("shortest", shortest, 1)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"text file {str(path)!r} is missing")
+    open_file(path).close()  # an error of the path comes now and not with the first story
     counts, hashes = Cleaning() if cleaning is None else cleaning, set() if seen is None else seen
     return _clean(Path(path), separator, shortest, counts, hashes)
 
@@ -95,13 +98,15 @@ def _split(path: Path, separator: str | None) -> Iterator[str]:
             pattern = re.compile(re.escape(END) if END in text else OPENING)
         *whole, rest = pattern.split(rest + text)
         yield from whole
+        if len(rest) > LONGEST:
+            raise ValueError(f"{path} has a story of more than {LONGEST} characters: no separator in all of it")
     yield rest
 
 
 def _decode(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     start = 0  # of what the decoder is given, in the file
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while True:
             piece = file.read(PIECE)
             held = len(decoder.getstate()[0])  # the beginning of a character, from the piece before
@@ -144,12 +149,11 @@ def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> "Tokenizer":
-    """The tokenizer in a JSON file; ValueError where it is none, or one without END."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"tokenizer {str(path)!r} is missing")
+    """The tokenizer in a JSON file of at most 32 MiB; FileNotFoundError, ValueError if it is none, or without END."""
     library = optional("tokenizers", "to read a tokenizer", "text")
+    content = read_file(path, MAX_JSON)
     try:
-        tokenizer: Tokenizer = library.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        tokenizer: Tokenizer = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
     _end(tokenizer)
@@ -176,38 +180,47 @@ def encode_to_file(tokenizer: "Tokenizer", stories: Iterable[str], path: str | P
 
     For text larger than memory; read it with `load_tokens`. The file appears when it is complete.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw, whole = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in ("raw", "whole"))
     count = 0
-    try:
-        with raw.open("wb") as file:
-            for part in _encoded(tokenizer, stories):
-                file.write(part.tobytes())
-                count += len(part)
+    with replace_file(Path(path)) as file:
+        _write_header(file, count)
+        start = file.tell()
+        for part in _encoded(tokenizer, stories):
+            file.write(part.tobytes())
+            count += len(part)
         if not count:
             raise ValueError("stories is empty: there is nothing to encode")
-        tokens = np.lib.format.open_memmap(whole, mode="w+", dtype=np.uint16, shape=(count,))
-        tokens[:] = np.memmap(raw, dtype=np.uint16, mode="r")
-        tokens.flush()
-        whole.replace(path)
-    finally:
-        raw.unlink(missing_ok=True)
-        whole.unlink(missing_ok=True)
+        file.seek(0)
+        _write_header(file, count)
+        if file.tell() != start:
+            raise RuntimeError(f"the header of an .npy file of {count} tokens is longer than one of none")
     return count
 
 
+def _write_header(file: IO[bytes], count: int) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<u2", "fortran_order": False, "shape": (count,)})
+
+
 def load_tokens(path: str | Path) -> Tensor:
-    """tokens (count,), uint16, left on disk: only what is read of it comes into memory."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"token file {str(path)!r} is missing")
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)  # copy on write: the file cannot be changed through it
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an .npy file: {error}") from error
-    if array.dtype != np.uint16 or array.ndim != 1:
-        raise ValueError(f"{path} must hold uint16 of one dimension, got {array.dtype} of shape {array.shape}")
-    return torch.from_numpy(array)
+    """tokens (count,), uint16, left on disk: only what is read of it comes into memory
+
+    Raises FileNotFoundError; ValueError for a file that is no array of uint16 of one dimension, whole to the last byte.
+    """
+    with open_file(path) as file:
+        length = int.from_bytes(file.read(10)[8:], "little")
+        file.seek(0)
+        header = file.read(10 + length)
+        found = NPY.fullmatch(header)
+        if found is None:
+            what = ascii(header[10:70].decode("latin-1")) if header.startswith(b"\x93NUMPY") else "another format"
+            raise ValueError(f"{path} is not an .npy file of uint16 of one dimension, in little endian: {what}")
+        shape = (int(found[1]),)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        if shape[0] < 1 or size != start + 2 * shape[0]:
+            raise ValueError(
+                f"{path} is corrupt or truncated: {size} bytes, its {shape[0]} tokens need {start} + 2 each"
+            )
+        # copy on write: the file cannot be changed through it
+        return torch.from_numpy(np.memmap(file, np.uint16, "c", start, shape))
 
 
 def _encoded(tokenizer: "Tokenizer", stories: Iterable[str]) -> Iterator["np.ndarray[tuple[int], np.dtype[np.uint16]]"]:

@@ -115,7 +115,8 @@ def train(
                     )
                 loss.backward()
                 lr = optimizer.param_groups[0]["lr"]
-                optimizer.step()
+                with torch.device("cpu"):  # where AdamW counts its steps
+                    optimizer.step()
                 schedule.step()
                 total += value * len(labels)
                 correct += int((logits.argmax(-1) == labels).sum())

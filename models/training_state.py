@@ -1,16 +1,16 @@
 """The state of a training on disk: one safetensors file, weights and moments as tensors, the rest as JSON in it."""
 
-import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from tensornet_interp.disk import replace_files
+from tensornet_interp.checks import check_int, check_number, check_tensor
+from tensornet_interp.disk import parse_json, replace_files
+from tensornet_interp.weights import WeightFiles, pack
 
 FILE = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -24,31 +24,51 @@ class TrainingState:
         self.settings = settings
         self.step: int | None = None  # of the state on disk
 
-    def load(self, model: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, list[dict[str, Any]], float]:
-        """Steps done, records, seconds; weights and moments set in place
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.AdamW, steps: int
+    ) -> tuple[int, list[dict[str, Any]], float]:
+        """Steps done, of `steps`, records, seconds; weights and moments set in place
 
-        Raises ValueError where the file is broken or of other settings: both are shown.
+        Raises ValueError, with the model as it was, if the file is broken or of other settings (both are shown), or if
+        its step, records, tensors, shapes, dtypes or values are not those of such a training.
         """
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not os.path.lexists(self.path):
             return 0, [], 0.0
-        try:
-            with safe_open(self.path, "pt") as file:
-                info = json.loads((file.metadata() or {})["training"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{self.path} is corrupt or no state of a training: {error}") from error
-        found = info["settings"]
-        if found != self.settings:
-            raise ValueError(f"{self.path} is of other settings; {differences(found, self.settings)}")
+        file = WeightFiles(self.path)
+        info = _info(file, self.path, steps)
+        if info["settings"] != self.settings:
+            raise ValueError(f"{self.path} is of other settings; {differences(info['settings'], self.settings)}")
+        tensors = self._tensors(file, dict(model.named_parameters()), started=info["step"] > 0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
-                if info["step"]:
-                    optimizer.state[parameter] = {"step": torch.tensor(float(info["step"]))} | {
-                        key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS
-                    }
+                if info["step"]:  # AdamW counts in float32, whatever the default dtype and device are
+                    count = torch.tensor(float(info["step"]), dtype=torch.float32, device="cpu")
+                    moments = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS}
+                    optimizer.state[parameter] = {"step": count} | moments
         self.step = info["step"]
         return info["step"], info["records"], info["seconds"]
+
+    def _tensors(self, file: WeightFiles, parameters: dict[str, nn.Parameter], *, started: bool) -> dict[str, Tensor]:
+        kinds = ("model", *MOMENTS) if started else ("model",)
+        expected = {f"{kind}.{name}": parameter for kind in kinds for name, parameter in parameters.items()}
+        if set(file.names) != set(expected):
+            raise ValueError(
+                f"{self.path} is no state of this model: missing tensors {sorted(set(expected) - set(file.names))}, "
+                f"extra tensors {sorted(set(file.names) - set(expected))}"
+            )
+        for name, parameter in expected.items():  # before the first is read
+            found, shape = file.shape(name), tuple(parameter.shape)
+            if found != shape:
+                raise ValueError(f"{self.path}: tensor {name!r} has shape {found}, the model's is {shape}")
+        tensors = {name: file.read(name) for name in expected}
+        for name, tensor in tensors.items():
+            check_tensor(f"{name} in {self.path}", tensor, tuple(f"mode {i}" for i in range(tensor.ndim)))
+            if tensor.dtype != expected[name].dtype:
+                raise ValueError(f"{self.path}: {name!r} is {tensor.dtype}, the model's is {expected[name].dtype}")
+            if name.startswith(f"{MOMENTS[1]}.") and bool((tensor < 0).any()):
+                raise ValueError(f"{self.path}: {name!r} has negative entries, and is a mean of squares")
+        return tensors
 
     def save(
         self,
@@ -61,13 +81,13 @@ class TrainingState:
         """Replace the state on disk, in one step."""
         if self.path is None:
             return
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
+            tensors[f"model.{name}"] = parameter
             if step:
-                tensors |= {f"{key}.{name}": optimizer.state[parameter][key].cpu().contiguous() for key in MOMENTS}
+                tensors |= {f"{key}.{name}": optimizer.state[parameter][key] for key in MOMENTS}
         info = {"settings": self.settings, "step": step, "records": records, "seconds": seconds}
-        replace_files([(self.path, save(tensors, {"training": json.dumps(info)}))])
+        replace_files([(self.path, pack(tensors, {"training": json.dumps(info)}))])
         self.step = step
 
     def kept(self) -> str:
@@ -93,12 +113,20 @@ def differences(found: dict[str, Any], asked: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def digest(*tensors: Tensor) -> str:
-    """A hash of the content, read piece by piece."""
-    made = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        made.update(str(tuple(tensor.shape)).encode())
-        for part in tensor.detach().reshape(-1).split(1 << 22):
-            content = part if part.is_floating_point() else part.to(torch.int64)
-            made.update(content.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return made.hexdigest()
+def _info(file: WeightFiles, path: Path, steps: int) -> dict[str, Any]:
+    """What the metadata say, of the right kinds and in range."""
+    info = parse_json(file.metadata.get("training", "null"), f"the metadata of {path}")
+    if not isinstance(info, dict) or not isinstance(info.get("settings"), dict):
+        raise ValueError(f"{path} is corrupt or no state of a training: its metadata have no settings")
+    try:
+        step = check_int("step", info.get("step"), 0, steps)
+        check_number("seconds", info.get("seconds"), 0.0)
+        records = info.get("records")
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise TypeError("records must be a list of records")
+        at = [check_int("step of a record", record.get("step"), 1, steps) for record in records]
+        if at != sorted(set(at)) or (at or [0])[-1] != step:
+            raise ValueError(f"records of steps {at[-3:]} in a state after {step} steps")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is corrupt or no state of a training: {error}") from error
+    return info

@@ -100,7 +100,7 @@ class VectorBuffer:
             yield from (batch for batch in self._pass(generator) if len(batch) > 1 or self.batch_size == 1)
 
     def _pass(self, generator: torch.Generator) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.windows), generator=generator)
+        order = torch.randperm(len(self.windows), generator=generator, device="cpu")
         rows = self.windows[order.to(self.windows.device)]
         fresh = vectors_at(self.model, rows, self.layer, self.point, at_once=self.at_once)
         rest: list[Tensor] = []
@@ -113,7 +113,8 @@ class VectorBuffer:
                     break
                 rest.append(chunk.flatten(0, 1))
             pool = torch.cat(rest)
-            pool = pool[torch.randperm(len(pool), generator=generator).to(pool.device)]
+            order = torch.randperm(len(pool), generator=generator, device="cpu")
+            pool = pool[order.to(pool.device)]
             keep = self.size // 2 if more else 0
             start = 0
             while len(pool) - start > keep and (not more or len(pool) - start >= self.batch_size):

@@ -1,25 +1,212 @@
-"""Files that are either the old ones or the new ones."""
+"""Files that are written whole or not at all, and files that are opened once and bounded before they are read.
 
+A write makes a new file beside its target, brings it to the disk and renames it over the target: a reader finds the old
+file or the new one. A read opens the path once and goes on with what it opened, whatever is renamed over the path.
+"""
+
+import json
 import os
-from collections.abc import Sequence
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-__all__ = ["replace_files"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = [
+    "MAX_JSON",
+    "appending",
+    "open_file",
+    "parse_json",
+    "read_file",
+    "read_json",
+    "read_lines",
+    "replace_file",
+    "replace_files",
+]
+
+MAX_JSON = 32 << 20  # bytes; 4 times the index of the largest published checkpoints
+MAX_LINE = 8 << 20  # bytes
+PATIENCE = 60.0  # seconds that a writer waits for another one, which holds a file for milliseconds
+_PREFIX, _SUFFIX = ".tensornet_interp-", ".partial"
+_IRREGULAR = "is not a regular file (a folder, a pipe or a device)"
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # for the other end of a pipe
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file for writing that takes the place of `path`, in one step, if the block ends without an error."""
+    with _beside(path) as (file, temporary):
+        yield file
+        _to_disk(file)
+        os.replace(temporary, path)
+    _folders_to_disk([path])
 
 
 def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
-    """Write every content to its path, in folders that are made where they are absent
+    """Write every content to its path, in folders that are made if they are absent.
 
-    All are complete beside the old ones before they replace them, one step each, so a write that fails leaves the old.
+    All are complete beside the old ones before the first replaces its own, so a write that fails leaves the old files.
+    A kill between two of them leaves new ones first: what is read back must not depend on more than one of them.
     """
-    for path, _ in parts:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_name(f".{path.name}.{os.getpid()}") for path, _ in parts]
-    try:
-        for temporary, (_, content) in zip(written, parts, strict=True):
-            temporary.write_bytes(content)
-        for temporary, (path, _) in zip(written, parts, strict=True):
+    with ExitStack() as stack:
+        written = []
+        for path, content in parts:
+            file, temporary = stack.enter_context(_beside(path))
+            file.write(content)
+            _to_disk(file)
+            written.append((temporary, path))
+        for temporary, path in written:
             os.replace(temporary, path)
+    _folders_to_disk([path for path, _ in parts])
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[IO[bytes]]:
+    """Give the file, made if it is absent, to one thread of one process at a time; writes go to its end, unbuffered.
+
+    Raises TimeoutError if another one keeps it for a minute, ValueError if the path is no regular file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAIT, 0o666), "a+b", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} {_IRREGULAR}")
+        end = time.monotonic() + PATIENCE
+        while not _locked(file):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{path} is kept locked by another process for more than {PATIENCE:.0f} seconds")
+            time.sleep(0.005)
+        with _named(path):
+            yield file
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading; a folder, a pipe, a socket or a device is a ValueError and is not waited for."""
+    try:
+        number = os.open(path, os.O_RDONLY | _NO_WAIT)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)} is missing") from None
+    status = os.fstat(number)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{os.fspath(path)} {_IRREGULAR}")
+    return open(os.devnull, "rb")  # nothing; the system's own files under /proc say so too, and some never end
+
+
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes; a larger one is a ValueError before it is read."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if 0 < size <= limit else b""
+    found = max(size, len(content))
+    if found > limit:
+        raise ValueError(f"{os.fspath(path)} has {found} bytes, at most {limit} are read")
+    return content
+
+
+def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) -> Iterator[bytes]:
+    """Yield the lines of an open file from byte `start` on, with their ends; one of more than 8 MiB is a ValueError."""
+    with os.fdopen(os.dup(file.fileno()), "rb") as reader:  # with a buffer, which a file for appending has not
+        reader.seek(start)
+        while line := reader.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{os.fspath(path)} has a line of more than {MAX_LINE} bytes")
+            yield line
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return what a JSON file of at most 32 MiB holds; ValueError for anything else, FileNotFoundError."""
+    return parse_json(read_file(path, MAX_JSON), os.fspath(path))
+
+
+def parse_json(text: bytes | str, where: str) -> Any:
+    """Return what JSON text holds; ValueError, which says where it stands, for anything else, too deep a one as well.
+
+    A name that stands twice in one object is an error: two readers could take different ones.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(f"{len(pairs) - len(made)} of the {len(pairs)} names of an object stand there twice")
+    return made
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file in the folder of `path`, locked while it is open, which is gone in the end unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    temporary, file = _create(path.parent)
+    try:
+        with _named(path), file:  # closing it may fail as well
+            yield file, temporary
     finally:
-        for temporary in written:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _create(folder: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        temporary = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        file = temporary.open("xb")
+        if _locked(file) and temporary.exists():  # else another writer takes it for a leftover
+            return temporary, file
+        file.close()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder: the system unlocks the files of a process that ends."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError), path.open("rb") as file:
+            if _locked(file):
+                path.unlink()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock an open file for whoever opened it, if nobody else has it; always, where the system has no such locks."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of what is open, as a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    if sys.platform == "win32":
+        file.close()  # an open file cannot be renamed there
+
+
+def _folders_to_disk(paths: Sequence[Path]) -> None:
+    if sys.platform != "win32":
+        for folder in {path.parent for path in paths}:
+            number = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)

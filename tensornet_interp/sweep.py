@@ -1,7 +1,5 @@
 """Grids of fits: plain records, written to disk one by one, so that a sweep goes on where it was stopped."""
 
-import dataclasses
-import hashlib
 import inspect
 import itertools
 import json
@@ -10,24 +8,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions import build, decompose
+from tensornet_interp.disk import appending, open_file, parse_json, read_lines
 from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.inner_products.pairs import similarity
+from tensornet_interp.keys import describe, fingerprint
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
 from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
 
-__all__ = ["Grid", "Record", "describe", "fingerprint", "load_records", "parameters", "sweep", "to_frame"]
+__all__ = ["Grid", "Record", "load_records", "parameters", "sweep", "to_frame"]
 
 Record = dict[str, Any]
 Grid = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
@@ -57,11 +56,13 @@ def sweep(
     path: a JSON-lines file to which every record is appended at once. A point whose key (method, options, seed,
     fingerprint of the layer's weights) is in the file is read and not run again, failed ones included; other records
     of the file stay and are not returned. Delete a line to run its point again, after another `measure` for example.
-    A last line that was cut off by a kill is removed with a warning and run again.
+    Several processes may work on one file: a point that two of them fit at the same time is stored once, and both
+    return that record. A last line that was cut off by a kill is removed with a warning and run again.
 
     Record: method, options, seed, fingerprint, layer, parameters, relative_error, cosine (to the symmetrized layer),
-    seconds, iterations, stop_reason, error (None, or what went wrong), and what `measure` gives. Options that JSON has
-    no word for are written as text: a tensor by its fingerprint, a dataclass by its fields, the rest by repr.
+    seconds, iterations, stop_reason, error (None, or what went wrong), and what `measure` gives. Options are written
+    in the words of `keys.describe`, which tell them apart by what decides the result; an option without such words (a
+    lambda, an object of a class made inside a function) is a TypeError before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
     target = check_network("layer", layer).to_layer()
@@ -72,24 +73,25 @@ def sweep(
         build(method, seeded)
         head = {"method": method, "options": describe(options), "seed": seed, "fingerprint": mark, "layer": target.name}
         jobs[_key(head)] = (seeded, seed, head)
-    path = None if path is None else Path(path)
-    known = {} if path is None else {_key(record): record for record in _repaired(path)}
+    store = _Store(None if path is None else Path(path))
     records = []
     for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
-        if key not in known:
-            known[key] = json.loads(json.dumps(head | _fit(target, method, options, measure, errors)))
-            if path is not None:
-                with path.open("ab") as file:
-                    file.write(json.dumps(known[key]).encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-        records.append(known[key])
+        if key not in store.known:
+            store.add(key, head | _fit(target, method, options, measure, errors))
+        records.append(store.known[key])
     return records
 
 
 def load_records(path: str | Path) -> list[Record]:
-    """All records of a file that `sweep` wrote; a last line that was cut off is left out, the file is not touched."""
-    return _read(Path(path))[0]
+    """All records of a file that `sweep` wrote, [] if there is none; a last line that was cut off is left out
+
+    The file is not touched, and others may append to it meanwhile. Raises ValueError for any other file.
+    """
+    try:
+        with open_file(path) as file:
+            return _records(file, Path(path))[0]
+    except FileNotFoundError:
+        return []
 
 
 def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
@@ -119,38 +121,6 @@ def parameters(result: TensorNetwork) -> int:
         if not any(torch.equal(term.data, other) for other in distinct):
             distinct.append(term.data)
     return sum(array.numel() for array in distinct)
-
-
-def fingerprint(part: TensorNetwork) -> str:
-    """16 hexadecimal digits of the SHA-256 of the arrays with modes, shapes and dtypes, without name and device."""
-    digest = hashlib.sha256()
-    for term in part.terms():
-        digest.update(f"{term.modes} {_describe_array(term.data)};".encode())
-    constants = [getattr(part, name, False) for name in ("constant_in", "constant_out")]
-    return hashlib.sha256(digest.digest() + str(constants).encode()).hexdigest()[:16]
-
-
-def describe(value: object) -> Any:
-    """A value in words of JSON; equal values give equal words."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
-        return value.item()
-    if isinstance(value, Tensor | np.ndarray):
-        return _describe_array(torch.as_tensor(value))
-    if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [describe(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted((describe(item) for item in value), key=repr)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        options = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__} | options
-    text = repr(value)
-    if " at 0x" in text:
-        raise TypeError(f"{text} has no repr that tells it from another one: give its class a __repr__")
-    return text
 
 
 def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
@@ -203,38 +173,71 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
     return itertools.product(points, chosen if seeded else [None])
 
 
-def _read(path: Path) -> tuple[list[Record], int]:
-    """Records of a file, and how many bytes of it are whole lines."""
-    if not path.exists():
-        return [], 0
-    *lines, last = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, 1):
+class _Store:
+    """The records by key, and the file, if there is one, that several processes append to, each line whole."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.known = path, dict[str, Record]()
+        self._read = (0, 0, 0)  # device and number of the file, and how far it was read
+        if path is not None:
+            with appending(path) as file:  # what cannot be written to is an error before the first fit
+                self._refresh(file, path)
+
+    def add(self, key: str, record: Record) -> None:
+        """Keep the record, or the one of the same key that another process has written meanwhile."""
+        line = json.dumps(record).encode() + b"\n"
+        if self.path is None:
+            self.known[key] = json.loads(line)
+            return
+        with appending(self.path) as file:
+            self._refresh(file, self.path)
+            if key not in self.known:
+                _write(file, line)
+                self.known[key] = json.loads(line)
+
+    def _refresh(self, file: IO[bytes], path: Path) -> None:
+        """Read what was appended since; the end that a killed or failed write left is cut off."""
+        status = os.fstat(file.fileno())
+        *same, read = self._read
+        start = read if same == [status.st_dev, status.st_ino] and read <= status.st_size else 0
+        records, end = _records(file, path, start)
+        self.known |= {_key(record): record for record in records}
+        if end < status.st_size:
+            warnings.warn(f"the last line of {path} was cut off: removed, and run again", stacklevel=5)
+            file.truncate(end)
+        self._read = (status.st_dev, status.st_ino, end)
+
+
+def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record], int]:
+    """The records of an open file from byte `start` on, and the end of its last whole line."""
+    records, end = list[Record](), start
+    for line in read_lines(file, path, start):
+        if not line.endswith(b"\n"):
+            if not (line.startswith(_START) or _START.startswith(line)):
+                raise ValueError(f"the end of {path} is not a record of a sweep: {line[:60]!r}")
+            break
         try:
-            record = json.loads(line)
+            record = parse_json(line, "the line")
             _key(record)
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"line {number} of {path} is not a record of a sweep: {line[:60]!r}") from None
+            where = f"line {len(records) + 1} of" if start == 0 else "a line of"
+            raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}") from None
         records.append(record)
-    if not (last.startswith(_START) or _START.startswith(last)):
-        raise ValueError(f"the end of {path} is not a record of a sweep: {last[:60]!r}")
-    return records, sum(len(line) + 1 for line in lines)
+        end += len(line)
+    return records, end
 
 
-def _repaired(path: Path) -> list[Record]:
-    records, whole = _read(path)
-    if path.exists() and path.stat().st_size > whole:
-        warnings.warn(f"the last line of {path} was cut off: removed, and run again", stacklevel=3)
-        os.truncate(path, whole)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("ab").close()  # what cannot be written to is an error before the first fit
-    return records
+def _write(file: IO[bytes], line: bytes) -> None:
+    """Append the line, whole or not at all."""
+    start, written = file.seek(0, os.SEEK_END), 0
+    try:
+        while written < len(line):
+            written += file.write(line[written:])
+        os.fsync(file.fileno())
+    except BaseException:
+        file.truncate(start)
+        raise
 
 
 def _key(record: Mapping[str, Any]) -> str:
     return json.dumps([record[name] for name in _KEY], sort_keys=True)
-
-
-def _describe_array(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return f"tensor({tuple(tensor.shape)}, {tensor.dtype}, sha256 {hashlib.sha256(raw).hexdigest()[:16]})"

@@ -173,9 +173,13 @@ BAD_FILES = {
         idx(IMAGES, sizes=(2**32 - 1,) * 3),
         "a is truncated: 40 bytes, its sizes .* need 79228162458924105385300197391",
     ),
-    "no gzip": ("a.gz", idx(IMAGES), "a.gz is corrupt or truncated: Not a gzipped file"),
+    "no gzip": ("a.gz", idx(IMAGES), "a.gz is corrupt or truncated"),
     "short gzip": ("a.gz", gzip.compress(idx(IMAGES))[:-9], "a.gz is corrupt or truncated"),
-    "bad gzip": ("a.gz", gzip.compress(idx(IMAGES))[:-8] + bytes(8), "a.gz is corrupt or truncated: CRC check failed"),
+    "bad gzip": (
+        "a.gz",
+        gzip.compress(idx(IMAGES))[:-8] + bytes(8),
+        "a.gz is corrupt .*incorrect data check",
+    ),
 }
 
 

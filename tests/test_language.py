@@ -1,12 +1,15 @@
 """Training of language models: it learns what can be learnt, goes on bit by bit, and stops where it must."""
 
+import json
 import math
+import os
 
 import pytest
 import torch
 
 from models.language import LanguageConfig, generate, held_out_loss, token_losses, train_language
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp.weights import WeightFiles, pack
 
 SMALL = TransformerConfig(vocabulary=11, d_model=8, d_hidden=12, n_layers=2, n_heads=2, context=6)
 SHORT = LanguageConfig(steps=7, batch_size=4, warmup=2, lr=1e-2)
@@ -111,6 +114,89 @@ def test_a_folder_of_other_settings_is_refused_and_both_are_shown(tmp_path, chan
     with pytest.raises(ValueError, match=said):
         train_language(**arguments, progress=False)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def edit_state(change):
+    """Change tensors and metadata of a state, and store it with checksums that fit."""
+
+    def edit(path):
+        files = WeightFiles(path)
+        tensors, info = {name: files.read(name) for name in files.names}, json.loads(files.metadata["training"])
+        change(tensors, info)
+        path.write_bytes(pack(tensors, {"training": json.dumps(info)}))
+
+    return edit
+
+
+def spoil(name, value):
+    return edit_state(lambda tensors, _: tensors[name].view(-1)[:1].fill_(value))
+
+
+def put(**changes):
+    return edit_state(lambda tensors, _: tensors.update({k.replace("__", "."): v for k, v in changes.items()}))
+
+
+def info(**changes):
+    return edit_state(lambda _, info: info.update(changes))
+
+
+STATES = {  # what a resume did not look at
+    "shape": (put(model__head__weight=torch.zeros(1, 8)), r"shape \(1, 8\), the model's is \(11, 8\)"),
+    "shape of a moment": (put(exp_avg__head__weight=torch.zeros(1, 1)), r"'exp_avg.head.weight' has shape \(1, 1\)"),
+    "dtype": (put(model__head__weight=torch.zeros(11, 8).double()), "is torch.float64, the model's is torch.float32"),
+    "NaN": (spoil("model.head.weight", math.nan), "model.head.weight in .* has 1 entries that are NaN"),
+    "infinite moment": (spoil("exp_avg.head.weight", math.inf), "exp_avg.head.weight in .* has 1 entries"),
+    "negative square": (spoil("exp_avg_sq.head.weight", -1.0), "'exp_avg_sq.head.weight' has negative entries"),
+    "missing": (edit_state(lambda tensors, _: tensors.pop("model.head.weight")), r"missing tensors \['model.head.wei"),
+    "extra": (put(model__foot=torch.zeros(1)), r"extra tensors \['model.foot'\]"),
+    "step beyond the end": (info(step=10**9), "step must be from 0 to 7, got 1000000000"),
+    "negative step": (info(step=-1), "step must be from 0 to 7, got -1"),
+    "step no number": (info(step="4"), "step must be a whole number, got '4'"),
+    "step of other records": (info(step=3), r"records of steps \[4, 6, 7\] in a state after 3 steps"),
+    "records": (info(records=3), "records must be a list"),
+    "seconds": (info(seconds=-1.0), "seconds must be at least 0"),
+    "no settings": (info(settings=None), "its metadata have no settings"),
+    "deep": (lambda path: path.write_bytes(pack({}, {"training": "[" * 10**5})), "is not valid JSON"),
+    "flipped bit": (
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 64])),
+        "is not what was stored, by its checksum",
+    ),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "corrupt or truncated"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "is not a regular file"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_is_not_one_of_this_training_is_refused(tmp_path, case):
+    edit, said = STATES[case]
+    tokens = random_tokens(100)
+    train_language(model_of(), tokens, SHORT, tmp_path, every=2, progress=False)
+    edit(tmp_path / "training.safetensors")
+    model = model_of()
+    with pytest.raises(ValueError, match=said):
+        train_language(model, tokens, SHORT, tmp_path, every=2, progress=False)
+    assert same(model, model_of())  # as it was
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_resume_is_bit_by_bit_whatever_the_default_dtype(tmp_path, dtype):
+    """Steps beyond 256, which bfloat16 cannot count."""
+    tokens, config = random_tokens(100), LanguageConfig(steps=264, batch_size=1, warmup=2, lr=1e-2)
+    whole, first, resumed = model_of(), model_of(), model_of()
+
+    def cut(step, model):
+        if step == 262:
+            raise Stop
+
+    torch.set_default_dtype(dtype)
+    try:
+        train_language(whole, tokens, config, every=259, progress=False)
+        with pytest.raises(Stop):
+            train_language(first, tokens, config, tmp_path, every=259, callback=cut, progress=False)
+        train_language(resumed, tokens, config, tmp_path, every=259, progress=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(resumed, whole)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):

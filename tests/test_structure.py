@@ -26,6 +26,7 @@ GROUND = {
     "registry": set(),
     "planning": set(),
     "contraction": {"checks", "planning"},
+    "keys": {"layer"},
     "concentration": {"checks", "numerics"},
     "affine": {"checks"},
     "formats": {"checks"},

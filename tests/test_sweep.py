@@ -11,8 +11,9 @@ import torch
 
 from tensornet_interp import BilinearLayer, decompose, relative_error, similarity
 from tensornet_interp.decompositions import Eigen
+from tensornet_interp.keys import describe, fingerprint
 from tensornet_interp.registry import Registry
-from tensornet_interp.sweep import describe, fingerprint, load_records, parameters, sweep, to_frame
+from tensornet_interp.sweep import load_records, parameters, sweep, to_frame
 from tensornet_interp.testing import random_layer
 
 LAYER = random_layer(3, 7, 5, seed=0)
@@ -159,29 +160,76 @@ def test_one_fit_that_fails_is_a_record(counted, tmp_path):
         run(grid={"rank": [13]}, method="counted", errors="raise")
 
 
-def test_options_that_json_has_no_word_for(counted, tmp_path):
-    @dataclass(frozen=True)
-    class Prior:
-        mode: str
-        target: torch.Tensor
+@dataclass(frozen=True)
+class Prior:
+    mode: str
+    target: torch.Tensor
 
+
+class Silent:
+    """Says nothing of its state, and knows more than its fields."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __repr__(self):
+        return "Silent()"
+
+
+def lambda_of(state):
+    return lambda: state
+
+
+def local(state):
+    class Local:
+        value = state
+
+    return Local()
+
+
+def test_options_that_json_has_no_word_for(counted, tmp_path):
     path = tmp_path / "runs.jsonl"
     targets = [torch.zeros(3), torch.tensor([0, 0, 1e-9])]  # one and the same when printed to four digits
     priors = [[Prior("outputs", target)] for target in targets]
     records = run(grid={"prior": priors, "rank": [1]}, method="counted", path=path)
     described = [record["options"]["prior"][0] for record in records]
     assert described[0] != described[1]
-    assert described[0]["class"] == "Prior"
+    assert described[0]["class"].endswith(".Prior")
     assert run(grid={"prior": priors, "rank": [1]}, method="counted", path=path) == records
     assert len(counted) == 2
-    with pytest.raises(TypeError, match="give its class a __repr__"):
-        run(grid={"prior": [object()]}, method="counted")
+
+
+@pytest.mark.parametrize("make", [lambda_of, local, lambda state: iter([state]), lambda state: (x for x in [state])])
+def test_options_that_cannot_be_told_apart_are_refused_before_the_first_fit(counted, make):
+    with pytest.raises(TypeError, match=r"cannot be told from|has no state that tells it"):
+        run(grid={"prior": [1, make(1), make(2)]}, method="counted")
+    assert counted == []
+
+
+def linear(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("make", [linear, Silent, lambda state: {state: 1}, lambda state: {"a": Silent([state])}])
+def test_options_of_one_repr_are_two_points(counted, tmp_path, make):
+    path = tmp_path / "runs.jsonl"
+    options = [make(1), make(2)]
+    assert len(run(grid={"prior": options}, method="counted", path=path)) == 2
+    (record,) = run(grid={"prior": [make(2)]}, method="counted", path=path)  # resumed: its own record, not the other's
+    assert record == load_records(path)[1]
+    assert len(counted) == 2
+    run(grid={"prior": [make(3)]}, method="counted", path=path)
+    assert len(counted) == 3
 
 
 def test_description_of_values():
     assert describe((1, [True, None], range(2))) == [1, [True, None], [0, 1]]
     assert describe(torch.float32) == "torch.float32"
-    assert describe({"a": np.float32(0.5), 2: torch.tensor(3)}) == {"a": 0.5, "2": 3}
+    assert describe({"a": np.float32(0.5), "2": torch.tensor(3)}) == {"a": 0.5, "2": 3}
+    assert describe({2: 1, "b": 1}) == describe({"b": 1, 2: 1}) != describe({"2": 1, "b": 1})
+    assert describe(np.array(["a", "b"])) == ["a", "b"]
     assert describe({"c", "a", "b"}) == ["a", "b", "c"]
     long = np.zeros(5000)
     assert describe(long) != describe(long + (np.arange(5000) == 2000))  # printed, both end in the same dots

@@ -155,9 +155,9 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
 def test_files_that_are_no_tokens_are_refused(tmp_path):
     (tmp_path / "a.npy").write_text("no array")
     np.save(tmp_path / "b.npy", np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"not an \.npy file"):
+    with pytest.raises(ValueError, match=r"a\.npy is not an \.npy file .*another format"):
         load_tokens(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match=r"uint16 of one dimension, got float64 of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"uint16 of one dimension.*<f8.*\(2, 3\)"):
         load_tokens(tmp_path / "b.npy")
 
 

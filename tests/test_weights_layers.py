@@ -208,7 +208,7 @@ def test_a_layer_file_without_a_basis_states_none(tmp_path):
         tensors, metadata = {key: opened.get_tensor(key) for key in ("down", "left", "right")}, opened.metadata()
     about = json.loads(metadata["layer"])
     assert about.pop("basis") == "x"
-    save_file(tensors, file, metadata | {"layer": json.dumps(about)})
+    save_file(tensors, file, {"format": metadata["format"], "layer": json.dumps(about)})
     assert load_layer(tmp_path).basis == "as given"
 
 

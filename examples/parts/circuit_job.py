@@ -20,6 +20,7 @@ from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, r
 from models.transformer import Transformer
 from models.vectors import vectors_at, windows
 from tensornet_interp import BilinearLayer
+from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features import Dictionary
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
@@ -151,12 +152,12 @@ def check_settings(job: Job) -> None:
     settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
     path = job.out / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         if before != settings:
             changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
             raise ValueError(f"{job.out} holds results of other settings, (there, now): {changed}; take another --out")
     elif not job.options.replot:
-        path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        replace_files([(path, json.dumps(settings, indent=2).encode())])
 
 
 def train(job: Job) -> None:

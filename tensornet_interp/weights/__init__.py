@@ -5,6 +5,7 @@ from tensornet_interp.weights.dictionaries import load_dictionary, save_dictiona
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.layers import load_layer, save_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
+from tensornet_interp.weights.tensors import pack
 
 __all__ = [
     "LAYOUTS",
@@ -15,6 +16,7 @@ __all__ = [
     "load_dictionary",
     "load_layer",
     "load_tensor",
+    "pack",
     "save_dictionary",
     "save_layer",
     "tensor_names",

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from tensornet_interp.checks import check_tensor
 from tensornet_interp.disk import replace_files
 from tensornet_interp.features.dictionary import Dictionary
-from tensornet_interp.weights.files import Source, WeightFiles, read_json
+from tensornet_interp.weights.files import Source, WeightFiles, read_object
+from tensornet_interp.weights.tensors import pack
 
 SAELENS_FILE = "sae_weights.safetensors"  # SAELens puts sparsity.safetensors beside it
 PAPER_FILE = "model.safetensors"
@@ -41,8 +41,13 @@ def load_dictionary(
     files = WeightFiles(path / SAELENS_FILE if (path / SAELENS_FILE).is_file() else source)
     folder = path.parent if path.is_file() else path
     if "W_enc" in files.names:
-        return _load_saelens(files, folder, device, dtype)
-    return _load_paper(files, folder, device, dtype)
+        load = _load_saelens
+    else:
+        load = _load_paper
+    try:
+        return load(files, folder, device, dtype)
+    except TypeError as error:  # of an option in cfg.json
+        raise ValueError(f"{folder} holds no dictionary: {error}") from error
 
 
 def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
@@ -69,8 +74,7 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
     if dictionary.encoder_bias is not None:
         tensors["w_enc.bias"] = dictionary.encoder_bias
     folder = Path(parent) / dictionary.name
-    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    replace_files([(folder / PAPER_FILE, content)])
+    replace_files([(folder / PAPER_FILE, pack(tensors, {}))])
     return folder
 
 
@@ -78,7 +82,7 @@ def _load_saelens(
     files: WeightFiles, folder: Path, device: torch.device | str, dtype: torch.dtype | None
 ) -> Dictionary:
     file = folder / "cfg.json"
-    config = read_json(file)
+    config = read_object(file)
     kind = _saelens_kind(file, config)
     k = _saelens_k(file, config, kind)
     roles = {"encoder": "W_enc", "decoder": "W_dec", "encoder_bias": "b_enc", "decoder_bias": "b_dec"}

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int, suggestion
-from tensornet_interp.disk import replace_files
+from tensornet_interp.disk import parse_json, replace_files
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, locate
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
+from tensornet_interp.weights.tensors import pack
 
 LAYER_FILE, FORMAT = "layer.safetensors", "tensornet_interp layer 1"
 GATES = (  # what configs call it
@@ -68,7 +67,8 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
-    config = _optional_config(source)
+    files = WeightFiles(source) if Path(source).exists() else None  # from a hub the config is fetched first
+    config = _optional_config(source if files is None else files)
     options: Mapping[str, Any] = config or {}
     if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
         options = {**options, **options["text_config"]}
@@ -79,7 +79,7 @@ def load_layer(
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]
     _check_gate(layout, options, gate_removed)
-    files = WeightFiles(source)
+    files = files or WeightFiles(source)
     weights, biases = _find(files, layout, index, options)
     _check_shapes(files, layout, weights, biases, sized)
 
@@ -120,15 +120,11 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
 
-    def copy(tensor: Tensor) -> Tensor:  # of its own: safetensors refuses tensors that share memory
-        return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-    tensors = {"down": copy(layer.down), "left": copy(layer.left), "right": copy(layer.right)}
+    tensors = {"down": layer.down, "left": layer.left, "right": layer.right}
     about: dict[str, Any] = {"name": layer.name, "history": layer.history, "basis": layer.basis}
     about |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
     folder = Path(folder)
-    content = save(tensors, {"format": FORMAT, "layer": json.dumps(about)})
-    replace_files([(folder / LAYER_FILE, content)])
+    replace_files([(folder / LAYER_FILE, pack(tensors, {"format": FORMAT, "layer": json.dumps(about)}))])
 
 
 def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype | None) -> BilinearLayer:
@@ -144,7 +140,7 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     if files.names != ("down", "left", "right"):
         raise ValueError(f"{path} must hold down, left and right, got {', '.join(files.names)}")
     try:
-        about = json.loads(files.metadata["layer"])
+        about = parse_json(files.metadata["layer"], "layer")
         name, history = str(about["name"]), tuple(str(note) for note in about["history"])
         basis = str(about.get("basis", AS_GIVEN))  # of a file from before there was one
         constant_in, constant_out = about["constant_in"] is True, about["constant_out"] is True
@@ -163,9 +159,9 @@ def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype |
     )
 
 
-def _optional_config(source: Source) -> dict[str, Any] | None:
+def _optional_config(source: Source | WeightFiles) -> dict[str, Any] | None:
     try:
-        return load_config(source)
+        return source.config() if isinstance(source, WeightFiles) else load_config(source)
     except FileNotFoundError:
         return None
 

@@ -1,0 +1,133 @@
+"""Words and hashes that tell apart what decides a result: values, options, layers, data."""
+
+import copyreg
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tensornet_interp.layer import TensorNetwork
+
+__all__ = ["describe", "digest", "fingerprint"]
+
+_PIECE = 1 << 22  # elements hashed at a time
+_TEXT = (complex, bytes, torch.dtype, torch.device)  # whose repr says all
+
+
+def describe(value: object) -> Any:
+    """Return a value in words of JSON: equal values have equal words, and other words mean another value.
+
+    A tensor is its shape, its dtype and a hash of its entries. An object is the name of its class and its state, found
+    as pickle finds it: modules by their weights, dataclasses by their fields and further attributes, not by a repr,
+    which may hide some. The code of a class is not looked at.
+
+    Raises TypeError for what has no such words: lambdas, classes and functions made inside a function, iterators, open
+    files, and objects that contain themselves.
+    """
+    return _describe(value, ())
+
+
+def digest(*values: object) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the words that `describe` has for the values."""
+    words = json.dumps([describe(value) for value in values], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def fingerprint(part: TensorNetwork) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of modes, shapes, dtypes and arrays, without name and device."""
+    made = hashlib.sha256()
+    for term in part.terms():
+        made.update(f"{term.modes} {_describe_array(term.data)};".encode())
+    constants = [getattr(part, name, False) for name in ("constant_in", "constant_out")]
+    return hashlib.sha256(made.digest() + str(constants).encode()).hexdigest()[:16]
+
+
+def _describe(value: object, inside: tuple[int, ...]) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
+        return _describe(value.item(), inside)
+    if isinstance(value, _TEXT):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return _describe_array(value)
+    if isinstance(value, np.ndarray):
+        numbers = value.dtype.kind in "biufc" and value.dtype.itemsize <= 16 and value.dtype != np.longdouble
+        return _describe_array(torch.from_numpy(np.array(value))) if numbers else _describe(value.tolist(), inside)
+    if isinstance(value, type | types.FunctionType):
+        return _name(value)
+    if id(value) in inside:
+        raise TypeError(f"a {type(value).__name__} contains itself, so there are no words for it")
+    inside = (*inside, id(value))
+    if isinstance(value, dict | types.MappingProxyType):
+        if all(type(key) is str for key in value):
+            return {key: _describe(item, inside) for key, item in value.items()}
+        pairs = [[_describe(key, inside), _describe(item, inside)] for key, item in value.items()]
+        return {"class": "dict", "pairs": sorted(pairs, key=repr)}
+    if type(value) in (list, tuple, range):
+        return [_describe(item, inside) for item in value]  # type: ignore[attr-defined]
+    if isinstance(value, set | frozenset):
+        return sorted((_describe(item, inside) for item in value), key=repr)
+    return {"class": _name(type(value))} | _state(value, inside)
+
+
+def _state(value: object, inside: tuple[int, ...]) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        more = {name: item for name, item in getattr(value, "__dict__", {}).items() if name not in fields}
+        return {name: _describe(item, inside) for name, item in (fields | _stored(value, more)).items()}
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception as error:  # what a class raises that cannot be pickled is its own choice
+        raise TypeError(f"{_short(value)} has no state that tells it from another one: {error}") from error
+    if isinstance(reduced, str):
+        return {"name": reduced}
+    make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    words: dict[str, Any] = {}
+    if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        words["made by"] = f"{make.__module__}.{make.__qualname__}"
+    else:
+        arguments = arguments[1:]
+    if isinstance(state, Mapping):
+        state = _stored(value, dict(state))
+    parts = {"arguments": arguments, "state": state, "items": items and list(items), "pairs": pairs and list(pairs)}
+    return words | {name: _describe(part, inside) for name, part in parts.items() if part}
+
+
+def _stored(value: object, state: dict[str, Any]) -> dict[str, Any]:
+    """Without what was computed from the rest and kept."""
+    kind = type(value)
+    return {k: v for k, v in state.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
+
+
+def _name(kind: type | types.FunctionType) -> str:
+    """Module and name of a class or a function that is found there again."""
+    found: Any = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is not kind:
+        raise TypeError(
+            f"{kind.__module__}.{kind.__qualname__} cannot be told from another one of its name: define it at the top "
+            "of a module"
+        )
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _short(value: object) -> str:
+    return f"{repr(value)[:60]} ({type(value).__name__})"
+
+
+def _describe_array(tensor: Tensor) -> str:
+    made = hashlib.sha256()
+    flat = tensor.detach().resolve_conj().resolve_neg()
+    for piece in (flat.to_dense() if flat.layout != torch.strided else flat).reshape(-1).split(_PIECE):
+        made.update(piece.cpu().contiguous().view(torch.uint8).numpy().data)
+    return f"tensor({tuple(tensor.shape)}, {tensor.dtype}, sha256 {made.hexdigest()[:16]})"

@@ -1,0 +1,164 @@
+"""One safetensors file: opened once, its header checked against its size, tensors read one by one and verified."""
+
+import json
+import math
+import os
+import sys
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from tensornet_interp.disk import open_file, parse_json
+from tensornet_interp.keys import digest
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+BITS = {  # an entry, of all that safetensors knows
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **{"F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+}
+MAX_HEADER = 32 << 20
+SUMS = "checksums"
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies in its file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # in bytes, from the beginning of the file
+    end: int
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a safetensors file with a checksum of every tensor and of the metadata, which reads verify.
+
+    Each tensor is copied to the CPU: what shares memory is stored twice.
+    """
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    sums = {"metadata": digest(dict(metadata)), "tensors": {name: _sum(tensor) for name, tensor in copies.items()}}
+    return save(copies, {**metadata, SUMS: json.dumps(sums)})
+
+
+class TensorFile:
+    """The tensors of one safetensors file, by name; only the header is read at first.
+
+    The path is opened once: after it was replaced by another file, reads go on in the one that was opened. Raises
+    ValueError for a file whose header does not fit its size, before memory is spent on what the header claims.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = open_file(path).detach()  # type: ignore[attr-defined]
+        weakref.finalize(self, self._file.close)
+        self._opened = self._stamp()
+        self.entries, self.metadata = self._header()
+        self._sums = self._checksums()
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, read straight into its own memory: the rest of the file is not touched, nor mapped."""
+        entry = self.entries[name]
+        if entry.dtype not in DTYPES:
+            raise ValueError(f"tensor {name!r} is stored as {entry.dtype}; convert it to one of {', '.join(DTYPES)}")
+        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="cpu")
+        if tensor.nbytes:
+            array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+            self._read_into(memoryview(array), name, entry.start)
+        if self._sums and self._sums.get(name) != _sum(tensor):
+            raise ValueError(f"{self.path} is corrupt: {name!r} is not what was stored, by its checksum")
+        return tensor
+
+    def _read_into(self, buffer: memoryview, name: str, start: int) -> None:
+        if hasattr(os, "posix_fadvise"):  # no reading ahead into the tensors of other layers
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        while len(buffer):  # one call reads at most 2 GiB
+            if sys.platform != "win32":
+                count = os.preadv(self._file.fileno(), [buffer], start)  # threads and forks share the place of a seek
+            else:
+                self._file.seek(start)
+                count = self._file.readinto(buffer)
+            if not count:
+                raise ValueError(f"{self.path} is truncated: it ends inside of {name!r}")
+            buffer, start = buffer[count:], start + count
+        if self._stamp() != self._opened:
+            raise ValueError(
+                f"{self.path} was written to after it had been opened, so its tensors may be of two models"
+            )
+
+    def _stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def _header(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        start = self._file.read(8) or b""
+        length, size = int.from_bytes(start, "little"), self._opened[0]
+        try:
+            if len(start) < 8 or length > min(size - 8, MAX_HEADER):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = parse_json(self._file.read(length), "the header")
+            metadata = header.pop("__metadata__", None) or {}
+            if not all(isinstance(text, str) for text in (*metadata, *metadata.values())):
+                raise ValueError("metadata that are not text")
+            entries = {name: _entry(item, 8 + length) for name, item in header.items()}
+            _check_layout(entries, 8 + length, size)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # a zip archive, or a pickle of protocol 2 to 5
+            pickled = start[:2] == b"PK" or start[:1] == b"\x80"
+            hint = f"; it looks like a pickle: {convert(self.path)}" if pickled else ""
+            raise ValueError(
+                f"{self.path} is not a whole safetensors file: corrupt or truncated ({error}){hint}"
+            ) from error
+        return entries, metadata
+
+    def _checksums(self) -> dict[str, str]:
+        text = self.metadata.pop(SUMS, None)
+        if text is None:  # of another writer
+            return {}
+        sums = parse_json(text, f"{SUMS} of {self.path}")
+        tensors = sums.get("tensors") if isinstance(sums, dict) else None
+        if not isinstance(tensors, dict) or sums.get("metadata") != digest(self.metadata):
+            raise ValueError(f"{self.path} is corrupt: its metadata are not what was stored, by their checksum")
+        return tensors
+
+
+def _sum(tensor: Tensor) -> str:
+    return digest(tensor.shape, tensor.reshape(-1))
+
+
+def _entry(item: Mapping[str, Any], base: int) -> Entry:
+    shape, (start, end) = tuple(item["shape"]), item["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+        raise ValueError(f"shape {shape} or offsets {(start, end)} that are no natural numbers")
+    if item["dtype"] not in BITS:
+        raise ValueError(f"unknown dtype {item['dtype']!r}")
+    if math.prod(shape) * BITS[item["dtype"]] != (end - start) * 8:
+        raise ValueError(f"{end - start} bytes for shape {shape} of {item['dtype']}")
+    return Entry(item["dtype"], shape, base + start, base + end)
+
+
+def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
+    """Tensors stand one after the other, from the header to the end of the file."""
+    at = base
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if entry.start != at:
+            raise ValueError(f"{name!r} starts at byte {entry.start}, where {at} is expected")
+        at = entry.end
+    if at != size:
+        raise ValueError(f"the tensors end at byte {at} of {size}")
+
+
+def convert(path: Path) -> str:
+    """What to do with a pickle."""
+    return (
+        "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
+        "'model.safetensors'), and pass that file or its folder"
+    )

@@ -1,7 +1,8 @@
-"""Tensors with named modes, and the one way to contract them.
+"""Tensors with named modes, and the one function that contracts them.
 
-A network is a tuple of `Term`s. A mode that several terms share is summed, unless it is asked for in the output, where
-it is matched. Everything else in the package is built from terms: composing is renaming, evaluating is adding terms.
+A network is a tuple of `Term`s. A mode that several terms share is summed, unless the output names this mode: then the
+entries with equal index are multiplied and kept. Everything else in the package is built from terms: modes are renamed
+to compose networks, and inputs are added as terms to evaluate a network.
 """
 
 import math
@@ -19,7 +20,7 @@ __all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract",
 
 
 class Term(NamedTuple):
-    """One array and the names of its axes."""
+    """A term is one array with a name for each of its axes."""
 
     data: Tensor
     modes: Modes
@@ -27,18 +28,18 @@ class Term(NamedTuple):
 
 @runtime_checkable
 class HasTerms(Protocol):
-    """What can be contracted: `terms()`, and the open `modes` in the order of the result."""
+    """An object with `terms()` and `modes` can be contracted."""
 
     @property
     def modes(self) -> Modes:
-        """The open modes."""
+        """Return the open modes, in the order of the axes of the result."""
 
     def terms(self) -> tuple[Term, ...]:
-        """The arrays; the same array object wherever one is used more than once."""
+        """Return the arrays; an array that is used more than once is the same object every time."""
 
 
 def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
-    """The same arrays with modes renamed; modes that are not mentioned stay."""
+    """Return the same arrays with renamed modes; modes that `names` does not mention keep their names."""
     return tuple(Term(term.data, tuple(names.get(mode, mode) for mode in term.modes)) for term in terms)
 
 
@@ -50,15 +51,15 @@ def plan(
     optimize: Optimizer = SHARED,
     max_elements: float = DEFAULT_MAX_ELEMENTS,
 ) -> Plan:
-    """The plan that `contract` with the same arguments would follow; nothing is allocated.
+    """Return the plan that `contract` with the same arguments would follow; nothing is allocated.
 
-    output: modes of the result, by default the open modes of the network (for terms: those that appear once).
-    chunk: a mode of the output, the batch say, to work through in slices where all of it would be over the limit;
-    the slices are as few as keep what is alive together, the whole output included, within `max_elements`.
-    optimize: "shared" (copies of a part are contracted alike, and so once) or any opt_einsum optimizer, by name or a
-    callable. `"auto"` is a bad choice here: the factors of a layer share a hyperedge, for which it can find paths that
-    cost many times more.
-    Raises ValueError when sizes do not meet or when more than `max_elements` would be alive together.
+    output: modes of the result, by default the open modes of the network (for terms: the modes that appear once).
+    chunk: a mode of the output, for example the batch. If the contraction needs more than `max_elements`, it is done
+    slice by slice along this mode, with as few slices as stay within the limit. The whole output counts towards it.
+    optimize: "shared" (copies of a part are contracted in the same way, and so only once) or any opt_einsum optimizer,
+    by name or as a callable. `"auto"` is a bad choice here: the factors of a layer share a hyperedge, and for
+    hyperedges it can find paths that cost many times more.
+    Raises ValueError if sizes do not match or if more than `max_elements` elements would be in memory at once.
     """
     terms, modes = _terms_and_output(network, output)
     return _plan(terms, modes, chunk, optimize, max_elements)
@@ -72,10 +73,10 @@ def contract(
     optimize: Optimizer = SHARED,
     max_elements: float = DEFAULT_MAX_ELEMENTS,
 ) -> Tensor:
-    """Sum over every mode that is not in `output`: the tensor with axes `output`. Arguments and errors: `plan`.
+    """Return the tensor with axes `output`, summed over every mode that is not in `output`.
 
-    Contractions that occur more than once (copies of a layer in a stack) are done once, and an intermediate is freed
-    after its last use. Cost: `print(plan(...))`.
+    Arguments and errors are those of `plan`. A contraction that occurs more than once (copies of a layer in a stack)
+    is done once, and an intermediate is freed after its last use. Cost: `print(plan(...))` shows it.
     """
     terms, modes = _terms_and_output(network, output)
     program = _plan(terms, modes, chunk, optimize, max_elements)
@@ -94,28 +95,28 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
     if chunk is not None and chunk not in output:
         raise ValueError(
             f"chunk must be a mode of the output {output}, got {chunk!r}{suggestion(chunk, output)}; a summed mode"
-            " cannot be worked through in slices"
+            " cannot be cut into slices"
         )
     check_number("max_elements", max_elements, 1)
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
-    # one array is two where it is sliced in one term and not, or along another axis, in another
+    # one array counts as two if terms slice it along different axes, or if only one of them slices it
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]
     leaves = tuple(slots.setdefault(key, len(slots)) for key in keys)
     sizes, term_modes = mode_sizes(terms), tuple(term.modes for term in terms)
     result = make_plan(term_modes, leaves, sizes, output, optimize, max_elements)
     count = 1
     while result.peak_elements > max_elements and chunk is not None and count < sizes[chunk]:
-        # at least twice as many slices, and as many as would do if all that is made shrank with them
+        # at least twice as many slices, and as many as suffice if every intermediate shrinks with them
         count = min(max(2 * count, math.ceil(count * result.peak_elements / max_elements)), sizes[chunk])
         piece = Chunk(chunk, math.ceil(sizes[chunk] / count), sizes[chunk])
         room = max_elements - math.prod(sizes[mode] for mode in output)
         part = make_plan(term_modes, leaves, {**sizes, chunk: piece.size}, output, optimize, room)
         result = replace(part, chunk=piece)
     if result.peak_elements > max_elements:
-        slices = "" if chunk else "work through a mode of the output in slices (chunk=...), "
+        slices = "" if chunk else "cut a mode of the output into slices (chunk=...), "
         raise ValueError(
             f"contraction to {output} needs {result.peak_elements:.1e} elements at once, more than"
-            f" max_elements={max_elements:.0e}; restrict or project some modes, {slices}or raise max_elements"
+            f" max_elements={max_elements:.0e}; restrict or project some modes, {slices}or increase max_elements"
         )
     return result
 
@@ -133,7 +134,7 @@ def _run(program: Plan, terms: Sequence[Term]) -> Tensor:
 
 
 def _slice(terms: Sequence[Term], mode: str, start: int, stop: int) -> tuple[Term, ...]:
-    """The terms with only that range of the mode: views."""
+    """Return the terms with only the indices start to stop of the mode, as views."""
 
     def cut(term: Term) -> Tensor:
         data = term.data
@@ -168,14 +169,14 @@ def _terms_and_output(
     modes = tuple(output)
     for mode in modes:
         if mode not in sizes:
-            raise ValueError(f"output mode '{mode}' is in no term; there are: {', '.join(sizes)}")
+            raise ValueError(f"output mode '{mode}' is in no term; the terms have: {', '.join(sizes)}")
     if len(set(modes)) != len(modes):
         raise ValueError(f"output names a mode twice: {modes}")
     return terms, modes
 
 
 def mode_sizes(terms: Sequence[Term]) -> dict[str, int]:
-    """The size of every mode of the terms; an error where two terms disagree, or differ in device or dtype."""
+    """Return the size of every mode; raises ValueError if two terms differ in a size, the device or the dtype."""
     sizes: dict[str, int] = {}
     for number, (data, modes) in enumerate(terms):
         check_tensor(f"term {number} {modes}", data, modes, finite=False)

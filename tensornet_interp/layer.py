@@ -1,4 +1,4 @@
-"""A bilinear layer as what it is: a CP tensor of rank equal to its hidden width."""
+"""Bilinear layers as CP tensors, whose rank is the hidden width."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -23,50 +23,51 @@ from tensornet_interp.formats import cp_factors, dense_factors
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
 
-AS_GIVEN, CHANGED = "as given", "changed"  # bases that name no coordinates
+AS_GIVEN, CHANGED = "as given", "changed"  # names of bases whose coordinates are not known
 _MODES = ("out", "in1", "in2")
 
 
 class TensorNetwork(ABC):
-    """Anything with open `modes` and `terms()`: a layer, a stack of layers, a decomposition of one."""
+    """A tensor network has open `modes` and `terms()`: a layer, a stack of layers or a decomposition of a layer."""
 
     @property
     @abstractmethod
     def modes(self) -> Modes:
-        """The open modes, in the order of `to_tensor()`."""
+        """Return the open modes, in the order of the axes of `to_tensor()`."""
 
     @abstractmethod
     def terms(self) -> tuple[Term, ...]:
-        """The arrays of the network; the same array object wherever a part is used more than once."""
+        """Return the arrays of the network; an array that is used more than once is the same object every time."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Size of every open mode."""
+        """Return the size of every open mode."""
         sizes = mode_sizes(self.terms())
         return {mode: sizes[mode] for mode in self.modes}
 
     def to_tensor(self, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
-        """The dense tensor over `modes`: an oracle for small networks. Cost: the product of the sizes of the modes."""
+        """Return the dense tensor over `modes`, for small networks. Memory: the product of the sizes of the modes."""
         return contract(self, max_elements=max_elements)
 
     def to_layer(self) -> "BilinearLayer":
-        """The same map as a CP tensor, exactly; made dense here (out * in^2), which subclasses that can avoid do.
+        """Return the same map as a CP tensor, exactly.
 
+        The dense tensor (out * in^2) is made on the way; most subclasses avoid this.
         Raises ValueError if the modes are not ("out", "in1", "in2").
         """
         if self.modes != _MODES:
             raise ValueError(
-                f"a layer has the modes {_MODES}, got {self.modes} of a {type(self).__name__}; rename its modes, or"
-                " project it to these"
+                f"a layer has the modes {_MODES}, but this {type(self).__name__} has {self.modes}; rename its modes"
+                " or project it to these modes"
             )
         return BilinearLayer.from_tensor(self.to_tensor())
 
 
 class BilinearMap(TensorNetwork):
-    """y[out] = sum B[out, in1, in2] x1[in1] x2[in2]: what a layer and every decomposition of a layer have in common.
+    """A bilinear map is a layer or a decomposition of a layer: y[out] = sum B[out, in1, in2] x1[in1] x2[in2].
 
-    A subclass gives `terms()` and `to_layer()`; the rest follows. Where `constant_in` is set, input coordinate 0 is
-    the constant 1 of a lifted layer, and calls take the plain x and add it; `constant_out` is the same for outputs.
+    A subclass defines `terms()` and `to_layer()`; the rest follows. If `constant_in` is true, input coordinate 0 is
+    the constant 1 of a lifted layer; a call takes the plain x and adds it. `constant_out` says the same of outputs.
     """
 
     constant_in: bool
@@ -74,23 +75,23 @@ class BilinearMap(TensorNetwork):
 
     @property
     def modes(self) -> Modes:
-        """("out", "in1", "in2")."""
+        """Return the modes ("out", "in1", "in2")."""
         return _MODES
 
     @abstractmethod
     def to_layer(self) -> "BilinearLayer":
-        """The same map as a CP tensor, exactly, with its name, history and constant coordinates."""
+        """Return the same map as a CP tensor, exactly, with its name, history and constant coordinates."""
 
     def drop_constant(self) -> "BilinearMap":
-        """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
+        """Return the same function without the constant output coordinate, as the last part of a network needs it."""
         return self.to_layer().drop_constant()
 
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """B(x1, x2) over all coordinates, the constant ones of a lifted layer included: (..., in) -> (..., out)."""
+        """Return B(x1, x2) over all coordinates, constant ones included: (..., in) -> (..., out)."""
         return self.to_layer().multilinear(x1, x2)
 
     def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """B(x1, x2), by default B(x1, x1): (..., in) -> (..., out), plain coordinates in and out.
+        """Return B(x1, x2), by default B(x1, x1): (..., in) -> (..., out), without constant coordinates.
 
         Example:
         >>> import torch
@@ -103,9 +104,9 @@ class BilinearMap(TensorNetwork):
         return y[..., 1:] if self.constant_out else y
 
     def contributions(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """down[out, r] (left[:, r] . x1)(right[:, r] . x2): what every component adds to every output.
+        """Return what every component adds to every output: down[out, r] (left[:, r] . x1)(right[:, r] . x2).
 
-        Shape (..., out, rank); the sum over rank is the output exactly. Memory: batch * out * rank.
+        The shape is (..., out, rank), and the sum over rank is exactly the output. Memory: batch * out * rank.
         """
         layer = self.to_layer()
         x1 = self.lift_input("x1", x1)
@@ -114,7 +115,7 @@ class BilinearMap(TensorNetwork):
         return parts[..., 1:, :] if self.constant_out else parts
 
     def interaction_matrix(self, direction: Tensor) -> Tensor:
-        """M[in1, in2] = sum_out direction[out] B[out, in1, in2], symmetrized; a batch of directions is allowed.
+        """Return the symmetrized matrix M[in1, in2] = sum_out direction[out] B[out, in1, in2] of each direction.
 
         direction: (..., out), the constant coordinate of a lifted output included; result (..., in, in).
         Cost: directions * in^2 * rank.
@@ -125,18 +126,19 @@ class BilinearMap(TensorNetwork):
         return (matrix + matrix.mT) / 2
 
     def lift_input(self, name: str, x: Tensor) -> Tensor:
-        """Plain inputs `x` (..., in) checked, with the constant 1 put in front where this map is lifted."""
+        """Check plain inputs `x` (..., in) and return them; if this map is lifted, put the constant 1 in front."""
         return lift_vectors(name, x, self.sizes["in1"], constant=self.constant_in, like=self.terms()[0].data)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)  # a tensor has no single truth value
 class BilinearLayer(BilinearMap):
-    """B[out, in1, in2] = sum_rank down[out, rank] left[in1, rank] right[in2, rank].
+    """A bilinear layer `y = down((left x) * (right x))` is a CP tensor.
 
-    The layer `y = down((left x) * (right x))` as a CP tensor: the rank is the hidden width, columns are hidden units.
-    `name` says which layer of which model it is, `history` what was done to its weights, `basis` which coordinates its
-    inputs are written in: "pixels", "embedding", "residual stream after the norm".
-    Raises if sizes, dtypes or devices differ, or entries are not finite.
+    B[out, in1, in2] = sum_rank down[out, rank] left[in1, rank] right[in2, rank]
+
+    The rank is the hidden width, and columns are hidden units. `name`: which layer of which model. `history`: what was
+    done to its weights. `basis`: the coordinates of the inputs, as "pixels" or "residual stream after the norm".
+    Raises ValueError if sizes, dtypes or devices differ, or if entries are not finite.
     """
 
     down: Tensor  # (out, rank)
@@ -172,9 +174,9 @@ class BilinearLayer(BilinearMap):
         history: tuple[str, ...] = (),
         basis: str = AS_GIVEN,
     ) -> Self:
-        """`down((left x) * (right x))` from `nn.Linear` weights: left, right (rank, in), down (out, rank).
+        """Make the layer `down((left x) * (right x))` of `nn.Linear` weights.
 
-        Biases are not weights: a layer that has them goes through `lift`.
+        left, right: (rank, in); down: (out, rank). For a layer with biases, pass the result on to `lift`.
         """
         check_tensor("left", left, ("rank", "in"))
         check_tensor("right", right, ("rank", "in"))
@@ -183,40 +185,40 @@ class BilinearLayer(BilinearMap):
 
     @classmethod
     def from_cp(cls, cp_tensor: Any, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
-        """From a TensorLy CP tensor `(weights, [down, left, right])`; the weights go into `down`."""
+        """Make a layer of a TensorLy CP tensor `(weights, [down, left, right])`; `down` absorbs the weights."""
         down, left, right = cp_factors(cp_tensor)
         return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
 
     @classmethod
     def from_tensor(cls, tensor: Tensor, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
-        """A dense tensor (out, in1, in2) written as a CP tensor without arithmetic: rank in * min(in, out)."""
+        """Write a dense tensor (out, in1, in2) exactly as a CP tensor, without arithmetic. Rank: in * min(in, out)."""
         down, left, right = dense_factors(tensor)
         return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
 
     @classmethod
     def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "", basis: str = AS_GIVEN) -> Self:
-        """`torch.nn.Bilinear` applied to one input twice: its weight is the dense tensor. A bias must be lifted."""
+        """Make a layer of a `torch.nn.Bilinear` whose two inputs are equal; raises ValueError if it has a bias."""
         if module.bias is not None:
             raise ValueError(
-                "the torch.nn.Bilinear has a bias, which a bilinear layer has not; lift it:"
+                "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift it:"
                 " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
             )
         return cls.from_tensor(module.weight.detach(), name, basis=basis)
 
     @property
     def cp(self) -> CPTensor:
-        """The TensorLy `CPTensor` over the same storage, weights given, for every function of TensorLy."""
+        """Return a TensorLy `CPTensor` that shares the storage; its weights are ones, so all of TensorLy takes it."""
         ones = torch.ones(self.rank, dtype=self.down.dtype, device=self.down.device)
         return CPTensor((ones, [self.down, self.left, self.right]))
 
     @property
     def rank(self) -> int:
-        """Number of hidden units."""
+        """Return the number of hidden units."""
         return self.down.shape[1]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(out, in, in), constant coordinates included."""
+        """Return (out, in, in), constant coordinates included."""
         return (self.down.shape[0], self.left.shape[0], self.left.shape[0])
 
     def __repr__(self) -> str:
@@ -227,19 +229,19 @@ class BilinearLayer(BilinearMap):
         return f"BilinearLayer({self.name!r}, {sizes}, {dtype}{extra}, basis={self.basis!r})"
 
     def terms(self) -> tuple[Term, ...]:
-        """Three terms that share the mode "rank"."""
+        """Return three terms that share the mode "rank"."""
         return (Term(self.down, ("out", "rank")), Term(self.left, ("in1", "rank")), Term(self.right, ("in2", "rank")))
 
     def to_layer(self) -> "BilinearLayer":
-        """Itself."""
+        """Return this layer unchanged."""
         return self
 
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """B(x1, x2) over all coordinates: (..., in) -> (..., out). Cost: 2 rank (2 in + out) flops a sample."""
+        """Return B(x1, x2) over all coordinates, (..., in) -> (..., out). Cost: 2 rank (2 in + out) per sample."""
         return ((x1 @ self.left) * ((x1 if x2 is None else x2) @ self.right)) @ self.down.T
 
     def symmetrize(self) -> "BilinearLayer":
-        """1/2 (B[out, in1, in2] + B[out, in2, in1]) with twice the hidden units; the same function of equal inputs."""
+        """Return the same function with a symmetric tensor, (B[out, i, j] + B[out, j, i]) / 2, of twice the rank."""
         return replace(
             self,
             down=torch.cat([self.down, self.down], 1) / 2,
@@ -258,13 +260,12 @@ class BilinearLayer(BilinearMap):
         basis: str = "",
         note: str = "",
     ) -> "BilinearLayer":
-        """The layer of `outputs @ layer(inputs @ x + input_bias) + output_bias`: linear maps absorbed, exactly.
+        """Absorb linear maps exactly: return `outputs @ layer(inputs @ x + input_bias) + output_bias` as a layer.
 
-        inputs (in, new in): an embedding, a dictionary's decoder; outputs (new out, out): an unembedding or a head.
-        Both in `nn.Linear.weight` layout. The constant coordinate of a lifted layer is kept, which is what makes
-        biases possible; on a layer that is not lifted they are an error. basis: the coordinates of the new inputs, by
-        default "changed", never those from before. `note` is added to the history.
-        Cost: 2 rank in (new in) + rank out (new out).
+        inputs (in, new in): an embedding or the decoder of a dictionary. outputs (new out, out): an unembedding or a
+        head. Both have the layout of `nn.Linear.weight`. Biases need a lifted layer, whose constant coordinate is kept.
+        basis: name of the new input coordinates, by default "changed". note: added to the history.
+        Cost: 2 rank in (new in) + rank out (new out). Raises ValueError if sizes do not match.
         """
         left, right, down, new_basis = self.left, self.right, self.down, self.basis
         if inputs is not None or input_bias is not None:
@@ -273,7 +274,7 @@ class BilinearLayer(BilinearMap):
             new_basis = basis or CHANGED
             note = note or f"inputs from basis '{self.basis}' to '{new_basis}'"
         elif basis:
-            raise ValueError(f"basis={basis!r} is that of new inputs; give inputs or input_bias with it")
+            raise ValueError(f"basis={basis!r} names the coordinates of new inputs; give inputs or input_bias with it")
         if outputs is not None or output_bias is not None:
             full = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out)
             down = full @ down
@@ -281,14 +282,14 @@ class BilinearLayer(BilinearMap):
         return replace(self, down=down, left=left, right=right, history=history, basis=new_basis)
 
     def drop_constant(self) -> "BilinearLayer":
-        """Without the constant output coordinate, as the last layer of a network must be; the function is the same."""
+        """Return the same function without the constant output coordinate, as the last layer of a network needs it."""
         if not self.constant_out:
             return self
         history = (*self.history, "constant output dropped")
         return replace(self, down=self.down[1:], constant_out=False, history=history)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearLayer":
-        """The layer on a device, in a dtype."""
+        """Return the layer on a device and in a dtype."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype)

@@ -1,4 +1,4 @@
-"""Biases and residuals as part of a bilinear layer, through a constant input coordinate."""
+"""Lifting: a constant input coordinate makes biases and residuals part of a bilinear layer."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,10 +21,13 @@ def lift(
     bias: Tensor | None = None,
     residual: float = 0.0,
 ) -> BilinearLayer:
-    """y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x, as a bilinear layer of [1, x].
+    """Return a layer with biases and a residual as a bilinear layer of [1, x], exactly.
 
-    One hidden unit is added for the constant, which is handed on as output coordinate 0, and one for each residual
-    coordinate (x_j * 1). Exact; called, it takes and gives plain vectors. left_bias, right_bias: (rank,), bias: (out,).
+    y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
+
+    One hidden unit is added for the constant, which becomes output coordinate 0, and one for each residual coordinate
+    (x_j * 1). A call takes and returns plain vectors. left_bias, right_bias: (rank,); bias: (out,).
+    Raises ValueError if the layer is lifted already, if sizes differ, or for a residual if in and out differ.
     """
     if layer.constant_in or layer.constant_out:
         raise ValueError(f"the layer is lifted already: {layer!r}")
@@ -58,7 +61,10 @@ def lift(
 
 
 class Split(NamedTuple):
-    """The function of a lifted layer by degree: y = interaction(x) + linear x + constant, plain coordinates."""
+    """A split holds the function of a lifted layer by degree: y = interaction(x) + linear x + constant.
+
+    All parts are in plain coordinates.
+    """
 
     interaction: BilinearLayer  # (out, in, in), without a constant coordinate
     linear: Tensor  # (out, in)
@@ -66,12 +72,15 @@ class Split(NamedTuple):
 
 
 def split(layer: BilinearLayer) -> Split:
-    """y[out] = sum B[out, in1, in2] x[in1] x[in2] + sum linear[out, in] x[in] + constant[out]: what `lift` joined.
+    """Split a lifted layer into its parts of degree 2, 1 and 0.
 
-    Of the interaction matrices of a lifted layer: the block without the constant coordinate, its row and column
-    together, its corner. The interaction part keeps the factors, so it can be decomposed like any layer; a layer that
-    is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
-    `circuits.degree_weights`. Cost: 2 rank in (1 + out).
+    y[out] = sum B[out, in1, in2] x[in1] x[in2] + sum linear[out, in] x[in] + constant[out]
+
+    The interaction part is the block of the interaction matrices without the constant coordinate, the linear part is
+    the sum of row and column of the constant, and the constant part is their corner. The interaction part keeps the
+    factors, so it can be decomposed like any layer. A layer that is not lifted has only an interaction part. A
+    constant output is dropped. `circuits.degree_weights` returns dense parts, also of networks of several layers.
+    Cost: 2 rank in (1 + out).
     """
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")

@@ -1,4 +1,4 @@
-"""Moments of inputs, and how second moments pass through bilinear layers (Grams of hidden units and of inputs)."""
+"""Moments of inputs, and Gram matrices that carry second moments through bilinear layers."""
 
 import copy
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ _CHUNK_ELEMENTS = 2**22  # entries of a block of rows that is held at once (32 M
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and covariance say what the inputs of a layer or network look like.
+    """Moments are the mean and the covariance of the inputs of a layer or network.
 
     They are in plain coordinates: a lifted network adds its constant coordinate by itself (see `lifted`). Both are
     kept in float64 on the device of `mean`.
-    Raises ValueError if sizes or devices differ, if an entry is not finite, and if the covariance is not symmetric
-    and positive semidefinite to the rounding of the dtype in which it was given. Cost: in^3.
+    Raises ValueError if sizes or devices differ, if an entry is not finite, or if the covariance is not symmetric and
+    positive semidefinite up to the rounding of its given dtype. Cost: in^3.
 
     Example:
     >>> Moments(torch.zeros(3), torch.eye(3), note="whitened images")
@@ -92,12 +92,12 @@ class Moments:
 
     @property
     def second_moment(self) -> Tensor:
-        """Raw second moment E[x x^T], (in, in)."""
+        """Return the raw second moment E[x x^T], (in, in)."""
         return self.covariance + torch.outer(self.mean, self.mean)
 
     @property
     def root(self) -> Tensor:
-        """F with F F^T the covariance, (in, in): x = mean + F z for z standard normal."""
+        """Return F (in, in) with F F^T = covariance: x = mean + F z has these moments if z is standard normal."""
         values, vectors = torch.linalg.eigh(self.covariance)
         return vectors * values.clamp_min(0).sqrt()
 
@@ -114,7 +114,7 @@ class Moments:
         return self._with(self.mean / scale, self.covariance / scale / scale)
 
     def _with(self, mean: Tensor, covariance: Tensor) -> "Moments":
-        """Return a copy with other numbers; they follow from checked ones and are not checked again."""
+        """Return a copy with other numbers, unchecked: they were computed from checked ones."""
         changed = copy.copy(self)
         object.__setattr__(changed, "mean", mean)
         object.__setattr__(changed, "covariance", covariance)
@@ -122,11 +122,11 @@ class Moments:
 
 
 def check_moments(value: object) -> Moments | None:
-    """Return moments, or None, unchanged; anything else is a TypeError."""
+    """Return moments or None unchanged; raises TypeError for anything else."""
     if value is None or isinstance(value, Moments):
         return value
     raise TypeError(
-        f"moments must be a Moments object, got {type(value).__name__}; make one by Moments(mean, covariance),"
+        f"moments must be a Moments object, got {type(value).__name__}; make one with Moments(mean, covariance),"
         " Moments.of(x) or Moments.standard(size)"
     )
 
@@ -144,7 +144,7 @@ def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
 
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:
-    # rounding errors of the entries do not add up: the matrix of them has a norm of about sqrt(in) times one
+    # rounding errors of entries do not add up: the norm of their matrix is about sqrt(in) times one of them
     largest = float(covariance.abs().max())
     slack = 32 * rounding * largest
     tolerance = 10 * len(covariance) ** 0.5 * rounding * largest
@@ -159,8 +159,9 @@ def _check_covariance(covariance: Tensor, rounding: float) -> None:
 def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None) -> Tensor:
     """Return the inner products of the hidden units of two layers, (rank of a, rank of b).
 
-    C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)], where G is
-    `moment`, by default the identity.
+    C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
+
+    G is `moment`, by default the identity. W and V are the input weights of a, W' and V' those of b.
     Cost: 4 (rank of a) (rank of b) in multiplications; no array is larger than the result.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
@@ -169,14 +170,14 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
 
 class HiddenMeans(NamedTuple):
-    """Two vectors (rank,) describe a layer's hidden units: their means, and their values at the mean input."""
+    """Hidden means are two vectors (rank,): the means of the hidden units, and their values at the mean input."""
 
     expected: Tensor
     at_mean: Tensor
 
 
 def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
-    """Return both for a Gaussian input with this mean (in,) and raw second moment (in, in)."""
+    """Return both vectors for a Gaussian input with this mean (in,) and raw second moment (in, in)."""
     expected = ((moment @ layer.left) * layer.right).sum(0)
     return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
 
@@ -192,10 +193,11 @@ def cross_moment(
 def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:
     """Return the Gram matrix (in, in) of a layer's input coordinates, from its symmetrized tensor B.
 
-    G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j'], where X is `moment` (in, in) and N is
-    `metric` (out, out); both are symmetric and by default the identity. With Z = [W; V] and M = down^T N down:
-    G = 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z.
-    Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
+    G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j']
+    G = 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z, Z = [W; V], M = down^T N down
+
+    X is `moment` (in, in) and N is `metric` (out, out); both are symmetric and by default the identity. The second
+    form is what is computed. Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
     """
     w, v = layer.left, layer.right
     w_moment, v_moment = (w, v) if moment is None else (moment @ w, moment @ v)
@@ -205,5 +207,5 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
         weight = layer.down[:, rows].T @ outputs  # (chunk, rank)
         gram = gram + w[:, rows] @ ((weight * (v[:, rows].T @ v_moment)) @ w.T)
         gram = gram + v[:, rows] @ ((weight * (w[:, rows].T @ w_moment)) @ v.T)
-        gram = gram + 2 * w[:, rows] @ ((weight * (v[:, rows].T @ w_moment)) @ v.T)  # and its transpose
+        gram = gram + 2 * w[:, rows] @ ((weight * (v[:, rows].T @ w_moment)) @ v.T)  # its transpose is added below
     return (gram + gram.T) / 8

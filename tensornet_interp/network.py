@@ -1,4 +1,4 @@
-"""A stack of bilinear layers, or of decompositions of layers, as one tensor network."""
+"""Stacks of bilinear layers, or of decompositions of layers, as one tensor network."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -14,11 +14,12 @@ __all__ = ["BilinearNetwork", "as_network", "check_network"]
 
 
 class BilinearNetwork(TensorNetwork):
-    """y = part_L(... part_1(x)): a stack, bottom first, homogeneous of degree 2**L in its (lifted) input.
+    """A bilinear network is a stack of L parts, bottom first: y = part_L(... part_1(x)).
 
-    Each part is a layer or a decomposition of one; anything else with modes (out, in1, in2) is taken as its dense
-    tensor. The constant output coordinate of a lifted last part is dropped. Raises where sizes do not meet, or
-    lifted and plain layers are mixed. Open modes of `terms()`: "out", "in1" ... f"in{2**L}".
+    It is homogeneous of degree 2**L in its (lifted) input. Each part is a layer or a decomposition of a layer; any
+    other network with modes (out, in1, in2) is replaced by its dense tensor. The constant output coordinate of a lifted
+    last part is dropped. The open modes of `terms()` are "out", "in1" ... f"in{2**L}".
+    Raises ValueError if sizes do not match, or if lifted and plain layers are mixed.
     """
 
     def __init__(self, parts: Sequence[TensorNetwork]) -> None:
@@ -43,17 +44,17 @@ class BilinearNetwork(TensorNetwork):
 
     @property
     def layers(self) -> tuple[BilinearLayer, ...]:
-        """Every part as a CP tensor, bottom first."""
+        """Return every part as a CP tensor, bottom first."""
         return tuple(part.to_layer() for part in self.parts)
 
     @property
     def modes(self) -> Modes:
-        """("out", "in1", ..., "in{2**L}")."""
+        """Return the modes ("out", "in1", ..., "in{2**L}")."""
         return ("out", *(f"in{i + 1}" for i in range(2 ** len(self.parts))))
 
     @property
     def constant_in(self) -> bool:
-        """Whether input coordinate 0 is the constant 1, which a call adds."""
+        """Return True if input coordinate 0 is the constant 1, which a call adds."""
         return self.parts[0].constant_in
 
     def __len__(self) -> int:
@@ -69,47 +70,47 @@ class BilinearNetwork(TensorNetwork):
         return "BilinearNetwork([\n" + "".join(f"  {part!r},\n" for part in self.parts) + "])"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Layer by layer: (..., in) -> (..., out), plain coordinates in and out.
+        """Evaluate the network layer by layer: (..., in) -> (..., out), without constant coordinates.
 
-        Between lifted layers the constant coordinate is handed on as it is, as in the contraction of `terms()`.
+        A lifted layer passes its constant coordinate on unchanged, as in the contraction of `terms()`.
         """
         return self.multilinear(self.parts[0].lift_input("x", x))
 
     def multilinear(self, x: Tensor) -> Tensor:
-        """Layer by layer over all coordinates: the constant of a lifted network is a coordinate like any other."""
+        """Evaluate the network layer by layer over all coordinates, constant ones included: (..., in) -> (..., out)."""
         for part in self.parts:
             x = part.multilinear(x)
         return x
 
     def terms(self) -> tuple[Term, ...]:
-        """One tree of 2**L - 1 parts; copies of a part share its arrays, so `contract` does their work once."""
+        """Return a tree of 2**L - 1 parts; copies of a part share its arrays, so `contract` does their work once."""
         return self._tree(len(self.parts) - 1, "out", 1)
 
     def to_layer(self) -> BilinearLayer:
-        """The layer of a network of one part, with its name, history and constant input; an error for more parts."""
+        """Return the one part as a layer, with name, history and constant input; ValueError for more than one part."""
         if len(self) > 1:
             raise ValueError(
-                f"a network of {len(self)} parts is no single layer; take its parts one by one: network[i], or"
+                f"a network of {len(self)} parts is no single layer; take its parts one by one: network[i] or"
                 " network.layers"
             )
         return self.parts[0].to_layer()
 
     def replace(self, i: int, part: TensorNetwork) -> "BilinearNetwork":
-        """The network with part i exchanged: a decomposition in the place of its layer, say."""
+        """Return the network with `part` in the place of part i, for example a decomposition of that layer."""
         i = check_int("part", i, -len(self), len(self) - 1) % len(self)
         return BilinearNetwork([*self.parts[:i], part, *self.parts[i + 1 :]])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearNetwork":
-        """The network, as layers, on a device, in a dtype."""
+        """Return the network on a device and in a dtype; its parts become layers."""
         return BilinearNetwork([layer.to(device, dtype) for layer in self.layers])
 
     def _tree(self, level: int, out: str, copy: int) -> tuple[Term, ...]:
-        """Terms of copy number `copy` of the part at `level` with everything below it; its output mode is `out`."""
+        """Return the terms of copy `copy` of the part at `level` and of all parts below; its output mode is `out`."""
         below = [2 * copy - 1, 2 * copy]
         legs = [f"in{i}" if level == 0 else f"bond{level}.{i}" for i in below]
         terms = self.parts[level].terms()
         inner = {mode for term in terms for mode in term.modes} - {"out", "in1", "in2"}
-        # a part's own mode "bond" would become the name of a leg
+        # without the underscore, a part's own mode "bond" could get the name of a leg
         stems = {mode: f"{mode}_" if mode.startswith("bond") else mode for mode in inner}
         names = {mode: f"{stems[mode]}{level}.{copy}" for mode in inner}
         tree = rename(terms, names | {"out": out, "in1": legs[0], "in2": legs[1]})
@@ -119,14 +120,14 @@ class BilinearNetwork(TensorNetwork):
 
 
 def as_network(part: TensorNetwork, name: str = "network") -> BilinearNetwork:
-    """A network as it is; a layer or a decomposition of one as the network of this one part. `name` is for errors."""
+    """Return a network unchanged, and a layer or a decomposition as a network of one part; errors call it `name`."""
     if isinstance(part, BilinearNetwork):
         return part
     return BilinearNetwork([check_network(name, part)])
 
 
 def check_network(name: str, value: object) -> TensorNetwork:
-    """A layer, a decomposition of one or a network; for anything else an error that says what to make of it."""
+    """Return a layer, a decomposition or a network unchanged; a TypeError says how to make one of other objects."""
     if isinstance(value, TensorNetwork):
         return value
     kind = type(value)
@@ -136,11 +137,12 @@ def check_network(name: str, value: object) -> TensorNetwork:
         todo = "make it a layer: BilinearLayer.from_torch_bilinear(module)"
     elif isinstance(value, torch.nn.Module) or callable(value):
         todo = (
-            "only bilinear maps make one tensor network: a gate, a norm or a softmax has none. Retrain without it or"
-            " fold it into a linear map (a norm with fixed statistics), or take the stack up to it and from it on as"
-            " two networks; a bilinear module goes in by its weights: BilinearLayer.from_weights, lift for biases"
+            "only bilinear maps make one tensor network: a gate, a norm or a softmax is not bilinear. Retrain without"
+            " it, fold it into a linear map (a norm with fixed statistics), or take the layers before it and the layers"
+            " after it as two networks. If the module is bilinear, use its weights: BilinearLayer.from_weights, and"
+            " lift for biases"
         )
     else:
-        todo = "make a layer of weights: BilinearLayer.from_weights, from_tensor or from_cp"
+        todo = "make a layer from weights: BilinearLayer.from_weights, from_tensor or from_cp"
     found = f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
     raise TypeError(f"{name} must be a layer, a decomposition of one or a network, got {found}; {todo}")

@@ -1,4 +1,4 @@
-"""The order of pairwise sums of a contraction, and what it costs: names and sizes only, no array is touched."""
+"""Plans of contractions: the order of the pairwise sums and their cost, from names and sizes alone, without arrays."""
 
 import copy
 import functools
@@ -20,18 +20,18 @@ _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most c
 
 
 class Step(NamedTuple):
-    """One contraction of a plan: slots in, one slot out. Slots number the distinct arrays, given ones first."""
+    """A step contracts the arrays of some slots into one. Slots number the distinct arrays, the given ones first."""
 
     inputs: tuple[int, ...]
     equation: str  # in letters, for einsum
-    names: str  # the same in mode names, of the first place where it is needed
+    names: str  # the same equation in mode names, as they are where it is first needed
     flops: int
     elements: int
     last_use: tuple[int, ...]  # slots that nothing needs after this step
 
 
 class Chunk(NamedTuple):
-    """An open mode of the output that is worked through in slices."""
+    """A chunk says which mode of the output is cut into slices, and how large a slice is."""
 
     mode: str
     size: int  # of one slice; the last one may be smaller
@@ -39,34 +39,37 @@ class Chunk(NamedTuple):
 
     @property
     def slices(self) -> int:
-        """Number of slices."""
+        """Return the number of slices."""
         return math.ceil(self.total / self.size)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of pairwise sums of a contraction, each distinct one once, and what it costs. `print` it."""
+    """A plan is the order of the pairwise sums of a contraction, with their cost; equal sums appear once. `print` it.
+
+    If there is a `chunk`, `sizes` and `steps` describe one slice.
+    """
 
     output: Modes
-    sizes: Mapping[str, int]  # of one chunk, where there is one
-    leaves: tuple[int, ...]  # slot of every given term: terms of one array with one slot are shared
-    steps: tuple[Step, ...]  # of one chunk, where there is one
+    sizes: Mapping[str, int]
+    leaves: tuple[int, ...]  # slot of every given term; terms that share an array share its slot
+    steps: tuple[Step, ...]
     unshared_steps: int
     chunk: Chunk | None = None
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of all distinct steps; every chunk counts as a full one."""
+        """Return the number of multiplications and additions of all steps; every slice counts as a full one."""
         return sum(step.flops for step in self.steps) * (self.chunk.slices if self.chunk else 1)
 
     @property
     def largest_intermediate(self) -> int:
-        """Elements of the largest array that is made, the output included."""
+        """Return the number of elements of the largest array that is made, the output included."""
         return max([self._whole_output, *(step.elements for step in self.steps)])
 
     @property
     def peak_elements(self) -> int:
-        """Largest number of elements alive together, the given terms not counted."""
+        """Return the largest number of elements in memory at once, without the given terms."""
         alive: dict[int, int] = {}
         peak = 0
         made = max(self.leaves) + 1
@@ -79,7 +82,7 @@ class Plan:
 
     @property
     def _whole_output(self) -> int:
-        """Elements of the output into which chunks are written; without chunks it is the last step's."""
+        """Return the size of the output that slices are written to; 0 without slices: the last step makes it."""
         if self.chunk is None:
             return 0
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
@@ -108,10 +111,11 @@ def make_plan(
     optimize: Optimizer,
     max_elements: float,
 ) -> Plan:
-    """The plan for terms with these modes, whose arrays have the slots `leaves`; cached by structure and sizes.
+    """Return the plan for terms with these modes, whose arrays have the slots `leaves`; cached by structure and sizes.
 
-    "shared" tries an order that contracts equal sub-networks equally, so that copies cost nothing, and opt_einsum's
-    "auto-hq"; of those within max_elements the one with fewest flops after sharing is taken.
+    "shared" tries two orders: one contracts equal sub-networks in the same way, so that copies cost nothing, and the
+    other is opt_einsum's "auto-hq". Of the orders within max_elements, the one with the fewest flops after sharing is
+    taken.
     """
     make = _cached_plan if isinstance(optimize, Hashable) else _plan
     return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)
@@ -146,7 +150,7 @@ _cached_plan = functools.lru_cache(maxsize=1024)(_plan)
 
 
 class _Product(NamedTuple):
-    """What contracting some operands would do; equal `inputs` and `equation` make equal arrays."""
+    """A possible contraction of some operands; if `inputs` and `equation` are equal, so are the resulting arrays."""
 
     inputs: tuple[int, ...]
     equation: str
@@ -156,7 +160,7 @@ class _Product(NamedTuple):
 
 
 class _Program:
-    """A plan in the making: the operands that are left, by number in the order they came, and the steps so far."""
+    """An unfinished plan: the operands that are left, numbered in the order of their making, and the steps so far."""
 
     def __init__(
         self, term_modes: Sequence[Modes], leaves: tuple[int, ...], sizes: Mapping[str, int], output: Modes
@@ -169,18 +173,18 @@ class _Program:
         self.unshared = 0
 
     def follow(self, path: Iterable[Sequence[int]]) -> Plan:
-        """The plan of an opt_einsum path: positions among what is left, a result comes last."""
+        """Return the plan of an opt_einsum path: positions among the remaining operands; a result is put last."""
         for positions in path:
             numbers = list(self.live)
             self.contract([numbers[i] for i in positions])
         if len(self.live) > 1:
-            raise ValueError(f"the path of `optimize` leaves {len(self.live)} terms: it must contract all to one")
+            raise ValueError(f"the path of `optimize` leaves {len(self.live)} terms; it must contract all into one")
         return self.finish()
 
     def follow_classes(self, first: set[str]) -> Plan:
-        """Greedy: the pair that adds fewest elements, and in the same breath every pair that does the same work.
+        """Contract greedily the pair that adds fewest elements, together with every pair that does the same work.
 
-        Pairs that carry a mode of `first` go first: with a batch mode, layer by layer from the inputs up.
+        Pairs with a mode of `first` come first. If that is the batch, layers follow each other from the inputs up.
         """
         while len(self.live) > 1:
             classes: dict[tuple[tuple[int, ...], str], list[tuple[int, int]]] = {}
@@ -203,7 +207,7 @@ class _Program:
         return self.finish()
 
     def pairs(self, first: set[str]) -> list[tuple[int, int]]:
-        """Operands that share a summed mode; where none do, that share any mode; where none do, all."""
+        """Return the pairs that share a summed mode; if there are none, any mode; if there are none, all pairs."""
         where: dict[str, list[int]] = {}
         for number, (_, modes) in self.live.items():
             for mode in dict.fromkeys(modes):
@@ -216,7 +220,7 @@ class _Program:
         return list(itertools.combinations(self.live, 2))
 
     def product(self, numbers: Sequence[int]) -> _Product:
-        # what was made last comes first, and its modes too: data times weights in the layout that matmul is fastest in
+        # the newest operand and its modes come first: data times weights, in the layout in which matmul is fastest
         chosen = sorted((self.live[i] for i in numbers), key=lambda operand: -operand[0])
         modes_in = tuple(modes for _, modes in chosen)
         here = Counter(mode for modes in modes_in for mode in set(modes))

@@ -1,4 +1,4 @@
-"""What decompositions return: maps with the modes of the layer, that say what they are of and how good they are."""
+"""Results of decompositions: bilinear maps with the modes of the layer, each with a report of origin and error."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -17,22 +17,22 @@ __all__ = ["CPResult", "Result", "TuckerResult"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result(BilinearMap):
-    """A decomposition of a layer: a bilinear map with a report."""
+    """A result is a decomposition of a layer: a bilinear map with a report."""
 
     report: Report
-    outputs: Tensor  # (out, block), (out, rank), (out, a)
+    outputs: Tensor  # (out, block), (out, rank) or (out, a)
     constant_in: bool = False
     constant_out: bool = False
 
     def drop_constant(self) -> Self:
-        """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
+        """Return the same function without the constant output coordinate, as the last part of a network needs it."""
         if not self.constant_out:
             return self
         report = replace(self.report, method=f"{self.report.method}, constant output dropped", relative_error=None)
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the result on a device, in a dtype; singular values stay float64, the report stays as it is."""
+        """Return the result on a device and in a dtype; singular values stay float64, and the report stays the same."""
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -46,11 +46,11 @@ class Result(BilinearMap):
 
     @property
     def relative_error(self) -> float | None:
-        """||symmetrized layer - result|| / ||symmetrized layer||; None for a part cut out of a result later."""
+        """Return ||symmetrized layer - result|| / ||symmetrized layer||; None if it was not measured."""
         return self.report.relative_error
 
     def _made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
-        """A layer with these factors and what the report says of it: name, basis, and the method in the history."""
+        """Return a layer with these factors, with name and basis from the report and the method in the history."""
         return BilinearLayer(
             down=down,
             left=left,
@@ -70,9 +70,11 @@ class Result(BilinearMap):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CPResult(Result):
-    """B[out, in1, in2] = sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank].
+    """A CP result holds weights and three factors.
 
-    Unit-norm factors, largest weight magnitude first.
+    B[out, in1, in2] = sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]
+
+    The columns of the factors have unit norm, and the largest weight magnitude comes first.
     """
 
     weights: Tensor  # (rank,)
@@ -85,11 +87,11 @@ class CPResult(Result):
 
     @property
     def rank(self) -> int:
-        """Number of components."""
+        """Return the number of components."""
         return len(self.weights)
 
     def terms(self) -> tuple[Term, ...]:
-        """Weights and the three factors."""
+        """Return four terms: the weights and the three factors."""
         return (
             Term(self.weights, ("rank",)),
             Term(self.outputs, ("out", "rank")),
@@ -98,25 +100,27 @@ class CPResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """The weights absorbed into `down`."""
+        """Return the result as a layer, whose `down` absorbs the weights."""
         return self._made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
 
     def to_tensorly(self) -> CPTensor:
-        """TensorLy's `CPTensor`."""
+        """Return the result as a TensorLy `CPTensor`."""
         return CPTensor((self.weights, [self.outputs, self.left, self.right]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TuckerResult(Result):
-    """B[out, in1, in2] = sum core[a, b, c] outputs[out, a] inputs[in1, b] inputs[in2, c], the core itself a layer.
+    """A Tucker result holds a core, which is itself a layer, an output factor and one input factor, used twice.
 
-    Orthonormal factors; one input factor, used twice.
+    B[out, in1, in2] = sum core[a, b, c] outputs[out, a] inputs[in1, b] inputs[in2, c]
+
+    The columns of the factors are orthonormal.
     """
 
     core: BilinearLayer  # (a, b, c)
     outputs: Tensor  # (out, a)
     inputs: Tensor  # (in, b)
-    singular_values: tuple[Tensor, Tensor] | None = None  # all of the two unfoldings: (out, ...), (in, ...); float64
+    singular_values: tuple[Tensor, Tensor] | None = None  # all those of the output and the input unfolding; float64
 
     def __repr__(self) -> str:
         n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]
@@ -124,16 +128,16 @@ class TuckerResult(Result):
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """(output rank, input rank)."""
+        """Return (output rank, input rank)."""
         return (self.outputs.shape[1], self.inputs.shape[1])
 
     @property
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(outputs, inputs, inputs)."""
+        """Return (outputs, inputs, inputs)."""
         return (self.outputs, self.inputs, self.inputs)
 
     def terms(self) -> tuple[Term, ...]:
-        """The three factors of the core and the two of the result, the input factor twice."""
+        """Return six terms: the output factor, the input factor twice, and the three factors of the core."""
         return (
             Term(self.outputs, ("out", "core_out")),
             Term(self.inputs, ("in1", "core_in1")),
@@ -144,11 +148,11 @@ class TuckerResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """The factors multiplied into the core: the rank of the core stays."""
+        """Return the result as a layer of the rank of the core, whose factors absorb those of the result."""
         return self._made_layer(
             down=self.outputs @ self.core.down, left=self.inputs @ self.core.left, right=self.inputs @ self.core.right
         )
 
     def to_tensorly(self) -> TuckerTensor:
-        """TensorLy's `TuckerTensor`; its core is dense, product of the ranks."""
+        """Return the result as a TensorLy `TuckerTensor`; its core is dense, with a b c entries."""
         return TuckerTensor((self.core.to_tensor(), list(self.factors)))

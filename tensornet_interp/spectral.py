@@ -1,4 +1,4 @@
-"""Spectral results: blocks, each an output vector times a symmetric matrix in its eigenbasis."""
+"""Spectral results: sums of blocks, each an output vector times a symmetric matrix in its eigenbasis."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,7 +19,10 @@ __all__ = ["EigenGroup", "SpectralResult"]
 
 
 class EigenGroup(NamedTuple):
-    """Eigenvalues that are equal within a tolerance: the subspace is defined, its single vectors are not."""
+    """An eigengroup holds eigenvalues that are equal within a tolerance.
+
+    Their eigenvectors span a well-defined subspace, but the single vectors are arbitrary.
+    """
 
     indices: tuple[int, ...]
     eigenvalue: float  # mean of the group
@@ -28,19 +31,20 @@ class EigenGroup(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpectralResult(Result):
-    """B[out, i, j] = sum_block,rank outputs[out, block] eigenvalues[block, rank] v[block, i, rank] v[block, j, rank].
+    """A spectral result is a sum of blocks: an output vector times a symmetric matrix in its eigenbasis v.
 
-    Each block is an output vector times a symmetric matrix in its eigenbasis. Eigenvectors have unit norm (where the
-    block has that many), largest eigenvalue magnitude first, sign kept; the sign of a vector is such that its entry
-    of largest magnitude is positive. `directions` (block, out) are the output directions of which the blocks are the
-    interaction matrices, where that is how they were made.
+    B[out, i, j] = sum_block,rank outputs[out, block] eigenvalues[block, rank] v[block, i, rank] v[block, j, rank]
+
+    Eigenvalues keep their sign; the largest magnitude comes first. Eigenvectors have unit norm, or are zero if a block
+    has fewer than rank; the entry of largest magnitude is positive. `directions` (block, out): if the blocks are the
+    interaction matrices of output directions, these directions.
     """
 
     outputs: Tensor  # (out, block)
     eigenvalues: Tensor  # (block, rank)
     eigenvectors: Tensor  # (block, in, rank)
     directions: Tensor | None = None  # (block, out)
-    singular_values: Tensor | None = None  # all of the output unfolding, where the blocks come from it; float64
+    singular_values: Tensor | None = None  # all those of the output unfolding, if the blocks come from it; float64
 
     def __post_init__(self) -> None:
         check_tensor("outputs", self.outputs, ("out", "block"))
@@ -57,11 +61,11 @@ class SpectralResult(Result):
 
     @property
     def rank(self) -> int:
-        """Eigenpairs a block."""
+        """Return the number of eigenpairs per block."""
         return self.eigenvalues.shape[1]
 
     def terms(self) -> tuple[Term, ...]:
-        """Outputs, eigenvalues, and the eigenvectors twice."""
+        """Return four terms: outputs, eigenvalues, and the eigenvectors twice."""
         return (
             Term(self.outputs, ("out", "block")),
             Term(self.eigenvalues, ("block", "rank")),
@@ -70,16 +74,18 @@ class SpectralResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """The CP tensor of rank block * rank: left = right = the eigenvectors."""
+        """Return the CP tensor of rank block * rank, whose left and right factors are the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
         down = (self.outputs[:, :, None] * self.eigenvalues).flatten(1)
         return self._made_layer(down=down, left=vectors, right=vectors)
 
     def interaction_matrix(self, direction: Tensor) -> Tensor:
-        """M[in1, in2] = sum_block (direction . outputs[:, block]) V[block] diag(eigenvalues[block]) V[block]^T.
+        """Return the interaction matrix of each output direction.
 
-        direction: (..., out); result (..., in, in), as for a layer. Cost: in^2 rank for every block that any of the
-        directions has a part of, and directions * blocks * in^2.
+        M[in1, in2] = sum_block (direction . outputs[:, block]) V[block] diag(eigenvalues[block]) V[block]^T
+
+        direction: (..., out); result (..., in, in), as for a layer. Cost: directions * blocks * in^2, and in^2 rank for
+        every block whose output vector has a nonzero product with a direction.
         """
         check_direction(direction, self.outputs.shape[0], self.outputs)
         weights = direction @ self.outputs  # (..., block)
@@ -89,13 +95,13 @@ class SpectralResult(Result):
         return torch.tensordot(weights[..., used], blocks, 1)
 
     def to_tensorly(self) -> CPTensor:
-        """TensorLy's `CPTensor`, eigenvalues as weights."""
+        """Return the result as a TensorLy `CPTensor`, whose weights are the eigenvalues."""
         layer = self.to_layer()
         outputs = self.outputs.repeat_interleave(self.rank, dim=1)
         return CPTensor((self.eigenvalues.flatten(), [outputs, layer.left, layer.right]))
 
     def activations(self, x: Tensor) -> Tensor:
-        """eigenvalues (eigenvectors . x)^2: the activation of every component, (batch..., block, rank)."""
+        """Return the activation eigenvalue (eigenvector . x)^2 of every component: (batch..., block, rank)."""
         x = self.lift_input("x", x)
         blocks, size, rank = self.eigenvectors.shape
         projected = x @ self.eigenvectors.permute(1, 0, 2).reshape(size, blocks * rank)
@@ -103,16 +109,16 @@ class SpectralResult(Result):
         return self.eigenvalues * projected * projected
 
     def contributions(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """What every eigenpair of every block adds to every output: (batch..., out, block, rank)."""
+        """Return what every eigenpair of every block adds to every output: (batch..., out, block, rank)."""
         return super().contributions(x1, x2).unflatten(-1, tuple(self.eigenvalues.shape))
 
     def truncate(self, rank: int) -> "SpectralResult":
-        """The first `rank` eigenpairs of every block; `relative_error(result, layer)` measures what that costs."""
+        """Return the first `rank` eigenpairs of every block; `relative_error(result, layer)` measures the new error."""
         rank = check_int("rank", rank, 1, self.rank)
         return self._with(self.eigenvalues[:, :rank], self.eigenvectors[:, :, :rank], f"first {rank} eigenpairs")
 
     def keep(self, mask: Tensor) -> "SpectralResult":
-        """Only the eigenpairs where mask (block, rank) is true; the others get eigenvalue 0."""
+        """Keep the eigenpairs for which mask (block, rank) is true; the others get eigenvalue 0."""
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask must be a boolean tensor (block, rank), got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != self.eigenvalues.shape:
@@ -126,11 +132,13 @@ class SpectralResult(Result):
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
     def pull_back(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = CHANGED) -> "SpectralResult":
-        """v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]: the function of x with inputs @ x where it stood.
+        """Return the result as a function of new inputs x', x = inputs @ x' + input_bias, exactly.
 
-        Exact, as `BilinearLayer.change_basis`, whose arguments these are. Eigenvectors in an embedding become the
-        images that they respond to; they are no longer orthonormal nor of unit norm, and eigenvalues stay those of the
-        embedding. The eigenvectors of the layer in the new inputs are others: change its basis, then decompose.
+        v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]
+
+        Arguments are those of `BilinearLayer.change_basis`. Eigenvectors in an embedding become the images that they
+        respond to. The new vectors are neither orthonormal nor of unit norm, and the eigenvalues do not change. For
+        the eigenvectors of the layer in the new inputs, change the basis of the layer and decompose it then.
         """
         layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
@@ -139,26 +147,32 @@ class SpectralResult(Result):
         return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:
-        """(sum |eigenvalue|)^2 / sum eigenvalue^2 of every block, 0 for a zero block; it depends on `report.basis`."""
+        """Return the effective rank of every block, which depends on `report.basis`; 0 for a zero block.
+
+        (sum |eigenvalue|)^2 / sum eigenvalue^2
+        """
         return participation(self.eigenvalues)
 
     def activation_participation(self, x: Tensor) -> Tensor:
-        """(sum_rank |a|)^2 / sum_rank a^2 of the activations a of each input: (batch..., block), float64.
+        """Return how many components of a block each input activates: (batch..., block), float64.
 
-        How many components of a block one input activates: from 1 to the rank. It grows with the effective rank:
-        divide by that to compare models whose spectra differ. Gaussian inputs without structure give a third of it
-        where it is large (E z^4 = 3). Memory: batch * block * rank numbers.
+        (sum_rank |a|)^2 / sum_rank a^2, a = activations
+
+        The number is from 1 to the rank and grows with the effective rank. To compare models whose spectra differ,
+        divide it by the effective rank. Gaussian inputs without structure give a third of a large effective rank
+        (E z^4 = 3). Memory: batch * block * rank numbers.
         """
         values, x = (part.to(torch.float64) for part in (self.eigenvalues, self.lift_input("x", x)))
-        x = x / nonzero(x.abs().amax(-1, keepdim=True))  # it depends on no scale, and squares must not overflow
+        x = x / nonzero(x.abs().amax(-1, keepdim=True))  # the result has no scale, and squares must not overflow
         coordinates = torch.tensordot(x, self.eigenvectors.to(torch.float64), ([-1], [1]))  # (batch..., block, rank)
         return participation(values / nonzero(values.abs().max()) * coordinates.square())
 
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
-        """Runs of eigenvalues of a block that differ by less than rtol times the largest, each with its projector.
+        """Return groups of eigenvalues of a block that are equal up to rtol, each with its projector.
 
-        rtol: by default what rounding makes of equal eigenvalues: 10 * in * the rounding of float64, and for a narrower
-        dtype its rounding of the weights and of each value.
+        Neighbours in a group differ by at most rtol times the largest magnitude. The default rtol is the rounding error
+        of equal eigenvalues: 10 * in * eps of float64, and for a narrower dtype also its rounding of the weights and of
+        each value.
         """
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
         values = self.eigenvalues[block].to(torch.float64)

@@ -1,4 +1,4 @@
-"""Vectors and affine maps in coordinates of which the first can be the constant 1 of a lifted layer."""
+"""Vectors and affine maps of a layer; if the layer is lifted, coordinate 0 is the constant 1."""
 
 import torch
 from torch import Tensor
@@ -10,20 +10,20 @@ __all__ = ["affine_matrix", "check_direction", "lift_vectors"]
 
 
 def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
-    """Raise unless the direction is a tensor (..., out) of this size, with the dtype and device of `like`."""
+    """Check that a direction is a tensor (..., out) of this size, with the dtype and device of `like`."""
     check_batch("direction", direction, "out")
     check_size("out", layer=size, direction=direction.shape[-1])
     check_alike(layer=like, direction=direction)
 
 
 def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:
-    """Plain vectors (..., in) checked and, if the `size` coordinates begin with the constant 1, put behind that 1.
+    """Check plain vectors (..., in) and return them; if `constant` is true, put the constant 1 in front.
 
-    `like` is an array of the layer, whose dtype and device they share.
+    `size` counts the constant. The vectors must have the dtype and device of `like`, an array of the layer.
     """
     check_batch(name, x, "in")
     if x.shape[-1] != size - constant:
-        lifted = " (the constant coordinate of a lifted layer is added by the call)" if constant else ""
+        lifted = " (the call adds the constant coordinate of a lifted layer)" if constant else ""
         raise ValueError(f"mode 'in' has size {size - constant} in the layer but {x.shape[-1]} in {name}{lifted}")
     check_alike(layer=like, **{name: x})
     return _with_constant(x) if constant else x
@@ -32,14 +32,14 @@ def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tenso
 def affine_matrix(
     name: str, matrix: Tensor | None, bias: Tensor | None, *, axis: int, like: Tensor, constant: bool
 ) -> Tensor:
-    """Matrix of x -> matrix @ x + bias, which is [[1, 0], [bias, matrix]] if coordinate 0 is the constant.
+    """Return the matrix of x -> matrix @ x + bias; with a constant coordinate it is [[1, 0], [bias, matrix]].
 
-    name: "input" or "output", as errors call it. `axis` of the matrix meets the rows of `like`; without a matrix the
-    map is x + bias. Raises ValueError for a bias without a constant coordinate.
+    name: "input" or "output", for errors. `axis`: the axis of the matrix that is summed with the rows of `like`.
+    Without a matrix the map is x + bias. Raises ValueError for a bias without a constant coordinate.
     """
     size = len(like) - constant
     if bias is not None and not constant:
-        raise ValueError(f"{name}_bias needs a lifted layer, whose constant coordinate it is written to; see lift()")
+        raise ValueError(f"{name}_bias needs a lifted layer: its constant coordinate holds the bias; see lift()")
     if matrix is None:
         matrix = torch.eye(size, dtype=like.dtype, device=like.device)
     check_tensor(f"{name}s", matrix, ("row", "column"))
@@ -56,5 +56,5 @@ def affine_matrix(
 
 
 def _with_constant(x: Tensor) -> Tensor:
-    """[1, x]: vectors (..., size) behind the constant coordinate."""
+    """Return [1, x], vectors (..., size) with the constant coordinate in front."""
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)

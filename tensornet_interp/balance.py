@@ -1,4 +1,4 @@
-"""Layers rescaled by powers of two: exact, and nothing computed from them over- or underflows."""
+"""Rescaling by powers of two, which is exact: computing with scaled numbers neither over- nor underflows."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,22 @@ __all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power"]
 
 
 class Balanced(NamedTuple):
-    """Layers divided by one power of two: layers[i] * 2^exponent are the given ones, in float64."""
+    """Balanced layers are the given ones divided by a power of two: layers[i] * 2^exponent = given[i], float64."""
 
     layers: tuple[BilinearLayer, ...]
     exponent: int
 
 
 def balance(*layers: BilinearLayer) -> Balanced:
-    """layers[i] = 2^exponent (down', left', right'): every column of left' and right' has its largest entry in [1, 2).
+    """Rescale hidden units so that every column of left' and right' has its largest entry in [1, 2).
 
-    Every hidden unit is rescaled by itself, so a unit with down 1e-170 and left 1e170 loses nothing. The exponent is
-    that of the largest unit, so a unit that is 1e308 times smaller may become 0. Layers of equal rank share the powers
-    of a unit if theirs differ by one at most: aligned factors stay aligned, and their differences keep their digits.
-    Powers of two do not round, and they are constants to autograd. Zero columns stay zero.
-    Cost: a pass over the weights.
+    layers[i] = 2^exponent (down', left', right')
+
+    Every hidden unit has its own powers of two, so a unit with down 1e-170 and left 1e170 loses nothing. The exponent
+    is set by the largest unit, so a unit that is 1e308 times smaller may become 0. If layers have equal rank and the
+    powers of a unit differ by at most one, the layers share the larger power: aligned factors stay aligned, and their
+    differences keep their digits. Powers of two do not round, and autograd treats them as constants. Zero columns stay
+    zero. Cost: a pass over the weights.
     """
     wide = [layer.to(dtype=torch.float64) for layer in layers]
     lefts, rights = (_shared([_exponents(getattr(layer, side)) for layer in wide]) for side in ("left", "right"))
@@ -55,7 +57,9 @@ def balance(*layers: BilinearLayer) -> Balanced:
 
 
 def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """matrix[i] = 2^exponents[i] scaled[i]: return scaled, float64, and exponents; exact.
+    """Return scaled rows, float64, and their exponents, exactly.
+
+    matrix[i] = 2^exponents[i] scaled[i]
 
     The largest magnitude of each row of "scaled" is in [1, 2).
     """
@@ -65,9 +69,11 @@ def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rescale(values: Tensor) -> tuple[Tensor, int]:
-    """values = 2^exponent scaled: return scaled, float64, its largest magnitude in [1, 2), and the exponent; exact.
+    """Return scaled values, float64, and one exponent, exactly.
 
-    Zeros have the exponent 0.
+    values = 2^exponent scaled
+
+    The largest magnitude of "scaled" is in [1, 2). If all values are zero, the exponent is 0.
     """
     wide = values.to(torch.float64)
     exponent = int(_exponents(wide.reshape(-1, 1)))
@@ -75,14 +81,14 @@ def rescale(values: Tensor) -> tuple[Tensor, int]:
 
 
 def _exponents(columns: Tensor) -> Tensor:
-    """e (rank,) with the largest entry of each column in [2^e, 2^(e + 1)); 0 for a column of zeros."""
+    """Return e (rank,) with the largest entry of each column in [2^e, 2^(e + 1)); 0 for a column of zeros."""
     largest = columns.detach().abs().amax(0)
     exponents = torch.frexp(largest).exponent.to(torch.int64) - 1
     return torch.where(largest > 0, exponents, 0)
 
 
 def _shared(exponents: list[Tensor]) -> list[Tensor]:
-    """The larger of the exponents of a unit for all layers, if they differ by one at most; else each its own."""
+    """Give all layers the largest exponent of a unit if theirs differ by at most one; else each keeps its own."""
     if len({len(own) for own in exponents}) > 1:
         return exponents
     every = torch.stack(exponents)
@@ -92,7 +98,7 @@ def _shared(exponents: list[Tensor]) -> list[Tensor]:
 
 
 def times_power(matrix: Tensor, exponents: Tensor | int) -> Tensor:
-    """Return matrix[:, r] 2^exponents[r], exactly: each power is written by its bits, in steps that a float holds."""
+    """Return matrix[:, r] 2^exponents[r], exactly: powers are made from their bits, in steps that fit a float."""
     exponents = torch.as_tensor(exponents, device=matrix.device)
     while True:
         step = exponents.clamp(-1000, 1000)

@@ -1,4 +1,4 @@
-"""Checks at the border: every message names the argument, gives the values and says the rule."""
+"""Checks of arguments: every message names the argument, gives the values and states the rule."""
 
 import difflib
 import math
@@ -25,12 +25,15 @@ __all__ = [
     "suggestion",
 ]
 
-# wide enough for every network and decomposition here: (8 bytes each) 8 GB of float64
+# enough for every network and decomposition here: 8 GB of float64
 DEFAULT_MAX_ELEMENTS = 10**9
 
 
 def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bool = True) -> Tensor:
-    """A floating-point tensor with one axis a mode, nothing empty, every entry finite; else an error."""
+    """Check that a value is a real floating-point tensor with one axis per mode, not empty, with finite entries.
+
+    Raises TypeError for another type or dtype, else ValueError.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
@@ -46,14 +49,14 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
 
 
 def check_batch(name: str, value: object, mode: str) -> Tensor:
-    """Vectors (..., mode) with any number of axes before the last; checked as in `check_tensor`."""
+    """Check vectors (..., mode), with any number of axes before the last, as `check_tensor` does."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
     return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
 
 
 def check_alike(**tensors: Tensor) -> None:
-    """All tensors on one device and of one dtype."""
+    """Check that all tensors are on one device and have one dtype."""
     for attribute in ("device", "dtype"):
         values = {name: getattr(tensor, attribute) for name, tensor in tensors.items()}
         if len(set(values.values())) > 1:
@@ -62,7 +65,7 @@ def check_alike(**tensors: Tensor) -> None:
 
 
 def check_size(mode: str, **sizes: int) -> None:
-    """The mode has one size wherever it appears."""
+    """Check that a mode has the same size everywhere."""
     (first, expected), *others = sizes.items()
     for name, size in others:
         if size != expected:
@@ -70,7 +73,7 @@ def check_size(mode: str, **sizes: int) -> None:
 
 
 def check_int(name: str, value: object, low: int, high: int | None = None, why: str = "") -> int:
-    """A whole number (no bool, no float) from low to high, both included."""
+    """Return a whole number (no bool, no float) from low to high, both included; `why` explains the bounds."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
     number = int(value)
@@ -81,7 +84,7 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
-    """A number from 0 to 1 (no bool), either end left out where it is open."""
+    """Return a number (no bool) from 0 to 1; an end that is open is not allowed itself."""
     value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
@@ -91,7 +94,7 @@ def check_share(name: str, value: object, *, low_open: bool, high_open: bool) ->
 def check_number(
     name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
 ) -> float:
-    """`value` as a finite float from `minimum` (or above it, if it is open) to `maximum`; True is not a number."""
+    """Return a finite number (no bool) from `minimum` to `maximum` as a float; low_open=True forbids `minimum`."""
     value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
@@ -105,7 +108,7 @@ def check_number(
 
 
 def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
-    """Class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
+    """Check the class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
@@ -117,14 +120,14 @@ def check_labels(name: str, value: object, *, samples: int, classes: int) -> Ten
 
 
 def check_bool(name: str, value: object) -> bool:
-    """`value` as a bool; 0 and 1 are not bools."""
+    """Return a bool; 0 and 1 are not bools."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
 
 
 def check_text(name: str, value: object, *, empty: bool = False) -> str:
-    """`value` as a string, not blank unless `empty` allows it."""
+    """Return a string, which must not be blank unless `empty` is true."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, got {value!r} ({type(value).__name__})")
     if not empty and not value.strip():
@@ -133,14 +136,14 @@ def check_text(name: str, value: object, *, empty: bool = False) -> str:
 
 
 def check_notes(name: str, value: object) -> tuple[str, ...]:
-    """A sequence of strings as a tuple; one string is refused, since it would be taken apart into its letters."""
+    """Return a sequence of strings as a tuple; a single string is an error, since it would be split into letters."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(note, str) for note in value):
-        raise TypeError(f"{name} must be a sequence of texts, as ('scaled',), got {value!r}")
+        raise TypeError(f"{name} must be a sequence of texts, such as ('scaled',), got {value!r}")
     return tuple(value)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
-    """One of the named choices, with a suggestion where a near one exists."""
+    """Return one of the named choices; the error suggests a choice with a similar name."""
     known = sorted(choices)
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{suggestion(value, known)}")
@@ -148,7 +151,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """'; did you mean ...?' where a known word is near, else nothing."""
+    """Return "; did you mean ...?" if a known word is similar, else an empty string."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 

@@ -1,4 +1,4 @@
-"""Concentration: how few entries hold most of a vector, and how much of it lies on inputs that data rarely use."""
+"""Concentration: how few entries hold most of a vector, and which share of it is on inputs that data rarely use."""
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
 
     (sum |values|)^2 / sum values^2 along `dim`
 
-    It is (L1 / L2)^2 and does not depend on scale: 1 for a single entry, n for n equal ones, 0 if all are zero. For
-    eigenvalues it is the effective rank, for an eigenvector (dim = in) the number of inputs that it is spread over.
+    The number is (L1 / L2)^2 and does not depend on scale: 1 for a single nonzero entry, n for n equal entries, 0 if
+    all are zero. For eigenvalues it is the effective rank; for an eigenvector (dim = in) it says over how many inputs
+    the vector is spread.
     """
     magnitude = values.abs().to(torch.float64)
-    magnitude = magnitude / nonzero(magnitude.detach().amax(dim, keepdim=True))  # free of scale, and so are its squares
+    magnitude = magnitude / nonzero(magnitude.detach().amax(dim, keepdim=True))  # squares must not over- or underflow
     squared = magnitude.square().sum(dim)
     return magnitude.sum(dim).square() / nonzero(squared)
 
@@ -42,7 +43,8 @@ def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
 
     sum_in mask vectors^2 / sum_in vectors^2
 
-    It is from 0 to 1, and 0 for a zero vector; a vector without a preference has `mask.double().mean()` on average.
+    The share is from 0 to 1, and 0 for a zero vector. A vector without a preference has `mask.double().mean()` on
+    average.
     Eigenvectors are columns: pass `result.eigenvectors.mT`.
     Raises TypeError if the mask is not boolean, ValueError if sizes differ.
     """

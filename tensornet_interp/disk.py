@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and files that are opened once and bounded before they are read.
+"""Safe files: a file is written whole or not at all, and its size is checked before it is read.
 
-A write makes a new file beside its target, brings it to the disk and renames it over the target: a reader finds the old
-file or the new one. A read opens the path once and goes on with what it opened, whatever is renamed over the path.
+A write makes a new file beside its target, flushes it to the disk and renames it over the target: a reader finds the
+old file or the new one. A read opens the path once and uses only what it opened, even if another file is renamed over
+the path meanwhile.
 """
 
 import json
@@ -32,15 +33,15 @@ __all__ = [
 
 MAX_JSON = 32 << 20  # bytes; 4 times the index of the largest published checkpoints
 MAX_LINE = 8 << 20  # bytes
-PATIENCE = 60.0  # seconds that a writer waits for another one, which holds a file for milliseconds
+PATIENCE = 60.0  # seconds that a writer waits for another writer, who holds a file for milliseconds
 _PREFIX, _SUFFIX = ".tensornet_interp-", ".partial"
 _IRREGULAR = "is not a regular file (a folder, a pipe or a device)"
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # for the other end of a pipe
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # do not wait for the other end of a pipe
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a new file for writing that takes the place of `path`, in one step, if the block ends without an error."""
+    """Open a new file for writing; if the block ends without an error, it replaces `path` in one step."""
     with _beside(path) as (file, temporary):
         yield file
         _to_disk(file)
@@ -49,10 +50,10 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
-    """Write every content to its path, in folders that are made if they are absent.
+    """Write every content to its path; missing folders are made.
 
-    All are complete beside the old ones before the first replaces its own, so a write that fails leaves the old files.
-    A kill between two of them leaves new ones first: what is read back must not depend on more than one of them.
+    All new files are complete before the first of them replaces an old one, so a failed write leaves the old files. A
+    kill between two replacements leaves the first files new and the others old: a reader must cope with that mixture.
     """
     with ExitStack() as stack:
         written = []
@@ -68,9 +69,10 @@ def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[IO[bytes]]:
-    """Give the file, made if it is absent, to one thread of one process at a time; writes go to its end, unbuffered.
+    """Open a file for one thread of one process at a time; writes go to its end, unbuffered. A missing file is made.
 
-    Raises TimeoutError if another one keeps it for a minute, ValueError if the path is no regular file.
+    Raises TimeoutError if another process or thread keeps the file for a minute, ValueError if the path is not a
+    regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAIT, 0o666), "a+b", buffering=0) as file:
@@ -79,14 +81,14 @@ def appending(path: Path) -> Iterator[IO[bytes]]:
         end = time.monotonic() + PATIENCE
         while not _locked(file):
             if time.monotonic() > end:
-                raise TimeoutError(f"{path} is kept locked by another process for more than {PATIENCE:.0f} seconds")
+                raise TimeoutError(f"another process has kept {path} locked for more than {PATIENCE:.0f} seconds")
             time.sleep(0.005)
         with _named(path):
             yield file
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file for reading; a folder, a pipe, a socket or a device is a ValueError and is not waited for."""
+    """Open a regular file for reading; raises ValueError at once for a folder, a pipe, a socket or a device."""
     try:
         number = os.open(path, os.O_RDONLY | _NO_WAIT)
     except FileNotFoundError:
@@ -97,23 +99,23 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     os.close(number)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{os.fspath(path)} {_IRREGULAR}")
-    return open(os.devnull, "rb")  # nothing; the system's own files under /proc say so too, and some never end
+    return open(os.devnull, "rb")  # an empty file; files under /proc also have size 0, but some of them never end
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes; a larger one is a ValueError before it is read."""
+    """Return the content of a regular file; raises ValueError before reading if it has more than `limit` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(size + 1) if 0 < size <= limit else b""
     found = max(size, len(content))
     if found > limit:
-        raise ValueError(f"{os.fspath(path)} has {found} bytes, at most {limit} are read")
+        raise ValueError(f"{os.fspath(path)} has {found} bytes, but at most {limit} are allowed")
     return content
 
 
 def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) -> Iterator[bytes]:
-    """Yield the lines of an open file from byte `start` on, with their ends; one of more than 8 MiB is a ValueError."""
-    with os.fdopen(os.dup(file.fileno()), "rb") as reader:  # with a buffer, which a file for appending has not
+    """Yield the lines of an open file from byte `start` on, with their line ends; ValueError for one above 8 MiB."""
+    with os.fdopen(os.dup(file.fileno()), "rb") as reader:  # buffered; a file for appending is not
         reader.seek(start)
         while line := reader.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:
@@ -122,14 +124,18 @@ def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) ->
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Return what a JSON file of at most 32 MiB holds; ValueError for anything else, FileNotFoundError."""
+    """Return the value in a JSON file of at most 32 MiB.
+
+    Raises FileNotFoundError if there is no file, ValueError if it is too large or not valid JSON.
+    """
     return parse_json(read_file(path, MAX_JSON), os.fspath(path))
 
 
 def parse_json(text: bytes | str, where: str) -> Any:
-    """Return what JSON text holds; ValueError, which says where it stands, for anything else, too deep a one as well.
+    """Return the value of a JSON text; `where` is its place, for errors.
 
-    A name that stands twice in one object is an error: two readers could take different ones.
+    Raises ValueError for text that is not valid JSON or nested too deeply. A name that occurs twice in one object is
+    also an error, since two readers could take different values.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -140,18 +146,18 @@ def parse_json(text: bytes | str, where: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError(f"{len(pairs) - len(made)} of the {len(pairs)} names of an object stand there twice")
+        raise ValueError(f"{len(pairs) - len(made)} of the {len(pairs)} names of an object occur twice")
     return made
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file in the folder of `path`, locked while it is open, which is gone in the end unless it was renamed."""
+    """Make a new file in the folder of `path`, locked while it is open; at the end it is removed unless renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
     temporary, file = _create(path.parent)
     try:
-        with _named(path), file:  # closing it may fail as well
+        with _named(path), file:  # closing the file may also fail
             yield file, temporary
     finally:
         temporary.unlink(missing_ok=True)
@@ -161,13 +167,13 @@ def _create(folder: Path) -> tuple[Path, IO[bytes]]:
     while True:
         temporary = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         file = temporary.open("xb")
-        if _locked(file) and temporary.exists():  # else another writer takes it for a leftover
+        if _locked(file) and temporary.exists():  # else another writer took the file for a leftover
             return temporary, file
         file.close()
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder: the system unlocks the files of a process that ends."""
+    """Remove the files that killed writers left in a folder: they are no longer locked."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             if _locked(file):
@@ -175,7 +181,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _locked(file: IO[bytes]) -> bool:
-    """Lock an open file for whoever opened it, if nobody else has it; always, where the system has no such locks."""
+    """Lock an open file if nobody else has locked it; return True if it worked, or if the system has no such locks."""
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +192,7 @@ def _locked(file: IO[bytes]) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of what is open, as a full disk, name the file."""
+    """Put the name of the file into errors such as a full disk."""
     try:
         yield
     except OSError as error:

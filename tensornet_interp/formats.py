@@ -1,4 +1,4 @@
-"""Other ways to write a bilinear tensor, read as its CP factors: down (out, rank), left and right (in, rank)."""
+"""Conversion of other formats of a bilinear tensor into CP factors: down (out, rank), left and right (in, rank)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["cp_factors", "dense_factors"]
 
 
 def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors of a TensorLy CP tensor `(weights, [down, left, right])`; the weights go into down."""
+    """Return the factors of a TensorLy CP tensor `(weights, [down, left, right])`; down absorbs the weights."""
     weights, factors = cp_tensor
     if len(factors) != 3:
         raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)}")
@@ -25,7 +25,10 @@ def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors of a dense tensor (out, in1, in2), two of them unit vectors: exact. The rank is in * min(in, out)."""
+    """Return exact CP factors of a dense tensor (out, in1, in2), of rank in * min(in, out).
+
+    The columns of two of the factors are unit vectors.
+    """
     check_tensor("tensor", tensor, ("out", "in1", "in2"))
     check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])
     n_out, n_in, _ = tensor.shape

@@ -1,4 +1,4 @@
-"""Words and hashes that tell apart what decides a result: values, options, layers, data."""
+"""Descriptions and hashes of everything that decides a result: values, options, layers, data."""
 
 import copyreg
 import dataclasses
@@ -19,30 +19,33 @@ from tensornet_interp.layer import TensorNetwork
 __all__ = ["describe", "digest", "fingerprint"]
 
 _PIECE = 1 << 22  # elements hashed at a time
-_TEXT = (complex, bytes, torch.dtype, torch.device)  # whose repr says all
+_TEXT = (complex, bytes, torch.dtype, torch.device)  # types whose repr says everything
 
 
 def describe(value: object) -> Any:
-    """Return a value in words of JSON: equal values have equal words, and other words mean another value.
+    """Describe a value in JSON: equal values have equal descriptions, and different descriptions mean different values.
 
-    A tensor is its shape, its dtype and a hash of its entries. An object is the name of its class and its state, found
-    as pickle finds it: modules by their weights, dataclasses by their fields and further attributes, not by a repr,
-    which may hide some. The code of a class is not looked at.
+    A tensor is described by its shape, its dtype and a hash of its entries; an object by the name of its class and its
+    state, as pickle finds it. So modules are described by their weights and dataclasses by their fields and further
+    attributes. A repr is not used, since it may hide some of these, and the code of a class does not count.
 
-    Raises TypeError for what has no such words: lambdas, classes and functions made inside a function, iterators, open
-    files, and objects that contain themselves.
+    Raises TypeError for values that cannot be described: lambdas, classes and functions made inside a function,
+    iterators, open files, and objects that contain themselves.
     """
     return _describe(value, ())
 
 
 def digest(*values: object) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the words that `describe` has for the values."""
+    """Return 16 hexadecimal digits of the SHA-256 of the values as `describe` describes them."""
     words = json.dumps([describe(value) for value in values], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def fingerprint(part: TensorNetwork) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of modes, shapes, dtypes and arrays, without name and device."""
+    """Return 16 hexadecimal digits of the SHA-256 of a network's arrays, with modes, shapes and dtypes.
+
+    Names and devices do not count.
+    """
     made = hashlib.sha256()
     for term in part.terms():
         made.update(f"{term.modes} {_describe_array(term.data)};".encode())
@@ -65,7 +68,7 @@ def _describe(value: object, inside: tuple[int, ...]) -> Any:
     if isinstance(value, type | types.FunctionType):
         return _name(value)
     if id(value) in inside:
-        raise TypeError(f"a {type(value).__name__} contains itself, so there are no words for it")
+        raise TypeError(f"a {type(value).__name__} contains itself, so it cannot be described")
     inside = (*inside, id(value))
     if isinstance(value, dict | types.MappingProxyType):
         if all(type(key) is str for key in value):
@@ -86,8 +89,8 @@ def _state(value: object, inside: tuple[int, ...]) -> dict[str, Any]:
         return {name: _describe(item, inside) for name, item in (fields | _stored(value, more)).items()}
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception as error:  # what a class raises that cannot be pickled is its own choice
-        raise TypeError(f"{_short(value)} has no state that tells it from another one: {error}") from error
+    except Exception as error:  # a class that cannot be pickled may raise any error
+        raise TypeError(f"{_short(value)} has no state to describe it by: {error}") from error
     if isinstance(reduced, str):
         return {"name": reduced}
     make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
@@ -103,20 +106,20 @@ def _state(value: object, inside: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _stored(value: object, state: dict[str, Any]) -> dict[str, Any]:
-    """Without what was computed from the rest and kept."""
+    """Return a state without cached properties, which were computed from the rest."""
     kind = type(value)
     return {k: v for k, v in state.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
 
 
 def _name(kind: type | types.FunctionType) -> str:
-    """Module and name of a class or a function that is found there again."""
+    """Return module and name of a class or function; TypeError if the name does not lead back to it."""
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
     if found is not kind:
         raise TypeError(
-            f"{kind.__module__}.{kind.__qualname__} cannot be told from another one of its name: define it at the top "
-            "of a module"
+            f"{kind.__module__}.{kind.__qualname__} cannot be told from another object of this name: define it at the "
+            "top of a module"
         )
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 

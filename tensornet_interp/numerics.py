@@ -1,4 +1,4 @@
-"""Small numerical tools that every room needs: a division guard, unit columns, what is rounding, an interval."""
+"""Small numerical tools for every room: a division guard, unit columns, rounding errors, Student's quantile."""
 
 import torch
 from scipy.special import stdtrit
@@ -10,23 +10,26 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def nonzero(values: Tensor) -> Tensor:
-    """Return values to divide by: positive ones unchanged, 1 in the place of the others."""
+    """Return values to divide by: positive values unchanged, 1 in the place of all others."""
     return torch.where(values > 0, values, torch.ones_like(values))
 
 
 def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """matrix[i, rank] = columns[i, rank] norms[rank], columns of unit norm; a column of zeros stays zero."""
+    """Return the columns of a matrix, scaled to unit norm, and their norms; a column of zeros stays zero.
+
+    matrix[i, rank] = columns[i, rank] norms[rank]
+    """
     largest = matrix.detach().abs().amax(0)
-    scaled = matrix / nonzero(largest)  # squares of what is left neither over- nor underflow
+    scaled = matrix / nonzero(largest)  # squares neither over- nor underflow
     norms = torch.linalg.vector_norm(scaled, dim=0)
     return scaled / nonzero(norms), norms * largest
 
 
 def row_noise(rows: Tensor, dtype: torch.dtype) -> float:
-    """Return the share of the largest singular value of rows (row, size) below which others are rounding to a dtype.
+    """Return the cut below which singular values of rows (row, size) are rounding errors of a dtype.
 
-    Rows that were given in a dtype depend on each other to its rounding: about eps / 2 of the mean entry times
-    sqrt(row) + sqrt(size). Float64 keeps its usual cut, max(row, size) eps.
+    The cut is a share of the largest singular value. Rounding the entries to the dtype changes singular values by about
+    eps / 2 of the mean entry times sqrt(row) + sqrt(size). Float64 keeps its usual cut, max(row, size) eps.
     """
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
@@ -41,10 +44,10 @@ def row_noise(rows: Tensor, dtype: torch.dtype) -> float:
 
 
 def eigenvalue_noise(values: Tensor, size: int) -> Tensor:
-    """Return how far eigenvalues (..., rank) of matrices (size, size) may be off, float64, in their shape.
+    """Return the rounding error of eigenvalues (..., rank) of matrices (size, size), float64, of the same shape.
 
-    The work is in float64: 10 size eps of the largest eigenvalue. A narrower dtype adds eps of the largest, since the
-    weights were rounded to it, and eps of each value, since that is rounded too.
+    Computing in float64 costs 10 size eps of the largest eigenvalue. A narrower dtype adds its eps of the largest,
+    since the weights were rounded to it, and its eps of each value, since the value is rounded too.
     """
     wide = values.abs().to(torch.float64)
     largest = wide.amax(-1, keepdim=True)
@@ -53,5 +56,8 @@ def eigenvalue_noise(values: Tensor, size: int) -> Tensor:
 
 
 def t_quantile(count: int, confidence: float) -> float:
-    """Return t of the interval mean +- t standard_error: Student's quantile (1 + confidence) / 2, count - 1 degrees."""
+    """Return t of the interval mean +- t standard_error of `count` numbers.
+
+    It is Student's quantile at (1 + confidence) / 2 with count - 1 degrees of freedom.
+    """
     return float(stdtrit(count - 1, (1 + confidence) / 2))

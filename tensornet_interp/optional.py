@@ -9,7 +9,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
 
 
 def optional(module: str, purpose: str, extra: str = "data") -> ModuleType:
-    """Import a module, or raise an ImportError that says what it is needed for and how to install it."""
+    """Import a module; the ImportError says what the module is needed for and how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a contents page says if it is asked for a name that it does not have."""
+"""Errors of contents pages for missing names: they suggest a similar name, or the page that has the name."""
 
 import ast
 import difflib
@@ -14,10 +14,10 @@ _FOLDER = Path(__file__).parent
 
 
 def explain_missing_names(page: str) -> None:
-    """Make the module `page` raise an AttributeError that suggests near names, or the page that has the name.
+    """Make the module `page` raise an AttributeError that suggests a similar name, or the page that has the name.
 
-    The function is set on the module and not written into it, since a type checker that reads a `__getattr__` believes
-    in every name. Pages are read from their source at the first missing name, so that no room is imported for it.
+    The module gets its `__getattr__` from here: if it stood in the source, a type checker would accept every name.
+    Pages are read from their source at the first missing name, so that no room is imported for it.
     """
 
     def __getattr__(name: str) -> NoReturn:
@@ -27,7 +27,7 @@ def explain_missing_names(page: str) -> None:
 
 
 def _hint(page: str, name: str) -> str:
-    if name.startswith("_"):  # Python and its tools ask every module for such names
+    if name.startswith("_"):  # Python and its tools look such names up in every module
         return ""
     if page == _FOLDER.name and _source(name).is_file():
         return f" before it is imported: import {page}.{name}"
@@ -48,7 +48,7 @@ def _source(module: str) -> Path:
 
 @functools.cache
 def _pages() -> dict[str, list[str]]:
-    """Return by public name the contents pages that have it."""
+    """Return for every public name the contents pages that have it."""
     root = _FOLDER.name
     found: dict[str, list[str]] = {}
     for stem in ["__init__", *sorted(path.stem for path in _FOLDER.iterdir() if path.stem != "__init__")]:

@@ -1,7 +1,7 @@
 """A registry maps names to implementations.
 
-A decorator registers one; entry points of installed packages are loaded when their name is first asked for. A plugin
-that fails to load raises only if it is asked for.
+A decorator registers an implementation. Entry points of installed packages are loaded when their name is first asked
+for, and a plugin that fails to load raises only then.
 """
 
 import copy
@@ -27,9 +27,9 @@ ENTRY_POINT_GROUP = "tensornet_interp.decompositions"
 
 
 class Registry:
-    """A map from names to objects of one kind.
+    """A registry is a map from names to objects of one kind.
 
-    Entry points of `group` are looked up when they are first needed, and never replace a registered name.
+    Entry points of `group` are looked up when they are first needed. They never replace a registered name.
     """
 
     def __init__(self, kind: str, group: str) -> None:
@@ -43,7 +43,8 @@ class Registry:
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers an object under `name`.
 
-        Raises ValueError if the name is no identifier or if another object has it; the same object twice is fine.
+        Raises ValueError if the name is not an identifier or if another object has it. An object may be registered
+        twice.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self.kind} must be an identifier, got {name!r}")
@@ -56,9 +57,9 @@ class Registry:
         return add
 
     def get(self, name: str) -> Callable[..., object]:
-        """Return the object of that name; its plugin is loaded if that has not been done yet.
+        """Return the object of that name; if it is in a plugin, the plugin is loaded first.
 
-        Raises ValueError that lists the known names if there is none, and ImportError if its plugin fails to load.
+        Raises ValueError with the known names if there is no such object, and ImportError if its plugin fails to load.
         """
         if name not in self._known:
             self._load(name)
@@ -76,16 +77,16 @@ class Registry:
         return sorted({*self._known, *self._find(), *self._broken})
 
     def problems(self) -> dict[str, str]:
-        """Load every plugin; return by name why a plugin failed to load or was refused."""
+        """Load every plugin, and return by name why plugins failed to load or were refused."""
         for name in list(self._find()):
             self._load(name)
         return self._broken | self._refused
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
-        """Forget at the end of a `with` block what was registered in it, and which plugins were loaded; for tests.
+        """Forget at the end of a `with` block what was registered and which plugins were loaded in it; for tests.
 
-        Not for several threads at once: what another thread registers meanwhile is forgotten too.
+        Use it in one thread only: what another thread registers meanwhile is forgotten too.
         """
         before = {name: copy.copy(value) for name, value in vars(self).items()}
         try:
@@ -115,7 +116,7 @@ class Registry:
             if not callable(item):
                 raise TypeError(f"{entry.value} is not callable")
             self.register(name)(item)
-        except Exception as error:  # a plugin may fail in any way; it must not take the others with it
+        except Exception as error:  # a plugin may fail in any way, but it must not stop the others
             self._broken[name] = f"{_origin(entry)} failed to load: {type(error).__name__}: {error}"
 
 

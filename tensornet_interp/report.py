@@ -36,26 +36,26 @@ def _versions() -> dict[str, str]:
 
 
 class Start(NamedTuple):
-    """How one of several starts of an iterative method ended."""
+    """A start records how an iterative method ended from one of several starting points."""
 
     seed: int | None  # the seed of a random start; None for the start that is not random
     relative_error: float  # the relative error of the fit from this start
-    congruence: float  # each component of the best fit is compared with the most similar one here; this is the mean
+    congruence: float  # mean over components of the best fit: similarity to the most similar component of this fit
     iterations: int  # the number of iterations that were done
     stop_reason: str  # why the iteration ended
 
 
 @dataclass(frozen=True)
 class Report:
-    """Which layer was decomposed, how, and how accurate the result is."""
+    """A report says which layer was decomposed, how, and how accurate the result is."""
 
     method: str  # the decomposition with its options, as `repr` shows it
     layer: str  # the name of the layer
-    history: tuple[str, ...]  # the changes that were made to the layer's weights before
+    history: tuple[str, ...]  # what was done to the layer's weights before
     basis: str  # the coordinates of the inputs, and so of eigenvectors and input factors
     relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None if not measured
-    relative_error_bound: float | None = None  # the exact relative error, of the rounded result, is at most this
-    warnings: tuple[str, ...] = ()  # what to know before the result is trusted, one sentence each
+    relative_error_bound: float | None = None  # a proven upper bound on the relative error of the rounded result
+    warnings: tuple[str, ...] = ()  # what to know before you trust the result, one sentence each
     seed: int | None = None  # the seed of the random numbers; None if the method draws none
     convergence: tuple[float, ...] = ()  # the relative error after each iteration; empty if the method does not iterate
     stop_reason: str = "direct"  # why the iteration ended; "direct" if the method does not iterate

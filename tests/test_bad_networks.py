@@ -17,7 +17,7 @@ TABLE = [
     # odt
     ("odt of a tensor", lambda: odt(DOWN), TypeError, "must be a layer, a decomposition of one or a network, got Tensor"),
     ("odt of zero", lambda: odt(ZERO), ValueError, "the network is zero on the given input moments"),
-    ("odt with a covariance", lambda: odt(STACK, covariance()), TypeError, r"moments must be a Moments object, got Tensor; make one by Moments\(mean, covariance\)"),
+    ("odt with a covariance", lambda: odt(STACK, covariance()), TypeError, r"moments must be a Moments object, got Tensor; make one with Moments\(mean, covariance\)"),
     ("odt moments size", lambda: odt(STACK, Moments.standard(4)), ValueError, "mode 'in' has size 5 in network but 4 in moments"),
     ("odt moments device", lambda: odt(STACK, moments=Moments.standard(5, device="meta")), ValueError, "share one device; got network cpu, moments meta"),
     ("truncate by nothing", lambda: BONDS.truncate(), ValueError, "give either ranks or error, got ranks=None and error=None"),
@@ -34,7 +34,7 @@ TABLE = [
     # contraction
     ("plan over the limit", lambda: plan(STACK, max_elements=10), ValueError, r"contraction to \('out', .* needs .* elements at once, more than max_elements=1e\+01"),
     ("dense over the limit", lambda: LAYER.to_tensor(max_elements=10), ValueError, "needs .* elements at once, more than max_elements"),
-    ("unknown mode", lambda: contract(LAYER, ("out", "in3")), ValueError, "output mode 'in3' is in no term; there are: out, rank, in1, in2"),
+    ("unknown mode", lambda: contract(LAYER, ("out", "in3")), ValueError, "output mode 'in3' is in no term; the terms have: out, rank, in1, in2"),
     ("output a string", lambda: contract(LAYER, "out"), TypeError, r"output must be a sequence of mode names, got the string 'out'; did you mean \('out',\)\?"),
     ("mode twice", lambda: contract(LAYER, ("out", "out")), ValueError, "output names a mode twice"),
     ("no terms", lambda: contract([]), ValueError, "nothing to contract"),
@@ -93,7 +93,7 @@ TABLE = [
     ("limit zero", lambda: plan(STACK, chunk="in1", max_elements=0), ValueError, "max_elements must be at least 1, got 0"),
     ("limit NaN", lambda: contract(STACK, max_elements=NAN), ValueError, "max_elements must be finite, got nan"),
     ("limit a word", lambda: plan(STACK, max_elements="all"), TypeError, "max_elements must be a number, got 'all'"),
-    ("path that stops early", lambda: contract(STACK, optimize=lambda *_: [(0, 1)]), ValueError, "`optimize` leaves 8 terms: it must contract all"),
+    ("path that stops early", lambda: contract(STACK, optimize=lambda *_: [(0, 1)]), ValueError, "`optimize` leaves 8 terms; it must contract all"),
 ]  # fmt: skip
 
 

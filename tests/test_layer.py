@@ -88,7 +88,7 @@ def test_from_torch_bilinear_is_the_module_on_one_input(bias, n_out, n_in, devic
     torch.manual_seed(2)
     module = torch.nn.Bilinear(n_in, n_in, n_out, bias=bias, dtype=torch.float64, device=device)
     if bias:
-        with pytest.raises(ValueError, match="has a bias, which a bilinear layer has not; lift it"):
+        with pytest.raises(ValueError, match="has a bias, but a bilinear layer has none; lift it"):
             BilinearLayer.from_torch_bilinear(module)
         layer = lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())
     else:
@@ -143,7 +143,7 @@ def test_basis_never_names_the_inputs_of_before():
     assert lift(told).change_basis(input_bias=normal(IN, seed=8)).basis == "changed"
     for note in ("", "head absorbed"):
         assert told.change_basis(outputs=normal(2, OUT, seed=8), note=note).basis == "pixels"
-    with pytest.raises(ValueError, match="basis='turned' is that of new inputs; give inputs"):
+    with pytest.raises(ValueError, match="basis='turned' names the coordinates of new inputs; give inputs"):
         told.change_basis(outputs=normal(2, OUT, seed=8), basis="turned")
 
 
@@ -161,7 +161,7 @@ def test_every_constructor_takes_name_history_and_basis(made):
     layer = MADE[made](layer_of(OUT, IN, RANK, 1), name="a", history=["scaled"], basis="pixels")
     assert (layer.name, layer.history, layer.basis) == ("a", ("scaled",), "pixels")
     assert MADE[made](layer_of(OUT, IN, RANK, 1)).basis == "as given"
-    with pytest.raises(TypeError, match=r"history must be a sequence of texts, as .* got 'scaled'"):
+    with pytest.raises(TypeError, match=r"history must be a sequence of texts, such as .* got 'scaled'"):
         MADE[made](layer_of(OUT, IN, RANK, 1), history="scaled")
 
 
@@ -309,7 +309,7 @@ def test_a_wrong_input_is_named():
         layer_of(OUT, IN, RANK, 1)(normal(2, 5, seed=1))
     with pytest.raises(ValueError, match="mode 'in' has size 4 in the layer but 3 in x2"):
         layer_of(OUT, IN, RANK, 1)(normal(2, 4, seed=1), normal(2, 3, seed=1))
-    with pytest.raises(ValueError, match="added by the call"):
+    with pytest.raises(ValueError, match="the call adds the constant"):
         lift(layer_of(OUT, IN, RANK, 1))(normal(2, 5, seed=1))
     with pytest.raises(ValueError, match="dtype"):
         layer_of(OUT, IN, RANK, 1)(normal(2, 4, seed=1).float())

@@ -88,7 +88,7 @@ BROKEN = {
     "json": (edit_text(lambda text: "{"), ValueError, "model.safetensors is not valid JSON"),
     "json list": (edit_text(lambda text: "[]"), ValueError, "must hold a JSON object, got list"),
     "deep json": (edit_text(lambda text: "[" * 10**5), ValueError, "is not valid JSON: maximum recursion depth"),
-    "a name twice": (edit_text(lambda text: '{"a": 1, "a": 2}'), ValueError, "names of an object stand there twice"),
+    "a name twice": (edit_text(lambda text: '{"a": 1, "a": 2}'), ValueError, "names of an object occur twice"),
     "no options": (edit_text(lambda text: "{}"), ValueError, "must hold format, class, config and extra"),
     "format": (edit_config(format=9), ValueError, "has format 9, this version reads 1"),
     "class": (edit_config(**{"class": "os.system"}), ValueError, "class 'os.system'; available: BilinearClassifier"),

@@ -1,7 +1,8 @@
 """Decompose, compare and explain bilinear layers from their weights, as tensor networks.
 
-This page holds what most work begins with: layers and networks, decompositions and their results, contraction and inner
-products. Every folder is a room with a page of its own, as `tensornet_interp.features`; import it by its full name.
+This page holds the names that most work begins with: layers and networks, decompositions and their results, contraction
+and inner products. Every folder is a room with its own page, such as `tensornet_interp.features`; import it by its full
+name.
 """
 
 import tensorly
@@ -32,7 +33,7 @@ from tensornet_interp.results import CPResult, TuckerResult
 from tensornet_interp.spectral import SpectralResult
 
 __version__ = package_version()
-tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy
+tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to TensorLy
 
 __all__ = [
     "CP",

@@ -49,9 +49,10 @@ def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
 
     s[block, k] V[block, k, in], s = sign of the mean over samples of V . x[sample], or of sum_in V without x
 
-    An activation eigenvalue (v . x)^2 does not depend on the sign of v, but a mask that is added to images does: if
-    v . x is positive the mask adds to it, if it is negative the mask first takes it away. x: (sample, in), training
-    images, never those on which masks are tested. Without x, all entries of images count as equal and positive.
+    An activation eigenvalue (v . x)^2 does not depend on the sign of v, but the effect of a mask does: if v . x is
+    positive, a mask along v increases (v . x)^2; if v . x is negative, the mask first decreases it. x: (sample, in),
+    training images, never the images on which masks are tested. Without x, all entries of images count as equal and
+    positive.
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     if x is None:
@@ -70,15 +71,15 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     M = pinv(V)^T, the smallest masks with M_i . V_j = [i = j] over all blocks and k
 
     Adding a M_i to x changes V_i . x by a and leaves all other products unchanged. vectors: (block, k, in), from
-    `top_positive` and `orient`; they need not be orthogonal between blocks. allowed: (in,), boolean; masks are exactly
-    0 elsewhere, and the smallest of all such masks. Work in float64.
+    `top_positive` and `orient`; vectors of different blocks need not be orthogonal. allowed: (in,), boolean; masks are
+    exactly 0 elsewhere, and the smallest of all such masks. The work is done in float64.
 
-    A mask of norm 1 moves its product by 1 / |M_i|. If vectors are nearly dependent, masks are long, and a mask of
-    given norm does almost nothing: compare several counts. rtol cuts singular values of V below rtol times the largest:
-    masks get shorter but move other products too (the least-squares solution).
+    A mask scaled to norm 1 changes its product by 1 / |M_i|. If vectors are nearly dependent, masks are long, and a
+    mask of given norm does almost nothing: compare several counts. rtol removes singular values of V below rtol times
+    the largest: masks get shorter but change other products too (the least-squares solution).
 
-    Raises ValueError if, without an rtol, the vectors on the allowed entries are dependent up to the rounding of their
-    dtype: then no mask moves one alone. Cost: an SVD of (block k, in), O((block k)^2 in).
+    Raises ValueError if rtol is None and the vectors on the allowed entries are dependent up to the rounding of their
+    dtype: then no mask changes one product alone. Cost: an SVD of (block k, in), O((block k)^2 in).
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     blocks, count, size = vectors.shape
@@ -95,7 +96,7 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     if rtol is None and independent < len(rows):
         raise ValueError(
             f"only {independent} of the {blocks} x {count} vectors are independent on the {rows.shape[1]} of {size} "
-            "entries that masks may use, so no mask moves one alone; take fewer vectors, more entries, or an rtol"
+            "entries that masks may use, so no mask changes one product alone; use fewer vectors, more entries or rtol"
         )
     masks = vectors.new_zeros(blocks * count, size)
     inverse = (u[:, cut] / s[cut]) @ vh[cut]  # the pseudoinverse, transposed
@@ -104,7 +105,7 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
 
 
 def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: Tensor | None = None) -> Tensor:
-    """Draw random masks of the same norm, (draw, in), with which to compare a mask (in,).
+    """Draw random masks (draw, in) of the norm of a mask (in,), for comparison with it.
 
     kind: "gaussian" draws independent normal entries; "permuted" shuffles the entries of the mask. If `allowed` is
     given, masks are zero elsewhere, and a `mask` that is not zero there is an error.
@@ -140,12 +141,12 @@ def mask_effect(
     *,
     clip: tuple[float, float] | None = None,
 ) -> list[dict[str, float]]:
-    """Measure the decisions on x + norm mask / |mask| for every norm.
+    """Measure the decisions of a network on x + norm mask / |mask|, for every norm.
 
-    Returns one record per norm: norm, accuracy (over all samples) and misclassified (the share of the samples of other
-    classes that are decided as `target`). mask: (in,), x: (sample, in), labels: (sample,). clip=(low, high) clamps the
-    masked images, so the mask is then smaller than its norm says; by default nothing is clamped.
-    Raises ValueError for a zero mask, a bad norm or clip, or if all samples are of class `target`.
+    Returns one record per norm: "norm", "accuracy" over all samples, and "misclassified", the share of samples of
+    other classes that are decided as `target`. mask: (in,), x: (sample, in), labels: (sample,). clip=(low, high)
+    clamps the masked images, which makes the change smaller than the norm; by default nothing is clamped.
+    Raises ValueError for a zero mask, a bad norm or clip, or if all samples have the class `target`.
     Cost: one evaluation of the network per norm.
     """
     check_tensor("mask", mask, ("in",))
@@ -158,14 +159,14 @@ def mask_effect(
     target = check_int("target", target, 0, classes - 1, "an output of the network")
     unit = unit_columns(mask.to(torch.float64)[:, None])[0][:, 0].to(mask.dtype)
     if not bool(unit.any()):
-        raise ValueError("mask is zero: it has no direction to give a norm to")
+        raise ValueError("mask is zero, so it cannot be scaled to a norm")
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
     for norm in norms:
         check_number("norms", norm, 0)
     others = labels != target
     if not bool(others.any()):
-        raise ValueError(f"all samples are of class target={target}: none can be misclassified as it")
+        raise ValueError(f"all samples have the class target={target}, so none can be misclassified as it")
     records = []
     with torch.no_grad():
         for norm in norms:
@@ -184,5 +185,5 @@ def _allowed(allowed: Tensor | None, like: Tensor) -> Tensor:
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
         raise TypeError("allowed must be a boolean tensor (in,)")
     if allowed.shape != (size,) or not bool(allowed.any()):
-        raise ValueError(f"allowed must have shape ({size},) and an entry that is true, got {tuple(allowed.shape)}")
+        raise ValueError(f"allowed must have shape ({size},) and at least one true entry, got {tuple(allowed.shape)}")
     return allowed.to(like.device)

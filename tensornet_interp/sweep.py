@@ -1,4 +1,4 @@
-"""Grids of fits: plain records, written to disk one by one, so that a sweep goes on where it was stopped."""
+"""Sweeps: grids of fits as plain records, written to disk one by one, so a stopped sweep can be continued."""
 
 import inspect
 import itertools
@@ -45,24 +45,24 @@ def sweep(
     errors: str = "record",
     progress: bool = True,
 ) -> list[Record]:
-    """One record for `decompose(layer, method, **options, seed=seed)` of every point of the grid and every seed.
+    """Fit `decompose(layer, method, **options, seed=seed)` for every grid point and seed; return one record per fit.
 
     grid: {option: values} (all combinations) or a list of {option: value}. seeds: for methods with an option "seed";
-    the others run once, with seed None. measure(result): further numbers by name (accuracy, cross-entropy).
-    errors: "record" writes a fit that fails into its record and goes on; "raise" stops. What cannot work on any layer
-    (an unknown option, a value of the wrong kind) is an error before the first fit in both cases, and so is, when it
-    happens, an error of `measure`.
+    all other methods run once, with seed None. measure(result): returns further numbers by name, such as accuracy.
+    errors: "record" writes the error of a failed fit into its record and continues; "raise" stops. An option that
+    cannot work on any layer (an unknown name, a value of the wrong kind) always raises before the first fit, and an
+    error of `measure` always stops.
 
-    path: a JSON-lines file to which every record is appended at once. A point whose key (method, options, seed,
-    fingerprint of the layer's weights) is in the file is read and not run again, failed ones included; other records
-    of the file stay and are not returned. Delete a line to run its point again, after another `measure` for example.
-    Several processes may work on one file: a point that two of them fit at the same time is stored once, and both
-    return that record. A last line that was cut off by a kill is removed with a warning and run again.
+    path: a JSON-lines file to which every record is appended at once. If the key of a point (method, options, seed,
+    fingerprint of the layer's weights) is in the file, its record is read and the point is not run again, even if the
+    fit failed. Other records of the file stay and are not returned. To run a point again, for example with another
+    `measure`, delete its line. Several processes may work on one file: a point that two of them fit at the same time is
+    stored once, and both return that record. A last line that a kill cut off is removed with a warning and run again.
 
     Record: method, options, seed, fingerprint, layer, parameters, relative_error, cosine (to the symmetrized layer),
-    seconds, iterations, stop_reason, error (None, or what went wrong), and what `measure` gives. Options are written
-    in the words of `keys.describe`, which tell them apart by what decides the result; an option without such words (a
-    lambda, an object of a class made inside a function) is a TypeError before the first fit.
+    seconds, iterations, stop_reason, error (None, or what went wrong), and the numbers of `measure`. Options are
+    written as `keys.describe` describes them; an option that cannot be described (a lambda, an object of a class made
+    inside a function) raises TypeError before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
     target = check_network("layer", layer).to_layer()
@@ -83,9 +83,9 @@ def sweep(
 
 
 def load_records(path: str | Path) -> list[Record]:
-    """All records of a file that `sweep` wrote, [] if there is none; a last line that was cut off is left out
+    """Return all records of a file that `sweep` wrote, or [] if there is no file; a cut-off last line is left out.
 
-    The file is not touched, and others may append to it meanwhile. Raises ValueError for any other file.
+    The file is only read, and other processes may append to it meanwhile. Raises ValueError for any other file.
     """
     try:
         with open_file(path) as file:
@@ -95,7 +95,10 @@ def load_records(path: str | Path) -> list[Record]:
 
 
 def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
-    """A pandas DataFrame with a row a record, and a column an option (those whose name is taken as "option_...")."""
+    """Return a pandas DataFrame with one row per record and one column per option.
+
+    If a record has a field with the name of an option, the column of the option is called "option_...".
+    """
     pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
     rows = []
     for record in records:
@@ -106,11 +109,12 @@ def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def parameters(result: TensorNetwork) -> int:
-    """Numbers in a result: the sizes of its arrays; arrays that are equal count once (a tied factor).
+    """Return how many numbers a result holds: the sizes of its arrays, where equal arrays (a tied factor) count once.
 
-    Norms, orthogonality and the zeros of a padded block are not taken off. The core of a `TuckerResult` counts as its
-    dense symmetric tensor, a b (b + 1) / 2, where that is smaller than its CP factors. TensorLy's Tucker, iterated, has
-    two different input factors; as ours it has a basis of both, which counts more than its own a b^2 for the core.
+    Nothing is subtracted for unit norms, orthogonality or the zeros of a padded block. The core of a `TuckerResult`
+    counts as its dense symmetric tensor, a b (b + 1) / 2, if that is smaller than its CP factors. TensorLy's iterated
+    Tucker has two different input factors. As a `TuckerResult` it has one basis of both, so its core counts more than
+    the a b^2 of the original.
     """
     if isinstance(result, TuckerResult):
         a, b = result.ranks
@@ -129,7 +133,7 @@ def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure:
         result = decompose(layer, method, **options)
         seconds = time.perf_counter() - start
         record = _numbers(result, layer) | {"seconds": seconds, "error": None}
-    except Exception as error:  # one fit that fails must not take the night's work with it
+    except Exception as error:  # one failed fit must not stop the whole sweep
         if errors == "raise":
             raise
         return {"seconds": time.perf_counter() - start, "error": f"{type(error).__name__}: {error}"}
@@ -154,7 +158,7 @@ def _numbers(result: TensorNetwork, layer: BilinearLayer) -> Record:
 
 def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dict[str, Any], int | None]]:
     if not isinstance(method, str):
-        raise TypeError(f"method must be a registered name, by which its records are found again, got {method!r}")
+        raise TypeError(f"method must be a registered name, which identifies its records, got {method!r}")
     if isinstance(grid, Mapping):
         for option, values in grid.items():
             if not isinstance(values, list | tuple | range) or not len(values):
@@ -165,7 +169,7 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
     else:
         raise TypeError(f"grid must be a mapping of lists or a list of mappings, got {type(grid).__name__}")
     if any("seed" in point for point in points):
-        raise ValueError("the grid has an option 'seed': give seeds=... instead")
+        raise ValueError("the grid has an option 'seed'; use seeds=... instead")
     seeded = "seed" in inspect.signature(get_decomposition(method)).parameters
     chosen = [check_int("seeds", seed, 0) for seed in seeds]
     if not chosen or not points:
@@ -174,17 +178,17 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
 
 
 class _Store:
-    """The records by key, and the file, if there is one, that several processes append to, each line whole."""
+    """Records by key, and the file, if there is one, to which several processes append whole lines."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.known = path, dict[str, Record]()
         self._read = (0, 0, 0)  # device and number of the file, and how far it was read
         if path is not None:
-            with appending(path) as file:  # what cannot be written to is an error before the first fit
+            with appending(path) as file:  # a path that cannot be written raises before the first fit
                 self._refresh(file, path)
 
     def add(self, key: str, record: Record) -> None:
-        """Keep the record, or the one of the same key that another process has written meanwhile."""
+        """Keep the record, or the record of the same key that another process has written meanwhile."""
         line = json.dumps(record).encode() + b"\n"
         if self.path is None:
             self.known[key] = json.loads(line)
@@ -196,7 +200,7 @@ class _Store:
                 self.known[key] = json.loads(line)
 
     def _refresh(self, file: IO[bytes], path: Path) -> None:
-        """Read what was appended since; the end that a killed or failed write left is cut off."""
+        """Read what other processes appended, and cut off the end that a killed or failed write left."""
         status = os.fstat(file.fileno())
         *same, read = self._read
         start = read if same == [status.st_dev, status.st_ino] and read <= status.st_size else 0
@@ -209,7 +213,7 @@ class _Store:
 
 
 def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record], int]:
-    """The records of an open file from byte `start` on, and the end of its last whole line."""
+    """Return the records of an open file from byte `start` on, and the position after its last whole line."""
     records, end = list[Record](), start
     for line in read_lines(file, path, start):
         if not line.endswith(b"\n"):
@@ -228,7 +232,7 @@ def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record],
 
 
 def _write(file: IO[bytes], line: bytes) -> None:
-    """Append the line, whole or not at all."""
+    """Append a line, either whole or not at all."""
     start, written = file.seek(0, os.SEEK_END), 0
     try:
         while written < len(line):

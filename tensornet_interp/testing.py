@@ -1,4 +1,4 @@
-"""The laws of decompositions as a check that plugin authors run: `check_decomposition("name")`."""
+"""A check of the laws of decompositions for authors of plugins: `check_decomposition("name")`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ __all__ = ["CheckReport", "check_decomposition", "random_layer"]
 
 @dataclass
 class CheckReport:
-    """Which laws held, which failed and why, which could not be tried. `str` of it is readable."""
+    """A check report lists the laws that held, that failed and why, and that could not be tried; `print` it."""
 
     name: str
     passed: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class CheckReport:
 def random_layer(
     n_out: int, n_in: int, rank: int, *, seed: int, dtype: torch.dtype = torch.float64, device: str = "cpu"
 ) -> BilinearLayer:
-    """A layer of standard normal weights from its own generator, the same on every device."""
+    """Draw a layer of standard normal weights from a generator of its own; the weights are equal on every device."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -47,10 +47,10 @@ def random_layer(
 def check_decomposition(
     name: str, *, device: str = "cpu", exact_tolerance: float = 1e-9, **options: object
 ) -> CheckReport:
-    """Try every law on random layers: modes, dtype, purity, repeatability, strictness, exact end, composition.
+    """Check every law on random layers: modes, dtype, purity, repeatability, strictness, exact end, composition.
 
-    name: a registered decomposition; options: those it needs to be built at all. Raises AssertionError with the
-    report where a law fails, so that it is a test by itself; returns the report, which counts what ran.
+    name: a registered decomposition; options: what the decomposition needs to be built. Returns the report. If a law
+    fails, raises AssertionError with the report, so that a call of this function is a whole test.
     """
     report = CheckReport(f"{name} on {device}")
     factory = get_decomposition(name)
@@ -63,7 +63,7 @@ def check_decomposition(
     def law(title: str, check: Callable[[], object]) -> None:
         try:
             outcome = check()
-        except Exception as error:  # whatever goes wrong is the finding
+        except Exception as error:  # any error is a finding
             report.failed[title] = f"{type(error).__name__}: {error}"
             return
         if outcome is False:

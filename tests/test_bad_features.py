@@ -92,7 +92,7 @@ TABLE = [
     ("labels, too many", lambda: label_directions(X, X, n=3), ValueError, r"n must be from 1 to 2 \(there are 2 vectors\), got 3"),
     ("overlap of nothing", lambda: overlap(X, 0 * X), ValueError, "b spans nothing: all its directions are zero"),
     # figures
-    ("submatrix, names", lambda: interaction_submatrix(FEATURES, 2, "ab"), ValueError, "names must be one a vector, got 2 for 6 vectors"),
+    ("submatrix, names", lambda: interaction_submatrix(FEATURES, 2, "ab"), ValueError, "names must be one per vector, got 2 for 6 vectors"),
     ("plane of one eigenvector", lambda: eigenvector_plane(normal(4, 1), normal(1)), ValueError, "a plane needs 2 eigenvectors, got 1"),
     ("plane, sizes", lambda: eigenvector_plane(normal(4, 2), normal(3)), ValueError, "mode 'rank' has size 2 in coordinates but 3 in eigenvalues"),
     ("no records", lambda: correlation_by_rank([]), ValueError, "there are no records to draw"),

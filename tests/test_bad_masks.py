@@ -28,7 +28,7 @@ TABLE = [
     ("masks, NaN", lambda: adversarial_masks(NAN * VECTORS), ValueError, "vectors has 20 entries that are NaN"),
     ("masks, allowed a list", lambda: adversarial_masks(VECTORS, allowed=[0, 1]), TypeError, "allowed must be a boolean tensor"),
     ("masks, allowed size", lambda: adversarial_masks(VECTORS, allowed=HALF[:3]), ValueError, r"allowed must have shape \(5,\)"),
-    ("masks, none allowed", lambda: adversarial_masks(VECTORS, allowed=~HALF & HALF), ValueError, "an entry that is true"),
+    ("masks, none allowed", lambda: adversarial_masks(VECTORS, allowed=~HALF & HALF), ValueError, "at least one true entry"),
     ("masks, too few entries", lambda: adversarial_masks(VECTORS, allowed=HALF), ValueError, "only 2 of the 2 x 2 vectors are independent on the 2 of 5 entries"),
     ("masks of zero", lambda: adversarial_masks(0 * VECTORS), ValueError, "only 0 of the 2 x 2 vectors"),
     ("masks of zero, cut", lambda: adversarial_masks(0 * VECTORS, rtol=0.1), ValueError, "vectors are zero on the entries that masks may use"),
@@ -43,7 +43,7 @@ TABLE = [
     ("effect, labels beyond", lambda: effect(labels=LABELS + 90), ValueError, "labels must be classes from 0 to"),
     ("effect, target", lambda: effect(target=3), ValueError, r"target must be from 0 to 2 \(an output of the network\), got 3"),
     ("effect, clip", lambda: effect(clip=(1.0, 0.0)), ValueError, r"clip must be \(low, high\) with low < high"),
-    ("effect, no other class", lambda: effect(labels=0 * LABELS), ValueError, "all samples are of class target=0"),
+    ("effect, no other class", lambda: effect(labels=0 * LABELS), ValueError, "all samples have the class target=0"),
     ("effect, norm NaN", lambda: effect(norms=[NAN]), ValueError, "norms must be finite, got nan"),
 ]  # fmt: skip
 

@@ -116,7 +116,7 @@ def test_activation_figure_prints_the_product_and_its_square() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_an_error(result: SpectralResult) -> None:
-    with pytest.raises(ValueError, match=r"shape \(2, 2\) needs 4 pixels, the input has 6"):
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) needs 4 pixels, but the input has 6"):
         spectrum(result, 0, (2, 2))
 
 
@@ -137,5 +137,5 @@ def test_vectors_side_by_side_that_do_not_fit() -> None:
         compared_vectors({}, {}, SHAPE)
     with pytest.raises(ValueError, match="mode 'vector' has size 2 in vectors but 3 in values"):
         compared_vectors({"a": torch.ones(2, 6)}, {"a": torch.ones(3)}, SHAPE)
-    with pytest.raises(ValueError, match=r"an image of shape \(2, 3\) needs 6 pixels, the input has 5"):
+    with pytest.raises(ValueError, match=r"an image of shape \(2, 3\) needs 6 pixels, but the input has 5"):
         compared_vectors({"a": torch.ones(2, 5)}, {}, SHAPE)

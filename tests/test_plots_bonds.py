@@ -62,5 +62,5 @@ def test_every_record_is_in_the_curves_of_its_metric():
 
 
 def test_networks_of_different_depth_do_not_share_panels():
-    with pytest.raises(ValueError, match=r"odts must be of networks of one depth, got \[1, 2\] bonds"):
+    with pytest.raises(ValueError, match=r"odts must be of networks of equal depth, got \[1, 2\] bonds"):
         bond_spectra({"two": odt(network(2)), "three": odt(network(3))})

@@ -128,11 +128,15 @@ def test_a_component_of_weight_zero_is_drawn_as_nothing() -> None:
         (
             lambda r: components(r, (2, 2), NAMES, count=1),
             ValueError,
-            r"shape \(2, 2\) needs 4 pixels, the input has 6",
+            r"shape \(2, 2\) needs 4 pixels, but the input has 6",
         ),
         (lambda r: components(r, SHAPE, "ab", count=1), ValueError, "mode 'out' has size 4 in result but 2 in names"),
         (lambda r: outputs_map(r, "abcde"), ValueError, "mode 'out' has size 4 in result but 5 in names"),
-        (lambda r: outputs_map(r.to_layer(), NAMES), TypeError, "result must be a CPResult, as of 'cp', got Bilinear"),
+        (
+            lambda r: outputs_map(r.to_layer(), NAMES),
+            TypeError,
+            "result must be a CPResult, such as 'cp' returns, got Bilinear",
+        ),
     ],
     ids=["count", "shape", "names", "names of the map", "kind"],
 )

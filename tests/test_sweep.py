@@ -291,7 +291,7 @@ WRONG = {
     "no values": (lambda: run(grid={"rank": []}), TypeError, "at least one value"),
     "an empty list": (lambda: run(grid=[]), ValueError, "0 points of the grid"),
     "no seeds": (lambda: run(seeds=[]), ValueError, "0 seeds"),
-    "seed in the grid": (lambda: run(grid={"seed": [1]}), ValueError, r"give seeds=... instead"),
+    "seed in the grid": (lambda: run(grid={"seed": [1]}), ValueError, r"use seeds=... instead"),
     "a grid of another kind": (lambda: run(grid=3), TypeError, "grid must be a mapping of lists"),
     "seed a float": (lambda: run(seeds=[0.5]), TypeError, "seeds must be a whole number"),
     "errors": (lambda: run(errors="ignore"), ValueError, "errors must be one of raise, record"),

@@ -1,4 +1,4 @@
-"""Bonds of networks drawn: what they carry, and what cutting them costs."""
+"""Figures of the bonds of networks: their singular values, and what truncation costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,17 +11,17 @@ _FLOOR = 1e-8  # singular values below this share of the largest are rounding
 
 
 def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
-    """Singular values at every bond that can be cut between layers, a panel a bond and a colour an ODT, by name.
+    """Draw the singular values at every bond between layers: one panel per bond, one colour per ODT, by name.
 
-    Relative to the norm of the network, as the ODT has them. Solid: without the constant coordinate, what a cut costs;
-    dashed: of all coordinates. A network of one layer shows its input.
+    Values are relative to the norm of the network, as in the ODT. Solid lines leave out the constant coordinate, which
+    gives the cost of a cut; dashed lines are for all coordinates. For a network of one layer the bond is its input.
     """
     if not odts:
         raise ValueError("odts is empty: give at least one ODT by name")
     bonds = {name: odt.bonds[1:-1] or odt.bonds[:1] for name, odt in odts.items()}
     depths = {len(found) for found in bonds.values()}
     if len(depths) > 1:
-        raise ValueError(f"odts must be of networks of one depth, got {sorted(depths)} bonds")
+        raise ValueError(f"odts must be of networks of equal depth, got {sorted(depths)} bonds")
     count = depths.pop()
     figure = Figure(figsize=(4.2 * count + 1, 3.8), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
@@ -45,10 +45,10 @@ def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
 
 
 def bond_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Accuracy, cross-entropy and error against the share of bond dimensions removed, a colour a metric.
+    """Draw accuracy, cross-entropy and error against the share of removed bond dimensions, one colour per metric.
 
-    Records have "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound"; accuracy, loss: of the
-    whole network, dashed. The errors are those of the tree tensor in the norm of their metric.
+    records: with "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound". accuracy, loss: of the whole
+    network, drawn as dotted lines. Errors are relative errors of the tree tensor, in the norm of their metric.
     """
     if not records:
         raise ValueError("records is empty: there is nothing to draw")

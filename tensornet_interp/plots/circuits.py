@@ -1,4 +1,4 @@
-"""Circuits drawn: the tree of components that make an output, inputs at the leaves."""
+"""Figures of circuits: the tree of components of an output, with inputs at the leaves."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ _MOST_LEAVES = 64
 def draw_circuit(
     circuit: Circuit, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int = 2
 ) -> Figure:
-    """The best `count` children of every component, with eigenvalue and score; red adds to its parent, blue subtracts.
+    """Draw the best `count` children of every component, with eigenvalue and score.
 
-    Leaves are eigenvectors in the input space: images where a shape is given, else their largest entries by name
-    (by default x0, x1, ...). The entry of the constant coordinate is printed as "const": where it is large, a component
-    acts on its parent as the linear function 2 λ const (v . x). Lines are wider for larger scores. Raises where more
-    than 64 leaves would stand side by side.
+    Red components add to their parent, blue ones subtract, and lines are wider for larger scores. Leaves are
+    eigenvectors in the input space: images if a shape is given, else their largest entries by name (by default x0, x1,
+    ...). "const" is the entry of the constant coordinate; if it is large, a component acts on its parent as the linear
+    function 2 λ const (v . x). Raises ValueError for more than 64 leaves.
     """
     check_int("count", count, 1)
     lifted = circuit.network.constant_in
@@ -33,11 +33,11 @@ def draw_circuit(
         check_shape(shape, inputs)
     names = [f"x{i}" for i in range(inputs)] if names is None else names
     if len(names) != inputs:
-        raise ValueError(f"names must be one an input, got {len(names)} for {inputs} inputs")
+        raise ValueError(f"names must be one per input, got {len(names)} for {inputs} inputs")
     leaves = _leaves(circuit.components, count)
     if leaves > _MOST_LEAVES:
         raise ValueError(
-            f"count={count} gives {leaves} leaves, a figure holds at most {_MOST_LEAVES}; lower count,"
+            f"count={count} gives {leaves} leaves, but a figure holds at most {_MOST_LEAVES}; lower the count"
             " or the widths of the circuit"
         )
     depth = len(circuit.levels)
@@ -51,7 +51,7 @@ def draw_circuit(
         return height - 0.95 - _ROW * row
 
     def draw(components: Sequence[Component], row: int) -> float:
-        """Draw siblings and everything below them; the position of their parent."""
+        """Draw siblings and everything below them; return the position of their parent."""
         nonlocal column
         positions = []
         for node in components[:count]:
@@ -95,7 +95,7 @@ def _box(axes: Axes, x: float, y: float, text: str, gid: str) -> None:
 def _leaf(
     axes: Axes, x: float, y: float, node: Component, vector: Tensor, shape: Shape | None, names: Sequence[str]
 ) -> None:
-    """The vector under the point (x, y): an image, or its largest entries."""
+    """Draw a vector under the point (x, y): as an image, or as its largest entries."""
     if shape is not None:
         cell = axes.inset_axes((x - _LEAF / 2, y - _LEAF, _LEAF, _LEAF), transform=axes.transData)
         image_cell(cell, vector, shape, "")

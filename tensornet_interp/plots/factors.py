@@ -1,4 +1,4 @@
-"""Figures of CP components: their two images and their outputs."""
+"""Figures of CP components: two images each, and their outputs."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,16 @@ from tensornet_interp.results import CPResult
 
 
 def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: int = 8) -> Figure:
-    """weight c sym(l r^T) = weight c / 4 ((l + r)(l + r)^T - (l - r)(l - r)^T): a column a component, largest first.
+    """Draw CP components as two images and their outputs: one column per component, largest weight first.
 
-    Above the image l + r: what x has of it, squared, adds weight c / 4 to the outputs; in the middle l - r, which takes
-    off; below weight c as bars. Gauge: the sign of r with l . r >= 0, so that |l + r| >= |l - r|, the change of sign
-    goes to the weight; then each image with its largest entry positive, which is free (a swap of l and r turns l - r
-    only). Where l and r are orthogonal the sign of r is undefined, and with it which image adds. Every image has its
-    own colour limits; its norm stands above. names: one an output.
+    weight c sym(l r^T) = weight c / 4 ((l + r)(l + r)^T - (l - r)(l - r)^T)
+
+    Top: the image l + r, whose squared product with x adds to the outputs, times weight c / 4. Middle: the image
+    l - r, whose squared product is subtracted. Bottom: weight c as bars. Every image has its own colour limits and its
+    norm as title. names: one per output.
+    Signs: r has the sign with l . r >= 0, so that |l + r| >= |l - r|, and the weight takes the change of sign. Then
+    the largest entry of each image is made positive, which changes no product. If l and r are orthogonal, the sign of r
+    is undefined, and so is which image adds.
     """
     count = check_int("count", count, 1, result.rank, "the rank of the result")
     outputs, plus, minus = _gauge(result)
@@ -45,9 +48,9 @@ def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: i
 
 
 def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
-    """outputs[out, rank] of unit norm as a heat map, largest weight first, and |weight| above; signs as `components`.
+    """Draw outputs[out, rank] of unit norm as a heat map, largest weight first, with |weight| above.
 
-    names: one an output.
+    Signs are those of `components`. names: one per output.
     """
     outputs, _, _ = _gauge(result)
     check_size("out", result=len(outputs), names=len(names))
@@ -68,9 +71,12 @@ def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
 
 
 def _gauge(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
-    """weight * outputs (out, rank), left + right and left - right (in, rank) without constant coordinates, ordered."""
+    """Return weight * outputs (out, rank), and left + right and left - right (in, rank), largest weight first.
+
+    Constant coordinates are left out.
+    """
     if not isinstance(result, CPResult):
-        raise TypeError(f"result must be a CPResult, as of 'cp', got {type(result).__name__}")
+        raise TypeError(f"result must be a CPResult, such as 'cp' returns, got {type(result).__name__}")
     order = result.weights.abs().argsort(descending=True, stable=True)
     outputs, left, right = ((result.outputs * result.weights)[:, order], result.left[:, order], result.right[:, order])
     turn = torch.where((left * right).sum(0) < 0, -1.0, 1.0).to(right)

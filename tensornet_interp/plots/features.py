@@ -1,4 +1,4 @@
-"""Figures of dictionary features: their interactions, their place among eigenvectors, how faithful a few are."""
+"""Figures of dictionary features: interactions, coordinates in eigenvectors, and how faithful few eigenpairs are."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.features import FeatureInteractions
 from tensornet_interp.plots.images import DIVERGING, to_numpy
 
-_MANY = 40  # rows above which a heat map has no labels, and features above which each has no line of its own
-_GRID = 200  # points a side on which contours are drawn
+_MANY = 40  # the most rows of a heat map that get labels, and the most features that get a line each
+_GRID = 200  # points per side of the grid for contours
 
 
 def interaction_submatrix(
     interactions: FeatureInteractions, n: int, names: Sequence[str] | None = None, *, pairs: str = "all"
 ) -> Figure:
-    """Q[features, features] on the fewest features that hold the n strongest interactions, as a heat map.
+    """Draw Q[features, features] as a heat map, for the features that take part in the n strongest interactions.
 
-    names: one for every feature of the dictionary; by default its number. Above 40 features the axes have no labels.
+    names: one per feature of the dictionary, by default its number. Above 40 features the axes have no labels.
     """
     features, matrix = interactions.smallest_submatrix(n, pairs=pairs)
     labels = _picked(names, len(interactions), features)
@@ -52,12 +52,14 @@ def eigenvector_plane(
     basis: str = "",
     name: str = "",
 ) -> Figure:
-    """Vectors as points (v1 . x, v2 . x); lines: equal activation eigenvalue1 (v1 . x)^2 + eigenvalue2 (v2 . x)^2.
+    """Draw vectors x as points (v1 . x, v2 . x) in the plane of two eigenvectors, with lines of equal activation.
 
-    coordinates: (vector, rank >= 2), as `projections(...).coordinates`; eigenvalues: (rank,); the first two of both
-    are drawn. The lines are hyperbolas where the signs of the eigenvalues differ, ellipses where they agree; red:
-    positive, blue: negative. The `count` vectors furthest from the origin are named. basis, name: of the inputs and of
-    the direction, for the title.
+    activation = eigenvalue1 (v1 . x)^2 + eigenvalue2 (v2 . x)^2
+
+    coordinates: (vector, rank >= 2), such as `projections(...).coordinates`; eigenvalues: (rank,). The first two of
+    both are drawn. The lines are hyperbolas if the signs of the eigenvalues differ, else ellipses; red is positive,
+    blue negative. The `count` vectors furthest from the origin get their names. basis: of the inputs, name: of the
+    direction; both are for the title.
     """
     check_tensor("coordinates", coordinates, ("vector", "rank"))
     check_tensor("eigenvalues", eigenvalues, ("rank",))
@@ -75,7 +77,7 @@ def eigenvector_plane(
     activation = first * line[None, :] ** 2 + second * line[:, None] ** 2
     largest = float(np.abs(activation).max())
     if largest:
-        # squares of even steps: the lines stand evenly apart along the axes
+        # squares of even steps give lines at even distances along the axes
         steps = largest * np.linspace(0, 1, 6)[1:] ** 2
         levels = [*-steps[::-1], 0, *steps]
         colors = ["tab:blue"] * 5 + ["0.6"] + ["tab:red"] * 5
@@ -104,13 +106,13 @@ def eigenvector_plane(
 
 
 def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Correlation of the activation from k eigenpairs with the true one: all tokens left, active tokens right.
+    """Draw how well the activation of k eigenpairs correlates with the true one: all tokens left, active tokens right.
 
-    records: from `low_rank_correlation`. The thick line is the mean over features, the thin ones are features (up to
-    40), the band is the middle half. Features whose correlation is undefined are left out and counted in the title.
+    records: from `low_rank_correlation`. Thin lines are features (up to 40), the thick line is their mean, and the band
+    holds the middle half. Features whose correlation is undefined are left out, and the title counts them.
     """
     if not records:
-        raise ValueError("there are no records to draw; low_rank_correlation gives them")
+        raise ValueError("there are no records to draw; low_rank_correlation returns them")
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     ks = sorted({record["k"] for record in records})
     for axes, key, title in zip(
@@ -144,6 +146,6 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _picked(names: Sequence[str] | None, size: int, picks: Sequence[int]) -> list[str]:
     if names is not None and len(names) != size:
-        raise ValueError(f"names must be one a vector, got {len(names)} for {size} vectors")
-    # tokens may hold dollar signs, which matplotlib takes for mathematics
+        raise ValueError(f"names must be one per vector, got {len(names)} for {size} vectors")
+    # tokens may hold dollar signs, which matplotlib reads as mathematics
     return [str(at) if names is None else names[at].replace("$", r"\$") for at in picks]

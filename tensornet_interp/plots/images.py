@@ -1,4 +1,4 @@
-"""What figures share: a vector of the input space as an image."""
+"""Helpers that figures share: they draw a vector of the input space as an image."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,9 @@ DIVERGING = "RdBu_r"  # red positive, blue negative, white zero
 
 
 def check_shape(shape: Shape, size: int) -> None:
-    """As many pixels in the image as numbers in the vector."""
+    """Check that an image of this shape has as many pixels as a vector has numbers."""
     if size != shape[0] * shape[1]:
-        raise ValueError(f"an image of shape {shape} needs {shape[0] * shape[1]} pixels, the input has {size}")
+        raise ValueError(f"an image of shape {shape} needs {shape[0] * shape[1]} pixels, but the input has {size}")
 
 
 def image_cell(
@@ -30,11 +30,11 @@ def image_cell(
 
 
 def pixels(result: SpectralResult, block: int, rank: int) -> Tensor:
-    """An eigenvector without the constant coordinate of a lifted input."""
+    """Return an eigenvector without the constant coordinate of a lifted input."""
     vector = result.eigenvectors[block, :, rank]
     return vector[1:] if result.constant_in else vector
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """On the host, in float64."""
+    """Return a tensor as a float64 NumPy array on the CPU."""
     return tensor.detach().to("cpu", float64).numpy()

@@ -1,4 +1,4 @@
-"""Matrices of similarities drawn."""
+"""Figures of matrices of similarities."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,16 @@ from tensornet_interp.checks import check_size, check_tensor
 from tensornet_interp.plots.images import to_numpy
 
 _CELL = 0.36  # inches
-_MOST_NUMBERS = 30  # networks up to which the cells carry their numbers
+_MOST_NUMBERS = 30  # the most networks for which the cells show their numbers
 
 
 def similarity_matrix(
     matrix: Tensor, labels: Sequence[str], title: str = "", *, columns: Sequence[str] | None = None, high: float = 1.0
 ) -> Figure:
-    """Heat map of similarities (network, network), one label a network; the colours run from the smallest to `high`.
+    """Draw similarities (network, network) as a heat map, with one label per network.
 
-    columns: labels of the columns where they are others than those of the rows, such as outputs of two layers.
+    Colours run from the smallest value, or 0 if that is smaller, to `high`. columns: labels of the columns, if they
+    differ from those of the rows, for example for the outputs of two layers.
     """
     check_tensor("matrix", matrix, ("network", "network"))
     columns = labels if columns is None else columns

@@ -1,4 +1,4 @@
-"""Tensor networks drawn: tensors as boxes, modes as lines, a mode of three or more tensors as a dot."""
+"""Figures of tensor networks: tensors are boxes, modes are lines, a mode of three or more tensors is a dot."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
 
 Vertex = tuple[str, str | int]  # ("mode", its name) or ("tensor", its number among the terms)
-_COLORS = ("#cfe2f3", "#fce5cd", "#d9ead3", "#ead1dc", "#fff2cc", "#d0e0e3")  # one a part, from the bottom
+_COLORS = ("#cfe2f3", "#fce5cd", "#d9ead3", "#ead1dc", "#fff2cc", "#d0e0e3")  # one per part, from the bottom
 _COLUMN, _ROW = 1.25, 0.52  # inches
 _MOST_TENSORS = 100
 
 
 def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """A figure with one empty Axes over all of it, whose units are inches from the lower left corner."""
+    """Return a figure and one empty Axes that fills it, whose units are inches from the lower left corner."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
@@ -29,16 +29,17 @@ def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 
 def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
-    """The tensors of `network.terms()` as boxes and its modes as lines with name and size, output on top.
+    """Draw the tensors of `network.terms()` as boxes and its modes as lines with name and size, output on top.
 
-    A mode that three or more tensors share is a dot; open modes end free. Boxes carry the name of the field that
-    holds the tensor and, in a stack, the number of its part; copies of a part have one colour.
-    Raises above 100 tensors, where nothing can be read: draw a part of the network.
+    A mode that three or more tensors share is a dot, and the line of an open mode ends freely. A box shows the name of
+    the field that holds its tensor and, in a stack, the number of its part. Copies of a part have the same colour.
+    Raises ValueError above 100 tensors, which could not be read: draw a part of the network.
     """
     terms = check_network("network", network).terms()
     if len(terms) > _MOST_TENSORS:
         raise ValueError(
-            f"the network has {len(terms)} tensors, a figure holds at most {_MOST_TENSORS}; draw a part, as network[0]"
+            f"the network has {len(terms)} tensors, but a figure holds at most {_MOST_TENSORS}; draw a part of it,"
+            " such as network[0]"
         )
     graph = _Graph([term.modes for term in terms], network.modes)
     columns, rows = graph.size
@@ -71,7 +72,7 @@ def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
         axes.plot(x, y, "o", color="0.15", markersize=5, zorder=3, gid=f"copy {mode}")
         if is_open:
             axes.plot([x, x], [y, y + 0.4 * _ROW], color="0.45", linewidth=1, zorder=1)
-        above = any(end[1] < y for end in ends)  # beside the dot, away from lines that spread
+        above = any(end[1] < y for end in ends)  # beside the dot, away from its lines
         axes.text(x + 0.09, y + (0.03 if above else -0.03), text, ha="left", va="bottom" if above else "top", **style)
     for number, (name, part) in enumerate(_labels(network)):
         x, y = place(("tensor", number))
@@ -81,7 +82,7 @@ def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
 
 
 def _labels(network: TensorNetwork) -> Iterator[tuple[str, int]]:
-    """Name and part number of every term, in the order of `terms()`."""
+    """Yield the name and the part number of every term, in the order of `terms()`."""
     if not isinstance(network, BilinearNetwork):
         yield from ((name, 0) for name in _fields(network))
         return
@@ -95,7 +96,10 @@ def _labels(network: TensorNetwork) -> Iterator[tuple[str, int]]:
 
 
 def _fields(part: TensorNetwork) -> list[str]:
-    """The field that holds the array of every term; those of one array in turn, "tensor" where there is none."""
+    """Return for every term the field that holds its array, or "tensor" if there is none.
+
+    If several fields hold one array, its terms get their names in turn.
+    """
     names: dict[int, deque[str]] = defaultdict(deque)
 
     def collect(owner: object, prefix: str) -> None:
@@ -116,7 +120,7 @@ def _fields(part: TensorNetwork) -> list[str]:
 
 @dataclass
 class _Graph:
-    """Where everything goes: rows by distance from the first open mode, columns by the leaves of that tree."""
+    """Places of tensors and modes: rows are distances from the first open mode, columns are leaves of that tree."""
 
     terms: Sequence[Sequence[str]]  # modes of every tensor
     open_modes: Sequence[str]
@@ -130,19 +134,19 @@ class _Graph:
             for mode in modes:
                 self.tensors.setdefault(mode, []).append(number)
         vertices: list[Vertex] = [("mode", mode) for mode in (*self.open_modes, *self.tensors)]
-        vertices += [("tensor", number) for number in range(len(self.terms))]  # those without modes
+        vertices += [("tensor", number) for number in range(len(self.terms))]  # includes tensors without modes
         for vertex in vertices:
-            if vertex not in self._children:  # a part that nothing above is connected to: a tree of its own
+            if vertex not in self._children:  # not connected to what was placed before: a separate tree
                 self._search(vertex)
                 self._set(vertex, 0)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows."""
+        """Return the numbers of columns and rows."""
         return self._columns, int(max(row for _, row in self.places.values())) + 1
 
     def _search(self, root: Vertex) -> None:
-        """Breadth first, so that a row is a distance."""
+        """Build the tree below `root` breadth first, so that the row of a vertex is its distance."""
         self._children[root] = []
         queue = deque([root])
         while queue:
@@ -160,7 +164,7 @@ class _Graph:
         return [("mode", mode) for mode in self.terms[int(name)]]
 
     def _set(self, vertex: Vertex, row: int) -> float:
-        """Place a subtree, its children side by side, those that lead to no open mode in the middle; its column."""
+        """Place a subtree and return its column; children that lead to no open mode are in the middle."""
         children = [child for child in self._children[vertex] if self._leads_out(child)]
         middle = len(children) // 2
         children[middle:middle] = [child for child in self._children[vertex] if child not in children]

@@ -1,4 +1,4 @@
-"""Figures of eigendecompositions: spectra, eigenvectors, truncation, and what they say of one input."""
+"""Figures of eigendecompositions: spectra, eigenvectors, truncation, and explanations of single inputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from tensornet_interp.spectral import SpectralResult
 
 
 def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:
-    """Eigenvalues of one block, and its `count` most positive (above) and most negative (below) eigenvectors."""
+    """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors."""
     check_int("block", block, 0, len(result.eigenvalues) - 1)
     values = to_numpy(result.eigenvalues[block])
     order = np.argsort(values)[::-1]
@@ -32,7 +32,7 @@ def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = ""
 
 
 def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, count: int = 2) -> Figure:
-    """The `count` most positive and most negative eigenvectors of every block: a row each, a column a block."""
+    """Draw the `count` most positive and most negative eigenvectors of every block, one column per block."""
     blocks = len(result.eigenvalues)
     figure = Figure(figsize=(1.15 * blocks + 0.6, 1.35 * 2 * count + 0.6), layout="constrained")
     grid = figure.subplots(2 * count, blocks, squeeze=False)
@@ -52,10 +52,10 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
 def output_directions(
     result: SpectralResult, shape: Shape, names: Sequence[str], *, directions: int = 4, count: int = 2
 ) -> Figure:
-    """Shared output directions, a row each: what they add to every class, and their leading eigenvectors.
+    """Draw shared output directions, one row each: their weights on every output and their leading eigenvectors.
 
-    result: of `output_svd`. Bars: the direction's part in every output; to the right its `count` most positive and
-    most negative eigenvectors. A direction and its eigenvalues may change sign together.
+    result: from `output_svd`. Bars show the weights; to their right are the `count` most positive and most negative
+    eigenvectors. A direction and its eigenvalues may change sign together.
     """
     check_size("out", names=len(names), result=result.drop_constant().outputs.shape[0])
     if result.singular_values is None:
@@ -86,10 +86,10 @@ def output_directions(
 def compared_vectors(
     vectors: Mapping[str, Tensor], values: Mapping[str, Tensor], shape: Shape, *, title: str = ""
 ) -> Figure:
-    """Vectors (count, in) of several models side by side: a row a model, named, a column a vector, its value above.
+    """Draw vectors (count, in) of several models as images: one row per model, one column per vector.
 
-    values: (count,) of each model, such as eigenvalues; a model without them has none above its images. Every image has
-    its own colour limits, zero in the middle.
+    values: (count,) of each model, such as eigenvalues, printed above its images; models may be left out. Every image
+    has its own colour limits, with zero in the middle.
     """
     if not vectors:
         raise ValueError("vectors is empty: give the vectors (count, in) of at least one model")
@@ -112,7 +112,7 @@ def compared_vectors(
 
 
 def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Accuracy and cross-entropy against components per class, one line per ranking; dashed: the whole model."""
+    """Draw accuracy and cross-entropy against components per class: one line per ranking, the whole model dashed."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
@@ -126,7 +126,8 @@ def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy:
         ticks = sorted({int(record["components"]) for record in records})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set(
-            xlabel="eigenvectors kept a class", ylabel=key.replace("_", "-") + (" (nats)" if key != "accuracy" else "")
+            xlabel="eigenvectors kept per class",
+            ylabel=key.replace("_", "-") + (" (nats)" if key != "accuracy" else ""),
         )
     left.legend()
     return figure
@@ -135,9 +136,9 @@ def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy:
 def explanation(
     result: SpectralResult, x: Tensor, shape: Shape, names: Sequence[str], *, label: int, count: int = 4
 ) -> Figure:
-    """One input taken apart: the image, the outputs, and the components that add most to the decision.
+    """Draw why one input is decided as it is: the image, the outputs, and the components that matter most.
 
-    Components are ranked by |contribution| to the largest output minus the second largest.
+    Components are ranked by |contribution| to the margin, which is the largest output minus the second largest.
     """
     with torch.no_grad():
         parts = result.contributions(x[None])[0]  # (out, block, rank)
@@ -169,7 +170,7 @@ def explanation(
 
 
 def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor], shape: Shape) -> Figure:
-    """What eigenvalue (v . x)^2 does: the eigenvector, and named inputs x with their v . x and their activation."""
+    """Draw an eigenvector v and named inputs x, with v . x and the activation eigenvalue (v . x)^2 of each."""
     figure = Figure(figsize=(1.9 * (len(inputs) + 1), 2.7), layout="constrained")
     axes = figure.subplots(1, len(inputs) + 1)
     image_cell(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")

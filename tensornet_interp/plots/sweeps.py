@@ -21,12 +21,13 @@ def pareto(
     *,
     maximize: bool = False,
 ) -> Figure:
-    """y against x of every record, a colour for every value of `by`; the line joins what no other record beats.
+    """Draw y against x of every record, one colour per value of `by`, and the Pareto front as a line.
 
-    x, y, by: fields of the records or options. A record is beaten by one with no larger x and no larger y (with
-    maximize=True: no smaller y) that is better in one of them. Records without the two numbers (failed fits) are
-    left out, and the title says how many. An axis is logarithmic where all values are positive and span more than a
-    factor 10; a y to be maximized is not. Leave out exact fits, whose error is rounding, where they press the rest.
+    x, y, by: fields of the records, or options. The front joins the records that no other record beats. A record is
+    beaten by another one if that has no larger x, no larger y (with maximize=True: no smaller y), and is better in one
+    of them. Records without the two numbers (failed fits) are left out, and the title says how many. An axis is
+    logarithmic if all its values are positive and span more than a factor 10, except a y that is maximized. Leave out
+    exact fits, whose error is rounding, if they squeeze the other points together.
     """
     points = [(value, *xy) for record in records if (xy := _numbers(record, x, y)) for value in [_get(record, by)]]
     if not points:
@@ -34,7 +35,7 @@ def pareto(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     front = _front([(px, py) for _, px, py in points], maximize)
-    # steps: between two points there is nothing better than the left one
+    # steps: between two points, the left one is the best known
     axes.step(*zip(*front, strict=True), where="post", color="0.3", linewidth=1.2, zorder=1, label="Pareto front")
     groups = dict.fromkeys(str(value) for value, _, _ in points)
     for group, marker in zip(groups, cycle(_MARKERS), strict=False):
@@ -43,7 +44,7 @@ def pareto(
     axes.plot(*zip(*front, strict=True), "o", markersize=9, fillstyle="none", color="0.2", zorder=3)
     if _spread([px for _, px, _ in points]):
         axes.set_xscale("log")
-        axes.tick_params(axis="x", which="minor", labelsize=6)  # "2×10³ 3×10³" of full size run into each other
+        axes.tick_params(axis="x", which="minor", labelsize=6)  # at full size "2×10³ 3×10³" would overlap
     if not maximize and _spread([py for _, _, py in points]):
         axes.set_yscale("log")
     _label(axes, x, y, by, len(records) - len(points))
@@ -59,15 +60,15 @@ def curves(
     whole: Mapping[str, float] | None = None,
     bands: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
-    """Every field of y against x, a panel each; a line for every value of `by`, through its records in the order of x.
+    """Draw every field of y against x: one panel per field, one line per value of `by`, with records in order of x.
 
-    x, y, by: fields of the records or options. whole: {field of y: a number to compare with}, dashed. bands: {field of
-    y: (field of its lower end, of its upper end)}, shaded. Records without a finite number are left out of that panel,
-    those without both ends out of its band. x is logarithmic where all values are positive and span more than a factor
-    10, y never.
+    x, y, by: fields of the records, or options. whole: {field of y: a number to compare with}, dashed. bands: {field
+    of y: (field of the lower end, field of the upper end)}, shaded. A panel leaves out records without a finite number,
+    and a band leaves out records without both ends. x is logarithmic if all values are positive and span more than a
+    factor 10; y never is.
     """
     if isinstance(y, str):
-        raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
+        raise TypeError(f"y must be a list of fields, such as ['{y}'], got '{y}'")
     if not len(y):
         raise ValueError("y is empty: name the fields to draw")
     figure = Figure(figsize=(3.4 * len(y) + 0.4, 3.2), layout="constrained")
@@ -86,12 +87,12 @@ def curves(
         values = sorted({px for _, px, _ in points})
         if _spread(values):
             axes.set_xscale("log")
-            if len(values) <= 6:  # so few that each can be named
+            if len(values) <= 6:  # few enough to label each
                 axes.set_xticks(values)
             else:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())  # its labels would run into each other
+            axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
         axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)
@@ -103,14 +104,14 @@ def curves(
 
 
 def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "") -> Figure:
-    """Every field of y, a panel each; a row with a dot for every record, named by the field `by`, the first on top.
+    """Draw every field of y in a panel, with one row and dot per record, named by the field `by`, the first on top.
 
-    Where a record has numbers NAME_low and NAME_high they are drawn as an interval. Dots, not bars: no axis has to
-    start at zero, so that accuracies that are nearly alike can be told apart. Records without a finite number have no
-    dot in that panel.
+    If a record has numbers NAME_low and NAME_high, they are drawn as an interval. Unlike bars, dots need no axis that
+    starts at zero, so that similar accuracies can be distinguished. A record without a finite number has no dot in that
+    panel.
     """
     if isinstance(y, str):
-        raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
+        raise TypeError(f"y must be a list of fields, such as ['{y}'], got '{y}'")
     if not len(y) or not len(records):
         raise ValueError(f"nothing to draw: {len(records)} records, {len(y)} fields of y")
     names = [str(_get(record, by)) for record in records]
@@ -165,7 +166,7 @@ def _numbers(record: Record, x: str, y: str) -> tuple[float, float] | None:
 
 
 def _front(points: list[tuple[float, float]], maximize: bool) -> list[tuple[float, float]]:
-    """The points that no other beats, from small x to large."""
+    """Return the points that no other point beats, from small x to large."""
     sign = -1 if maximize else 1
     front: list[tuple[float, float]] = []
     for px, py in sorted(set(points), key=lambda point: (point[0], sign * point[1])):

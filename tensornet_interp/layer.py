@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from tensornet_interp.checks import check_alike, check_size, check_tensor
 from tensornet_interp.contraction import Modes, TensorNetwork, Term
 
-__all__ = ["BilinearLayer", "BilinearMap", "as_layer"]
+__all__ = ["BilinearLayer", "BilinearMap", "as_layer", "as_wide_layer"]
 
 
 class BilinearMap(TensorNetwork):
@@ -38,6 +38,10 @@ class BilinearMap(TensorNetwork):
     def drop_constant(self) -> "BilinearMap":
         """Without the constant output coordinate, as the last part of a network must be; the function is the same."""
         return self.to_layer().drop_constant()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearMap":
+        """The map on a device, in a dtype; its arrays are converted before they are multiplied."""
+        return self.to_layer().to(device, dtype)
 
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """B(x1, x2) over all coordinates, the constant ones of a lifted layer included: (..., in) -> (..., out)."""
@@ -284,6 +288,11 @@ def as_layer(part: TensorNetwork) -> BilinearLayer:
     if part.modes != ("out", "in1", "in2"):
         raise ValueError(f"a layer has modes ('out', 'in1', 'in2'), got {part.modes}")
     return BilinearLayer.from_tensor(part.to_tensor())
+
+
+def as_wide_layer(part: TensorNetwork) -> BilinearLayer:
+    """Any part as a float64 layer: its arrays are converted before they are multiplied, and nothing is rounded."""
+    return as_layer(part.to(dtype=torch.float64) if isinstance(part, BilinearMap) else part).to(dtype=torch.float64)
 
 
 def _affine(

@@ -93,8 +93,8 @@ class BilinearNetwork(TensorNetwork):
         return BilinearNetwork([*self.parts[:i], part, *self.parts[i + 1 :]])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearNetwork":
-        """The network, as layers, on a device, in a dtype."""
-        return BilinearNetwork([layer.to(device, dtype) for layer in self.layers])
+        """The network on a device, in a dtype: the arrays of every part."""
+        return BilinearNetwork([part.to(device, dtype) for part in self.parts])
 
     def _tree(self, level: int, out: str, copy: int) -> tuple[Term, ...]:
         """Terms of copy number `copy` of the part at `level` with everything below it; its output mode is `out`."""

@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_alike
 from tensornet_interp.contraction import TensorNetwork
 from tensornet_interp.inner_products.frobenius import aligned, distance, frobenius
-from tensornet_interp.inner_products.operands import as_single_layer, check_comparable
+from tensornet_interp.inner_products.operands import as_single_layer, as_wide_single_layer, check_comparable
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import Result
 
 
 def norm(layer: TensorNetwork) -> Tensor:
@@ -20,7 +18,7 @@ def norm(layer: TensorNetwork) -> Tensor:
     ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. Hidden units that cancel do not spoil it, and only the
     norm itself must fit float64, not its square. Cost: O(rank^2 (in + out)), or O(out in^2 rank) if units cancel.
     """
-    (core,), exponent = balance(_wide(layer))
+    (core,), exponent = balance(as_wide_single_layer(layer))
     size = frobenius(core).value
     return times_power(size, exponent)
 
@@ -33,16 +31,11 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     resolve it. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
     errors, with the rank of both together.
     """
-    layers = _wide(approximation), _wide(reference)
+    layers = as_wide_single_layer(approximation), as_wide_single_layer(reference)
     check_comparable({"a": layers[0], "b": layers[1]})
     if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
     return distance(*layers).error
-
-
-def _wide(part: TensorNetwork) -> BilinearLayer:
-    """Return a layer in float64, the products of the arrays of a result included."""
-    return as_single_layer(part.to(dtype=torch.float64) if isinstance(part, Result) else part).to(dtype=torch.float64)
 
 
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:

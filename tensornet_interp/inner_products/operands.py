@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from tensornet_interp.checks import check_size
 from tensornet_interp.contraction import TensorNetwork
-from tensornet_interp.layer import BilinearLayer, as_layer
+from tensornet_interp.layer import BilinearLayer, BilinearMap, as_layer, as_wide_layer
 from tensornet_interp.network import BilinearNetwork
 
 Networks = TensorNetwork | Sequence[TensorNetwork]
@@ -37,7 +39,9 @@ def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
 
 def as_network(part: TensorNetwork) -> BilinearNetwork:
     """Return a network unchanged, and anything else as a network of one layer."""
-    return part if isinstance(part, BilinearNetwork) else BilinearNetwork([as_layer(part)])
+    if isinstance(part, BilinearNetwork):
+        return part
+    return BilinearNetwork([part if isinstance(part, BilinearMap) else as_layer(part)])
 
 
 def as_single_layer(part: TensorNetwork) -> BilinearLayer:
@@ -45,6 +49,13 @@ def as_single_layer(part: TensorNetwork) -> BilinearLayer:
     if isinstance(part, BilinearNetwork) and len(part) > 1:
         raise ValueError(f"expected a single layer, got a network of {len(part)}; compare its parts one by one")
     return part.layers[0] if isinstance(part, BilinearNetwork) else as_layer(part)
+
+
+def as_wide_single_layer(part: TensorNetwork) -> BilinearLayer:
+    """Return the same in float64: the arrays of a decomposition are converted before they are multiplied."""
+    if isinstance(part, BilinearNetwork):
+        return as_single_layer(part.to(dtype=torch.float64))
+    return as_wide_layer(part)
 
 
 def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, outputs: bool = True) -> None:

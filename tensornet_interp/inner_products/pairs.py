@@ -14,7 +14,7 @@ from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
     Networks,
     as_networks,
-    as_single_layer,
+    as_wide_single_layer,
     check_comparable,
     name_networks,
 )
@@ -108,7 +108,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
         raise ValueError("output_similarity is exact: leave method out of kind or give method='exact', not 'sampled'")
     pair = []
     for part in (a, b):
-        layer = as_single_layer(part).drop_constant()
+        layer = as_wide_single_layer(part).drop_constant()
         core = balance(layer).layers[0]
         pair.append(replace(core, down=balance_rows(core.down)[0]))  # a cosine does not see the scale of an output
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)

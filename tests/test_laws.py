@@ -16,9 +16,10 @@ from drawn import HALF, Recipe, recipes
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from tensornet_interp import BilinearNetwork, decompose, difference, lift, list_decompositions, odt
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, difference, lift, list_decompositions, odt
 from tensornet_interp.circuits import circuit
 from tensornet_interp.decompositions import FitOptions, tensorly_adapter
+from tensornet_interp.decompositions.starts import untie
 from tensornet_interp.fidelity import certificate, difference_certificate
 from tensornet_interp.inner_products import norm, relative_error, similarity
 from tensornet_interp.registry import get_decomposition
@@ -111,6 +112,15 @@ def test_a_result_stands_for_its_layer_and_leaves_it_alone(recipe, name, at):
     assert torch.equal(state, torch.get_rng_state())
     assert BilinearNetwork([result]).sizes["in1"] == layer.sizes["in1"]
     assert 0 <= result.relative_error <= result.report.relative_error_bound
+
+
+@law(ANY, METHOD, examples=[(Recipe(0, 2, 3, 1), "cp"), (Recipe(0, 2, 1, 2), "eigen")])
+def test_every_step_of_a_ladder_can_be_taken(recipe, name):
+    """Also for one hidden unit, for one input and for one output."""
+    layer = recipe.layer()
+    assume(bool(layer.down.any()))
+    for step in steps(name, layer):
+        assert step(layer).sizes == layer.sizes
 
 
 @law(recipes(large=True), METHOD, small=30)
@@ -286,7 +296,7 @@ def test_a_certificate_proves_nothing_about_ties_and_sees_no_scale(recipe, power
     plain = certificate(decompose(layer, "eigen"), decompose(layer, "eigen").rank, x)
     scaled = with_parts(layer, down=layer.down, left=layer.left * c, right=layer.right / c)
     assert torch.equal(plain, certificate(decompose(scaled, "eigen"), decompose(scaled, "eigen").rank, x))
-    assert torch.equal(*(difference_certificate(part, (1, 2), x) for part in (layer, scaled)))
+    assert torch.equal(*(difference_certificate(part, (1, min(2, layer.shape[1])), x) for part in (layer, scaled)))
 
 
 @law(recipes(lifted=False))
@@ -369,3 +379,42 @@ def test_a_result_of_a_half_precision_layer_is_that_of_the_same_weights(recipe, 
     found, truth = method(layer), method(wide)
     for one, two in zip(found.terms(), truth.to(dtype=layer.down.dtype).terms(), strict=True):
         assert torch.equal(one.data, two.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    down: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+
+    def only(self, rank):
+        return Terms(*(part[:, rank : rank + 1] for part in (self.down, self.left, self.right)))
+
+    def layer(self):
+        return BilinearLayer(down=self.down, left=self.left, right=self.right)
+
+
+@law(recipes(dtypes=(torch.float64,), kinds=("normal",), powers=False, lifted=False), st.integers(-8, 8), st.booleans())
+def test_untying_changes_a_term_by_the_square_of_the_push(recipe, power, opposite):
+    """u and c u become u + n and c (u - n): c u u^T changes by c n n^T, whatever the lengths of both."""
+    outputs, vectors = recipe.draw(2, 3, seed=1), recipe.draw(recipe.n_in, 3, seed=2)
+    c = 10.0**power * (-1 if opposite else 1)
+    first = Terms(outputs, vectors, c * vectors)
+    second = Terms(*untie((outputs, vectors, c * vectors), recipe.seed))
+    noise = (second.left - first.left).norm(dim=0) / first.left.norm(dim=0)
+    assert (noise > 0).all()
+    for rank in range(3):
+        one, two = (extended.dense(part.only(rank).layer()) for part in (first, second))
+        assert extended.norm(two - one) <= 1.01 * float(noise[rank]) ** 2 * extended.norm(one)
+
+
+@law(
+    recipes(dtypes=(torch.float64,), kinds=("normal", "unbalanced"), lifted=False), st.permutations((1, 2, 3)), small=6
+)
+def test_a_fit_that_starts_with_unequal_ranks_uses_the_room_it_gains(recipe, ranks):
+    layer = dataclasses.replace(recipe, n_out=4, n_in=8, rank=7).layer()
+    start = decompose(layer, "block_term", rank=list(ranks), max_iterations=20)
+    assert sorted((start.eigenvalues != 0).sum(1).tolist()) == [1, 2, 3]
+    found = decompose(layer, "block_term", rank=4, blocks=3, start=start, max_iterations=20)
+    assert ((found.eigenvalues != 0).sum(1) == 4).all()
+    assert found.relative_error < start.relative_error - 1e-3

@@ -86,6 +86,10 @@ class BilinearMap(TensorNetwork):
         """Return the same function without the constant output coordinate, as the last part of a network needs it."""
         return self.to_layer().drop_constant()
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearMap":
+        """The map on a device, in a dtype; its arrays are converted before they are multiplied."""
+        return self.to_layer().to(device, dtype)
+
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return B(x1, x2) over all coordinates, constant ones included: (..., in) -> (..., out)."""
         return self.to_layer().multilinear(x1, x2)

@@ -10,7 +10,7 @@ from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 
-__all__ = ["BilinearNetwork", "as_network", "check_network"]
+__all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
 
 
 class BilinearNetwork(TensorNetwork):
@@ -101,8 +101,8 @@ class BilinearNetwork(TensorNetwork):
         return BilinearNetwork([*self.parts[:i], part, *self.parts[i + 1 :]])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearNetwork":
-        """Return the network on a device and in a dtype; its parts become layers."""
-        return BilinearNetwork([layer.to(device, dtype) for layer in self.layers])
+        """Return the network with the arrays of every part on a device and in a dtype."""
+        return BilinearNetwork([part.to(device, dtype) for part in self.parts])
 
     def _tree(self, level: int, out: str, copy: int) -> tuple[Term, ...]:
         """Return the terms of copy `copy` of the part at `level` and of all parts below; its output mode is `out`."""
@@ -124,6 +124,16 @@ def as_network(part: TensorNetwork, name: str = "network") -> BilinearNetwork:
     if isinstance(part, BilinearNetwork):
         return part
     return BilinearNetwork([check_network(name, part)])
+
+
+def wide_layer(name: str, part: TensorNetwork) -> BilinearLayer:
+    """Return a part as a float64 layer: its arrays are converted before they are multiplied, so nothing is rounded.
+
+    name: what errors call the part. Raises TypeError and ValueError as `check_network` and `to_layer` do.
+    """
+    part = check_network(name, part)
+    wide = part.to(dtype=torch.float64) if isinstance(part, BilinearMap | BilinearNetwork) else part
+    return wide.to_layer().to(dtype=torch.float64)
 
 
 def check_network(name: str, value: object) -> TensorNetwork:

@@ -235,7 +235,8 @@ def check(found, expected, power, which):
             value = value / 10.0 ** math.copysign(power, power * degree)
         size = float(truth.nan_to_num().abs().max())
         # tables print 4 digits; iterative methods end where their tolerance ends them
-        close = {"shares": 2e-4, "cp": 1e-6, "krylov": 1e-3, "krylov result": 1e-3}.get(name, 1e-9)
+        # an eigenvector is known to its residual over the gap to the next eigenvalue, a tenth here
+        close = {"shares": 2e-4, "cp": 1e-6, "krylov": 1e-3, "krylov result": 1e-2}.get(name, 1e-9)
         off = float((value - truth).nan_to_num().abs().max())
         assert off <= close * size, f"{name}: {value.flatten()[:4].tolist()}, not {truth.flatten()[:4].tolist()}"
 

@@ -85,7 +85,7 @@ class Circuit:
     def _truth(self, z: Tensor) -> tuple[Tensor, int]:
         """The output of the network along the direction, likewise."""
         exponent = 0
-        for layer in self.network.layers:
+        for layer in self.network.to(dtype=torch.float64).layers:
             (core,), own = balance(layer)
             z, more = rescale(core.multilinear(z))
             exponent = 2 * exponent + own + more

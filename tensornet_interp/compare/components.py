@@ -11,7 +11,7 @@ from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.network import BilinearNetwork, check_network
+from tensornet_interp.network import BilinearNetwork, check_network, wide_layer
 from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result
@@ -80,7 +80,7 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     """
     check_bool("blocks", blocks)
     a, b = _part("a", a), _part("b", b)
-    one, two = a.to_layer(), b.to_layer()
+    one, two = wide_layer("a", a), wide_layer("b", b)
     for mode, axis in (("out", 0), ("in", 1)):
         check_size(mode, a=one.shape[axis], b=two.shape[axis])
     if (one.constant_in, one.constant_out) != (two.constant_in, two.constant_out):
@@ -88,7 +88,7 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     if one.down.device != two.down.device:
         raise ValueError(f"tensors must share one device; got a {one.down.device}, b {two.down.device}")
     if not blocks:
-        return _match_components(one, two, _reference(a, one), _report(b, two))
+        return _match_components(one, two, _reference(a, one), _report(b, two), b.terms()[0].data.dtype)
     if not (isinstance(a, SpectralResult) and isinstance(b, SpectralResult)):
         raise TypeError(f"blocks=True compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
     return _match_blocks(a, b)
@@ -116,9 +116,8 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
 
 
 def _match_components(
-    a: BilinearLayer, b: BilinearLayer, reference: tuple[Tensor, Tensor, Tensor], report: Report
+    a: BilinearLayer, b: BilinearLayer, reference: tuple[Tensor, Tensor, Tensor], report: Report, dtype: torch.dtype
 ) -> Matching:
-    dtype = b.down.dtype
     matrix, crossed = congruence(a, b)  # (rank of a, rank of b)
     pairs, order = _assign(matrix)
     mine, theirs = (torch.tensor(side, device=matrix.device) for side in zip(*pairs, strict=True))

@@ -51,7 +51,7 @@ class CP(_Ranked):
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
         """Return the steps from one term to as many as the layer has, which is exact."""
-        return [cls(rank=rank) for rank in sorted({1, 2, (layer.rank + 1) // 2, layer.rank})]
+        return [cls(rank=rank) for rank in sorted({1, min(2, layer.rank), (layer.rank + 1) // 2, layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""

@@ -64,7 +64,7 @@ class Eigen:
     def ladder(cls, layer: BilinearLayer) -> Sequence["Eigen"]:
         """Return the steps from one eigenpair per block to all, which is exact."""
         full = min(layer.shape[1], 2 * layer.rank)
-        return [cls(rank=rank) for rank in sorted({1, 2, (full + 1) // 2, full})]
+        return [cls(rank=rank) for rank in sorted({1, min(2, full), (full + 1) // 2, full})]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""

@@ -21,7 +21,7 @@ from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.statistics import Statistics, summarize
 from tensornet_interp.layer import TensorNetwork
-from tensornet_interp.network import check_network
+from tensornet_interp.network import check_network, wide_layer
 from tensornet_interp.numerics import EPS
 
 _PAIRS = ("all", "cross", "self")
@@ -158,7 +158,6 @@ class FeatureInteractions:
         return norm * norm
 
     def _norm(self) -> float:
-        """The root of the squared norm, which fits a float if Q does."""
         factors, exponent = rescale(self.factors)
         gram = factors.T @ factors * self.signs  # (rank, rank)
         return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
@@ -255,7 +254,7 @@ def feature_interactions(
     if rank is not None:
         check_int("rank", rank, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})")
     check_int("max_elements", max_elements, 1)
-    wide = part.to(dtype=torch.float64)
+    wide = wide_layer("layer", layer)
     values, vectors = eigenpairs(wide, direction.to(torch.float64)[None], rank or full)
     roots, signs = vectors[0] * values[0].abs().sqrt(), values[0].sign()  # (in, rank), (rank,)
     rooted = roots[1:] if part.constant_in else roots

@@ -10,7 +10,7 @@ from tensornet_interp.checks import check_alike, check_int, check_number, check_
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.network import check_network
+from tensornet_interp.network import check_network, wide_layer
 from tensornet_interp.numerics import EPS, nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
@@ -60,7 +60,7 @@ def low_rank_correlation(
         check_alike(directions=directions, bias=bias)
     _check_active(active, (len(x), count))
     # all at scales near 1: a correlation does not see them, and its squares neither over- nor underflow
-    (wide,), exponent = balance(part)
+    (wide,), exponent = balance(wide_layer("layer", layer))
     inputs, of_inputs = rescale(part.lift_input("x", x))  # (token, in)
     scaled, powers = balance_rows(directions)
     powers = powers + exponent + 2 * of_inputs  # of the outputs along each direction
@@ -117,7 +117,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     """
     part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
-    (balanced,), exponent = balance(part)
+    (balanced,), exponent = balance(wide_layer("layer", layer))
     core, _ = compress_inputs(balanced, count)
     size = core.shape[1]
     step = max(1, _CHUNK_ELEMENTS // (size * max(size, core.rank)))

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
@@ -10,8 +9,7 @@ from tensornet_interp.checks import check_alike
 from tensornet_interp.inner_products.frobenius import aligned, distance, frobenius
 from tensornet_interp.inner_products.operands import check_comparable
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.network import check_network
-from tensornet_interp.results import Result
+from tensornet_interp.network import check_network, wide_layer
 
 
 def norm(layer: TensorNetwork) -> Tensor:
@@ -20,7 +18,7 @@ def norm(layer: TensorNetwork) -> Tensor:
     ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. Hidden units that cancel do not spoil it, and only the
     norm itself must fit float64, not its square. Cost: O(rank^2 (in + out)), or O(out in^2 rank) if units cancel.
     """
-    (core,), exponent = balance(_wide("layer", layer))
+    (core,), exponent = balance(wide_layer("layer", layer))
     size = frobenius(core).value
     return times_power(size, exponent)
 
@@ -33,18 +31,11 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     resolve it. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
     errors, with the rank of both together.
     """
-    layers = _wide("approximation", approximation), _wide("reference", reference)
+    layers = wide_layer("approximation", approximation), wide_layer("reference", reference)
     check_comparable({"a": layers[0], "b": layers[1]})
     if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
     return distance(*layers).error
-
-
-def _wide(name: str, part: TensorNetwork) -> BilinearLayer:
-    """Return a layer in float64, the products of the arrays of a result included."""
-    part = check_network(name, part)
-    layer = part.to(dtype=torch.float64) if isinstance(part, Result) else part
-    return layer.to_layer().to(dtype=torch.float64)
 
 
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:

@@ -29,7 +29,7 @@ from tensornet_interp.inner_products.table import (
 )
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
-from tensornet_interp.network import check_network
+from tensornet_interp.network import wide_layer
 
 
 def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
@@ -108,7 +108,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
         raise ValueError("output_similarity is exact: leave method out of kind or give method='exact', not 'sampled'")
     pair = []
     for name, part in (("a", a), ("b", b)):
-        layer = check_network(name, part).to_layer().drop_constant()
+        layer = wide_layer(name, part).drop_constant()
         core = balance(layer).layers[0]
         pair.append(replace(core, down=balance_rows(core.down)[0]))  # a cosine does not see the scale of an output
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)

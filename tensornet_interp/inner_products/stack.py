@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance
@@ -25,7 +26,7 @@ class Stack:
 def as_stack(network: BilinearNetwork) -> Stack:
     """Rescale a network exactly: the scale of a layer counts once per copy of it, 2^(layers above) times."""
     layers, log_scale = [], 0.0
-    for layer in network.layers:
+    for layer in network.to(dtype=torch.float64).layers:  # arrays are widened before they are multiplied
         (core,), exponent = balance(layer)
         layers.append(core)
         log_scale = 2 * log_scale + exponent * math.log(2)

@@ -67,6 +67,11 @@ def swapped(layer):
     return BilinearLayer(down=layer.down, left=layer.right, right=layer.left)
 
 
+def unsymmetrized(layer):
+    """The tensor (out, in1, in2) of a layer as its factors say it."""
+    return torch.einsum("or,ir,jr->oij", layer.down, layer.left, layer.right)
+
+
 def dense(part):
     """The symmetrized tensor (out, in, in) of a layer or a result, whose arrays are taken as they are, in float64."""
     layer = part.to(dtype=torch.float64).to_layer()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from test_structure import PACKAGE, inside_imports
+from source import PACKAGE, inside_imports
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
 PUBLIC_UNDERSCORES = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples

@@ -87,7 +87,7 @@ class BilinearMap(TensorNetwork):
         return self.to_layer().drop_constant()
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearMap":
-        """The map on a device, in a dtype; its arrays are converted before they are multiplied."""
+        """Return the map on a device and in a dtype; its arrays are converted before they are multiplied."""
         return self.to_layer().to(device, dtype)
 
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
@@ -98,7 +98,6 @@ class BilinearMap(TensorNetwork):
         """Return B(x1, x2), by default B(x1, x1): (..., in) -> (..., out), without constant coordinates.
 
         Example:
-        >>> import torch
         >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
         >>> layer(torch.tensor([3.0, 4.0]))
         tensor([25.])

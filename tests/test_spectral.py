@@ -83,7 +83,8 @@ def test_effective_rank_by_hand():
 
 
 def test_groups_are_found_at_the_precision_of_the_dtype():
-    orthogonal = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0))).Q
+    square = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    orthogonal = torch.linalg.qr(square).Q.float()
     (group,) = decompose(BilinearLayer(down=torch.ones(1, 5), left=orthogonal, right=orthogonal), "eigen").groups(0)
     torch.testing.assert_close(group.projector, torch.eye(5), rtol=0, atol=1e-5)
 

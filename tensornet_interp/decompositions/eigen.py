@@ -102,7 +102,7 @@ class Eigen:
         tolerance = 10 * len(reassembled) * EPS + len(reassembled) ** 0.5 * noise
         if layer.constant_out and not torch.allclose(reassembled[:, 0], constant, rtol=0, atol=tolerance):
             raise ValueError(
-                "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
+                "directions must span the constant output (coordinate 0) of a lifted layer, or the next layer"
                 " loses its constant; add that direction, or decompose layer.drop_constant()"
             )
 

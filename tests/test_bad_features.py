@@ -73,7 +73,7 @@ TABLE = [
     ("block outside", lambda: FEATURES.block([0], [6]), ValueError, "columns must be features from 0 to 5, got 6"),
     ("block below zero", lambda: FEATURES.block([-1, 2], [0]), ValueError, "rows must be features from 0 to 5, got -1"),
     ("block of floats", lambda: FEATURES.block([0.5], [0]), TypeError, "rows must be a list of whole numbers"),
-    ("block too large", lambda: interactions(max_elements=8).block(range(3), range(3)), ValueError, "3 rows and 3 columns has more than max_elements=8 entries; take it in parts"),
+    ("block too large", lambda: interactions(max_elements=8).block(range(3), range(3)), ValueError, "3 rows and 3 columns has more than max_elements=8 entries; ask for smaller blocks"),
     ("codes of a feature too many", lambda: FEATURES(normal(7)), ValueError, "mode 'feature' has size 6 in decoder but 7 in codes"),
     ("names of features", lambda: FEATURES.table(2, "abc"), ValueError, "names must be one per feature, got 3 for 6 features"),
     ("vectors by rows", lambda: projections(X, RESULT.eigenvectors[0]), ValueError, "mode 'in' has size 5 in eigenvectors but 2 in vectors"),

@@ -37,7 +37,7 @@ TABLE = [
     ("baseline, draws", lambda: baseline_masks(normal(5), "gaussian", 0, seed=0), ValueError, "draws must be at least 1, got 0"),
     ("baseline, outside", lambda: baseline_masks(normal(5), "gaussian", 1, seed=0, allowed=HALF), ValueError, "mask is not zero outside of the allowed entries"),
     ("effect, size", lambda: effect(mask=normal(4)), ValueError, "mode 'in' has size 5 in x but 4 in mask"),
-    ("effect, zero mask", lambda: effect(mask=0 * normal(5)), ValueError, "mask is zero: it has no direction"),
+    ("effect, zero mask", lambda: effect(mask=0 * normal(5)), ValueError, "mask is zero, so it cannot be scaled"),
     ("effect, labels", lambda: effect(labels=LABELS[:1]), ValueError, "mode 'batch' has size 2 in x but 1 in labels"),
     ("effect, labels of floats", lambda: effect(labels=LABELS.double()), TypeError, "labels must be a tensor .* of int64 class numbers, got torch.float64"),
     ("effect, labels beyond", lambda: effect(labels=LABELS + 90), ValueError, "labels must be classes from 0 to"),

@@ -231,7 +231,7 @@ def test_the_basis_is_stated_by_the_layer_or_by_the_call():
     with pytest.raises(ValueError, match="does not state the basis of its inputs"):
         feature_interactions(layer, direction, decoder)
     with pytest.raises(
-        ValueError, match=r"but the layer's is 'stream after the norm': .* must share their coordinates"
+        ValueError, match=r"but the layer's basis is 'stream after the norm': .* must share their coordinates"
     ):
         feature_interactions(told, direction, decoder, basis="stream before the norm")
 

@@ -1,4 +1,4 @@
-"""What bonds between layers carry, and networks with truncated bonds (ODT: orthogonalise, diagonalise, truncate)."""
+"""Bonds between layers: their spectra, and their truncation (ODT: orthogonalise, diagonalise, truncate)."""
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt

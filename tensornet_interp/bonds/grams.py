@@ -1,4 +1,4 @@
-"""What every bond of a stack of bilinear layers carries: the Gram matrices below and above it, and singular values."""
+"""Bonds of a stack of bilinear layers: the Gram matrices below and above every bond, and its singular values."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Bond:
 
     @property
     def rank(self) -> int:
-        """How many coordinates carry more than the floor."""
+        """Return the number of coordinates whose singular value is above the floor."""
         return self.encoder.shape[0]
 
     def discarded(self, rank: int) -> float:
@@ -55,7 +55,7 @@ class Bond:
         return float(values[rank - 1] / values[rank])
 
     def in_cluster(self, rank: int) -> bool:
-        """Whether s[rank - 1] and s[rank] are equal to within the floor: a cut between them is one choice of many."""
+        """Return True if s[rank - 1] and s[rank] are equal up to the floor: a cut between them is arbitrary."""
         if not 0 < rank < self.rank:
             return False
         values = self.singular_values_without_constant

@@ -1,4 +1,4 @@
-"""Networks with truncated bonds: what every bond carries, and the guaranteed and the measured error of a cut."""
+"""Networks with truncated bonds: the spectrum of every bond, and the guaranteed and the measured error of a cut."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Truncation:
 
 @dataclass(frozen=True, eq=False)
 class ODT:
-    """An ODT holds a network and what its bonds carry, input first; `odt` makes it."""
+    """An ODT holds a network and its bonds with their spectra, input first; `odt` makes it."""
 
     network: BilinearNetwork
     bonds: tuple[Bond, ...]

@@ -18,7 +18,7 @@ _PRINTED = 4  # children of a component that `str` prints
 class Level:
     """A level holds the components that read the input of one layer, best first.
 
-    Component i belongs to the parent parents[i], one level up.
+    Component i contributes to component parents[i] of the level above.
     """
 
     layer: int
@@ -57,9 +57,8 @@ class Circuit:
 
     direction . f(x) = sum_i eigenvalue_i c_i^2, c_i = sum_j eigenvalue_ij c_ij^2, ..., c = vector . x at the leaves
 
-    Calling it returns the output that the kept components reproduce; with complete widths that is the exact output.
-    `coordinates`, `contributions` and `ablations` are those of the whole network: they do not depend on which other
-    components were kept.
+    A call returns the output of the kept components; with complete widths it is the exact output. `coordinates`,
+    `contributions` and `ablations` refer to the whole network: they do not depend on which other components were kept.
     """
 
     network: BilinearNetwork
@@ -73,7 +72,7 @@ class Circuit:
         return times_power(*self._output(self._lift(x))).to(x.dtype)
 
     def _output(self, z: Tensor) -> tuple[Tensor, int]:
-        """The output of the kept components for inputs with their constant coordinate, over 2^exponent; float64."""
+        """Return the output of the kept components for lifted inputs, divided by 2^exponent, and exponent; float64."""
         value, exponent = rescale(z @ self.levels[-1].vectors.to(torch.float64).T)  # (..., component)
         for level, above in self._upward():
             eigenvalues, own = rescale(level.eigenvalues)
@@ -83,7 +82,7 @@ class Circuit:
         return value[..., 0], exponent
 
     def _truth(self, z: Tensor) -> tuple[Tensor, int]:
-        """The output of the network along the direction, likewise."""
+        """Return the output of the network along the direction, divided by 2^exponent, and exponent; float64."""
         exponent = 0
         for layer in self.network.to(dtype=torch.float64).layers:
             (core,), own = balance(layer)
@@ -106,9 +105,9 @@ class Circuit:
         return tuple((level.eigenvalues * values * values).to(x.dtype) for level, values in pairs)
 
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return how much the output falls if one component is taken out and all others stay, exactly.
+        """Return exactly how much the output falls if one component is removed and all others stay.
 
-        One (..., component) per level, top first; at the top level it is the contribution.
+        One tensor (..., component) per level, top first; at the top level it is the contribution.
         Memory: samples * components.
         """
         values = self._coordinates(x)
@@ -125,7 +124,7 @@ class Circuit:
 
         Raises ValueError if the output is zero on every x.
         """
-        z, _ = rescale(self._lift(x))  # the error does not see the scale of homogeneous inputs
+        z, _ = rescale(self._lift(x))  # the error of a homogeneous map does not depend on the scale of x
         (kept, of_kept), (output, of_output) = self._output(z), self._truth(z)
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
@@ -168,7 +167,7 @@ class Circuit:
         return "\n".join(lines)
 
     def _upward(self) -> Iterator[tuple[Level, int]]:
-        """Every level, lowest first, with the number of components above it; the output is above the top."""
+        """Iterate over the levels, lowest first, with the number of components one level up (1 above the top)."""
         counts = [1, *(len(level) for level in self.levels)]
         return zip(reversed(self.levels), reversed(counts[:-1]), strict=True)
 
@@ -183,9 +182,9 @@ class Circuit:
 def carry_up(
     change: Tensor, parents: Tensor, above: Sequence[Level], values: Sequence[Tensor], bound: bool = False
 ) -> Tensor:
-    """Return what the output loses if each coordinate of `parents` loses `change` (..., component).
+    """Return how much the output loses if each coordinate of `parents` loses `change` (..., component).
 
-    One level up the loss is eigenvalue * (c^2 - (c - change)^2). values: the coordinates c of the levels `above`.
+    One level up, the loss is eigenvalue * (c^2 - (c - change)^2). values: the coordinates c of the levels `above`.
     bound=True: values are magnitudes and `change` is negative; the result bounds how far the output can change.
     """
     for level, value in zip(reversed(above), reversed(values), strict=True):

@@ -132,7 +132,7 @@ def decompose(
         if not isinstance(part, BilinearNetwork):
             raise TypeError("a mapping of methods needs a BilinearNetwork; a single layer takes one method")
         if options:
-            raise ValueError(f"options {sorted(options)} with a mapping: put them in it, as {{0: Eigen(rank=8)}}")
+            raise ValueError(f"options {sorted(options)} with a mapping: put them into it: {{0: Eigen(rank=8)}}")
         chosen = [check_int("part", i, -len(part), len(part) - 1) % len(part) for i in method]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"the mapping names a part twice: {list(method)} of {len(part)} parts")

@@ -31,7 +31,7 @@ class Eigen:
     rank: the number of eigenpairs kept per block, largest magnitude first, with their signs; None keeps all
     min(in, 2 hidden).
 
-    Result: a `SpectralResult` with one block per direction. Differentiable where the eigenvalues of a block differ.
+    Result: a `SpectralResult` with one block per direction. Differentiable if the eigenvalues of a block differ.
     Cost: per direction 2 r^2 hidden + 9 r^3 flops. If 2 hidden < in, one QR of [left, right] (4 in r^2) makes
     r = 2 hidden; else, or if that is cheaper, r = in. Memory: at most 2^24 matrix entries at once. The error of
     directions other than the outputs takes out in^2 more; above 2^26 entries it is measured without that memory, and
@@ -102,7 +102,7 @@ class Eigen:
         tolerance = 10 * len(reassembled) * EPS + len(reassembled) ** 0.5 * noise
         if layer.constant_out and not torch.allclose(reassembled[:, 0], constant, rtol=0, atol=tolerance):
             raise ValueError(
-                "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
+                "directions must span the constant output (coordinate 0) of a lifted layer, or the next layer"
                 " loses its constant; add that direction, or decompose layer.drop_constant()"
             )
 

@@ -41,7 +41,7 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
 
     exact: the result in float64, before it was rounded. `known` is taken if rounding does not matter beside it; else
     the entries of both tensors are compared, output by output, if that costs at most 2e11 flops; else `known` and the
-    rounding are added. A zero layer, of which every result is zero, has error 0.
+    rounding are added. The error of a zero layer is 0, since its result is zero.
     """
     (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
     if not core.down.any():
@@ -101,7 +101,7 @@ def _check_range(exact: Result, dtype: torch.dtype) -> list[str]:
 
 
 def _constant_is_off(result: Result) -> list[str]:
-    """A warning if the result of a lifted layer does not hand on exactly 1 as its constant coordinate."""
+    """Return a warning if the result of a lifted layer does not pass on exactly 1 as its constant coordinate."""
     if not result.constant_out or not result.constant_in:
         return []
     first = torch.zeros_like(result.outputs[:, 0])
@@ -111,19 +111,17 @@ def _constant_is_off(result: Result) -> list[str]:
     off = float(torch.linalg.matrix_norm(made))
     if off <= 1e2 * torch.finfo(result.outputs.dtype).eps:
         return []
-    return [
-        f"the constant coordinate that a lifted layer hands on is off by up to {off:.3g} |[1, x]|^2: truncation cut it"
-    ]
+    return [f"the constant coordinate of the output is off by up to {off:.3g} |[1, x]|^2, since truncation changed it"]
 
 
 def cut_warning(values: Tensor, kept: int, what: str, floor: float) -> list[str]:
-    """A warning if the cut after the first `kept` of these magnitudes, largest first, divides nearly equal ones."""
+    """Return a warning if the cut after the first `kept` magnitudes, largest first, separates nearly equal ones."""
     if not 0 < kept < len(values):
         return []
     above, below, largest = (float(values[at].detach().abs()) for at in (kept - 1, kept, 0))
     if below <= floor * largest or above - below > 1e2 * floor * largest:
         return []
     return [
-        f"{what}: the cut after {kept} runs between nearly equal values ({above:.6g} and {below:.6g}), so which"
-        " directions are kept is a matter of rounding"
+        f"{what}: the cut after {kept} runs between nearly equal values ({above:.6g} and {below:.6g}), so rounding"
+        " decides which directions are kept"
     ]

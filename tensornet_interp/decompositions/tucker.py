@@ -33,7 +33,7 @@ class HOSVD:
     third of its square.
 
     Result: a `TuckerResult` with all singular values; those below `report.floor` times the largest are rounding.
-    Differentiable where no two equal singular values stand on the two sides of a cut.
+    Differentiable if no cut separates equal singular values.
     Cost: compression 8 in hidden^2, then out r^2 (hidden + min(out, r)) flops with r = min(in, 2 hidden). If the
     unfolding has more than 2^25 entries (out r^2), Gram matrices take its place: 8 hidden^2 r.
     Raises ValueError if two options are given or a rank is above the size of its mode, TypeError if ranks is no pair.

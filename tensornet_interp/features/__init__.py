@@ -1,4 +1,4 @@
-"""Dictionary features on both sides of a layer: interactions of inputs, eigenpairs of outputs, names of directions.
+"""Dictionary features before and behind a layer: interactions of inputs, eigenpairs of outputs, names of directions.
 
 Most functions take plain matrices: input features are the columns of a decoder (in, feature), output features the rows
 of an encoder (feature, out). The layer or the argument "basis" states the coordinates of the inputs, before or after a

@@ -1,4 +1,4 @@
-"""The basis of a layer's inputs, stated by the layer or by the caller, never assumed."""
+"""The basis of a layer's inputs: the layer or the caller states it, and it is never assumed."""
 
 from tensornet_interp.checks import check_text
 from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer
@@ -11,12 +11,12 @@ def stated_basis(layer: BilinearLayer, basis: str | None) -> str:
         check_text("basis", basis)
     if basis is None and known is None:
         raise ValueError(
-            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, as 'residual stream"
-            " after the norm': the coordinates that layer and vectors must share"
+            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, such as 'residual stream"
+            " after the norm': layer and vectors must share these coordinates"
         )
     if basis and known and basis != known:
         raise ValueError(
-            f"basis is {basis!r} but the layer's is {known!r}: vectors and layer must share their coordinates;"
-            " move one of them with change_basis"
+            f"basis is {basis!r} but the layer's basis is {known!r}: vectors and layer must share their coordinates;"
+            " transform one of them with change_basis"
         )
     return basis or known or ""

@@ -18,11 +18,11 @@ class Dictionary:
     x[d] = sum_feature decoder[d, feature] f[feature] + decoder_bias[d]
 
     Both matrices have the layout of `nn.Linear.weight`: a row of `encoder` reads a feature, a column of `decoder`
-    writes it. center is decoder_bias if `centered`, else zero. act has up to three steps: keep the `k` largest of a
-    sample (TopK) and zero the rest; zero negative ones (`rectify`); zero those not above `threshold` (JumpReLU). A
-    step whose option is None or False is left out.
-    `point`: where in the model its vectors are, such as "mlp-in" or "blocks.3.hook_mlp_out". Before or after a norm
-    matters: the input dictionary of a layer must be trained on what the layer reads.
+    writes it. center is decoder_bias if `centered`, else zero. act has up to three steps: keep the `k` largest codes
+    of a sample (TopK) and zero the rest; zero negative codes (`rectify`); zero codes that are not above `threshold`
+    (JumpReLU). A step whose option is None or False is left out.
+    `point`: where in the model the vectors x are, such as "mlp-in" or "blocks.3.hook_mlp_out". It matters if that is
+    before or after a norm: the input dictionary of a layer must be trained on what the layer reads.
 
     Raises ValueError if sizes, devices or dtypes differ, or if k is above the number of features.
     """
@@ -91,7 +91,7 @@ class Dictionary:
         return y if bias is None else y + bias
 
     def reading_bias(self) -> Tensor | None:
-        """Return encoder_bias - encoder center, (feature,): what pre-activations add to encoder x; None if nothing."""
+        """Return the term encoder_bias - encoder center (feature,) of the pre-activations; None if there is none."""
         if self.decoder_bias is None or not self.centered:
             return self.encoder_bias
         shift = self.encoder @ self.decoder_bias
@@ -131,16 +131,16 @@ class Dictionary:
 def between(
     layer: BilinearLayer, inputs: Dictionary | None = None, outputs: Dictionary | None = None, *, biases: bool = True
 ) -> BilinearLayer:
-    """Return the layer between two dictionaries: features in, features out.
+    """Return the layer between two dictionaries, whose inputs and outputs are features.
 
     B'[g, f1, f2] = sum encoder[g, out] B[out, in1, in2] decoder[in1, f1] decoder[in2, f2]
 
-    `inputs` is the dictionary before the layer; the columns of its decoder enter: x = decoder f + decoder_bias.
-    `outputs` is the dictionary after the layer; the rows of its encoder enter, so the result computes its
+    `inputs` is the dictionary before the layer; the columns of its decoder are used: x = decoder f + decoder_bias.
+    `outputs` is the dictionary after the layer; the rows of its encoder are used, so the result computes its
     pre-activations: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier and threshold
-    are not bilinear and are no part of it. A layer that is not lifted yet is lifted if there are biases (rank + 1);
-    `biases=False` leaves the biases of both sides out, and basis and history say so. A dictionary of the residual
-    stream after the layer reads y + x, not y.
+    are not bilinear, so the result leaves them out. If there are biases, a layer that is not lifted is lifted
+    (rank + 1); `biases=False` leaves out the biases of both sides, and basis and history say so. A dictionary of the
+    residual stream after the layer reads y + x, not y.
 
     Raises ValueError if a dictionary has another width than the layer. Cost: 2 rank in features + rank out features
     multiply-adds; memory: features * rank per factor.

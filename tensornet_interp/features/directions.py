@@ -1,4 +1,4 @@
-"""What a direction is near: coordinates in eigenvectors, names of the nearest vectors, the overlap of two sets."""
+"""Meaning of directions: coordinates in eigenvectors, names of the nearest vectors, overlap of two sets."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,14 +35,14 @@ class Overlap(NamedTuple):
 
 @torch.no_grad()
 def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
-    """Return vectors in the coordinates of eigenvectors, with cosines and the share that is captured.
+    """Return vectors in the coordinates of eigenvectors, with cosines and the share in their span.
 
     coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector]
 
-    vectors: (in, vector), columns: a decoder, differences of token unembeddings, an embedded prompt; they must be in
-    the space of the eigenvectors' layer. eigenvectors: (in, rank), such as `result.eigenvectors[block]`. For a lifted
-    layer both have the constant coordinate in front: 0 for a direction, 1 for an input. Raises ValueError if sizes
-    differ. Cost: 2 in * vector * rank flops.
+    vectors: (in, vector), as columns, for example a decoder, differences of token unembeddings or an embedded prompt.
+    They must be in the input space of the layer. eigenvectors: (in, rank), such as `result.eigenvectors[block]`. For a
+    lifted layer both have the constant coordinate in front: 0 for a direction, 1 for an input. Raises ValueError if
+    sizes differ. Cost: 2 in * vector * rank flops.
     """
     check_tensor("vectors", vectors, ("in", "vector"))
     check_tensor("eigenvectors", eigenvectors, ("in", "rank"))
@@ -106,7 +106,7 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def _row_basis(rows: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows, whatever their lengths, up to the rounding of their dtype; float64."""
+    """Return orthonormal rows with the span of the rows, up to the rounding of their dtype; lengths do not count."""
     units = unit_columns(rows.to(torch.float64).T)[0].T
     _, values, basis = torch.linalg.svd(units, full_matrices=False)
     return basis[values > row_noise(units, rows.dtype) * values[0]]

@@ -31,7 +31,7 @@ _RANKINGS = ("magnitude", "negative", "positive")
 class Interaction(NamedTuple):
     """An interaction is one entry Q[first, second] with first <= second.
 
-    If first != second it acts twice: the entry (second, first) is equal.
+    If first != second, it acts twice, since the entry (second, first) is equal.
     """
 
     first: int
@@ -91,7 +91,7 @@ class FeatureInteractions:
         if len(picks[0]) * len(picks[1]) > self.max_elements:
             raise ValueError(
                 f"a block of {len(picks[0])} rows and {len(picks[1])} columns has more than"
-                f" max_elements={self.max_elements} entries; take it in parts, or raise max_elements"
+                f" max_elements={self.max_elements} entries; ask for smaller blocks, or increase max_elements"
             )
         return self._tile(*picks)
 
@@ -158,6 +158,7 @@ class FeatureInteractions:
         return norm * norm
 
     def _norm(self) -> float:
+        """Return the root of the squared norm, which fits a float if Q does."""
         factors, exponent = rescale(self.factors)
         gram = factors.T @ factors * self.signs  # (rank, rank)
         return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
@@ -166,12 +167,12 @@ class FeatureInteractions:
         return (self.factors[rows] * self.signs) @ self.factors[columns].T
 
     def _tiles(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of groups that cover every pair of features once; a group with itself covers its pairs twice."""
+        """Yield pairs of groups that cover every pair of features once; a group with itself covers its pairs twice."""
         groups = order.split(max(1, math.isqrt(self.max_elements)))
         yield from ((rows, columns) for i, rows in enumerate(groups) for columns in groups[i:])
 
     def _cross(self) -> Iterator[Tensor]:
-        """All Q[i, j] with i < j, in tiles."""
+        """Yield all Q[i, j] with i < j, in tiles."""
         for rows, columns in self._tiles(torch.arange(len(self), device=self.factors.device)):
             tile = self._tile(rows, columns)
             inside = tile[torch.ones_like(tile, dtype=torch.bool).triu(1)] if rows is columns else tile.flatten()
@@ -179,9 +180,9 @@ class FeatureInteractions:
                 yield inside
 
     def _scan(self, n: int, by: str, *, cross: bool) -> tuple[Tensor, Tensor]:
-        """Values of the n best pairs and first * features + second: a running merge over the tiles."""
+        """Return values and places (first * features + second) of the n best pairs, merged tile by tile."""
         norms = self.factors.norm(dim=1)
-        # the bound is met exactly by a feature with itself: room for the rounding of norms and products
+        # a feature with itself reaches the bound: leave room for the rounding of norms and products
         norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * EPS)
         values = norms.new_empty(0)
         index = torch.empty(0, dtype=torch.int64, device=norms.device)
@@ -191,7 +192,7 @@ class FeatureInteractions:
                 continue
             tile = self._tile(rows, columns)
             score = _score(tile, by)
-            if rows is columns:  # each pair once, itself not for cross
+            if rows is columns:  # each pair once, and no diagonal for "cross"
                 score = score.masked_fill(torch.ones_like(score, dtype=torch.bool).tril(0 if cross else -1), -math.inf)
             scores, at = score.flatten().topk(min(n, score.numel()))
             at = at[scores > -math.inf]

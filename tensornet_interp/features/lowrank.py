@@ -1,4 +1,4 @@
-"""Output features by their leading eigenpairs: how faithful a few pairs are, which features have a simple matrix."""
+"""Output features and their leading eigenpairs: how faithful few pairs are, and which features have a simple matrix."""
 
 from collections.abc import Sequence
 
@@ -36,9 +36,9 @@ def low_rank_correlation(
     directions: (feature, out), encoder rows, with the constant coordinate of a lifted output. x: (token, in), plain,
     in the basis (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
     ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that the rank allows.
-    active: the tokens on which a feature is active: a boolean tensor (token, feature), such as a TopK dictionary
-    gives, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder's; it is used
-    only for that threshold.
+    active: the tokens on which a feature is active, either a boolean tensor (token, feature), for example from a TopK
+    dictionary, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder bias, which
+    is used only for that threshold.
     Returns one record per feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens",
     "active" (number of active tokens), "basis". A correlation is NaN if it is undefined: fewer than two tokens, or no
     variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
@@ -52,14 +52,14 @@ def low_rank_correlation(
     if ks is None:
         ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= full]
     if not len(ks):
-        raise ValueError("ks is empty; give the numbers of eigenpairs to try, as (1, 2, 4)")
+        raise ValueError("ks is empty; give the numbers of eigenpairs to try, such as (1, 2, 4)")
     ks = [check_int("k", k, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})") for k in ks]
     if bias is not None:
         check_tensor("bias", bias, ("feature",))
         check_size("feature", directions=count, bias=bias.shape[0])
         check_alike(directions=directions, bias=bias)
     _check_active(active, (len(x), count))
-    # all at scales near 1: a correlation does not see them, and its squares neither over- nor underflow
+    # all scales are near 1: a correlation does not depend on them, and its squares neither over- nor underflow
     (wide,), exponent = balance(wide_layer("layer", layer))
     inputs, of_inputs = rescale(part.lift_input("x", x))  # (token, in)
     scaled, powers = balance_rows(directions)
@@ -105,10 +105,10 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
 
     share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2
 
-    It needs the weights alone. Largest share first; among equal shares the lower feature number first. A product of
-    two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says;
-    a single square has share 1 without the flag. A direction whose matrix is zero has share 0. The share depends on
-    the coordinates of the inputs, which "basis" reports, and not on the length of the direction.
+    Only weights are needed. The largest share comes first; among equal shares, the lower feature number. A product of
+    two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says.
+    A single square has share 1 without the flag, and a zero matrix has share 0. The share depends on the coordinates
+    of the inputs, which "basis" reports, but not on the length of the direction.
     directions: (feature, out), with the constant coordinate of a lifted output.
     Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues,
     largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "basis".
@@ -170,14 +170,14 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Pearson correlation over the tokens in the mask: a (token, feature, k), b and mask (token, feature)."""
+    """Return the Pearson correlation over the masked tokens; a (token, feature, k), b and mask (token, feature)."""
     weight = mask.to(a.dtype)[..., None]
     count = weight.sum(0).clamp(min=1)
     sides = []
     for side in (a, b[..., None]):
         centred = (side - (weight * side).sum(0) / count) * weight
         norm = centred.square().sum(0).sqrt()
-        # what is left of a constant after subtracting its mean is rounding, not variance
+        # a constant minus its mean is rounding, not variance
         rounding = 8 * EPS * (weight * side).square().sum(0).sqrt()
         sides.append((centred, torch.where(norm > rounding, norm, torch.nan)))
     (left, left_norm), (right, right_norm) = sides

@@ -1,6 +1,6 @@
-"""Does a circuit carry its output feature? Test it by removing its inputs on held-out tokens.
+"""Tests of circuits: does the output feature lose its activation if the inputs of the circuit are removed?
 
-The control removes as much of other features.
+The tokens are held out, and the control removes an equally long part of other features.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,9 +20,9 @@ from tensornet_interp.numerics import t_quantile, unit_columns
 class RemovalRule:
     """A removal rule says when `removal_test` confirms a circuit; `str` returns it as one sentence."""
 
-    min_drop: float = 0.5  # a circuit has to carry at least this share of its feature's activation
+    min_drop: float = 0.5  # the least share of the feature's activation that the removal must take
     min_windows: int = 10  # if the feature is active in fewer windows of text, nothing is decided
-    confidence: float = 0.95  # of the interval of the difference from the control
+    confidence: float = 0.95  # confidence of the interval of the difference from the control
 
     def __str__(self) -> str:
         return (
@@ -73,11 +73,11 @@ def removal_test(
 
     drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), p the feature's pre-activation behind the layer
 
-    x: (token, in), held-out inputs of the layer on which the feature is active; removed, control: (token, in), what is
-    subtracted; window: (token,), the number of the stretch of text that a token is from; name: what was removed, for
-    tables. The other features do not compete here (no TopK), so the drop is the feature's own. Tokens of one window
-    are not independent: means are over tokens of a window, then over windows, and the interval (Student's t) is that
-    of the paired difference over windows. `REMOVAL_RULE` decides.
+    x: (token, in), held-out inputs of the layer on which the feature is active. removed, control: (token, in), what is
+    subtracted. window: (token,), the number of the window of text that holds the token. name: what was removed, for
+    tables. Other features do not compete (there is no TopK), so the drop is the feature's own. Tokens of one window
+    are not independent, so means are taken over the tokens of a window and then over windows. The interval (Student's
+    t) is for the paired difference over windows. `REMOVAL_RULE` decides.
     Raises ValueError if sizes differ or the feature is not active on x. Cost: three evaluations of the layer on x.
     """
     check_int("feature", feature, 0, outputs.features - 1)
@@ -148,10 +148,10 @@ def circuit_tests(
 ) -> tuple[Verdict, Verdict]:
     """Test a circuit twice: by its input features `members`, and by the plane of its two leading eigenvectors.
 
-    x: (token, in), held-out inputs on which the output feature is active; window: as in `removal_test`. What is removed
-    is decoder[:, members] codes for the features, and the input's part in the plane for the plane. The controls remove
-    as much of other features (`random_part`): as many as members are active on a token, or two for the plane.
-    Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
+    x: (token, in), held-out inputs on which the output feature is active; window: as in `removal_test`. The first test
+    removes decoder[:, members] codes, the second one the part of the input in the plane. Each control removes an
+    equally long part of other features (`random_part`): as many features as members are active on a token, or two for
+    the plane. Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
     """
     inputs, x = inputs.to(dtype=torch.float64), x.to(torch.float64)
     codes = inputs.encode(x)  # (token, feature)
@@ -170,11 +170,11 @@ def circuit_tests(
 
 
 def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, *, seed: int) -> Tensor:
-    """Return the part of the input that random other features write, as long as `like` on every token: (token, in).
+    """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
 
-    codes: (token, feature); decoder: (in, feature); like: (token, in), whose length is matched; count: (token,), how
-    many active features to draw per token; leave: the features that are never drawn. A token with fewer active
-    features gets all of them; a token with none gets zero.
+    codes: (token, feature). decoder: (in, feature). like: (token, in), whose length is matched on every token. count:
+    (token,), how many active features to draw per token. leave: the features that are never drawn. A token with fewer
+    active features gets all of them; a token without any gets zero.
     """
     generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
     score = torch.rand(codes.shape, generator=generator).to(codes.device) + 1

@@ -13,16 +13,16 @@ from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_number, check_share
 
 _BINS = 2**16
-_LEAST = -1100  # an exponent below those of all numbers, for zeros
+_LEAST = -1100  # the exponent of zeros, below the exponents of all other numbers
 
 
 @dataclass(frozen=True)
 class Statistics:
     """Statistics summarise a set of numbers.
 
-    std divides by the count; kurtosis is m4 / m2^2: 3 for a normal distribution, NaN if all numbers are equal. A
-    quantile is the nearest number of the sorted set, up to one bin: 2^-16 of the range of arsinh((value - mean) / std),
-    so it is finer near the mean than in the tails.
+    std divides by the count. kurtosis is m4 / m2^2: 3 for a normal distribution, NaN if all numbers are equal. A
+    quantile is the nearest number of the sorted set, up to one bin. A bin is 2^-16 of the range of
+    arsinh((value - mean) / std), so it is finer near the mean than in the tails.
     """
 
     count: int
@@ -46,7 +46,7 @@ class Statistics:
 
 class _Moments(NamedTuple):
     n: int
-    exponent: int  # the other numbers are those of values / 2^exponent: fourth powers neither over- nor underflow
+    exponent: int  # all other numbers describe values / 2^exponent, whose fourth powers neither over- nor underflow
     mean: float
     m2: float  # sum (value - mean)^2
     m3: float
@@ -56,10 +56,10 @@ class _Moments(NamedTuple):
 
 
 def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Sequence[float]) -> Statistics:
-    """Return the statistics of all numbers in the chunks; one chunk at a time is in memory, `chunks` is called twice.
+    """Return the statistics of all numbers in the chunks, with one chunk in memory at a time.
 
     Moments are merged exactly (Pebay 2008), without sums of raw powers. Outliers and the histogram for the quantiles
-    need the mean and the standard deviation first, hence the second pass.
+    need the mean and the standard deviation first, so `chunks` is called twice.
     """
     check_number("z", z, 0, low_open=True)
     if not len(quantiles):
@@ -108,14 +108,14 @@ def _moments(values: Tensor) -> _Moments:
 
 
 def _divided(moments: _Moments, exponent: int) -> _Moments:
-    """The moments with another, larger exponent."""
+    """Return the moments with a larger exponent."""
     n, own, *numbers = moments
     degrees = (1, 2, 3, 4, 1, 1)
     return _Moments(n, exponent, *(math.ldexp(x, d * (own - exponent)) for x, d in zip(numbers, degrees, strict=True)))
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """The moments of both sets together."""
+    """Return the moments of both sets together."""
     exponent = max(a.exponent, b.exponent)
     a, b = _divided(a, exponent), _divided(b, exponent)
     both, step = a.n + b.n, b.mean - a.mean

@@ -26,9 +26,9 @@ def norm(layer: TensorNetwork) -> Tensor:
 def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
     """Return the relative error of one layer's symmetrized tensor against another's.
 
-    error = ||A - B|| / ||B||, where B is the reference. The arrays of both are taken as they are, in float64. The error
-    is exact to rounding, however small it is: the entries of the difference are summed if pairs of hidden units do not
-    resolve it. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
+    error = ||A - B|| / ||B||, where B is the reference. The arrays of both are converted to float64. The error is exact
+    up to rounding, even if it is small: if pairs of hidden units do not resolve it, the entries of the difference are
+    summed. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
     errors, with the rank of both together.
     """
     layers = wide_layer("approximation", approximation), wide_layer("reference", reference)

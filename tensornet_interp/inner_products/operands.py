@@ -1,4 +1,4 @@
-"""What the verbs of this room compare: networks of one depth, or single layers, with the same inputs and outputs."""
+"""Operands of inner products: networks of equal depth, or single layers, with the same inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +23,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
 
 
 def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
-    """Return all as networks of one depth, with the same inputs and outputs."""
+    """Return all operands as networks of equal depth, with the same inputs and outputs."""
     networks = {name: as_network(part, name) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():

@@ -36,8 +36,8 @@ def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", prog
     """Return the inner product <a, b> of two layers, decompositions or networks, computed from their weights.
 
     <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`.
-    a, b: of one depth, with the same inputs and outputs. The constant coordinate of a lifted input counts like any
-    other in `Tree` and `Symmetric`; the constant coordinate of a lifted output is dropped.
+    a, b: of equal depth, with the same inputs and outputs. `Tree` and `Symmetric` treat the constant coordinate of a
+    lifted input like any other; the constant coordinate of a lifted output is dropped.
     kind: one of these objects, or its name ("tree", "symmetric", "gaussian") for the default options.
     progress: whether work of more than a second shows a bar.
     `float(result)` or `result.to_tensor()` is the number; `result.value` alone lacks the factor exp(log_scale).

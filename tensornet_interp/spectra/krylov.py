@@ -12,21 +12,21 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.numerics import nonzero
 
-_GRAM_ROWS = 512  # hidden units whose inner products with the others are held at once
-_SINGLE = 1e-4  # tolerance that float32 can serve
-_AHEAD = 0.2  # share of the tolerance up to which float32 goes on: its steps are cheap, and fewer vectors are verified
-_SECOND_LOOK = 6  # steps with k vectors in which an eigenvalue that one vector did not see shows
+_GRAM_ROWS = 512  # hidden units whose inner products with all others are in memory at once
+_SINGLE = 1e-4  # the smallest tolerance that float32 can reach
+_AHEAD = 0.2  # float32 continues to this share of the tolerance: its steps are cheap, and fewer vectors are verified
+_SECOND_LOOK = 6  # steps with k vectors, which find an eigenvalue that one vector missed
 
 
 class Matrices(NamedTuple):
-    """Maps rows by M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]); float64."""
+    """Symmetric matrices M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]); float64."""
 
     left: Tensor  # (in, hidden)
     right: Tensor  # (in, hidden)
     weights: Tensor  # (block, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(block, n, in) -> (block, n, in): four matrix products that all blocks share, 8 in * hidden flops per row."""
+        """Multiply rows (block, n, in) by M, in four products that all blocks share: 8 in * hidden flops per row."""
         rows, half = x.flatten(0, 1), self.weights[:, None, :] / 2
         by_left = (rows @ self.left).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)  # (block * n, hidden)
         by_right = (rows @ self.right).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)
@@ -66,7 +66,7 @@ def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
 
 
 class Bounds(NamedTuple):
-    """Bounds, (block, k) each: from a value to some eigenvalue, and between magnitudes at the same place."""
+    """Bounds (block, k): on the distance from a value to some eigenvalue, and between magnitudes of equal rank."""
 
     near: Tensor
     place: Tensor
@@ -75,12 +75,12 @@ class Bounds(NamedTuple):
 def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
     """Bound the eigenvalues of M = [[diag(values), coupling^T], [coupling, C]] if only ||C|| <= rest is known.
 
-    values (block, j), j >= k, largest magnitude first; coupling (block, n, j), n rows that carry all of it; rest
-    (block,). With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest) as quadratic forms:
-    the i-th largest eigenvalue of M is at most that of S(rest), or rest, and at least the i-th largest value
-    (Cauchy); the smallest likewise. Merged by magnitude they bound the i-th largest magnitude. Such a bound is
-    quadratic in the coupling if the value is above rest. The norm of a value's column of the coupling (the
-    residual of its Ritz vector) bounds the distance to some eigenvalue, whatever rest is.
+    values: (block, j), j >= k, largest magnitude first; coupling: (block, n, j), n rows that hold all of the coupling;
+    rest: (block,). With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest) as quadratic
+    forms. So the i-th largest eigenvalue of M is at most the i-th largest of S(rest), or rest, and at least the i-th
+    largest value (Cauchy). The same holds for the smallest. Merged by magnitude, these bounds enclose the i-th largest
+    magnitude; they are quadratic in the coupling if the value is above rest. The norm of the coupling column of a
+    value (the residual of its Ritz vector) bounds the distance to some eigenvalue for every rest.
     """
     j = values.shape[1]
     top, rest = values[:, :k], rest[:, None]
@@ -99,7 +99,7 @@ def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
 
 
 class Leading(NamedTuple):
-    """The eigenpairs that were found, one row per block."""
+    """Leading eigenpairs, one row per block."""
 
     values: Tensor  # (block, k), largest magnitude first
     vectors: Tensor  # (block, k, in)
@@ -112,9 +112,9 @@ class Leading(NamedTuple):
 def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_steps: int, seed: int) -> Leading:
     """Find the k eigenpairs of largest magnitude of every matrix, in Krylov subspaces of at most max_steps vectors.
 
-    norms: ||M||_F^2, (block,). From a tolerance of 1e-4 on float32 finds the subspaces; then the few Ritz vectors that
-    the bounds need are multiplied in float64, and on that alone the bounds rest. Blocks for which float32 was not
-    enough are done again in float64.
+    norms: ||M||_F^2, (block,). If the tolerance is at least 1e-4, float32 finds the subspaces. Then the few Ritz
+    vectors that the bounds need are multiplied in float64, and the bounds depend on this product alone. Blocks for
+    which float32 was not enough are computed again in float64.
     """
     problem, cap = _Problem.of(matrices, norms), min(max_steps, matrices.left.shape[0])
     size = (len(norms), k, matrices.left.shape[0])
@@ -141,12 +141,12 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
 
 
 class _Problem(NamedTuple):
-    """Matrices with known bounds, (block,) each."""
+    """Matrices with bounds (block,) on their norms and on rounding."""
 
     matrices: Matrices
     norms: Tensor  # at least ||M||_F^2
-    rounding: Tensor  # of a product with a unit vector
-    floor: Tensor  # of what a difference of squared norms shows
+    rounding: Tensor  # error of a product with a unit vector
+    floor: Tensor  # the smallest norm that a difference of squared norms can show
 
     @classmethod
     def of(cls, matrices: Matrices, norms: Tensor) -> "_Problem":
@@ -154,7 +154,7 @@ class _Problem(NamedTuple):
         return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
 
     def single(self) -> "_Problem":
-        """The problem in float32: every matrix divided by its norm; rounding is the usual one, not the worst."""
+        """Return the problem in float32, with every matrix divided by its norm; rounding is typical, not worst."""
         length, eps = nonzero(self.norms).sqrt(), torch.finfo(torch.float32).eps
         left, right, weights = self.matrices
         tops = [top if top > 0 else 1.0 for top in (float(left.abs().max()), float(right.abs().max()))]
@@ -164,16 +164,16 @@ class _Problem(NamedTuple):
         return _Problem(matrices, self.norms / length.square(), rounding, floor)
 
     def at(self, index: Tensor) -> "_Problem":
-        """The problem of some of the blocks."""
+        """Return the problem of some of the blocks."""
         matrices = self.matrices._replace(weights=self.matrices.weights[index])
         return _Problem(matrices, *(part[index] for part in self[1:]))
 
 
 class _Verdict(NamedTuple):
     bounds: Tensor  # (block, k)
-    close: Tensor  # (block,), to an eigenvalue each
+    close: Tensor  # (block,), whether each value is close to an eigenvalue
     proven: Tensor  # (block,)
-    missing: Tensor  # (block,), squared norm of what the subspace does not touch
+    missing: Tensor  # (block,), bound on the squared norm of M outside of the subspace
 
     @classmethod
     def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
@@ -188,7 +188,7 @@ class _Verdict(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The blocks that a search has finished."""
+    """Blocks that a search has finished."""
 
     blocks: Tensor
     values: Tensor
@@ -200,29 +200,29 @@ class _Found(NamedTuple):
     used: int  # vectors of the basis
 
     def at(self, mask: Tensor) -> "_Found":
-        """Those of the blocks in the mask."""
+        """Return the blocks for which the mask is true."""
         tensors = (self.blocks, self.values, self.vectors, self.coupling, self.basis)
         verdict = _Verdict(*(part[mask] for part in self.verdict))
         blocks, values, vectors, coupling, basis = (part[mask] for part in tensors)
         return _Found(blocks, values, vectors, coupling, basis, verdict, self.rounding[mask], self.used)
 
     def rows(self, count: int) -> Tensor:
-        """The first `count` Ritz vectors, (block, count, in)."""
+        """Return the first `count` Ritz vectors, (block, count, in)."""
         return self.vectors[:, :, :count].mT.to(self.basis) @ self.basis
 
     def pairs(self, k: int, steps: int) -> Leading:
-        """The first k eigenpairs."""
+        """Return the first k eigenpairs."""
         residuals = torch.linalg.vector_norm(self.coupling[:, :, :k], dim=1) + self.rounding[:, None]
         bounds, _, proven, _ = self.verdict
         return Leading(self.values[:, :k], self.rows(k), residuals, bounds, proven, torch.full_like(self.blocks, steps))
 
 
 def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
-    """Yield blocks as they finish, from start (block, n, in) on; fully reorthogonalised, the others share products.
+    """Search from the vectors start (block, n, in) with full reorthogonalisation, and yield blocks as they finish.
 
-    A block is done when its bounds are within tolerance and proven; or within tolerance if no proof is in reach,
-    and `more` random vectors (block, k - 1, in), from all of which no eigenvalue of multiplicity k can hide, changed
-    nothing for a while; or when the basis has no room for more below `cap` vectors.
+    The remaining blocks share their products. A block is done if its bounds are within tolerance and proven; or if
+    they are within tolerance, no proof is in reach, and `more` random vectors (block, k - 1, in), in which every
+    eigenvalue of multiplicity k shows, changed nothing for a while; or if the basis reaches `cap` vectors.
     """
     here, before = torch.arange(len(start), device=start.device), problem.norms
     basis, small = start[:, :0], problem.norms.new_zeros(len(start), 0, 0)  # (block, m, in), M in it (block, m, m)
@@ -230,14 +230,14 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
     while len(here):
         basis, small, x, last = _extend(problem.matrices, basis, small, x)
         used = basis.shape[1]
-        # part of a group of rows would leave out what the basis couples to the others, unless it is the whole space
+        # the basis couples to all rows of x: a part of them is enough only if it completes the whole space
         full = used == cap or used + x.shape[1] > cap < x.shape[2]
         x = x[:, : cap - used]
         if not full and used < max(k, checked + 1, checked + checked // 6):
             continue
         values, vectors, coupling = _ritz(small, last.to(small))
         verdict = _Verdict.of(problem, values, coupling, k, tolerance)
-        rate = (before - verdict.missing) / (used - checked)  # of squared norm found by a step; it falls
+        rate = (before - verdict.missing) / (used - checked)  # squared norm found per step; it falls
         hopeless = ~verdict.proven & (verdict.missing - values[:, k - 1].square() > rate * (cap - used))
         done = verdict.close & (verdict.proven | (hopeless & (used >= last_look)))
         if full:
@@ -253,7 +253,7 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
 
 
 def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tensor:
-    """The least number of leading Ritz vectors with the verdict of all, (block,); k if nothing is proven."""
+    """Return the least number of leading Ritz vectors that give the verdict of all, (block,); k if none is proven."""
     needed = torch.where(found.verdict.proven, found.used, k)
     count = k
     while count < found.used and bool((needed > count).any()):
@@ -265,7 +265,7 @@ def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tenso
 
 
 def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The basis (block, m, in) with x (block, n, in) added, M in it, the next x, and the coupling of M x to it."""
+    """Add x (block, n, in) to the basis (block, m, in); return it, M in it, the next x, and the coupling to that."""
     basis, n = torch.cat([basis, x], 1), x.shape[1]
     image = matrices(x)
     overlap = image @ basis.mT  # (block, n, m)
@@ -279,8 +279,8 @@ def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tupl
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) has no such part."""
-    # what is left of such an x is rounding, mostly inside the basis: a part outside of it is mixed in, new each time
+    """Return orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) lies in it."""
+    # the rest of such an x is rounding, mostly inside the basis: new random rows are added every time
     spare = torch.randn(
         x.shape[1:], generator=torch.Generator().manual_seed(2**31 + basis.shape[1]), dtype=torch.float64
     )
@@ -292,7 +292,7 @@ def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
 
 
 def _ritz(small: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ritz values (block, m), largest magnitude first, their vectors in the basis, their coupling (block, n, m)."""
+    """Return Ritz values (block, m), largest magnitude first, their vectors in the basis, and their couplings."""
     values, vectors = torch.linalg.eigh(small)
     order = values.abs().argsort(dim=1, descending=True)
     values, vectors = values.gather(1, order), vectors.gather(2, order[:, None, :].expand_as(vectors))

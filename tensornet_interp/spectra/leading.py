@@ -21,13 +21,13 @@ _CHUNK_ELEMENTS = 2**25  # the most numbers held at once for one chunk of direct
 class Spectra:
     """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and error bounds.
 
-    bounds: the matrix has an eigenvalue within bounds[:, i] of the i-th value; rounding is included. For a direction
-    that is `proven`, the i-th largest magnitude of all its eigenvalues also lies within bounds[:, i] of that of the
-    i-th value, so no larger eigenvalue was missed. For a direction that is not proven, the matrix may have a larger
-    eigenvalue that no vector of the subspace saw; this is unlikely, and `method="dense"` on that direction decides it.
-    residuals: ||M v - eigenvalue v||, with rounding, of the vectors before they are rounded to the layer's dtype. The
-    error of an eigenvector is about its residual divided by the gap to the next eigenvalue. It is often much larger
-    than the bound, which is quadratic in the residual if proven.
+    bounds: the matrix has an eigenvalue within bounds[:, i] of the i-th value; rounding is included. If a direction is
+    `proven`, the i-th largest magnitude of all its eigenvalues is also within bounds[:, i] of the magnitude of the i-th
+    value, so no larger eigenvalue was missed. If it is not proven, the matrix may have a larger eigenvalue that the
+    subspace does not contain; this is unlikely, and `method="dense"` on that direction decides it.
+    residuals: ||M v - eigenvalue v||, with rounding, before v is rounded to the layer's dtype. The error of an
+    eigenvector is about its residual divided by the gap to the next eigenvalue. This error is often much larger than
+    the bound, which is quadratic in the residual if the direction is proven.
     """
 
     eigenvalues: Tensor  # (block, k), largest magnitude first, sign kept
@@ -45,7 +45,7 @@ class Spectra:
 
     @property
     def converged(self) -> Tensor:
-        """Return if every bound is at most tolerance * |eigenvalue|: (block,); false if an eigenvalue is zero."""
+        """Return True for directions (block,) with all bounds at most tolerance * |eigenvalue|, none of them zero."""
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
 
     def __repr__(self) -> str:
@@ -56,13 +56,13 @@ class Spectra:
         )
 
     def to_result(self) -> SpectralResult:
-        """Return the blocks as one bilinear map, with outputs (out, block), the pseudoinverse of the directions.
+        """Return the blocks as one bilinear map, whose outputs (out, block) are the pseudoinverse of the directions.
 
-        If the directions span the layer's outputs, its tensor is the layer's without the eigenpairs that are left out.
+        If the directions span the layer's outputs, this is the tensor of the layer without the other eigenpairs.
         Raises ValueError for a layer with a constant output.
         """
         if self.constant_out:
-            raise ValueError("the constant output of a lifted layer needs its direction; use layer.drop_constant()")
+            raise ValueError("the constant output of a lifted layer needs its own direction; use layer.drop_constant()")
         return SpectralResult(
             report=self.report,
             constant_in=self.constant_in,
@@ -89,21 +89,21 @@ def spectra(
 
     M_u v = eigenvalue v, M_u = sum_out u[out] B[out]
 
-    directions: (block, out), one u per row, of any length but zero; k at most min(in, 2 hidden). Constant coordinates
-    of a lifted layer count, in directions and in eigenvectors.
+    directions: (block, out), one nonzero u per row. k: at most min(in, 2 hidden). Directions and eigenvectors include
+    the constant coordinates of a lifted layer.
     tolerance: the search stops at this error relative to each eigenvalue, or at the rounding floor if that is larger.
-    max_steps: how many vectors a direction's subspace may have, at most in; by default 64 + 16 k. A direction that
-    needs more keeps the bounds that it has by then.
+    max_steps: the most vectors in the subspace of a direction, at most in; by default 64 + 16 k. A direction that
+    needs more vectors keeps the bounds it has reached.
     method: "krylov" never forms M_u. "dense" decomposes M_u and always proves; if 2 hidden < in it works in the span
     of the weights, which is cheaper and is reported as "thin". "auto" takes the method with fewer flops.
     Bounds are computed in float64 (subspaces are searched in float32 if the tolerance allows). They include the worst
-    case of float64's rounding, and the rounding of the values to the layer's dtype. Not differentiable.
+    case of rounding in float64, and the rounding of the values to the layer's dtype. The result is not differentiable.
     Raises ValueError for a zero direction, for sizes that differ, or for a tolerance below rounding; TypeError for
     anything but a layer.
 
-    Cost of krylov: 8 in hidden flops per step and direction (decaying spectra take 5 to 20 steps; the directions of a
-    chunk share the products), and once per call 4 in hidden^2 for the Frobenius norms that the proofs need: pass many
-    directions in one call. Memory: 256 MB per chunk, the layer in float64, and the result.
+    Cost of krylov: 8 in hidden flops per step and direction, and once per call 4 in hidden^2 for the Frobenius norms
+    that the proofs need, so pass many directions in one call. Decaying spectra take 5 to 20 steps, and the directions
+    of a chunk share the products. Memory: 256 MB per chunk, the layer in float64, and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
@@ -126,7 +126,7 @@ def spectra(
         flops = eigen_flops(n_in, hidden, blocks)
         method = "krylov" if krylov_flops(n_in, hidden, blocks, steps) < min(flops.values()) else "dense"
     (exact,), exponent = balance(layer)
-    # every direction at its own scale, a power of two, so that squares neither overflow nor vanish
+    # every direction has its own scale, a power of two, so that squares neither overflow nor vanish
     wide, powers = balance_rows(directions)
     core, basis = compress_inputs(exact, blocks)
     size = core.shape[1]
@@ -155,13 +155,13 @@ def spectra(
     vectors = found.vectors.mT if basis is None else basis @ found.vectors.mT  # (block, in, k)
 
     def scaled(numbers: Tensor) -> Tensor:
-        """Numbers (block, ...) at the scale of the layer and of each direction."""
+        """Return numbers (block, ...) at the scale of the layer and of each direction."""
         return times_power(numbers.T, powers).T
 
     values = scaled(found.values).to(layer.down.dtype)
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"the eigenvalues overflow {layer.down.dtype}: scale the weights or the directions down")
-    # what is added to bounds: the weights are sums over out; the values are rounded to the layer's dtype
+    # bounds also include the rounding of the weights, which are sums over out, and of the values to the layer's dtype
     sums = matrices._replace(weights=rounding_share(0, layer.shape[0]) * (wide.abs() @ exact.down.abs())).scales()
     added = scaled(sums[:, None]) + (values.to(torch.float64) - scaled(found.values)).abs()
     options = f"spectra(k={k}, tolerance={tolerance:g}, max_steps={steps}, method={method!r})"
@@ -189,7 +189,7 @@ def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
 
 
 def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int) -> Leading:
-    """Eigenpairs of dense matrices: all eigenvalues are known up to rounding, so all are proven."""
+    """Decompose dense matrices: all eigenvalues are known up to rounding, so all are proven."""
     values, vectors = eigenpairs(core, directions, k)
     rows = vectors.mT  # (block, k, in)
     rounding = rounding_share(*core.left.shape) * matrices.scales()
@@ -199,7 +199,7 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
 
 
 def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
-    """An error unless the tolerance is above the rounding of the sums, which are in float64."""
+    """Check that the tolerance is above the rounding of the sums, which are in float64."""
     tolerance = check_number("tolerance", tolerance)
     floor = rounding_share(*layer.left.shape)
     if not floor <= tolerance < 1:

@@ -45,7 +45,7 @@ def save_unit(
 
 
 def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write `<folder>/model.safetensors` and `<folder>/config.json`; the config stores `extra` (JSON values) as "extra".
+    """Write `<folder>/model.safetensors` and `<folder>/config.json`; the config keeps `extra` (JSON values) as "extra".
 
     If the save fails or is killed, the old model or the new one is complete on disk. Loading reads the config from
     model.safetensors; config.json is a copy for people.

@@ -52,7 +52,7 @@ def rotate(x: Tensor) -> Tensor:
 
     The pair of coordinates (j, j + size / 2) is turned by the angle position * 10000^(-2 j / size).
     """
-    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)  # half precision is too coarse for positions
+    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)  # float16 is too coarse
     position = torch.arange(x.shape[-2], device=x.device, dtype=dtype)
     frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angle = position[:, None] * frequency  # (position, half)

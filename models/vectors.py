@@ -44,8 +44,8 @@ def check_windows(model: Transformer, rows: Tensor) -> None:
 def vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
     """Yield the vectors at the hook point (layer, point), in the order of the rows.
 
-    `rows` is (window, position). Each chunk is (windows, position, d_model), from `at_once` rows, on the model's device.
-    Blocks above the layer, and the head, are not run.
+    `rows` is (window, position). Each chunk is (windows, position, d_model), from `at_once` rows, on the device of the
+    model. Blocks above the layer, and the head, are not run.
     Raises ValueError, before any work, for a layer or a point that does not exist, and lists the points that do.
     """
     check_windows(model, rows)
@@ -69,9 +69,9 @@ def _vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, at_onc
 class VectorBuffer:
     """A `VectorBuffer` yields batches (batch_size, d_model) of the vectors at (layer, point) in a mixed order.
 
-    A pass reads the windows in a random order and fills a buffer of about `size` vectors. It shuffles the buffer, yields
-    half of it in batches, fills it up again, and so on. Each vector appears once per pass, and the last batch of a pass
-    holds the rest. Iteration is one pass; `endless()` makes pass after pass. `seed` decides every order.
+    A pass reads the windows in a random order and fills a buffer of about `size` vectors. It shuffles the buffer,
+    yields half of it in batches, fills it up again, and so on. Each vector appears once per pass, and the last batch of
+    a pass holds the rest. Iteration is one pass; `endless()` makes pass after pass. `seed` decides every order.
     Memory: (size + one chunk) d_model numbers.
     """
 

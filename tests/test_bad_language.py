@@ -34,7 +34,7 @@ TABLE = [
     ("one token", lambda: held_out_loss(MODEL, TOKENS[:1]), ValueError, r"at least 2, got shape \(1,\)"),
     ("loss, foreign tokens", lambda: token_losses(MODEL, TOKENS + 5), ValueError, "from 5 to 15"),
     ("no generator", lambda: generate(MODEL, TOKENS[:3], 2), ValueError, "generator is missing"),
-    ("no prompt", lambda: generate(MODEL, TOKENS[:0], 2, temperature=0), ValueError, "at least one token to go on from"),
+    ("no prompt", lambda: generate(MODEL, TOKENS[:0], 2, temperature=0), ValueError, "at least one token to continue from"),
     ("foreign prompt", lambda: generate(MODEL, TOKENS + 1, 2, temperature=0), ValueError, "tokenizer does not fit"),
     ("cold", lambda: generate(MODEL, TOKENS, 2, temperature=-1.0), ValueError, "temperature must be at least 0"),
     ("top_k", lambda: generate(MODEL, TOKENS, 2, top_k=12), ValueError, "top_k must be from 1 to 11, got 12"),

@@ -1,24 +1,24 @@
-"""What there is to interpret: architectures, their data and their training.
+"""The models to interpret: architectures, their data and their training.
 
-`models` imports `tensornet_interp`, never the other way round, and is not part of the wheel.
+`models` imports `tensornet_interp`, and `tensornet_interp` never imports `models`. The wheel does not contain `models`.
 
 - `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
 - `logic_gates`: pairs of boolean operations, the paper's toy task
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
 - `augment`: translation, rotation and blur of training images, by name
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
-- `transformer`: `Transformer`, `TransformerConfig`, `build_transformer`: a decoder whose MLPs are `Bilinear`
+- `transformer`: `Transformer`, `TransformerConfig`, `build_transformer` (a decoder whose MLPs are `Bilinear`)
 - `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
 - `language`: `train_language`, `LanguageConfig`, `held_out_loss`, `generate`
 - `published`: `save_transformer`, `load_transformer` (the published layout)
-- `annealing`: `anneal`, `schedule`, `remove_gates`: a gated model becomes bilinear while it is fine-tuned
-- `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface`: Llama-type models in the same training loop
-- `vectors`: the vectors that pass at a transformer's hook points, `vectors_at`, `VectorBuffer`
-- `sae`: TopK autoencoders, `train_autoencoder`, `autoencoder_at`
-- `quality`: `evaluate`, error and loss recovered of a dictionary on held-out text
-- `contexts`: max-activating examples, `strongest`, `contexts`, `as_text`, `as_html`
+- `annealing`: `anneal`, `schedule`, `remove_gates` (turn a gated model into a bilinear one by fine-tuning)
+- `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface` (Llama-type models in the same training loop)
+- `vectors`: `vectors_at`, `VectorBuffer` (the vectors that pass at a transformer's hook points)
+- `sae`: `train_autoencoder`, `autoencoder_at` (TopK autoencoders)
+- `quality`: `evaluate` (reconstruction error and loss recovered of a dictionary on held-out text)
+- `contexts`: `strongest`, `contexts`, `as_text`, `as_html` (max-activating examples)
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
-- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with their intervals)
+- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with confidence intervals)
 """
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier

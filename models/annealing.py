@@ -1,7 +1,7 @@
-"""Gates that anneal away while a model is fine-tuned: a SwiGLU model becomes bilinear (Pearce et al. 2025, appendix J).
+"""Turn a gated model into a bilinear one by fine-tuning (Pearce et al. 2025, appendix J).
 
-The steps: `anneal` exchanges the gates and gives a callback for the training loop, which drives beta to 0;
-`remove_gates` then makes the model one with gate "none".
+First, `anneal` replaces the gates and returns a callback. During training, the callback lowers beta from 1 to 0.
+Finally, `remove_gates` folds the gates into the weights, and the model has gate "none".
 """
 
 import math
@@ -15,20 +15,23 @@ from torch import Tensor, nn
 from models.bilinear import Bilinear
 from tensornet_interp.checks import check_choice, check_int, check_number
 
-# gate(z) = z share(beta z); every share is 1/2 at 0, exactly
+# gate(z) = z share(beta z); every share is exactly 1/2 at 0
 SHARES: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": torch.sigmoid,
     "gelu": torch.special.ndtr,  # the distribution function of N(0, 1)
 }
-LOWEST = 0.01  # of the exponential, before it is shifted to end at 0
-STEEPNESS = 10.0  # of the logistic over the whole way
+LOWEST = 0.01  # last value of the exponential, before it is shifted to end at 0
+STEEPNESS = 10.0  # of the logistic between start and end
 
 
 class AnnealedGate(nn.Module):
-    """gate(z) = z share(beta z): the gate `kind` at beta = 1, and z / 2, bit for bit, at beta = 0
+    """An `AnnealedGate` is a gate that changes into z / 2 as beta falls from 1 to 0.
 
-    `kind` is "silu" (share: sigmoid) or "gelu" (share: normal distribution function). `beta` is a number, not a
-    parameter and not in the state_dict: `anneal`'s callback sets it before every step. Any shape and dtype.
+    gate(z) = z share(beta z)
+
+    At beta = 1 it is the gate `kind`; at beta = 0 it is z / 2 bit by bit. `kind` is "silu" (share: sigmoid) or "gelu"
+    (share: normal distribution function). `beta` is a plain number: it is no parameter and not in the state_dict. The
+    callback of `anneal` sets it before every step. z may have any shape and dtype.
 
     >>> AnnealedGate("silu", beta=0.0)(torch.tensor([3.0, -1.0]))
     tensor([ 1.5000, -0.5000])
@@ -40,11 +43,11 @@ class AnnealedGate(nn.Module):
         self.beta = check_number("beta", beta, 0.0)
 
     def forward(self, z: Tensor) -> Tensor:
-        """The class's equation: (...) -> (...)."""
+        """Return z share(beta z), in the shape of z."""
         return z * SHARES[self.kind](self.beta * z)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the text that `print(model)` shows for this gate."""
         return f"{self.kind!r}, beta={self.beta:g}"
 
 
@@ -55,7 +58,7 @@ def _logistic(t: float) -> float:
     return (rising(t) - rising(1.0)) / (rising(0.0) - rising(1.0))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the way, 0 to 1 -> beta, 1 to 0
+SCHEDULES: dict[str, Callable[[float], float]] = {  # t, from 0 to 1 -> beta, from 1 to 0
     "linear": lambda t: 1 - t,
     "exponential": lambda t: (LOWEST**t - LOWEST) / (1 - LOWEST),
     "logistic": _logistic,
@@ -64,14 +67,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the way, 0 to 1 -
 
 
 def schedule(name: str, start: int, end: int) -> Callable[[int], float]:
-    """beta(step): exactly 1 up to `start`, exactly 0 from `end` on, falling between; t = (step - start) / (end - start)
+    """Return beta as a function of the step: exactly 1 up to `start`, exactly 0 from `end` on, and falling in between.
+
+    Between the two, t = (step - start) / (end - start) and beta is
 
     - "linear": 1 - t;
-    - "exponential": (r^t - r) / (1 - r), r = 0.01: shifted to reach 0 without a jump, for r^t alone never does;
+    - "exponential": (r^t - r) / (1 - r), r = 0.01. The shift by r lets beta reach 0 without a jump;
     - "logistic": 1 / (1 + exp(10 (t - 1/2))), shifted and scaled to run from 1 to 0;
-    - "smootherstep": u^3 (6 u^2 - 15 u + 10), u = 1 - t: slopes and curvatures are 0 at both ends.
+    - "smootherstep": u^3 (6 u^2 - 15 u + 10), u = 1 - t. Slope and curvature are 0 at both ends.
 
-    With start = end the gate goes at once. Raises ValueError for an unknown name, a negative start and start > end.
+    If start = end, the gate goes in one step. Raises ValueError for an unknown name, a negative start and start > end.
 
     >>> [schedule("linear", 10, 20)(step) for step in (9, 10, 15, 20, 21)]
     [1.0, 1.0, 0.5, 0.0, 0.0]
@@ -91,7 +96,7 @@ def schedule(name: str, start: int, end: int) -> Callable[[int], float]:
 
 
 class Site(NamedTuple):
-    """One gate of a model: `owner.attribute` acts on what `linear` gives."""
+    """A `Site` is one gate of a model: `owner.attribute` is applied to the output of `linear`."""
 
     name: str
     owner: nn.Module
@@ -100,15 +105,16 @@ class Site(NamedTuple):
 
     @property
     def gate(self) -> Callable[[Tensor], Tensor] | None:
-        """What acts there now."""
+        """The present gate function, or None if there is none."""
         found: Callable[[Tensor], Tensor] | None = getattr(self.owner, self.attribute)
         return found
 
 
 def gate_sites(model: nn.Module) -> list[Site]:
-    """The gates of every `Bilinear` and of every MLP with gate_proj, up_proj, down_proj, act_fn (Llama and its kin)
+    """Return the gates of a model: one `Site` per `Bilinear` and per MLP of the Llama type.
 
-    Raises ValueError where the model has no such MLP.
+    An MLP is of the Llama type if it has gate_proj, up_proj, down_proj and act_fn. Raises ValueError if the model has
+    no gated MLP, and TypeError if a gate_proj is not an nn.Linear.
     """
     sites = []
     for name, module in model.named_modules():
@@ -128,13 +134,15 @@ def gate_sites(model: nn.Module) -> list[Site]:
 
 
 def anneal(model: nn.Module, name: str, start: int, end: int) -> Callable[[int, nn.Module], None]:
-    """Exchange every gate for an `AnnealedGate`, in place; the result, `callback(step, model)`, sets beta(step) of all
+    """Replace every gate by an `AnnealedGate`, in place, and return a callback that sets beta of all gates.
 
-    Call it before each step, with steps counted from 0: `train_language(..., callback=anneal(model, ...))`. beta
-    depends on the step alone, so a resumed run goes on where it was; where a finished one is read back no step is made,
-    so call it once with the last step before `remove_gates`. Gates that are annealed already stay.
-    `name`, `start`, `end`: see `schedule`. Raises ValueError, before anything is changed, where a gate is neither SiLU
-    nor GELU (none, ReLU, tanh approximations of GELU): each is recognised by its values.
+    Call `callback(step, model)` before each step, with steps counted from 0: `train_language` does so if it is given as
+    `callback=`. beta depends on the step alone, so a resumed run continues correctly. If `train_language` only reads
+    back a finished run, it makes no step; then call the callback once with the last step before `remove_gates`. Gates
+    that are annealed already stay. `name`, `start` and `end` are those of `schedule`.
+
+    Raises ValueError, before anything is changed, if a gate is neither SiLU nor GELU. Gates are recognised by their
+    values, so no gate, ReLU and the tanh approximation of GELU are refused.
     """
     beta = schedule(name, start, end)
     kinds = [(site, _kind(site)) for site in gate_sites(model)]
@@ -151,11 +159,15 @@ def anneal(model: nn.Module, name: str, start: int, end: int) -> Callable[[int, 
 
 
 def remove_gates(model: nn.Module) -> None:
-    """down((left x / 2) * right x) = down((left/2) x * right x): beta = 0 gates folded into `left`, in place
+    """Fold gates with beta = 0 into the weights of `left`, in place.
 
-    Weight and bias of `left` (`gate_proj`) are halved, which is exact in floating point: outputs stay as they are, bit
-    by bit. The gate and every config then say none ("linear" in a Hugging Face config), so that the saved model opens
-    as what it is. Raises ValueError, before anything is changed, where a gate was not annealed or beta is not 0.
+    down((left x / 2) * right x) = down((left/2) x * right x)
+
+    Weight and bias of `left` (`gate_proj`) are halved. Halving is exact in floating point, so outputs stay the same bit
+    by bit. Afterwards the gate and every config say "none" ("linear" in a Hugging Face config), and the saved model
+    opens as a bilinear one.
+
+    Raises ValueError, before anything is changed, if a gate was not annealed or its beta is not 0.
     Cost: one pass over the weights of `left`.
     """
     sites = gate_sites(model)
@@ -165,11 +177,11 @@ def remove_gates(model: nn.Module) -> None:
             raise ValueError(f"the gate of {site.name} is {_title(gate)}, which was not annealed: call anneal() first")
         if gate.beta != 0:
             raise ValueError(
-                f"the gate of {site.name} has beta={gate.beta:g}, it must be 0: train on until the schedule's end has "
-                "been reached"
+                f"the gate of {site.name} has beta={gate.beta:g}, it must be 0: continue the training until the end "
+                "of the schedule"
             )
     with torch.no_grad():
-        for parameter in {parameter for site in sites for parameter in site.linear.parameters()}:  # once where tied
+        for parameter in {parameter for site in sites for parameter in site.linear.parameters()}:  # once if tied
             parameter.mul_(0.5)
         for site in sites:
             if isinstance(site.owner, Bilinear):
@@ -189,7 +201,7 @@ def _annealed(model: nn.Module) -> Iterator[AnnealedGate]:
 
 
 def _kind(site: Site) -> str:
-    """By values, for there are many classes of the same function."""
+    """Recognise a gate by its values, because many classes implement the same function."""
     gate = site.gate
     if isinstance(gate, AnnealedGate):
         return gate.kind

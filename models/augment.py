@@ -1,7 +1,7 @@
-"""Random changes of training images: `transform=` of `train`. Every one applies to every image of a batch.
+"""Random changes of training images, for the argument `transform` of `train`.
 
-The warps and the filter are kornia's, which works on whole batches with an own parameter for every image; the
-parameters are drawn here, from the generator of the training, so that a seed decides them and no global stream moves.
+kornia warps and filters a whole batch, with one random parameter per image. The parameters are drawn here from the
+generator of the training, so the seed decides them and the global random streams stay as they are.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,12 @@ Change = Callable[[Tensor, torch.Generator], Tensor]  # (batch, 1, h, w) -> the 
 
 
 def translation(shape: Shape, pixels: int) -> Transform:
-    """images[y, x] -> images[y - dy, x - dx], dy and dx whole numbers, uniform from -pixels to pixels; zeros enter
+    """Return a transform that shifts each image by a random number of whole pixels.
 
-    `shape` is (h, w) of the images, which come and go as (batch, h * w). 0 pixels change nothing.
+    images[y, x] -> images[y - dy, x - dx]
+
+    dy and dx are uniform from -pixels to pixels. Pixels that enter at a border are 0. `shape` is (h, w); the transform
+    takes and returns images of shape (batch, h * w). If pixels is 0, it changes nothing.
     """
     check_int("pixels", pixels, 0)
     if pixels == 0:
@@ -37,9 +40,11 @@ def translation(shape: Shape, pixels: int) -> Transform:
 
 
 def rotation(shape: Shape, degrees: float) -> Transform:
-    """Rotation about the centre by an angle uniform from -degrees to degrees, bilinear; zeros enter
+    """Return a transform that rotates each image about its centre by a random angle.
 
-    `shape` is (h, w) of the images, which come and go as (batch, h * w). 0 degrees change nothing.
+    The angle is uniform from -degrees to degrees. Values between pixels are interpolated bilinearly, and pixels that
+    enter at a border are 0. `shape` is (h, w); the transform takes and returns images of shape (batch, h * w). If
+    degrees is 0, it changes nothing.
     """
     if check_number("degrees", degrees, 0.0, 180.0) == 0:
         return _unchanged(shape)
@@ -53,10 +58,11 @@ def rotation(shape: Shape, degrees: float) -> Transform:
 
 
 def blur(shape: Shape, sigma: float) -> Transform:
-    """Convolution with a Gaussian of standard deviation uniform from 0 to sigma pixels; zeros beyond the border
+    """Return a transform that blurs each image with a Gaussian of random width.
 
-    `shape` is (h, w) of the images, which come and go as (batch, h * w). Sigma 0 changes nothing. The kernel ends
-    three deviations out, or at the size of the image.
+    The standard deviation is uniform from 0 to `sigma` pixels. Pixels beyond the border count as 0. The kernel reaches
+    three times `sigma` to each side, at most the size of the image. `shape` is (h, w); the transform takes and returns
+    images of shape (batch, h * w). If sigma is 0, it changes nothing.
     """
     if check_number("sigma", sigma, 0.0) == 0:
         return _unchanged(shape)
@@ -65,20 +71,20 @@ def blur(shape: Shape, sigma: float) -> Transform:
 
     def change(images: Tensor, generator: torch.Generator) -> Tensor:
         share = torch.rand(len(images), 1, generator=generator, device=images.device, dtype=images.dtype)
-        width = (sigma * share).clamp_min(1e-2).expand(-1, 2)  # a hundredth of a pixel is no blur, and not 0 / 0
+        width = (sigma * share).clamp_min(1e-2).expand(-1, 2)  # 0.01 pixels do not blur, and avoid 0 / 0
         return filters.gaussian_blur2d(images, 2 * reach + 1, width, border_type="constant")
 
     return _on_images(shape, change)
 
 
 def augmentation(name: str, shape: Shape, strength: float) -> Transform:
-    """The transform of a name: translation (whole pixels), rotation (degrees) or blur (deviation in pixels)."""
+    """Return a transform by name: "translation" (whole pixels), "rotation" (degrees) or "blur" (sigma in pixels)."""
     return MAKERS[check_choice("name", name, MAKERS)](shape, strength)
 
 
 def _whole(shape: Shape, strength: float) -> Transform:
     if check_number("strength", strength) != int(strength):
-        raise ValueError(f"a translation is by whole pixels, got {strength}")
+        raise ValueError(f"strength of a translation must be a whole number of pixels, got {strength}")
     return translation(shape, int(strength))
 
 
@@ -92,7 +98,7 @@ def _on_images(shape: Shape, change: Change) -> Transform:
         check_tensor("images", images, ("batch", "in"), finite=False)
         check_size("in", shape=height * width, images=images.shape[1])
         changed = change(images.reshape(-1, 1, height, width), generator)
-        return changed.flatten(1).clamp(0, 1)  # (batch, h * w); rounding may leave the range by 1e-7
+        return changed.flatten(1).clamp(0, 1)  # (batch, h * w); rounding can exceed the range by 1e-7
 
     return transform
 

@@ -1,4 +1,4 @@
-"""Bilinear layers and classifiers as `nn.Module`s that hand over their tensors exactly."""
+"""Bilinear layers and classifiers as `nn.Module`s, which give their tensors exactly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ INPUT_BASIS = "pixels"
 
 
 def _weight(linear: nn.Linear) -> Tensor:
-    # A copy: the layer handed over stays what it is when the model is trained further.
+    # A copy: the tensor does not change if the model is trained further.
     return linear.weight.detach().clone()
 
 
@@ -32,13 +32,15 @@ def _bias(linear: nn.Linear | None) -> Tensor | None:
 
 
 class Bilinear(nn.Module):
-    """y = down(gate(left x + a) * (right x + b)) + c + residual x
+    """A `Bilinear` is a bilinear layer, or with a gate a gated one (ReGLU, SwiGLU, GEGLU).
 
-    `outputs=None` means without `down` (and without c): y is the hidden vector. `bias=True` gives a, b and c.
-    `gate` is applied to the left half only: "none" (bilinear), "relu", "silu" or "gelu"; a gated layer is no tensor.
-    `residual` is a fixed coefficient, not a parameter, and needs as many outputs as inputs.
+    y = down(gate(left x + a) * (right x + b)) + c + residual x
 
-    x is (..., inputs), y is (..., outputs). Cost: 2 hidden (2 inputs + outputs) flops a sample.
+    `outputs=None` leaves out `down` and c, so y is the hidden vector. `bias=True` adds a, b and c. `gate` acts on the
+    left half only: "none" (bilinear), "relu", "silu" or "gelu". A gated layer is not a tensor. `residual` is a fixed
+    coefficient, not a parameter, and needs as many outputs as inputs.
+
+    x is (..., inputs), y is (..., outputs). Cost: 2 hidden (2 inputs + outputs) flops per sample.
 
     >>> Bilinear(4, 3, 2)(torch.zeros(5, 4)).shape
     torch.Size([5, 2])
@@ -64,7 +66,7 @@ class Bilinear(nn.Module):
         check_bool("bias", bias)
         self.residual = check_number("residual", residual)
         self.gate = check_choice("gate", gate, GATES)
-        self.activation = GATES[gate]  # may be exchanged for a module, see models/annealing.py
+        self.activation = GATES[gate]  # models/annealing.py may replace it by a module
         size = hidden if outputs is None else outputs
         if self.residual and size != inputs:
             raise ValueError(
@@ -75,7 +77,7 @@ class Bilinear(nn.Module):
         self.down = None if outputs is None else nn.Linear(hidden, outputs, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class's equation: (..., inputs) -> (..., outputs)."""
+        """Return y of the equation above: (..., inputs) -> (..., outputs)."""
         left = self.left(x)  # (..., hidden)
         if self.activation is not None:
             left = self.activation(left)
@@ -85,14 +87,16 @@ class Bilinear(nn.Module):
         return y + self.residual * x if self.residual else y
 
     def layer(self, name: str = "", basis: str = AS_GIVEN) -> BilinearLayer:
-        """B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2], lifted where needed
+        """Return this module as a `BilinearLayer`, exactly: `module.layer()(x)` is `module(x)`.
 
-        Exact: `module.layer()(x)` is `module(x)`. With biases or a residual the layer is lifted (it has a constant
-        coordinate). The weights are copies, apart from autograd. Raises ValueError for a gated layer.
+        B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2]
+
+        With biases or a residual, the layer is lifted: it has a constant coordinate. The weights are copies without
+        gradients. Raises ValueError for a gated layer.
         """
         if self.gate != "none":
             raise ValueError(
-                f"a layer with gate={self.gate!r} is not bilinear and cannot be handed over as a tensor; "
+                f"a layer with gate={self.gate!r} is not bilinear and has no tensor; "
                 "train one with gate='none' to decompose its weights"
             )
         left, right = _weight(self.left), _weight(self.right)
@@ -109,12 +113,12 @@ class Bilinear(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Sizes and options of a `BilinearClassifier`; the defaults are the exercise model of the field on MNIST.
+    """A `ClassifierConfig` holds the sizes and options of a `BilinearClassifier`.
 
-    `width` is the size of the embedding; None means no embedding. With `down` every block maps width -> width; without,
-    a block's output is its hidden vector (the head is the `down`) and later blocks map hidden -> hidden.
-    `bias` switches the biases of every linear map, embedding and head included. `residual` is the coefficient of
-    y = block(x) + residual x in every block.
+    The defaults are a common exercise model for MNIST. `width` is the size of the embedding; None means no embedding.
+    With `down`, every block maps width -> width. Without `down`, a block puts out its hidden vector, the head takes the
+    place of `down`, and later blocks map hidden -> hidden. `bias` gives every linear map a bias, embedding and head
+    included. `residual` is the coefficient in y = block(x) + residual x of every block.
     """
 
     inputs: int = 784
@@ -140,20 +144,22 @@ class ClassifierConfig:
         check_choice("gate", self.gate, GATES)
         if self.residual and not self.down and self.hidden != self.embedded:
             raise ValueError(
-                f"residual={self.residual} with down=False needs hidden equal to the size that enters the first "
-                f"block, got hidden={self.hidden} and {self.embedded}"
+                f"residual={self.residual} with down=False needs hidden equal to the input size of the first block, "
+                f"got hidden={self.hidden} and {self.embedded}"
             )
 
     @property
     def embedded(self) -> int:
-        """The size that enters the first block."""
+        """The input size of the first block."""
         return self.inputs if self.width is None else self.width
 
 
 class BilinearClassifier(nn.Module):
-    """logits = head(block_L(... block_1(embedding x)))
+    """A `BilinearClassifier` is an embedding, a stack of `Bilinear` blocks and a linear head.
 
-    x is (..., inputs), logits are (..., classes). Blocks are `Bilinear`; see `ClassifierConfig` for the options.
+    logits = head(block_L(... block_1(embedding x)))
+
+    x is (..., inputs), logits are (..., classes). `ClassifierConfig` has the options.
 
     >>> model = build_classifier(ClassifierConfig(inputs=6, width=5, hidden=4, classes=3), seed=0)
     >>> x = torch.ones(2, 6)
@@ -193,13 +199,13 @@ class BilinearClassifier(nn.Module):
         self.head = nn.Linear(size, config.classes, bias=bias, device=device, dtype=dtype)
 
     def embed(self, x: Tensor) -> Tensor:
-        """h = embedding x (x itself without an embedding): (..., inputs) -> (..., width)."""
+        """Return embedding x, or x itself without an embedding: (..., inputs) -> (..., width)."""
         if x.shape[-1:] != (self.config.inputs,):
-            raise ValueError(f"x has shape {tuple(x.shape)}, its last mode must have inputs={self.config.inputs}")
+            raise ValueError(f"x has shape {tuple(x.shape)}, but its last mode must have inputs={self.config.inputs}")
         return x if self.embedding is None else self.embedding(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class's equation: (..., inputs) -> (..., classes)."""
+        """Return the logits: (..., inputs) -> (..., classes)."""
         h = self.embed(x)
         for block in self.blocks:
             h = block(h)
@@ -207,13 +213,15 @@ class BilinearClassifier(nn.Module):
         return logits
 
     def network(self, basis: str) -> BilinearNetwork:
-        """network(x)[class] = logits(x)[class], exactly, as a stack of bilinear layers
+        """Return the model as a stack of bilinear layers, exactly: network(x) are the logits of x.
 
-        `basis` has no default, because spectra depend on it: "input" absorbs the embedding in the first layer and
-        takes x; "embedding" leaves it out and takes `embed(x)`. The head is absorbed in the last layer.
-        With biases or residuals every layer is lifted. Names are "layer 0", ...; every layer states its basis.
-        Raises ValueError for a gated model, for an unknown basis, and for "embedding" where there is none.
-        Cost: two matrix products a layer, 2 hidden (2 inputs width + classes width) flops; memory of the copies.
+        `basis` has no default, because spectra depend on it. "input" absorbs the embedding in the first layer, and the
+        network takes x. "embedding" leaves the embedding out, and the network takes `embed(x)`. The head is absorbed in
+        the last layer. With biases or residuals, every layer is lifted. The layers are named "layer 0", "layer 1", ...,
+        and every layer states its basis.
+
+        Raises ValueError for a gated model, for an unknown basis, and for "embedding" if the model has no embedding.
+        Cost: 2 hidden (2 inputs width + classes width) flops, two matrix products per layer, and memory for the copies.
         """
         check_choice("basis", basis, ("embedding", "input"))
         if basis == "embedding" and self.embedding is None:
@@ -238,9 +246,9 @@ class BilinearClassifier(nn.Module):
 def build_classifier(
     config: ClassifierConfig, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> BilinearClassifier:
-    """A freshly initialised classifier: the same `seed` gives the same weights, on every device.
+    """Return a newly initialised classifier: the same `seed` gives the same weights on every device.
 
-    The weights are drawn on the CPU; the global random streams are as they were afterwards.
+    The weights are drawn on the CPU. The global random streams stay as they are.
     """
     check_int("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""A task with a known answer: is an image close to one target image, or to its complement? (After Casper 2023.)"""
+"""A task with a known answer: is an image close to one target image, or to its complement? (Casper 2023)"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +28,10 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"either": _either, "cent
 
 @dataclass(frozen=True, eq=False)
 class SimilarityTask:
-    """A data set whose two classes are the score of an image below ("far") and above ("close") the threshold."""
+    """A `SimilarityTask` is a data set with two classes: "close" if the score of an image is above the threshold.
+
+    The other class is "far".
+    """
 
     data: Dataset
     target: Tensor  # (pixel,)
@@ -38,17 +41,20 @@ class SimilarityTask:
 
 
 def similarity_task(data: Dataset, index: int, rule: str = "either") -> SimilarityTask:
-    """label[sample] = [score(x[sample]) > median over the training images of score], t = train_x[index].
+    """Return the images of `data` with new labels, from their similarity to the training image number `index`.
 
-    Rules:
-    - "either": max(cos(x, t), cos(x, 1 - t)), the task by its words, close to the target or to its complement;
-    - "centred": |cos(x - mean x, t - mean t)|, the same without the brightness: there the complement is -t exactly;
-    - "closer": cos(x, t) - cos(x, 1 - t), closer to the target than to its complement: linear in x / |x|, so that no
-      eigenvector is asked for.
-    The median splits the training images in halves: chance is 0.5, and no accuracy is won by the more frequent class.
+    label[sample] = [score(x[sample]) > median of score over the training images]
 
-    Raises ValueError for an index outside of the training images, an unknown rule, an image or complement that is
-    zero (centred: constant), whose cosine is not defined, or scores that are all the same.
+    With the target t = train_x[index], the rule gives the score:
+    - "either": max(cos(x, t), cos(x, 1 - t)). Close to the target or to its complement, as Casper words the task;
+    - "centred": |cos(x - mean x, t - mean t)|. The same without the brightness; the complement becomes exactly -t;
+    - "closer": cos(x, t) - cos(x, 1 - t). Closer to the target than to its complement. This score is linear in x / |x|,
+      so the task needs no eigenvector.
+
+    The median splits the training images into halves, so chance is 0.5.
+
+    Raises ValueError for an index outside of the training images, for an unknown rule, for scores that are all equal,
+    and for an image or a complement that is zero (centred: constant), because its cosine is not defined.
     """
     check_choice("rule", rule, RULES)
     index = check_int("index", index, 0, len(data.train_x) - 1, f"there are {len(data.train_x)} training images")
@@ -76,4 +82,4 @@ def _check_defined(rule: str, x: Tensor, name: str) -> None:
     undefined = (x == x[:, :1]).all(1) if rule == "centred" else (x == 0).all(1)
     if bool(undefined.any()):
         kind = "constant" if rule == "centred" else "zero"
-        raise ValueError(f"{name} has {int(undefined.sum())} images that are {kind}, whose cosine is not defined")
+        raise ValueError(f"{name} has {int(undefined.sum())} images that are {kind}; their cosine is not defined")

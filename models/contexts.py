@@ -1,4 +1,4 @@
-"""Max-activating examples: where in a text the features of a dictionary are strongest, in a terminal and as HTML."""
+"""Max-activating examples: the places in a text where the features of a dictionary are strongest, as text or HTML."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -12,26 +12,29 @@ from models.vectors import vectors_at
 from tensornet_interp.checks import check_int
 from tensornet_interp.features import Dictionary
 
-Piece = Callable[[int], str]  # a token's text
+Piece = Callable[[int], str]  # token -> its text
 
 
 class Strongest(NamedTuple):
-    """The n windows in which every feature is strongest, strongest first; value 0 where it fired in fewer."""
+    """A `Strongest` holds the n windows in which each feature is strongest, strongest first.
+
+    If a feature fires in fewer than n windows, its remaining values are 0.
+    """
 
     values: Tensor  # (n, feature): the largest activation in the window
-    windows: Tensor  # (n, feature)
-    positions: Tensor  # (n, feature): where in the window
+    windows: Tensor  # (n, feature): the window's number
+    positions: Tensor  # (n, feature): the place of that activation in the window
 
     def alive(self) -> Tensor:
-        """The features that fired in n windows or more."""
+        """Return the numbers of the features that fired in n windows or more."""
         return (self.values[-1] > 0).nonzero()[:, 0]
 
 
 class Context(NamedTuple):
-    """A stretch of text around the peak of a feature."""
+    """A `Context` is a stretch of text around the peak of a feature."""
 
     window: int
-    peak: int  # in tokens
+    peak: int  # index into `tokens`
     tokens: tuple[int, ...]
     activations: tuple[float, ...]
 
@@ -47,11 +50,14 @@ def strongest(
     n: int = 10,
     at_once: int = 16,
 ) -> Strongest:
-    """max over positions of f[feature](window, position): the n windows of every feature where it is largest
+    """Return for each feature the n windows with the largest peak of its activation.
 
-    windows: (window, position). A window counts once, by its peak, so that the examples differ. Of equal values any may
-    be kept. Activations are not: memory is that of a chunk, (at_once position + 2 n) features.
-    Cost: the model up to the layer, the encoder, and the n largest of every chunk.
+    peak[window, feature] = max over positions of f[feature](window, position)
+
+    `windows` is (window, position). A window counts once, by its peak, so the examples differ. Among equal peaks, any
+    may be returned. Raises ValueError if n is larger than the number of windows, or if there is no window.
+    Memory: one chunk of activations, (at_once position + 2 n) features numbers.
+    Cost: the model up to the layer, the encoder, and a search for the n largest per chunk.
     """
     check_int("n", n, 1, len(windows), f"there are {len(windows)} windows")
     best: tuple[Tensor, Tensor, Tensor] | None = None
@@ -88,10 +94,11 @@ def contexts(
     after: int = 6,
     at_once: int = 16,
 ) -> dict[int, list[Context]]:
-    """The text around every peak of `found`, with the activations f[feature] of its tokens, strongest first.
+    """Return for each of `features` the text around its peaks in `found`, strongest first, with the activations.
 
-    before, after: tokens on either side of the peak, fewer at the ends of a window. Windows in which the feature does
-    not fire are left out. Cost: the model up to the layer on the windows that are shown.
+    `before` and `after` are the numbers of tokens on either side of the peak. There are fewer at the ends of a window.
+    Windows in which the feature does not fire are left out.
+    Cost: the model up to the layer, on the windows that are shown.
     """
     for feature in features:
         check_int("features", feature, 0, dictionary.features - 1)
@@ -127,13 +134,16 @@ def contexts(
 
 
 def peak_tokens(found: Strongest, windows: Tensor, feature: int) -> list[int]:
-    """The tokens on which a feature peaks, strongest first."""
+    """Return the tokens on which a feature peaks, strongest first."""
     places = zip(*(part[:, feature].tolist() for part in found), strict=True)
     return [int(windows[window, position]) for value, window, position in places if value > 0]
 
 
 def as_text(examples: Sequence[Context], piece: Piece, *, color: bool = False) -> str:
-    """A line a context: the peak's activation, and the text; active tokens in [brackets], or shaded with `color`."""
+    """Return one line per context: the activation at the peak, then the text with its active tokens in [brackets].
+
+    With `color`, active tokens are shaded for a terminal instead.
+    """
     top = max((max(example.activations) for example in examples), default=0.0)
     lines = []
     for example in examples:
@@ -153,9 +163,10 @@ def as_text(examples: Sequence[Context], piece: Piece, *, color: bool = False) -
 
 
 def as_html(title: str, sections: Mapping[str, Sequence[Context]], piece: Piece) -> str:
-    """One page that needs nothing else: a section a feature, tokens shaded by their activation, which the mouse shows.
+    """Return one self-contained HTML page with a section per feature and tokens shaded by activation.
 
-    Titles and tokens are escaped. The shade is the activation over the largest of the section.
+    The shade is the activation divided by the largest one of the section. Moving the mouse over a token shows its
+    activation. Titles and tokens are escaped.
     """
     body = []
     for name, examples in sections.items():

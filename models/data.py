@@ -1,4 +1,4 @@
-"""Real images as whole tensors on one device: scikit-learn's digits (no download), MNIST and Fashion-MNIST."""
+"""Image data sets as tensors on one device: scikit-learn's digits (no download), MNIST and Fashion-MNIST."""
 
 import hashlib
 import math
@@ -25,7 +25,7 @@ DIGITS_TEST_SIZE = 360  # of 1,797
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
-# The md5 of an unpacked file is that of the published archive's content.
+# An unpacked file has the md5 of the content of the published archive.
 MD5 = {
     "mnist": {
         f"{TRAIN_IMAGES}.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -69,13 +69,13 @@ CLASS_NAMES = {
     ),
 }
 LARGEST = 1 << 26  # bytes of a file
-MOST_UNPACKED = 1032  # times the size of the packed bytes: what deflate can do
+MOST_UNPACKED = 1032  # unpacked over packed size: deflate cannot do more
 DATASETS = ("digits", *FOLDERS)
 
 
-@dataclass(frozen=True, eq=False)  # a tensor has no single truth value
+@dataclass(frozen=True, eq=False)  # == of tensors has no single truth value
 class Dataset:
-    """x[sample, pixel] in [0, 1], rows of the image after one another, and y[sample], the class (int64)."""
+    """A `Dataset` holds images x[sample, pixel] in [0, 1], row after row, and classes y[sample] (int64)."""
 
     name: str
     train_x: Tensor  # (train samples, h * w)
@@ -84,7 +84,7 @@ class Dataset:
     test_y: Tensor  # (test samples,)
     shape: tuple[int, int]  # (h, w)
     class_names: tuple[str, ...]
-    source: str = ""  # where it came from and how it was split
+    source: str = ""  # the origin, and how it was split
 
     def __post_init__(self) -> None:
         tensors = (self.train_x, self.train_y, self.test_x, self.test_y)
@@ -117,15 +117,15 @@ def load_dataset(
     dtype: torch.dtype = torch.float32,
     download: bool = False,
 ) -> Dataset:
-    """The data set "digits", "mnist" or "fashion_mnist", whole, on `device`
+    """Return the whole data set "digits", "mnist" or "fashion_mnist" on `device`.
 
-    "digits" is scikit-learn's bundled copy (1,797 images of 8 x 8), split by class with a fixed seed: 1,437 to train,
-    360 to test; it needs no root. The others are read from torchvision's layout, `<root>/MNIST/raw/*.gz` and
-    `<root>/FashionMNIST/raw/*.gz` (unpacked files will do), and fetched only where absent and with `download=True`.
-    Every file is checked against its published md5; a wrong one is an error, never replaced.
+    "digits" is scikit-learn's bundled copy (1,797 images of 8 x 8) and needs no `root`. It is split by class with a
+    fixed seed: 1,437 images to train, 360 to test. The others are read from torchvision's layout,
+    `<root>/MNIST/raw/*.gz` and `<root>/FashionMNIST/raw/*.gz`, packed or unpacked. `download=True` fetches a file that
+    is missing. Every file is checked against its published md5. A wrong file is an error and is never replaced.
 
-    Raises ValueError for an unknown name, a missing root, a wrong hash or a corrupt file, FileNotFoundError for a
-    missing folder or file. Memory: 4 bytes a pixel in float32, 220 MB for MNIST.
+    Raises ValueError for an unknown name, a missing root, a wrong hash or a corrupt file; FileNotFoundError for a
+    missing folder or file. Memory: 4 bytes per pixel in float32, 220 MB for MNIST.
 
     >>> load_dataset("digits").test_x.shape
     torch.Size([360, 64])
@@ -145,7 +145,7 @@ def load_dataset(
     paths = [_find(name, folder, file, download) for file in names]
     with ExitStack() as stack:
         files = [(stack.enter_context(open_file(path)), path) for path in paths]
-        for file, path in files:  # all of them, before the first is unpacked
+        for file, path in files:  # check all before the first is unpacked
             _check_md5(file, path, MD5[name][path.name])
         train_images, train_labels, test_images, test_labels = (_read_idx(file, path) for file, path in files)
 
@@ -170,10 +170,10 @@ def load_dataset(
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, packed (`.gz`) or not
+    """Return the array in an IDX file of unsigned bytes, packed (`.gz`) or not.
 
     Layout: two zero bytes, the element type (8: unsigned byte), the number of dimensions, each size as a big-endian
-    32-bit number, the elements. Anything else, or one byte too few or too many, is a ValueError that names the file.
+    32-bit number, the elements. Raises ValueError, naming the file, for anything else and for bytes missing or left.
     """
     with open_file(path) as file:
         return _read_idx(file, Path(path))
@@ -190,13 +190,13 @@ def _read_idx(file: IO[bytes], path: Path) -> NDArray[np.uint8]:
 
 
 class _Unpacked:
-    """The content of one gzip member; after it nothing, while `gzip` would read a terabyte of zeros behind it."""
+    """Read one gzip member and refuse bytes behind it (`gzip` would read even a terabyte of zeros there)."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.stream = file, zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
 
     def read(self, count: int) -> bytes:
-        """At least one byte, at most `count`, where there are any; at the end the checksum has been compared."""
+        """Return 1 to `count` bytes, or none at the end, after the checksum was compared."""
         found = b""
         while not found and not self.stream.eof:
             packed = self.stream.unconsumed_tail or self.file.read(1 << 16)
@@ -209,7 +209,7 @@ class _Unpacked:
 
 
 def _parse_idx(read: Callable[[int], bytes], path: Path, most: int) -> NDArray[np.uint8]:
-    """The header says how much is read, once it is known that the file can hold it: at most `most` bytes."""
+    """Read as much as the header says, if that is at most `most` bytes, which the file can hold."""
     start = _take(read, 4)
     if len(start) < 4:
         raise ValueError(f"{path} is truncated: {len(start)} bytes, an IDX file starts with 4")
@@ -237,7 +237,7 @@ def _parse_idx(read: Callable[[int], bytes], path: Path, most: int) -> NDArray[n
 
 
 def _take(read: Callable[[int], bytes], count: int) -> bytearray:
-    """`count` bytes, or what there is; memory grows with what is read, not with what was asked for."""
+    """Return `count` bytes, or fewer at the end; memory grows with the bytes found, not with `count`."""
     content = bytearray()
     while len(content) < count and (piece := read(min(1 << 20, count - len(content)))):
         content += piece
@@ -250,7 +250,7 @@ def _find(name: str, folder: Path, file: str, download: bool) -> Path:
             return path
     path = folder / f"{file}.gz"
     if not download:
-        raise FileNotFoundError(f"{path} is missing (and so is {file}, unpacked); put it there or use download=True")
+        raise FileNotFoundError(f"{path} is missing (and unpacked {file} too); put it there or use download=True")
     url = URLS[name] + path.name
     pooch = optional("pooch", "to download data sets")
     try:
@@ -271,8 +271,8 @@ def _check_md5(file: IO[bytes], path: Path, expected: str) -> None:
     found = digest.hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path} has md5 {found}, the published one is {expected}: it is corrupt, truncated or another file; "
-            "remove it, or download it again with download=True once it is gone"
+            f"{path} has md5 {found}, the published one is {expected}: the file is corrupt, truncated or another one; "
+            "remove it, then put the right one there or use download=True"
         )
 
 

@@ -1,4 +1,4 @@
-"""Llama-type models of Hugging Face's `transformers`, callable as this project's models are: tokens to logits."""
+"""Llama-type models of Hugging Face's `transformers`, called like this project's models: tokens to logits."""
 
 import tempfile
 from pathlib import Path
@@ -15,8 +15,8 @@ from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.optional import optional
 from tensornet_interp.weights import WeightFiles
 
-ACTIVATIONS = {"none": "linear", "relu": "relu", "silu": "silu", "gelu": "gelu"}  # our gates in their words
-SIZES = (  # in a config
+ACTIVATIONS = {"none": "linear", "relu": "relu", "silu": "silu", "gelu": "gelu"}  # our gate names -> theirs
+SIZES = (  # keys of a config
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
 )
@@ -24,11 +24,12 @@ WHY = ("for Llama-type models", "huggingface")
 
 
 class HuggingFaceModel(LanguageModel):
-    """logits = model(tokens).logits: (batch, position) -> (batch, position, vocabulary)
+    """A `HuggingFaceModel` wraps a causal language model of `transformers`.
 
-    `model` is a causal language model of `transformers`; `config` says its sizes in this project's words, so that
-    `train_language` and what measures a `Transformer`'s loss take it as well.
-    Raises ValueError where the gate (hidden_act) is none of `ACTIVATIONS`.
+    logits = model(tokens).logits: (batch, position) -> (batch, position, vocabulary)
+
+    `config` holds its sizes under this project's names, so `train_language` and `held_out_loss` accept it.
+    Raises ValueError if the gate (hidden_act) is not in `ACTIVATIONS`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,16 +50,17 @@ class HuggingFaceModel(LanguageModel):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The class's equation."""
+        """Return the logits: (batch, position) -> (batch, position, vocabulary)."""
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits
 
 
 def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
-    """A new Llama of these sizes, float32, drawn on the CPU; the global random streams are as they were afterwards
+    """Return a new Llama of these sizes, in float32, with weights drawn on the CPU from `seed`.
 
-    Embedding and linear maps are N(0, 1 / d_model). Needs `transformers` (the extra "huggingface").
-    Raises ImportError, saying how it is installed, where it is not there; ValueError for a negative seed.
+    The entries of the embedding and of linear maps are N(0, 1 / d_model). The global random streams stay as they are.
+    Needs `transformers` (the extra "huggingface"). Raises ImportError, saying how to install it, if it is missing;
+    ValueError for a negative seed.
     """
     check_int("seed", seed, 0)
     transformers = optional("transformers", *WHY)
@@ -70,7 +72,7 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
         num_attention_heads=config.n_heads,
         max_position_embeddings=config.context,
         hidden_act=ACTIVATIONS[config.gate],
-        initializer_range=config.d_model**-0.5,  # the library's 0.02 is that of width 2,500
+        initializer_range=config.d_model**-0.5,  # the library's 0.02 fits width 2,500
         bos_token_id=None,
         eos_token_id=None,
         tie_word_embeddings=False,
@@ -82,10 +84,10 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
 
 
 def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") -> HuggingFaceModel:
-    """The model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded
+    """Return the model that `save_huggingface` (or `save_pretrained`) wrote to `folder`; nothing is downloaded.
 
-    Raises FileNotFoundError if there is no config, ValueError for a gate that is none of `ACTIVATIONS`, for sizes in
-    the config that no tensor has, and for tensors that are missing, too many or of other shapes than the model's.
+    Raises FileNotFoundError for a missing folder or config; ValueError for a gate that is not in `ACTIVATIONS`, for
+    sizes in the config that no tensor has, and for tensors that are missing, too many or of a wrong shape.
     """
     transformers = optional("transformers", *WHY)
     if not Path(folder).is_dir():
@@ -93,7 +95,7 @@ def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") 
     files = WeightFiles(Path(folder))
     info = files.config()
     largest = max((size for name in files.names for size in files.shape(name)), default=0)
-    for name in SIZES:  # before memory is spent on them
+    for name in SIZES:  # checked before memory is spent
         size, most = info.get(name), len(files.names) if name == "num_hidden_layers" else largest
         if isinstance(size, int) and size > most:
             raise ValueError(f"{folder} does not fit its config: {name} is {size}, its tensors have at most {most}")
@@ -105,17 +107,17 @@ def load_huggingface(folder: str | Path, *, device: torch.device | str = "cpu") 
     except Exception as error:  # the library has no family of errors for files
         raise ValueError(f"{folder} is no model that transformers can open: {error}") from error
     wrong = {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
-    if wrong:  # else it would go on with random weights
+    if wrong:  # the library would continue with random weights
         raise ValueError(f"{folder} does not fit its config: {wrong}")
     return HuggingFaceModel(model).to(device)
 
 
 def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> None:
-    """Write config.json and model.safetensors as `transformers` does, and the config in the metadata of the weights too
+    """Write config.json and model.safetensors as `transformers` does, with the config also in the weights' metadata.
 
     `tensornet_interp.weights.load_layer(folder, i, layout="llama", gate_removed=True)` opens the layers of a model
-    without gates. A save that is killed leaves the old model or the new one. Memory, and space for temporary files: the
-    weights once more.
+    without gates. If the process is killed, the old model or the new one is complete on disk.
+    Cost: memory and temporary files of the size of the weights.
     """
     inner: Any = model.model
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Language models: training that resumes bit by bit, held-out loss and generation."""
+"""Training of language models that resumes bit by bit, held-out loss, and generation of text."""
 
 import json
 import math
@@ -29,11 +29,12 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """How a `LanguageModel` is trained; a step is `batch_size` sequences of `context` tokens, in `accumulation` parts
+    """A `LanguageConfig` says how `train_language` trains a model.
 
-    `steps=None` means `epochs` over the text. The learning rate rises over `warmup` steps, then follows `schedule`.
-    Weight decay is on all matrices but the embedding, where it would shrink the rows of rare tokens; not on vectors.
-    "bfloat16" is mixed precision, on CUDA only. `clip` bounds the norm of the gradient; 0 means no bound.
+    A step uses `batch_size` sequences of `context` tokens, in `accumulation` parts. `steps=None` means `epochs` over
+    the text. The learning rate rises over `warmup` steps, then follows `schedule`. Weight decay acts on all matrices
+    but the embedding, where it would shrink the rows of rare tokens; it does not act on vectors. "bfloat16" is mixed
+    precision, on CUDA only. `clip` bounds the norm of the gradient; 0 means no bound.
     """
 
     epochs: float = 4.0
@@ -66,11 +67,11 @@ class LanguageConfig:
             )
 
     def count_steps(self, windows: int) -> int:
-        """Steps of the whole training on a text of so many windows."""
+        """Return the number of steps of the whole training on a text of this many windows."""
         return self.steps or max(1, round(self.epochs * windows / self.batch_size))
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate at `step` (counted from 0) of `steps`."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * SCHEDULES[self.schedule]((step - self.warmup) / max(1, steps - self.warmup))
@@ -88,23 +89,23 @@ def train_language(
     every: int = 100,
     progress: bool = True,
 ) -> History:
-    """Minimise the mean over tokens of -log softmax(model(tokens before))[token], in place, with AdamW
+    """Train the model in place with AdamW, on the mean over tokens of -log softmax(model(tokens before))[token].
 
-    tokens (count,), int64 or uint16 (`load_tokens`), on any device. The text is cut into windows of context + 1 tokens,
-    the last of one being the first of the next; every epoch takes each once, in an order that seed and epoch decide.
-    `callback(step, model)` is called before every step (from 0), also of a resumed run. A record every `every` steps
-    and at the end: step, epoch, loss (mean over the steps since the last record), lr, seconds (training alone, resumed
-    parts summed), and with `held_out` tokens held_out_loss.
+    `tokens` is (count,), int64 or uint16 (`load_tokens`), on any device. The text is cut into windows of context + 1
+    tokens; the last token of a window is the first of the next. Each epoch takes every window once, in an order set by
+    seed and epoch. `callback(step, model)` is called before every step, from 0, also in a resumed run. Every `every`
+    steps and at the end there is a record: step, epoch, loss (mean over the steps since the last record), lr, seconds
+    (of training, summed over resumed parts), and held_out_loss if `held_out` tokens are given.
 
-    With `folder`, the state (weights, moments, step, records) is kept there with every record, as one file, always one
-    whose loss was finite. A run that was cut off goes on from it and ends as it would have: on the CPU bit by bit. A
-    folder with the state of other settings (config, model, text, initial weights, `extra`: JSON values that say what
-    else decides, as what the callback does) is a ValueError that shows both. A finished run is read back without a
-    step; the callback is not called then.
+    With `folder`, one file there keeps the state (weights, moments, step, records) of every record. A state is kept
+    only if its loss is finite. A run that was stopped continues from it with the same result, on the CPU bit by bit.
+    A finished run is read back without a step and without a call of `callback`. `extra` holds JSON values that also
+    decide the result, such as the options of the callback. Raises ValueError, showing both, if the state has other
+    settings: config, model, text, initial weights or `extra`.
 
-    Raises ValueError for a text shorter than one window or with tokens that the model lacks, and for mixed precision
-    outside of CUDA; FloatingPointError for a loss or gradient that is not finite, with the step and the state kept.
-    Cost: 6 flops a parameter and token. Memory on disk: three times the model.
+    Raises ValueError for a text shorter than one window, for tokens that the model lacks, and for mixed precision
+    without CUDA; FloatingPointError, naming the step and the kept state, for a loss or gradient that is not finite.
+    Cost: 6 flops per parameter and token. Disk: three times the model.
     """
     check_int("every", every, 1)
     length, device = model.config.context + 1, next(model.parameters()).device
@@ -114,7 +115,7 @@ def train_language(
     steps = config.count_steps(windows)
     optimizer = _optimizer(model, config)
     settings: dict[str, Any] = {"config": asdict(config), "model": asdict(model.config), "extra": dict(extra or {})}
-    text = [describe(part.long()) for part in tokens.split(1 << 22)]  # the same for int64 and for uint16 on disk
+    text = [describe(part.long()) for part in tokens.split(1 << 22)]  # int64 and uint16 give one digest
     settings |= {"every": every, "text": digest(text), "initial weights": digest(*model.parameters())}
     state = TrainingState(folder, json.loads(json.dumps(settings)))
     done, records, seconds = state.load(model, optimizer, steps)
@@ -139,15 +140,15 @@ def train_language(
             size = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
             if not math.isfinite(loss) or not math.isfinite(size):
                 raise FloatingPointError(
-                    f"the loss is {loss} and the norm of its gradient {size} at step {step} of {steps}; lower "
+                    f"the loss is {loss} and the norm of its gradient is {size} at step {step} of {steps}; lower "
                     f"lr={config.lr}; {state.kept()}"
                 )
-            if step == 0 or (step % every == 0 and step > done):  # known to be good only now
+            if step == 0 or (step % every == 0 and step > done):  # only now its loss is known to be finite
                 state.save(model, optimizer, step, records, seconds)
             lr = config.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with torch.device("cpu"):  # where AdamW counts its steps
+            with torch.device("cpu"):  # AdamW counts its steps here
                 optimizer.step()
             total += loss
             seconds += time.perf_counter() - start
@@ -170,10 +171,12 @@ def train_language(
 
 
 def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> Tensor:
-    """-log softmax(model(tokens before))[token] of every token but the first: (count - 1,), float32, in nats
+    """Return the loss of every token but the first, in nats: (count - 1,), float32.
 
-    Over consecutive windows of `context`, so a token sees from 1 to `context` tokens before it; the last window may be
-    shorter. In eval mode and without gradients, both restored.
+    loss[token] = -log softmax(model(tokens before))[token]
+
+    The text is cut into windows of `context` tokens, so a token sees 1 to `context` tokens before it. The last window
+    may be shorter. The model runs in eval mode without gradients, and its mode is restored.
     """
     check_int("batch_size", batch_size, 1)
     if tokens.ndim != 1 or len(tokens) < 2:
@@ -194,7 +197,7 @@ def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> 
 
 
 def held_out_loss(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> float:
-    """mean of `token_losses`: nats a token."""
+    """Return the mean of `token_losses`, in nats per token."""
     return float(token_losses(model, tokens, batch_size).double().mean())
 
 
@@ -207,20 +210,20 @@ def generate(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """tokens (..., position) and `n` more, each drawn from softmax(logits / temperature) of the `top_k` likeliest
+    """Return `tokens` (..., position) with `n` more tokens, each drawn from softmax(logits / temperature).
 
-    `temperature=0` takes the likeliest. Only the last `context` tokens are seen. Every draw needs a `generator`, on the
-    model's device.
-    Cost: one forward pass a token, nothing is cached.
+    With `top_k`, only the `top_k` likeliest tokens are drawn. `temperature=0` takes the likeliest token. The model sees
+    only the last `context` tokens. A draw needs a `generator` on the model's device.
+    Cost: one forward pass per token; nothing is cached.
     """
     check_int("n", n, 0)
     check_number("temperature", temperature, 0.0)
     if top_k is not None:
         check_int("top_k", top_k, 1, model.config.vocabulary)
     if temperature and generator is None:
-        raise ValueError("generator is missing: a draw needs one; temperature=0 needs none")
+        raise ValueError("generator is missing: a draw needs one, temperature=0 does not")
     if tokens.ndim == 0 or tokens.shape[-1] == 0:
-        raise ValueError(f"tokens must hold at least one token to go on from, got shape {tuple(tokens.shape)}")
+        raise ValueError(f"tokens must hold at least one token to continue from, got shape {tuple(tokens.shape)}")
     _check_tokens(tokens, model)
     tokens, shape = tokens.long().reshape(-1, tokens.shape[-1]), tokens.shape[:-1]
     with train_mode(model, training=False), torch.no_grad():
@@ -237,7 +240,7 @@ def generate(
 
 
 class _Order:
-    """Which windows stand at places first, first + 1, ... of the epochs laid end to end."""
+    """The order of the windows over all epochs: `of` yields those at places first, first + 1, ..."""
 
     def __init__(self, windows: int, seed: int) -> None:
         self.windows, self.seed = windows, seed
@@ -263,7 +266,7 @@ def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.Adam
 
 
 def _check_text(tokens: Tensor, model: LanguageModel) -> int:
-    """The number of windows."""
+    """Check the tokens and return the number of windows."""
     context = model.config.context
     if tokens.ndim != 1 or len(tokens) < context + 1:
         raise ValueError(

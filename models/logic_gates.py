@@ -1,7 +1,7 @@
 """Pairs of boolean operations on input bits: the toy task of Pearce et al. (2025), arXiv 2410.08417.
 
 One bilinear layer with biases represents every operation of two bits exactly: x AND y = x y, x XOR y = x + y - 2 x y,
-negations 1 - ...; the constants need the biases.
+and the negation of f is 1 - f. The constants need the biases.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class LogicGate(NamedTuple):
-    """operation(bit[first], bit[second])"""
+    """A `LogicGate` is operation(bit[first], bit[second])."""
 
     operation: str
     first: int
@@ -36,7 +36,7 @@ class LogicGate(NamedTuple):
 
 @dataclass(frozen=True)
 class LogicGateConfig:
-    """Which logic gates (one output each) on how many bits, and the hidden width of the layer.
+    """A `LogicGateConfig` holds the number of bits, the logic gates (one output each) and the hidden width.
 
     >>> LogicGateConfig(n_bits=3, gates=(LogicGate("and", 0, 1), LogicGate("xnor", 1, 2)), hidden=4).names
     ('and(0, 1)', 'xnor(1, 2)')
@@ -67,7 +67,7 @@ class LogicGateConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name an output."""
+        """The names of the outputs."""
         return tuple(f"{gate.operation}({gate.first}, {gate.second})" for gate in self.gates)
 
 
@@ -79,10 +79,12 @@ def truth_table(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """x (rows, n_bits) and y[row, gate] = operation(x[row, first], x[row, second]), both of zeros and ones
+    """Return inputs x (rows, n_bits) and outputs y (rows, gates), both of zeros and ones.
 
-    All 2**n_bits rows in counting order (bit 0 is the most significant) if they are at most `max_rows`; otherwise
-    `max_rows` rows drawn uniformly, with replacement, from the own stream of `seed`.
+    y[row, gate] = operation(x[row, first], x[row, second])
+
+    If 2**n_bits is at most `max_rows`, all rows come in counting order, with bit 0 as the most significant. Otherwise
+    `max_rows` rows are drawn uniformly with replacement, from a stream of their own that `seed` starts.
     """
     check_int("max_rows", max_rows, 1)
     check_int("seed", seed, 0)
@@ -98,7 +100,10 @@ def truth_table(
 
 
 class LogicGateModel(nn.Module):
-    """y = down((left x + a) * (right x + b)) + c: one bilinear layer with biases, one output per gate."""
+    """A `LogicGateModel` is one bilinear layer with biases and one output per gate.
+
+    y = down((left x + a) * (right x + b)) + c
+    """
 
     def __init__(
         self, config: LogicGateConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -108,12 +113,12 @@ class LogicGateModel(nn.Module):
         self.bilinear = Bilinear(config.n_bits, config.hidden, len(config.gates), bias=True, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class's equation: (..., n_bits) -> (..., gates)."""
+        """Return y: (..., n_bits) -> (..., gates)."""
         y: Tensor = self.bilinear(x)
         return y
 
     def layer(self) -> BilinearLayer:
-        """The exact lifted layer: coordinates [1, bits] -> [1, gates]."""
+        """Return the model as a lifted `BilinearLayer`, exactly: coordinates [1, bits] -> [1, gates]."""
         return self.bilinear.layer("gates", basis="bits, 0 or 1")
 
 
@@ -126,10 +131,10 @@ def train_logic_gates(
     seed: int = 0,
     max_rows: int = 4096,
 ) -> LogicGateModel:
-    """A model fitted to the truth table: full-batch AdamW on the mean squared error, learning rate falling to zero.
+    """Train a model on the truth table: full-batch AdamW on the mean squared error, on the CPU.
 
-    On the CPU; the global random streams are as they were afterwards. Raises FloatingPointError, naming the step,
-    where the loss stops being finite. Cost: steps * rows * 6 hidden (2 n_bits + gates) flops.
+    The learning rate falls to zero. The global random streams stay as they are. Raises FloatingPointError, naming the
+    step, if the loss is not finite. Cost: steps * rows * 6 hidden (2 n_bits + gates) flops.
     """
     check_int("steps", steps, 1)
     check_int("seed", seed, 0)
@@ -147,7 +152,7 @@ def train_logic_gates(
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step} of {steps}; lower lr={lr}")
             loss.backward()
-            with torch.device("cpu"):  # where AdamW counts its steps
+            with torch.device("cpu"):  # AdamW counts its steps here
                 optimizer.step()
             schedule.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""A `Transformer` on disk in the published layout, which `tensornet_interp.weights` opens layer by layer."""
+"""Save and load a `Transformer` in the published layout, which `tensornet_interp.weights` opens layer by layer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from models.transformer import Transformer, TransformerConfig
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.weights import LAYOUTS, Source, WeightFiles
 
-# fields of `TransformerConfig` by the names that the layout has for them
+# fields of `TransformerConfig` -> their names in the layout
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
 FIXED = {"bilinear": True, "bias": False, "normalization": "rms"}
 TOKENIZER = "tokenizer.json"
@@ -21,11 +21,12 @@ PUBLISHED = LAYOUTS["published"]
 
 
 def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout, left rows above right rows
+    """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout.
 
-    `extra` (JSON values) stands as "extra" in the config. `load_transformer` and `tensornet_interp.weights` read one
-    file, model.safetensors with the config in its metadata: a save that is killed leaves the old model or the new one.
-    Raises TypeError for an `extra` that JSON cannot hold.
+    In the stacked weights, left rows are above right rows. The config stores `extra` (JSON values) as "extra".
+    `load_transformer` and `tensornet_interp.weights` read only model.safetensors, which has the config in its metadata.
+    If the process is killed, the old model or the new one is complete on disk. Raises TypeError for an `extra` that
+    JSON cannot hold.
     """
     config = model.config
     info = {name: getattr(config, field) for field, name in KEYS.items()} | FIXED
@@ -39,11 +40,12 @@ def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str,
 
 
 def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> Transformer:
-    """The model that a checkpoint of the published layout holds, with the dtype of the file
+    """Return the model of a checkpoint in the published layout, in the dtype of the file.
 
-    `folder`: any source of `tensornet_interp.weights`, shards and hub names too. The vocabulary is the embedding's.
-    Raises FileNotFoundError; ValueError for what this class cannot be: biases, another norm, another gate, no gated
-    product, and for tensors that are missing, too many, or of other sizes than the config says.
+    `folder` is any source of `tensornet_interp.weights`, also shards and hub names. The number of rows of the embedding
+    is the vocabulary. Raises FileNotFoundError for a missing file; ValueError for a model that a `Transformer` cannot
+    be (biases, another norm, another gate, an MLP without the product), and for tensors that are missing, too many, or
+    of other sizes than the config says.
     """
     files = WeightFiles(folder)
     info = files.config()
@@ -52,7 +54,7 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
             raise ValueError(f"{folder}: {key} must be {value!r} in {CONFIG}, got {info.get(key)!r}")
     sizes = {field: check_int(f"{name} in {CONFIG}", info.get(name), 1) for field, name in KEYS.items()}
     gate = check_choice(f"gate in {CONFIG}", info.get("gate") or "none", GATES)
-    if sizes["n_layers"] > len(files.names):  # before so many names are made
+    if sizes["n_layers"] > len(files.names):  # checked before so many names are made
         raise ValueError(f"{folder} does not fit its config: {len(files.names)} tensors for n_layer={info['n_layer']}")
     wanted = _tensors(sizes["n_layers"])
     missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
@@ -61,7 +63,7 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
     try:
         model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
-    except (RuntimeError, ValueError) as error:  # torch has sizes that it refuses
+    except (RuntimeError, ValueError) as error:  # torch refuses some sizes
         raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error
     expected, state = model.state_dict(), dict[str, Tensor]()
     for stored, names in wanted.items():
@@ -77,7 +79,7 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
 
 
 def _tensors(layers: int) -> dict[str, tuple[str, ...]]:
-    """Names in the layout, each with the parameters that are stacked in it."""
+    """Return the names in the layout, each with the parameters that are stacked in that tensor."""
     names: dict[str, tuple[str, ...]] = {
         PUBLISHED.embedding: ("embedding.weight",),
         PUBLISHED.unembedding: ("head.weight",),

@@ -1,4 +1,4 @@
-"""How good a dictionary is for its model, on held-out text: error, features that fire, loss under patches."""
+"""Quality of a dictionary on held-out text: its error, the features that fire, and the model's loss with patches."""
 
 import math
 from collections.abc import Callable
@@ -18,15 +18,15 @@ ABLATIONS = ("mean", "zero")
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """Of a dictionary at one point; `evaluate` says what is what."""
+    """A `Quality` is the quality of a dictionary at one hook point; see `evaluate` for the fields."""
 
     tokens: int
     nmse: float  # sum |x - x'|^2 / sum |x - mean|^2
-    active: float  # features a token
-    fired: Tensor  # (feature,): on how many tokens
-    loss: float
-    patched: float  # loss with the reconstruction in the place of what passes
-    ablated: float  # loss with the mean, or zero, there
+    active: float  # features per token
+    fired: Tensor  # (feature,): the number of tokens on which it fired
+    loss: float  # of the model as it is
+    patched: float  # loss with the reconstruction in place of the vectors
+    ablated: float  # loss with the mean, or zero, in place of the vectors
     ablation: str
 
     @property
@@ -36,22 +36,27 @@ class Quality:
 
     @property
     def dead_share(self) -> float:
-        """dead / features."""
+        """The share of features that fired on none of the tokens."""
         return len(self.dead) / len(self.fired)
 
     @property
     def loss_added(self) -> float:
-        """patched - loss."""
+        """The rise of the loss by the reconstruction: patched - loss."""
         return self.patched - self.loss
 
     @property
     def loss_recovered(self) -> float:
-        """(ablated - patched) / (ablated - loss): 1 for a perfect reconstruction, 0 for the ablation; NaN for 0 / 0."""
+        """The share of the ablated loss that the reconstruction wins back.
+
+        loss_recovered = (ablated - patched) / (ablated - loss)
+
+        It is 1 for a perfect reconstruction, 0 if the reconstruction is as bad as the ablation, and NaN for 0 / 0.
+        """
         gap = self.ablated - self.loss
         return (self.ablated - self.patched) / gap if gap else math.nan
 
     def record(self) -> dict[str, float | int | str]:
-        """A row of a table."""
+        """Return the numbers as one row of a table."""
         return {
             "tokens": self.tokens,
             "nmse": self.nmse,
@@ -75,11 +80,14 @@ def evaluate(
     ablation: str = "mean",
     at_once: int = 16,
 ) -> Quality:
-    """nmse = sum |x - x'|^2 / sum |x - mean|^2 over all tokens, x' = decode(encode(x)); fired; losses under patches
+    """Measure a dictionary on the vectors x at the hook point (layer, point), for held-out tokens.
 
-    windows: (window, position), held-out tokens; mean: that of x over them. The normalised error is 0 for a perfect
-    dictionary and 1 for one that always answers the mean. Losses are `held_out_loss` of the windows, one after the
-    other: as it is, with x' in the place of x at (layer, point), and with the mean ("mean") or zero ("zero") there.
+    nmse = sum |x - x'|^2 / sum |x - mean|^2, with x' = decode(encode(x))
+
+    `windows` is (window, position), and mean is the mean of x over all tokens. The normalised error nmse is 0 for a
+    perfect dictionary, and 1 for one that always returns the mean. Each loss is the `held_out_loss` of all windows in a
+    row: `loss` without a change, `patched` with x' in place of x, `ablated` with the mean ("mean") or zero ("zero") in
+    place of x. Raises ValueError for an unknown ablation, layer or point.
     Cost: three passes of the model, two of its part up to the layer, two of the dictionary.
     """
     check_choice("ablation", ablation, ABLATIONS)

@@ -1,4 +1,4 @@
-"""Classifiers that are trained once and kept on disk, so that every figure after the first one is cheap."""
+"""Classifiers that are trained once and kept on disk."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +21,14 @@ def trained(
     transform_name: str = "",
     progress: bool = True,
 ) -> BilinearClassifier:
-    """The classifier that these settings give: read from below `folder` where it is there, else trained and kept
+    """Return the classifier of these settings: read from `folder` if it is there, otherwise trained and saved there.
 
-    Initial weights and training are drawn from `training.seed`. The place is `folder/DATASET-DIGEST`, the digest of
+    `training.seed` decides initial weights and training. The model's place is `folder/DATASET-DIGEST`. The digest is of
     everything that decides the result: config, training, name of the transform, and images, labels and dtype of the
-    data set, not its name alone. The model's config holds the settings in full and they are compared, not trusted. A
-    run that is cut off leaves nothing that is read and starts again.
-    Raises ValueError where a stored model has other settings, or a transform comes without a name or a name alone.
+    data set. The saved config holds these settings in full, and they are compared when the model is read. If a training
+    is stopped, nothing of it is read later, and the next call trains again.
+
+    Raises ValueError if a stored model has other settings, or if only one of `transform` and `transform_name` is given.
     """
     if (transform is None) != (transform_name == ""):
         raise ValueError(f"transform and transform_name go together, got {transform!r} and {transform_name!r}")

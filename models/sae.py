@@ -1,4 +1,4 @@
-"""TopK autoencoders (Gao et al. 2024) of a model's vectors: training, and folders in the published layout."""
+"""Training of TopK autoencoders (Gao et al. 2024) on a model's vectors."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,11 +19,12 @@ Record = dict[str, float | int]
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """Options of `train_autoencoder`: `expansion` d features, `k` of them active, `steps` batches of `batch_size`.
+    """An `SAEConfig` holds the options of `train_autoencoder`.
 
-    The learning rate is constant, so that a run of more steps passes through the shorter ones: `checkpoints` are the
-    numbers of steps after which the dictionary is handed out, the last step always being one. A feature is dead that
-    did not fire on the last `dead_after` tokens. `buffer`: vectors that are shuffled together.
+    There are `expansion` d features, `k` of them active, and training takes `steps` batches of `batch_size` vectors.
+    The learning rate is constant, so a long run passes through the states of shorter ones. The callback gets the
+    dictionary after each number of steps in `checkpoints`, and after the last step. A feature is dead if it did not
+    fire on the last `dead_after` tokens. `buffer` is the number of vectors that are shuffled together.
     """
 
     expansion: int = 4
@@ -49,10 +50,12 @@ class SAEConfig:
 
 
 class TopKAutoencoder(nn.Module):
-    """x' = w_dec f + b_dec, f = relu(top k of w_enc (x - b_dec)): (..., d) -> (..., d)
+    """A `TopKAutoencoder` reconstructs vectors x from at most k active features f.
 
-    w_enc (feature, d) starts as the transpose of w_dec (d, feature), whose columns have length 1 and random directions;
-    b_dec (d,) starts as `mean`. There is no encoder bias.
+    x' = w_dec f + b_dec, with f = relu(top k of w_enc (x - b_dec))
+
+    x and x' are (..., d), f is (..., feature). At the start, the columns of w_dec (d, feature) have length 1 and random
+    directions, w_enc (feature, d) is the transpose of w_dec, and b_dec (d,) is `mean`. There is no encoder bias.
     """
 
     def __init__(self, d: int, config: SAEConfig, *, mean: Tensor) -> None:
@@ -67,29 +70,32 @@ class TopKAutoencoder(nn.Module):
         self.b_dec = nn.Parameter(mean.detach().clone())
 
     def encode(self, x: Tensor) -> Tensor:
-        """f of the class's equation, (..., feature)."""
+        """Return the features f: (..., d) -> (..., feature)."""
         top = ((x - self.b_dec) @ self.w_enc.T).topk(self.k, dim=-1)
         f = x.new_zeros(*x.shape[:-1], len(self.w_enc))
         return f.scatter(-1, top.indices, top.values.relu())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class's equation."""
+        """Return the reconstruction x': (..., d) -> (..., d)."""
         y: Tensor = self.encode(x) @ self.w_dec.T + self.b_dec
         return y
 
     @torch.no_grad()
     def remove_radial_gradient(self) -> None:
-        """Drop what would change the length of a decoder column from its gradient: grad - (grad . column) column."""
+        """Remove from the gradient of each decoder column the part that would change its length.
+
+        grad -> grad - (grad . column) column
+        """
         if self.w_dec.grad is not None:
             self.w_dec.grad -= (self.w_dec.grad * self.w_dec).sum(0) * self.w_dec
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Decoder columns back to length 1."""
+        """Scale the decoder columns to length 1."""
         self.w_dec.div_(self.w_dec.norm(dim=0).clamp(min=torch.finfo(self.w_dec.dtype).tiny))
 
     def dictionary(self, *, name: str = "", point: str = "") -> Dictionary:
-        """The `Dictionary` of the present weights, which are copied."""
+        """Return the present weights as a `Dictionary`, which holds copies."""
         w_enc, w_dec, b_dec = (part.detach().clone() for part in (self.w_enc, self.w_dec, self.b_dec))
         return Dictionary(w_enc, w_dec, decoder_bias=b_dec, k=self.k, name=name, point=point)
 
@@ -101,17 +107,19 @@ def train_autoencoder(
     callback: Callable[[int, TopKAutoencoder], None] | None = None,
     progress: bool = True,
 ) -> tuple[TopKAutoencoder, list[Record]]:
-    """Minimise sum |x - x'|^2 / sum |x - mean|^2 over every batch (batch, d), with Adam at a constant learning rate
+    """Train an autoencoder on batches (batch, d) with Adam, and return it with a record of the training.
 
-    mean: over the batch in the loss; over the first batch where the bias starts. After every step the decoder's columns
-    are brought back to length 1; the part of the gradient along them is dropped before. `callback(step, autoencoder)`
-    is called at every checkpoint and after the last step. `batches` must last for config.steps.
-    Returns the autoencoder and about 50 records: step, tokens, nmse (of the batch), active (features a token), dead
-    (share of features that did not fire on the last `dead_after` tokens, or on all so far while there are fewer).
+    loss = sum |x - x'|^2 / sum |x - mean|^2, with the mean over the batch
 
-    Raises ValueError where the batches end early, FloatingPointError, naming the step, where the loss is not finite:
-    what was handed to `callback` until then is the last good state.
-    Cost a token: 12 d features flops and the k largest of the features.
+    The decoder bias starts as the mean of the first batch. Before each step, the part of the gradient along the decoder
+    columns is removed; after it, the columns are scaled to length 1. `callback(step, autoencoder)` is called at every
+    checkpoint and after the last step. `batches` must last for config.steps. There are about 50 records: step, tokens,
+    nmse (of the batch), active (features per token), dead (share of features that did not fire on the last `dead_after`
+    tokens, or on all tokens so far if there are fewer).
+
+    Raises ValueError if the batches end early; FloatingPointError, naming the step, if the loss is not finite. The last
+    good state is then the one that `callback` got last.
+    Cost: 12 d features flops per token, and a search for the k largest features.
     """
     stream, autoencoder, optimizer = iter(batches), None, None
     records: list[Record] = []
@@ -138,7 +146,7 @@ def train_autoencoder(
         optimizer.zero_grad()
         loss.backward()
         autoencoder.remove_radial_gradient()
-        with torch.device("cpu"):  # where Adam counts its steps
+        with torch.device("cpu"):  # Adam counts its steps here
             optimizer.step()
         autoencoder.normalize()
         tokens += len(x)
@@ -169,10 +177,11 @@ def autoencoder_at(
     callback: Callable[[int, Dictionary], None] | None = None,
     progress: bool = True,
 ) -> tuple[Dictionary, list[Record]]:
-    """`train_autoencoder` on what passes at (layer, point) while the model reads the windows, as often as is needed
+    """Train an autoencoder on the vectors at the hook point (layer, point), and return its dictionary and the records.
 
-    windows: (window, position). callback(step, dictionary) at the checkpoints. The dictionary is named as its folder in
-    the published layout. Raises ValueError for a point that does not exist; it lists those that do.
+    `windows` is (window, position); the model reads the windows as often as needed. `callback(step, dictionary)` is
+    called at the checkpoints. The dictionary has the name of its folder in the published layout. Raises ValueError for
+    a point that does not exist, and lists the points that do. See `train_autoencoder` for the rest.
     """
     buffer = VectorBuffer(model, windows, layer, point, config.buffer, config.batch_size, config.seed)
     place = {"name": f"{layer}-{point}-x{config.expansion}-k{config.k}", "point": f"{layer}-{point}"}

@@ -1,4 +1,4 @@
-"""Models on disk: weights and config in one safetensors file, nothing that executes when it is loaded."""
+"""Save and load models: weights and config in one safetensors file, and no code that runs when it is loaded."""
 
 import json
 import os
@@ -21,7 +21,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 NONE: Mapping[str, str] = MappingProxyType({})
 
 Model = BilinearClassifier | LogicGateModel
-# What can be stored, by class name: the class and its options. To add one: a line here.
+# Class name -> the class and its config. To store another class, add a line here.
 CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | LogicGateConfig]]] = {
     "BilinearClassifier": (BilinearClassifier, ClassifierConfig),
     "LogicGateModel": (LogicGateModel, LogicGateConfig),
@@ -31,10 +31,10 @@ CLASSES: dict[str, tuple[Callable[..., Model], Callable[..., ClassifierConfig | 
 def save_unit(
     folder: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], metadata: Mapping[str, str] = NONE
 ) -> None:
-    """Write `<folder>/model.safetensors`, with `info` in its metadata, and `<folder>/config.json`, its copy to look at
+    """Write `<folder>/model.safetensors`, with `info` in its metadata, and a copy of `info` in `<folder>/config.json`.
 
-    What is loaded comes from the one file, so that weights and config are of one save, whenever it is killed.
-    Raises TypeError for an `info` that JSON cannot hold.
+    Loading reads model.safetensors alone, so weights and config always come from the same save, even if the process is
+    killed. Raises TypeError for an `info` that JSON cannot hold.
     """
     try:
         text = f"{json.dumps(info, indent=2, allow_nan=False)}\n"
@@ -45,10 +45,10 @@ def save_unit(
 
 
 def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write `<folder>/model.safetensors` and `<folder>/config.json`; `extra` (JSON values) is kept as "extra"
+    """Write `<folder>/model.safetensors` and `<folder>/config.json`; the config keeps `extra` (JSON values) as "extra".
 
-    A save that fails or is killed leaves the old model or the new one. The config that is loaded stands in
-    model.safetensors; config.json is a copy of it to look at.
+    If the save fails or is killed, the old model or the new one is complete on disk. Loading reads the config from
+    model.safetensors; config.json is a copy for people.
     Raises TypeError for a class that is not in `CLASSES` and for an `extra` that JSON cannot hold.
     """
     name = type(model).__name__
@@ -59,22 +59,22 @@ def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None
 
 
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Model:
-    """The model saved in `folder`, on `device`, with the dtypes it was saved with
+    """Return the model that `save_model` wrote to `folder`, on `device`, in the dtype it was saved in.
 
     Raises FileNotFoundError for a missing file; ValueError for malformed JSON, another format, an unknown class,
-    options that do not fit it, a corrupt tensor file, and missing, extra or wrongly sized tensors.
+    options that do not fit the class, a corrupt tensor file, and missing, extra or wrongly sized tensors.
     """
     files = _open(folder)
     info, path = _check_info(files.config(), folder), Path(folder) / WEIGHTS
     name, options = info["class"], info["config"]
     build, configure = CLASSES[name]
     layers = options.get("n_layers", 1)
-    if isinstance(layers, int) and layers > len(files.names):  # before so many are built
+    if isinstance(layers, int) and layers > len(files.names):  # checked before so many are built
         raise ValueError(f"{path} does not fit the config: {len(files.names)} tensors for n_layers={layers}")
     try:
         config = configure(**options)
-        model = build(config, device="meta")  # no memory and no random numbers for weights that are replaced anyway
-    except (TypeError, ValueError, RuntimeError) as error:  # torch has sizes that it refuses
+        model = build(config, device="meta")  # no memory and no random numbers: all weights are replaced
+    except (TypeError, ValueError, RuntimeError) as error:  # torch refuses some sizes
         raise ValueError(f"{folder}: the config of {name} is not valid: {error}") from error
     expected = model.state_dict()
     missing, extra = sorted(set(expected) - set(files.names)), sorted(set(files.names) - set(expected))
@@ -94,7 +94,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Mod
 
 
 def load_info(folder: str | Path) -> dict[str, Any]:
-    """The config that was stored with the weights, which are not read: format, class, config, extra."""
+    """Return the stored format, class, config and extra of a model, without reading its weights."""
     return _check_info(_open(folder).config(), folder)
 
 

@@ -1,4 +1,4 @@
-"""Tables on disk."""
+"""Tables in CSV files, and means with confidence intervals over their rows."""
 
 import csv
 import io
@@ -13,9 +13,10 @@ from tensornet_interp.numerics import t_quantile
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a CSV file: a line of the names of the first row, and one line a row; names that a row lacks stay empty
+    """Write a CSV file with one line per row; the columns are the names in the first row.
 
-    A table that is there is replaced whole, in one step: a run that is cut off leaves the old one or the new one.
+    If a row lacks a name, its cell is empty. An existing table is replaced in one step: if the process is killed, the
+    old table or the new one is complete on disk.
     """
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], restval="")
@@ -25,10 +26,11 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def read_table(path: str | Path) -> list[dict[str, float | str]]:
-    """The rows of a CSV file that `write_table` wrote: numbers where a cell is one, else text; empty cells left out
+    """Return the rows of a CSV file that `write_table` wrote, without the empty cells.
 
-    Raises FileNotFoundError, saying how to make the table, if there is none; ValueError, naming the line, for what is
-    no table: other bytes than UTF-8, a name twice, more cells than names.
+    A cell that reads as a number becomes a number; any other cell is text. Raises FileNotFoundError, saying how to make
+    the table, if the file is missing; ValueError, naming the line, if the file is not UTF-8, if two columns have one
+    name, or if a line has more cells than there are columns.
     """
     try:
         file = open_file(path)
@@ -39,7 +41,7 @@ def read_table(path: str | Path) -> list[dict[str, float | str]]:
         try:
             names = next(reader, [])
             if len(set(names)) < len(names):
-                raise ValueError(f"names of columns stand twice: {names}")
+                raise ValueError(f"two columns have the same name: {names}")
             rows = []
             for cells in filter(None, reader):
                 if len(cells) > len(names):
@@ -51,7 +53,7 @@ def read_table(path: str | Path) -> list[dict[str, float | str]]:
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Mean, and half the width of its confidence interval by Student's t (nan for a single value)."""
+    """Return the mean and half the width of its confidence interval by Student's t (nan for a single value)."""
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return mean, math.nan
@@ -61,11 +63,11 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 def summarise(
     rows: Sequence[Mapping[str, object]], by: Sequence[str], fields: Sequence[str], confidence: float = 0.95
 ) -> list[dict[str, object]]:
-    """mean, low and high of each field over the rows that agree in all of `by`, in the order of the first of each
+    """Return one row per group of rows with the same values of `by`: the mean of each field, and its interval.
 
-    low and high are the ends of the t-distributed confidence interval of the mean, for independent rows (seeds); `n` is
-    the number of rows. Names: FIELD, FIELD_low, FIELD_high; the two ends are left out where there is one row, the field
-    where no row has it. Raises KeyError where a row lacks a field of `by`.
+    FIELD is the mean; FIELD_low and FIELD_high are the ends of its confidence interval by Student's t, for independent
+    rows (seeds); `n` is the number of rows. With one row there are no ends, and a field that no row has is left out.
+    Groups are in the order in which they first appear. Raises KeyError if a row lacks a field of `by`.
     """
     groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in rows:

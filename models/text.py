@@ -1,4 +1,4 @@
-"""Text: stories cleaned while they are read, a small lower-case BPE, and tokens in memory or on disk."""
+"""Text for language models: reading and cleaning of stories, a small lower-case BPE, tokens in memory or on disk."""
 
 import codecs
 import hashlib
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
-OPENING = r"\n\s*\n(?=Once upon a time)"  # between stories of a file that has no END
-# what a wrong decoding leaves (UTF-8 read as Latin-1 or as cp1252, or given up), and control characters
+OPENING = r"\n\s*\n(?=Once upon a time)"  # separates stories in a file without END
+# traces of a wrong decoding (UTF-8 read as Latin-1 or cp1252, or replacement characters), and control characters
 CORRUPT = re.compile("\ufffd|â€|[ÃÂ][\u0080-\u00bf]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-NPY = re.compile(  # what `encode_to_file` and `numpy.save` write
+NPY = re.compile(  # the header that `encode_to_file` and `numpy.save` write
     rb"\x93NUMPY\x01\x00..\{'descr': '<u2', 'fortran_order': False, 'shape': \((\d{1,15}),\), \}\s*", re.DOTALL
 )
 PIECE = 1 << 20  # bytes read at a time
-LONGEST = 1 << 24  # characters of a story
+LONGEST = 1 << 24  # most characters of a story
 SMALLEST, LARGEST = 257, 1 << 16  # 256 bytes and END; a token is 16 bits on disk
 
 
 @dataclass
 class Cleaning:
-    """How many stories were kept, and how many of the others were removed as what."""
+    """A `Cleaning` counts the stories that were kept, and those that were removed for each reason."""
 
     kept: int = 0
     duplicates: int = 0
@@ -50,18 +50,19 @@ def read_stories(
     cleaning: Cleaning | None = None,
     seen: set[bytes] | None = None,
 ) -> Iterator[str]:
-    """The stories of a UTF-8 file, one after the other: lower-case, without blank lines and spaces at ends of lines
+    """Yield the stories of a UTF-8 file in lower case, without blank lines and without spaces at the ends of lines.
 
-    `separator` is a regular expression; None means `END`, or where the file's first MiB has none, the blank line before
-    a line that starts with "Once upon a time". Removed, and counted in `cleaning`: stories of fewer than `shortest`
-    characters, corrupt ones (`CORRUPT`), exact duplicates of one that was kept. `seen` holds the hashes of those: the
-    same set for a second file removes what was in the first.
+    `separator` is a regular expression. None means `END`; if the first MiB of the file has no `END`, it means the blank
+    line before a line that starts with "Once upon a time". Three kinds of stories are removed and counted in
+    `cleaning`: shorter than `shortest` characters, corrupt (`CORRUPT`), and exact duplicates of a kept one. `seen`
+    holds hashes of the kept stories. Give the same set for a second file to remove the stories of the first.
 
-    Raises FileNotFoundError; ValueError, naming the byte, for what is not UTF-8, and where no story is left.
-    Memory: a MiB and the longest story, and 16 bytes of hash a story: the file may be larger than memory.
+    Raises FileNotFoundError for a missing file; ValueError for bytes that are not UTF-8, naming the byte, for a story
+    of more than `LONGEST` characters, and if no story is left.
+    Memory: one MiB, the longest story, and 16 bytes of hash per story. The file may be larger than memory.
     """
     check_int("shortest", shortest, 1)
-    open_file(path).close()  # an error of the path comes now and not with the first story
+    open_file(path).close()  # a wrong path raises now, not at the first story
     counts, hashes = Cleaning() if cleaning is None else cleaning, set() if seen is None else seen
     return _clean(Path(path), separator, shortest, counts, hashes)
 
@@ -75,7 +76,7 @@ def _clean(path: Path, separator: str | None, shortest: int, cleaning: Cleaning,
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if len(text) < shortest:
             cleaning.short += 1
-        elif CORRUPT.search(raw):  # before the lower case, which hides some of it
+        elif CORRUPT.search(raw):  # in the raw text, because lower case hides some traces
             cleaning.corrupt += 1
         elif digest in seen:
             cleaning.duplicates += 1
@@ -99,17 +100,17 @@ def _split(path: Path, separator: str | None) -> Iterator[str]:
         *whole, rest = pattern.split(rest + text)
         yield from whole
         if len(rest) > LONGEST:
-            raise ValueError(f"{path} has a story of more than {LONGEST} characters: no separator in all of it")
+            raise ValueError(f"{path} has a story of more than {LONGEST} characters: there is no separator in it")
     yield rest
 
 
 def _decode(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    start = 0  # of what the decoder is given, in the file
+    start = 0  # the place of the present piece in the file
     with open_file(path) as file:
         while True:
             piece = file.read(PIECE)
-            held = len(decoder.getstate()[0])  # the beginning of a character, from the piece before
+            held = len(decoder.getstate()[0])  # bytes of a character that began in the last piece
             try:
                 text = decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as error:
@@ -122,10 +123,11 @@ def _decode(path: Path) -> Iterator[str]:
 
 
 def train_tokenizer(stories: Iterable[str], vocabulary: int = 2048) -> "Tokenizer":
-    """A byte-level BPE of up to `vocabulary` tokens (fewer where the text has too few pairs), lower-case; END is one
+    """Train a lower-case byte-level BPE of up to `vocabulary` tokens, one of which is END.
 
-    Every text can be encoded and comes back lower-cased. Needs `tokenizers` (the extra "text"). Memory: the distinct
-    words. Raises ValueError for a vocabulary outside of 257 (bytes and END) to 65,536.
+    It has fewer tokens if the text has too few pairs. Any text can be encoded, and decodes to its lower case. Needs
+    `tokenizers` (the extra "text"). Raises ValueError for a vocabulary below 257 (256 bytes and END) or above 65,536.
+    Memory: the distinct words of the stories.
     """
     check_int("vocabulary", vocabulary, SMALLEST, LARGEST, "256 bytes and the end of a story; 16 bits on disk")
     library = optional("tokenizers", "to make a tokenizer", "text")
@@ -144,12 +146,15 @@ def train_tokenizer(stories: Iterable[str], vocabulary: int = 2048) -> "Tokenize
 
 
 def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
-    """Write the tokenizer as JSON, as the `tokenizers` library does."""
+    """Write the tokenizer as a JSON file of the `tokenizers` library."""
     replace_files([(Path(path), tokenizer.to_str(pretty=True).encode())])
 
 
 def load_tokenizer(path: str | Path) -> "Tokenizer":
-    """The tokenizer in a JSON file of at most 32 MiB; FileNotFoundError, ValueError if it is none, or without END."""
+    """Return the tokenizer in a JSON file of at most 32 MiB.
+
+    Raises FileNotFoundError for a missing file; ValueError if the file holds no tokenizer, or one without END.
+    """
     library = optional("tokenizers", "to read a tokenizer", "text")
     content = read_file(path, MAX_JSON)
     try:
@@ -161,14 +166,17 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
 
 
 def check_vocabulary(tokenizer: "Tokenizer", vocabulary: int) -> None:
-    """Raise ValueError where the tokenizer has tokens that a model of `vocabulary` tokens lacks."""
+    """Raise ValueError if the tokenizer has tokens that a model of `vocabulary` tokens lacks."""
     size = tokenizer.get_vocab_size()
     if size > vocabulary:
         raise ValueError(f"the tokenizer has {size} tokens but the model's vocabulary is {vocabulary}")
 
 
 def encode(tokenizer: "Tokenizer", stories: Iterable[str]) -> Tensor:
-    """tokens (count,), int64: every story and END after it; ValueError where there is no story."""
+    """Return the tokens of all stories, (count,) in int64, with END after each story.
+
+    Raises ValueError if there is no story.
+    """
     parts = list(_encoded(tokenizer, stories))
     if not parts:
         raise ValueError("stories is empty: there is nothing to encode")
@@ -176,9 +184,10 @@ def encode(tokenizer: "Tokenizer", stories: Iterable[str]) -> Tensor:
 
 
 def encode_to_file(tokenizer: "Tokenizer", stories: Iterable[str], path: str | Path) -> int:
-    """Write what `encode` gives to an .npy file of uint16, story by story, and return the number of tokens
+    """Write the tokens of `encode` to an .npy file of uint16, story by story, and return their number.
 
-    For text larger than memory; read it with `load_tokens`. The file appears when it is complete.
+    The text may be larger than memory. `load_tokens` reads the file, which appears when it is complete. Raises
+    ValueError if there is no story.
     """
     count = 0
     with replace_file(Path(path)) as file:
@@ -201,9 +210,10 @@ def _write_header(file: IO[bytes], count: int) -> None:
 
 
 def load_tokens(path: str | Path) -> Tensor:
-    """tokens (count,), uint16, left on disk: only what is read of it comes into memory
+    """Return the tokens of a file, (count,) in uint16, without reading them: only used parts come into memory.
 
-    Raises FileNotFoundError; ValueError for a file that is no array of uint16 of one dimension, whole to the last byte.
+    Raises FileNotFoundError for a missing file; ValueError if the file is not a complete one-dimensional array of
+    uint16.
     """
     with open_file(path) as file:
         length = int.from_bytes(file.read(10)[8:], "little")
@@ -219,7 +229,7 @@ def load_tokens(path: str | Path) -> Tensor:
             raise ValueError(
                 f"{path} is corrupt or truncated: {size} bytes, its {shape[0]} tokens need {start} + 2 each"
             )
-        # copy on write: the file cannot be changed through it
+        # copy on write: changes to the tensor never reach the file
         return torch.from_numpy(np.memmap(file, np.uint16, "c", start, shape))
 
 

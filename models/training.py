@@ -1,4 +1,4 @@
-"""The one training loop for classifiers: AdamW, cosine schedule, input noise, a table of what happened."""
+"""The training loop for classifiers: AdamW, a cosine schedule, input noise, and a record per epoch."""
 
 import math
 import time
@@ -17,17 +17,17 @@ from models.tables import write_table
 from tensornet_interp.checks import check_bool, check_int, check_number
 
 Record = dict[str, float | int]
-# images (batch, h * w) and the run's own stream of random numbers -> images, changed at random
+# images (batch, h * w) and the random stream of the run -> randomly changed images
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Options of `train`; the defaults are those of the exercise model of the field.
+    """A `TrainingConfig` holds the options of `train`; the defaults are those of a common exercise model for MNIST.
 
-    A batch is never larger than the training set: a `batch_size` above it means all samples at once. `drop_last`
-    leaves out the last, smaller batch of each epoch (other samples every time). `noise` is the standard deviation of
-    Gaussian noise on the pixels, added to each sample with probability `noise_probability`, independently.
+    A batch is never larger than the training set: a larger `batch_size` means all samples at once. `drop_last` leaves
+    out the last, smaller batch of each epoch, which holds other samples every time. `noise` is the standard deviation
+    of Gaussian noise on the pixels. Each sample gets noise with probability `noise_probability`, independently.
     """
 
     epochs: int = 20
@@ -52,14 +52,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class History:
-    """One record an epoch: epoch (from 1), train_loss and train_accuracy (running, on the noisy inputs, while the
-    weights moved), test_accuracy, lr (that of the last step), seconds (without the test), data_seconds (of these, those
-    spent on batches and noise)."""
+    """A `History` holds one record per epoch of a training.
+
+    A record has epoch (from 1), train_loss and train_accuracy (means over the batches as they were trained on, with
+    noise), test_accuracy, lr (of the last step), seconds (without the test), and data_seconds (the part of seconds that
+    went into batches and noise).
+    """
 
     records: list[Record] = field(default_factory=list)
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the table, one line an epoch under a line of names."""
+        """Write the records as a CSV file with one line per record."""
         write_table(path, self.records)
 
 
@@ -71,17 +74,17 @@ def train(
     callback: Callable[[int, nn.Module], None] | None = None,
     transform: Transform | None = None,
 ) -> History:
-    """Minimise the mean over samples of -log softmax(model(x))[y], in place, with AdamW on all parameters
+    """Train the model in place with AdamW, on the mean over samples of -log softmax(model(x))[y].
 
-    The learning rate falls from `lr` to 0 as half a cosine over all steps. Model and data stay where they are. Order
-    and noise come from a stream of their own: the same seed gives the same run on the same device, and the global
-    random streams, the grad mode and the model's train mode are as they were afterwards. `callback(epoch, model)` is
-    called after every epoch, to keep a checkpoint. `transform(images, generator)` changes every training batch before
-    the noise is added (translation, blur, ...).
+    The learning rate falls from `lr` to 0 as half a cosine over all steps. Model and data stay on their device. Order
+    and noise come from a random stream of their own: the same seed gives the same run on the same device. The global
+    random streams, the grad mode and the model's train mode are left as they were. `callback(epoch, model)` is called
+    after every epoch, for example to save a checkpoint. `transform(images, generator)` changes every training batch
+    before the noise is added (translation, blur, ...).
 
-    Raises ValueError, before any work, where model and data differ in device, dtype or number of classes, and
-    FloatingPointError, naming the step, where the loss stops being finite.
-    Cost: three forward passes a step; each step is waited for, so that a NaN is caught where it arises.
+    Raises ValueError, before any work, if model and data differ in device, dtype or number of classes;
+    FloatingPointError, naming the step, if the loss is not finite.
+    Cost: three forward passes per step. Every step waits for its loss, so a NaN is found in the step that made it.
     """
     x, y = dataset.train_x, dataset.train_y
     _check_match(model, dataset)
@@ -115,7 +118,7 @@ def train(
                     )
                 loss.backward()
                 lr = optimizer.param_groups[0]["lr"]
-                with torch.device("cpu"):  # where AdamW counts its steps
+                with torch.device("cpu"):  # AdamW counts its steps here
                     optimizer.step()
                 schedule.step()
                 total += value * len(labels)
@@ -141,7 +144,10 @@ def train(
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 8192) -> float:
-    """mean over samples of [argmax model(x) == y], in eval mode and without gradients, both restored afterwards."""
+    """Return the share of samples with argmax model(x) == y.
+
+    The model runs in eval mode without gradients, and its mode is restored.
+    """
     check_int("batch_size", batch_size, 1)
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"x and y need the same number of samples, at least 1, got {len(x)} and {len(y)}")
@@ -184,8 +190,8 @@ def _check_match(model: nn.Module, dataset: Dataset) -> None:
 
 @contextmanager
 def train_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """While inside, `model` is in train mode or in eval mode; afterwards every part is as it was."""
-    # Module by module, because a part may have been frozen in eval mode on purpose.
+    """Put `model` in train mode or in eval mode inside a `with` block; afterwards every module has its old mode."""
+    # Restored module by module, because a part may have been frozen in eval mode on purpose.
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -196,5 +202,5 @@ def train_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":  # kernels run behind Python's back: without this the times would be of the wrong part
+    if device.type == "cuda":  # kernels run asynchronously: without this wait the times are wrong
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The state of a training on disk: one safetensors file, weights and moments as tensors, the rest as JSON in it."""
+"""The state of a training on disk: one safetensors file with weights and moments, and the rest as JSON metadata."""
 
 import json
 import os
@@ -17,7 +17,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TrainingState:
-    """What `folder` keeps of a training with these settings (JSON values); without a folder nothing is kept."""
+    """A `TrainingState` keeps the state of a training with these settings (JSON values) in `folder`.
+
+    If `folder` is None, it keeps nothing.
+    """
 
     def __init__(self, folder: str | Path | None, settings: dict[str, Any]) -> None:
         self.path = None if folder is None else Path(folder) / FILE
@@ -27,10 +30,11 @@ class TrainingState:
     def load(
         self, model: nn.Module, optimizer: torch.optim.AdamW, steps: int
     ) -> tuple[int, list[dict[str, Any]], float]:
-        """Steps done, of `steps`, records, seconds; weights and moments set in place
+        """Read the state into model and optimizer, and return the steps done, the records and the seconds.
 
-        Raises ValueError, with the model as it was, if the file is broken or of other settings (both are shown), or if
-        its step, records, tensors, shapes, dtypes or values are not those of such a training.
+        `steps` is the number of steps of the whole training. Raises ValueError, with the model unchanged, if the file
+        is broken, if it has other settings (both are shown), or if its step, records, tensors, shapes, dtypes or values
+        cannot come from this training.
         """
         if self.path is None or not os.path.lexists(self.path):
             return 0, [], 0.0
@@ -67,7 +71,7 @@ class TrainingState:
             if tensor.dtype != expected[name].dtype:
                 raise ValueError(f"{self.path}: {name!r} is {tensor.dtype}, the model's is {expected[name].dtype}")
             if name.startswith(f"{MOMENTS[1]}.") and bool((tensor < 0).any()):
-                raise ValueError(f"{self.path}: {name!r} has negative entries, and is a mean of squares")
+                raise ValueError(f"{self.path}: {name!r} has negative entries, but it is a mean of squares")
         return tensors
 
     def save(
@@ -91,14 +95,14 @@ class TrainingState:
         self.step = step
 
     def kept(self) -> str:
-        """Where the last good state is."""
+        """Say where the last good state is, for an error message."""
         return (
             "no folder, no state kept" if self.path is None else f"the state after {self.step} steps is in {self.path}"
         )
 
 
 def differences(found: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Every setting that differs, as it is there and as it was asked for."""
+    """List every setting that differs, with its value on disk ("there") and the value asked for."""
     parts = []
     for key in sorted({*found, *asked}):
         there, here = found.get(key), asked.get(key)
@@ -114,10 +118,10 @@ def differences(found: dict[str, Any], asked: dict[str, Any]) -> str:
 
 
 def _info(file: WeightFiles, path: Path, steps: int) -> dict[str, Any]:
-    """What the metadata say, of the right kinds and in range."""
+    """Return the metadata, after checking their types and ranges."""
     info = parse_json(file.metadata.get("training", "null"), f"the metadata of {path}")
     if not isinstance(info, dict) or not isinstance(info.get("settings"), dict):
-        raise ValueError(f"{path} is corrupt or no state of a training: its metadata have no settings")
+        raise ValueError(f"{path} is corrupt or no state of a training: there are no settings in its metadata")
     try:
         step = check_int("step", info.get("step"), 0, steps)
         check_number("seconds", info.get("seconds"), 0.0)

@@ -1,4 +1,4 @@
-"""A decoder whose MLPs are `Bilinear`: rotary attention, RMSNorm without weight, gates none, ReLU, SiLU and GELU."""
+"""A decoder whose MLPs are `Bilinear`, with rotary attention, an RMSNorm without weights, and optional gates."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,10 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a `Transformer`; `context` is the longest sequence, `d_hidden` the hidden units of an MLP."""
+    """A `TransformerConfig` holds the sizes and the gate of a `Transformer`.
+
+    `context` is the largest number of positions, `d_hidden` the number of hidden units of an MLP.
+    """
 
     vocabulary: int = 4096
     d_model: int = 128
@@ -40,13 +43,16 @@ class TransformerConfig:
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean x^2 + 1e-8), over the last mode; without a weight."""
+    """Return x / sqrt(mean x^2 + 1e-8), with the mean over the last mode."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
 
 
 def rotate(x: Tensor) -> Tensor:
-    """The pairs (j, j + size / 2) of x (..., position, size) turned by the angle position * 10000^(-2 j / size)."""
-    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)  # half precision cannot count far
+    """Return x (..., position, size) with rotary positions.
+
+    The pair of coordinates (j, j + size / 2) is turned by the angle position * 10000^(-2 j / size).
+    """
+    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)  # float16 is too coarse
     position = torch.arange(x.shape[-2], device=x.device, dtype=dtype)
     frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angle = position[:, None] * frequency  # (position, half)
@@ -56,7 +62,7 @@ def rotate(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions: (batch, position, d_model) -> the same."""
+    """An `Attention` is causal attention with rotary positions: (batch, position, d_model) -> the same."""
 
     def __init__(self, config: TransformerConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -65,7 +71,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(config.d_model, config.d_model, bias=False, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """o(softmax(q k^T / sqrt(size)) v), q and k rotated."""
+        """Return o(softmax(q k^T / sqrt(size)) v), with q and k rotated."""
         parts = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # (batch, position, 3, head, size)
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (batch, head, position, size)
         mixed = functional.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
@@ -73,9 +79,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x -> mid = x + attention(norm x) / sqrt(2 n_layers) -> mid + mlp(norm mid).
+    """A `Block` is one layer of a `Transformer`: attention, then an MLP, each with a residual.
 
-    Each of `POINTS` is an identity module in `points`, where a forward hook reads or replaces what passes.
+    mid = x + attention(norm x) / sqrt(2 n_layers); y = mid + mlp(norm mid)
+
+    `points` holds an identity module for each of `POINTS`. A forward hook on it reads or replaces the vectors there.
     """
 
     def __init__(self, config: TransformerConfig, *, device: torch.device | str | None = None) -> None:
@@ -86,7 +94,7 @@ class Block(nn.Module):
         self.points = nn.ModuleDict({point: nn.Identity() for point in POINTS})
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class's equation: (batch, position, d_model) -> the same."""
+        """Return y: (batch, position, d_model) -> the same."""
         x = self.points["resid-pre"](x)
         x = self.points["resid-mid"](x + self.scale * self.attention(rms_norm(x)))
         h = self.points["mlp-in"](rms_norm(x))
@@ -95,13 +103,18 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """logits = model(tokens): (batch, position) -> (batch, position, vocabulary); training needs its sizes beside."""
+    """A `LanguageModel` maps tokens to logits: (batch, position) -> (batch, position, vocabulary).
+
+    Its `config` holds the sizes, which training needs.
+    """
 
     config: TransformerConfig
 
 
 class Transformer(LanguageModel):
-    """logits = head(norm(block_L(... block_1(embedding tokens)))): (batch, position) -> (batch, position, vocabulary)
+    """A `Transformer` is a decoder: an embedding, a stack of `Block`s, a norm and a linear head.
+
+    logits = head(norm(block_L(... block_1(embedding tokens)))): (batch, position) -> (batch, position, vocabulary)
 
     >>> model = build_transformer(TransformerConfig(vocabulary=7, d_model=8, d_hidden=6, n_layers=2, n_heads=2), seed=0)
     >>> model(torch.tensor([[1, 2, 3]])).shape
@@ -116,7 +129,7 @@ class Transformer(LanguageModel):
         self.head = nn.Linear(config.d_model, config.vocabulary, bias=False, device=device)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The class's equation."""
+        """Return the logits: (batch, position) -> (batch, position, vocabulary)."""
         if tokens.shape[-1] > self.config.context:
             raise ValueError(f"tokens has {tokens.shape[-1]} positions, more than context={self.config.context}")
         x = self.embedding(tokens)
@@ -126,21 +139,25 @@ class Transformer(LanguageModel):
         return logits
 
     def block(self, layer: int) -> Block:
-        """A layer of the stack."""
+        """Return the block of a layer, counted from 0."""
         block = self.blocks[check_int("layer", layer, 0, self.config.n_layers - 1)]
-        if not isinstance(block, Block):  # a ModuleList forgets what it holds
+        if not isinstance(block, Block):  # a ModuleList has no type for its members
             raise TypeError(f"layer {layer} is a {type(block).__name__}, not a Block")
         return block
 
     def mlp(self, layer: int) -> Bilinear:
-        """The MLP of a layer; `mlp(layer).layer()` is its tensor, on inputs after the norm (the point "mlp-in")."""
+        """Return the MLP of a layer; `mlp(layer).layer()` is its tensor.
+
+        The inputs of that tensor are the vectors after the norm, at the point "mlp-in".
+        """
         return self.block(layer).mlp
 
     @contextmanager
     def hooked(self, hooks: Mapping[tuple[int, str], Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
-        """While inside, `hooks[layer, point]` is called with what passes there; what it returns, if anything, passes on
+        """Call `hooks[layer, point]` with the vectors at that hook point, inside a `with` block.
 
-        Raises ValueError for a layer or a point that does not exist; it lists the points that do.
+        If the call returns a tensor, this tensor replaces the vectors. Raises ValueError for a layer or a point that
+        does not exist, and lists the points that do.
         """
         handles = []
         try:
@@ -154,7 +171,10 @@ class Transformer(LanguageModel):
 
 
 def build_transformer(config: TransformerConfig, seed: int, *, device: torch.device | str = "cpu") -> Transformer:
-    """A new model: embedding N(0, 1), linear maps N(0, 1 / inputs), drawn on the CPU from `seed`'s own stream."""
+    """Return a new model, with weights drawn on the CPU from a random stream that `seed` starts.
+
+    Entries of the embedding are N(0, 1); those of a linear map are N(0, 1 / inputs).
+    """
     check_int("seed", seed, 0)
     model = Transformer(config, device="meta").to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)

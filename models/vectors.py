@@ -1,4 +1,4 @@
-"""The vectors that pass at the hook points of a `Transformer`: streams, and a shuffling buffer."""
+"""The vectors at the hook points of a `Transformer`: as a stream, and through a shuffling buffer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ from tensornet_interp.checks import check_choice, check_int
 
 
 def windows(tokens: Tensor, context: int) -> Tensor:
-    """tokens[window * context + position] as (window, position): (tokens,) int64, what is left over at the end dropped
+    """Cut tokens (tokens,) in int64 into windows (window, position) of `context` tokens; drop the rest at the end.
 
-    Raises TypeError where tokens are no whole numbers in one row, ValueError where they do not fill one context.
+    windows[window, position] = tokens[window * context + position]
+
+    Raises TypeError if tokens are not int64 of one dimension, ValueError if they do not fill one context.
     """
     check_int("context", context, 1)
     if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 1:
@@ -25,7 +27,7 @@ def windows(tokens: Tensor, context: int) -> Tensor:
 
 
 def check_windows(model: Transformer, rows: Tensor) -> None:
-    """Raise where `rows` are not (window, position) tokens that the model can read."""
+    """Raise TypeError or ValueError if `rows` are not tokens (window, position) that the model can read."""
     if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.ndim != 2 or not rows.numel():
         what = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
         raise TypeError(f"windows must be int64 of shape (window, position), got {what}; see windows(tokens, context)")
@@ -40,11 +42,11 @@ def check_windows(model: Transformer, rows: Tensor) -> None:
 
 
 def vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, *, at_once: int = 16) -> Iterator[Tensor]:
-    """Yield the vectors that pass at (layer, point), in the order of the rows.
+    """Yield the vectors at the hook point (layer, point), in the order of the rows.
 
-    Each chunk is (windows, position, d_model), from `at_once` rows, on the model's device. rows: (window, position).
-    Blocks above the layer and the head are not run.
-    Raises ValueError, before any work, for a layer or a point that does not exist; it lists the points that do.
+    `rows` is (window, position). Each chunk is (windows, position, d_model), from `at_once` rows, on the device of the
+    model. Blocks above the layer, and the head, are not run.
+    Raises ValueError, before any work, for a layer or a point that does not exist, and lists the points that do.
     """
     check_windows(model, rows)
     check_int("at_once", at_once, 1)
@@ -65,11 +67,12 @@ def _vectors_at(model: Transformer, rows: Tensor, layer: int, point: str, at_onc
 
 @dataclass(frozen=True)
 class VectorBuffer:
-    """Batches (batch_size, d_model) of what passes at (layer, point), in an order that mixes windows and positions.
+    """A `VectorBuffer` yields batches (batch_size, d_model) of the vectors at (layer, point) in a mixed order.
 
-    A pass goes through the windows in a random order, fills a buffer of about `size` vectors, shuffles it, gives half
-    of it away in batches, fills it up again, and so on: each vector appears once per pass, and the last batch of a pass
-    holds what is left. Iteration is one pass; `endless()` goes on. All from `seed`. Memory: (size + one chunk) d_model.
+    A pass reads the windows in a random order and fills a buffer of about `size` vectors. It shuffles the buffer,
+    yields half of it in batches, fills it up again, and so on. Each vector appears once per pass, and the last batch of
+    a pass holds the rest. Iteration is one pass; `endless()` makes pass after pass. `seed` decides every order.
+    Memory: (size + one chunk) d_model numbers.
     """
 
     model: Transformer
@@ -94,7 +97,10 @@ class VectorBuffer:
         return self._pass(torch.Generator().manual_seed(self.seed))
 
     def endless(self) -> Iterator[Tensor]:
-        """Pass after pass, each in an order of its own; a last batch of one, which has no variance, is left out."""
+        """Yield batches of pass after pass, each in a new order.
+
+        A last batch of one vector has no variance and is left out, unless batch_size is 1.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         while True:
             yield from (batch for batch in self._pass(generator) if len(batch) > 1 or self.batch_size == 1)

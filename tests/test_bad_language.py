@@ -34,16 +34,16 @@ TABLE = [
     ("one token", lambda: held_out_loss(MODEL, TOKENS[:1]), ValueError, r"at least 2, got shape \(1,\)"),
     ("loss, foreign tokens", lambda: token_losses(MODEL, TOKENS + 5), ValueError, "from 5 to 15"),
     ("no generator", lambda: generate(MODEL, TOKENS[:3], 2), ValueError, "generator is missing"),
-    ("no prompt", lambda: generate(MODEL, TOKENS[:0], 2, temperature=0), ValueError, "at least one token to go on from"),
+    ("no prompt", lambda: generate(MODEL, TOKENS[:0], 2, temperature=0), ValueError, "at least one token to continue from"),
     ("foreign prompt", lambda: generate(MODEL, TOKENS + 1, 2, temperature=0), ValueError, "tokenizer does not fit"),
     ("cold", lambda: generate(MODEL, TOKENS, 2, temperature=-1.0), ValueError, "temperature must be at least 0"),
     ("top_k", lambda: generate(MODEL, TOKENS, 2, top_k=12), ValueError, "top_k must be from 1 to 11, got 12"),
     ("small vocabulary", lambda: train_tokenizer(["a story"], 256), ValueError, "vocabulary must be from 257 to 65536 .* got 256"),
     ("large vocabulary", lambda: train_tokenizer(["a story"], 70_000), ValueError, "vocabulary must be from 257 to 65536"),
     ("no stories", lambda: encode(train_tokenizer(["a story"], 257), []), ValueError, "stories is empty"),
-    ("no text", lambda: read_stories("no/such.txt"), FileNotFoundError, r"text file 'no/such\.txt' is missing"),
-    ("no tokenizer", lambda: load_tokenizer("no/such.json"), FileNotFoundError, "tokenizer .* is missing"),
-    ("no tokens", lambda: load_tokens("no/such.npy"), FileNotFoundError, "token file .* is missing"),
+    ("no text", lambda: read_stories("no/such.txt"), FileNotFoundError, r"no/such\.txt is missing"),
+    ("no tokenizer", lambda: load_tokenizer("no/such.json"), FileNotFoundError, r"no/such\.json is missing"),
+    ("no tokens", lambda: load_tokens("no/such.npy"), FileNotFoundError, r"no/such\.npy is missing"),
 ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def dataset(train_x):
     [
         ([[0.1, 0.2], [0.3, 0.1]], 2, "either", r"index must be from 0 to 1 \(there are 2 training images\), got 2"),
         ([[0.1, 0.2], [0.3, 0.1]], 0, "eiter", "rule must be one of .*; did you mean 'either'"),
-        ([[0.1, 0.2], [0.0, 0.0]], 0, "either", "train_x has 1 images that are zero, whose cosine is not defined"),
+        ([[0.1, 0.2], [0.0, 0.0]], 0, "either", "train_x has 1 images that are zero; their cosine is not defined"),
         ([[0.0, 0.0], [0.3, 0.1]], 0, "either", "the target, training image 0, has 1 images that are zero"),
         ([[1.0, 1.0], [0.3, 0.1]], 0, "either", "the complement of the target"),
         ([[0.1, 0.2], [0.3, 0.3]], 0, "centred", "train_x has 1 images that are constant"),

@@ -155,7 +155,7 @@ STATES = {  # what a resume did not look at
     "step of other records": (info(step=3), r"records of steps \[4, 6, 7\] in a state after 3 steps"),
     "records": (info(records=3), "records must be a list"),
     "seconds": (info(seconds=-1.0), "seconds must be at least 0"),
-    "no settings": (info(settings=None), "its metadata have no settings"),
+    "no settings": (info(settings=None), "there are no settings in its metadata"),
     "deep": (lambda path: path.write_bytes(pack({}, {"training": "[" * 10**5})), "is not valid JSON"),
     "flipped bit": (
         lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 64])),

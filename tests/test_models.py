@@ -143,7 +143,7 @@ BAD = {
     "x size": (
         lambda: model_of()(torch.zeros(2, 9, dtype=torch.float64)),
         ValueError,
-        r"x has shape \(2, 9\), its last mode must have inputs=7",
+        r"x has shape \(2, 9\), but its last mode must have inputs=7",
     ),
     "no gates": (lambda: LogicGateConfig(3, ()), ValueError, "gates is empty"),
     "gate name": (

@@ -109,7 +109,12 @@ def test_training_takes_it():
 BAD = [
     ("name", lambda: augmentation("rotate", SHAPE, 1.0), ValueError, "name must be one of .*did you mean 'rotation'"),
     ("half a pixel", lambda: translation(SHAPE, 0.5), TypeError, "pixels must be a whole number, got 0.5"),
-    ("half a pixel by name", lambda: augmentation("translation", SHAPE, 0.5), ValueError, "whole number of pixels, got 0.5"),
+    (
+        "half a pixel by name",
+        lambda: augmentation("translation", SHAPE, 0.5),
+        ValueError,
+        "whole number of pixels, got 0.5",
+    ),
     ("negative", lambda: translation(SHAPE, -1), ValueError, "pixels must be at least 0, got -1"),
     ("degrees", lambda: rotation(SHAPE, 200.0), ValueError, "degrees must be between 0 and 180, got 200"),
     ("sigma", lambda: blur(SHAPE, -0.1), ValueError, "sigma must be at least 0, got -0.1"),

@@ -20,6 +20,11 @@ INSIDE = {
         {"decompositions.eigen"},
         "which way costs less is counted, and both give the same numbers",
     ),
+    "test_branches.py": (
+        {"decompositions.compress"},
+        "branches for sizes that no test can afford, entered by lowered constants",
+    ),
+    "test_laws.py": ({"decompositions.starts"}, "how far a start moves the tensor, before any fit"),
     "test_balance.py": ({"inner_products.frobenius"}, "bounds on rounding are no fields of any result of a norm"),
     "test_features_statistics.py": ({"features.statistics"}, "of numbers that no quadratic form has"),
     "test_decompositions_fit.py": (

@@ -18,7 +18,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
-from tensornet_interp.numerics import row_noise, unit_columns
+from tensornet_interp.numerics import row_noise, unit_columns, without_autocast
 from tensornet_interp.spectral import SpectralResult
 
 __all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
@@ -44,6 +44,7 @@ def top_positive(result: SpectralResult, count: int) -> Tensor:
     return chosen[:, :, 1:] if result.constant_in else chosen
 
 
+@without_autocast
 def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
     """Choose the sign of every eigenvector so that its mean product with the inputs is positive.
 
@@ -120,11 +121,11 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
     generator = torch.Generator().manual_seed(seed)
     entries, size = mask[kept], int(kept.sum())
     if kind == "gaussian":
-        wide = torch.randn(draws, size, generator=generator, dtype=torch.float64).to(mask.device)
+        wide = torch.randn(draws, size, generator=generator, dtype=torch.float64, device="cpu").to(mask.device)
         _, norm = unit_columns(entries.to(torch.float64)[:, None])
         drawn = (unit_columns(wide.T)[0].T * norm).to(mask)
     else:
-        orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(draws)])
+        orders = torch.stack([torch.randperm(size, generator=generator, device="cpu") for _ in range(draws)])
         drawn = entries[orders.to(mask.device)]
     made = mask.new_zeros(draws, len(mask))
     made[:, kept] = drawn

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_number, check_tensor, suggestion
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
 
 __all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract", "mode_sizes", "plan", "rename"]
@@ -65,6 +66,7 @@ def plan(
     return _plan(terms, modes, chunk, optimize, max_elements)
 
 
+@without_autocast
 def contract(
     network: HasTerms | Sequence[Term],
     output: Sequence[str] | None = None,

@@ -20,6 +20,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 from tensornet_interp.formats import cp_factors, dense_factors
+from tensornet_interp.numerics import without_autocast
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
 
@@ -106,6 +107,7 @@ class BilinearMap(TensorNetwork):
         y = self.multilinear(x1, None if x2 is None else self.lift_input("x2", x2))
         return y[..., 1:] if self.constant_out else y
 
+    @without_autocast
     def contributions(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return what every component adds to every output: down[out, r] (left[:, r] . x1)(right[:, r] . x2).
 
@@ -117,6 +119,7 @@ class BilinearMap(TensorNetwork):
         parts = layer.down * ((x1 @ layer.left) * (x2 @ layer.right))[..., None, :]
         return parts[..., 1:, :] if self.constant_out else parts
 
+    @without_autocast
     def interaction_matrix(self, direction: Tensor) -> Tensor:
         """Return the symmetrized matrix M[in1, in2] = sum_out direction[out] B[out, in1, in2] of each direction.
 
@@ -211,8 +214,7 @@ class BilinearLayer(BilinearMap):
     @property
     def cp(self) -> CPTensor:
         """Return a TensorLy `CPTensor` that shares the storage; its weights are ones, so all of TensorLy takes it."""
-        ones = torch.ones(self.rank, dtype=self.down.dtype, device=self.down.device)
-        return CPTensor((ones, [self.down, self.left, self.right]))
+        return CPTensor((torch.ones_like(self.down[0]), [self.down, self.left, self.right]))
 
     @property
     def rank(self) -> int:
@@ -239,6 +241,7 @@ class BilinearLayer(BilinearMap):
         """Return this layer unchanged."""
         return self
 
+    @without_autocast
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return B(x1, x2) over all coordinates, (..., in) -> (..., out). Cost: 2 rank (2 in + out) per sample."""
         return ((x1 @ self.left) * ((x1 if x2 is None else x2) @ self.right)) @ self.down.T
@@ -253,6 +256,7 @@ class BilinearLayer(BilinearMap):
             history=(*self.history, "symmetrized"),
         )
 
+    @without_autocast
     def change_basis(
         self,
         inputs: Tensor | None = None,
@@ -288,13 +292,9 @@ class BilinearLayer(BilinearMap):
         """Return the same function without the constant output coordinate, as the last layer of a network needs it."""
         if not self.constant_out:
             return self
-        history = (*self.history, "constant output dropped")
-        return replace(self, down=self.down[1:], constant_out=False, history=history)
+        return replace(self, down=self.down[1:], constant_out=False, history=(*self.history, "constant output dropped"))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearLayer":
         """Return the layer on a device and in a dtype."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype)
-
-        return replace(self, down=move(self.down), left=move(self.left), right=move(self.right))
+        down, left, right = (part.to(device=device, dtype=dtype) for part in (self.down, self.left, self.right))
+        return replace(self, down=down, left=left, right=right)

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_alike, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import without_autocast
 
 __all__ = ["Split", "lift", "split"]
 
@@ -71,6 +72,7 @@ class Split(NamedTuple):
     constant: Tensor  # (out,)
 
 
+@without_autocast
 def split(layer: BilinearLayer) -> Split:
     """Split a lifted layer into its parts of degree 2, 1 and 0.
 

@@ -1,10 +1,18 @@
 """Small numerical tools for every room: a division guard, unit columns, rounding errors, Student's quantile."""
 
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import ParamSpec, TypeVar
+
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["eigenvalue_noise", "nonzero", "row_noise", "t_quantile", "unit_columns"]
+__all__ = ["eigenvalue_noise", "nonzero", "row_noise", "t_quantile", "unit_columns", "without_autocast"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -61,3 +69,21 @@ def t_quantile(count: int, confidence: float) -> float:
     It is Student's quantile at (1 + confidence) / 2 with count - 1 degrees of freedom.
     """
     return float(stdtrit(count - 1, (1 + confidence) / 2))
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function to be called outside of `torch.autocast`, which would round its products to half precision.
+
+    Every product of tensors that may be in the caller's dtype belongs in such a function. Autocast leaves float64
+    alone, so work in float64 needs none.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return run

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 
 __all__ = ["CPResult", "Result", "TuckerResult"]
@@ -147,6 +148,7 @@ class TuckerResult(Result):
             Term(self.core.right, ("core_in2", "rank")),
         )
 
+    @without_autocast
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer of the rank of the core, whose factors absorb those of the result."""
         return self._made_layer(

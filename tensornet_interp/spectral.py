@@ -12,7 +12,7 @@ from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import CHANGED, BilinearLayer
-from tensornet_interp.numerics import eigenvalue_noise, nonzero
+from tensornet_interp.numerics import eigenvalue_noise, nonzero, without_autocast
 from tensornet_interp.results import Result
 
 __all__ = ["EigenGroup", "SpectralResult"]
@@ -100,6 +100,7 @@ class SpectralResult(Result):
         outputs = self.outputs.repeat_interleave(self.rank, dim=1)
         return CPTensor((self.eigenvalues.flatten(), [outputs, layer.left, layer.right]))
 
+    @without_autocast
     def activations(self, x: Tensor) -> Tensor:
         """Return the activation eigenvalue (eigenvector . x)^2 of every component: (batch..., block, rank)."""
         x = self.lift_input("x", x)

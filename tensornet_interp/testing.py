@@ -39,7 +39,7 @@ def random_layer(
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(device, dtype)
 
     return BilinearLayer(down=draw(n_out, rank), left=draw(n_in, rank), right=draw(n_in, rank), name=f"random {seed}")
 

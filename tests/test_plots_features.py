@@ -58,6 +58,17 @@ def test_points_stand_at_their_coordinates_and_the_furthest_are_named():
     assert "feature 7" in figure.get_suptitle()
 
 
+def test_names_stand_on_the_far_side_of_their_points():
+    """Seen from the origin, so that no name lies between its point and those nearer to the middle."""
+    points = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [-2.0, -1.0], [2.0, -1.0]])
+    texts = eigenvector_plane(points, torch.tensor([3.0, -2.0]), "abcd").axes[0].texts
+    names = {text.get_text(): text for text in texts if text.get_text() in "abcd"}
+    for name, (x, y) in zip("abcd", points.tolist(), strict=True):
+        text = names[name]
+        assert (text.get_ha(), text.get_va()) == ("left" if x > 0 else "right", "bottom" if y > 0 else "top")
+        assert (np.sign(text.xyann) == np.sign((x, y))).all()
+
+
 @pytest.mark.parametrize("values", [(3.0, -2.0), (-1.0, -0.5)])
 def test_lines_are_of_equal_activation(values):
     figure = eigenvector_plane(normal(9, 2, seed=3), torch.tensor(values))

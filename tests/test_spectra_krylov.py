@@ -59,3 +59,11 @@ def test_enclosure_by_hand():
     blunt = enclose(values, coupling, torch.tensor([3.0]).double(), 1)
     assert float(blunt.near) == pytest.approx(1.0)  # the residual
     assert float(blunt.place) == pytest.approx((5 + math.sqrt(5)) / 2 - 2)  # of [[2, 1], [1, 3]]
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.3, 5.0])
+def test_enclosures_of_a_negated_matrix_are_the_same(rest):
+    values = torch.tensor([[2.0, -1.5, 0.7], [-3.0, -1.0, 0.2]]).double()
+    coupling, norms = normal(2, 2, 3, seed=0) / 4, torch.full((2,), rest).double()
+    here, there = (enclose(sign * values, sign * coupling, norms, 2) for sign in (1, -1))
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-14)  # some roundings of numbers near 3

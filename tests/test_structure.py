@@ -18,18 +18,18 @@ GROUND = {
     "pages": set(),
     "registry": set(),
     "planning": set(),
-    "contraction": {"checks", "planning"},
+    "contraction": {"checks", "numerics", "planning"},
     "keys": {"layer"},
     "concentration": {"checks", "numerics"},
     "affine": {"checks"},
     "formats": {"checks"},
-    "layer": {"affine", "checks", "contraction", "formats"},
+    "layer": {"affine", "checks", "contraction", "formats", "numerics"},
     "balance": {"checks", "layer"},
     "network": {"checks", "contraction", "layer"},
-    "lifting": {"checks", "layer"},
+    "lifting": {"checks", "layer", "numerics"},
     "moments": {"checks", "layer"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "report"},
+    "results": {"checks", "contraction", "layer", "numerics", "report"},
     "spectral": {"affine", "checks", "concentration", "contraction", "layer", "numerics", "report", "results"},
 }
 
@@ -64,7 +64,7 @@ ONLY = {  # what else they may import
     "optional": sys.stdlib_module_names,
     "pages": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
-    "numerics": {"torch", "scipy"},
+    "numerics": {*sys.stdlib_module_names, "torch", "scipy"},
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
@@ -151,3 +151,20 @@ def test_no_device_is_written_into_the_code(path):
 def test_no_file_is_past_the_limit():
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+RANDOM = {"rand", "randint", "randn", "randperm"}
+FACTORIES = {"arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros"} | RANDOM
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith(PACKAGE)], ids=name_of)
+def test_tensors_that_are_made_name_their_device_and_dtype(path):
+    """Else the defaults of the user decide them; whole numbers have a dtype, and `tensor` that of its values."""
+    wrong = []
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr=name)) if name in FACTORIES:
+                given = {keyword.arg for keyword in node.keywords}
+                wanted = {"device"} if name in ("arange", "randint", "randperm", "tensor") else {"device", "dtype"}
+                wrong += [f"torch.{name} in line {node.lineno}: {missing}" for missing in wanted - given]
+    assert wrong == []

@@ -11,6 +11,7 @@ from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, contract, rename
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network, check_network
+from tensornet_interp.numerics import without_autocast
 
 
 class Query(TensorNetwork):
@@ -109,6 +110,7 @@ def interaction_tensor(
     return _symmetrize(contract(project(stack, values), max_elements=max_elements), 0)
 
 
+@without_autocast
 def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
     """Split network(x) by the degree of its terms in x, exactly.
 

@@ -183,7 +183,7 @@ def _inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tenso
 
 def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(core.shape[0], blocks, generator=generator, dtype=torch.float64).to(core.down)
+    return torch.randn(core.shape[0], blocks, generator=generator, dtype=torch.float64, device="cpu").to(core.down)
 
 
 def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], ranks: list[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,8 +56,6 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     rounding = 0.0 if layer.down.dtype == torch.float64 else FACTORS * torch.finfo(layer.down.dtype).eps / 2 * of_result
 
     def between(error: float, more: float) -> Distance:
-        if not size:  # hidden units cancel to the last digit: zero is right as far as float64 can see
-            return Distance(math.inf if error else 0.0, math.inf)
         return Distance(error / size, (error + more) / least if least else math.inf)
 
     share = max(0.0, known or 0.0)
@@ -81,7 +79,8 @@ def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
     """||core - 2^-exponent result|| over all entries, a block of outputs at a time."""
     n_out, n_in, _ = core.shape
     lost = core.down.new_zeros(())
-    for rows in torch.eye(n_out).to(core.down).split(max(1, CHUNK_ELEMENTS // n_in**2)):
+    outputs = torch.eye(n_out, dtype=core.down.dtype, device=core.down.device)
+    for rows in outputs.split(max(1, CHUNK_ELEMENTS // n_in**2)):
         made = times_power(result.interaction_matrix(rows), -exponent)
         lost = torch.hypot(lost, torch.linalg.vector_norm(core.interaction_matrix(rows) - made))
     return float(lost)

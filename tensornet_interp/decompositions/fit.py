@@ -157,7 +157,11 @@ def _solve(
     inverses = [
         # a share of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix
         torch.cholesky_inverse(
-            torch.linalg.cholesky(block + (damping + 1e-12 * block.diagonal().max()) * torch.eye(len(block)).to(block))
+            torch.linalg.cholesky(
+                block
+                + (damping + 1e-12 * block.diagonal().max())
+                * torch.eye(len(block), dtype=block.dtype, device=block.device)
+            )
         )
         for block in curvature.blocks
     ]
@@ -181,10 +185,7 @@ def _solve(
     size = first = float(rest @ direction)
     for _ in range(steps):
         image = product(direction)
-        curved = float(direction @ image)
-        if not curved > 0:  # what is left of the slope is so small that its squares vanish
-            break
-        length = size / curved
+        length = size / float(direction @ image)
         step.add_(direction, alpha=length)
         rest.sub_(image, alpha=length)
         scaled = precondition(rest)

@@ -7,7 +7,7 @@ from tensornet_interp.decompositions.compress import unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
-from tensornet_interp.numerics import nonzero
+from tensornet_interp.numerics import nonzero, without_autocast
 
 _EIGEN_FLOPS = 1e11  # what a start may cost: some seconds
 _PUSH = 1e-2  # how far parallel factors are moved apart, as a share of their length; its square is the error made
@@ -63,8 +63,8 @@ def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = Fal
     """Return terms with standard normal input factors and outputs by least squares; `scale` multiplies the outputs."""
     generator = torch.Generator().manual_seed(seed)
     shape = (layer.shape[1], rank)
-    left = torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
-    right = left if tied else torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.down)
+    left = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(layer.down)
+    right = left if tied else torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(layer.down)
     return scale * fit_outputs(layer, left, right), left, right
 
 
@@ -78,7 +78,7 @@ def untie(terms: Triple, seed: int) -> Triple:
     lengths, dots = left.norm(dim=0), (left * right).sum(0)
     parallel = dots.abs() >= (1 - 1e-9) * lengths * right.norm(dim=0)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(left.shape, generator=generator, dtype=torch.float64).to(left)
+    noise = torch.randn(left.shape, generator=generator, dtype=torch.float64, device="cpu").to(left)
     noise = _PUSH * parallel * noise / left.shape[0] ** 0.5  # (in, rank)
     return outputs, left + lengths * noise, right - dots / nonzero(lengths) * noise
 
@@ -91,6 +91,7 @@ def join(first: Triple, second: Triple) -> Triple:
     return outputs, left, torch.cat([first[2], second[2]], 1)
 
 
+@without_autocast
 def _components(layer: BilinearLayer, rank: int) -> Triple:
     """Return output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
 
@@ -109,7 +110,7 @@ def _components(layer: BilinearLayer, rank: int) -> Triple:
     half = torch.float32  # of the work in float64
     matrices = layer.to(dtype=half).interaction_matrix(directions.to(half))  # (block, in, in)
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64).to(matrices)
+    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64, device="cpu").to(matrices)
     basis = torch.linalg.qr(matrices @ probe).Q
     basis = torch.linalg.qr(matrices @ (matrices @ basis)).Q  # (block, in, count)
     values, rotation = torch.linalg.eigh(basis.mT @ matrices @ basis)

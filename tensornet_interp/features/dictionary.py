@@ -8,6 +8,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_batch, check_int, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
+from tensornet_interp.numerics import without_autocast
 
 
 @dataclass(frozen=True, eq=False)  # a tensor has no single truth value
@@ -84,12 +85,14 @@ class Dictionary:
         k = "" if self.k is None else f", k={self.k}"
         return f"Dictionary({self.name!r}, point={self.point!r}, features={self.features}, d={self.width}{k})"
 
+    @without_autocast
     def pre_activations(self, x: Tensor) -> Tensor:
         """Return encoder x + reading_bias, the codes before TopK and the rest of act: (..., d) -> (..., feature)."""
         y = self._checked("x", x, "d", self.width) @ self.encoder.T
         bias = self.reading_bias()
         return y if bias is None else y + bias
 
+    @without_autocast
     def reading_bias(self) -> Tensor | None:
         """Return the term encoder_bias - encoder center (feature,) of the pre-activations; None if there is none."""
         if self.decoder_bias is None or not self.centered:
@@ -107,6 +110,7 @@ class Dictionary:
             f = f.clamp(min=0)
         return f if self.threshold is None else f * (f > self.threshold)
 
+    @without_autocast
     def decode(self, f: Tensor) -> Tensor:
         """Return decoder f + decoder_bias: (..., feature) -> (..., d)."""
         x = self._checked("f", f, "feature", self.features) @ self.decoder.T

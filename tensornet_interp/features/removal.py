@@ -13,7 +13,7 @@ from tensornet_interp.checks import check_alike, check_int, check_size, check_te
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import t_quantile, unit_columns
+from tensornet_interp.numerics import t_quantile, unit_columns, without_autocast
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Verdict:
 
 
 @torch.no_grad()
+@without_autocast
 def removal_test(
     layer: BilinearLayer,
     outputs: Dictionary,
@@ -135,6 +136,7 @@ def removal_test(
 
 
 @torch.no_grad()
+@without_autocast
 def circuit_tests(
     layer: BilinearLayer,
     inputs: Dictionary,
@@ -169,6 +171,7 @@ def circuit_tests(
     return verdicts[0], verdicts[1]
 
 
+@without_autocast
 def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, *, seed: int) -> Tensor:
     """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
 
@@ -177,7 +180,7 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     active features gets all of them; a token without any gets zero.
     """
     generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
-    score = torch.rand(codes.shape, generator=generator).to(codes.device) + 1
+    score = torch.rand(codes.shape, generator=generator, dtype=torch.float32, device="cpu").to(codes.device) + 1
     score = score * (codes > 0)
     score[:, leave] = 0
     place = score.argsort(dim=1, descending=True).argsort(dim=1)  # 0 for the largest
@@ -187,6 +190,7 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     return (unit_columns(part.T)[0] * lengths).T.to(like.dtype)
 
 
+@without_autocast
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
     """Return the part of x (token, in) in the span of orthonormal columns, vectors (in, rank).
 

@@ -81,7 +81,7 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
     low, high = (math.asinh((end - mean) / scale) for end in (minimum, maximum))
     if low == high:
         return made(math.nan, dict.fromkeys(quantiles, mean), 0)
-    outliers, histogram = 0, torch.zeros(_BINS, dtype=torch.float64)
+    outliers, histogram = 0, torch.zeros(_BINS, dtype=torch.float64, device="cpu")
     for chunk in chunks():
         scaled = (times_power(chunk.to(torch.float64), -exponent) - mean) / scale
         outliers += int((scaled.abs() > z).sum())

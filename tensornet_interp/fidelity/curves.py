@@ -12,6 +12,7 @@ from tensornet_interp.checks import check_choice, check_int, check_labels, check
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.spectral import SpectralResult
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
@@ -51,7 +52,7 @@ def fidelity(
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
     independent = None
     if len(wanted) == len(given) == 1:
-        shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu").to(x.device)
         pairs = (x, x[shuffle]), (x[shuffle], x)
         delta = sum((wanted[0](*pair) - given[0](*pair) for pair in pairs), torch.zeros_like(f)) / 2
         independent = _mean_square(delta)
@@ -244,6 +245,7 @@ def _outputs(result: SpectralResult) -> Tensor:
     return result.outputs[1:] if result.constant_out else result.outputs
 
 
+@without_autocast
 def _logits(blocks: Tensor, result: SpectralResult) -> Tensor:
     return blocks @ _outputs(result).T
 

@@ -85,4 +85,4 @@ def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
 def _normal(size: int, seed: int, device: torch.device) -> Points:
     """Draw standard normal numbers from an own generator on the CPU, so that they are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda count: torch.randn(count, size, generator=generator, dtype=torch.float64).to(device)
+    return lambda count: torch.randn(count, size, generator=generator, dtype=torch.float64, device="cpu").to(device)

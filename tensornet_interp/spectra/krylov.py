@@ -118,7 +118,9 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
     """
     problem, cap = _Problem.of(matrices, norms), min(max_steps, matrices.left.shape[0])
     size = (len(norms), k, matrices.left.shape[0])
-    draws = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(norms)
+    draws = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu").to(
+        norms
+    )
     todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
     parts: list[tuple[Tensor, Leading]] = []
     if tolerance >= _SINGLE:
@@ -281,9 +283,8 @@ def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tupl
 def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
     """Return orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) lies in it."""
     # the rest of such an x is rounding, mostly inside the basis: new random rows are added every time
-    spare = torch.randn(
-        x.shape[1:], generator=torch.Generator().manual_seed(2**31 + basis.shape[1]), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(2**31 + basis.shape[1])
+    spare = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64, device="cpu")
     spare = (torch.finfo(x.dtype).eps * spare).to(x)
     for part in (spare, None, None):
         x = torch.baddbmm(x, x @ basis.mT, basis, alpha=-1)

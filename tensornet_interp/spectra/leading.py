@@ -10,6 +10,7 @@ from tensornet_interp.balance import balance, balance_rows, times_power
 from tensornet_interp.checks import check_alike, check_choice, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs, invert_directions
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
 from tensornet_interp.spectral import SpectralResult
@@ -74,6 +75,7 @@ class Spectra:
 
 
 @torch.no_grad()
+@without_autocast
 def spectra(
     layer: BilinearLayer,
     directions: Tensor,

@@ -43,13 +43,15 @@ class Registry:
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers an object under `name`.
 
-        Raises ValueError if the name is not an identifier or if another object has it. An object may be registered
-        twice.
+        Raises ValueError if the name is not an identifier or if another object has it, and TypeError if the object is
+        not callable. An object may be registered twice.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self.kind} must be an identifier, got {name!r}")
 
         def add(item: T) -> T:
+            if not callable(item):
+                raise TypeError(f"{self.kind} '{name}' must be callable, got {item!r}")
             if self._known.setdefault(name, item) is not item:
                 raise ValueError(f"{self.kind} '{name}' is taken by {_describe(self._known[name])}")
             return item
@@ -113,8 +115,6 @@ class Registry:
             return
         try:
             item = entry.load()
-            if not callable(item):
-                raise TypeError(f"{entry.value} is not callable")
             self.register(name)(item)
         except Exception as error:  # a plugin may fail in any way, but it must not stop the others
             self._broken[name] = f"{_origin(entry)} failed to load: {type(error).__name__}: {error}"

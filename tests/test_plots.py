@@ -59,6 +59,20 @@ def test_a_lifted_layer_is_drawn_without_its_constant() -> None:
     np.testing.assert_allclose(image(figure, 0), top.reshape(SHAPE))
 
 
+def test_eigenvectors_leaves_cells_empty_if_no_eigenvalue_has_the_sign() -> None:
+    layer = BilinearLayer(left=torch.eye(4), right=torch.eye(4), down=torch.tensor([[1.0, 0, 0, 0], [-1, -2, 3, 0]]))
+    figure = eigenvectors(decompose(layer, "eigen"), (2, 2), ["a", "b"], count=2)
+    titles = [cell.get_title() for cell in figure.axes]  # by row: positive 1, positive 2, negative 2, negative 1
+    assert titles == ["a\n+1", "b\n+3", "", "", "", "-1", "", "-2"]
+    assert [len(cell.images) for cell in figure.axes] == [1, 1, 0, 0, 0, 1, 0, 1]
+
+
+def test_eigenvectors_needs_a_name_for_every_block() -> None:
+    result = decompose(random_layer(3, 4, 4, seed=0), "eigen")
+    with pytest.raises(ValueError, match="names must have one name per block, got 2 for 3 blocks"):
+        eigenvectors(result, (2, 2), ["a", "b"])
+
+
 def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvectors() -> None:
     """Planted: classes a and b are opposite ends of one direction, 3 x0^2 - 2 x1^2; class c is x5^2, the second."""
     eye = torch.eye(6, dtype=torch.float64)

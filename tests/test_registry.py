@@ -100,6 +100,12 @@ def test_another_object_under_a_taken_name_is_an_error_and_changes_nothing(thing
     assert things.get("one") is dict
 
 
+def test_an_object_that_is_not_callable_is_refused_when_it_is_registered(things):
+    with pytest.raises(TypeError, match="thing 'one' must be callable, got 3"):
+        things.register("one")(3)
+    assert "one" not in things.names()
+
+
 def test_a_taken_name_is_reported_for_an_object_without_a_qualified_name(things, layer):
     things.register("one")(Eigen(rank=2))  # callable, but an instance
     with pytest.raises(ValueError, match="thing 'one' is taken by"):
@@ -257,7 +263,7 @@ def test_a_broken_entry_point_is_reported_with_its_distribution_each_time_and_br
     assert "broken" in plugins["unknown"][1]  # still listed, and suggested to who misspells it
 
 
-@pytest.mark.parametrize(("name", "why"), [("number", "is not callable"), ("absent", "Nothing")])
+@pytest.mark.parametrize(("name", "why"), [("number", "must be callable"), ("absent", "Nothing")])
 def test_an_entry_point_to_the_wrong_thing_is_reported(plugins, name, why):
     kind, message = plugins[name]
     assert kind == "ImportError"

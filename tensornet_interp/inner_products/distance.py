@@ -32,7 +32,7 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     errors, with the rank of both together.
     """
     layers = wide_layer("approximation", approximation), wide_layer("reference", reference)
-    check_comparable({"a": layers[0], "b": layers[1]})
+    check_comparable({"approximation": layers[0], "reference": layers[1]})
     if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
     return distance(*layers).error

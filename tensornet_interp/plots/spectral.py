@@ -32,13 +32,21 @@ def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = ""
 
 
 def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, count: int = 2) -> Figure:
-    """Draw the `count` most positive and most negative eigenvectors of every block, one column per block."""
+    """Draw the `count` most positive and most negative eigenvectors of every block, one column per block.
+
+    A cell is empty if a block has fewer eigenvalues of that sign. Raises ValueError if there is no name for a block.
+    """
     blocks = len(result.eigenvalues)
+    if len(names) < blocks:
+        raise ValueError(f"names must have one name per block, got {len(names)} for {blocks} blocks")
     figure = Figure(figsize=(1.15 * blocks + 0.6, 1.35 * 2 * count + 0.6), layout="constrained")
     grid = figure.subplots(2 * count, blocks, squeeze=False)
     for block in range(blocks):
-        order = result.eigenvalues[block].argsort(descending=True).tolist()
-        for row, pick in enumerate([*order[:count], *order[-count:]]):
+        for row, pick in enumerate(_extremes(result.eigenvalues[block], count)):
+            if pick is None:
+                grid[row, block].set(xticks=[], yticks=[], title=names[block] if row == 0 else "")
+                grid[row, block].spines[:].set_visible(False)
+                continue
             title = f"{float(result.eigenvalues[block, pick]):+.2g}"
             image_cell(
                 grid[row, block], pixels(result, block, pick), shape, f"{names[block]}\n{title}" if row == 0 else title
@@ -47,6 +55,14 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
         grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
     figure.suptitle(f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}")
     return figure
+
+
+def _extremes(values: Tensor, count: int) -> list[int | None]:
+    """Return the places of the `count` most positive and then the most negative values; None if there are fewer."""
+    order = values.argsort(descending=True).tolist()
+    positive = [i for i in order if values[i] > 0][:count]
+    negative = [i for i in order if values[i] < 0][-count:]
+    return [*positive, *[None] * (2 * count - len(positive) - len(negative)), *negative]
 
 
 def output_directions(

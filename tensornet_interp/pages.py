@@ -34,7 +34,7 @@ def _hint(page: str, name: str) -> str:
     pages = _pages()
     if name in pages:
         return f"; it is on {' and '.join(pages[name])}"
-    near = difflib.get_close_matches(name, pages, n=1)
+    near = difflib.get_close_matches(name, pages, n=1, cutoff=0.75)
     if not near:
         return ""
     return f"; did you mean '{near[0]}'{'' if page in pages[near[0]] else f', on {pages[near[0]][0]}'}?"

@@ -29,11 +29,19 @@ class Result(BilinearMap):
         """Return the same function without the constant output coordinate, as the last part of a network needs it."""
         if not self.constant_out:
             return self
-        report = replace(self.report, method=f"{self.report.method}, constant output dropped", relative_error=None)
+        report = replace(
+            self.report,
+            method=f"{self.report.method}, constant output dropped",
+            relative_error=None,
+            relative_error_bound=None,
+        )
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the result on a device and in a dtype; singular values stay float64, and the report stays the same."""
+        """Return the result on a device and in a dtype; singular values stay float64.
+
+        A narrower dtype rounds the arrays, so the report then says that the error is not measured.
+        """
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -43,7 +51,12 @@ class Result(BilinearMap):
                 return tuple(move(name, item) for item in value)
             return value.to(device, dtype) if isinstance(value, BilinearLayer) else value
 
-        return replace(self, **{field.name: move(field.name, getattr(self, field.name)) for field in fields(self)})
+        moved = replace(self, **{field.name: move(field.name, getattr(self, field.name)) for field in fields(self)})
+        if dtype is None or torch.finfo(dtype).eps <= torch.finfo(self.outputs.dtype).eps:
+            return moved
+        method = f"{self.report.method}, rounded to {str(dtype).removeprefix('torch.')}"
+        report = replace(self.report, method=method, relative_error=None, relative_error_bound=None)
+        return replace(moved, report=report)
 
     @property
     def relative_error(self) -> float | None:

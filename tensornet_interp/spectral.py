@@ -129,7 +129,9 @@ class SpectralResult(Result):
         return self._with(self.eigenvalues * mask, self.eigenvectors, f"{int(mask.sum())} eigenpairs kept")
 
     def _with(self, eigenvalues: Tensor, eigenvectors: Tensor, note: str) -> "SpectralResult":
-        report = replace(self.report, method=f"{self.report.method}, {note}", relative_error=None)
+        report = replace(
+            self.report, method=f"{self.report.method}, {note}", relative_error=None, relative_error_bound=None
+        )
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
     def pull_back(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = CHANGED) -> "SpectralResult":
@@ -144,7 +146,7 @@ class SpectralResult(Result):
         layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
         method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
-        report = replace(self.report, method=method, basis=layer.basis, relative_error=None)
+        report = replace(self.report, method=method, basis=layer.basis, relative_error=None, relative_error_bound=None)
         return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:

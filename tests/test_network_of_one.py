@@ -207,7 +207,9 @@ def test_to_layer_is_dense_by_default():
 
 @pytest.mark.parametrize("modes", [("in1", "in2", "out"), ("out", "in1", "in3")])
 def test_other_modes_are_no_layer(modes):
-    with pytest.raises(ValueError, match=r"a layer has the modes .*, but this Dense has .*; rename"):
+    with pytest.raises(
+        ValueError, match=r"a layer has the modes \('out', 'in1', 'in2'\), but this Dense has .*; rename"
+    ):
         Dense(normal(OUT, IN, IN), modes).to_layer()
 
 

@@ -44,6 +44,8 @@ def digest(*values: object) -> str:
 def fingerprint(part: TensorNetwork) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of modes, shapes, dtypes and arrays, without name and device."""
     made = hashlib.sha256()
+    if not isinstance(part, TensorNetwork):
+        raise TypeError(f"part must be a layer, a decomposition of one or a network, got {type(part).__name__}")
     for term in part.terms():
         made.update(f"{term.modes} {_describe_array(term.data)};".encode())
     constants = [getattr(part, name, False) for name in ("constant_in", "constant_out")]

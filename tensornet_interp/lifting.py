@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_number, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_kind, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 
 __all__ = ["Split", "lift", "split"]
@@ -26,6 +26,7 @@ def lift(
     One hidden unit is added for the constant, which is handed on as output coordinate 0, and one for each residual
     coordinate (x_j * 1). Exact; called, it takes and gives plain vectors. left_bias, right_bias: (rank,), bias: (out,).
     """
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     if layer.constant_in or layer.constant_out:
         raise ValueError(f"the layer is lifted already: {layer!r}")
     n_out, n_in, _ = layer.shape
@@ -73,9 +74,7 @@ def split(layer: BilinearLayer) -> Split:
     is not lifted is all interaction. A constant output is dropped. For networks of several layers, and dense, see
     `circuits.degree_weights`. Cost: 2 rank in (1 + out).
     """
-    if not isinstance(layer, BilinearLayer):
-        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
-    layer = layer.drop_constant()
+    layer = check_kind("layer", layer, BilinearLayer, "; see to_layer()").drop_constant()
     down = layer.down
     if not layer.constant_in:
         return Split(layer, down.new_zeros(layer.shape[:2]), down.new_zeros(layer.shape[0]))

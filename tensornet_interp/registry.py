@@ -60,6 +60,8 @@ class Registry:
 
         Raises ValueError that lists the known names if there is none, and ImportError if its plugin fails to load.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {self.kind} must be a string, got {type(name).__name__}")
         if name not in self._known:
             self._load(name)
         if name in self._known:

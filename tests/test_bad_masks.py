@@ -27,7 +27,7 @@ TABLE = [
     ("orient, dtype", lambda: orient(VECTORS, X.float()), ValueError, "share one dtype"),
     ("masks, NaN", lambda: adversarial_masks(NAN * VECTORS), ValueError, "vectors has 20 entries that are NaN"),
     ("masks, allowed a list", lambda: adversarial_masks(VECTORS, allowed=[0, 1]), TypeError, "allowed must be a boolean tensor"),
-    ("masks, allowed size", lambda: adversarial_masks(VECTORS, allowed=HALF[:3]), ValueError, r"allowed must have shape \(5,\)"),
+    ("masks, allowed size", lambda: adversarial_masks(VECTORS, allowed=HALF[:3]), ValueError, r"allowed must be boolean of shape \(5,\)"),
     ("masks, none allowed", lambda: adversarial_masks(VECTORS, allowed=~HALF & HALF), ValueError, "an entry that is true"),
     ("masks, too few entries", lambda: adversarial_masks(VECTORS, allowed=HALF), ValueError, "only 2 of the 2 x 2 vectors are independent on the 2 of 5 entries"),
     ("masks of zero", lambda: adversarial_masks(0 * VECTORS), ValueError, "only 0 of the 2 x 2 vectors"),

@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_size
+from tensornet_interp.checks import check_int, check_kind, check_names
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.plots.images import DIVERGING, Shape, image_cell, to_numpy
+from tensornet_interp.plots.images import DIVERGING, Shape, check_shape, image_cell, to_numpy
 from tensornet_interp.results import CPResult
 
 
@@ -21,9 +21,10 @@ def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: i
     only). Where l and r are orthogonal the sign of r is undefined, and with it which image adds. Every image has its
     own colour limits; its norm stands above. names: one an output.
     """
-    count = check_int("count", count, 1, result.rank, "the rank of the result")
     outputs, plus, minus = _gauge(result)
-    check_size("out", result=len(outputs), names=len(names))
+    count = check_int("count", count, 1, result.rank, "the rank of the result")
+    check_names("names", names, len(outputs), "output")
+    check_shape(shape, len(plus))
     figure = Figure(figsize=(1.3 * count + 0.5, 2.9 + 0.16 * len(names)), layout="constrained")
     grid = figure.subplots(3, count, squeeze=False, height_ratios=[1.3, 1.3, 0.16 * len(names)])
     limit = 1.1 * float(outputs[:, :count].abs().max()) or 1.0
@@ -50,7 +51,7 @@ def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
     names: one an output.
     """
     outputs, _, _ = _gauge(result)
-    check_size("out", result=len(outputs), names=len(names))
+    check_names("names", names, len(outputs), "output")
     weights = outputs.norm(dim=0)
     figure = Figure(figsize=(min(12.0, 3 + 0.12 * result.rank), 1.6 + 0.2 * len(names)), layout="constrained")
     top, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.25 * len(names)])
@@ -69,8 +70,7 @@ def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
 
 def _gauge(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
     """weight * outputs (out, rank), left + right and left - right (in, rank) without constant coordinates, ordered."""
-    if not isinstance(result, CPResult):
-        raise TypeError(f"result must be a CPResult, as of 'cp', got {type(result).__name__}")
+    check_kind("result", result, CPResult, "; decompose(layer, 'cp') gives one")
     order = result.weights.abs().argsort(descending=True, stable=True)
     outputs, left, right = ((result.outputs * result.weights)[:, order], result.left[:, order], result.right[:, order])
     turn = torch.where((left * right).sum(0) < 0, -1.0, 1.0).to(right)

@@ -10,8 +10,13 @@ from tensornet_interp.checks import (
     check_alike,
     check_choice,
     check_int,
+    check_iterations,
+    check_kind,
     check_labels,
+    check_list,
+    check_mask,
     check_number,
+    check_seed,
     check_share,
     check_size,
     check_tensor,
@@ -31,8 +36,7 @@ def top_positive(result: SpectralResult, count: int) -> Tensor:
 
     The constant coordinate of a lifted input is left out. Raises ValueError if a block has fewer positive eigenvalues.
     """
-    if not isinstance(result, SpectralResult):
-        raise TypeError(f"result must be a SpectralResult, got {type(result).__name__}")
+    check_kind("result", result, SpectralResult)
     count = check_int("count", count, 1, result.rank, f"eigenpairs per block: {result.rank}")
     positive = (result.eigenvalues > 0).sum(1)
     if int(positive.min()) < count:
@@ -114,7 +118,7 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
     """
     check_tensor("mask", mask, ("in",))
     check_choice("kind", kind, BASELINES)
-    draws, seed = check_int("draws", draws, 1), check_int("seed", seed, 0)
+    draws, seed = check_iterations("draws", draws), check_seed("seed", seed)
     kept = _allowed(allowed, mask)
     if bool((mask[~kept] != 0).any()):
         raise ValueError("mask is not zero outside of the allowed entries; make it with the same `allowed`")
@@ -161,9 +165,11 @@ def mask_effect(
     unit = unit_columns(mask.to(torch.float64)[:, None])[0][:, 0].to(mask.dtype)
     if not bool(unit.any()):
         raise ValueError("mask is zero, so it cannot be scaled to a norm")
-    if clip is not None and not clip[0] < clip[1]:
+    if clip is not None and (not isinstance(clip, tuple | list) or len(clip) != 2):
+        raise TypeError(f"clip must be (low, high), got {clip!r:.60}")
+    if clip is not None and not check_number("clip", clip[0]) < check_number("clip", clip[1]):
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
-    for norm in norms:
+    for norm in check_list("norms", norms, "give the norms to try"):
         check_number("norms", norm, 0)
     others = labels != target
     if not bool(others.any()):
@@ -183,8 +189,6 @@ def _allowed(allowed: Tensor | None, like: Tensor) -> Tensor:
     size = like.shape[-1]
     if allowed is None:
         return torch.ones(size, dtype=torch.bool, device=like.device)
-    if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
-        raise TypeError("allowed must be a boolean tensor (in,)")
-    if allowed.shape != (size,) or not bool(allowed.any()):
-        raise ValueError(f"allowed must have shape ({size},) and at least one true entry, got {tuple(allowed.shape)}")
+    if not bool(check_mask("allowed", allowed, ("in",), (size,)).any()):
+        raise ValueError("allowed must have an entry that is true")
     return allowed.to(like.device)

@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_alike, check_batch, check_size, check_tensor
 
-__all__ = ["affine_matrix", "check_direction", "lift_vectors"]
+__all__ = ["affine_matrix", "check_direction", "check_inputs", "check_pair", "lift_vectors"]
 
 
 def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
@@ -14,6 +14,25 @@ def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
     check_batch("direction", direction, "out")
     check_size("out", layer=size, direction=direction.shape[-1])
     check_alike(layer=like, direction=direction)
+
+
+def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
+    """Inputs (..., in) over all coordinates, which are the rows of `like`; NaN passes. Returns x2, by default x1."""
+    for name, x in [("x1", x1)] + ([] if x2 is None else [("x2", x2)]):
+        check_batch(name, x, "in", finite=False)
+        check_size("in", layer=len(like), **{name: x.shape[-1]})
+        check_alike(layer=like, **{name: x})
+    if x2 is None:
+        return x1
+    check_pair(x1, x2)
+    return x2
+
+
+def check_pair(x1: Tensor, x2: Tensor) -> None:
+    """The axes before the last of both inputs broadcast."""
+    pairs = zip(reversed(x1.shape[:-1]), reversed(x2.shape[:-1]), strict=False)
+    if any(a != b and 1 not in (a, b) for a, b in pairs):
+        raise ValueError(f"x1 and x2 must have batches that broadcast, got {tuple(x1.shape)} and {tuple(x2.shape)}")
 
 
 def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:

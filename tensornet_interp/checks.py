@@ -2,8 +2,12 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,19 +18,41 @@ __all__ = [
     "check_batch",
     "check_bool",
     "check_choice",
+    "check_device",
     "check_int",
+    "check_iterations",
+    "check_kind",
     "check_labels",
+    "check_list",
+    "check_mapping",
+    "check_mask",
+    "check_names",
     "check_notes",
     "check_number",
+    "check_path",
+    "check_place",
+    "check_records",
+    "check_seed",
     "check_share",
     "check_size",
     "check_tensor",
     "check_text",
+    "check_whole",
     "suggestion",
 ]
 
 # enough for every network and decomposition here: 8 GB of float64
 DEFAULT_MAX_ELEMENTS = 10**9
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_DTYPE_NAMES = "float64, float32, bfloat16 or float16"
+T = TypeVar("T")
+
+
+def check_kind(name: str, value: object, kind: type[T], hint: str = "") -> T:
+    """`value` if it is an instance of this class; else a TypeError, which `hint` ends."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
+    return value
 
 
 def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bool = True) -> Tensor:
@@ -36,8 +62,12 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {value.layout}; give {name}.to_dense()")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be real floating point, got {value.dtype}")
+    if value.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be {_DTYPE_NAMES}, got {value.dtype}")
     if value.ndim != len(modes):
         raise ValueError(f"{name} must have {len(modes)} dimensions {modes}, got shape {tuple(value.shape)}")
     if value.numel() == 0:
@@ -59,11 +89,11 @@ def _all_finite(value: Tensor) -> bool:
         return True
 
 
-def check_batch(name: str, value: object, mode: str) -> Tensor:
+def check_batch(name: str, value: object, mode: str, *, finite: bool = True) -> Tensor:
     """Check vectors (..., mode), with any number of axes before the last, as `check_tensor` does."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
-    return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,))
+    return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,), finite=finite)
 
 
 def check_alike(**tensors: Tensor) -> None:
@@ -94,6 +124,22 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
     return number
 
 
+def check_iterations(name: str, value: object, low: int = 1, why: str = "", *, most: int = 10**6) -> int:
+    """How often something long is done: at least `low` times, and no more than `most`, so that it ends."""
+    number = check_int(name, value, low, why=why)
+    if number > most:
+        raise ValueError(f"{name} must be at most {most}, or it would never end, got {value}")
+    return number
+
+
+def check_seed(name: str, value: object) -> int:
+    """A seed of torch's random numbers."""
+    number = check_int(name, value, 0)
+    if number >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
+    return number
+
+
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
     """Return a number (no bool) from 0 to 1; an end that is open is not allowed itself."""
     value = _real(name, value)
@@ -120,13 +166,35 @@ def check_number(
 
 def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
     """Check the class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1 or value.layout != torch.strided:
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
     check_size("batch", x=samples, **{name: len(value)})
     low, high = (int(value.min()), int(value.max())) if samples else (0, 0)
     if low < 0 or high >= classes:
         raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {low} to {high}")
+    return value
+
+
+def check_mask(name: str, value: object, modes: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
+    """A dense boolean tensor of this shape."""
+    if not isinstance(value, Tensor) or value.dtype != torch.bool or value.layout != torch.strided:
+        found = f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a boolean tensor ({', '.join(modes)}), got {found}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must be boolean of shape {shape}, got {tuple(value.shape)}")
+    return value
+
+
+def check_whole(name: str, value: object, mode: str, below: int | None = None) -> Tensor:
+    """Whole numbers (mode,) from 0, below `below` if that is given: places, classes, numbers of windows."""
+    whole = isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.layout == torch.strided
+    if not isinstance(value, Tensor) or not whole or value.ndim != 1:
+        found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor ({mode},) of whole numbers, got {found}")
+    if value.numel() and (int(value.min()) < 0 or (below is not None and int(value.max()) >= below)):
+        most = "" if below is None else f" to {below - 1}"
+        raise ValueError(f"{name} must be from 0{most}, got {int(value.min())} to {int(value.max())}")
     return value
 
 
@@ -153,6 +221,75 @@ def check_notes(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def check_list(name: str, value: object, empty: str | None = None) -> Sequence[Any]:
+    """A list or another sequence (no string); where it may not be empty, `empty` says what to give."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list or a tuple, got {value!r:.60} ({type(value).__name__})")
+    if empty is not None and not len(value):
+        raise ValueError(f"{name} is empty: {empty}")
+    return value
+
+
+def check_names(name: str, value: object, count: int, what: str) -> Sequence[str]:
+    """One string for each of `count` things."""
+    names = check_list(name, value)
+    for number, item in enumerate(names):
+        check_text(f"{name}[{number}]", item, empty=True)
+    if len(names) != count:
+        raise ValueError(f"{name} must be one per {what}, got {len(names)} for {count} {what}s")
+    return names
+
+
+def check_mapping(name: str, value: object) -> Mapping[Any, Any]:
+    """A dict or another mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, as a dict, got {value!r:.60} ({type(value).__name__})")
+    return value
+
+
+def check_records(name: str, value: object, keys: Iterable[str] = (), empty: str | None = None) -> Sequence[Any]:
+    """A list of mappings that have these keys."""
+    records = check_list(name, value, empty)
+    for number, record in enumerate(records):
+        check_mapping(f"{name}[{number}]", record)
+        missing = [key for key in keys if key not in record]
+        if missing:
+            raise ValueError(f"{name}[{number}] lacks {', '.join(missing)}; it has {', '.join(map(str, record))}")
+    return records
+
+
+def check_path(name: str, value: object) -> Path:
+    """A path: a string or a Path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r:.60} ({type(value).__name__})")
+    return Path(value)
+
+
+def check_device(value: object) -> torch.device:
+    """A device by its name or as an object; whether this machine has it, torch says when it is used."""
+    if not isinstance(value, str | torch.device):
+        raise TypeError(f"device must be a torch.device or its name, got {value!r:.60} ({type(value).__name__})")
+    try:
+        return torch.device(value)
+    except RuntimeError:
+        raise ValueError(f"device must be a name that torch knows, as 'cpu' or 'cuda:1', got {value!r}") from None
+
+
+def check_place(device: object, dtype: object, like: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype to move `like` to, its own for None; an error for float64 on Apple GPUs, which have none."""
+    place = like.device if device is None else check_device(device)
+    if dtype is None:
+        dtype = like.dtype
+    elif not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+        raise TypeError(f"dtype must be {_DTYPE_NAMES}, got {dtype!r:.60}")
+    if place.type == "mps" and dtype == torch.float64:
+        raise ValueError(
+            "device mps (an Apple GPU) has no float64, in which everything but calls of a layer is computed; move the"
+            " layer and its data to the CPU first, as layer.to('cpu')"
+        )
+    return place, dtype
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     """Return one of the named choices; the error suggests a choice with a similar name."""
     known = sorted(choices)
@@ -170,4 +307,6 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 def _real(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if abs(value) > sys.float_info.max and isinstance(value, int):
+        raise ValueError(f"{name} must be a number that float64 holds, got a larger one")
     return value

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_share, check_size, check_tensor
+from tensornet_interp.checks import check_batch, check_int, check_mask, check_share, check_tensor
 from tensornet_interp.numerics import nonzero
 
 __all__ = ["energy_share", "participation", "rare_inputs"]
@@ -18,6 +18,8 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
     all are zero. For eigenvalues it is the effective rank; for an eigenvector (dim = in) it says over how many inputs
     the vector is spread.
     """
+    check_tensor("values", values, ("...",) * getattr(values, "ndim", 1), finite=False)
+    check_int("dim", dim, -values.ndim, values.ndim - 1, f"values has {values.ndim} axes")
     magnitude = values.abs().to(torch.float64)
     magnitude = magnitude / nonzero(magnitude.detach().amax(dim, keepdim=True))  # squares must not over- or underflow
     squared = magnitude.square().sum(dim)
@@ -48,11 +50,8 @@ def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
     Eigenvectors are columns: pass `result.eigenvectors.mT`.
     Raises TypeError if the mask is not boolean, ValueError if sizes differ.
     """
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(f"mask must be a boolean tensor (in,), got {getattr(mask, 'dtype', type(mask).__name__)}")
-    if mask.ndim != 1 or vectors.ndim == 0:
-        raise ValueError(f"mask must be (in,), vectors (..., in); got {tuple(mask.shape)} and {tuple(vectors.shape)}")
-    check_size("in", vectors=vectors.shape[-1], mask=len(mask))
+    check_batch("vectors", vectors, "in", finite=False)
+    check_mask("mask", mask, ("in",), (vectors.shape[-1],))
     wide = vectors.to(torch.float64)
     squared = (wide / nonzero(wide.abs().amax(-1, keepdim=True))).square()  # a share depends on no scale
     total = squared.sum(-1)

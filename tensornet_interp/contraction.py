@@ -13,7 +13,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_number, check_tensor, suggestion
+from tensornet_interp.checks import (
+    DEFAULT_MAX_ELEMENTS,
+    check_alike,
+    check_list,
+    check_mapping,
+    check_number,
+    check_tensor,
+    check_text,
+    suggestion,
+)
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
 
@@ -41,7 +50,19 @@ class HasTerms(Protocol):
 
 def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
     """Return the same arrays with renamed modes; modes that `names` does not mention keep their names."""
+    for mode, name in check_mapping("names", names).items():
+        check_text(f"names[{mode!r}]", name)
+    terms = check_terms("terms", terms)
     return tuple(Term(term.data, tuple(names.get(mode, mode) for mode in term.modes)) for term in terms)
+
+
+def check_terms(name: str, terms: object) -> tuple[Term, ...]:
+    """A list of terms as a tuple, each one a `Term`."""
+    listed = check_list(name, terms)
+    for number, term in enumerate(listed):
+        if not isinstance(term, Term):
+            raise TypeError(f"{name}: term {number} must be a Term(data, modes), got {type(term).__name__}")
+    return tuple(listed)
 
 
 def plan(
@@ -94,12 +115,14 @@ def contract(
 
 
 def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: Optimizer, max_elements: float) -> Plan:
-    if chunk is not None and chunk not in output:
+    if chunk is not None and (not isinstance(chunk, str) or chunk not in output):
         raise ValueError(
             f"chunk must be a mode of the output {output}, got {chunk!r}{suggestion(chunk, output)}; a summed mode"
             " cannot be cut into slices"
         )
     check_number("max_elements", max_elements, 1)
+    if not isinstance(optimize, str) and not callable(optimize):
+        raise TypeError(f"optimize must be a name or a callable of opt_einsum's kind, got {optimize!r:.60}")
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
     # one array counts as two if terms slice it along different axes, or if only one of them slices it
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]
@@ -151,12 +174,9 @@ def _slice(terms: Sequence[Term], mode: str, start: int, stop: int) -> tuple[Ter
 def _terms_and_output(
     network: HasTerms | Sequence[Term], output: Sequence[str] | None
 ) -> tuple[tuple[Term, ...], Modes]:
-    terms = tuple(network.terms()) if isinstance(network, HasTerms) else tuple(network)
+    terms = tuple(network.terms()) if isinstance(network, HasTerms) else check_terms("network", network)
     if not terms:
-        raise ValueError("nothing to contract: the list of terms is empty")
-    for number, term in enumerate(terms):
-        if not isinstance(term, Term):
-            raise TypeError(f"term {number} must be a Term(data, modes), got {type(term).__name__}")
+        raise ValueError("nothing to contract: the list of terms of this network is empty")
     terms = tuple(Term(term.data, tuple(term.modes)) for term in terms)
     sizes = mode_sizes(terms)
     if isinstance(output, str):
@@ -168,9 +188,9 @@ def _terms_and_output(
             return terms, network.modes
         uses = [mode for term in terms for mode in term.modes]
         return terms, tuple(mode for mode in sizes if uses.count(mode) == 1)
-    modes = tuple(output)
+    modes = tuple(check_list("output", output))
     for mode in modes:
-        if mode not in sizes:
+        if not isinstance(mode, str) or mode not in sizes:
             raise ValueError(f"output mode '{mode}' is in no term; the terms have: {', '.join(sizes)}")
     if len(set(modes)) != len(modes):
         raise ValueError(f"output names a mode twice: {modes}")
@@ -180,7 +200,7 @@ def _terms_and_output(
 def mode_sizes(terms: Sequence[Term]) -> dict[str, int]:
     """Return the size of every mode; raises ValueError if two terms differ in a size, the device or the dtype."""
     sizes: dict[str, int] = {}
-    for number, (data, modes) in enumerate(terms):
+    for number, (data, modes) in enumerate(check_terms("terms", terms)):
         check_tensor(f"term {number} {modes}", data, modes, finite=False)
         for mode, size in zip(modes, data.shape, strict=True):
             if sizes.setdefault(mode, size) != size:

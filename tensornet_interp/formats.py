@@ -5,16 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_size, check_tensor
+from tensornet_interp.checks import check_list, check_size, check_tensor
 
 __all__ = ["cp_factors", "dense_factors"]
 
 
 def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the factors of a TensorLy CP tensor `(weights, [down, left, right])`; down absorbs the weights."""
+    if isinstance(cp_tensor, str | Tensor) or not hasattr(cp_tensor, "__len__") or len(cp_tensor) != 2:
+        raise TypeError(f"cp_tensor must be a pair (weights, [down, left, right]), got {type(cp_tensor).__name__}")
     weights, factors = cp_tensor
-    if len(factors) != 3:
-        raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)}")
+    if len(check_list("factors of cp_tensor", factors)) != 3:
+        raise ValueError(f"a bilinear layer has 3 factors (down, left, right), got {len(factors)} in cp_tensor")
     down, left, right = factors
     check_tensor("down", down, ("out", "rank"))
     if weights is not None:

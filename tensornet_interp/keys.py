@@ -47,6 +47,8 @@ def fingerprint(part: TensorNetwork) -> str:
     Names and devices do not count.
     """
     made = hashlib.sha256()
+    if not isinstance(part, TensorNetwork):
+        raise TypeError(f"part must be a layer, a decomposition of one or a network, got {type(part).__name__}")
     for term in part.terms():
         made.update(f"{term.modes} {_describe_array(term.data)};".encode())
     constants = [getattr(part, name, False) for name in ("constant_in", "constant_out")]

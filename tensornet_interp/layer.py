@@ -8,12 +8,14 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
 
-from tensornet_interp.affine import affine_matrix, check_direction, lift_vectors
+from tensornet_interp.affine import affine_matrix, check_direction, check_inputs, check_pair, lift_vectors
 from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
     check_bool,
+    check_kind,
     check_notes,
+    check_place,
     check_size,
     check_tensor,
     check_text,
@@ -116,6 +118,7 @@ class BilinearMap(TensorNetwork):
         layer = self.to_layer()
         x1 = self.lift_input("x1", x1)
         x2 = x1 if x2 is None else self.lift_input("x2", x2)
+        check_pair(x1, x2)
         parts = layer.down * ((x1 @ layer.left) * (x2 @ layer.right))[..., None, :]
         return parts[..., 1:, :] if self.constant_out else parts
 
@@ -204,7 +207,7 @@ class BilinearLayer(BilinearMap):
     @classmethod
     def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "", basis: str = AS_GIVEN) -> Self:
         """Make a layer of a `torch.nn.Bilinear` whose two inputs are equal; raises ValueError if it has a bias."""
-        if module.bias is not None:
+        if check_kind("module", module, torch.nn.Bilinear).bias is not None:
             raise ValueError(
                 "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift it:"
                 " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
@@ -244,7 +247,8 @@ class BilinearLayer(BilinearMap):
     @without_autocast
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return B(x1, x2) over all coordinates, (..., in) -> (..., out). Cost: 2 rank (2 in + out) per sample."""
-        return ((x1 @ self.left) * ((x1 if x2 is None else x2) @ self.right)) @ self.down.T
+        x2 = check_inputs(x1, x2, self.left)
+        return ((x1 @ self.left) * (x2 @ self.right)) @ self.down.T
 
     def symmetrize(self) -> "BilinearLayer":
         """Return the same function with a symmetric tensor, (B[out, i, j] + B[out, j, i]) / 2, of twice the rank."""
@@ -274,6 +278,8 @@ class BilinearLayer(BilinearMap):
         basis: name of the new input coordinates, by default "changed". note: added to the history.
         Cost: 2 rank in (new in) + rank out (new out). Raises ValueError if sizes do not match.
         """
+        check_text("basis", basis, empty=True)
+        check_text("note", note, empty=True)
         left, right, down, new_basis = self.left, self.right, self.down, self.basis
         if inputs is not None or input_bias is not None:
             full = affine_matrix("input", inputs, input_bias, axis=0, like=left, constant=self.constant_in)
@@ -296,5 +302,5 @@ class BilinearLayer(BilinearMap):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearLayer":
         """Return the layer on a device and in a dtype."""
-        down, left, right = (part.to(device=device, dtype=dtype) for part in (self.down, self.left, self.right))
+        down, left, right = (x.to(*check_place(device, dtype, x)) for x in (self.down, self.left, self.right))
         return replace(self, down=down, left=left, right=right)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_number, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_kind, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 
@@ -30,6 +30,7 @@ def lift(
     (x_j * 1). A call takes and returns plain vectors. left_bias, right_bias: (rank,); bias: (out,).
     Raises ValueError if the layer is lifted already, if sizes differ, or for a residual if in and out differ.
     """
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     if layer.constant_in or layer.constant_out:
         raise ValueError(f"the layer is lifted already: {layer!r}")
     n_out, n_in, _ = layer.shape
@@ -84,9 +85,7 @@ def split(layer: BilinearLayer) -> Split:
     constant output is dropped. `circuits.degree_weights` returns dense parts, also of networks of several layers.
     Cost: 2 rank in (1 + out).
     """
-    if not isinstance(layer, BilinearLayer):
-        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
-    layer = layer.drop_constant()
+    layer = check_kind("layer", layer, BilinearLayer, "; see to_layer()").drop_constant()
     down = layer.down
     if not layer.constant_in:
         return Split(layer, down.new_zeros(layer.shape[:2]), down.new_zeros(layer.shape[0]))

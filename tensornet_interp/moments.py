@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_device,
+    check_int,
+    check_iterations,
+    check_place,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.layer import BilinearLayer
 
 __all__ = [
@@ -56,8 +65,7 @@ class Moments:
             _check_covariance(covariance.detach(), rounding)
         if self.count is not None:
             check_int("count", self.count, 1)
-        if not isinstance(self.note, str):
-            raise TypeError(f"note must be a string, got {self.note!r}")
+        check_text("note", self.note, empty=True)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 
@@ -83,7 +91,8 @@ class Moments:
     @classmethod
     def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
         """Return mean 0 and the identity as covariance, for `size` inputs."""
-        check_int("size", size, 1)
+        check_iterations("size", size)
+        device = None if device is None else check_device(device)
         mean = torch.zeros(size, dtype=torch.float64, device=device)
         return cls(mean, torch.eye(size, dtype=torch.float64, device=device), note="standard normal")
 
@@ -103,7 +112,8 @@ class Moments:
 
     def to(self, device: torch.device | str) -> "Moments":
         """Return the same moments on a device."""
-        return self._with(self.mean.to(device), self.covariance.to(device))
+        place, _ = check_place(device, None, self.mean)
+        return self._with(self.mean.to(place), self.covariance.to(place))
 
     def lifted(self) -> "Moments":
         """Return the moments of [1, x]: the constant coordinate has mean 1 and no variance."""
@@ -111,6 +121,7 @@ class Moments:
 
     def divided_by(self, scale: Tensor) -> "Moments":
         """Return the moments of x / scale, for a positive number `scale`."""
+        check_tensor("scale", scale, ())
         return self._with(self.mean / scale, self.covariance / scale / scale)
 
     def _with(self, mean: Tensor, covariance: Tensor) -> "Moments":

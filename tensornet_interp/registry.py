@@ -63,6 +63,8 @@ class Registry:
 
         Raises ValueError with the known names if there is no such object, and ImportError if its plugin fails to load.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {self.kind} must be a string, got {type(name).__name__}")
         if name not in self._known:
             self._load(name)
         if name in self._known:

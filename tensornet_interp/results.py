@@ -8,7 +8,8 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
-from tensornet_interp.contraction import Term
+from tensornet_interp.checks import check_alike, check_bool, check_kind, check_place, check_size, check_tensor
+from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
@@ -24,6 +25,19 @@ class Result(BilinearMap):
     outputs: Tensor  # (out, block), (out, rank) or (out, a)
     constant_in: bool = False
     constant_out: bool = False
+
+    def __post_init__(self) -> None:
+        check_kind("report", self.report, Report)
+        check_bool("constant_in", self.constant_in)
+        check_bool("constant_out", self.constant_out)
+
+    def _check_arrays(self, **arrays: Modes) -> None:
+        """Arrays of these names and modes; sizes, dtypes and devices of all terms agree."""
+        for name, modes in arrays.items():
+            check_tensor(name, getattr(self, name), modes)
+        check_alike(**{name: getattr(self, name) for name in arrays})
+        sizes = mode_sizes(self.terms())
+        check_size("in", in1=sizes["in1"], in2=sizes["in2"])
 
     def drop_constant(self) -> Self:
         """Return the same function without the constant output coordinate, as the last part of a network needs it."""
@@ -45,8 +59,8 @@ class Result(BilinearMap):
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
-                kept = value.dtype if name == "singular_values" else dtype or value.dtype
-                return value.to(device=device or value.device, dtype=kept)
+                kept = value.dtype if name == "singular_values" or dtype is None else dtype
+                return value.to(*check_place(device, kept, value))
             if isinstance(value, tuple):
                 return tuple(move(name, item) for item in value)
             return value.to(device, dtype) if isinstance(value, BilinearLayer) else value
@@ -96,6 +110,10 @@ class CPResult(Result):
     left: Tensor  # (in, rank)
     right: Tensor  # (in, rank)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_arrays(weights=("rank",), outputs=("out", "rank"), left=("in", "rank"), right=("in", "rank"))
+
     def __repr__(self) -> str:
         return f"CPResult(out={self.outputs.shape[0]}, in={self.left.shape[0]}, rank={self.rank}, {self._provenance})"
 
@@ -135,6 +153,15 @@ class TuckerResult(Result):
     outputs: Tensor  # (out, a)
     inputs: Tensor  # (in, b)
     singular_values: tuple[Tensor, Tensor] | None = None  # all those of the output and the input unfolding; float64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kind("core", self.core, BilinearLayer)
+        self._check_arrays(outputs=("out", "a"), inputs=("in", "b"))
+        if self.singular_values is not None and not isinstance(self.singular_values, tuple):
+            raise TypeError(f"singular_values must be a pair of tensors, got {type(self.singular_values).__name__}")
+        for values in self.singular_values or ():
+            check_tensor("singular_values", values, ("number",))
 
     def __repr__(self) -> str:
         n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]

@@ -8,7 +8,7 @@ from tensorly.cp_tensor import CPTensor
 from torch import Tensor
 
 from tensornet_interp.affine import check_direction
-from tensornet_interp.checks import check_int, check_size, check_tensor
+from tensornet_interp.checks import check_int, check_mask, check_number, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import CHANGED, BilinearLayer
@@ -47,12 +47,15 @@ class SpectralResult(Result):
     singular_values: Tensor | None = None  # all those of the output unfolding, if the blocks come from it; float64
 
     def __post_init__(self) -> None:
-        check_tensor("outputs", self.outputs, ("out", "block"))
-        check_tensor("eigenvalues", self.eigenvalues, ("block", "rank"))
-        check_tensor("eigenvectors", self.eigenvectors, ("block", "in", "rank"))
-        block, rank = self.eigenvalues.shape
-        check_size("block", eigenvalues=block, outputs=self.outputs.shape[1], eigenvectors=self.eigenvectors.shape[0])
-        check_size("rank", eigenvalues=rank, eigenvectors=self.eigenvectors.shape[2])
+        super().__post_init__()
+        self._check_arrays(
+            outputs=("out", "block"), eigenvalues=("block", "rank"), eigenvectors=("block", "in", "rank")
+        )
+        if self.directions is not None:
+            check_tensor("directions", self.directions, ("block", "out"))
+            check_size("block", eigenvalues=len(self.eigenvalues), directions=len(self.directions))
+        if self.singular_values is not None:
+            check_tensor("singular_values", self.singular_values, ("number",))
 
     def __repr__(self) -> str:
         n_out, n_in, _ = (self.sizes[mode] for mode in self.modes)
@@ -120,12 +123,7 @@ class SpectralResult(Result):
 
     def keep(self, mask: Tensor) -> "SpectralResult":
         """Keep the eigenpairs for which mask (block, rank) is true; the others get eigenvalue 0."""
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask must be a boolean tensor (block, rank), got {type(mask).__name__}")
-        if mask.dtype != torch.bool or mask.shape != self.eigenvalues.shape:
-            raise ValueError(
-                f"mask must be boolean of shape {tuple(self.eigenvalues.shape)}, got {mask.dtype} {tuple(mask.shape)}"
-            )
+        check_mask("mask", mask, ("block", "rank"), tuple(self.eigenvalues.shape))
         return self._with(self.eigenvalues * mask, self.eigenvectors, f"{int(mask.sum())} eigenpairs kept")
 
     def _with(self, eigenvalues: Tensor, eigenvectors: Tensor, note: str) -> "SpectralResult":
@@ -178,6 +176,8 @@ class SpectralResult(Result):
         each value.
         """
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
+        if rtol is not None:
+            rtol = check_number("rtol", rtol, 0)
         values = self.eigenvalues[block].to(torch.float64)
         noise = eigenvalue_noise(self.eigenvalues[block], self.eigenvectors.shape[1])
         order = torch.argsort(values, descending=True)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import (
+    check_bool,
+    check_choice,
+    check_list,
+    check_path,
+    check_records,
+    check_seed,
+)
 from tensornet_interp.decompositions import build, decompose
 from tensornet_interp.disk import appending, open_file, parse_json, read_lines
 from tensornet_interp.inner_products.distance import norm, relative_error
@@ -65,6 +72,9 @@ def sweep(
     inside a function) raises TypeError before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
+    check_bool("progress", progress)
+    if measure is not None and not callable(measure):
+        raise TypeError(f"measure must be a function of a result, got {measure!r:.60}")
     target = check_network("layer", layer).to_layer()
     mark = fingerprint(target)
     jobs: dict[str, tuple[dict[str, Any], int | None, Record]] = {}
@@ -73,7 +83,7 @@ def sweep(
         build(method, seeded)
         head = {"method": method, "options": describe(options), "seed": seed, "fingerprint": mark, "layer": target.name}
         jobs[_key(head)] = (seeded, seed, head)
-    store = _Store(None if path is None else Path(path))
+    store = _Store(None if path is None else check_path("path", path))
     records = []
     for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
         if key not in store.known:
@@ -87,9 +97,10 @@ def load_records(path: str | Path) -> list[Record]:
 
     The file is only read, and other processes may append to it meanwhile. Raises ValueError for any other file.
     """
+    path = check_path("path", path)
     try:
         with open_file(path) as file:
-            return _records(file, Path(path))[0]
+            return _records(file, path)[0]
     except FileNotFoundError:
         return []
 
@@ -101,7 +112,7 @@ def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
     """
     pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
     rows = []
-    for record in records:
+    for record in check_records("records", records, ("options",)):
         taken = record.keys() - {"options"}
         options = {f"option_{k}" if k in taken else k: v for k, v in record["options"].items()}
         rows.append({k: v for k, v in record.items() if k != "options"} | options)
@@ -120,6 +131,7 @@ def parameters(result: TensorNetwork) -> int:
         a, b = result.ranks
         core = min(parameters(result.core), a * b * (b + 1) // 2)
         return core + result.outputs.numel() + result.inputs.numel()
+    check_network("result", result)
     distinct: list[Tensor] = []
     for term in result.terms():
         if not any(torch.equal(term.data, other) for other in distinct):
@@ -171,7 +183,7 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
     if any("seed" in point for point in points):
         raise ValueError("the grid has an option 'seed'; use seeds=... instead")
     seeded = "seed" in inspect.signature(get_decomposition(method)).parameters
-    chosen = [check_int("seeds", seed, 0) for seed in seeds]
+    chosen = [check_seed("seeds", seed) for seed in check_list("seeds", seeds)]
     if not chosen or not points:
         raise ValueError(f"nothing to run: {len(points)} points of the grid, {len(chosen)} seeds")
     return itertools.product(points, chosen if seeded else [None])

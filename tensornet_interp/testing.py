@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 
+from tensornet_interp.checks import check_device, check_iterations, check_number, check_place, check_seed
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer
@@ -36,10 +37,13 @@ def random_layer(
     n_out: int, n_in: int, rank: int, *, seed: int, dtype: torch.dtype = torch.float64, device: str = "cpu"
 ) -> BilinearLayer:
     """Draw a layer of standard normal weights from a generator of its own; the weights are equal on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    for name, size in {"n_out": n_out, "n_in": n_in, "rank": rank}.items():
+        check_iterations(name, size, most=10**9)
+    generator = torch.Generator().manual_seed(check_seed("seed", seed))
+    place, kind = check_place(device, dtype, torch.empty(0, device="cpu"))
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(device, dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(place, kind)
 
     return BilinearLayer(down=draw(n_out, rank), left=draw(n_in, rank), right=draw(n_in, rank), name=f"random {seed}")
 
@@ -52,8 +56,10 @@ def check_decomposition(
     name: a registered decomposition; options: what the decomposition needs to be built. Returns the report. If a law
     fails, raises AssertionError with the report, so that a call of this function is a whole test.
     """
-    report = CheckReport(f"{name} on {device}")
     factory = get_decomposition(name)
+    check_device(device)
+    check_number("exact_tolerance", exact_tolerance, 0)
+    report = CheckReport(f"{name} on {device}")
     layers = {
         "wide": random_layer(3, 11, 4, seed=1, device=device),
         "deep": random_layer(4, 5, 13, seed=2, device=device),

@@ -148,7 +148,7 @@ TABLE = [
     ("truncate too large", lambda: RESULT.truncate(6), ValueError, "rank must be from 1 to 5, got 6"),
     ("truncate 0", lambda: RESULT.truncate(0), ValueError, "rank must be from 1 to 5, got 0"),
     ("keep, mask size", lambda: RESULT.keep(torch.ones(3, 4) > 0), ValueError, r"mask must be boolean of shape \(3, 5\)"),
-    ("keep, integer mask", lambda: RESULT.keep(torch.ones(3, 5)), ValueError, r"mask must be boolean of shape \(3, 5\)"),
+    ("keep, integer mask", lambda: RESULT.keep(torch.ones(3, 5)), TypeError, r"mask must be a boolean tensor \(block, rank\), got torch\.float32"),
     ("keep, list", lambda: RESULT.keep([True]), TypeError, r"mask must be a (torch\.|boolean )?[Tt]ensor"),
     ("group of no block", lambda: RESULT.groups(3), ValueError, "block must be from 0 to 2, got 3"),
     ("unknown method", lambda: decompose(LAYER, "eigne"), ValueError, r"no decomposition named 'eigne'; available: .*eigen.*; did you mean 'eigen'\?"),
@@ -214,7 +214,7 @@ TABLE = [
     ("covariance a vector", lambda: moments(covariance=normal(5)), ValueError, "covariance must have 2 dimensions"),
     ("covariance integer", lambda: moments(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
     ("count 0", lambda: moments(count=0), ValueError, "count must be at least 1, got 0"),
-    ("note None", lambda: moments(note=None), TypeError, "note must be a string, got None"),
+    ("note None", lambda: moments(note=None), TypeError, "note must be a text, got None"),
     ("moments of one input", lambda: Moments.of(X[:1]), ValueError, r"a covariance needs at least 2 inputs, got x of shape \(1, 5\)"),
     ("moments of a vector", lambda: Moments.of(X[0]), ValueError, "x must have 2 dimensions"),
     ("moments of NaN", lambda: Moments.of(X * NAN), ValueError, "x has 10 entries that are NaN"),
@@ -230,7 +230,7 @@ TABLE = [
     ("norm of a network", lambda: norm(STACK), ValueError, "a network of 2 parts is no single layer; take its parts one by one"),
     ("dead output", lambda: similarity_by_output([LAYER, DEAD]), ValueError, "the similarity is undefined: network 1 is zero in output 2"),
     ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "a network of 2 parts is no single layer"),
-    ("difference of sizes", lambda: difference(LAYER, layer_of(3, 6, 4)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("difference of sizes", lambda: difference(LAYER, layer_of(3, 6, 4)), ValueError, "mode 'in' has size 5 in before but 6 in after"),
     ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
 ]  # fmt: skip
 

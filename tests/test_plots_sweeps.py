@@ -58,7 +58,7 @@ def test_zero_is_never_on_a_logarithmic_axis():
 
 @pytest.mark.parametrize("rows", [[], RECORDS[5:]])
 def test_nothing_to_show_is_an_error(rows):
-    with pytest.raises(ValueError, match="no record has finite numbers for both 'parameters' and 'relative_error'"):
+    with pytest.raises(ValueError, match="no record has finite numbers for both x='parameters' and y='relative_error'"):
         pareto(rows)
 
 
@@ -86,7 +86,7 @@ def test_a_single_curve_needs_no_legend():
 
 
 def test_curves_of_nothing_are_errors():
-    with pytest.raises(ValueError, match="no record has finite numbers for both 'strength' and 'accuracy'"):
+    with pytest.raises(ValueError, match="no record has finite numbers for both x='strength' and y='accuracy'"):
         curves(STRENGTHS, "strength", ["cosine", "accuracy"])
     with pytest.raises(ValueError, match="y is empty: name the fields to draw"):
         curves(STRENGTHS, "strength", [])
@@ -119,7 +119,7 @@ def test_dots_of_nothing_are_errors():
         dots([], ["gap"], "gate")
     with pytest.raises(ValueError, match="nothing to draw: 3 records, 0 fields"):
         dots(SETTINGS, [], "gate")
-    with pytest.raises(ValueError, match="no record has a finite number 'gap'"):
+    with pytest.raises(ValueError, match="no record has a finite number y='gap'"):
         dots(SETTINGS[2:], ["accuracy", "gap"], "gate")
     with pytest.raises(TypeError, match=r"y must be a list of fields, such as \['gap'\], got 'gap'"):
         dots(SETTINGS, "gap", "gate")

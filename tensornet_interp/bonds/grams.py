@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tensornet_interp.checks import check_int
 from tensornet_interp.inner_products.stack import Stack
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
@@ -45,24 +46,26 @@ class Bond:
 
     def discarded(self, rank: int) -> float:
         """Return sum_(i >= rank) s_i^2, the squared relative error of cutting one occurrence to `rank`."""
+        check_int("rank", rank, 0)
         return float(self.singular_values_without_constant[rank:].square().sum())
 
     def gap(self, rank: int) -> float:
         """Return s[rank - 1] / s[rank], last kept over first discarded; inf if nothing is kept or nothing discarded."""
-        if not 0 < rank < self.rank:
+        if not 0 < check_int("rank", rank, 0) < self.rank:
             return math.inf
         values = self.singular_values_without_constant
         return float(values[rank - 1] / values[rank])
 
     def in_cluster(self, rank: int) -> bool:
         """Return True if s[rank - 1] and s[rank] are equal up to the floor: a cut between them is arbitrary."""
-        if not 0 < rank < self.rank:
+        if not 0 < check_int("rank", rank, 0) < self.rank:
             return False
         values = self.singular_values_without_constant
         return float(values[rank - 1] - values[rank]) <= FLOOR * float(values[0])
 
     def maps(self, rank: int) -> tuple[Tensor, Tensor]:
         """Return encoder (new, all coordinates) and decoder (all coordinates, new) of a cut, the constant first."""
+        check_int("rank", rank, 0)
         encoder, decoder = self.encoder[:rank], self.decoder[:, :rank]
         if self.center is None:
             return encoder, decoder

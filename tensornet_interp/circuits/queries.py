@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
-from tensornet_interp.contraction import Modes, Term, contract, rename
+from tensornet_interp.checks import (
+    DEFAULT_MAX_ELEMENTS,
+    check_alike,
+    check_int,
+    check_mapping,
+    check_notes,
+    check_number,
+    check_size,
+    check_tensor,
+)
+from tensornet_interp.contraction import Modes, Term, check_terms, contract, mode_sizes, rename
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network, check_network
 from tensornet_interp.numerics import without_autocast
@@ -21,7 +30,12 @@ class Query(TensorNetwork):
     """
 
     def __init__(self, terms: Sequence[Term], modes: Modes) -> None:
-        self._terms, self._modes = tuple(terms), modes
+        self._terms, self._modes = check_terms("terms", terms), check_notes("modes", modes)
+        if len(set(self._modes)) < len(self._modes):
+            raise ValueError(f"modes names a mode twice: {self._modes}")
+        missing = set(self._modes) - mode_sizes(self._terms).keys()
+        if missing:
+            raise ValueError(f"modes must be of the terms, which lack {', '.join(sorted(missing))}")
 
     @property
     def modes(self) -> Modes:
@@ -68,7 +82,7 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
     check_network("network", network)
     terms, modes, sizes = network.terms(), network.modes, network.sizes
     views: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-    for mode, value in values.items():
+    for mode, value in check_mapping("values", values).items():
         if mode not in modes:
             raise ValueError(f"mode '{mode}' is not open; there are: {', '.join(modes)}")
         if not isinstance(value, Tensor):

@@ -9,7 +9,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.balance import balance, rescale, times_power
-from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
+from tensornet_interp.checks import (
+    DEFAULT_MAX_ELEMENTS,
+    check_alike,
+    check_bool,
+    check_int,
+    check_number,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -57,6 +66,8 @@ def circuit(
     tensor([-3.,  1.])
     """
     network = as_network(network)
+    check_text("name", name, empty=True)
+    check_bool("progress", progress)
     like = network.layers[-1].down
     check_tensor("direction", direction, ("out",))
     check_size("out", network=like.shape[0], direction=len(direction))

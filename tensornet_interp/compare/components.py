@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_bool, check_size
+from tensornet_interp.checks import check_bool, check_list, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network, wide_layer
@@ -100,7 +100,8 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
     A component without a partner (if ranks differ) counts as 0 in `components`. Raises ValueError for fewer than two
     results. Cost: that of `match` per pair.
     """
-    if len(results) < 2:
+    check_bool("blocks", blocks)
+    if len(check_list("results", results)) < 2:
         raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
     results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")

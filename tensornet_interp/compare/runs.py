@@ -7,7 +7,15 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice, check_int, check_share, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_choice,
+    check_int,
+    check_list,
+    check_number,
+    check_share,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.compare.components import match
 from tensornet_interp.numerics import EPS, eigenvalue_noise, nonzero, t_quantile, unit_columns
 from tensornet_interp.spectral import SpectralResult
@@ -83,6 +91,8 @@ def ordered_similarity(
     ([[[0.0]]], [[[1.0, 1.0]]])
     """
     check_choice("by", by, EIGENVALUE_RANKINGS)
+    if rtol is not None:
+        rtol = check_number("rtol", rtol, 0)
     _check_runs(results)
     count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
     runs = [_first(result, by, count, rtol) for result in results]
@@ -135,7 +145,11 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
     mean; otherwise the standard error is on average too large rather than too small (Efron and Stein 1981).
     The interval of a cosine may exceed 1. Raises ValueError if a pair is missing or given twice.
     """
-    check_tensor("values", values, ("pair",) + ("...",) * (values.ndim - 1), finite=False)
+    check_tensor("values", values, ("pair",) + ("...",) * (getattr(values, "ndim", 1) - 1), finite=False)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in check_list("pairs", pairs)):
+        raise TypeError(f"pairs must be a list of pairs of runs, as [(0, 1), (0, 2), (1, 2)], got {pairs!r:.60}")
+    for run in (run for pair in pairs for run in pair):
+        check_int("a run of pairs", run, 0)
     check_share("confidence", confidence, low_open=True, high_open=True)
     runs = sorted({run for pair in pairs for run in pair})
     n = check_int("runs", len(runs), 3, why="one is left out, and pairs must remain")
@@ -154,7 +168,7 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
 
 
 def _check_runs(results: Sequence[SpectralResult]) -> None:
-    for result in results:
+    for result in check_list("results", results):
         if not isinstance(result, SpectralResult):
             raise TypeError(
                 f"results must be SpectralResults, as decompose(layer, 'eigen') gives, got {type(result).__name__}"

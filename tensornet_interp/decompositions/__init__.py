@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
-from tensornet_interp.checks import check_int, suggestion
+from tensornet_interp.checks import check_int, check_mapping, suggestion
 from tensornet_interp.decompositions.adapter import (
     TensorlyDecomposition,
     TensorlyNonNegativeParafac,
@@ -155,7 +155,7 @@ def build(method: Strategy, options: Mapping[str, object]) -> Callable[[Bilinear
         return method
     factory = get_decomposition(method)
     known = list(inspect.signature(factory).parameters)
-    for option in options:
+    for option in check_mapping("options", options):
         if option not in known:
             hint = suggestion(option, known)
             raise TypeError(f"'{method}' has no option '{option}'; it has: {', '.join(known) or 'none'}{hint}")

@@ -15,7 +15,7 @@ from tensorly.tt_tensor import TTTensor
 from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, suggestion
+from tensornet_interp.checks import check_int, check_kind, suggestion
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.errors import measured
@@ -34,6 +34,10 @@ class TensorTrainResult(Result):
     outputs: Tensor  # (out, a)
     middle: Tensor  # (a, in, b)
     inputs: Tensor  # (in, b)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_arrays(outputs=("out", "a"), middle=("a", "in", "b"), inputs=("in", "b"))
 
     def __repr__(self) -> str:
         n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]
@@ -112,6 +116,7 @@ class TensorlyDecomposition:
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> Result:
         """Decompose the dense tensor. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = self._rank(*layer.shape[:2])
         elements = layer.shape[0] * layer.shape[1] ** 2
         if elements > self.max_elements:
@@ -197,7 +202,7 @@ def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
     TensorlyParafac(rank=2, n_iter_max=50)
     """
     known = [name for name, item in vars(tensorly.decomposition).items() if inspect.isfunction(item)]
-    if function not in known:
+    if not isinstance(function, str) or function not in known:
         raise ValueError(f"tensorly.decomposition has no function {function!r}{suggestion(function, known)}")
     parameters = inspect.signature(getattr(tensorly.decomposition, function)).parameters
     missing = [name for name in ("rank", "random_state") if name not in parameters]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_kind
 from tensornet_interp.decompositions.compress import Compressed, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.parametrize import Tied
@@ -71,6 +71,7 @@ class BlockTerm(FitOptions):
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
         listed = len(self.rank) if isinstance(self.rank, Sequence) else n_out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_kind
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.compress import Compressed
 from tensornet_interp.decompositions.parametrize import Free, Tied
@@ -55,6 +55,7 @@ class CP(_Ranked):
 
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = _check_rank(self.rank, layer.rank, f"the layer {layer.name!r} has {layer.rank} hidden units")
         self.check_layer(layer)
         state = self.compress(layer)
@@ -99,6 +100,7 @@ class SymmetricCP(_Ranked):
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = _check_rank(self.rank, 2 * layer.rank, f"two for each of {layer.rank} hidden units")
         self.check_layer(layer)
         state = self.compress(layer)

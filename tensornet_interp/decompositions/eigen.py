@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, balance_rows, rescale, times_power
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import EPS, row_noise
@@ -68,6 +68,7 @@ class Eigen:
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         full = min(n_in, 2 * layer.rank)
         kept = (

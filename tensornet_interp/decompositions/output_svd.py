@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_kind
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.errors import cut_warning, measured
@@ -50,6 +50,7 @@ class OutputSVD:
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
         rank = pairs if self.rank is None else check_int("rank", self.rank, 1, pairs, f"min(in={n_in}, 2 hidden)")

@@ -106,7 +106,7 @@ class Smooth(Prior):
     def __post_init__(self) -> None:
         if not isinstance(self.shape, tuple | list) or len(self.shape) != 2:
             raise TypeError(f"shape must be a pair (height, width), got {self.shape!r}")
-        for name, size in zip(("height", "width"), self.shape, strict=True):
+        for name, size in zip(("height of shape", "width of shape"), self.shape, strict=True):
             check_int(name, size, 1)
         check_number("strength", self.strength, 0)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_int, check_kind, check_seed
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.errors import measured
@@ -54,7 +54,7 @@ class RandomComponents:
         check_int("rank", self.rank, 1)
         check_choice("source", self.source, SOURCES)
         check_choice("refit", self.refit, REFITS)
-        check_int("seed", self.seed, 0)
+        check_seed("seed", self.seed)
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["RandomComponents"]:
@@ -64,6 +64,7 @@ class RandomComponents:
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Draw and refit. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         (wide,), exponent = balance(layer)
         units = Eigen()(wide).to_layer() if self.source == "eigen" else wide
         rank = check_int("rank", self.rank, 1, units.rank, f"the components of source '{self.source}'")

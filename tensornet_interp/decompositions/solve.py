@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.checks import check_iterations, check_seed, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.decompositions.errors import R, measured
@@ -52,11 +52,11 @@ class FitOptions:
             raise TypeError(f"priors must be a list of Prior objects, as [Sparse('outputs')]; got {self.priors!r}")
         if self.start is not None and not isinstance(self.start, BilinearMap):
             raise TypeError(f"start must be a result or a layer, got {type(self.start).__name__}")
-        check_int("starts", self.starts, 1)
+        check_iterations("starts", self.starts)
         if self.max_iterations is not None:
-            check_int("max_iterations", self.max_iterations, 1)
+            check_iterations("max_iterations", self.max_iterations)
         check_share("tolerance", self.tolerance, low_open=False, high_open=True)
-        check_int("seed", self.seed, 0)
+        check_seed("seed", self.seed)
 
     def __repr__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

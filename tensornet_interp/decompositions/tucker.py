@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.checks import check_int, check_iterations, check_kind, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
 from tensornet_interp.decompositions.errors import cut_warning, measured
 from tensornet_interp.inner_products.distance import norm
@@ -55,6 +55,7 @@ class HOSVD:
 
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         _check_ranks(self.ranks, layer)
         state = compress(layer)
         outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)
@@ -87,7 +88,7 @@ class Tucker:
 
     def __post_init__(self) -> None:
         _check_options(self.ranks, self.energy, self.error)
-        check_int("max_iterations", self.max_iterations, 1)
+        check_iterations("max_iterations", self.max_iterations)
         check_share("tolerance", self.tolerance, low_open=False, high_open=True)
 
     @classmethod
@@ -98,6 +99,7 @@ class Tucker:
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
         """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         _check_ranks(self.ranks, layer)
         state = compress(layer)
         outputs, inputs, spectra, floor = _higher_order_svd(state.core, self.ranks, self.energy, self.error)

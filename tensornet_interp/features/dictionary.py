@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_batch, check_int, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_batch,
+    check_bool,
+    check_int,
+    check_kind,
+    check_place,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.numerics import without_autocast
@@ -56,6 +66,10 @@ class Dictionary:
                 check_size(mode, encoder=size, **{name: vector.shape[0]})
                 check_alike(encoder=self.encoder, **{name: vector})
         check_alike(encoder=self.encoder, decoder=self.decoder)
+        check_bool("rectify", self.rectify)
+        check_bool("centered", self.centered)
+        check_text("name", self.name, empty=True)
+        check_text("point", self.point, empty=True)
         if self.k is not None:
             check_int("k", self.k, 1, features, "the number of features")
 
@@ -119,7 +133,7 @@ class Dictionary:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
         """Return the dictionary on another device or in another dtype."""
         moved = {
-            key: value.to(device=device or value.device, dtype=dtype or value.dtype)
+            key: value.to(*check_place(device, dtype, value))
             for key, value in vars(self).items()
             if isinstance(value, Tensor)
         }
@@ -155,6 +169,8 @@ def between(
     >>> between(layer, Dictionary.from_matrix(torch.ones(2, 6)), Dictionary.from_matrix(torch.ones(3, 5))).shape
     (5, 6, 6)
     """
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    check_bool("biases", biases)
     sides = {"inputs": (inputs, layer.shape[1] - layer.constant_in)}
     sides["outputs"] = (outputs, layer.shape[0] - layer.constant_out)
     for name, (dictionary, size) in sides.items():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_int, check_names, check_size, check_tensor
 from tensornet_interp.numerics import row_noise, unit_columns
 
 
@@ -70,8 +70,8 @@ def label_directions(
     check_size("size", directions=directions.shape[1], vectors=vectors.shape[1])
     check_alike(directions=directions, vectors=vectors)
     n = check_int("n", n, 1, len(vectors), f"there are {len(vectors)} vectors")
-    if names is not None and len(names) != len(vectors):
-        raise ValueError(f"names must be one per vector, got {len(names)} for {len(vectors)} vectors")
+    if names is not None:
+        check_names("names", names, len(vectors), "vector")
     a, b = (unit_columns(rows.to(torch.float64).T)[0] for rows in (directions, vectors))
     cosines = a.T @ b  # (direction, vector)
     order = cosines.abs().argsort(dim=1, descending=True, stable=True)[:, :n]

@@ -14,8 +14,11 @@ from tensornet_interp.checks import (
     check_batch,
     check_choice,
     check_int,
+    check_list,
+    check_names,
     check_size,
     check_tensor,
+    check_whole,
 )
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.basis import stated_basis
@@ -272,18 +275,12 @@ def _score(values: Tensor, by: str) -> Tensor:
 
 
 def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:
-    if names is None:
-        return [str(feature) for feature in range(size)]
-    if len(names) != size:
-        raise ValueError(f"names must be one per feature, got {len(names)} for {size} features")
-    return names
+    return [str(at) for at in range(size)] if names is None else check_names("names", names, size, "feature")
 
 
 def _indices(name: str, value: Sequence[int] | Tensor, like: Tensor) -> Tensor:
-    index = torch.as_tensor(value, device=like.device)
-    if index.dtype == torch.bool or index.is_floating_point() or index.ndim != 1 or not len(index):
-        raise TypeError(f"{name} must be a list of whole numbers, got {value!r}")
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= len(like):
-        raise ValueError(f"{name} must be features from 0 to {len(like) - 1}, got {low if low < 0 else high}")
-    return index
+    if not isinstance(value, Tensor):
+        value = torch.tensor([check_int(name, item, 0, len(like) - 1) for item in check_list(name, value)])
+    if not value.numel():
+        raise ValueError(f"{name} is empty: give numbers of features")
+    return check_whole(name, value, "feature", len(like)).to(like.device)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, balance_rows, rescale, times_power
-from tensornet_interp.checks import check_alike, check_int, check_number, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_int,
+    check_list,
+    check_mask,
+    check_number,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -51,14 +59,13 @@ def low_rank_correlation(
     full = min(part.shape[1], 2 * part.rank)
     if ks is None:
         ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= full]
-    if not len(ks):
-        raise ValueError("ks is empty; give the numbers of eigenpairs to try, such as (1, 2, 4)")
+    check_list("ks", ks, "give the numbers of eigenpairs to try, as (1, 2, 4)")
     ks = [check_int("k", k, 1, full, f"min(in={part.shape[1]}, 2 hidden={2 * part.rank})") for k in ks]
     if bias is not None:
         check_tensor("bias", bias, ("feature",))
         check_size("feature", directions=count, bias=bias.shape[0])
         check_alike(directions=directions, bias=bias)
-    _check_active(active, (len(x), count))
+    active = _check_active(active, (len(x), count))
     # all scales are near 1: a correlation does not depend on them, and its squares neither over- nor underflow
     (wide,), exponent = balance(wide_layer("layer", layer))
     inputs, of_inputs = rescale(part.lift_input("x", x))  # (token, in)
@@ -159,14 +166,10 @@ def _check_directions(layer: BilinearLayer, directions: Tensor) -> int:
     return len(directions)
 
 
-def _check_active(active: float | Tensor, shape: tuple[int, int]) -> None:
+def _check_active(active: float | Tensor, shape: tuple[int, int]) -> float | Tensor:
     if isinstance(active, Tensor):
-        if active.dtype != torch.bool or active.shape != shape:
-            raise ValueError(
-                f"active must be boolean of shape (token, feature) = {shape}, got {active.dtype} {tuple(active.shape)}"
-            )
-    else:
-        check_number("active, if no boolean tensor (token, feature),", active)
+        return check_mask("active", active, ("token", "feature"), shape)
+    return check_number("active, if no boolean tensor (token, feature),", active)
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_batch,
+    check_int,
+    check_kind,
+    check_seed,
+    check_size,
+    check_tensor,
+    check_text,
+    check_whole,
+)
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
@@ -81,13 +91,16 @@ def removal_test(
     t) is for the paired difference over windows. `REMOVAL_RULE` decides.
     Raises ValueError if sizes differ or the feature is not active on x. Cost: three evaluations of the layer on x.
     """
-    check_int("feature", feature, 0, outputs.features - 1)
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
+    check_text("name", name, empty=True)
     check_tensor("x", x, ("token", "in"))
     for name_of, value in {"removed": removed, "control": control}.items():
         check_tensor(name_of, value, ("token", "in"))
         check_size("token", **{"x": len(x), name_of: len(value)})
         check_size("in", **{"x": x.shape[1], name_of: value.shape[1]})
     check_alike(x=x, removed=removed, control=control)
+    check_whole("window", window, "token")
     check_size("token", x=len(x), window=len(window))
     wide, reader = layer.to(dtype=torch.float64), outputs.to(dtype=torch.float64)
     bias = reader.reading_bias()
@@ -155,6 +168,13 @@ def circuit_tests(
     equally long part of other features (`random_part`): as many features as members are active on a token, or two for
     the plane. Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
     """
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    check_kind("inputs", inputs, Dictionary)
+    check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
+    check_tensor("x", x, ("token", "in"))
+    check_whole("members", members, "member", inputs.features)
+    check_whole("window", window, "token")
+    check_size("token", x=len(x), window=len(window))
     inputs, x = inputs.to(dtype=torch.float64), x.to(torch.float64)
     codes = inputs.encode(x)  # (token, feature)
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
@@ -179,7 +199,15 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     (token,), how many active features to draw per token. leave: the features that are never drawn. A token with fewer
     active features gets all of them; a token without any gets zero.
     """
-    generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
+    check_tensor("codes", codes, ("token", "feature"))
+    check_tensor("decoder", decoder, ("in", "feature"))
+    check_tensor("like", like, ("token", "in"))
+    check_whole("count", count, "token")
+    check_whole("leave", leave, "member", codes.shape[1])
+    check_size("token", codes=len(codes), like=len(like), count=len(count))
+    check_size("feature", codes=codes.shape[1], decoder=decoder.shape[1])
+    check_size("in", decoder=len(decoder), like=like.shape[1])
+    generator = torch.Generator().manual_seed(check_seed("seed", seed))
     score = torch.rand(codes.shape, generator=generator, dtype=torch.float32, device="cpu").to(codes.device) + 1
     score = score * (codes > 0)
     score[:, leave] = 0
@@ -196,4 +224,8 @@ def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
 
     part[token] = sum_rank (vectors[:, rank] . x[token]) vectors[:, rank]
     """
+    check_batch("x", x, "in")
+    check_tensor("vectors", vectors, ("in", "vector"))
+    check_size("in", x=x.shape[-1], vectors=len(vectors))
+    check_alike(x=x, vectors=vectors)
     return (x @ vectors) @ vectors.T

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import rescale, times_power
-from tensornet_interp.checks import check_number, check_share
+from tensornet_interp.checks import check_list, check_number, check_share
 
 _BINS = 2**16
 _LEAST = -1100  # the exponent of zeros, below the exponents of all other numbers
@@ -61,9 +61,8 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
     Moments are merged exactly (Pebay 2008), without sums of raw powers. Outliers and the histogram for the quantiles
     need the mean and the standard deviation first, so `chunks` is called twice.
     """
-    check_number("z", z, 0, low_open=True)
-    if not len(quantiles):
-        raise ValueError("quantiles is empty; give shares from 0 to 1")
+    z = check_number("z", z, 0, low_open=True)
+    check_list("quantiles", quantiles, "give shares from 0 to 1")
     for share in quantiles:
         check_share("quantiles", share, low_open=False, high_open=False)
     count, exponent, mean, m2, _, m4, minimum, maximum = reduce(_merge, (_moments(chunk) for chunk in chunks()))

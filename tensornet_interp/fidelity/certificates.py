@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, rescale
-from tensornet_interp.checks import check_int, check_tensor
+from tensornet_interp.checks import check_int, check_kind, check_list, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import unit_columns
@@ -27,7 +27,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     which rounding leaves too little. |x|^2 includes the 1 of a lifted input. Raises ValueError for a truncated result.
     Cost: batch * out^2 * block.
     """
-    rank = check_int("rank", rank, 1, result.rank)
+    rank = check_int("rank", rank, 1, check_kind("result", result, SpectralResult).rank)
     if result.relative_error is None or result.relative_error > 1e-3:
         raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
     check_tensor("x", x, ("batch", "in"))
@@ -71,16 +71,14 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
     Raises TypeError for anything but a layer (the whole spectrum is needed; take `to_layer()` of a result).
     Cost: out^2 / 2 eigendecompositions of size min(in, 2 hidden), one alive at a time, and batch * in * k for each.
     """
-    if not isinstance(layer, BilinearLayer):
-        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; a result has to_layer()")
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     check_tensor("x", x, ("batch", "in"))
     layer = balance(layer.drop_constant()).layers[0]  # a decision depends on no scale
     n_out, n_in, _ = layer.shape
     if n_out < 2:
         raise ValueError(f"a decision needs at least 2 outputs, the layer has {n_out}")
     full = min(n_in, 2 * layer.rank)
-    if not len(counts):
-        raise ValueError("counts is empty: give the numbers of eigenpairs to keep")
+    check_list("counts", counts, "give the numbers of eigenpairs to keep")
     counts = [check_int("counts", k, 1, full, "eigenpairs of a difference") for k in counts]
     z = unit_columns(layer.lift_input("x", x.double()).T)[0].T
     # rounding is a share of the hidden units, which may be far larger than the difference that they leave

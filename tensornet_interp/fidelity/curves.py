@@ -8,7 +8,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from tensornet_interp.balance import rescale, times_power
-from tensornet_interp.checks import check_choice, check_int, check_labels, check_number, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_choice,
+    check_int,
+    check_kind,
+    check_labels,
+    check_list,
+    check_number,
+    check_records,
+    check_seed,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
@@ -51,6 +62,7 @@ def fidelity(
     f, g = wanted(x).double(), given(x).double()
     check_size("out", reference=f.shape[-1], approximation=g.shape[-1])
     independent = None
+    check_seed("seed", seed)
     if len(wanted) == len(given) == 1:
         shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu").to(x.device)
         pairs = (x, x[shuffle]), (x[shuffle], x)
@@ -151,6 +163,7 @@ def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, 
     Raises ValueError if `by` needs x or labels that are missing. Cost of ablation: batch * out * components.
     """
     check_choice("by", by, COMPONENT_RANKINGS)
+    check_kind("result", result, SpectralResult)
     if by == "magnitude":
         return result.eigenvalues.abs().argsort(dim=1, descending=True, stable=True)
     if x is None or (by == "ablation" and labels is None):
@@ -187,9 +200,10 @@ def truncation_curve(
     ranking on the samples of the curve itself would be optimistic.
     Returns one plain dict per count. Cost: one pass over all components for all counts.
     """
-    _check_data(x, labels, _outputs(result).shape[0])
-    if not len(counts):
-        raise ValueError("counts is empty: give the numbers of components to keep")
+    _check_data(x, labels, _outputs(check_kind("result", result, SpectralResult)).shape[0], needed=True)
+    check_list("counts", counts, "give the numbers of components to keep")
+    if rank_on is not None and (not isinstance(rank_on, tuple | list) or len(rank_on) != 2):
+        raise TypeError(f"rank_on must be a pair (x, labels) to rank the components on, got {type(rank_on).__name__}")
     counts = [check_int("counts", k, 1, result.rank, "the rank of the result") for k in counts]
     ranking = component_ranking(result, by, *(rank_on or ()))
     logits: list[Tensor] = []  # (count, batch, out)
@@ -221,8 +235,7 @@ def components_needed(
     k of the curve has it too. None if there is no such k. records: those of one ranking, as `truncation_curve` makes
     them; only counts that they hold can be returned. Raises ValueError for no records or several rankings.
     """
-    if not len(records):
-        raise ValueError("records is empty: give the curve of one ranking")
+    check_records("records", records, ("components", "accuracy"), "give the curve of one ranking")
     check_number("accuracy", accuracy)
     check_number("drop", drop)
     rankings = sorted({str(record.get("ranking", "")) for record in records})
@@ -260,7 +273,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def _check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
+def _check_data(x: Tensor, labels: Tensor | None, n_out: int, *, needed: bool = False) -> None:
     check_tensor("x", x, ("batch", "in"))
-    if labels is not None:
+    if labels is not None or needed:
         check_labels("labels", labels, samples=len(x), classes=n_out)

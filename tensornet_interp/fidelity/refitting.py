@@ -7,7 +7,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from tensornet_interp.balance import rescale, times_power
-from tensornet_interp.checks import check_int, check_labels, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_int,
+    check_iterations,
+    check_kind,
+    check_labels,
+    check_mask,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.spectral import SpectralResult
 
 
@@ -16,7 +24,10 @@ def keep_first(ranking: Tensor, count: int) -> Tensor:
 
     ranking: (block, rank), as `component_ranking` returns it; `refit` and `SpectralResult.keep` take the mask.
     """
-    count = check_int("count", count, 1, ranking.shape[1], "components per block")
+    whole = isinstance(ranking, Tensor) and ranking.dtype == torch.int64 and ranking.layout == torch.strided
+    if not whole or ranking.ndim != 2:
+        raise TypeError("ranking must be a tensor (block, rank) of int64 places, as component_ranking returns it")
+    count = check_int("count", count, 1, ranking.shape[1], "components per block in ranking")
     return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking[:, :count], True)
 
 
@@ -38,8 +49,10 @@ def refit(
     Cost: batch * blocks * k^2 (least squares; blocks^2 if output vectors are not orthogonal), or
     batch * blocks * k per iteration (softmax).
     """
+    check_kind("result", result, SpectralResult)
+    check_mask("kept", kept, ("block", "rank"), tuple(result.eigenvalues.shape))
     check_tensor("x", x, ("batch", "in"))
-    if not isinstance(targets, Tensor):
+    if not isinstance(targets, Tensor) or not targets.ndim:
         raise TypeError(f"targets must be a tensor of outputs or of int64 labels, got {type(targets).__name__}")
     outputs = result.drop_constant().outputs.double()  # (out, block)
     check_size("batch", x=len(x), targets=len(targets))
@@ -57,7 +70,7 @@ def refit(
         check_labels("targets", targets, samples=len(x), classes=len(outputs))
         # a component that no sample activates has an infinite scale: its coefficient is not determined, and left at 0
         start = torch.where(scale.isfinite(), times_power(small.eigenvalues.double() * scale, 2 * exponent), 0.0)
-        max_iterations = check_int("max_iterations", max_iterations, 1)
+        max_iterations = check_iterations("max_iterations", max_iterations)
         found, how = _softmax(features, outputs, targets, start, max_iterations), "softmax regression"
     values = times_power(found / scale, -2 * exponent).to(result.eigenvalues.dtype)
     order = values.abs().argsort(dim=1, descending=True, stable=True)

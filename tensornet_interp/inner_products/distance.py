@@ -53,8 +53,8 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     return replace(made, constant_out=old.constant_out).drop_constant()
 
 
-def _two_layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
-    """Return both as single layers with the same inputs and outputs."""
-    first, second = (check_network(name, part).to_layer() for name, part in (("a", a), ("b", b)))
-    check_comparable({"a": first, "b": second})
-    return first, second
+def _two_layers(before: TensorNetwork, after: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
+    named = {"before": before, "after": after}
+    layers = {name: check_network(name, part).to_layer() for name, part in named.items()}
+    check_comparable(layers)
+    return layers["before"], layers["after"]

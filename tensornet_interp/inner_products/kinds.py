@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_choice, check_iterations, check_seed
 from tensornet_interp.inner_products.gaussian import closure, exact, layer_moments, scaled_input
 from tensornet_interp.inner_products.sampling import normal_inputs, sampled, sphere, sphere_factor
 from tensornet_interp.inner_products.symmetric import exact_flops, symmetric, tree
@@ -139,8 +139,8 @@ def as_kind(kind: object) -> Kind:
 
 
 def _check_draws(samples: object, seed: object) -> None:
-    check_int("samples", samples, 2, why="a standard error needs two")
-    check_int("seed", seed, 0)
+    check_iterations("samples", samples, 2, "a standard error needs two", most=10**9)
+    check_seed("seed", seed)
 
 
 def _check_depth(name: str, depth: int, estimates: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from tensornet_interp.bonds.truncation import ODT
+from tensornet_interp.checks import check_kind, check_mapping, check_number, check_records
 from tensornet_interp.plots.images import to_numpy
 
 _FLOOR = 1e-8  # singular values below this share of the largest are rounding
@@ -16,6 +17,8 @@ def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
     Values are relative to the norm of the network, as in the ODT. Solid lines leave out the constant coordinate, which
     gives the cost of a cut; dashed lines are for all coordinates. For a network of one layer the bond is its input.
     """
+    for name, found in check_mapping("odts", odts).items():
+        check_kind(f"odts[{name!r}]", found, ODT)
     if not odts:
         raise ValueError("odts is empty: give at least one ODT by name")
     bonds = {name: odt.bonds[1:-1] or odt.bonds[:1] for name, odt in odts.items()}
@@ -50,8 +53,10 @@ def bond_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float
     records: with "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound". accuracy, loss: of the whole
     network, drawn as dotted lines. Errors are relative errors of the tree tensor, in the norm of their metric.
     """
-    if not records:
-        raise ValueError("records is empty: there is nothing to draw")
+    check_number("accuracy", accuracy)
+    check_number("loss", loss)
+    keys = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
+    check_records("records", records, keys, "there is nothing to draw")
     figure = Figure(figsize=(12.5, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for color, metric in enumerate(dict.fromkeys(str(record["metric"]) for record in records)):

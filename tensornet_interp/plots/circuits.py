@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_kind, check_names
 from tensornet_interp.circuits import Circuit, Component
 from tensornet_interp.plots.images import Shape, check_shape, image_cell
 from tensornet_interp.plots.networks import canvas
@@ -27,13 +27,13 @@ def draw_circuit(
     function 2 λ const (v . x). Raises ValueError for more than 64 leaves.
     """
     check_int("count", count, 1)
+    check_kind("circuit", circuit, Circuit)
     lifted = circuit.network.constant_in
     inputs = circuit.levels[-1].vectors.shape[1] - lifted
     if shape is not None:
         check_shape(shape, inputs)
     names = [f"x{i}" for i in range(inputs)] if names is None else names
-    if len(names) != inputs:
-        raise ValueError(f"names must be one per input, got {len(names)} for {inputs} inputs")
+    check_names("names", names, inputs, "input")
     leaves = _leaves(circuit.components, count)
     if leaves > _MOST_LEAVES:
         raise ValueError(

@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_size
+from tensornet_interp.checks import check_int, check_kind, check_names
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.plots.images import DIVERGING, Shape, image_cell, to_numpy
+from tensornet_interp.plots.images import DIVERGING, Shape, check_shape, image_cell, to_numpy
 from tensornet_interp.results import CPResult
 
 
@@ -24,9 +24,10 @@ def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: i
     the largest entry of each image is made positive, which changes no product. If l and r are orthogonal, the sign of r
     is undefined, and so is which image adds.
     """
-    count = check_int("count", count, 1, result.rank, "the rank of the result")
     outputs, plus, minus = _gauge(result)
-    check_size("out", result=len(outputs), names=len(names))
+    count = check_int("count", count, 1, result.rank, "the rank of the result")
+    check_names("names", names, len(outputs), "output")
+    check_shape(shape, len(plus))
     figure = Figure(figsize=(1.3 * count + 0.5, 2.9 + 0.16 * len(names)), layout="constrained")
     grid = figure.subplots(3, count, squeeze=False, height_ratios=[1.3, 1.3, 0.16 * len(names)])
     limit = 1.1 * float(outputs[:, :count].abs().max()) or 1.0
@@ -53,7 +54,7 @@ def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
     Signs are those of `components`. names: one per output.
     """
     outputs, _, _ = _gauge(result)
-    check_size("out", result=len(outputs), names=len(names))
+    check_names("names", names, len(outputs), "output")
     weights = outputs.norm(dim=0)
     figure = Figure(figsize=(min(12.0, 3 + 0.12 * result.rank), 1.6 + 0.2 * len(names)), layout="constrained")
     top, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.25 * len(names)])
@@ -75,8 +76,7 @@ def _gauge(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
 
     Constant coordinates are left out.
     """
-    if not isinstance(result, CPResult):
-        raise TypeError(f"result must be a CPResult, such as 'cp' returns, got {type(result).__name__}")
+    check_kind("result", result, CPResult, "; decompose(layer, 'cp') gives one")
     order = result.weights.abs().argsort(descending=True, stable=True)
     outputs, left, right = ((result.outputs * result.weights)[:, order], result.left[:, order], result.right[:, order])
     turn = torch.where((left * right).sum(0) < 0, -1.0, 1.0).to(right)

@@ -8,7 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_int,
+    check_kind,
+    check_names,
+    check_records,
+    check_size,
+    check_tensor,
+    check_text,
+)
 from tensornet_interp.features import FeatureInteractions
 from tensornet_interp.plots.images import DIVERGING, to_numpy
 
@@ -23,6 +31,7 @@ def interaction_submatrix(
 
     names: one per feature of the dictionary, by default its number. Above 40 features the axes have no labels.
     """
+    check_kind("interactions", interactions, FeatureInteractions)
     features, matrix = interactions.smallest_submatrix(n, pairs=pairs)
     labels = _picked(names, len(interactions), features)
     size = len(features)
@@ -67,6 +76,8 @@ def eigenvector_plane(
     if len(eigenvalues) < 2:
         raise ValueError("a plane needs 2 eigenvectors, got 1")
     count = check_int("count", count, 0)
+    check_text("basis", basis, empty=True)
+    check_text("name", name, empty=True)
     points, (first, second) = to_numpy(coordinates[:, :2]), eigenvalues[:2].tolist()
     furthest = np.argsort(-np.hypot(*points.T), kind="stable")[:count]
     labels = _picked(names, len(points), furthest.tolist())
@@ -111,8 +122,8 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
     records: from `low_rank_correlation`. Thin lines are features (up to 40), the thick line is their mean, and the band
     holds the middle half. Features whose correlation is undefined are left out, and the title counts them.
     """
-    if not records:
-        raise ValueError("there are no records to draw; low_rank_correlation returns them")
+    keys = ("k", "feature", "correlation", "active_correlation", "basis")
+    check_records("records", records, keys, "low_rank_correlation gives them")
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     ks = sorted({record["k"] for record in records})
     for axes, key, title in zip(
@@ -145,7 +156,7 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _picked(names: Sequence[str] | None, size: int, picks: Sequence[int]) -> list[str]:
-    if names is not None and len(names) != size:
-        raise ValueError(f"names must be one per vector, got {len(names)} for {size} vectors")
-    # tokens may hold dollar signs, which matplotlib reads as mathematics
+    if names is not None:
+        check_names("names", names, size, "vector")
+    # tokens may hold dollar signs, which matplotlib takes for mathematics
     return [str(at) if names is None else names[at].replace("$", r"\$") for at in picks]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_size, check_tensor
+from tensornet_interp.checks import check_names, check_number, check_tensor, check_text
 from tensornet_interp.plots.images import to_numpy
 
 _CELL = 0.36  # inches
@@ -22,8 +22,10 @@ def similarity_matrix(
     """
     check_tensor("matrix", matrix, ("network", "network"))
     columns = labels if columns is None else columns
-    check_size("network", rows=matrix.shape[0], labels=len(labels))
-    check_size("network", columns=matrix.shape[1], labels=len(columns))
+    check_names("labels", labels, matrix.shape[0], "row")
+    check_names("columns", columns, matrix.shape[1], "column")
+    check_text("title", title, empty=True)
+    check_number("high", high)
     values, count = to_numpy(matrix), max(len(labels), len(columns))
     side = max(_CELL * count, 2.4)
     figure = Figure(figsize=(side + 2.3, side + 1.5), layout="constrained")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tensornet_interp.checks import check_text
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
 
@@ -36,6 +37,7 @@ def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
     Raises ValueError above 100 tensors, which could not be read: draw a part of the network.
     """
     terms = check_network("network", network).terms()
+    check_text("title", title, empty=True)
     if len(terms) > _MOST_TENSORS:
         raise ValueError(
             f"the network has {len(terms)} tensors, but a figure holds at most {_MOST_TENSORS}; draw a part of it,"

@@ -7,14 +7,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_size, check_tensor
-from tensornet_interp.plots.images import Shape, image_cell, pixels, to_numpy
+from tensornet_interp.checks import (
+    check_alike,
+    check_int,
+    check_kind,
+    check_mapping,
+    check_names,
+    check_number,
+    check_records,
+    check_size,
+    check_tensor,
+    check_text,
+)
+from tensornet_interp.plots.images import Shape, check_shape, image_cell, pixels, to_numpy
 from tensornet_interp.spectral import SpectralResult
 
 
 def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:
     """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors."""
+    check_shape(shape, _inputs(result))
     check_int("block", block, 0, len(result.eigenvalues) - 1)
+    check_int("count", count, 1, result.rank, "the rank of the result")
+    check_text("name", name, empty=True)
     values = to_numpy(result.eigenvalues[block])
     order = np.argsort(values)[::-1]
     figure = Figure(figsize=(5 + 1.5 * count, 3.6), layout="constrained")
@@ -36,9 +50,10 @@ def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, 
 
     A cell is empty if a block has fewer eigenvalues of that sign. Raises ValueError if there is no name for a block.
     """
+    check_shape(shape, _inputs(result))
     blocks = len(result.eigenvalues)
-    if len(names) < blocks:
-        raise ValueError(f"names must have one name per block, got {len(names)} for {blocks} blocks")
+    check_names("names", names, blocks, "block")
+    check_int("count", count, 1, result.rank, "the rank of the result")
     figure = Figure(figsize=(1.15 * blocks + 0.6, 1.35 * 2 * count + 0.6), layout="constrained")
     grid = figure.subplots(2 * count, blocks, squeeze=False)
     for block in range(blocks):
@@ -73,7 +88,9 @@ def output_directions(
     result: from `output_svd`. Bars show the weights; to their right are the `count` most positive and most negative
     eigenvectors. A direction and its eigenvalues may change sign together.
     """
-    check_size("out", names=len(names), result=result.drop_constant().outputs.shape[0])
+    check_shape(shape, _inputs(result))
+    check_names("names", names, result.drop_constant().outputs.shape[0], "output")
+    check_int("count", count, 1, result.rank, "the rank of the result")
     if result.singular_values is None:
         raise ValueError("result has no singular values; decompose the layer by 'output_svd'")
     rows = min(check_int("directions", directions, 1), result.outputs.shape[1])
@@ -107,11 +124,15 @@ def compared_vectors(
     values: (count,) of each model, such as eigenvalues, printed above its images; models may be left out. Every image
     has its own colour limits, with zero in the middle.
     """
-    if not vectors:
+    check_text("title", title, empty=True)
+    check_mapping("values", values)
+    if not check_mapping("vectors", vectors):
         raise ValueError("vectors is empty: give the vectors (count, in) of at least one model")
     for name, images in vectors.items():
         check_tensor(f"vectors['{name}']", images, ("vector", "in"))
+        check_shape(shape, images.shape[1])
         if name in values:
+            check_tensor(f"values['{name}']", values[name], ("vector",))
             check_size("vector", vectors=len(images), values=len(values[name]))
     count = max(len(images) for images in vectors.values())
     figure = Figure(figsize=(1.15 * count + 1.9, 1.4 * len(vectors) + 0.4), layout="constrained")
@@ -129,6 +150,9 @@ def compared_vectors(
 
 def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
     """Draw accuracy and cross-entropy against components per class: one line per ranking, the whole model dashed."""
+    check_number("accuracy", accuracy)
+    check_number("loss", loss)
+    check_records("records", records, ("ranking", "components", "accuracy", "cross_entropy"))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
@@ -156,6 +180,12 @@ def explanation(
 
     Components are ranked by |contribution| to the margin, which is the largest output minus the second largest.
     """
+    check_shape(shape, _inputs(result))
+    check_tensor("x", x, ("in",))
+    n_out = len(result.drop_constant().outputs)
+    check_names("names", names, n_out, "output")
+    check_int("label", label, 0, n_out - 1, "an output")
+    count = min(check_int("count", count, 1), result.eigenvalues.numel())
     with torch.no_grad():
         parts = result.contributions(x[None])[0]  # (out, block, rank)
     outputs = parts.sum((1, 2))
@@ -187,6 +217,15 @@ def explanation(
 
 def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor], shape: Shape) -> Figure:
     """Draw an eigenvector v and named inputs x, with v . x and the activation eigenvalue (v . x)^2 of each."""
+    check_number("eigenvalue", eigenvalue)
+    check_tensor("vector", vector, ("in",))
+    check_shape(shape, len(vector))
+    if not check_mapping("inputs", inputs):
+        raise ValueError("inputs is empty: give the inputs to draw by name")
+    for name, x in inputs.items():
+        check_tensor(f"inputs[{name!r}]", x, ("in",))
+        check_size("in", vector=len(vector), **{f"inputs[{name!r}]": len(x)})
+        check_alike(vector=vector, **{f"inputs[{name!r}]": x})
     figure = Figure(figsize=(1.9 * (len(inputs) + 1), 2.7), layout="constrained")
     axes = figure.subplots(1, len(inputs) + 1)
     image_cell(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")
@@ -195,3 +234,8 @@ def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor],
         product = float(vector @ x)
         cell.set_xlabel(f"v·x = {product:+.2f}\nλ(v·x)² = {eigenvalue * product**2:+.3g}", fontsize=9)
     return figure
+
+
+def _inputs(result: SpectralResult) -> int:
+    """How many inputs the eigenvectors show; an error for anything but a SpectralResult."""
+    return check_kind("result", result, SpectralResult).eigenvectors.shape[1] - result.constant_in

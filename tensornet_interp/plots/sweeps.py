@@ -9,6 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from tensornet_interp.checks import (
+    check_bool,
+    check_list,
+    check_mapping,
+    check_names,
+    check_number,
+    check_records,
+    check_text,
+)
+
 Record = Mapping[str, Any]
 _MARKERS = "os^Dv<>pP"
 
@@ -29,9 +39,13 @@ def pareto(
     logarithmic if all its values are positive and span more than a factor 10, except a y that is maximized. Leave out
     exact fits, whose error is rounding, if they squeeze the other points together.
     """
+    check_records("records", records)
+    for name, field in {"x": x, "y": y, "by": by}.items():
+        check_text(name, field)
+    check_bool("maximize", maximize)
     points = [(value, *xy) for record in records if (xy := _numbers(record, x, y)) for value in [_get(record, by)]]
     if not points:
-        raise ValueError(f"no record has finite numbers for both '{x}' and '{y}'")
+        raise ValueError(f"no record has finite numbers for both x='{x}' and y='{y}'")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     front = _front([(px, py) for _, px, py in points], maximize)
@@ -67,15 +81,20 @@ def curves(
     and a band leaves out records without both ends. x is logarithmic if all values are positive and span more than a
     factor 10; y never is.
     """
-    if isinstance(y, str):
-        raise TypeError(f"y must be a list of fields, such as ['{y}'], got '{y}'")
-    if not len(y):
-        raise ValueError("y is empty: name the fields to draw")
+    check_records("records", records)
+    check_text("x", x)
+    if by is not None:
+        check_text("by", by)
+    _check_fields(y)
+    for name, value in {} if whole is None else check_mapping("whole", whole).items():
+        check_number(f"whole[{name!r}]", value)
+    for name, ends in {} if bands is None else check_mapping("bands", bands).items():
+        check_names(f"bands[{name!r}]", ends, 2, "end")
     figure = Figure(figsize=(3.4 * len(y) + 0.4, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False)[0], y, strict=True):
         points = [(_get(record, by) if by else "", *xy) for record in records if (xy := _numbers(record, x, name))]
         if not points:
-            raise ValueError(f"no record has finite numbers for both '{x}' and '{name}'")
+            raise ValueError(f"no record has finite numbers for both x='{x}' and y='{name}'")
         if whole is not None and name in whole:
             axes.axhline(whole[name], color="0.4", linestyle="--", linewidth=1, label="reference")
         for group, marker in zip(dict.fromkeys(str(value) for value, _, _ in points), cycle(_MARKERS), strict=False):
@@ -110,17 +129,17 @@ def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "
     starts at zero, so that similar accuracies can be distinguished. A record without a finite number has no dot in that
     panel.
     """
-    if isinstance(y, str):
-        raise TypeError(f"y must be a list of fields, such as ['{y}'], got '{y}'")
-    if not len(y) or not len(records):
-        raise ValueError(f"nothing to draw: {len(records)} records, {len(y)} fields of y")
+    check_records("records", records, empty="there is nothing to draw")
+    _check_fields(y)
+    check_text("by", by)
+    check_text("title", title, empty=True)
     names = [str(_get(record, by)) for record in records]
     width = 2.4 * len(y) + 0.08 * max(map(len, names))
     figure = Figure(figsize=(width, 1.0 + 0.28 * len(names)), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False, sharey=True)[0], y, strict=True):
         places = {at: xy[0] for at, record in enumerate(records) if (xy := _numbers(record, name, name))}
         if not places:
-            raise ValueError(f"no record has a finite number '{name}'")
+            raise ValueError(f"no record has a finite number y='{name}'")
         ends = {at: xy for at in places if (xy := _numbers(records[at], f"{name}_low", f"{name}_high"))}
         axes.hlines(list(ends), [low for low, _ in ends.values()], [high for _, high in ends.values()], color="0.6")
         axes.plot(list(places.values()), list(places), "o", markersize=5)
@@ -133,6 +152,13 @@ def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "
     figure.axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _check_fields(y: Sequence[str]) -> None:
+    if isinstance(y, str):
+        raise TypeError(f"y must be a list of fields, as ['{y}'], got '{y}'")
+    for number, name in enumerate(check_list("y", y, "name the fields to draw")):
+        check_text(f"y[{number}]", name)
 
 
 def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], color: Any) -> None:

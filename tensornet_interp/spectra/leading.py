@@ -7,7 +7,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.balance import balance, balance_rows, times_power
-from tensornet_interp.checks import check_alike, check_choice, check_int, check_number, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_bool,
+    check_choice,
+    check_int,
+    check_kind,
+    check_number,
+    check_seed,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs, invert_directions
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
@@ -109,8 +119,9 @@ def spectra(
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
-    if not isinstance(layer, BilinearLayer):
-        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; a result has to_layer()")
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    check_bool("progress", progress)
+    check_seed("seed", seed)
     check_tensor("directions", directions, ("block", "out"))
     check_alike(layer=layer.down, directions=directions)
     check_size("out", layer=layer.shape[0], directions=directions.shape[1])
@@ -185,6 +196,8 @@ def spectra(
 
 def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
     """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, Frobenius norms included."""
+    for name, number in {"n_in": n_in, "hidden": hidden, "blocks": blocks, "steps": steps}.items():
+        check_number(name, number, 1)
     size = min(n_in, 2 * hidden)
     each = 8.0 * size * hidden * steps + 4.0 * size * steps**2 + 2.0 * hidden**2
     return blocks * each + 4.0 * hidden**2 * size

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_tensor
+from tensornet_interp.checks import check_kind, check_path, check_tensor
 from tensornet_interp.disk import replace_files
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.weights.files import Source, WeightFiles, read_object
@@ -37,7 +37,7 @@ def load_dictionary(
     `dtype=None` keeps the file's dtype. Raises ValueError for missing or extra tensors, for wrong shapes and for what
     is refused; FileNotFoundError if there is no such file. Memory: the dictionary, twice if norms are folded in.
     """
-    path = Path(os.path.abspath(source))
+    path = Path(os.path.abspath(check_path("source", source)))
     files = WeightFiles(path / SAELENS_FILE if (path / SAELENS_FILE).is_file() else source)
     folder = path.parent if path.is_file() else path
     if "W_enc" in files.names:
@@ -58,7 +58,7 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
     fit the sizes, or if the layout cannot hold the dictionary: one with a threshold, or one that is not TopK,
     rectified and centered.
     """
-    match = PAPER_FOLDER.fullmatch(dictionary.name)
+    match = PAPER_FOLDER.fullmatch(check_kind("dictionary", dictionary, Dictionary).name)
     if match is None:
         raise ValueError(f"name must be '{PAPER_NAME}', got {dictionary.name!r}")
     if dictionary.features != int(match["expansion"]) * dictionary.width or dictionary.k != int(match["k"]):
@@ -73,7 +73,7 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
     }
     if dictionary.encoder_bias is not None:
         tensors["w_enc.bias"] = dictionary.encoder_bias
-    folder = Path(parent) / dictionary.name
+    folder = check_path("parent", parent) / dictionary.name
     replace_files([(folder / PAPER_FILE, pack(tensors, {}))])
     return folder
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import suggestion
+from tensornet_interp.checks import check_path, check_place, check_text, suggestion
 from tensornet_interp.disk import MAX_JSON, parse_json, read_file, read_json
 from tensornet_interp.optional import optional
 from tensornet_interp.weights.tensors import TensorFile, convert
@@ -37,6 +37,7 @@ class WeightFiles:
     """
 
     def __init__(self, source: Source) -> None:
+        check_path("source", source)
         self.source = source
         self.metadata: dict[str, str] = {}  # of a single file
         self._opened: dict[str, TensorFile] = {}
@@ -70,7 +71,8 @@ class WeightFiles:
         A tensor that `pack` has stored is compared to its checksum.
         """
         file, stored = self._place(name)
-        return file.read(stored).to(device=device, dtype=dtype)
+        read = file.read(stored)
+        return read.to(*check_place(device, dtype, read))
 
     def config(self) -> dict[str, Any]:
         """Return the config that these weights were stored with: in their own file, else config.json beside them."""
@@ -82,10 +84,10 @@ class WeightFiles:
 
     def missing(self, name: str) -> str:
         """Return the message for a tensor that is not there."""
-        return f"tensor {name!r} is not in {str(self.source)!r}{suggestion(name, self.names)}"
+        return f"tensor of name {name!r} is not in {str(self.source)!r}{suggestion(name, self.names)}"
 
     def _place(self, name: str) -> tuple[TensorFile, str]:
-        if name not in self._stored:
+        if check_text("name", name, empty=True) not in self._stored:
             raise ValueError(self.missing(name))
         stored = self._stored[name]
         file = self._files[stored]
@@ -107,7 +109,7 @@ def load_config(source: Source) -> dict[str, Any]:
     Raises FileNotFoundError if there is none, ConnectionError if the hub cannot be reached, ValueError if it is not a
     JSON object.
     """
-    path = Path(source)
+    path = check_path("source", source)
     weights = path if path.is_file() else path / WEIGHTS
     if weights.is_file() and weights.suffix == ".safetensors":
         return WeightFiles(weights).config()

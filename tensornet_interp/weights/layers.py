@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tensornet_interp.checks import check_choice, check_int, suggestion
+from tensornet_interp.checks import check_bool, check_choice, check_int, check_kind, check_path, suggestion
 from tensornet_interp.disk import parse_json, replace_files
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.lifting import lift
@@ -62,6 +62,8 @@ def load_layer(
     Cost: reads the layer's bytes and the headers. Memory: under twice the layer's size at the peak, while its entries
     are checked (measured: 16 layers of d_model 1024, d_hidden 4096, float32); `down=None` and lifting add copies.
     """
+    check_path("source", source)
+    check_bool("gate_removed", gate_removed)
     if index is None:
         return _load_saved(source, device, dtype)
     check_int("index", index, 0)
@@ -117,13 +119,12 @@ def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
     ...     load_layer(folder).history
     ('scaled',)
     """
-    if not isinstance(layer, BilinearLayer):
-        raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; see to_layer()")
+    check_kind("layer", layer, BilinearLayer, "; see to_layer()")
 
     tensors = {"down": layer.down, "left": layer.left, "right": layer.right}
     about: dict[str, Any] = {"name": layer.name, "history": layer.history, "basis": layer.basis}
     about |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     replace_files([(folder / LAYER_FILE, pack(tensors, {"format": FORMAT, "layer": json.dumps(about)}))])
 
 

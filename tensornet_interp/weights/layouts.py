@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from tensornet_interp.checks import check_choice, check_text
+from tensornet_interp.checks import check_bool, check_choice, check_int, check_notes, check_number, check_text
 
 INDEX = "{i}"
 
@@ -51,8 +51,15 @@ class Layout:
 
     def __post_init__(self) -> None:
         check_choice("first", self.first, ("left", "right"))
-        if isinstance(self.ignore, str):
-            raise TypeError(f"ignore must be a tuple of patterns, got the string {self.ignore!r}")
+        for name in ("left", "right", "embedding", "unembedding"):
+            check_text(name, getattr(self, name), empty=True)
+        for name in ("down", "left_bias", "right_bias", "bias", "dense"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        check_notes("ignore", self.ignore)
+        check_notes("attention", self.attention)
+        check_number("residual", self.residual)
+        check_bool("gated", self.gated)
         parts = [self.left, self.right]
         if self.dense and (any(parts) or self.down or self.left_bias or self.right_bias):
             raise ValueError("dense names the whole tensor; give it with a bias at most, or left, right and down")
@@ -74,6 +81,7 @@ class Layout:
 
     def at(self, index: int) -> "Layout":
         """Return the layout of one layer: the index stands in every name in place of `{i}`."""
+        check_int("index", index, 0)
         filled: dict[str, Any] = {role: name.replace(INDEX, str(index)) for role, name in self._named().items()}
         for field in ("ignore", "attention"):
             filled[field] = tuple(name.replace(INDEX, str(index)) for name in getattr(self, field))
@@ -84,12 +92,12 @@ class Layout:
         pattern = re.escape(next(iter(self.weights.values())))
         first, *others = pattern.split(re.escape(INDEX))
         regex = re.compile(first + (r"(\d+)" + r"\1".join(others) if others else "()"))
-        found = [match[1] for match in map(regex.fullmatch, names) if match]
+        found = [match[1] for match in map(regex.fullmatch, _listed(names)) if match]
         return sorted({int(digits or "0") for digits in found})
 
     def leftover(self, names: Iterable[str], index: int) -> list[str]:
         """Return the tensors of the layer's module, or beside one of its weights, that the layout does not name."""
-        here = self.at(index)
+        here, names = self.at(index), _listed(names)
         known = {*here.weights.values(), *here.biases.values(), *here.ignore}
         levels = zip(*(pattern.split(".")[:-1] for pattern in self._named().values()), strict=False)
         module = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
@@ -103,6 +111,12 @@ class Layout:
     def _named(self) -> dict[str, str]:
         """Weights and biases by role."""
         return self.weights | self.biases
+
+
+def _listed(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"names must be names of tensors, got {names!r:.60}")
+    return check_notes("names", tuple(names))
 
 
 LAYOUTS = {

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from tensornet_interp.checks import check_kind, check_mapping, check_text
 from tensornet_interp.disk import open_file, parse_json
 from tensornet_interp.keys import digest
 
@@ -42,6 +43,11 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
     Each tensor is copied to the CPU: what shares memory is stored twice.
     """
+    for name, tensor in check_mapping("tensors", tensors).items():
+        if check_kind(f"tensors[{name!r}]", tensor, Tensor).layout != torch.strided:
+            raise TypeError(f"tensors[{name!r}] must be dense, got {tensor.layout}")
+    for name, text in check_mapping("metadata", metadata).items():
+        check_text(f"metadata[{name!r}]", text, empty=True)
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }

@@ -1,0 +1,341 @@
+"""Valid arguments of everything public, by name: `test_wrong_arguments` spoils one argument of one row at a time.
+
+A new export needs a row here, or a reason in one of the lists below. Sizes are tiny, and all different.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from bad_input import LAYER, RESULT, SQUARE, STACK
+from helpers import layer_of, normal
+from matplotlib.figure import Figure
+
+from tensornet_interp import (
+    CP,
+    HOSVD,
+    BilinearLayer,
+    BilinearNetwork,
+    BlockTerm,
+    Eigen,
+    Moments,
+    OutputSVD,
+    SymmetricCP,
+    Term,
+    Tucker,
+    adversarial,
+    circuits,
+    compare,
+    concentration,
+    contract,
+    decompose,
+    decompositions,
+    difference,
+    features,
+    fidelity,
+    inner,
+    inner_products,
+    keys,
+    lift,
+    lifting,
+    network,
+    norm,
+    odt,
+    plan,
+    plots,
+    registry,
+    relative_error,
+    rename,
+    similarity,
+    spectra,
+    sweep,
+    testing,
+    weights,
+)
+from tensornet_interp.contraction import mode_sizes
+
+_FOLDER = tempfile.TemporaryDirectory()
+HOME = Path(_FOLDER.name)  # every file that a row reads or writes
+
+OTHER = layer_of(3, 5, 4, seed=9)
+LIFTED = lift(LAYER)
+SVD = OutputSVD()(LAYER)
+FIT = CP()(LAYER)
+CORE = HOSVD(ranks=(2, 3))(LAYER)
+X, LABELS = normal(6, 5, seed=3), torch.tensor([0, 1, 2, 0, 1, 2])
+OUT, IN, PIXELS = normal(3, seed=4), normal(5, seed=5), normal(6, seed=5)
+MASK = torch.tensor([True, True, False, True, True])
+IMAGES = layer_of(3, 6, 4, seed=2)  # six pixels: images of shape (2, 3)
+IMAGE_RESULT, IMAGE_FIT, IMAGE_SVD = Eigen()(IMAGES), CP()(IMAGES), OutputSVD()(IMAGES)
+SHAPE, NAMES = (2, 3), ["a", "b", "c"]
+CODER = features.Dictionary(
+    normal(7, 5, seed=6), normal(5, 7, seed=7), normal(7, seed=8), normal(5, seed=9), k=3, name="1-mlp-x7-k3"
+)
+READER = features.Dictionary(normal(4, 3, seed=6), normal(3, 4, seed=7), name="out")
+SAVED = features.Dictionary(normal(10, 5, seed=6), normal(5, 10, seed=7), k=3, name="1-mlp-x2-k3")
+WINDOW = torch.tensor([0, 0, 1, 1, 2, 2])
+MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64))
+TREE = circuits.circuit(STACK, OUT, widths=2, x=X, progress=False)
+ODTS = odt(STACK)
+INTERACTIONS = features.feature_interactions(LAYER, OUT, normal(5, 7, seed=7), basis="made")
+CURVE = fidelity.truncation_curve(RESULT, LAYER, X, LABELS, [1, 2])
+RANKING = fidelity.component_ranking(RESULT, "magnitude")
+RUNS = [Eigen()(LAYER), Eigen()(OTHER), Eigen()(layer_of(3, 5, 4, seed=20))]
+RECORDS = [
+    {"method": "cp", "parameters": count, "relative_error": 1 / count, "options": {"rank": count}} for count in (2, 3)
+]
+BOND_ROWS = [{"metric": "m", "removed": 0.5, "accuracy": 0.9, "cross_entropy": 1.0, "measured": 0.1, "bound": 0.2}]
+CORRELATIONS = features.low_rank_correlation(LAYER, normal(2, 3), X, [1, 2], basis="made")
+KRYLOV = spectra.spectra(LAYER, normal(2, 3), 2, progress=False)
+SPECTRAL = dict(
+    report=RESULT.report, outputs=RESULT.outputs, eigenvalues=RESULT.eigenvalues, eigenvectors=RESULT.eigenvectors
+)
+TRAIN = decompositions.tensorly_adapter("tensor_train")
+FIT_OPTIONS = dict(priors=[decompositions.Sparse("outputs")], start=FIT, starts=1, max_iterations=2)
+FIT_OPTIONS |= dict(tolerance=1e-4, seed=0)
+FITTED = dict(rank=2, priors=(), start=None, starts=2, max_iterations=2, tolerance=1e-4, seed=0)
+TERMS = [Term(normal(2, 3), ("a", "b")), Term(normal(3, 4), ("b", "c")), Term(normal(3, 4), ("b", "c"))]
+CONTRACTED = dict(network=TERMS, output=("a", "c"), chunk="a", optimize="auto", max_elements=100)
+
+for _folder in ("layer", "checkpoint"):
+    weights.save_layer(LAYER, HOME / _folder)
+weights.save_dictionary(SAVED, HOME)
+(HOME / "layer" / "config.json").write_text("{}", encoding="utf-8")
+FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
+(HOME / "checkpoint" / "model.safetensors").write_bytes(weights.pack(FACTORS, {}))
+(HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
+FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
+STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
+LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
+
+
+def _axes():
+    return Figure().subplots()
+
+
+# name: (callable, valid arguments); those of `**options` stand under "options".
+CALLS = {
+    # layers and networks
+    "BilinearLayer": (BilinearLayer, dict(down=LAYER.down, left=LAYER.left, right=LAYER.right, name="a", history=("b",), basis="c", constant_in=True, constant_out=True)),
+    "BilinearLayer.from_weights": (BilinearLayer.from_weights, dict(left=LAYER.left.T, right=LAYER.right.T, down=LAYER.down, name="a", history=("b",), basis="c")),
+    "BilinearLayer.from_cp": (BilinearLayer.from_cp, dict(cp_tensor=(None, [LAYER.down, LAYER.left, LAYER.right]), name="a", history=("b",), basis="c")),
+    "BilinearLayer.from_tensor": (BilinearLayer.from_tensor, dict(tensor=normal(2, 3, 3), name="a", history=("b",), basis="c")),
+    "BilinearLayer.from_torch_bilinear": (BilinearLayer.from_torch_bilinear, dict(module=torch.nn.Bilinear(3, 3, 2, bias=False), name="a", basis="c")),
+    "BilinearLayer.multilinear": (LAYER.multilinear, dict(x1=X, x2=X)),
+    "BilinearLayer.change_basis": (LIFTED.change_basis, dict(inputs=normal(5, 2), outputs=normal(2, 3), input_bias=IN, output_bias=normal(2), basis="a", note="b")),
+    "BilinearLayer.to": (LAYER.to, dict(device="cpu", dtype=torch.float32)),
+    "BilinearMap.__call__": (LAYER.__call__, dict(x1=X, x2=X)),
+    "BilinearMap.multilinear": (FIT.multilinear, dict(x1=X, x2=X)),
+    "BilinearMap.contributions": (LAYER.contributions, dict(x1=X, x2=X)),
+    "BilinearMap.interaction_matrix": (LAYER.interaction_matrix, dict(direction=OUT)),
+    "TensorNetwork.to_tensor": (LAYER.to_tensor, dict(max_elements=1000)),
+    "BilinearNetwork": (BilinearNetwork, dict(parts=[SQUARE, LAYER])),
+    "BilinearNetwork.__call__": (STACK.__call__, dict(x=X)),
+    "BilinearNetwork.__getitem__": (STACK.__getitem__, dict(i=0)),
+    "BilinearNetwork.multilinear": (STACK.multilinear, dict(x=X)),
+    "BilinearNetwork.replace": (STACK.replace, dict(i=0, part=SQUARE)),
+    "BilinearNetwork.to": (STACK.to, dict(device="cpu", dtype=torch.float32)),
+    "as_network": (network.as_network, dict(part=LAYER, name="a")),
+    "check_network": (network.check_network, dict(name="network", value=LAYER)),
+    "lift": (lift, dict(layer=SQUARE, left_bias=normal(4), right_bias=normal(4), bias=IN, residual=0.5)),
+    "split": (lifting.split, dict(layer=LIFTED)),
+    "contract": (contract, CONTRACTED),
+    "plan": (plan, CONTRACTED),
+    "rename": (rename, dict(terms=TERMS, names={"a": "d"})),
+    "mode_sizes": (mode_sizes, dict(terms=TERMS)),
+    "fingerprint": (keys.fingerprint, dict(part=LAYER)),
+    # results
+    "Result.to": (FIT.to, dict(device="cpu", dtype=torch.float32)),
+    "SpectralResult": (type(RESULT), SPECTRAL | dict(directions=normal(3, 3), singular_values=None, constant_in=True, constant_out=True)),
+    "SpectralResult.interaction_matrix": (RESULT.interaction_matrix, dict(direction=OUT)),
+    "SpectralResult.activations": (RESULT.activations, dict(x=X)),
+    "SpectralResult.contributions": (RESULT.contributions, dict(x1=X, x2=X)),
+    "SpectralResult.truncate": (RESULT.truncate, dict(rank=2)),
+    "SpectralResult.keep": (RESULT.keep, dict(mask=torch.ones(3, 5, dtype=torch.bool))),
+    "SpectralResult.pull_back": (RESULT.pull_back, dict(inputs=normal(5, 2), input_bias=None, basis="a")),
+    "SpectralResult.activation_participation": (RESULT.activation_participation, dict(x=X)),
+    "SpectralResult.groups": (RESULT.groups, dict(block=1, rtol=0.1)),
+    "CPResult": (type(FIT), dict(report=FIT.report, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right, constant_in=True, constant_out=True)),
+    "TuckerResult": (type(CORE), dict(report=CORE.report, core=CORE.core, outputs=CORE.outputs, inputs=CORE.inputs, singular_values=None, constant_in=True, constant_out=True)),
+    # decompositions
+    "decompose": (decompose, dict(part=LAYER, method="cp", options=dict(rank=4))),
+    "build": (decompositions.build, dict(method="cp", options={"rank": 2})),
+    "tensorly_adapter": (decompositions.tensorly_adapter, dict(function="parafac")),
+    "FitOptions": (decompositions.FitOptions, FIT_OPTIONS),
+    "CP": (lambda **options: CP(**options)(LAYER), FITTED),
+    "CP.__call__": (CP(2, max_iterations=1), dict(layer=LAYER)),
+    "SymmetricCP": (lambda **options: SymmetricCP(**options)(LAYER), FITTED),
+    "SymmetricCP.__call__": (SymmetricCP(2, max_iterations=1), dict(layer=LAYER)),
+    "BlockTerm": (lambda **options: BlockTerm(**options)(LAYER), FITTED | dict(blocks=2, rank=2)),
+    "BlockTerm.__call__": (BlockTerm(2, 2, max_iterations=1), dict(layer=LAYER)),
+    "Eigen": (lambda **options: Eigen(**options)(LAYER), dict(directions=normal(2, 3), rank=2)),
+    "Eigen.__call__": (Eigen(), dict(layer=LAYER)),
+    "OutputSVD": (lambda **options: OutputSVD(**options)(LAYER), dict(blocks=2, rank=2)),
+    "OutputSVD.__call__": (OutputSVD(), dict(layer=LAYER)),
+    "HOSVD": (lambda **options: HOSVD(**options)(LAYER), dict(ranks=(2, 3), energy=None, error=None)),
+    "HOSVD.__call__": (HOSVD(), dict(layer=LAYER)),
+    "Tucker": (lambda **options: Tucker(**options)(LAYER), dict(ranks=(2, 3), energy=None, error=None, max_iterations=2, tolerance=1e-4)),
+    "Tucker.__call__": (Tucker(max_iterations=1), dict(layer=LAYER)),
+    "RandomComponents": (lambda **options: decompositions.RandomComponents(**options)(LAYER), dict(rank=2, source="hidden", refit="outputs", seed=0)),
+    "RandomComponents.__call__": (decompositions.RandomComponents(2), dict(layer=LAYER)),
+    "TensorlyDecomposition": (lambda **options: TRAIN(**options)(LAYER), dict(rank=2, seed=0, max_elements=1000)),
+    "TensorlyDecomposition.__call__": (TRAIN(rank=2), dict(layer=LAYER)),
+    "NonNegative": (decompositions.NonNegative, dict(mode="inputs")),
+    "Smooth": (decompositions.Smooth, dict(shape=(2, 3), strength=0.1)),
+    "Sparse": (decompositions.Sparse, dict(mode="inputs", strength=0.1)),
+    # inner products
+    "inner": (inner, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
+    "inner_by_output": (inner_products.inner_by_output, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
+    "similarity": (similarity, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
+    "similarity_by_output": (inner_products.similarity_by_output, dict(a=[LAYER, OTHER], b=None, kind="tree", progress=False)),
+    "output_similarity": (inner_products.output_similarity, dict(a=LAYER, b=OTHER, kind="tree")),
+    "difference": (difference, dict(before=LAYER, after=OTHER)),
+    "norm": (norm, dict(layer=LAYER)),
+    "relative_error": (relative_error, dict(approximation=OTHER, reference=LAYER)),
+    "Symmetric": (inner_products.Symmetric, dict(method="auto", samples=10, seed=0)),
+    "Gaussian": (inner_products.Gaussian, dict(moments=MOMENTS, method="auto", samples=10, seed=0)),
+    "Moments": (Moments, dict(mean=MOMENTS.mean, covariance=MOMENTS.covariance, count=4, note="a")),
+    "Moments.of": (Moments.of, dict(x=X)),
+    "Moments.standard": (Moments.standard, dict(size=3, device="cpu")),
+    "Moments.to": (MOMENTS.to, dict(device="cpu")),
+    "Moments.divided_by": (MOMENTS.divided_by, dict(scale=torch.tensor(2.0))),
+    # bonds
+    "odt": (odt, dict(network=STACK, moments=MOMENTS)),
+    "ODT.truncate": (ODTS.truncate, dict(ranks={1: 2}, error=None)),
+    "Bond.discarded": (ODTS.bonds[1].discarded, dict(rank=2)),
+    "Bond.gap": (ODTS.bonds[1].gap, dict(rank=2)),
+    "Bond.in_cluster": (ODTS.bonds[1].in_cluster, dict(rank=2)),
+    "Bond.maps": (ODTS.bonds[1].maps, dict(rank=2)),
+    # spectra
+    "spectra": (spectra.spectra, dict(layer=LAYER, directions=normal(2, 3), k=2, tolerance=1e-3, max_steps=4, method="krylov", seed=0, progress=False)),
+    "krylov_flops": (spectra.krylov_flops, dict(n_in=5, hidden=4, blocks=2, steps=3)),
+    # fidelity
+    "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
+    "network_fidelity": (fidelity.network_fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
+    "certificate": (fidelity.certificate, dict(result=RESULT, rank=2, x=X)),
+    "difference_certificate": (fidelity.difference_certificate, dict(layer=LAYER, counts=[1, 2], x=X)),
+    "component_ranking": (fidelity.component_ranking, dict(result=RESULT, by="ablation", x=X, labels=LABELS)),
+    "components_needed": (fidelity.components_needed, dict(records=CURVE, accuracy=0.9, drop=0.1)),
+    "keep_first": (fidelity.keep_first, dict(ranking=RANKING, count=2)),
+    "refit": (fidelity.refit, dict(result=RESULT, kept=fidelity.keep_first(RANKING, 2), x=X, targets=LABELS, max_iterations=2)),
+    "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),
+    # comparisons
+    "match": (compare.match, dict(a=RESULT, b=RUNS[1], blocks=True)),
+    "stability": (compare.stability, dict(results=RUNS, blocks=True)),
+    "matched_similarity": (compare.matched_similarity, dict(results=RUNS, count=2)),
+    "ordered_similarity": (compare.ordered_similarity, dict(results=RUNS, by="magnitude", count=2, rtol=0.1)),
+    "jackknife": (compare.jackknife, dict(values=normal(3, 2), pairs=[(0, 1), (0, 2), (1, 2)], confidence=0.9)),
+    "energy_share": (concentration.energy_share, dict(vectors=X, mask=MASK)),
+    "participation": (concentration.participation, dict(values=X, dim=0)),
+    "rare_inputs": (concentration.rare_inputs, dict(x=X, share=0.1)),
+    # circuits
+    "circuit": (circuits.circuit, dict(network=STACK, direction=OUT, widths=[1, 2], beam=3, x=X, name="a", max_elements=1000, progress=False)),
+    "degree_weights": (circuits.degree_weights, dict(network=LIFTED, degree=1, max_elements=1000)),
+    "evaluation": (circuits.evaluation, dict(network=STACK, x=X)),
+    "expansion": (circuits.expansion, dict(network=LIFTED, x=X)),
+    "interaction_tensor": (circuits.interaction_tensor, dict(network=LAYER, direction=OUT, components=normal(5, 2), max_elements=1000)),
+    "project": (circuits.project, dict(network=LAYER, values={"out": 1, "in1": IN})),
+    "Query": (circuits.Query, dict(terms=TERMS, modes=("a", "c"))),
+    "Circuit.__call__": (TREE, dict(x=X)),
+    "Circuit.coordinates": (TREE.coordinates, dict(x=X)),
+    "Circuit.contributions": (TREE.contributions, dict(x=X)),
+    "Circuit.ablations": (TREE.ablations, dict(x=X)),
+    "Circuit.relative_error": (TREE.relative_error, dict(x=X)),
+    # features
+    "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
+    "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),
+    "Dictionary.pre_activations": (CODER.pre_activations, dict(x=X)),
+    "Dictionary.encode": (CODER.encode, dict(x=X)),
+    "Dictionary.decode": (CODER.decode, dict(f=normal(6, 7))),
+    "Dictionary.to": (CODER.to, dict(device="cpu", dtype=torch.float32)),
+    "between": (features.between, dict(layer=LAYER, inputs=CODER, outputs=READER, biases=True)),
+    "circuit_tests": (features.circuit_tests, dict(layer=LAYER, inputs=CODER, outputs=READER, feature=1, members=torch.tensor([0, 2]), x=X, window=WINDOW, seed=0)),
+    "removal_test": (features.removal_test, dict(layer=LAYER, outputs=READER, feature=1, x=X, removed=X / 2, control=X / 3, window=WINDOW, name="a")),
+    "random_part": (features.random_part, dict(codes=CODER.encode(X), decoder=CODER.decoder, like=X, count=torch.ones(6, dtype=torch.int64), leave=torch.tensor([0]), seed=0)),
+    "plane_part": (features.plane_part, dict(x=X, vectors=normal(5, 2))),
+    "feature_interactions": (features.feature_interactions, dict(layer=LAYER, direction=OUT, decoder=CODER.decoder, basis="a", bias=IN, rank=2, max_elements=100)),
+    "FeatureInteractions.__call__": (INTERACTIONS, dict(codes=normal(6, 7))),
+    "FeatureInteractions.block": (INTERACTIONS.block, dict(rows=[0, 1], columns=torch.tensor([0, 2]))),
+    "FeatureInteractions.top": (INTERACTIONS.top, dict(n=2, pairs="all", by="magnitude")),
+    "FeatureInteractions.smallest_submatrix": (INTERACTIONS.smallest_submatrix, dict(n=2, pairs="all", by="magnitude")),
+    "FeatureInteractions.statistics": (INTERACTIONS.statistics, dict(z=5.0, quantiles=[0.1, 0.5])),
+    "FeatureInteractions.table": (INTERACTIONS.table, dict(n=2, names=list("abcdefg"), pairs="all", by="magnitude")),
+    "label_directions": (features.label_directions, dict(directions=normal(2, 5), vectors=normal(3, 5), names=NAMES, n=2)),
+    "low_rank_correlation": (features.low_rank_correlation, dict(layer=LAYER, directions=normal(2, 3), x=X, ks=[1, 2], basis="a", bias=normal(2), active=0.1)),
+    "rank_by_structure": (features.rank_by_structure, dict(layer=LAYER, directions=normal(2, 3))),
+    "overlap": (features.overlap, dict(a=normal(2, 5), b=normal(3, 5))),
+    "projections": (features.projections, dict(vectors=normal(5, 2), eigenvectors=normal(5, 3))),
+    # adversarial masks
+    "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),
+    "orient": (adversarial.orient, dict(vectors=normal(2, 3, 5), x=X)),
+    "adversarial_masks": (adversarial.adversarial_masks, dict(vectors=normal(2, 1, 5), allowed=MASK, rtol=0.1)),
+    "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK, kind="gaussian", draws=2, seed=0, allowed=MASK)),
+    "mask_effect": (adversarial.mask_effect, dict(network=LAYER, mask=IN, x=X, labels=LABELS, target=0, norms=[0.1, 1.0], clip=(0.0, 1.0))),
+    # plots
+    "activations": (plots.activations, dict(eigenvalue=0.5, vector=PIXELS, inputs={"a": PIXELS}, shape=SHAPE)),
+    "bond_curves": (plots.bond_curves, dict(records=BOND_ROWS, accuracy=0.9, loss=1.0)),
+    "bond_spectra": (plots.bond_spectra, dict(odts={"a": ODTS})),
+    "compared_vectors": (plots.compared_vectors, dict(vectors={"a": normal(2, 6)}, values={"a": normal(2)}, shape=SHAPE, title="a")),
+    "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1)),
+    "correlation_by_rank": (plots.correlation_by_rank, dict(records=CORRELATIONS)),
+    "curves": (plots.curves, dict(records=RECORDS, x="parameters", y=["relative_error"], by="method", whole={"relative_error": 0.1}, bands={"relative_error": ("relative_error", "parameters")})),
+    "dots": (plots.dots, dict(records=RECORDS, y=["relative_error"], by="method", title="a")),
+    "draw_circuit": (plots.draw_circuit, dict(circuit=circuits.circuit(IMAGES, OUT, widths=2, progress=False), shape=SHAPE, names=list("abcdef"), count=1)),
+    "draw_network": (plots.draw_network, dict(network=LAYER, title="a")),
+    "eigenvector_plane": (plots.eigenvector_plane, dict(coordinates=normal(3, 2), eigenvalues=normal(2), names=NAMES, count=2, basis="a", name="b")),
+    "eigenvectors": (plots.eigenvectors, dict(result=IMAGE_RESULT, shape=SHAPE, names=NAMES, count=1)),
+    "explanation": (plots.explanation, dict(result=IMAGE_RESULT, x=PIXELS, shape=SHAPE, names=NAMES, label=1, count=1)),
+    "image_cell": (lambda **options: plots.image_cell(_axes(), **options), dict(values=PIXELS, shape=SHAPE, title="a", cmap="gray", symmetric=True)),
+    "interaction_submatrix": (plots.interaction_submatrix, dict(interactions=INTERACTIONS, n=1, names=list("abcdefg"), pairs="all")),
+    "output_directions": (plots.output_directions, dict(result=IMAGE_SVD, shape=SHAPE, names=NAMES, directions=1, count=1)),
+    "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES)),
+    "pareto": (plots.pareto, dict(records=RECORDS, x="parameters", y="relative_error", by="method", maximize=True)),
+    "similarity_matrix": (plots.similarity_matrix, dict(matrix=normal(2, 3), labels=["a", "b"], title="c", columns=NAMES, high=1.0)),
+    "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1)),
+    "to_numpy": (plots.to_numpy, dict(tensor=X)),
+    "truncation_curves": (plots.truncation_curves, dict(records=CURVE, accuracy=0.9, loss=1.0)),
+    # registry, sweeps, the plugin kit
+    "register_decomposition": (registry.register_decomposition, dict(name="a")),
+    "get_decomposition": (registry.get_decomposition, dict(name="cp")),
+    "Registry.register": (registry.Registry("a", "b").register, dict(name="c")),
+    "Registry.get": (registry.get_decomposition, dict(name="eigen")),
+    "sweep": (sweep.sweep, dict(layer=LAYER, method="cp", grid={"rank": [1]}, seeds=[0], path=HOME / "records.jsonl", measure=lambda result: {}, errors="raise", progress=False)),
+    "load_records": (sweep.load_records, dict(path=HOME / "records.jsonl")),
+    "parameters": (sweep.parameters, dict(result=RESULT)),
+    "to_frame": (sweep.to_frame, dict(records=RECORDS)),
+    "check_decomposition": (testing.check_decomposition, dict(name="eigen", device="cpu", exact_tolerance=1e-9)),
+    "random_layer": (testing.random_layer, dict(n_out=2, n_in=3, rank=4, seed=0, dtype=torch.float64, device="cpu")),
+    # files of weights
+    "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
+    "Layout.at": (LAYOUT.at, dict(index=1)),
+    "Layout.indices": (LAYOUT.indices, dict(names=["0.w"])),
+    "Layout.leftover": (LAYOUT.leftover, dict(names=["0.w"], index=0)),
+    "WeightFiles": (weights.WeightFiles, dict(source=STORED["source"])),
+    "WeightFiles.shape": (FILES.shape, dict(name="left")),
+    "WeightFiles.read": (FILES.read, dict(name="left", device="cpu", dtype=torch.float32)),
+    "WeightFiles.missing": (FILES.missing, dict(name="wrong")),
+    "load_config": (weights.load_config, dict(source=HOME / "layer")),
+    "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME / SAVED.name)),
+    "load_layer": (weights.load_layer, STORED | dict(source=HOME / "checkpoint", index=0, layout=LAYOUT, gate_removed=False)),
+    "load_tensor": (weights.load_tensor, STORED | dict(name="left")),
+    "tensor_names": (weights.tensor_names, dict(source=STORED["source"])),
+    "pack": (weights.pack, dict(tensors={"a": X}, metadata={"b": "c"})),
+    "save_dictionary": (weights.save_dictionary, dict(dictionary=SAVED, parent=HOME)),
+    "save_layer": (weights.save_layer, dict(layer=LAYER, folder=HOME / "layer")),
+}  # fmt: skip
+
+# What has no row, and why.
+TAKES_NOTHING = "it takes no argument"
+MADE = "the package makes it; users read its fields"
+DATA = "a type, a constant or a protocol: nothing to call"
+TOOL = "a tool between the package's own modules, which hand it what was checked where it came in"
+STEP = "a step of a fit or of a product, called by the object itself with what it made"
+CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
+
+NOT_CALLED = {
+    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFidelity", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
+    TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "package_version", "scratch_registry", "versions"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "hidden_means", "input_gram", "input_moments", "lift_vectors", "make_plan", "nonzero", "open_file", "optional", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "suggestion", "t_quantile", "times_power", "unit_columns", "Level.to"],
+    STEP: ["*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
+}  # fmt: skip

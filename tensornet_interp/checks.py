@@ -14,11 +14,12 @@ from torch import Tensor
 
 __all__ = [
     "DEFAULT_MAX_ELEMENTS",
+    "DTYPES",
+    "DTYPE_NAMES",
     "check_alike",
     "check_batch",
     "check_bool",
     "check_choice",
-    "check_device",
     "check_int",
     "check_iterations",
     "check_kind",
@@ -30,7 +31,6 @@ __all__ = [
     "check_notes",
     "check_number",
     "check_path",
-    "check_place",
     "check_records",
     "check_seed",
     "check_share",
@@ -43,8 +43,8 @@ __all__ = [
 
 # enough for every network and decomposition here: 8 GB of float64
 DEFAULT_MAX_ELEMENTS = 10**9
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_DTYPE_NAMES = "float64, float32, bfloat16 or float16"
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPE_NAMES = "float64, float32, bfloat16 or float16"
 T = TypeVar("T")
 
 
@@ -66,8 +66,8 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
         raise TypeError(f"{name} must be a dense tensor, got {value.layout}; give {name}.to_dense()")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be real floating point, got {value.dtype}")
-    if value.dtype not in _DTYPES:
-        raise TypeError(f"{name} must be {_DTYPE_NAMES}, got {value.dtype}")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} must be {DTYPE_NAMES}, got {value.dtype}")
     if value.ndim != len(modes):
         raise ValueError(f"{name} must have {len(modes)} dimensions {modes}, got shape {tuple(value.shape)}")
     if value.numel() == 0:
@@ -263,31 +263,6 @@ def check_path(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {value!r:.60} ({type(value).__name__})")
     return Path(value)
-
-
-def check_device(value: object) -> torch.device:
-    """A device by its name or as an object; whether this machine has it, torch says when it is used."""
-    if not isinstance(value, str | torch.device):
-        raise TypeError(f"device must be a torch.device or its name, got {value!r:.60} ({type(value).__name__})")
-    try:
-        return torch.device(value)
-    except RuntimeError:
-        raise ValueError(f"device must be a name that torch knows, as 'cpu' or 'cuda:1', got {value!r}") from None
-
-
-def check_place(device: object, dtype: object, like: Tensor) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype to move `like` to, its own for None; an error for float64 on Apple GPUs, which have none."""
-    place = like.device if device is None else check_device(device)
-    if dtype is None:
-        dtype = like.dtype
-    elif not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
-        raise TypeError(f"dtype must be {_DTYPE_NAMES}, got {dtype!r:.60}")
-    if place.type == "mps" and dtype == torch.float64:
-        raise ValueError(
-            "device mps (an Apple GPU) has no float64, in which everything but calls of a layer is computed; move the"
-            " layer and its data to the CPU first, as layer.to('cpu')"
-        )
-    return place, dtype
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:

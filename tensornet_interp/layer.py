@@ -15,7 +15,6 @@ from tensornet_interp.checks import (
     check_bool,
     check_kind,
     check_notes,
-    check_place,
     check_size,
     check_tensor,
     check_text,
@@ -23,6 +22,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 from tensornet_interp.formats import cp_factors, dense_factors
 from tensornet_interp.numerics import without_autocast
+from tensornet_interp.places import check_place
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
 
@@ -59,10 +59,8 @@ class TensorNetwork(ABC):
         Raises ValueError if the modes are not ("out", "in1", "in2").
         """
         if self.modes != _MODES:
-            raise ValueError(
-                f"a layer has the modes {_MODES}, but this {type(self).__name__} has {self.modes}; rename its modes"
-                " or project it to these modes"
-            )
+            kind = type(self).__name__
+            raise ValueError(f"a layer has the modes {_MODES}, but this {kind} has {self.modes}; rename its modes")
         return BilinearLayer.from_tensor(self.to_tensor())
 
 
@@ -160,9 +158,8 @@ class BilinearLayer(BilinearMap):
     constant_out: bool = False
 
     def __post_init__(self) -> None:
-        check_tensor("down", self.down, ("out", "rank"))
-        check_tensor("left", self.left, ("in", "rank"))
-        check_tensor("right", self.right, ("in", "rank"))
+        for side, mode in (("down", "out"), ("left", "in"), ("right", "in")):
+            check_tensor(side, getattr(self, side), (mode, "rank"))
         check_size("rank", left=self.left.shape[1], right=self.right.shape[1], down=self.down.shape[1])
         check_size("in", left=self.left.shape[0], right=self.right.shape[0])
         check_alike(down=self.down, left=self.left, right=self.right)
@@ -252,13 +249,9 @@ class BilinearLayer(BilinearMap):
 
     def symmetrize(self) -> "BilinearLayer":
         """Return the same function with a symmetric tensor, (B[out, i, j] + B[out, j, i]) / 2, of twice the rank."""
-        return replace(
-            self,
-            down=torch.cat([self.down, self.down], 1) / 2,
-            left=torch.cat([self.left, self.right], 1),
-            right=torch.cat([self.right, self.left], 1),
-            history=(*self.history, "symmetrized"),
-        )
+        pairs = ((self.down / 2, self.down / 2), (self.left, self.right), (self.right, self.left))
+        down, left, right = (torch.cat(pair, 1) for pair in pairs)
+        return replace(self, down=down, left=left, right=right, history=(*self.history, "symmetrized"))
 
     @without_autocast
     def change_basis(

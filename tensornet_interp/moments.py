@@ -8,17 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import (
-    check_alike,
-    check_device,
-    check_int,
-    check_iterations,
-    check_place,
-    check_size,
-    check_tensor,
-    check_text,
-)
+from tensornet_interp.checks import check_alike, check_int, check_iterations, check_size, check_tensor, check_text
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.places import check_device, check_place
 
 __all__ = [
     "HiddenMeans",

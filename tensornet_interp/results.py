@@ -8,10 +8,11 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_bool, check_kind, check_place, check_size, check_tensor
+from tensornet_interp.checks import check_alike, check_bool, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.numerics import without_autocast
+from tensornet_interp.places import check_place
 from tensornet_interp.report import Report
 
 __all__ = ["CPResult", "Result", "TuckerResult"]

@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import torch
 
-from tensornet_interp.checks import check_device, check_iterations, check_number, check_place, check_seed
+from tensornet_interp.checks import check_iterations, check_number, check_seed
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.places import check_device, check_place
 from tensornet_interp.registry import get_decomposition
 
 __all__ = ["CheckReport", "check_decomposition", "random_layer"]
@@ -40,7 +41,7 @@ def random_layer(
     for name, size in {"n_out": n_out, "n_in": n_in, "rank": rank}.items():
         check_iterations(name, size, most=10**9)
     generator = torch.Generator().manual_seed(check_seed("seed", seed))
-    place, kind = check_place(device, dtype, torch.empty(0, device="cpu"))
+    place, kind = check_place(device, dtype, torch.empty(0, dtype=torch.float64, device="cpu"))
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(place, kind)

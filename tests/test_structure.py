@@ -12,6 +12,7 @@ MAX_LINES = 300
 # What a room or a ground module may import of the package; `checks` is a leaf that all may import.
 GROUND = {
     "checks": set(),
+    "places": {"checks"},
     "disk": set(),
     "optional": set(),
     "numerics": set(),
@@ -23,13 +24,13 @@ GROUND = {
     "concentration": {"checks", "numerics"},
     "affine": {"checks"},
     "formats": {"checks"},
-    "layer": {"affine", "checks", "contraction", "formats", "numerics"},
+    "layer": {"affine", "checks", "contraction", "formats", "numerics", "places"},
     "balance": {"checks", "layer"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer", "numerics"},
-    "moments": {"checks", "layer"},
+    "moments": {"checks", "layer", "places"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "numerics", "report"},
+    "results": {"checks", "contraction", "layer", "numerics", "places", "report"},
     "spectral": {"affine", "checks", "concentration", "contraction", "layer", "numerics", "report", "results"},
 }
 

@@ -11,7 +11,6 @@ from tensornet_interp.checks import (
     check_bool,
     check_int,
     check_kind,
-    check_place,
     check_size,
     check_tensor,
     check_text,
@@ -19,6 +18,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.numerics import without_autocast
+from tensornet_interp.places import check_place
 
 
 @dataclass(frozen=True, eq=False)  # a tensor has no single truth value

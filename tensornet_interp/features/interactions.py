@@ -280,7 +280,9 @@ def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:
 
 def _indices(name: str, value: Sequence[int] | Tensor, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        value = torch.tensor([check_int(name, item, 0, len(like) - 1) for item in check_list(name, value)])
+        value = torch.tensor(
+            [check_int(name, item, 0, len(like) - 1) for item in check_list(name, value)], device="cpu"
+        )
     if not value.numel():
         raise ValueError(f"{name} is empty: give numbers of features")
     return check_whole(name, value, "feature", len(like)).to(like.device)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_path, check_place, check_text, suggestion
+from tensornet_interp.checks import check_path, check_text, suggestion
 from tensornet_interp.disk import MAX_JSON, parse_json, read_file, read_json
 from tensornet_interp.optional import optional
+from tensornet_interp.places import check_place
 from tensornet_interp.weights.tensors import TensorFile, convert
 
 WEIGHTS, SHARDS, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"

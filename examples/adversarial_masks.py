@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.adversarial_masks_figures import effects, examples, pictures
-from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
+from examples.parts.adversarial_masks_figures import effects, examples, pictures
+from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import Dataset, accuracy
 from models.runs import trained
 from models.tables import read_table, summarise, write_table

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from examples.language_model import CURVE, interval, language_config, model_config, prepare
+from examples.parts.language_job import CURVE, add_training, interval, language_config, model_config, prepare
 from models.annealing import SCHEDULES as ANNEALINGS
 from models.annealing import anneal, gate_sites, remove_gates, schedule
 from models.huggingface import build_llama, load_huggingface, save_huggingface
-from models.language import PRECISIONS, SCHEDULES, held_out_loss, train_language
+from models.language import held_out_loss, train_language
 from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import read_table, summarise, write_table
 from models.text import load_tokens
@@ -223,8 +223,7 @@ def _compare(rows: list[Row], loss: str, by: tuple[str, ...]) -> None:
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", help="training text: UTF-8, stories separated by <|endoftext|>")
-    parser.add_argument("--held-out", help="text that is only measured on")
+    add_training(parser, every=25)
     parser.add_argument("--model", help="folder of a SiLU-gated model and its tokenizer.json; default: train one")
     parser.add_argument("--llama", action="store_true", help="a Llama of transformers, in --model or trained here")
     known = [*sorted(ANNEALINGS), "all"]
@@ -236,15 +235,6 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3, help="of every fine-tuning")
     parser.add_argument("--base-steps", type=int, default=500, help="without --model: of the training before")
     parser.add_argument("--base-lr", type=float, default=2e-3)
-    integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
-    for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 25}).items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear", help="of the learning rate")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-progress", dest="progress", action="store_false")
     parser.add_argument("--replot", action="store_true", help="report and draw again from the tables on disk")
     parser.add_argument("--out", help="default out/anneal_gate/transformer, with --llama out/anneal_gate/llama")
     options = parser.parse_args(argv)

@@ -6,7 +6,7 @@ out/benchmark/SECTION.csv.
 
 Every row is timed in a process of its own; the rows of a table take turns, a warm-up first, and the minimum counts; a
 row above 20 s is run once. Times mean something only with nothing else running: beside one other process two threads
-are up to 100 times slower. Default: scikit-learn's digits; the figures of the README are of
+are up to 100 times slower. Default: scikit-learn's digits; the figures of examples/README.md are of
 `--dataset mnist --data-root DIR`, or of a stored classifier, `--model DIR`.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from examples.benchmarks.measure import machine, measure, show, write_csv
 from examples.benchmarks.sections import SECTIONS, SIZES, SMOKE
-from examples.common import PRESETS
+from examples.parts.image_job import PRESETS
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_info, save_model, train
 from tensornet_interp.checks import check_choice, check_int
 

@@ -22,7 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import (
+from examples.parts.consistency_report import figures, print_tables
+from examples.parts.image_job import (
     NOISE,
     PRESETS,
     WEIGHT_DECAY,
@@ -35,7 +36,6 @@ from examples.common import (
     schedule,
     sizes_of,
 )
-from examples.consistency_report import figures, print_tables
 from models import BilinearClassifier, Dataset, accuracy, load_dataset, write_table
 from models.runs import trained
 from models.tables import read_table

@@ -192,7 +192,7 @@ def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Pa
                     "measured": cut.measured,
                     "accuracy": kept.accuracy or 0.0,
                     "cross_entropy": kept.cross_entropy or 0.0,
-                    "kl": kept.kl,
+                    "kl": kept.kl or 0.0,
                 }
             )
             row = records[-1]

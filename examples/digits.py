@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from examples.common import PRESETS
+from examples.parts.image_job import PRESETS
 from models import (
     ClassifierConfig,
     Dataset,

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from examples.circuit_job import POINTS, Job, check_settings, train
-from examples.circuit_tables import (
+from examples.parts.circuit_job import POINTS, Job, check_settings, train
+from examples.parts.circuit_tables import (
     INTERACTIONS,
     NEGATION_RULE,
     Names,

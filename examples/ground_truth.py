@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
-from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
-from examples.ground_truth_figures import cosines, parts, spectra
+from examples.parts.ground_truth_figures import cosines, parts, spectra
+from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import Dataset, TrainingConfig, accuracy
 from models.casper import RULES, SimilarityTask, similarity_task
 from models.runs import trained

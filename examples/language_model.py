@@ -13,7 +13,6 @@ The defaults take less than 10 minutes on two CPU cores. On a GPU, for one, --de
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,26 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.parts.language_job import CURVE, add_training, interval, language_config, model_config, prepare
 from models.bilinear import GATES
-from models.language import PRECISIONS, SCHEDULES, LanguageConfig, generate, held_out_loss, train_language
+from models.language import LanguageConfig, generate, held_out_loss, train_language
 from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import summarise, write_table
-from models.text import (
-    Cleaning,
-    check_vocabulary,
-    encode_to_file,
-    load_tokenizer,
-    load_tokens,
-    read_stories,
-    save_tokenizer,
-    train_tokenizer,
-)
+from models.text import check_vocabulary, load_tokenizer, load_tokens
 from models.training_state import differences
-from models.transformer import Transformer, TransformerConfig, build_transformer
+from models.transformer import Transformer, build_transformer
 from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 
-CURVE = 10_000  # held-out tokens of the loss during training; the final loss is on all of them
 TIMED, REPEATS = 4, 5  # steps that are timed at once; the best of so many
 PROMPT, SAMPLE = "once upon a time", 120
 Row = dict[str, Any]
@@ -70,32 +60,6 @@ def main(argv: list[str] | None = None) -> None:
                 records += [] if equal == "time" else history
     report(rows, records, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
     print(f"\nfigures, tables and models: {out}")
-
-
-def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) -> None:
-    """Tokenizer (or that in the file `made`) and tokens, made where they are not there
-
-    ValueError where those there are of another text or tokenizer.
-    """
-    settings = {"vocabulary": options.vocabulary} if made is None else {"tokenizer": _digest(str(made))}
-    settings |= {name: _digest(path) for name, path in (("text", options.text), ("held_out", options.held_out))}
-    done = out / "text.json"
-    if done.is_file():
-        info = json.loads(done.read_text(encoding="utf-8"))
-        if info["settings"] != settings:
-            raise ValueError(f"{done} is of other settings; {differences(info['settings'], settings)}")
-    else:
-        tokenizer = load_tokenizer(made) if made else train_tokenizer(read_stories(options.text), options.vocabulary)
-        save_tokenizer(tokenizer, out / TOKENIZER)
-        seen: set[bytes] = set()  # a held-out story that is also in the training text is left out
-        info = {"settings": settings}
-        for name, path in (("train", options.text), ("held_out", options.held_out)):
-            counts = Cleaning()
-            stories = read_stories(path, cleaning=counts, seen=seen)
-            info[name] = {"tokens": encode_to_file(tokenizer, stories, out / f"{name}.npy")} | asdict(counts)
-        replace_files([(done, json.dumps(info, indent=2).encode())])
-    for name in ("train", "held_out"):
-        print(f"{name:<9} " + ", ".join(f"{value:,} {key}" for key, value in info[name].items()))
 
 
 def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[str, float]:
@@ -200,53 +164,9 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
     figure.savefig(out / "losses.png", dpi=120)
 
 
-def model_config(options: argparse.Namespace, gate: str) -> TransformerConfig:
-    """The model that the options ask for."""
-    return TransformerConfig(
-        vocabulary=options.vocabulary,
-        d_model=options.d_model,
-        d_hidden=options.hidden or 4 * options.d_model,
-        n_layers=options.layers,
-        n_heads=options.heads,
-        context=options.context,
-        gate=gate,
-    )
-
-
-def language_config(options: argparse.Namespace, seed: int, steps: int) -> LanguageConfig:
-    """The training that the options ask for."""
-    return LanguageConfig(
-        steps=steps,
-        batch_size=options.batch,
-        accumulation=options.accumulation,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        warmup=min(options.warmup, steps // 2),
-        schedule=options.schedule,
-        precision=options.precision,
-        seed=seed,
-    )
-
-
-def interval(found: Row, name: str) -> str:
-    """Mean and ends of the confidence interval that `summarise` gives, "-" where there is no mean."""
-    if name not in found:
-        return "-"
-    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
-    return f"{found[name]:.4f}" + ("" if low is None else f" ({low:.4f} to {high:.4f})")
-
-
-def _digest(path: str) -> str:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path!r} is missing")
-    with open(path, "rb") as file:
-        return f"{Path(path).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
-
-
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", help="training text: UTF-8, stories separated by <|endoftext|>")
-    parser.add_argument("--held-out", help="text that is only measured on")
+    add_training(parser, every=50)
     parser.add_argument("--gates", nargs="+", choices=sorted(GATES), default=["none", "relu", "silu"])
     parser.add_argument("--equal", nargs="+", choices=("steps", "time"), default=["steps", "time"])
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0 and up")
@@ -254,16 +174,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help="make tokenizer, tokens and step times, then stop")
     parser.add_argument("--steps", type=int, help="default 500, or what --epochs says")
     parser.add_argument("--epochs", type=float, help="instead of --steps")
-    integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
-    for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": 50}).items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-progress", dest="progress", action="store_false")
     parser.add_argument("--out", default="out/language_model")
     options = parser.parse_args(argv)
     if not options.text or not options.held_out:

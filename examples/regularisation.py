@@ -41,7 +41,7 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import classifier, dataset_of, out_folder, parse, parser, schedule
+from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
 from models import BilinearClassifier, Dataset, accuracy, write_table
 from models.augment import augmentation
 from models.runs import trained

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.common import (
+from examples.parts.image_job import (
     NOISE,
     WEIGHT_DECAY,
     add_sizes,
@@ -33,7 +33,7 @@ from examples.common import (
     parser,
     schedule,
 )
-from examples.truncation_report import explanations, figures, print_tables
+from examples.parts.truncation_report import explanations, figures, print_tables
 from models import Dataset, write_table
 from models.bilinear import BilinearClassifier
 from models.runs import trained

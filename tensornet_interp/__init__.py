@@ -28,7 +28,8 @@ from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version
-from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
+from tensornet_interp.results import CPResult, TuckerResult
+from tensornet_interp.spectral import SpectralResult
 
 __version__ = package_version()
 tensorly.set_backend("pytorch")  # the one place: layers hand torch tensors to TensorLy

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import (
     check_alike,
     check_choice,
@@ -17,7 +18,8 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.numerics import row_noise, unit_columns
+from tensornet_interp.spectral import SpectralResult
 
 __all__ = ["BASELINES", "adversarial_masks", "baseline_masks", "mask_effect", "orient", "top_positive"]
 
@@ -81,9 +83,9 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     check_tensor("vectors", vectors, ("block", "k", "in"))
     blocks, count, size = vectors.shape
     kept = _allowed(allowed, vectors)
-    rows = vectors[:, :, kept].flatten(0, 1).to(torch.float64)  # (block k, allowed)
+    rows, exponent = rescale(vectors[:, :, kept].flatten(0, 1))  # (block k, allowed)
     u, s, vh = torch.linalg.svd(rows, full_matrices=False)
-    share = max(rows.shape) * torch.finfo(vectors.dtype).eps
+    share = row_noise(rows, vectors.dtype)
     if rtol is not None:
         share = check_share("rtol", rtol, low_open=True, high_open=True)
     cut = s > share * s[0]
@@ -96,7 +98,8 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
             "entries that masks may use, so no mask moves one alone; take fewer vectors, more entries, or an rtol"
         )
     masks = vectors.new_zeros(blocks * count, size)
-    masks[:, kept] = ((u[:, cut] / s[cut]) @ vh[cut]).to(vectors.dtype)  # the pseudoinverse, transposed
+    inverse = (u[:, cut] / s[cut]) @ vh[cut]  # the pseudoinverse, transposed
+    masks[:, kept] = times_power(inverse, -exponent).to(vectors.dtype)
     return masks.unflatten(0, (blocks, count))
 
 
@@ -116,8 +119,9 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
     generator = torch.Generator().manual_seed(seed)
     entries, size = mask[kept], int(kept.sum())
     if kind == "gaussian":
-        drawn = torch.randn(draws, size, generator=generator, dtype=torch.float64).to(mask)
-        drawn = drawn * (entries.norm() / drawn.norm(dim=1, keepdim=True))
+        wide = torch.randn(draws, size, generator=generator, dtype=torch.float64).to(mask.device)
+        _, norm = unit_columns(entries.to(torch.float64)[:, None])
+        drawn = (unit_columns(wide.T)[0].T * norm).to(mask)
     else:
         orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(draws)])
         drawn = entries[orders.to(mask.device)]
@@ -152,8 +156,8 @@ def mask_effect(
     classes = network.sizes["out"]
     check_labels("labels", labels, samples=len(x), classes=classes)
     target = check_int("target", target, 0, classes - 1, "an output of the network")
-    length = mask.norm()
-    if float(length) == 0:
+    unit = unit_columns(mask.to(torch.float64)[:, None])[0][:, 0].to(mask.dtype)
+    if not bool(unit.any()):
         raise ValueError("mask is zero: it has no direction to give a norm to")
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
@@ -165,7 +169,7 @@ def mask_effect(
     records = []
     with torch.no_grad():
         for norm in norms:
-            masked = x + mask * (norm / length)
+            masked = x + unit * norm
             guess = network(masked if clip is None else masked.clamp(*clip)).argmax(-1)
             right = float((guess == labels).double().mean())
             wrong = float((guess[others] == target).double().mean())

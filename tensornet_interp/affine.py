@@ -6,7 +6,14 @@ from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_alike, check_batch, check_size, check_tensor
 
-__all__ = ["affine_matrix", "lift_vectors"]
+__all__ = ["affine_matrix", "check_direction", "lift_vectors"]
+
+
+def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
+    """Raise unless the direction is a tensor (..., out) of this size, with the dtype and device of `like`."""
+    check_batch("direction", direction, "out")
+    check_size("out", layer=size, direction=direction.shape[-1])
+    check_alike(layer=like, direction=direction)
 
 
 def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
     eigenvalues it is the effective rank, for an eigenvector (dim = in) the number of inputs that it is spread over.
     """
     magnitude = values.abs().to(torch.float64)
+    magnitude = magnitude / nonzero(magnitude.detach().amax(dim, keepdim=True))  # free of scale, and so are its squares
     squared = magnitude.square().sum(dim)
     return magnitude.sum(dim).square() / nonzero(squared)
 
@@ -50,6 +51,7 @@ def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
     if mask.ndim != 1 or vectors.ndim == 0:
         raise ValueError(f"mask must be (in,), vectors (..., in); got {tuple(mask.shape)} and {tuple(vectors.shape)}")
     check_size("in", vectors=vectors.shape[-1], mask=len(mask))
-    squared = vectors.to(torch.float64).square()
+    wide = vectors.to(torch.float64)
+    squared = (wide / nonzero(wide.abs().amax(-1, keepdim=True))).square()  # a share depends on no scale
     total = squared.sum(-1)
     return squared[..., mask].sum(-1) / nonzero(total)

@@ -8,11 +8,10 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
 
-from tensornet_interp.affine import affine_matrix, lift_vectors
+from tensornet_interp.affine import affine_matrix, check_direction, lift_vectors
 from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
-    check_batch,
     check_bool,
     check_notes,
     check_size,
@@ -120,10 +119,8 @@ class BilinearMap(TensorNetwork):
         direction: (..., out), the constant coordinate of a lifted output included; result (..., in, in).
         Cost: directions * in^2 * rank.
         """
+        check_direction(direction, self.sizes["out"], self.terms()[0].data)
         layer = self.to_layer()
-        check_batch("direction", direction, "out")
-        check_size("out", layer=layer.down.shape[0], direction=direction.shape[-1])
-        check_alike(layer=layer.down, direction=direction)
         matrix = (layer.left * (direction @ layer.down)[..., None, :]) @ layer.right.mT
         return (matrix + matrix.mT) / 2
 

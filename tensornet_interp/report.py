@@ -4,7 +4,7 @@ import functools
 import importlib.metadata
 import platform
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +54,8 @@ class Report:
     history: tuple[str, ...]  # the changes that were made to the layer's weights before
     basis: str  # the coordinates of the inputs, and so of eigenvectors and input factors
     relative_error: float | None  # ||symmetrized layer - result|| / ||symmetrized layer||; None if not measured
+    relative_error_bound: float | None = None  # the exact relative error, of the rounded result, is at most this
+    warnings: tuple[str, ...] = ()  # what to know before the result is trusted, one sentence each
     seed: int | None = None  # the seed of the random numbers; None if the method draws none
     convergence: tuple[float, ...] = ()  # the relative error after each iteration; empty if the method does not iterate
     stop_reason: str = "direct"  # why the iteration ended; "direct" if the method does not iterate
@@ -73,17 +75,19 @@ class Report:
         stop_reason: str = "direct",
         floor: float | None = None,
         starts: tuple[Start, ...] = (),
+        warnings: Sequence[str] = (),
     ) -> "Report":
         """Return the report of `method` applied to `layer`."""
         return cls(
-            repr(method),
-            layer.name,
-            layer.history,
-            layer.basis,
-            relative_error,
-            seed,
-            convergence,
-            stop_reason,
-            floor,
-            starts,
+            method=repr(method),
+            layer=layer.name,
+            history=layer.history,
+            basis=layer.basis,
+            relative_error=relative_error,
+            seed=seed,
+            convergence=convergence,
+            stop_reason=stop_reason,
+            floor=floor,
+            starts=starts,
+            warnings=tuple(warnings),
         )

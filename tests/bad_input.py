@@ -4,23 +4,14 @@ import re
 
 import pytest
 import torch
+from helpers import layer_of, normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
 from tensornet_interp.decompositions import Eigen
 
 
-def tensor(*size, seed=0, dtype=torch.float64):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def make(out=3, size=5, rank=4, seed=0):
-    return BilinearLayer(
-        down=tensor(out, rank, seed=seed), left=tensor(size, rank, seed=seed + 1), right=tensor(size, rank, seed=9)
-    )
-
-
 def spoiled(value):
-    bad = tensor(5, 4)
+    bad = normal(5, 4)
     bad[1, 2] = value
     return bad
 
@@ -46,13 +37,13 @@ def check(call, kind, message):
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
-DOWN, LEFT, RIGHT = tensor(3, 4), tensor(5, 4, seed=1), tensor(5, 4, seed=2)
+DOWN, LEFT, RIGHT = normal(3, 4), normal(5, 4, seed=1), normal(5, 4, seed=2)
 LAYER = BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, name="layer 0")
 LIFTED = lift(LAYER)
-SQUARE = make(out=5)
+SQUARE = layer_of(5, 5, 4)
 ZERO = BilinearLayer(down=0 * DOWN, left=LEFT, right=RIGHT)
 STACK = BilinearNetwork([SQUARE, LAYER])
 RESULT = Eigen()(LAYER)
-X = tensor(2, 5)
-U = tensor(3)
+X = normal(2, 5)
+U = normal(3)
 NAN, INF = float("nan"), float("inf")

@@ -4,42 +4,32 @@ import itertools
 
 import pytest
 import torch
+from helpers import layer_of, normal
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, lift, odt
+from tensornet_interp import BilinearNetwork, Moments, lift, odt
 
 TIGHT = 1e-11  # of float64 sums over some 1e4 entries, with singular values s seen to eps / s, s > 1e-3
 SIZES = (3, 4, 5, 2)  # sizes of the plain network's bonds, input first
 HIDDEN = (6, 7, 8)
 
 
-def tensor(*shape, seed, device="cpu"):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
-def make(n_out, n_in, rank, seed, device="cpu"):
-    shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer.from_cp(
-        (None, [tensor(*shape, seed=seed + i, device=device) / 2 for i, shape in enumerate(shapes)])
-    )
-
-
 def plain(device="cpu"):
-    return BilinearNetwork([make(SIZES[i + 1], SIZES[i], HIDDEN[i], 10 * i, device) for i in range(3)])
+    return BilinearNetwork([layer_of(SIZES[i + 1], SIZES[i], HIDDEN[i], 10 * i, device, scale=0.5) for i in range(3)])
 
 
 def lifted(device="cpu"):
     """Biases everywhere, residuals of 0.7 in the first two layers; sizes 3, 3, 3, 2 and a constant."""
     layers = []
     for i, n_out in enumerate((3, 3, 2)):
-        a, b, c = (tensor(n, seed=70 + 3 * i + j, device=device) / 2 for j, n in enumerate((HIDDEN[i],) * 2 + (n_out,)))
-        layer = make(n_out, 3, HIDDEN[i], 40 + 10 * i, device)
+        a, b, c = (normal(n, seed=70 + 3 * i + j, device=device) / 2 for j, n in enumerate((HIDDEN[i],) * 2 + (n_out,)))
+        layer = layer_of(n_out, 3, HIDDEN[i], 40 + 10 * i, device, scale=0.5)
         layers.append(lift(layer, left_bias=a, right_bias=b, bias=c, residual=0.7 if n_out == 3 else 0.0))
     return BilinearNetwork(layers)
 
 
 def moments(device="cpu"):
-    root = tensor(3, 3, seed=5, device=device)
-    return Moments(tensor(3, seed=6, device=device), root @ root.T)
+    root = normal(3, 3, seed=5, device=device)
+    return Moments(normal(3, seed=6, device=device), root @ root.T)
 
 
 NETWORKS = {"plain": plain, "lifted": lifted}

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from helpers import normal
 from torch import nn
 from torch.nn import functional
 
@@ -22,10 +23,6 @@ TOKENS = torch.tensor([[1, 5, 3, 10], [0, 2, 9, 4]])
 
 def betas(model):
     return [site.gate.beta for site in gate_sites(model)]
-
-
-def normal(*size, seed=0, dtype=torch.float64):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

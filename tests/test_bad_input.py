@@ -18,10 +18,9 @@ from bad_input import (
     cases,
     check,
     covariance,
-    make,
     spoiled,
-    tensor,
 )
+from helpers import layer_of, normal
 
 from tensornet_interp import (
     BilinearLayer,
@@ -60,9 +59,9 @@ DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 
 TABLE = [
     # weights
-    ("rank sizes", lambda: BilinearLayer(down=DOWN, left=LEFT, right=tensor(5, 6)), ValueError, "mode 'rank' has size 4 in left but 6 in right"),
-    ("down size", lambda: BilinearLayer(down=tensor(3, 2), left=LEFT, right=RIGHT), ValueError, "mode 'rank' has size 4 in left but 2 in down"),
-    ("in sizes", lambda: BilinearLayer(down=DOWN, left=LEFT, right=tensor(6, 4)), ValueError, "mode 'in' has size 5 in left but 6 in right"),
+    ("rank sizes", lambda: BilinearLayer(down=DOWN, left=LEFT, right=normal(5, 6)), ValueError, "mode 'rank' has size 4 in left but 6 in right"),
+    ("down size", lambda: BilinearLayer(down=normal(3, 2), left=LEFT, right=RIGHT), ValueError, "mode 'rank' has size 4 in left but 2 in down"),
+    ("in sizes", lambda: BilinearLayer(down=DOWN, left=LEFT, right=normal(6, 4)), ValueError, "mode 'in' has size 5 in left but 6 in right"),
     ("1 dimension", lambda: BilinearLayer(down=DOWN, left=LEFT[0], right=RIGHT), ValueError, r"left must have 2 dimensions \('in', 'rank'\), got shape \(4,\)"),
     ("3 dimensions", lambda: BilinearLayer(down=DOWN[None], left=LEFT, right=RIGHT), ValueError, r"down must have 2 dimensions .*\(1, 3, 4\)"),
     ("integer weights", lambda: BilinearLayer(down=DOWN.long(), left=LEFT, right=RIGHT), TypeError, r"down must be real floating point, got torch\.int64"),
@@ -79,15 +78,15 @@ TABLE = [
     ("from_weights sizes", lambda: BilinearLayer.from_weights(left=LEFT, right=RIGHT, down=DOWN), ValueError, "mode 'rank' has size 5 in left but 4 in down"),
     ("from_weights 1 dimension", lambda: BilinearLayer.from_weights(left=LEFT.T, right=RIGHT[0], down=DOWN), ValueError, "right must have 2 dimensions"),
     ("from_tensor matrix", lambda: BilinearLayer.from_tensor(DOWN), ValueError, r"tensor must have 3 dimensions .*\(3, 4\)"),
-    ("from_tensor sizes", lambda: BilinearLayer.from_tensor(tensor(3, 4, 5)), ValueError, "mode 'in' has size 4 in in1 but 5 in in2"),
+    ("from_tensor sizes", lambda: BilinearLayer.from_tensor(normal(3, 4, 5)), ValueError, "mode 'in' has size 4 in in1 but 5 in in2"),
     ("from_cp two factors", lambda: BilinearLayer.from_cp((None, [DOWN, LEFT])), ValueError, "3 factors .* got 2"),
-    ("from_cp weights size", lambda: BilinearLayer.from_cp((tensor(6), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
-    ("from_cp weights of one", lambda: BilinearLayer.from_cp((tensor(1), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
+    ("from_cp weights size", lambda: BilinearLayer.from_cp((normal(6), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
+    ("from_cp weights of one", lambda: BilinearLayer.from_cp((normal(1), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
     # inputs
-    ("x size", lambda: LAYER(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x1$"),
-    ("x2 size", lambda: LAYER(X, tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x2"),
-    ("x with the constant", lambda: LIFTED(tensor(2, 6)), ValueError, "size 5 .* but 6 in x1 .*constant coordinate of a lifted layer is added by the call"),
-    ("x of a network", lambda: STACK(tensor(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
+    ("x size", lambda: LAYER(normal(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x1$"),
+    ("x2 size", lambda: LAYER(X, normal(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x2"),
+    ("x with the constant", lambda: LIFTED(normal(2, 6)), ValueError, "size 5 .* but 6 in x1 .*constant coordinate of a lifted layer is added by the call"),
+    ("x of a network", lambda: STACK(normal(2, 6)), ValueError, "mode 'in' has size 5 in the layer but 6 in x"),
     ("empty batch", lambda: LAYER(X[:0]), ValueError, r"x1 is empty: shape \(0, 5\)"),
     ("empty batch, network", lambda: STACK(X[:0]), ValueError, r"x is empty: shape \(0, 5\)"),
     ("empty batch, contributions", lambda: RESULT.contributions(X[:0]), ValueError, "x1 is empty"),
@@ -99,7 +98,7 @@ TABLE = [
     ("x dtype", lambda: LAYER(X.float()), ValueError, r"share one dtype; got layer torch\.float64, x1 torch\.float32"),
     ("x device", lambda: LAYER(X.to("meta")), ValueError, "share one device; got layer cpu, x1 meta"),
     ("x device, result", lambda: RESULT(X.to("meta")), ValueError, "share one device; got layer cpu, x1 meta"),
-    ("direction size", lambda: LAYER.interaction_matrix(tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
+    ("direction size", lambda: LAYER.interaction_matrix(normal(4)), ValueError, "mode 'out' has size 3 in layer but 4 in direction"),
     ("direction list", lambda: LAYER.interaction_matrix([1.0, 0.0, 0.0]), TypeError, "direction must be a tensor"),
     ("direction integer", lambda: LAYER.interaction_matrix(torch.ones(3, dtype=torch.int64)), TypeError, "direction must be real floating point"),
     ("direction NaN", lambda: LAYER.interaction_matrix(DOWN[:, 0] * NAN), ValueError, "direction has 3 entries that are NaN"),
@@ -111,19 +110,19 @@ TABLE = [
     ("name None", lambda: make_with(name=None), TypeError, "name must be a text, got None"),
     ("basis empty", lambda: make_with(basis=" "), ValueError, "basis must say something, got ' '"),
     ("basis None", lambda: make_with(basis=None), TypeError, "basis must be a text, got None"),
-    ("basis of the outputs", lambda: LAYER.change_basis(outputs=tensor(2, 3), basis="x"), ValueError, "basis='x' is that of new inputs"),
-    ("basis size", lambda: LAYER.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
-    ("basis size, lifted", lambda: LIFTED.change_basis(inputs=tensor(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
-    ("output basis size", lambda: LAYER.change_basis(outputs=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),
-    ("basis dtype", lambda: LAYER.change_basis(inputs=tensor(5, 2).float()), ValueError, "share one dtype.*inputs"),
-    ("bias not lifted", lambda: LAYER.change_basis(input_bias=tensor(5)), ValueError, r"input_bias needs a lifted layer.*lift\(\)"),
-    ("output bias not lifted", lambda: LAYER.change_basis(output_bias=tensor(3)), ValueError, "output_bias needs a lifted layer"),
-    ("bias of basis, size", lambda: LIFTED.change_basis(tensor(5, 2), input_bias=tensor(4)), ValueError, "has size 5 in inputs but 4 in input_bias"),
+    ("basis of the outputs", lambda: LAYER.change_basis(outputs=normal(2, 3), basis="x"), ValueError, "basis='x' is that of new inputs"),
+    ("basis size", lambda: LAYER.change_basis(inputs=normal(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("basis size, lifted", lambda: LIFTED.change_basis(inputs=normal(6, 2)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("output basis size", lambda: LAYER.change_basis(outputs=normal(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in outputs"),
+    ("basis dtype", lambda: LAYER.change_basis(inputs=normal(5, 2).float()), ValueError, "share one dtype.*inputs"),
+    ("bias not lifted", lambda: LAYER.change_basis(input_bias=normal(5)), ValueError, r"input_bias needs a lifted layer.*lift\(\)"),
+    ("output bias not lifted", lambda: LAYER.change_basis(output_bias=normal(3)), ValueError, "output_bias needs a lifted layer"),
+    ("bias of basis, size", lambda: LIFTED.change_basis(normal(5, 2), input_bias=normal(4)), ValueError, "has size 5 in inputs but 4 in input_bias"),
     ("lifted twice", lambda: lift(LIFTED), ValueError, "the layer is lifted already"),
-    ("bias size", lambda: lift(LAYER, bias=tensor(4)), ValueError, "mode 'out' has size 3 in layer but 4 in bias"),
-    ("left bias size", lambda: lift(LAYER, left_bias=tensor(3)), ValueError, "mode 'rank' has size 4 in layer but 3 in left_bias"),
-    ("bias dimensions", lambda: lift(LAYER, right_bias=tensor(4, 1)), ValueError, "right_bias must have 1 dimensions"),
-    ("bias dtype", lambda: lift(LAYER, bias=tensor(3).float()), ValueError, "share one dtype.*bias"),
+    ("bias size", lambda: lift(LAYER, bias=normal(4)), ValueError, "mode 'out' has size 3 in layer but 4 in bias"),
+    ("left bias size", lambda: lift(LAYER, left_bias=normal(3)), ValueError, "mode 'rank' has size 4 in layer but 3 in left_bias"),
+    ("bias dimensions", lambda: lift(LAYER, right_bias=normal(4, 1)), ValueError, "right_bias must have 1 dimensions"),
+    ("bias dtype", lambda: lift(LAYER, bias=normal(3).float()), ValueError, "share one dtype.*bias"),
     ("bias list", lambda: lift(LAYER, bias=[1.0, 2.0, 3.0]), TypeError, r"bias must be a torch\.Tensor, got list"),
     ("residual sizes", lambda: lift(LAYER, residual=1.0), ValueError, "as many outputs as inputs, got out=3 and in=5"),
     ("residual boolean", lambda: lift(SQUARE, residual=True), TypeError, "residual must be a number, got True"),
@@ -163,12 +162,12 @@ TABLE = [
     ("mapping, no such part", lambda: decompose(STACK, {2: "eigen"}), ValueError, "part must be from -2 to 1, got 2"),
     ("mapping, unknown method", lambda: decompose(STACK, {0: "eigne"}), ValueError, "no decomposition named 'eigne'"),
     ("decompose a tensor", lambda: decompose(DOWN, "eigen"), TypeError, "part must be a layer, a decomposition of one or a network, got Tensor"),
-    ("directions size", lambda: decompose(LAYER, "eigen", directions=tensor(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
-    ("directions dimensions", lambda: decompose(LAYER, "eigen", directions=tensor(3)), ValueError, "directions must have 2 dimensions"),
-    ("directions NaN", lambda: Eigen(directions=tensor(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN"),
+    ("directions size", lambda: decompose(LAYER, "eigen", directions=normal(2, 4)), ValueError, "mode 'out' has size 3 in layer but 4 in directions"),
+    ("directions dimensions", lambda: decompose(LAYER, "eigen", directions=normal(3)), ValueError, "directions must have 2 dimensions"),
+    ("directions NaN", lambda: Eigen(directions=normal(2, 3) * NAN), ValueError, "directions has 6 entries that are NaN"),
     ("directions integer", lambda: Eigen(directions=torch.eye(3).int()), TypeError, "directions must be real floating point"),
     ("directions list", lambda: Eigen(directions=[[1.0, 0.0, 0.0]]), TypeError, r"directions must be a torch\.Tensor, got list"),
-    ("directions dtype", lambda: decompose(LAYER, "eigen", directions=tensor(2, 3).float()), ValueError, "share one dtype.*directions"),
+    ("directions dtype", lambda: decompose(LAYER, "eigen", directions=normal(2, 3).float()), ValueError, "share one dtype.*directions"),
     # inner products
     ("unknown kind", lambda: inner(LAYER, LAYER, kind="gausian"), ValueError, r"kind must be one of gaussian, symmetric, tree; got 'gausian'; did you mean 'gaussian'\?"),
     ("unknown kind, similarity", lambda: similarity_by_output([LAYER], kind="simmetric"), ValueError, "got 'simmetric'; did you mean 'symmetric'"),
@@ -195,8 +194,8 @@ TABLE = [
     ("similarity of a word", lambda: similarity("layers"), TypeError, "got one str"),
     ("similarity with a tensor", lambda: similarity([LAYER, DOWN]), TypeError, "1 must be a layer, a decomposition of one or a network, got Tensor"),
     ("depths in a list", lambda: similarity([LAYER, LAYER, STACK]), ValueError, "networks must have the same depth, got 1 and 2 layers"),
-    ("inputs in a list", lambda: similarity([LAYER, LAYER, make(size=6)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
-    ("one of a list lifted", lambda: similarity([LAYER, lift(make(size=4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
+    ("inputs in a list", lambda: similarity([LAYER, LAYER, layer_of(3, 6, 4)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
+    ("one of a list lifted", lambda: similarity([LAYER, lift(layer_of(3, 4, 4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
     # moments of inputs
     ("moments of another size", lambda: inner(LAYER, LAYER, kind=Gaussian(Moments.standard(4))), ValueError, "mode 'in' has size 5 in network but 4 in moments"),
     ("moments with the constant", lambda: inner(LIFTED, LIFTED, kind=Gaussian(Moments.standard(6))), ValueError, "mode 'in' has size 5 in network but 6 in moments"),
@@ -205,14 +204,14 @@ TABLE = [
     ("a pair as moments", lambda: Gaussian((ORIGIN, covariance())), TypeError, "moments must be a Moments object, got tuple"),
     ("mean NaN", lambda: moments(ORIGIN * NAN), ValueError, "mean has 5 entries that are NaN"),
     ("mean a matrix", lambda: moments(X), ValueError, "mean must have 1 dimensions"),
-    ("mean and covariance", lambda: moments(tensor(4)), ValueError, "mode 'in' has size 4 in mean but 5 in covariance"),
+    ("mean and covariance", lambda: moments(normal(4)), ValueError, "mode 'in' has size 4 in mean but 5 in covariance"),
     ("mean on another device", lambda: moments(ORIGIN.to("meta")), ValueError, "share one device; got mean meta, covariance cpu"),
     ("covariance not PSD", lambda: moments(covariance=covariance(_22=-0.5)), ValueError, "covariance must be positive semidefinite, its lowest eigenvalue is -5.000e-01"),
     ("covariance negative", lambda: moments(covariance=-covariance()), ValueError, "covariance must be positive semidefinite"),
     ("covariance asymmetric", lambda: moments(covariance=covariance(_01=0.5)), ValueError, "covariance must be symmetric, entries differ from their mirror image by 5.000e-01"),
     ("covariance infinite", lambda: moments(covariance=INF * covariance()), ValueError, "covariance has 25 entries that are NaN or infinite"),
-    ("covariance not square", lambda: moments(covariance=tensor(5, 4)), ValueError, "mode 'in' has size 5 in mean but 4 in covariance"),
-    ("covariance a vector", lambda: moments(covariance=tensor(5)), ValueError, "covariance must have 2 dimensions"),
+    ("covariance not square", lambda: moments(covariance=normal(5, 4)), ValueError, "mode 'in' has size 5 in mean but 4 in covariance"),
+    ("covariance a vector", lambda: moments(covariance=normal(5)), ValueError, "covariance must have 2 dimensions"),
     ("covariance integer", lambda: moments(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
     ("count 0", lambda: moments(count=0), ValueError, "count must be at least 1, got 0"),
     ("note None", lambda: moments(note=None), TypeError, "note must be a string, got None"),
@@ -222,16 +221,16 @@ TABLE = [
     ("moments of integers", lambda: Moments.of(X.long()), TypeError, "x must be real floating point"),
     ("standard moments of nothing", lambda: Moments.standard(0), ValueError, "size must be at least 1, got 0"),
     ("depths", lambda: inner(STACK, LAYER), ValueError, "networks must have the same depth, got 2 and 1 layers"),
-    ("inputs differ", lambda: inner(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
-    ("outputs differ", lambda: inner(LAYER, make(out=4)), ValueError, "mode 'out' has size 3 in a but 4 in b"),
-    ("one is lifted", lambda: inner(lift(make(size=4)), LAYER), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
+    ("inputs differ", lambda: inner(LAYER, layer_of(3, 6, 4)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("outputs differ", lambda: inner(LAYER, layer_of(4, 5, 4)), ValueError, "mode 'out' has size 3 in a but 4 in b"),
+    ("one is lifted", lambda: inner(lift(layer_of(3, 4, 4)), LAYER), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
     ("inner of a tensor", lambda: inner(LAYER, DOWN), TypeError, "b must be a layer, a decomposition of one or a network, got Tensor"),
     ("similarity of zero", lambda: similarity(LAYER, ZERO), ValueError, "similarity is undefined: network b is zero"),
     ("error to zero", lambda: relative_error(LAYER, ZERO), ValueError, "relative error is undefined: the reference is zero"),
     ("norm of a network", lambda: norm(STACK), ValueError, "a network of 2 parts is no single layer; take its parts one by one"),
     ("dead output", lambda: similarity_by_output([LAYER, DEAD]), ValueError, "the similarity is undefined: network 1 is zero in output 2"),
     ("error of networks", lambda: relative_error(STACK, STACK), ValueError, "a network of 2 parts is no single layer"),
-    ("difference of sizes", lambda: difference(LAYER, make(size=6)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
+    ("difference of sizes", lambda: difference(LAYER, layer_of(3, 6, 4)), ValueError, "mode 'in' has size 5 in a but 6 in b"),
     ("difference of dtypes", lambda: difference(LAYER, LAYER.to(dtype=torch.float32)), ValueError, "share one dtype; got before .*after"),
 ]  # fmt: skip
 
@@ -242,7 +241,7 @@ def test_bad_input_is_a_clear_error(call, kind, message):
 
 
 def rotated(dtype):
-    basis, _ = torch.linalg.qr(tensor(5, 5))
+    basis, _ = torch.linalg.qr(normal(5, 5))
     return (basis @ torch.eye(5, dtype=torch.float64) @ basis.T).to(dtype)
 
 
@@ -250,7 +249,7 @@ def rotated(dtype):
 @pytest.mark.parametrize("samples", [3, 50])
 def test_a_covariance_estimated_from_data_is_accepted(samples, dtype):
     """Rounding is not bad input: singular where samples < in, symmetric and semidefinite to the dtype's precision."""
-    x = tensor(samples, 5).to(dtype)
+    x = normal(samples, 5).to(dtype)
     value = float(gaussian(x.T @ x / samples))
     wide = x.double()
     assert value == pytest.approx(float(gaussian(wide.T @ wide / samples)), rel=1e-5)

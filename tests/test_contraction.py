@@ -3,36 +3,19 @@
 import opt_einsum
 import pytest
 import torch
+from helpers import assert_close, layer_of, normal
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, Term, contract, plan, rename
+from tensornet_interp import BilinearNetwork, Term, contract, plan, rename
 
 # sums of some hundred products of standard normal numbers: rounding below 1e-14 of the largest entry, times 100
-TOLERANCE = 1e-12
-
-
-def tensor(*shape, seed, device="cpu"):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
-def close(value, reference, tolerance=TOLERANCE):
-    assert value.shape == reference.shape
-    assert (value - reference).abs().max() <= tolerance * reference.abs().max()
-
-
-def layer(n_out, n_in, rank, seed, device="cpu"):
-    return BilinearLayer(
-        down=tensor(n_out, rank, seed=seed, device=device),
-        left=tensor(n_in, rank, seed=seed + 1, device=device),
-        right=tensor(n_in, rank, seed=seed + 2, device=device),
-    )
 
 
 def hyperedge_terms(device="cpu"):
     return (
-        Term(tensor(2, 5, seed=1, device=device), ("out", "rank")),
-        Term(tensor(3, 5, seed=2, device=device), ("in1", "rank")),
-        Term(tensor(4, 5, seed=3, device=device), ("in2", "rank")),
-        Term(tensor(6, 4, seed=4, device=device), ("batch", "in2")),
+        Term(normal(2, 5, seed=1, device=device), ("out", "rank")),
+        Term(normal(3, 5, seed=2, device=device), ("in1", "rank")),
+        Term(normal(4, 5, seed=3, device=device), ("in2", "rank")),
+        Term(normal(6, 4, seed=4, device=device), ("batch", "in2")),
     )
 
 
@@ -57,19 +40,19 @@ def test_contract_is_einsum(output, optimize, device):
     letters = {"out": "o", "rank": "r", "in1": "i", "in2": "j", "batch": "b"}
     equation = "or,ir,jr,bj->" + "".join(letters[mode] for mode in output)
     reference = torch.einsum(equation, *(term.data for term in terms))
-    close(contract(terms, output, optimize=optimize), reference)
+    assert_close(contract(terms, output, optimize=optimize), reference)
 
 
 def test_default_output_of_terms_is_the_modes_that_appear_once():
     terms = hyperedge_terms()
     assert plan(terms).output == ("out", "in1", "batch")
-    close(contract(terms), contract(terms, ("out", "in1", "batch")))
+    assert_close(contract(terms), contract(terms, ("out", "in1", "batch")))
 
 
 def test_default_output_of_a_network_is_its_modes():
-    one = layer(2, 3, 5, seed=1)
+    one = layer_of(2, 3, 5, seed=1)
     assert plan(one).output == one.modes == ("out", "in1", "in2")
-    close(one.to_tensor(), torch.einsum("or,ir,jr->oij", one.down, one.left, one.right))
+    assert_close(one.to_tensor(), torch.einsum("or,ir,jr->oij", one.down, one.left, one.right))
     assert one.sizes == {"out": 2, "in1": 3, "in2": 3}
 
 
@@ -77,22 +60,22 @@ def test_default_output_of_a_network_is_its_modes():
     ("output", "equation"), [(("i", "j"), "ij->ij"), (("j", "i"), "ij->ji"), (("j",), "ij->j"), ((), "ij->")]
 )
 def test_one_term_is_permuted_and_summed(output, equation):
-    data = tensor(3, 4, seed=1)
-    close(contract([Term(data, ("i", "j"))], output), torch.einsum(equation, data))
+    data = normal(3, 4, seed=1)
+    assert_close(contract([Term(data, ("i", "j"))], output), torch.einsum(equation, data))
 
 
 def test_a_mode_twice_in_one_term_is_its_diagonal():
-    data = tensor(3, 3, 4, seed=1)
-    close(contract([Term(data, ("i", "i", "j"))], ("i", "j")), torch.einsum("iij->ij", data))
-    close(contract([Term(data, ("i", "i", "j"))], ("j",)), torch.einsum("iij->j", data))
+    data = normal(3, 3, 4, seed=1)
+    assert_close(contract([Term(data, ("i", "i", "j"))], ("i", "j")), torch.einsum("iij->ij", data))
+    assert_close(contract([Term(data, ("i", "i", "j"))], ("j",)), torch.einsum("iij->j", data))
 
 
 def test_one_array_in_several_places_is_shared_but_not_confused():
-    a = tensor(3, 3, seed=1)
+    a = normal(3, 3, seed=1)
     chain = [Term(a, ("i", "j")), Term(a, ("j", "k")), Term(a, ("k", "l"))]
-    close(contract(chain, ("i", "l")), a @ a @ a)
+    assert_close(contract(chain, ("i", "l")), a @ a @ a)
     transposed = [Term(a, ("i", "j")), Term(a, ("k", "j")), Term(a, ("k", "l"))]
-    close(contract(transposed, ("l", "i")), (a @ a.T @ a).T)
+    assert_close(contract(transposed, ("l", "i")), (a @ a.T @ a).T)
 
 
 def test_rename_changes_the_named_modes_only():
@@ -105,16 +88,16 @@ def test_rename_changes_the_named_modes_only():
         ("batch", "in2"),
     ]
     assert all(new.data is old.data for new, old in zip(renamed, terms, strict=True))
-    close(contract(renamed, ("out", "x", "batch")), contract(terms, ("out", "in1", "batch")))
+    assert_close(contract(renamed, ("out", "x", "batch")), contract(terms, ("out", "in1", "batch")))
 
 
 def test_rename_can_swap():
-    (term,) = rename([Term(tensor(2, 3, seed=1), ("a", "b"))], {"a": "b", "b": "a"})
+    (term,) = rename([Term(normal(2, 3, seed=1), ("a", "b"))], {"a": "b", "b": "a"})
     assert term.modes == ("b", "a")
 
 
 def test_plan_of_a_product_of_two_matrices_by_hand():
-    one = plan([Term(tensor(2, 3, seed=1), ("i", "j")), Term(tensor(3, 5, seed=2), ("j", "k"))])
+    one = plan([Term(normal(2, 3, seed=1), ("i", "j")), Term(normal(3, 5, seed=2), ("j", "k"))])
     # 2 * 3 * 5 multiplications and as many additions; nothing but the result is made
     assert (one.flops, one.largest_intermediate, one.peak_elements) == (60, 10, 10)
     assert one.sizes == {"i": 2, "j": 3, "k": 5}
@@ -122,9 +105,9 @@ def test_plan_of_a_product_of_two_matrices_by_hand():
 
 def test_plan_of_a_chain_by_hand():
     chain = [
-        Term(tensor(2, 30, seed=1), ("i", "j")),
-        Term(tensor(30, 5, seed=2), ("j", "k")),
-        Term(tensor(5, 40, seed=3), ("k", "l")),
+        Term(normal(2, 30, seed=1), ("i", "j")),
+        Term(normal(30, 5, seed=2), ("j", "k")),
+        Term(normal(5, 40, seed=3), ("k", "l")),
     ]
     costs = plan(chain)
     # (A B) C: 2 * (2 30 5) + 2 * (2 5 40) = 600 + 800; A B has 10 elements and lives until the result (80) is made
@@ -133,7 +116,7 @@ def test_plan_of_a_chain_by_hand():
 
 
 def test_plan_of_an_outer_product_counts_no_additions():
-    costs = plan([Term(tensor(2, seed=1), ("i",)), Term(tensor(7, seed=2), ("j",))])
+    costs = plan([Term(normal(2, seed=1), ("i",)), Term(normal(7, seed=2), ("j",))])
     assert (costs.flops, costs.largest_intermediate, costs.peak_elements) == (14, 14, 14)
 
 
@@ -145,8 +128,8 @@ def test_plan_shows_its_cost():
 
 
 def test_copies_in_a_stack_are_contracted_once():
-    stack = BilinearNetwork([layer(4, 3, 5, seed=1), layer(6, 4, 7, seed=11), layer(2, 6, 8, seed=21)])
-    x = tensor(9, 3, seed=31)
+    stack = BilinearNetwork([layer_of(4, 3, 5, seed=1), layer_of(6, 4, 7, seed=11), layer_of(2, 6, 8, seed=21)])
+    x = normal(9, 3, seed=31)
     terms = (*stack.terms(), *(Term(x, ("batch", mode)) for mode in stack.modes[1:]))
     shared = plan(terms, ("batch", "out"))
     copies = tuple(Term(data.clone(), modes) for data, modes in terms)
@@ -154,19 +137,19 @@ def test_copies_in_a_stack_are_contracted_once():
     assert shared.unshared_steps == apart.unshared_steps == len(apart.steps) == len(terms) - 1
     assert len(shared.steps) < len(apart.steps)
     assert shared.flops < apart.flops
-    close(contract(terms, ("batch", "out")), contract(copies, ("batch", "out")))
+    assert_close(contract(terms, ("batch", "out")), contract(copies, ("batch", "out")))
 
 
 def test_one_layer_on_a_batch_costs_what_the_layer_costs():
     batch, n_in, rank, n_out = 1024, 784, 256, 10
-    one = layer(n_out, n_in, rank, seed=1)
-    x = tensor(batch, n_in, seed=4)
+    one = layer_of(n_out, n_in, rank, seed=1)
+    x = normal(batch, n_in, seed=4)
     terms = (*one.terms(), Term(x, ("batch", "in1")), Term(x, ("batch", "in2")))
     costs = plan(terms, ("batch", "out"), optimize="auto-hq")
     by_hand = 2 * batch * rank * (2 * n_in + n_out) + batch * rank
     assert costs.flops <= by_hand
     assert costs.largest_intermediate <= batch * rank
-    close(contract(terms, ("batch", "out"), optimize="auto-hq"), one(x))
+    assert_close(contract(terms, ("batch", "out"), optimize="auto-hq"), one(x))
 
 
 def huge(size, *modes):
@@ -181,15 +164,15 @@ def test_too_many_elements_are_refused_before_they_are_allocated(act):
 
 
 def test_max_elements_is_the_peak():
-    terms = [Term(tensor(2, seed=1), ("i",)), Term(tensor(7, seed=2), ("j",))]
+    terms = [Term(normal(2, seed=1), ("i",)), Term(normal(7, seed=2), ("j",))]
     assert contract(terms, max_elements=14).shape == (2, 7)
     with pytest.raises(ValueError, match=r"max_elements"):
         contract(terms, max_elements=13)
 
 
 def batched(samples=50, device="cpu"):
-    one = layer(2, 3, 4, seed=1, device=device)
-    x = tensor(samples, 3, seed=9, device=device)
+    one = layer_of(2, 3, 4, seed=1, device=device)
+    x = normal(samples, 3, seed=9, device=device)
     return one, x, (*one.terms(), Term(x, ("batch", "in1")), Term(x, ("batch", "in2")))
 
 
@@ -201,7 +184,7 @@ def test_a_chunked_contraction_is_the_whole_one_within_the_limit(limit, device):
         assert costs.peak_elements <= limit
         assert costs.chunk is None if limit == 10**9 else costs.chunk.total == 50
         whole = contract(terms, output, chunk="batch", max_elements=limit)
-        close(whole, one(x) if output[0] == "batch" else one(x).T)
+        assert_close(whole, one(x) if output[0] == "batch" else one(x).T)
 
 
 def test_a_chunked_plan_by_hand():
@@ -225,10 +208,10 @@ def test_chunks_that_do_not_suffice_are_refused():
 
 
 def test_one_array_sliced_in_one_term_and_whole_in_another_is_not_confused():
-    a = tensor(6, 6, seed=1)
+    a = normal(6, 6, seed=1)
     terms = [Term(a, ("batch", "i")), Term(a, ("i", "j")), Term(a, ("j", "batch"))]
     for limit in (10**9, 30):
-        close(contract(terms, ("batch",), chunk="batch", max_elements=limit), torch.diagonal(a @ a @ a))
+        assert_close(contract(terms, ("batch",), chunk="batch", max_elements=limit), torch.diagonal(a @ a @ a))
 
 
 def test_a_chunked_contraction_is_differentiable():
@@ -246,7 +229,7 @@ def test_a_chunked_contraction_is_differentiable():
 
 
 def test_sizes_that_do_not_meet_name_the_mode():
-    terms = [Term(tensor(2, 3, seed=1), ("i", "shared")), Term(tensor(4, seed=2), ("shared",))]
+    terms = [Term(normal(2, 3, seed=1), ("i", "shared")), Term(normal(4, seed=2), ("shared",))]
     with pytest.raises(ValueError, match=r"mode 'shared' has size 3 .* but 4"):
         contract(terms)
 
@@ -273,9 +256,9 @@ def test_nothing_to_contract_is_an_error():
 
 def test_axes_must_match_modes_and_dtypes_each_other():
     with pytest.raises(ValueError, match="dimensions"):
-        contract([Term(tensor(2, 3, seed=1), ("i",))])
+        contract([Term(normal(2, 3, seed=1), ("i",))])
     with pytest.raises(ValueError, match="dtype"):
-        contract([Term(tensor(2, seed=1), ("i",)), Term(tensor(3, seed=2).float(), ("j",))])
+        contract([Term(normal(2, seed=1), ("i",)), Term(normal(3, seed=2).float(), ("j",))])
 
 
 def test_contract_is_differentiable(device):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import normal
 
 from tensornet_interp import decompose
 from tensornet_interp.features import label_directions, overlap, projections
@@ -12,13 +13,12 @@ from tensornet_interp.testing import random_layer
 EYE = torch.eye(6, dtype=torch.float64)
 
 
-def tensor(seed, *size, device="cpu", dtype=torch.float64):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_projections_are_products_and_cosines(dtype, device):
-    vectors, eigenvectors = tensor(0, 6, 5, device=device, dtype=dtype), tensor(1, 6, 2, device=device, dtype=dtype)
+    vectors, eigenvectors = (
+        normal(6, 5, seed=0, device=device, dtype=dtype),
+        normal(6, 2, seed=1, device=device, dtype=dtype),
+    )
     vectors[:, 3] = 0
     found = projections(vectors, eigenvectors)
     torch.testing.assert_close(found.coordinates, vectors.T.double() @ eigenvectors.double())
@@ -35,7 +35,7 @@ def test_projections_are_products_and_cosines(dtype, device):
 def test_activations_follow_from_coordinates():
     layer = random_layer(3, 6, 4, seed=0)
     result = decompose(layer, "eigen")
-    x = tensor(2, 6, 9)
+    x = normal(6, 9, seed=2)
     coordinates = projections(x, result.eigenvectors[1]).coordinates
     torch.testing.assert_close(coordinates.square() @ result.eigenvalues[1], layer(x.T)[:, 1])
     torch.testing.assert_close(projections(x, result.eigenvectors[1]).captured, torch.ones(9).double())
@@ -65,7 +65,7 @@ def test_overlap_gives_the_principal_angles(device):
 
 
 def test_directions_that_depend_on_each_other_count_once():
-    a = tensor(0, 2, 6)
+    a = normal(2, 6, seed=0)
     same = torch.cat([a, a @ torch.eye(6).double() * 3, a[:1] - a[1:]])
     found = overlap(same, a)
     assert found.cosines.tolist() == pytest.approx([1, 1])
@@ -73,6 +73,6 @@ def test_directions_that_depend_on_each_other_count_once():
 
 
 def test_random_spans_share_what_their_sizes_say():
-    shares = [overlap(tensor(seed, 2, 6), tensor(100 + seed, 3, 6)).first_in_second for seed in range(400)]
+    shares = [overlap(normal(2, 6, seed=seed), normal(3, 6, seed=100 + seed)).first_in_second for seed in range(400)]
     # mean 3/6; a share has a deviation below 1/2, the mean of 400 below 1/40: four of them
     assert sum(shares) / 400 == pytest.approx(0.5, abs=0.1)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from helpers import normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensornet_interp import BilinearLayer, decompose, lift
@@ -18,16 +19,16 @@ EPS = torch.finfo(torch.float64).eps
 BASIS = "stream after the norm"
 
 
-def tensor(seed, *size, device="cpu", dtype=torch.float64):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
-
-
 def given(hidden=5, device="cpu", dtype=torch.float64, features=FEATURES):
     layer = random_layer(OUT, IN, hidden, seed=0, dtype=dtype, device=device)
-    return layer, tensor(1, OUT, device=device, dtype=dtype), tensor(2, IN, features, device=device, dtype=dtype)
+    return (
+        layer,
+        normal(OUT, seed=1, device=device, dtype=dtype),
+        normal(IN, features, seed=2, device=device, dtype=dtype),
+    )
 
 
-def dense(layer, direction, decoder):
+def matrix_of(layer, direction, decoder):
     """Q as the matrix it is, in float64."""
     matrix = layer.to(dtype=torch.float64).interaction_matrix(direction.double())
     return decoder.T.double() @ matrix @ decoder.double()
@@ -57,7 +58,7 @@ class Watch(TorchDispatchMode):
 def test_a_block_is_the_decoder_on_both_sides_of_the_interaction_matrix(hidden, dtype, device):
     layer, direction, decoder = given(hidden, device, dtype)
     found = feature_interactions(layer, direction, decoder, basis=BASIS)
-    q = dense(layer, direction, decoder)
+    q = matrix_of(layer, direction, decoder)
     rows, columns = [4, 0, 18], torch.tensor([1, 4])
     torch.testing.assert_close(found.block(rows, columns), q[rows][:, columns], atol=tolerance(q), rtol=0)
     torch.testing.assert_close(found.diagonal(), q.diagonal(), atol=tolerance(q), rtol=0)
@@ -72,11 +73,11 @@ def test_a_block_is_the_decoder_on_both_sides_of_the_interaction_matrix(hidden, 
 def test_values_are_those_of_the_layer_on_decoded_codes(lifted, biased, device):
     layer, direction, decoder = given(device=device)
     if lifted:
-        parts = {f"{side}_bias": tensor(seed, 5, device=device) for seed, side in ((3, "left"), (4, "right"))}
-        layer = lift(layer, bias=tensor(5, OUT, device=device), **parts).drop_constant()
-    bias = tensor(6, IN, device=device) if biased else None
+        parts = {f"{side}_bias": normal(5, seed=seed, device=device) for seed, side in ((3, "left"), (4, "right"))}
+        layer = lift(layer, bias=normal(OUT, seed=5, device=device), **parts).drop_constant()
+    bias = normal(IN, seed=6, device=device) if biased else None
     found = feature_interactions(layer, direction, decoder, basis=BASIS, bias=bias)
-    codes = tensor(7, 11, FEATURES, device=device)
+    codes = normal(11, FEATURES, seed=7, device=device)
     x = codes @ decoder.T + (0 if bias is None else bias)
     expected = layer(x) @ direction
     torch.testing.assert_close(found(codes), expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
@@ -100,7 +101,7 @@ def test_top_is_that_of_the_whole_matrix(pairs, by, max_elements):
     layer, direction, decoder = given()
     decoder = decoder * torch.logspace(0, -3, FEATURES, dtype=torch.float64)  # small norms: tiles to skip
     found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=max_elements)
-    expected = brute(dense(layer, direction, decoder), pairs, by)
+    expected = brute(matrix_of(layer, direction, decoder), pairs, by)
     for n in (1, 7, len(expected)):
         top = found.top(n, pairs=pairs, by=by)
         assert [value for *_, value in top] == pytest.approx([v for *_, v in expected[:n]], abs=1e-12)
@@ -110,13 +111,13 @@ def test_top_is_that_of_the_whole_matrix(pairs, by, max_elements):
 def test_tiles_below_the_bound_are_skipped_and_nothing_is_lost(device):
     """The strongest pair is of small features; large ones, orthogonal in M, must not hide it behind the bound."""
     left, right = torch.eye(IN, device=device).double()[:, 0::2], torch.eye(IN, device=device).double()[:, 1::2]
-    layer = BilinearLayer(down=tensor(0, OUT, 3, device=device), left=left[:, :3], right=right)
-    decoder = 1e-4 * tensor(2, IN, 60, device=device)
+    layer = BilinearLayer(down=normal(OUT, 3, seed=0, device=device), left=left[:, :3], right=right)
+    decoder = 1e-4 * normal(IN, 60, seed=2, device=device)
     decoder[0, :6] = 100.0  # coordinate 0 acts with 1 only
     decoder[1:, :6] = 0
     decoder[:, 57] = torch.tensor([0, 0, 3.0, 0, 0, 0, 0])
     decoder[:, 58] = torch.tensor([0, 0, 0, 3.0, 0, 0, 0])
-    found = feature_interactions(layer, tensor(1, OUT, device=device), decoder, basis=BASIS, max_elements=36)
+    found = feature_interactions(layer, normal(OUT, seed=1, device=device), decoder, basis=BASIS, max_elements=36)
     with Watch() as watch:
         top = found.top(1)
     assert top[0][:2] == (57, 58)
@@ -140,7 +141,7 @@ def test_a_pair_that_meets_the_bound_is_not_skipped(device):
 def test_equal_values_and_zero_directions():
     layer, direction, decoder = given()
     same = decoder[:, [0] * 9]
-    q = float(dense(layer, direction, same)[0, 0])
+    q = float(matrix_of(layer, direction, same)[0, 0])
     found = feature_interactions(layer, direction, same, basis=BASIS, max_elements=4)
     assert [value for *_, value in found.top(45)] == pytest.approx([q] * 45)
     assert len({entry[:2] for entry in found.top(45)}) == 45
@@ -164,7 +165,7 @@ def test_a_rank_takes_the_leading_eigenpairs(rank):
 def test_the_smallest_submatrix_holds_the_top_and_no_feature_too_many(pairs):
     layer, direction, decoder = given()
     found = feature_interactions(layer, direction, decoder, basis=BASIS)
-    q = dense(layer, direction, decoder)
+    q = matrix_of(layer, direction, decoder)
     for n in (1, 4, 12):
         features, matrix = found.smallest_submatrix(n, pairs=pairs)
         torch.testing.assert_close(matrix, q[list(features)][:, list(features)], atol=tolerance(q), rtol=0)
@@ -189,13 +190,13 @@ def test_features_by_features_are_never_formed(call):
 def test_making_them_takes_features_by_rank():
     layer, direction, decoder = given(features=400)
     with Watch() as watch:
-        feature_interactions(layer, direction, decoder, basis=BASIS, bias=tensor(3, IN))
+        feature_interactions(layer, direction, decoder, basis=BASIS, bias=normal(IN, seed=3))
     assert watch.largest == 400 * IN
 
 
 def test_statistics_are_those_of_the_diagonal_and_the_upper_triangle():
     layer, direction, decoder = given()
-    q = dense(layer, direction, decoder)
+    q = matrix_of(layer, direction, decoder)
     cross = q[torch.ones_like(q, dtype=torch.bool).triu(1)]
     found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=30).statistics(z=2.0)
     for values, part in ((q.diagonal(), found["self"]), (cross, found["cross"])):
@@ -210,7 +211,7 @@ def test_statistics_are_those_of_the_diagonal_and_the_upper_triangle():
 
 def test_the_table_names_pairs_and_counts_the_share():
     layer, direction, decoder = given()
-    q = dense(layer, direction, decoder)
+    q = matrix_of(layer, direction, decoder)
     names = [f"f{number}" for number in range(FEATURES)]
     text = feature_interactions(layer, direction, decoder, basis=BASIS).table(190, names).splitlines()
     i, j, value = brute(q, "all", "magnitude")[0]

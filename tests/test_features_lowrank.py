@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.features import low_rank_correlation, rank_by_structure
@@ -14,15 +15,11 @@ OUT, IN, HIDDEN, FEATURES, TOKENS = 3, 7, 5, 4, 23
 BASIS = "stream after the norm"
 
 
-def tensor(seed, *size, device="cpu"):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
 def given(lifted, device):
     layer = random_layer(OUT, IN, HIDDEN, seed=0, device=device)
     if lifted:
-        layer = lift(layer, left_bias=tensor(5, HIDDEN, device=device), bias=tensor(6, OUT, device=device))
-    return layer, tensor(1, FEATURES, layer.shape[0], device=device), tensor(2, TOKENS, IN, device=device)
+        layer = lift(layer, left_bias=normal(HIDDEN, seed=5, device=device), bias=normal(OUT, seed=6, device=device))
+    return layer, normal(FEATURES, layer.shape[0], seed=1, device=device), normal(TOKENS, IN, seed=2, device=device)
 
 
 def select(records, **fields):
@@ -33,7 +30,7 @@ def select(records, **fields):
 @pytest.mark.parametrize("lifted", [False, True])
 def test_correlation_is_that_of_truncated_and_true_activations(lifted, device):
     layer, directions, x = given(lifted, device)
-    bias = tensor(3, FEATURES, device=device)
+    bias = normal(FEATURES, seed=3, device=device)
     full = min(layer.shape[1], 2 * layer.rank)
     records = low_rank_correlation(layer, directions, x, (1, 2, full), basis=BASIS, bias=bias, active=0.3)
     assert len(records) == 3 * FEATURES
@@ -56,7 +53,7 @@ def test_correlation_is_that_of_truncated_and_true_activations(lifted, device):
 
 def test_active_tokens_can_be_given(device):
     layer, directions, x = given(False, device)
-    mask = tensor(4, TOKENS, FEATURES, device=device) > 0.2
+    mask = normal(TOKENS, FEATURES, seed=4, device=device) > 0.2
     chosen = low_rank_correlation(layer, directions, x, (2,), basis=BASIS, active=mask)
     for feature in range(FEATURES):
         alone = low_rank_correlation(layer, directions[feature][None], x[mask[:, feature]], (2,), basis=BASIS)
@@ -80,21 +77,30 @@ def test_an_undefined_correlation_is_nan():
         assert all(math.isnan(record["correlation"]) for record in alike)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    layer, directions, x = given(False, "cpu")
-    whole = low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS)
-    ranking = rank_by_structure(layer, directions)
-    monkeypatch.setattr("tensornet_interp.features.lowrank._CHUNK_ELEMENTS", 150)
-    for a, b in zip(whole, low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS), strict=True):
-        assert a == pytest.approx(b)
-    for a, b in zip(ranking, rank_by_structure(layer, directions), strict=True):
-        assert a == pytest.approx(b)
+def test_what_is_worked_on_in_parts_is_the_same():
+    """2^24 entries are held at once: five features at 2^20 tokens and 3 eigenpairs, 16 of 2^19 hidden units."""
+    layer, directions, _ = given(False, "cpu")
+    x = normal(2**20, IN, seed=2)
+    records = low_rank_correlation(layer, directions, x, (3,), basis=BASIS)
+    assert [record["feature"] for record in records] == list(range(FEATURES))
+    for feature in (0, FEATURES - 1):
+        matrix = layer.interaction_matrix(directions[feature])
+        values, vectors = torch.linalg.eigh(matrix)
+        kept = values.abs().argsort(descending=True)[:3]
+        found, true = (x @ vectors[:, kept]).square() @ values[kept], ((x @ matrix) * x).sum(1)
+        assert records[feature]["correlation"] == pytest.approx(np.corrcoef(found, true)[0, 1], abs=1e-12)
+    directions = normal(19, 3, seed=1)
+    wide = random_layer(3, 2, 2**19, seed=0)
+    small = BilinearLayer.from_tensor(wide.symmetrize().to_tensor())
+    found, expected = (rank_by_structure(part, directions) for part in (wide, small))
+    for name in ("feature", "share", "norm"):
+        assert [record[name] for record in found] == pytest.approx([record[name] for record in expected], rel=1e-9)
 
 
 @pytest.mark.parametrize("hidden", [2, HIDDEN])  # through a thin QR, and dense
 def test_structure_is_the_share_of_the_two_leading_eigenvalues(hidden, device):
     layer = random_layer(OUT, IN, hidden, seed=0, device=device)
-    directions = tensor(1, 6, OUT, device=device)
+    directions = normal(6, OUT, seed=1, device=device)
     values = torch.linalg.eigvalsh(layer.interaction_matrix(directions)).cpu()
     records = rank_by_structure(layer, directions)
     assert [record["place"] for record in records] == [1, 2, 3, 4, 5, 6]
@@ -115,7 +121,7 @@ def test_structure_is_the_share_of_the_two_leading_eigenvalues(hidden, device):
 def test_gates_and_squares_come_first_and_zero_last():
     """Outputs: random, a x b, zero, a^2; the length of a direction plays no part."""
     noise = random_layer(1, IN, HIDDEN, seed=0)
-    a, b = torch.linalg.qr(tensor(1, IN, 2))[0].T
+    a, b = torch.linalg.qr(normal(IN, 2, seed=1))[0].T
     down = torch.zeros(4, HIDDEN + 2).double()
     down[0, :HIDDEN] = noise.down
     down[1, HIDDEN], down[3, HIDDEN + 1] = -2.0, 1e-3
@@ -136,7 +142,7 @@ def test_gates_and_squares_come_first_and_zero_last():
 
 
 def test_a_ranking_says_in_which_coordinates_it_was_made():
-    layer = random_layer(OUT, IN, HIDDEN, seed=0).change_basis(tensor(3, IN, IN), basis=BASIS)
+    layer = random_layer(OUT, IN, HIDDEN, seed=0).change_basis(normal(IN, IN, seed=3), basis=BASIS)
     assert {record["basis"] for record in rank_by_structure(layer, torch.eye(OUT).double())} == {BASIS}
 
 

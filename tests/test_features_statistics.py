@@ -4,21 +4,18 @@ import math
 
 import pytest
 import torch
+from helpers import normal
 
 from tensornet_interp.features.statistics import summarize
 
 SHARES = (0.0, 0.01, 0.25, 0.5, 0.9, 1.0)
 
 
-def tensor(seed, *size):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 VALUES = {
-    "normal": tensor(0, 1001),
-    "far from zero": 1e6 + tensor(1, 1001),
-    "heavy tails": tensor(2, 1001) ** 5,
-    "one outlier": torch.cat([tensor(3, 1000), torch.tensor([1e5], dtype=torch.float64)]),
+    "normal": normal(1001, seed=0),
+    "far from zero": 1e6 + normal(1001, seed=1),
+    "heavy tails": normal(1001, seed=2) ** 5,
+    "one outlier": torch.cat([normal(1000, seed=3), torch.tensor([1e5], dtype=torch.float64)]),
     "two values": torch.tensor([-1.0, 3.0], dtype=torch.float64).repeat(500),
 }
 

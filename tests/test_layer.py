@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import tensorly
 import torch
+from helpers import assert_close, layer_of, normal
 from tensorly.cp_tensor import CPTensor
 
 from tensornet_interp import BilinearLayer, TensorNetwork, Term, decompose, difference, lift
@@ -13,27 +14,10 @@ from tensornet_interp.lifting import split
 
 OUT, IN, RANK = 3, 4, 6
 # sums of fewer than a hundred products of standard normal numbers, relative to the largest entry
-TOLERANCE = 1e-12
 
 
-def tensor(*shape, seed, device="cpu"):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-
-
-def make(n_out=OUT, n_in=IN, rank=RANK, seed=1, device="cpu"):
-    shapes = [(n_out, rank), (n_in, rank), (n_in, rank)]
-    return BilinearLayer.from_cp(
-        (None, [tensor(*shape, seed=seed + i, device=device) for i, shape in enumerate(shapes)]), name="it"
-    )
-
-
-def dense(layer):
+def unsymmetrized(layer):
     return torch.einsum("or,ir,jr->oij", layer.down, layer.left, layer.right)
-
-
-def close(value, reference, tolerance=TOLERANCE):
-    assert value.shape == reference.shape
-    assert (value - reference).abs().max() <= tolerance * reference.abs().max()
 
 
 def test_from_weights_is_the_module(device):
@@ -41,40 +25,44 @@ def test_from_weights_is_the_module(device):
     left, right = (torch.nn.Linear(IN, RANK, bias=False, dtype=torch.float64, device=device) for _ in range(2))
     down = torch.nn.Linear(RANK, OUT, bias=False, dtype=torch.float64, device=device)
     layer = BilinearLayer.from_weights(left=left.weight, right=right.weight, down=down.weight, name="a", history=["b"])
-    x = tensor(2, 5, IN, seed=1, device=device)
-    close(layer(x), down(left(x) * right(x)))
+    x = normal(2, 5, IN, seed=1, device=device)
+    assert_close(layer(x), down(left(x) * right(x)))
     assert (layer.shape, layer.rank, layer.name, layer.history) == ((OUT, IN, IN), RANK, "a", ("b",))
     layer(x).sum().backward()
     assert left.weight.grad is not None  # the weights are not copied
 
 
 def test_call_is_the_dense_form_of_two_inputs(device):
-    layer, x1, x2 = make(device=device), tensor(5, IN, seed=8, device=device), tensor(5, IN, seed=9, device=device)
-    close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", dense(layer), x1, x2))
-    close(layer(x1), layer(x1, x1))
-    close(layer(x1[0]), layer(x1)[0])
-    close(layer.to_tensor(), dense(layer))
+    layer, x1, x2 = (
+        layer_of(OUT, IN, RANK, 1, device=device),
+        normal(5, IN, seed=8, device=device),
+        normal(5, IN, seed=9, device=device),
+    )
+    assert_close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", unsymmetrized(layer), x1, x2))
+    assert_close(layer(x1), layer(x1, x1))
+    assert_close(layer(x1[0]), layer(x1)[0])
+    assert_close(layer.to_tensor(), unsymmetrized(layer))
 
 
 @pytest.mark.parametrize(("n_out", "n_in"), [(3, 5), (5, 3), (4, 4), (1, 3), (3, 1)])
 def test_from_tensor_is_exact(n_out, n_in, device):
-    given = tensor(n_out, n_in, n_in, seed=2, device=device)
+    given = normal(n_out, n_in, n_in, seed=2, device=device)
     layer = BilinearLayer.from_tensor(given, name="dense")
     assert torch.equal(layer.to_tensor(), given)  # sums of one number and zeros
     assert layer.rank == n_in * min(n_in, n_out)
-    x1, x2 = tensor(7, n_in, seed=3, device=device), tensor(7, n_in, seed=4, device=device)
-    close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", given, x1, x2))
+    x1, x2 = normal(7, n_in, seed=3, device=device), normal(7, n_in, seed=4, device=device)
+    assert_close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", given, x1, x2))
 
 
 def test_from_tensor_wants_square_slices():
     with pytest.raises(ValueError, match="mode 'in' has size 4 in in1 but 5 in in2"):
-        BilinearLayer.from_tensor(tensor(3, 4, 5, seed=1))
+        BilinearLayer.from_tensor(normal(3, 4, 5, seed=1))
 
 
 def test_cp_round_trip_is_tensorlys(device):
-    layer = make(device=device)
+    layer = layer_of(OUT, IN, RANK, 1, device=device)
     assert isinstance(layer.cp, CPTensor)
-    close(tensorly.cp_to_tensor(layer.cp), layer.to_tensor())
+    assert_close(tensorly.cp_to_tensor(layer.cp), layer.to_tensor())
     again = BilinearLayer.from_cp(layer.cp, name="again", history=["came from TensorLy"])
     assert all(
         torch.equal(a, b) for a, b in [(again.down, layer.down), (again.left, layer.left), (again.right, layer.right)]
@@ -84,14 +72,14 @@ def test_cp_round_trip_is_tensorlys(device):
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_from_cp_absorbs_the_weights(weighted):
-    layer, weights = make(), tensor(RANK, seed=9)
+    layer, weights = layer_of(OUT, IN, RANK, 1), normal(RANK, seed=9)
     cp = CPTensor((weights if weighted else None, [layer.down, layer.left, layer.right]))
-    close(BilinearLayer.from_cp(cp).to_tensor(), tensorly.cp_to_tensor(cp))
+    assert_close(BilinearLayer.from_cp(cp).to_tensor(), tensorly.cp_to_tensor(cp))
 
 
 def test_from_cp_wants_three_factors():
     with pytest.raises(ValueError, match="3 factors"):
-        BilinearLayer.from_cp((None, [tensor(2, 3, seed=1), tensor(4, 3, seed=2)]))
+        BilinearLayer.from_cp((None, [normal(2, 3, seed=1), normal(4, 3, seed=2)]))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -105,58 +93,58 @@ def test_from_torch_bilinear_is_the_module_on_one_input(bias, n_out, n_in, devic
         layer = lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())
     else:
         layer = BilinearLayer.from_torch_bilinear(module, name="m")
-    x = tensor(7, n_in, seed=3, device=device)
-    close(layer(x), module(x, x).detach())
+    x = normal(7, n_in, seed=3, device=device)
+    assert_close(layer(x), module(x, x).detach())
     assert layer.constant_in == layer.constant_out == bias
     assert not layer.down.requires_grad
 
 
 def test_symmetrize_averages_the_inputs(device):
-    layer, x = make(device=device), tensor(7, IN, seed=5, device=device)
+    layer, x = layer_of(OUT, IN, RANK, 1, device=device), normal(7, IN, seed=5, device=device)
     symmetric = layer.symmetrize()
-    close(symmetric.to_tensor(), (dense(layer) + dense(layer).mT) / 2)
-    close(symmetric(x), layer(x))
+    assert_close(symmetric.to_tensor(), (unsymmetrized(layer) + unsymmetrized(layer).mT) / 2)
+    assert_close(symmetric(x), layer(x))
     assert symmetric.rank == 2 * RANK
 
 
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
 def test_interaction_matrix_is_the_symmetrized_slice(batch, device):
-    layer, direction = make(device=device), tensor(*batch, OUT, seed=6, device=device)
-    matrix = torch.einsum("...o,oij->...ij", direction, dense(layer))
-    close(layer.interaction_matrix(direction), (matrix + matrix.mT) / 2)
+    layer, direction = layer_of(OUT, IN, RANK, 1, device=device), normal(*batch, OUT, seed=6, device=device)
+    matrix = torch.einsum("...o,oij->...ij", direction, unsymmetrized(layer))
+    assert_close(layer.interaction_matrix(direction), (matrix + matrix.mT) / 2)
 
 
 def test_interaction_matrix_names_a_wrong_size():
     with pytest.raises(ValueError, match="mode 'out' has size 3 in layer but 4 in direction"):
-        make().interaction_matrix(tensor(4, seed=1))
+        layer_of(OUT, IN, RANK, 1).interaction_matrix(normal(4, seed=1))
 
 
 @pytest.mark.parametrize("inputs", [True, False])
 @pytest.mark.parametrize("outputs", [True, False])
 def test_change_of_basis_is_composition(inputs, outputs, device):
-    layer = make(device=device)
-    before = tensor(IN, 5, seed=7, device=device) if inputs else None
-    after = tensor(2, OUT, seed=8, device=device) if outputs else None
+    layer = layer_of(OUT, IN, RANK, 1, device=device)
+    before = normal(IN, 5, seed=7, device=device) if inputs else None
+    after = normal(2, OUT, seed=8, device=device) if outputs else None
     changed = layer.change_basis(before, after, basis="pixels" if inputs else "")
-    x = tensor(7, 5 if inputs else IN, seed=9, device=device)
+    x = normal(7, 5 if inputs else IN, seed=9, device=device)
     y = layer(x @ before.T if inputs else x)
-    close(changed(x), y @ after.T if outputs else y)
+    assert_close(changed(x), y @ after.T if outputs else y)
     assert changed.basis == ("pixels" if inputs else "as given")
     assert layer.basis == "as given"
 
 
 def test_basis_never_names_the_inputs_of_before():
-    told = replace(make(), basis="pixels", history=("scaled",))
-    turn = tensor(IN, 5, seed=7)
+    told = replace(layer_of(OUT, IN, RANK, 1), basis="pixels", history=("scaled",))
+    turn = normal(IN, 5, seed=7)
     assert told.change_basis(turn).basis == "changed"
     assert told.change_basis(turn, note="turned").history == ("scaled", "turned")
     turned = told.change_basis(turn, basis="turned")
     assert (turned.basis, turned.history) == ("turned", ("scaled", "inputs from basis 'pixels' to 'turned'"))
-    assert lift(told).change_basis(input_bias=tensor(IN, seed=8)).basis == "changed"
+    assert lift(told).change_basis(input_bias=normal(IN, seed=8)).basis == "changed"
     for note in ("", "head absorbed"):
-        assert told.change_basis(outputs=tensor(2, OUT, seed=8), note=note).basis == "pixels"
+        assert told.change_basis(outputs=normal(2, OUT, seed=8), note=note).basis == "pixels"
     with pytest.raises(ValueError, match="basis='turned' is that of new inputs; give inputs"):
-        told.change_basis(outputs=tensor(2, OUT, seed=8), basis="turned")
+        told.change_basis(outputs=normal(2, OUT, seed=8), basis="turned")
 
 
 MADE = {
@@ -170,16 +158,16 @@ MADE = {
 
 @pytest.mark.parametrize("made", MADE)
 def test_every_constructor_takes_name_history_and_basis(made):
-    layer = MADE[made](make(), name="a", history=["scaled"], basis="pixels")
+    layer = MADE[made](layer_of(OUT, IN, RANK, 1), name="a", history=["scaled"], basis="pixels")
     assert (layer.name, layer.history, layer.basis) == ("a", ("scaled",), "pixels")
-    assert MADE[made](make()).basis == "as given"
+    assert MADE[made](layer_of(OUT, IN, RANK, 1)).basis == "as given"
     with pytest.raises(TypeError, match=r"history must be a sequence of texts, as .* got 'scaled'"):
-        MADE[made](make(), history="scaled")
+        MADE[made](layer_of(OUT, IN, RANK, 1), history="scaled")
 
 
 def test_what_is_made_of_a_layer_keeps_name_history_and_basis():
-    told = replace(make(), name="a", history=("scaled",), basis="pixels")
-    lifted = lift(told, bias=tensor(OUT, seed=1))
+    told = replace(layer_of(OUT, IN, RANK, 1), name="a", history=("scaled",), basis="pixels")
+    lifted = lift(told, bias=normal(OUT, seed=1))
     results = [decompose(told, name) for name in ("eigen", "output_svd", "hosvd")]
     results += [decompose(told, "cp", rank=2, max_iterations=2), decompose(told, "tensorly_tucker", rank=2)]
     kept = [told.symmetrize(), lifted, lifted.drop_constant(), split(lifted).interaction, told.to(dtype=torch.float32)]
@@ -207,107 +195,107 @@ class Bare(TensorNetwork):
 def test_change_of_basis_of_a_lifted_layer_takes_biases(options, device):
     inputs, outputs, input_bias, output_bias = options
     layer = lift(
-        make(device=device),
-        left_bias=tensor(RANK, seed=11, device=device),
-        right_bias=tensor(RANK, seed=12, device=device),
-        bias=tensor(OUT, seed=13, device=device),
+        layer_of(OUT, IN, RANK, 1, device=device),
+        left_bias=normal(RANK, seed=11, device=device),
+        right_bias=normal(RANK, seed=12, device=device),
+        bias=normal(OUT, seed=13, device=device),
     )
-    before = tensor(IN, 5, seed=7, device=device) if inputs else None
-    after = tensor(2, OUT, seed=8, device=device) if outputs else None
-    shift = tensor(IN, seed=9, device=device) if input_bias else None
-    added = tensor(2 if outputs else OUT, seed=10, device=device) if output_bias else None
+    before = normal(IN, 5, seed=7, device=device) if inputs else None
+    after = normal(2, OUT, seed=8, device=device) if outputs else None
+    shift = normal(IN, seed=9, device=device) if input_bias else None
+    added = normal(2 if outputs else OUT, seed=10, device=device) if output_bias else None
     changed = layer.change_basis(before, after, input_bias=shift, output_bias=added)
-    x = tensor(7, 5 if inputs else IN, seed=14, device=device)
+    x = normal(7, 5 if inputs else IN, seed=14, device=device)
     h = x if before is None else x @ before.T
     y = layer(h if shift is None else h + shift)
     y = y if after is None else y @ after.T
-    close(changed(x), y if added is None else y + added)
+    assert_close(changed(x), y if added is None else y + added)
     ones = torch.ones_like(x[:, :1])
-    close(changed.multilinear(torch.cat([ones, x], 1))[:, :1], ones)  # the constant is handed on
+    assert_close(changed.multilinear(torch.cat([ones, x], 1))[:, :1], ones)  # the constant is handed on
 
 
 def test_biases_need_a_lifted_layer():
     with pytest.raises(ValueError, match="input_bias needs a lifted layer"):
-        make().change_basis(input_bias=tensor(IN, seed=1))
+        layer_of(OUT, IN, RANK, 1).change_basis(input_bias=normal(IN, seed=1))
     with pytest.raises(ValueError, match="output_bias needs a lifted layer"):
-        make().change_basis(output_bias=tensor(OUT, seed=1))
+        layer_of(OUT, IN, RANK, 1).change_basis(output_bias=normal(OUT, seed=1))
 
 
 def test_change_of_basis_names_a_wrong_size():
     with pytest.raises(ValueError, match="mode 'in' has size 4 in layer but 5"):
-        make().change_basis(tensor(5, 2, seed=1))
+        layer_of(OUT, IN, RANK, 1).change_basis(normal(5, 2, seed=1))
     with pytest.raises(ValueError, match="mode 'out' has size 3 in layer but 5"):
-        make().change_basis(outputs=tensor(2, 5, seed=1))
+        layer_of(OUT, IN, RANK, 1).change_basis(outputs=normal(2, 5, seed=1))
 
 
 @pytest.mark.parametrize("residual", [0.0, 1.0, -0.3])
 @pytest.mark.parametrize("biases", list(itertools.product([True, False], repeat=3)))
 def test_lifted_layer_is_the_formula(biases, residual, device):
     n_out = IN if residual else OUT
-    plain = make(n_out, device=device)
+    plain = layer_of(n_out, IN, RANK, 1, device=device)
     sizes = {"left_bias": RANK, "right_bias": RANK, "bias": n_out}
     given = {
-        name: tensor(size, seed=20 + i, device=device) for i, (name, size) in enumerate(sizes.items()) if biases[i]
+        name: normal(size, seed=20 + i, device=device) for i, (name, size) in enumerate(sizes.items()) if biases[i]
     }
     layer = lift(plain, **given, residual=residual)
-    x = tensor(2, 5, IN, seed=30, device=device)
+    x = normal(2, 5, IN, seed=30, device=device)
     hidden = (x @ plain.left + given.get("left_bias", 0)) * (x @ plain.right + given.get("right_bias", 0))
     formula = hidden @ plain.down.T + given.get("bias", 0) + (residual * x if residual else 0)
-    close(layer(x), formula)
+    assert_close(layer(x), formula)
     lifted = torch.cat([torch.ones_like(x[..., :1]), x], -1)
-    close(torch.einsum("oij,...i,...j->...o", dense(layer), lifted, lifted)[..., 1:], formula)
+    assert_close(torch.einsum("oij,...i,...j->...o", unsymmetrized(layer), lifted, lifted)[..., 1:], formula)
     assert layer.shape == (n_out + 1, IN + 1, IN + 1)
     assert layer.rank == RANK + 1 + (IN if residual else 0)
 
 
 def test_lift_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="lifted already"):
-        lift(lift(make()))
+        lift(lift(layer_of(OUT, IN, RANK, 1)))
     with pytest.raises(ValueError, match="as many outputs as inputs"):
-        lift(make(), residual=1.0)
+        lift(layer_of(OUT, IN, RANK, 1), residual=1.0)
     with pytest.raises(ValueError, match="mode 'rank' has size 6 in layer but 5 in left_bias"):
-        lift(make(), left_bias=tensor(5, seed=1))
+        lift(layer_of(OUT, IN, RANK, 1), left_bias=normal(5, seed=1))
     with pytest.raises(TypeError, match="residual"):
-        lift(make(IN), residual=True)
+        lift(layer_of(IN, IN, RANK, 1), residual=True)
 
 
 def test_a_lifted_layer_of_two_inputs_lifts_both(device):
-    layer = lift(make(device=device), left_bias=tensor(RANK, seed=1, device=device))
-    x1, x2 = tensor(5, IN, seed=2, device=device), tensor(5, IN, seed=3, device=device)
+    layer = lift(layer_of(OUT, IN, RANK, 1, device=device), left_bias=normal(RANK, seed=1, device=device))
+    x1, x2 = normal(5, IN, seed=2, device=device), normal(5, IN, seed=3, device=device)
     one = torch.ones_like(x1[:, :1])
     inputs = (torch.cat([one, x1], 1), torch.cat([one, x2], 1))
-    close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", dense(layer), *inputs)[:, 1:])
+    assert_close(layer(x1, x2), torch.einsum("oij,bi,bj->bo", unsymmetrized(layer), *inputs)[:, 1:])
 
 
 @pytest.mark.parametrize("lifted", [True, False])
 def test_contributions_sum_to_the_output(lifted, device):
-    layer = make(device=device)
-    layer = lift(layer, bias=tensor(OUT, seed=1, device=device)) if lifted else layer
-    x1, x2 = tensor(2, 5, IN, seed=2, device=device), tensor(2, 5, IN, seed=3, device=device)
+    layer = layer_of(OUT, IN, RANK, 1, device=device)
+    layer = lift(layer, bias=normal(OUT, seed=1, device=device)) if lifted else layer
+    x1, x2 = normal(2, 5, IN, seed=2, device=device), normal(2, 5, IN, seed=3, device=device)
     assert layer.contributions(x1).shape == (2, 5, OUT, layer.rank)
-    close(layer.contributions(x1).sum(-1), layer(x1))
-    close(layer.contributions(x1, x2).sum(-1), layer(x1, x2))
+    assert_close(layer.contributions(x1).sum(-1), layer(x1))
+    assert_close(layer.contributions(x1, x2).sum(-1), layer(x1, x2))
 
 
 def test_contributions_of_a_decomposition_sum_to_its_output(device):
-    layer, x = make(device=device), tensor(5, IN, seed=2, device=device)
+    layer, x = layer_of(OUT, IN, RANK, 1, device=device), normal(5, IN, seed=2, device=device)
     result = decompose(layer, "eigen", rank=2)
-    close(result.contributions(x).sum((-1, -2)), result(x))
+    assert_close(result.contributions(x).sum((-1, -2)), result(x))
 
 
 def test_dropping_the_constant_keeps_the_function():
-    layer, x = lift(make(), bias=tensor(OUT, seed=1)), tensor(5, IN, seed=2)
+    layer, x = lift(layer_of(OUT, IN, RANK, 1), bias=normal(OUT, seed=1)), normal(5, IN, seed=2)
     dropped = layer.drop_constant()
-    close(dropped(x), layer(x))
+    assert_close(dropped(x), layer(x))
     assert dropped.shape == (OUT, IN + 1, IN + 1)
     assert (dropped.constant_in, dropped.constant_out) == (True, False)
     assert dropped.drop_constant() is dropped
-    plain = make()
+    plain = layer_of(OUT, IN, RANK, 1)
     assert plain.drop_constant() is plain
 
 
 def test_to_changes_dtype_and_device(device):
-    layer = lift(make(), bias=tensor(OUT, seed=1))
+    layer = lift(layer_of(OUT, IN, RANK, 1, name="it"), bias=normal(OUT, seed=1))
     moved = layer.to(device, torch.float32)
     for data, _ in moved.terms():
         assert (data.dtype, data.device.type) == (torch.float32, device)
@@ -318,13 +306,13 @@ def test_to_changes_dtype_and_device(device):
 
 def test_a_wrong_input_is_named():
     with pytest.raises(ValueError, match="mode 'in' has size 4 in the layer but 5 in x1"):
-        make()(tensor(2, 5, seed=1))
+        layer_of(OUT, IN, RANK, 1)(normal(2, 5, seed=1))
     with pytest.raises(ValueError, match="mode 'in' has size 4 in the layer but 3 in x2"):
-        make()(tensor(2, 4, seed=1), tensor(2, 3, seed=1))
+        layer_of(OUT, IN, RANK, 1)(normal(2, 4, seed=1), normal(2, 3, seed=1))
     with pytest.raises(ValueError, match="added by the call"):
-        lift(make())(tensor(2, 5, seed=1))
+        lift(layer_of(OUT, IN, RANK, 1))(normal(2, 5, seed=1))
     with pytest.raises(ValueError, match="dtype"):
-        make()(tensor(2, 4, seed=1).float())
+        layer_of(OUT, IN, RANK, 1)(normal(2, 4, seed=1).float())
 
 
 @pytest.mark.parametrize(
@@ -343,7 +331,8 @@ def test_wrong_shapes_are_errors(shapes, message):
 
 
 def test_entries_that_are_not_finite_are_errors():
-    bad = make().left.clone()
+    layer = layer_of(OUT, IN, RANK, 1)
+    bad = layer.left.clone()
     bad[0, 0] = float("nan")
     with pytest.raises(ValueError, match="left has 1 entries"):
-        BilinearLayer(down=make().down, left=bad, right=make().right)
+        BilinearLayer(down=layer.down, left=bad, right=layer.right)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_layer import dense, normal
+from helpers import dense, normal
 
 from tensornet_interp import Moments
 from tensornet_interp.moments import cross_gram, input_gram
@@ -51,12 +51,8 @@ def test_cross_gram_is_that_of_symmetrized_products(device):
     assert (found - expected).abs().max() <= EXACT * expected.abs().max()
 
 
-@pytest.mark.parametrize("rows", [None, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_moments_of_data_are_mean_and_covariance(dtype, rows, device, monkeypatch):
-    """In blocks of rows too, the last of which is short."""
-    if rows:
-        monkeypatch.setattr("tensornet_interp.moments._CHUNK_ELEMENTS", rows * 4)
+def test_moments_of_data_are_mean_and_covariance(dtype, device):
     x = (normal(10, 4, seed=1, device=device) + 3).to(dtype)
     found, wide = Moments.of(x), x.double()
     assert (found.count, found.note) == (10, "computed from data")
@@ -66,13 +62,14 @@ def test_moments_of_data_are_mean_and_covariance(dtype, rows, device, monkeypatc
     assert repr(found) == "Moments(in=4, count=10, note='computed from data')"
 
 
-def test_a_large_mean_does_not_drown_the_covariance(monkeypatch):
+@pytest.mark.parametrize("rows", [9, 3 * 2**19], ids=["one block", "two blocks"])
+def test_a_large_mean_does_not_drown_the_covariance(rows):
     """Deviations are taken from the mean of each block; E[x^2] - E[x]^2 would lose every digit here."""
-    monkeypatch.setattr("tensornet_interp.moments._CHUNK_ELEMENTS", 2 * 3)
-    steps = normal(9, 3, seed=2).mul(2**10).round()  # whole numbers: x keeps every digit
+    steps = normal(rows, 3, seed=2).mul(2**10).round()  # whole numbers: x keeps every digit
     found = Moments.of(steps + 2.0**40)
     # means near 2^40 are known to 2^-13, deviations are near 2^10: 1e-7 of them
     torch.testing.assert_close(found.covariance, torch.cov(steps.T), rtol=0, atol=1e-6 * 2**20)
+    torch.testing.assert_close(found.mean - 2.0**40, steps.mean(0), rtol=0, atol=2.0**-10)
 
 
 def test_fewer_inputs_than_coordinates_have_a_singular_covariance():

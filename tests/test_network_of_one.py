@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from helpers import normal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -32,21 +33,17 @@ from tensornet_interp.testing import random_layer
 OUT, IN, RANK = 3, 7, 5
 
 
-def tensor(*size, seed=0):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def plain():
-    return random_layer(OUT, IN, RANK, seed=1).change_basis(tensor(IN, IN, seed=2), basis="turned")
+    return random_layer(OUT, IN, RANK, seed=1).change_basis(normal(IN, IN, seed=2), basis="turned")
 
 
 def lifted():
-    return lift(plain(), left_bias=tensor(RANK, seed=3), bias=tensor(OUT, seed=4)).drop_constant()
+    return lift(plain(), left_bias=normal(RANK, seed=3), bias=normal(OUT, seed=4)).drop_constant()
 
 
 OTHER = random_layer(OUT, IN, 4, seed=5)
-X = tensor(11, IN, seed=6)
-DIRECTIONS, DECODER = tensor(4, OUT, seed=7), tensor(IN, 6, seed=8)
+X = normal(11, IN, seed=6)
+DIRECTIONS, DECODER = normal(4, OUT, seed=7), normal(IN, 6, seed=8)
 LABELS = torch.arange(11) % OUT
 RESULT = decompose(OTHER, "eigen")
 LAYERS = {"plain": plain, "lifted": lifted}
@@ -76,7 +73,7 @@ VERBS = {
 
 def other_for(part):
     """Another layer with the inputs and outputs of the part."""
-    return lift(OTHER, right_bias=tensor(4, seed=9)).drop_constant() if part.constant_in else OTHER
+    return lift(OTHER, right_bias=normal(4, seed=9)).drop_constant() if part.constant_in else OTHER
 
 
 def records(part):
@@ -173,7 +170,7 @@ def test_to_layer_of_a_network_of_one_is_its_layer(made):
 
 
 def test_of_a_lifted_layer_only_the_constant_output_is_dropped():
-    layer = lift(plain(), bias=tensor(OUT, seed=4))
+    layer = lift(plain(), bias=normal(OUT, seed=4))
     assert_same(BilinearNetwork([layer]).to_layer(), layer.drop_constant())
 
 
@@ -201,7 +198,7 @@ class Dense(TensorNetwork):
 
 
 def test_to_layer_is_dense_by_default():
-    data = tensor(OUT, IN, IN)
+    data = normal(OUT, IN, IN)
     torch.testing.assert_close(Dense(data, ("out", "in1", "in2")).to_layer().to_tensor(), data)
     network = BilinearNetwork([plain(), random_layer(2, OUT, 4, seed=1)])
     query = project(network, {"in3": X[0], "in4": X[1]})
@@ -211,7 +208,7 @@ def test_to_layer_is_dense_by_default():
 @pytest.mark.parametrize("modes", [("in1", "in2", "out"), ("out", "in1", "in3")])
 def test_other_modes_are_no_layer(modes):
     with pytest.raises(ValueError, match=r"a layer has the modes \('out', 'in1', 'in2'\), got .* of a Dense; rename"):
-        Dense(tensor(OUT, IN, IN), modes).to_layer()
+        Dense(normal(OUT, IN, IN), modes).to_layer()
 
 
 def test_as_network():

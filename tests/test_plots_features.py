@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from matplotlib.colors import to_rgb
 
 from tensornet_interp.features import feature_interactions
@@ -14,12 +15,10 @@ from tensornet_interp.testing import random_layer
 BASIS = "stream after the norm"
 
 
-def tensor(seed, *size):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def made(features):
-    return feature_interactions(random_layer(3, 7, 5, seed=0), tensor(1, 3), tensor(2, 7, features), basis=BASIS)
+    return feature_interactions(
+        random_layer(3, 7, 5, seed=0), normal(3, seed=1), normal(7, features, seed=2), basis=BASIS
+    )
 
 
 @pytest.mark.parametrize("pairs", ["all", "cross"])
@@ -61,7 +60,7 @@ def test_points_stand_at_their_coordinates_and_the_furthest_are_named():
 
 @pytest.mark.parametrize("values", [(3.0, -2.0), (-1.0, -0.5)])
 def test_lines_are_of_equal_activation(values):
-    figure = eigenvector_plane(tensor(3, 9, 2), torch.tensor(values))
+    figure = eigenvector_plane(normal(9, 2, seed=3), torch.tensor(values))
     (contours,) = (item for item in figure.axes[0].collections if hasattr(item, "levels"))
     limit = figure.axes[0].get_xlim()[1]
     cell = 2 * limit / 199

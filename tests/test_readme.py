@@ -75,5 +75,7 @@ def test_the_gallery_shows_every_small_figure_and_names_real_commands():
     commands = re.findall(r"^`python (examples/\w+\.py)(.*)` writes", gallery, flags=re.MULTILINE)
     assert len(commands) == len(shown)
     for script, options in commands:
-        source = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "examples/common.py").read_text(encoding="utf-8")
+        source = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "examples/parts/image_job.py").read_text(
+            encoding="utf-8"
+        )
         assert [option for option in re.findall(r"--[\w-]+", options) if f'"{option}"' not in source] == []

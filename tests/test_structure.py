@@ -31,11 +31,13 @@ GROUND = {
     "affine": {"checks"},
     "formats": {"checks"},
     "layer": {"affine", "checks", "contraction", "formats"},
+    "balance": {"checks", "layer"},
     "network": {"checks", "contraction", "layer"},
     "lifting": {"checks", "layer"},
     "moments": {"checks", "layer"},
     "report": {"layer"},
-    "results": {"checks", "contraction", "layer", "report", "concentration"},
+    "results": {"checks", "contraction", "layer", "report"},
+    "spectral": {"affine", "checks", "concentration", "contraction", "layer", "numerics", "report", "results"},
 }
 ALL_GROUND = set(GROUND)
 ROOMS = {
@@ -65,7 +67,7 @@ ONLY = {  # what else they may import
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
-KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "decompositions/adapter.py"}
+KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "spectral.py", "decompositions/adapter.py"}
 # optional dependencies, at the one named place
 IMPORT_BY_NAME = {"tensornet_interp/optional.py"}
 
@@ -111,6 +113,18 @@ def test_rooms_import_one_way(path):
     forbidden = {PACKAGE: {"models", "examples", "tests"}, "models": {"examples", "tests"}, "examples": {"tests"}}
     wrong = [module for module in imports(path) if room(module) in forbidden[name_of(path).split("/")[0]]]
     assert wrong == []
+
+
+EXAMPLES = [path for path in FILES if name_of(path).startswith("examples/")]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_scripts_stand_in_examples_and_what_they_share_in_its_folders(path):
+    """A file of examples/ itself is run and never imported; a file of a folder below is imported and never run."""
+    is_script = path.parent == ROOT / "examples"
+    assert ('if __name__ == "__main__":' in path.read_text(encoding="utf-8")) == is_script
+    scripts = {f"examples.{other.stem}" for other in EXAMPLES if other.parent == ROOT / "examples"}
+    assert scripts & set(imports(path)) == set()
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith(PACKAGE)], ids=name_of)
@@ -220,6 +234,15 @@ def from_imports(source):
             yield from ((alias.name, None) for alias in node.names if room(alias.name) == PACKAGE)
 
 
+def inside_imports(source):
+    """Modules of the package that are no contents pages, and names that are not on the page they are taken from."""
+    for module, name in from_imports(source):
+        if module not in PAGES:
+            yield module
+        elif name is not None and name not in PAGES[module] and f"{module}.{name}" not in PAGES:
+            yield f"{module}.{name}"
+
+
 def readers():
     """Everything that users read or copy from: pages, examples and models."""
     for snippet in SNIPPETS:
@@ -231,13 +254,7 @@ def readers():
 
 @pytest.mark.parametrize("source", list(readers()))
 def test_users_import_from_contents_pages_only(source):
-    private = []
-    for module, name in from_imports(source):
-        if module not in PAGES:
-            private.append(module)
-        elif name is not None and name not in PAGES[module] and f"{module}.{name}" not in PAGES:
-            private.append(f"{module}.{name}")
-    assert private == []
+    assert list(inside_imports(source)) == []
 
 
 def test_no_module_bears_the_name_of_an_export_beside_it():

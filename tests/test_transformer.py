@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import normal
 
 from models.transformer import POINTS, TransformerConfig, build_transformer, rms_norm, rotate
 
@@ -13,10 +14,6 @@ TOKENS = torch.tensor([[3, 1, 4, 10, 5, 9, 2, 6], [5, 3, 5, 8, 9, 7, 0, 3]])
 
 def model_of(gate="none", seed=0, **changes):
     return build_transformer(TransformerConfig(**SMALL | changes, gate=gate), seed).double()
-
-
-def random(*size, seed=0):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("gate", ["none", "relu", "silu", "gelu"])
@@ -35,7 +32,7 @@ def test_sequences_of_a_batch_do_not_meet():
 
 @pytest.mark.parametrize("shift", [1, 4])
 def test_products_of_rotated_vectors_depend_on_the_distance_alone(shift):
-    q, k = random(8), random(8, seed=1)
+    q, k = normal(8), normal(8, seed=1)
     turned_q, turned_k = rotate(q.expand(12, -1)), rotate(k.expand(12, -1))
     products = turned_q @ turned_k.T  # (position of q, position of k)
     torch.testing.assert_close(products[shift:, shift:], products[:-shift, :-shift], rtol=1e-12, atol=1e-12)
@@ -45,7 +42,7 @@ def test_products_of_rotated_vectors_depend_on_the_distance_alone(shift):
 
 
 def test_rotation_is_that_of_complex_numbers():
-    x = random(5, 6)
+    x = normal(5, 6)
     half = torch.complex(x[:, :3], x[:, 3:])
     angle = torch.arange(5.0, dtype=torch.float64)[:, None] * 10000 ** (-2 * torch.arange(3) / 6)
     turned = half * torch.exp(1j * angle)
@@ -59,7 +56,7 @@ def test_half_precision_counts_positions_in_single():
 
 
 def test_rms_norm_makes_the_mean_square_one():
-    x = random(3, 7) * 50
+    x = normal(3, 7) * 50
     torch.testing.assert_close(rms_norm(x).square().mean(-1), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(rms_norm(x), rms_norm(x * 7))
     assert torch.equal(rms_norm(torch.zeros(2, 7)), torch.zeros(2, 7))
@@ -67,7 +64,7 @@ def test_rms_norm_makes_the_mean_square_one():
 
 @pytest.mark.parametrize("gate", ["none", "relu", "silu", "gelu"])
 def test_an_mlp_gates_its_left_half(gate):
-    mlp, x = model_of(gate).mlp(1), random(4, 12)
+    mlp, x = model_of(gate).mlp(1), normal(4, 12)
     left, right = x @ mlp.left.weight.T, x @ mlp.right.weight.T
     gated = {
         "none": left,
@@ -79,7 +76,7 @@ def test_an_mlp_gates_its_left_half(gate):
 
 
 def test_a_bilinear_mlp_hands_over_its_tensor():
-    model, x = model_of(), random(4, 12)
+    model, x = model_of(), normal(4, 12)
     torch.testing.assert_close(model.mlp(2).layer()(x), model.mlp(2)(x).detach(), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="gate='silu' is not bilinear"):
         model_of("silu").mlp(0).layer()

@@ -9,7 +9,7 @@ from models.vectors import VectorBuffer, vectors_at, windows
 CONFIG = TransformerConfig(vocabulary=11, d_model=8, d_hidden=6, n_layers=3, n_heads=2, context=5)
 
 
-def make():
+def small_model():
     return build_transformer(CONFIG, seed=0)
 
 
@@ -32,7 +32,7 @@ def test_windows_are_the_text_in_order_without_the_rest():
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("layer", [0, 2])
 def test_vectors_are_what_a_hook_in_the_whole_model_sees(point, layer):
-    model, rows, seen = make(), windows(tokens(35), 5), []
+    model, rows, seen = small_model(), windows(tokens(35), 5), []
     with model.hooked({(layer, point): lambda x: seen.append(x.detach())}):
         model(rows)
     found = torch.cat(list(vectors_at(model, rows, layer, point, at_once=3)))
@@ -42,7 +42,7 @@ def test_vectors_are_what_a_hook_in_the_whole_model_sees(point, layer):
 
 
 def test_a_pass_of_the_buffer_holds_each_vector_once_in_another_order():
-    model, rows = make(), windows(tokens(200), 5)
+    model, rows = small_model(), windows(tokens(200), 5)
     everything = torch.cat([x.flatten(0, 1) for x in vectors_at(model, rows, 1, "mlp-in", at_once=2)])
     batches = list(VectorBuffer(model, rows, 1, "mlp-in", size=40, batch_size=16, seed=3, at_once=2))
     assert [len(batch) for batch in batches[:-1]] == [16] * (len(batches) - 1)
@@ -51,7 +51,7 @@ def test_a_pass_of_the_buffer_holds_each_vector_once_in_another_order():
 
 
 def test_a_batch_mixes_windows():
-    model, rows = make(), windows(tokens(500), 5)
+    model, rows = small_model(), windows(tokens(500), 5)
     place = {tuple(x.tolist()): i for i, w in enumerate(vectors_at(model, rows, 1, "mlp-in", at_once=1)) for x in w[0]}
     first = next(iter(VectorBuffer(model, rows, 1, "mlp-in", size=200, batch_size=20, seed=0, at_once=1)))
     assert len({place[tuple(x.tolist())] for x in first}) > 10
@@ -62,7 +62,7 @@ def test_the_seed_decides_and_every_pass_has_its_own_order():
         stream = VectorBuffer(model, rows, 0, "resid-mid", size=20, batch_size=10, seed=seed).endless()
         return [next(stream) for _ in range(20)]
 
-    model, rows = make(), windows(tokens(100), 5)
+    model, rows = small_model(), windows(tokens(100), 5)
     first, again, other = run(0), run(0), run(1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(torch.cat(first), torch.cat(other))
@@ -74,7 +74,7 @@ def test_the_global_stream_of_random_numbers_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    list(VectorBuffer(make(), windows(tokens(50), 5), 0, "mlp-out", size=20, batch_size=10))
+    list(VectorBuffer(small_model(), windows(tokens(50), 5), 0, "mlp-out", size=20, batch_size=10))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -93,7 +93,7 @@ def test_the_global_stream_of_random_numbers_is_left_alone():
 def test_bad_input_is_an_error_before_the_model_runs(change, kind, message):
     options = {"windows": windows(tokens(50), 5), "layer": 0, "point": "mlp-in", "size": 20, "batch_size": 10} | change
     with pytest.raises(kind, match=message):
-        VectorBuffer(make(), **options)
+        VectorBuffer(small_model(), **options)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_a_text_that_is_none_is_an_error(text, kind, message):
 
 def test_a_point_that_does_not_exist_lists_those_that_do():
     with pytest.raises(ValueError, match="mlp-in, mlp-out, resid-mid, resid-post, resid-pre; got 'post'"):
-        vectors_at(make(), windows(tokens(50), 5), 0, "post")
+        vectors_at(small_model(), windows(tokens(50), 5), 0, "post")

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.inner_products.stack import Stack
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
 
@@ -70,18 +71,20 @@ class Bond:
         return torch.cat([constant[None], encoder]), torch.cat([self.center[:, None], decoder], 1)
 
 
-def make_bonds(layers: Sequence[BilinearLayer], moment: Tensor) -> tuple[Bond, ...]:
-    """Return every bond of a stack of float64 layers, input first, with X_0 = moment (in, in).
+def make_bonds(stack: Stack, moment: Tensor) -> tuple[Bond, ...]:
+    """Return every bond of a stack, input first, with X_0 = moment (in, in).
 
     Raises ValueError if the network is zero. Cost: O(rank^2 in + in^3) per layer.
     """
+    layers = stack.layers
     up = upward(layers, moment)
     if not up[-1][0].trace() > 0:
         raise ValueError("the network is zero on the given input moments: there is nothing to cut")
     down = downward(layers, up)
     constants = [layers[0].constant_in, *(layer.constant_out for layer in layers)]
     grams = enumerate(zip(up, down, constants, strict=True))
-    return tuple(_bond(i, 2 ** (len(layers) - i), *gram) for i, gram in grams)
+    bonds = (_bond(i, 2 ** (len(layers) - i), *gram) for i, gram in grams)
+    return tuple(replace(bond, log_norm=bond.log_norm + stack.log_scale) for bond in bonds)
 
 
 def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
 from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
 from tensornet_interp.network import BilinearNetwork, as_network
@@ -112,7 +113,7 @@ class ODT:
         return ranks
 
     def _measure(self, maps: Maps) -> float:
-        layers = self.network.to(dtype=torch.float64).layers
+        layers = as_stack(self.network).layers  # a relative error does not see the scales of layers
         (whole, log_whole), (lost, log_lost) = (
             upward(stack, self.input_moment)[-1] for stack in (layers, _difference(layers, maps))
         )
@@ -143,7 +144,7 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     """
     stack = as_network(network)
     moment = input_moments(stack.layers[0], moments).second_moment
-    return ODT(stack, make_bonds(stack.to(dtype=torch.float64).layers, moment), moment)
+    return ODT(stack, make_bonds(as_stack(stack), moment), moment)
 
 
 def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tensornet_interp.balance import balance, rescale, times_power
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_number, check_size, check_tensor
-from tensornet_interp.circuits.tree import Circuit, Level, carry_up, layer_inputs
+from tensornet_interp.circuits.tree import Circuit, Level, carry_up
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import as_network
+from tensornet_interp.numerics import EPS
 
 _CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of coordinates, that are worked on together (32 MB)
 
@@ -46,7 +48,7 @@ def circuit(
 
     Raises ValueError if the output is zero or overflows, or if a level needs more than `max_elements` numbers.
     Cost: splitting one component through a layer takes 2 r^2 hidden + 9 r^3 flops, where r is the rank of
-    [left, right] up to the rounding of the network's dtype: at most min(in, 2 hidden), and at most the embedding's
+    [left, right] up to the rounding of float64: at most min(in, 2 hidden), and at most the embedding's
     width. Memory: (in + samples) * components. Work in float64, result in the network's dtype.
 
     Example:
@@ -71,42 +73,64 @@ def circuit(
             f"the tree can have {' + '.join(f'{size:.3g}' for size in reversed(sizes))} components, {needed:.1e}"
             f" elements in a level, more than max_elements={max_elements:.0e}; give smaller widths, or a beam"
         )
-    ruler = _Ruler(
-        layers, None if x is None else network[0].lift_input("x", x).to(torch.float64).reshape(-1, layers[0].shape[1])
-    )
-    values = [ruler.coordinates(len(layers), direction.to(torch.float64)[None])]  # (sample, 1)
-    if not bool(torch.isfinite(values[0]).all()):
-        raise ValueError("the output overflows float64: scale the weights down")
+    inputs = None if x is None else network[0].lift_input("x", x).reshape(-1, layers[0].shape[1])
+    ruler = _Ruler(layers, inputs)
+    unit, of_direction = rescale(direction)
+    values = [ruler.coordinates(len(layers), unit[None])]  # (sample, 1)
     total = values[0].norm()
     if not total > 0:
         raise ValueError("there is nothing to take apart: the output along this direction is zero")
     levels: list[Level] = []
-    directions = direction.to(torch.float64)[None]
+    directions = unit[None]
     for number in reversed(range(len(layers))):
-        compressed = compress(network.layers[number])  # not of float64: rounding would look like more inputs
+        compressed = compress(ruler.layers[number])
         level = _expand(number, compressed, directions, levels, values[1:], ruler, kept[number], beam, progress)
         levels.append(level)
         values.append(ruler.coordinates(number, level.vectors))
         directions = level.vectors
-    levels = [replace(level, scores=level.scores / total).to(like.dtype) for level in _prune(levels)]
-    return Circuit(network, direction, tuple(levels), ruler.name, name)
+    exponents = [ruler.exponents[level.layer] for level in levels]
+    exponents[0] += of_direction
+    made = []
+    for level, exponent in zip(_prune(levels), exponents, strict=True):
+        level = replace(level, eigenvalues=times_power(level.eigenvalues, exponent), scores=level.scores / total)
+        made.append(level.to(like.dtype))
+        if not bool(torch.isfinite(made[-1].eigenvalues).all()):
+            raise ValueError(f"the eigenvalues of layer {level.layer} overflow {like.dtype}: scale the weights down")
+    return Circuit(network, direction, tuple(made), ruler.name, name)
 
 
 class _Ruler:
-    """How large coordinates are: on inputs (sample, in), or without inputs their norms as tensors, as one sample."""
+    """How large coordinates are: on inputs (sample, in), or without inputs their norms as tensors, as one sample.
+
+    It measures the network with every layer divided by a power of two, layer l by 2^exponents[l], and the inputs by
+    another, so that all coordinates are near 1. Scores are shares and do not see this.
+    """
 
     def __init__(self, layers: Sequence[BilinearLayer], x: Tensor | None) -> None:
         self.bound = x is None
-        if x is None:
-            like = layers[0].left
-            grams = [torch.eye(len(like), dtype=like.dtype, device=like.device)]
-            for layer in layers:
-                grams.append(layer.down @ cross_gram(layer, layer, grams[-1]) @ layer.down.T)
-            self.arrays, self.samples = grams, 1
-            self.name = "bound on the change of the output's tensor without it"
-        else:
-            self.arrays, self.samples = layer_inputs(layers, x), len(x)
-            self.name = f"change of the output without it, rms over {len(x)} inputs"
+        self.layers: list[BilinearLayer] = []
+        self.exponents: list[int] = []
+        like = layers[0].left
+        array = torch.eye(len(like), dtype=like.dtype, device=like.device) if x is None else rescale(x)[0]
+        self.arrays, self.samples = [array], 1 if x is None else len(x)
+        self.name = (
+            "bound on the change of the output's tensor without it"
+            if x is None
+            else f"change of the output without it, rms over {len(x)} inputs"
+        )
+        for layer in layers:
+            (core,), exponent = balance(layer)
+            if x is None:
+                gram = core.down @ cross_gram(core, core, array) @ core.down.T
+                own = rescale(gram)[1] // 2
+                array = times_power(gram, -2 * own)
+            else:
+                array = core.multilinear(array)
+                own = rescale(array)[1]
+                array = times_power(array, -own)
+            self.arrays.append(array)
+            self.layers.append(replace(core, down=times_power(core.down, -own)))
+            self.exponents.append(exponent + own)
 
     def compress(self, number: int, basis: Tensor | None) -> "_Ruler":
         """The ruler of vectors in the coordinates of a basis (in, r) of the input of layer `number`."""
@@ -147,7 +171,7 @@ def _expand(
         vectors = columns.mT  # (row, eigenvector, size)
         parents = torch.arange(start, start + len(rows), device=rows.device).repeat_interleave(size)
         magnitude = eigenvalues.abs()
-        nonzero = magnitude > size * torch.finfo(magnitude.dtype).eps * magnitude.amax(1, keepdim=True)
+        nonzero = magnitude > size * EPS * magnitude.amax(1, keepdim=True)
         coordinate = ruler.coordinates(number, vectors.flatten(0, 1))  # (sample, row * size)
         # A bound takes the worst case, in which removing means adding: all signs the same.
         signed = -magnitude if ruler.bound else eigenvalues

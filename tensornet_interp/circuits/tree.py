@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, rescale, times_power
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 
@@ -69,11 +70,27 @@ class Circuit:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the kept components: (..., in) -> (...). Cost: 2 in flops per leaf and sample."""
-        value = self._lift(x) @ self.levels[-1].vectors.to(torch.float64).T  # (..., component)
+        return times_power(*self._output(self._lift(x))).to(x.dtype)
+
+    def _output(self, z: Tensor) -> tuple[Tensor, int]:
+        """The output of the kept components for inputs with their constant coordinate, over 2^exponent; float64."""
+        value, exponent = rescale(z @ self.levels[-1].vectors.to(torch.float64).T)  # (..., component)
         for level, above in self._upward():
-            parts = level.eigenvalues * value.square()
-            value = parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts)
-        return value[..., 0].to(x.dtype)
+            eigenvalues, own = rescale(level.eigenvalues)
+            parts = eigenvalues * value.square()
+            value, more = rescale(parts.new_zeros(*parts.shape[:-1], above).index_add(-1, level.parents, parts))
+            exponent = 2 * exponent + own + more
+        return value[..., 0], exponent
+
+    def _truth(self, z: Tensor) -> tuple[Tensor, int]:
+        """The output of the network along the direction, likewise."""
+        exponent = 0
+        for layer in self.network.layers:
+            (core,), own = balance(layer)
+            z, more = rescale(core.multilinear(z))
+            exponent = 2 * exponent + own + more
+        direction, own = rescale(self.direction)
+        return z @ direction, exponent + own
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return vector . (input of the layer) of every component: one (..., component) per level, top first."""
@@ -86,7 +103,7 @@ class Circuit:
         coordinate.
         """
         pairs = zip(self.levels, self._coordinates(x), strict=True)
-        return tuple((level.eigenvalues * values.square()).to(x.dtype) for level, values in pairs)
+        return tuple((level.eigenvalues * values * values).to(x.dtype) for level, values in pairs)
 
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return how much the output falls if one component is taken out and all others stay, exactly.
@@ -97,7 +114,7 @@ class Circuit:
         values = self._coordinates(x)
         changes = []
         for depth, (level, value) in enumerate(zip(self.levels, values, strict=True)):
-            change = level.eigenvalues * value.square()
+            change = level.eigenvalues * value * value
             changes.append(carry_up(change, level.parents, self.levels[:depth], values[:depth]).to(x.dtype))
         return tuple(changes)
 
@@ -108,10 +125,11 @@ class Circuit:
 
         Raises ValueError if the output is zero on every x.
         """
-        output = (self.network(x) @ self.direction).to(torch.float64)
+        z, _ = rescale(self._lift(x))  # the error does not see the scale of homogeneous inputs
+        (kept, of_kept), (output, of_output) = self._output(z), self._truth(z)
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
-        return float((self(x).to(torch.float64) - output).norm() / output.norm())
+        return float((times_power(kept, of_kept - of_output) - output).norm() / output.norm())
 
     @cached_property
     def components(self) -> tuple[Component, ...]:

@@ -7,13 +7,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
-from tensornet_interp.results import CPResult, Result, SpectralResult
+from tensornet_interp.results import CPResult, Result
+from tensornet_interp.spectral import SpectralResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     if one.down.device != two.down.device:
         raise ValueError(f"tensors must share one device; got a {one.down.device}, b {two.down.device}")
     if not blocks:
-        return _match_components(one, two, _report(b, two))
+        return _match_components(one, two, _reference(a, one), _report(b, two))
     if not (isinstance(a, SpectralResult) and isinstance(b, SpectralResult)):
         raise TypeError(f"blocks=True compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
     return _match_blocks(a, b)
@@ -113,9 +115,10 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
     return Stability(matrix, tuple(total / (len(results) - 1) for total in totals))
 
 
-def _match_components(a: BilinearLayer, b: BilinearLayer, report: Report) -> Matching:
+def _match_components(
+    a: BilinearLayer, b: BilinearLayer, reference: tuple[Tensor, Tensor, Tensor], report: Report
+) -> Matching:
     dtype = b.down.dtype
-    c, l, r = _units(a)[0]  # noqa: E741 - the letters of the formula
     matrix, crossed = congruence(a, b)  # (rank of a, rank of b)
     pairs, order = _assign(matrix)
     mine, theirs = (torch.tensor(side, device=matrix.device) for side in zip(*pairs, strict=True))
@@ -126,7 +129,7 @@ def _match_components(a: BilinearLayer, b: BilinearLayer, report: Report) -> Mat
     swap[:count] = crossed[mine, theirs]
     left, right = torch.where(swap, right, left), torch.where(swap, left, right)
     aligned = []
-    for factor, like in ((outputs, c), (left, l), (right, r)):
+    for factor, like in zip((outputs, left, right), reference, strict=True):
         sign = torch.ones_like(weights)
         sign[:count] = torch.where((factor[:, :count] * like[:, mine]).sum(0) < 0, -1.0, 1.0)
         aligned.append((factor * sign).to(dtype))
@@ -163,16 +166,30 @@ def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
     return Matching(pairs, matrix[mine, theirs], matrix, aligned)
 
 
+def _reference(part: TensorNetwork, layer: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """The factors whose signs the partners take: those of a result keep the sign of a term in its weight."""
+    outputs = layer.down
+    if isinstance(part, CPResult):
+        outputs = part.outputs
+    elif isinstance(part, SpectralResult):
+        outputs = part.outputs.repeat_interleave(part.rank, dim=1)
+    return outputs.double(), layer.left.double(), layer.right.double()
+
+
 def _units(layer: BilinearLayer) -> tuple[list[Tensor], Tensor]:
     """Outputs, left and right with columns of unit norm, and the product of the norms; float64."""
-    units = [unit_columns(factor.to(torch.float64)) for factor in (layer.down, layer.left, layer.right)]
-    return [columns for columns, _ in units], units[0][1] * units[1][1] * units[2][1]
+    (core,), exponent = balance(layer)
+    units = [unit_columns(factor) for factor in (core.down, core.left, core.right)]
+    return [columns for columns, _ in units], times_power(units[0][1] * units[1][1] * units[2][1], exponent)
 
 
 def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
     """Unit outputs (out, block), eigenvectors (block, in, rank), and eigenvalues of blocks of unit Frobenius norm."""
     outputs, _ = unit_columns(result.outputs.to(torch.float64))
-    vectors, values = result.eigenvectors.to(torch.float64), result.eigenvalues.to(torch.float64)
+    vectors, lengths = unit_columns(result.eigenvectors.to(torch.float64).transpose(0, 1))
+    vectors = vectors.transpose(0, 1)  # (block, in, rank)
+    roots = result.eigenvalues.to(torch.float64).abs().sqrt() * lengths  # (block, rank), of what a term counts
+    values = result.eigenvalues.sign() * (roots / nonzero(roots.amax(1, keepdim=True))).square()
     gram = (vectors.mT @ vectors).square()  # eigenvectors of a block need not be orthonormal
     norms = torch.einsum("brs,br,bs->b", gram, values, values).clamp_min(0).sqrt()
     return outputs, vectors, values / nonzero(norms)[:, None]

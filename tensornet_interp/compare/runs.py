@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int, check_share, check_size, check_tensor
 from tensornet_interp.compare.components import match
-from tensornet_interp.numerics import nonzero, t_quantile
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.numerics import EPS, eigenvalue_noise, nonzero, t_quantile, unit_columns
+from tensornet_interp.spectral import SpectralResult
 
 EIGENVALUE_RANKINGS = ("positive", "negative", "magnitude")
 Pairs = tuple[tuple[int, int], ...]
@@ -69,7 +69,8 @@ def ordered_similarity(
     are compared as they are: embeddings differ from run to run, so apply `pull_back` to results in the embedding basis
     first. by: "positive" eigenvalue (largest first), "negative" (most negative first) or "magnitude"; count: how many
     places. Signs of vectors do not matter. No run is compared with itself.
-    rtol: gaps below it count as degenerate, by default 10 * in * the rounding of the dtype.
+    rtol: eigenvalues below it, as a share of the largest, are absent, and gaps below it are degenerate. The default is
+    the rounding of float64, 10 * in * 2.2e-16; a gap is also degenerate if rounding to the result's dtype may make it.
     Raises ValueError for fewer than two results, for different sizes, or if only some have a constant coordinate.
     Cost: pairs * block * in * count^2. The ordered comparison of Pearce et al. 2025, figure 5A.
 
@@ -145,7 +146,8 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
     values = values.to(torch.float64)
     index = torch.tensor(list(pairs), device=values.device)
     without = torch.stack([values[(index != run).all(1)].mean(0) for run in runs])  # (run, ...)
-    error = without.var(0, correction=0).mul(n - 1).sqrt()
+    largest = nonzero(without.abs().nan_to_num().amax(0))  # squares of what is left neither over- nor underflow
+    error = (without / largest).var(0, correction=0).mul(n - 1).sqrt() * largest
     mean = values.mean(0)
     reach = t_quantile(n, confidence) * error
     return Interval(mean, error, mean - reach, mean + reach, n)
@@ -176,13 +178,18 @@ def _first(
     """Unit vectors and a nested orthonormal basis (block, in, count); present, gap, degenerate (block, count)."""
     values = result.eigenvalues.to(torch.float64)
     key = {"positive": values, "negative": -values, "magnitude": values.abs()}[by]
-    rtol = 10 * result.eigenvectors.shape[1] * torch.finfo(result.eigenvalues.dtype).eps if rtol is None else rtol
     ranked = key.sort(dim=1, descending=True, stable=True)
     largest = values.abs().amax(1, keepdim=True)
+    size = result.eigenvectors.shape[1]
+    noise = eigenvalue_noise(result.eigenvalues, size).gather(1, ranked.indices) / nonzero(largest)
+    least = 10 * size * EPS if rtol is None else rtol
     steps = -ranked.values.diff(dim=1) / nonzero(largest)
-    far = torch.full_like(largest, torch.inf)
+    same = steps <= (torch.maximum(noise[:, 1:], noise[:, :-1]) if rtol is None else rtol)
+    far, apart = torch.full_like(largest, torch.inf), torch.zeros_like(largest, dtype=torch.bool)
     gaps = torch.minimum(torch.cat([far, steps], 1), torch.cat([steps, far], 1))[:, :count]
+    degenerate = (torch.cat([apart, same], 1) | torch.cat([same, apart], 1))[:, :count]
     picks = ranked.indices[:, None, :count].expand(-1, result.eigenvectors.shape[1], -1)
-    vectors = torch.nn.functional.normalize(result.eigenvectors.to(torch.float64).gather(2, picks), dim=1)
-    present = ranked.values[:, :count] > rtol * largest
-    return vectors, torch.linalg.qr(vectors).Q, present, gaps, gaps <= rtol
+    chosen = result.eigenvectors.to(torch.float64).gather(2, picks)
+    vectors = unit_columns(chosen.transpose(0, 1))[0].transpose(0, 1)
+    present = ranked.values[:, :count] > least * largest
+    return vectors, torch.linalg.qr(vectors).Q, present, gaps, degenerate

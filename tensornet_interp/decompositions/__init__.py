@@ -26,7 +26,8 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.registry import get_decomposition, register_decomposition
-from tensornet_interp.results import CPResult, SpectralResult, TuckerResult
+from tensornet_interp.results import CPResult, TuckerResult
+from tensornet_interp.spectral import SpectralResult
 
 __all__ = [
     "BUILT_IN",

@@ -19,7 +19,7 @@ from tensornet_interp.checks import check_int, suggestion
 from tensornet_interp.contraction import Term
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.errors import measured
-from tensornet_interp.inner_products.distance import norm, relative_error
+from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult
@@ -132,12 +132,12 @@ class TensorlyDecomposition:
             raise TypeError(f"{self.function} returned a {type(tensor).__name__}, which has no form of ours")
         if not all(bool(torch.isfinite(array).all()) for array in _arrays(tensor)):
             raise ValueError(f"{self!r} of {layer!r}: TensorLy returned numbers that are not finite")
-        made = {name: value.to(dtype=layer.down.dtype) for name, value in self._fields(tensor, scale).items()}
+        made = self._fields(tensor, scale)
         convergence = tuple(float(error) for error in errors)
         stop = self._stop_reason(len(convergence))
         report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
         kind: type[Result] = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
-        return measured(kind, layer, report, lambda result: relative_error(result, layer), **made)
+        return measured(kind, layer, report, **made)
 
     def _arguments(self) -> dict[str, Any]:
         own = {f.name for f in fields(TensorlyDecomposition)}

@@ -14,7 +14,7 @@ from tensornet_interp.decompositions.parametrize import Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 _SWEEP_FLOPS = 2e10  # what the alternating sweeps of a start may cost: about a second
 _SWEEPS = 10
@@ -86,20 +86,20 @@ class BlockTerm(FitOptions):
             starts.append((seed, *_sweep(state.core, _random_outputs(state.core, blocks, seed), ranks)))
         fit = self.run(state, starts)
         outputs, values, vectors = _eigenbasis(fit.terms, ranks)
-        dtype = layer.down.dtype
         return self.finish(
             SpectralResult,
             layer,
             state,
             fit,
-            outputs=outputs.to(dtype),
-            eigenvalues=(state.scale * values).to(dtype),
-            eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
+            outputs=outputs,
+            eigenvalues=state.scale * values,
+            eigenvectors=fix_signs(state.expand(vectors)),
         )
 
     def _first(self, state: Compressed, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
         if self.start is None:
-            left = unfolding(state.core, "out")[0]
+            left, values, floor = unfolding(state.core, "out")
+            left = left[:, values > floor * values[0]]  # a direction without a singular value is no start
             if left.shape[1] < len(ranks):
                 extra = _random_outputs(state.core, len(ranks) - left.shape[1], self.seed)
                 left = torch.cat([left, extra], 1)
@@ -140,29 +140,39 @@ def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> t
 def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
     """Alternate between the matrices and the output vectors; return the model and its parameters.
 
-    Each matrix becomes the best one of its rank for what the others leave; then all output vectors are fitted by least
-    squares. Neither step raises the error, and eigenvalues may change sign. The first matrices come from the
-    interaction matrices of the outputs.
+    All output vectors are fitted by least squares; then each matrix becomes the best one of its rank for what the
+    others leave. Neither step raises the error, and eigenvalues may change sign. The first matrices come from the
+    interaction matrices of the outputs. The best pass is returned: rounding may make a later one worse.
     """
     values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
     matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
-    sweeps = min(_SWEEPS, int(_SWEEP_FLOPS / (len(ranks) * 9 * core.shape[1] ** 3)))
-    for _ in range(sweeps):
+    sweeps = max(1, min(_SWEEPS, int(_SWEEP_FLOPS / (len(ranks) * 9 * core.shape[1] ** 3))))
+    best: tuple[float, Tensor, list[tuple[Tensor, Tensor]]] | None = None
+    for _ in range(sweeps + 1):
+        # matrices of norm 1: a small block is no rounding beside a large one
+        norms = nonzero(torch.stack([torch.linalg.vector_norm(value) for value, _ in matrices]))
+        matrices = [(value / size, vector) for (value, vector), size in zip(matrices, norms, strict=True)]
         gram = torch.stack([torch.stack([_inner(m, n) for n in matrices]) for m in matrices])
         against = torch.stack(
             [core.down @ (((core.left.T @ v) * (core.right.T @ v)) @ value) for value, v in matrices], 1
         )  # (out, block): <B[out], M[block]>
         outputs = against @ torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)  # blocks may depend on each other
+        error = float(1 - 2 * (outputs * against).sum() + ((outputs.T @ outputs) * gram).sum())  # the core has norm 1
+        if best is None or error < best[0]:
+            best = (error, outputs, list(matrices))
+        lengths = outputs.square().sum(0)
         for number, rank in enumerate(ranks):
             own = outputs[:, number]
+            if not lengths[number] > 1e-24 * lengths.max():
+                continue  # nothing of the residual can go into a block without an output vector
             rest = core.interaction_matrix(own)
             for other, (value, vector) in enumerate(matrices):
                 if other != number:
                     rest = rest - (own @ outputs[:, other]) * (vector * value) @ vector.T
-            squared = own.square().sum()
-            found, basis = torch.linalg.eigh(rest / nonzero(squared))
+            found, basis = torch.linalg.eigh(rest / lengths[number])
             chosen = found.abs().topk(rank).indices
             matrices[number] = (found[chosen], basis[:, chosen])
+    _, outputs, matrices = best or (0.0, outputs, matrices)
     return _parameters(outputs, matrices)
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import unit_columns
 
@@ -14,16 +15,19 @@ def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
     Columns have unit norm, and their entry of largest magnitude is positive; the sign goes into the weight. The largest
     weight magnitude comes first. A term that is zero has weight 0.
     """
-    weights = torch.ones_like(layer.down[0])
+    (core,), exponent = balance(layer)
+    weights = torch.ones_like(core.down[0])
     factors = {}
-    for name, factor in (("outputs", layer.down), ("left", layer.left), ("right", layer.right)):
+    for name, factor in (("outputs", core.down), ("left", core.left), ("right", core.right)):
         columns, norms = unit_columns(factor)
         signs = columns.gather(0, columns.abs().argmax(0, keepdim=True))[0].sign()  # (rank,)
         signs = torch.where(signs == 0, torch.ones_like(signs), signs)
         factors[name] = columns * signs
         weights = weights * norms * signs
     order = weights.abs().argsort(descending=True, stable=True)
-    return {"weights": weights[order]} | {name: factor[:, order] for name, factor in factors.items()}
+    made = {"weights": times_power(weights[order], exponent)}
+    made |= {name: factor[:, order] for name, factor in factors.items()}
+    return {name: array.to(layer.down.dtype) for name, array in made.items()}
 
 
 def congruence(first: BilinearLayer, second: BilinearLayer) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,13 @@
 """Exact compression: a layer of unit norm with few input coordinates, which the decompositions work on."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.inner_products.distance import norm
-from tensornet_interp.inner_products.stack import factor_exponents, rescale
+from tensornet_interp.balance import balance, times_power
+from tensornet_interp.inner_products.frobenius import frobenius
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
 from tensornet_interp.numerics import nonzero, unit_columns
@@ -48,18 +49,17 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     The size r of the basis is the rank of [left, right], at most min(in, 2 hidden): for a layer behind an embedding,
     the width of the embedding. If gradients are needed, r is min(in, 2 hidden), and no smaller basis is looked for.
     inputs: False keeps the inputs and takes out the scale only.
-    Nothing is lost but the rounding of the layer's dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
+    Nothing is lost but the rounding of float64, whatever the dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
     """
-    exponents = factor_exponents(layer)
-    plain = replace(layer, constant_in=False, constant_out=False)
-    exact = rescale(plain, exponents)  # no factor over- or underflows
-    basis = _basis(exact, torch.finfo(layer.down.dtype).eps) if inputs else None
+    (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
+    basis = _basis(core) if inputs else None
     if basis is not None:
-        exact = replace(exact, left=basis.T @ exact.left, right=basis.T @ exact.right)
-    size = norm(exact)
-    scale = size * torch.tensor(float(sum(exponents)), dtype=torch.float64, device=size.device).exp2()
-    core = replace(exact, down=exact.down / nonzero(size))
-    return Compressed(core, basis, scale)
+        core = replace(core, left=basis.T @ core.left, right=basis.T @ core.right)
+    size = frobenius(core).value
+    scale = times_power(size, exponent)
+    if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
+        raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond what float64 holds; rescale its weights")
+    return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale)
 
 
 def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
@@ -104,25 +104,25 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return left, values
 
 
-def _basis(layer: BilinearLayer, eps: float) -> Tensor | None:
+def _basis(layer: BilinearLayer) -> Tensor | None:
     """Return an orthonormal basis (in, r) of span [left, right]; None if that span is all of the inputs."""
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
-        narrow = _narrow_basis(unit_columns(both)[0], layer.rank, eps)
+        narrow = _narrow_basis(unit_columns(both)[0], layer.rank)
         if narrow is not None:
             return narrow
     return torch.linalg.qr(both).Q if both.shape[0] > both.shape[1] else None
 
 
-def _narrow_basis(both: Tensor, rank: int, eps: float) -> Tensor | None:
+def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
     """Return an orthonormal basis of the columns if they span less than they could; else None.
 
     If the first `rank` columns are independent and span the others, the basis is theirs; else it comes from the smaller
     Gram matrix. It is returned only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
-    tolerance = eps * both.shape[0] ** 0.5
+    tolerance = torch.finfo(torch.float64).eps * both.shape[0] ** 0.5
 
     def holds(basis: Tensor, matrix: Tensor) -> bool:
         return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * tolerance * matrix.norm())

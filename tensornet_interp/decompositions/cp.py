@@ -14,7 +14,8 @@ from tensornet_interp.decompositions.solve import FitOptions, InitialFit
 from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
 from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import CPResult, SpectralResult
+from tensornet_interp.results import CPResult
+from tensornet_interp.spectral import SpectralResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +68,7 @@ class CP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed)))
             fit = self.run(state, starts)
             terms = fit.terms
-        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        fields = canonical_cp(state.restore(terms))
         return self.finish(CPResult, layer, state, fit, **fields)
 
     def _first(self, state: Compressed, rank: int) -> Triple:
@@ -111,7 +112,7 @@ class SymmetricCP(_Ranked):
                 starts.append((seed, model, random_start(core, rank, seed, tied=True)[:2]))
             fit = self.run(state, starts)
             terms = fit.terms
-        fields = {name: factor.to(layer.down.dtype) for name, factor in canonical_cp(state.restore(terms)).items()}
+        fields = canonical_cp(state.restore(terms))
         return self.finish(
             SpectralResult,
             layer,

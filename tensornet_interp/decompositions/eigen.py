@@ -7,16 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, balance_rows, rescale, times_power
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
-from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import EPS, row_noise
 from tensornet_interp.report import Report
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 _EIGH_FLOPS = 9  # flops of a dense symmetric eigendecomposition with vectors, in units of size^3
 _CHUNK_ELEMENTS = 2**24  # entries of a batch of matrices that are decomposed together (128 MB)
-_SUM_ELEMENTS = 2**26  # entries of the sum over blocks up to which an error is measured entry by entry (512 MB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,31 +78,42 @@ class Eigen:
         if self.directions is not None:
             check_size("out", layer=n_out, directions=self.directions.shape[1])
             check_alike(layer=layer.down, directions=self.directions)
-        dtype = layer.down.dtype
-        directions = torch.eye(n_out, dtype=dtype, device=layer.down.device)
-        outputs = directions
-        if self.directions is not None:
-            directions = self.directions
-            # directions that depend on each other do so to the rounding of their own dtype
-            rtol = max(directions.shape) * torch.finfo(dtype).eps
-            outputs = torch.linalg.pinv(directions.to(torch.float64), rtol=rtol).to(dtype)  # (out, block)
-            constant = torch.eye(n_out, dtype=dtype, device=directions.device)[0]
-            if layer.constant_out and not torch.allclose(outputs @ directions[:, 0], constant, atol=n_out * rtol):
-                raise ValueError(
-                    "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
-                    " loses its constant; add that direction, or decompose layer.drop_constant()"
-                )
-        values, vectors = eigenpairs(layer.to(dtype=torch.float64), directions.to(torch.float64), kept)
+        wide = layer.to(dtype=torch.float64)
+        if self.directions is None:
+            directions = outputs = torch.eye(n_out, dtype=torch.float64, device=layer.down.device)
+        else:
+            directions = self.directions.to(torch.float64)
+            outputs = invert_directions(self.directions)
+            self._check_constant(layer, outputs @ directions)
+        values, vectors = eigenpairs(wide, directions, kept)
         return measured(
             SpectralResult,
             layer,
             Report.of(layer, self),
-            lambda result: spectral_error(result, layer),
             outputs=outputs,
-            eigenvalues=values.to(dtype),
-            eigenvectors=fix_signs(vectors).to(dtype),
+            eigenvalues=values,
+            eigenvectors=fix_signs(vectors),
             directions=directions,
         )
+
+    def _check_constant(self, layer: BilinearLayer, reassembled: Tensor) -> None:
+        constant = torch.eye(len(reassembled), dtype=torch.float64, device=reassembled.device)[0]
+        noise = 0.0 if layer.down.dtype == torch.float64 else torch.finfo(layer.down.dtype).eps
+        tolerance = 10 * len(reassembled) * EPS + len(reassembled) ** 0.5 * noise
+        if layer.constant_out and not torch.allclose(reassembled[:, 0], constant, rtol=0, atol=tolerance):
+            raise ValueError(
+                "directions must span the constant output (coordinate 0) of a lifted layer, or what stands on it"
+                " loses its constant; add that direction, or decompose layer.drop_constant()"
+            )
+
+
+def invert_directions(directions: Tensor) -> Tensor:
+    """Return the pseudoinverse (out, block) of directions (block, out), float64, that puts the tensor together again.
+
+    Directions that depend on each other up to the rounding of their dtype are taken as dependent.
+    """
+    wide, exponent = rescale(directions)
+    return times_power(torch.linalg.pinv(wide, rtol=row_noise(wide, directions.dtype)), -exponent)
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
@@ -134,44 +145,22 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
 def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of each direction.
 
-    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction.
+    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction. The layer and each
+    direction may have any scale.
     """
-    core, basis = compress_inputs(layer, len(directions))
+    (balanced,), exponent = balance(layer)
+    core, basis = compress_inputs(balanced, len(directions))
     size = core.shape[1]
     values: list[Tensor] = []
     vectors: list[Tensor] = []
-    for rows in directions.split(max(1, _CHUNK_ELEMENTS // size**2)):
+    scaled, powers = balance_rows(directions)
+    for rows in scaled.split(max(1, _CHUNK_ELEMENTS // size**2)):
         value, vector = torch.linalg.eigh(core.interaction_matrix(rows))  # (chunk, size), (chunk, size, size)
         order = value.detach().abs().argsort(dim=-1, descending=True, stable=True)[:, :rank]
         vector = vector.gather(-1, order[:, None, :].expand(-1, size, -1))
         values.append(value.gather(-1, order))
         vectors.append(vector if basis is None else basis @ vector)
-    return torch.cat(values), torch.cat(vectors)
-
-
-@torch.no_grad()
-def spectral_error(result: SpectralResult, layer: BilinearLayer) -> float:
-    """Return the relative error of the result, its rounding to the dtype included; blocks are summed in chunks."""
-    layer = layer.to(dtype=torch.float64)
-    scale = float(norm(layer))
-    n_out, n_in, _ = layer.shape
-    if scale == 0:
-        return 0.0
-    one_block_each = result.directions is result.outputs  # blocks are outputs: their errors do not mix
-    if not one_block_each and n_out * n_in**2 > _SUM_ELEMENTS:
-        return relative_error(result, layer)
-    squared = 0.0
-    total = None if one_block_each else layer.interaction_matrix(torch.eye(n_out).to(layer.down))
-    chunk = max(1, _CHUNK_ELEMENTS // n_in**2)
-    for at in range(0, len(result.eigenvalues), chunk):
-        value, vector = (t[at : at + chunk].to(torch.float64) for t in (result.eigenvalues, result.eigenvectors))
-        block = (vector * value[:, None, :]) @ vector.mT  # (chunk, in, in)
-        outputs = result.outputs[:, at : at + chunk].to(torch.float64)
-        if total is None:
-            squared += float((layer.interaction_matrix(outputs.T) - block).square().sum())
-        else:
-            total -= torch.einsum("ob,bij->oij", outputs, block)
-    return (squared if total is None else float(total.square().sum())) ** 0.5 / scale
+    return times_power(torch.cat(values).T, powers + exponent).T, torch.cat(vectors)
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

@@ -1,47 +1,129 @@
-"""Results whose report holds the relative error of what is returned."""
+"""Results whose report holds the relative error of what is returned, an upper bound on it, and warnings."""
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions.compress import DENSE_ELEMENTS
-from tensornet_interp.inner_products.distance import relative_error
-from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.balance import balance, times_power
+from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
+from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import Result
 
 R = TypeVar("R", bound=Result)
 
+CHUNK_ELEMENTS = 2**24  # entries of a block of outputs that are compared together (128 MB)
+ENTRY_FLOPS = 2e11  # entries of two tensors are compared if that costs no more (a few seconds)
+FACTORS = 4  # the most arrays that are multiplied in a term of a result; each is rounded once
 
-def measured(kind: type[R], layer: BilinearLayer, report: Report, error: Callable[[R], float], **fields: Any) -> R:
-    """Return the result of that kind with these fields; its report gets error(result).
 
-    The error is measured on the result itself, so the rounding of its fields to the layer's dtype counts.
+def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
+    """Return the result with these float64 fields in the dtype of the layer; its report says how accurate it is.
+
+    known: the relative squared error that the method knows of its own; None if it knows none. The reported error is
+    that of the rounded result. Raises ValueError if a field does not fit the dtype.
     """
-    result = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
-    return replace(result, report=replace(report, relative_error=error(result)))
+    exact = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
+    small = _check_range(exact, layer.down.dtype)
+    result = exact.to(dtype=layer.down.dtype)
+    found = measure(result, exact, layer, known)
+    warnings = (*report.warnings, *small, *_constant_is_off(result))
+    report = replace(report, relative_error=found.error, relative_error_bound=found.bound, warnings=warnings)
+    return replace(result, report=report)
 
 
 @torch.no_grad()
-def measure(result: BilinearMap, layer: BilinearLayer, scale: Tensor, squared: float) -> float:
-    """Return ||symmetrized layer - result|| / ||symmetrized layer||, the rounding of the result to its dtype included.
+def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | None = None) -> Distance:
+    """Return ||symmetrized layer - result|| / ||symmetrized layer|| of a rounded result, and an upper bound on it.
 
-    scale: the norm of the layer. If it is 0, every result is zero, and so is the error.
-    squared: the relative squared error that the method itself knows, with a rounding error of 1e-15. It is used if this
-    and the rounding of the dtype are small beside it, or if a measurement would take more than 2^25 entries (out r^2
-    with r = min(in, 2 (hidden + rank of the result))). Otherwise the difference of layer and result is measured, and
-    always if the layer is so small that its rounding underflows.
+    exact: the result in float64, before it was rounded. `known` is taken if rounding does not matter beside it; else
+    the entries of both tensors are compared, output by output, if that costs at most 2e11 flops; else `known` and the
+    rounding are added. A zero layer, of which every result is zero, has error 0.
     """
-    if not bool(scale > 0):
-        return 0.0
-    known = max(0.0, squared)
-    width = min(layer.shape[1], 2 * (layer.rank + result.to_layer().rank))
+    (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
+    if not core.down.any():
+        return Distance(0.0, 0.0)
+    whole = frobenius(core)
+    size, least = float(whole.value), float(whole.value) - whole.rounding
+    if not least > 0:  # nothing but rounding is left of the layer
+        least = 0.0
+    (made,), power = balance(exact.to_layer())
+    own, of_result = float(unit_sizes(core).sum()), math.ldexp(float(unit_sizes(made).sum()), power - exponent)
+    slack = SAFETY * EPS * (own + of_result)
+    rounding = 0.0 if layer.down.dtype == torch.float64 else FACTORS * torch.finfo(layer.down.dtype).eps / 2 * of_result
+
+    def between(error: float, more: float) -> Distance:
+        return Distance(error / size, (error + more) / least if least else math.inf)
+
+    share = max(0.0, known or 0.0)
+    known_error, known_bound = share**0.5 * size, (share * size**2 + SAFETY * EPS * (own + of_result) ** 2) ** 0.5
     dtype = torch.finfo(layer.down.dtype)
-    if float(scale) * dtype.eps < dtype.tiny:
-        return relative_error(result, layer)
-    if known > max(1e-10, (100 * dtype.eps) ** 2) or layer.shape[0] * width**2 > DENSE_ELEMENTS:
-        return known**0.5
-    return relative_error(result, layer)
+    underflows = math.ldexp(size * dtype.eps, exponent) < dtype.tiny
+    if known is not None and share > 1e-8 and known_error > 1e2 * rounding and not underflows:
+        return between(known_error, known_bound - known_error + rounding)
+    n_out, n_in, _ = core.shape
+    wide = result.to(dtype=torch.float64)
+    if 2.0 * n_out * n_in**2 * core.rank <= ENTRY_FLOPS:
+        return between(_by_entries(wide, core, exponent), slack)
+    if known is None:
+        return distance(wide.to_layer(), layer)
+    pair, power = balance(exact.to_layer(), wide.to_layer())
+    lost = math.ldexp(float(frobenius(aligned(*pair)).value), power - exponent)
+    return between(math.hypot(known_error, lost), known_bound - known_error + lost + slack)
+
+
+def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
+    """||core - 2^-exponent result|| over all entries, a block of outputs at a time."""
+    n_out, n_in, _ = core.shape
+    lost = core.down.new_zeros(())
+    for rows in torch.eye(n_out).to(core.down).split(max(1, CHUNK_ELEMENTS // n_in**2)):
+        made = times_power(result.interaction_matrix(rows), -exponent)
+        lost = torch.hypot(lost, torch.linalg.vector_norm(core.interaction_matrix(rows) - made))
+    return float(lost)
+
+
+def _check_range(exact: Result, dtype: torch.dtype) -> list[str]:
+    """A warning if numbers of the result are too small for the dtype; an error if they are too large."""
+    warnings = []
+    for data, modes in exact.terms():
+        largest = float(data.detach().abs().max())
+        if not largest <= torch.finfo(dtype).max:
+            raise ValueError(
+                f"the result does not fit {dtype}: its array over {modes} reaches {largest:.3g}, more than"
+                f" {torch.finfo(dtype).max:.3g}; decompose layer.to(dtype=torch.float64), or rescale the layer"
+            )
+        if 0 < largest < torch.finfo(dtype).tiny:
+            warnings.append(f"the array over {modes} reaches {largest:.3g} only, below the normal numbers of {dtype}")
+    return warnings
+
+
+def _constant_is_off(result: Result) -> list[str]:
+    """A warning if the result of a lifted layer does not hand on exactly 1 as its constant coordinate."""
+    if not result.constant_out or not result.constant_in:
+        return []
+    first = torch.zeros_like(result.outputs[:, 0])
+    first[0] = 1
+    made = result.interaction_matrix(first).detach().double()
+    made[0, 0] -= 1
+    off = float(torch.linalg.matrix_norm(made))
+    if off <= 1e2 * torch.finfo(result.outputs.dtype).eps:
+        return []
+    return [
+        f"the constant coordinate that a lifted layer hands on is off by up to {off:.3g} |[1, x]|^2: truncation cut it"
+    ]
+
+
+def cut_warning(values: Tensor, kept: int, what: str, floor: float) -> list[str]:
+    """A warning if the cut after the first `kept` of these magnitudes, largest first, divides nearly equal ones."""
+    if not 0 < kept < len(values):
+        return []
+    above, below, largest = (float(values[at].detach().abs()) for at in (kept - 1, kept, 0))
+    if below <= floor * largest or above - below > 1e2 * floor * largest:
+        return []
+    return [
+        f"{what}: the cut after {kept} runs between nearly equal values ({above:.6g} and {below:.6g}), so which"
+        " directions are kept is a matter of rounding"
+    ]

@@ -7,10 +7,10 @@ from typing import ClassVar
 from tensornet_interp.checks import check_int
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
-from tensornet_interp.decompositions.errors import measure, measured
+from tensornet_interp.decompositions.errors import cut_warning, measured
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,16 @@ class OutputSVD:
         directions = fix_signs(left[:, :blocks])
         found = min(rank, state.core.shape[1])
         eigenvalues, vectors = eigenpairs(state.core, directions.T, found)
-        dtype = layer.down.dtype
         # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
         left_out = float(1 - eigenvalues.detach().square().sum())
         return measured(
             SpectralResult,
             layer,
-            Report.of(layer, self, floor=floor),
-            lambda result: measure(result, layer, state.scale, left_out),
-            outputs=directions.to(dtype),
-            eigenvalues=(state.scale * eigenvalues).to(dtype),
-            eigenvectors=fix_signs(state.expand(vectors)).to(dtype),
-            directions=directions.T.to(dtype),
+            Report.of(layer, self, floor=floor, warnings=cut_warning(values, blocks, "output directions", floor)),
+            left_out,
+            outputs=directions,
+            eigenvalues=state.scale * eigenvalues,
+            eigenvectors=fix_signs(state.expand(vectors)),
+            directions=directions.T,
             singular_values=state.scale * values,
         )

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import torch
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.errors import measured
-from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report
@@ -64,22 +64,19 @@ class RandomComponents:
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Draw and refit. The work is done in float64, and the result has the layer's dtype."""
-        wide = layer.to(dtype=torch.float64)
-        scale = float(norm(wide))
-        if scale > 0:
-            wide = replace(wide, down=wide.down / scale)
+        (wide,), exponent = balance(layer)
         units = Eigen()(wide).to_layer() if self.source == "eigen" else wide
         rank = check_int("rank", self.rank, 1, units.rank, f"the components of source '{self.source}'")
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         order = torch.randperm(units.rank, generator=generator, device="cpu").to(wide.down.device)
         fitted = self._refit(_pick(units, order[:rank]), _pick(units, order[rank:]) if rank < units.rank else None)
-        fields = canonical_cp(replace(fitted, down=fitted.down * (scale or 1.0)))
+        fields = canonical_cp(replace(fitted, down=times_power(fitted.down, exponent)))
         return measured(
             CPResult,
             layer,
             Report.of(layer, self, seed=self.seed),
-            lambda result: relative_error(result, layer) if scale > 0 else 0.0,
-            **{name: factor.to(layer.down.dtype) for name, factor in fields.items()},
+            None,
+            **fields,
         )
 
     def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.decompositions.errors import R, measure, measured
+from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Model
 from tensornet_interp.decompositions.priors import Factors, Prior
@@ -80,10 +81,11 @@ class FitOptions:
         """Return the terms of `start` in the coordinates and at the scale of the fit; None if there is no start."""
         if self.start is None:
             return None
-        layer = self.start.to_layer().to(state.core.down.device, torch.float64)
+        (layer,), exponent = balance(self.start.to_layer().to(state.core.down.device))
         left = state.project(layer.left)
         tied = layer.left is layer.right or torch.equal(layer.left, layer.right)
-        return layer.down / (state.scale or 1.0), left, left if tied else state.project(layer.right)
+        outputs = times_power(layer.down / (state.scale or 1.0), exponent)
+        return outputs, left, left if tied else state.project(layer.right)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -128,7 +130,7 @@ class FitOptions:
             report = Report.of(
                 layer, self, seed=self.seed, convergence=convergence, stop_reason=stop, starts=fit.starts
             )
-        return measured(kind, layer, report, lambda result: measure(result, layer, state.scale, squared), **fields)
+        return measured(kind, layer, report, squared, **fields)
 
     def _constrained(self, factors: Factors) -> Factors:
         for prior in self.priors:

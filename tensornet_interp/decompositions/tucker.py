@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
-from tensornet_interp.decompositions.errors import measure, measured
+from tensornet_interp.decompositions.errors import cut_warning, measured
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import input_gram
@@ -170,7 +170,6 @@ def _result(
     convergence: tuple[float, ...] = (),
     stop: str = "direct",
 ) -> TuckerResult:
-    dtype = layer.down.dtype
     core = BilinearLayer(
         down=state.scale * (outputs.T @ state.core.down),
         left=inputs.T @ state.core.left,
@@ -180,14 +179,18 @@ def _result(
         basis="Tucker factors",
     )
     left_out = 1 - _kept(state.core, outputs, inputs)
+    warnings = [
+        *cut_warning(spectra[0], outputs.shape[1], "output rank", floor),
+        *cut_warning(spectra[1], inputs.shape[1], "input rank", floor),
+    ]
     return measured(
         TuckerResult,
         layer,
-        Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor),
-        lambda result: measure(result, layer, state.scale, left_out),
-        outputs=outputs.to(dtype),
-        inputs=state.expand(inputs).to(dtype),
-        core=core.to(dtype=dtype),
+        Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor, warnings=warnings),
+        left_out,
+        outputs=outputs,
+        inputs=state.expand(inputs),
+        core=core,
         singular_values=(state.scale * spectra[0], state.scale * spectra[1]),
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
-from tensornet_interp.numerics import nonzero
+from tensornet_interp.numerics import row_noise, unit_columns
 
 
 class Projection(NamedTuple):
@@ -49,11 +49,9 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
     check_size("in", eigenvectors=eigenvectors.shape[0], vectors=vectors.shape[0])
     check_alike(vectors=vectors, eigenvectors=eigenvectors)
     wide, basis = vectors.to(torch.float64), eigenvectors.to(torch.float64)
-    coordinates = wide.T @ basis  # (vector, rank)
-    length = wide.norm(dim=0)
-    cosines = coordinates / nonzero(length)[:, None] / nonzero(basis.norm(dim=0))
-    captured = (wide.T @ _row_basis(basis.T).T).square().sum(1) / nonzero(length.square())
-    return Projection(coordinates, cosines, captured)
+    units = unit_columns(wide)[0]
+    captured = (units.T @ _row_basis(eigenvectors.T).T).square().sum(1)
+    return Projection(wide.T @ basis, units.T @ unit_columns(basis)[0], captured)
 
 
 @torch.no_grad()
@@ -74,8 +72,8 @@ def label_directions(
     n = check_int("n", n, 1, len(vectors), f"there are {len(vectors)} vectors")
     if names is not None and len(names) != len(vectors):
         raise ValueError(f"names must be one per vector, got {len(names)} for {len(vectors)} vectors")
-    a, b = directions.to(torch.float64), vectors.to(torch.float64)
-    cosines = (a @ b.T) / nonzero(a.norm(dim=1))[:, None] / nonzero(b.norm(dim=1))  # (direction, vector)
+    a, b = (unit_columns(rows.to(torch.float64).T)[0] for rows in (directions, vectors))
+    cosines = a.T @ b  # (direction, vector)
     order = cosines.abs().argsort(dim=1, descending=True, stable=True)[:, :n]
     return [
         [Label(str(at) if names is None else names[at], float(row[at])) for at in picks]
@@ -108,6 +106,7 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def _row_basis(rows: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows up to the rounding of their dtype; float64."""
-    _, values, basis = torch.linalg.svd(rows.to(torch.float64), full_matrices=False)
-    return basis[values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]]
+    """Orthonormal rows that span the rows, whatever their lengths, up to the rounding of their dtype; float64."""
+    units = unit_columns(rows.to(torch.float64).T)[0].T
+    _, values, basis = torch.linalg.svd(units, full_matrices=False)
+    return basis[values > row_noise(units, rows.dtype) * values[0]]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import rescale
 from tensornet_interp.checks import (
     check_alike,
     check_batch,
@@ -15,12 +16,13 @@ from tensornet_interp.checks import (
     check_int,
     check_size,
     check_tensor,
-    check_text,
 )
 from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.statistics import Statistics, summarize
-from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer, TensorNetwork
+from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import check_network
+from tensornet_interp.numerics import EPS
 
 _PAIRS = ("all", "cross", "self")
 _RANKINGS = ("magnitude", "negative", "positive")
@@ -142,18 +144,24 @@ class FeatureInteractions:
     def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
         """Return the n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
         names = _names(names, len(self))
-        total = self.squared_norm()
+        total = self._norm()
         lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features (basis: {self.basis})"], 0.0
         for place, (first, second, value) in enumerate(self.top(n, pairs=pairs, by=by), start=1):
-            so_far += value**2 * (1 if first == second else 2)
+            so_far += (value / (total or 1)) ** 2 * (1 if first == second else 2)
             pair = names[first] if first == second else f"{names[first]} x {names[second]}"
-            lines.append(f"{place:>4}  {value:>+11.4g}  {so_far / (total or 1):>14.4f}  {pair}")
+            lines.append(f"{place:>4}  {value:>+11.4g}  {so_far:>14.4f}  {pair}")
         return "\n".join(lines)
 
     def squared_norm(self) -> float:
         """Return sum_ij Q[i, j]^2 = tr(S G S G), G = factors^T factors, S = diag(signs). Cost: feature * rank^2."""
-        gram = self.factors.T @ self.factors * self.signs  # (rank, rank)
-        return max(0.0, float((gram * gram.T).sum()))
+        norm = self._norm()
+        return norm * norm
+
+    def _norm(self) -> float:
+        """The root of the squared norm, which fits a float if Q does."""
+        factors, exponent = rescale(self.factors)
+        gram = factors.T @ factors * self.signs  # (rank, rank)
+        return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
 
     def _tile(self, rows: Tensor, columns: Tensor) -> Tensor:
         return (self.factors[rows] * self.signs) @ self.factors[columns].T
@@ -175,7 +183,7 @@ class FeatureInteractions:
         """Values of the n best pairs and first * features + second: a running merge over the tiles."""
         norms = self.factors.norm(dim=1)
         # the bound is met exactly by a feature with itself: room for the rounding of norms and products
-        norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * torch.finfo(norms.dtype).eps)
+        norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * EPS)
         values = norms.new_empty(0)
         index = torch.empty(0, dtype=torch.int64, device=norms.device)
         least = -math.inf  # the n-th best score so far
@@ -257,24 +265,6 @@ def feature_interactions(
     offset = float(constant.square() @ signs)
     linear = 2 * factors @ (signs * constant)
     return FeatureInteractions(factors, signs, linear, offset, basis, part.name, max_elements)
-
-
-def stated_basis(layer: BilinearLayer, basis: str | None) -> str:
-    """Return the layer's basis, or `basis` if it states none; an error if neither states it or they differ."""
-    known = None if layer.basis in (AS_GIVEN, CHANGED) else layer.basis
-    if basis is not None:
-        check_text("basis", basis)
-    if basis is None and known is None:
-        raise ValueError(
-            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, as 'residual stream"
-            " after the norm': the coordinates that layer and vectors must share"
-        )
-    if basis and known and basis != known:
-        raise ValueError(
-            f"basis is {basis!r} but the layer's is {known!r}: vectors and layer must share their coordinates;"
-            " move one of them with change_basis"
-        )
-    return basis or known or ""
 
 
 def _score(values: Tensor, by: str) -> Tensor:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, balance_rows, rescale, times_power
 from tensornet_interp.checks import check_alike, check_int, check_number, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
-from tensornet_interp.features.interactions import stated_basis
+from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
-from tensornet_interp.numerics import nonzero
+from tensornet_interp.numerics import EPS, nonzero
 
 _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
 
@@ -58,14 +59,17 @@ def low_rank_correlation(
         check_size("feature", directions=count, bias=bias.shape[0])
         check_alike(directions=directions, bias=bias)
     _check_active(active, (len(x), count))
-    wide = part.to(dtype=torch.float64)
-    inputs = part.lift_input("x", x).to(torch.float64)  # (token, in)
+    # all at scales near 1: a correlation does not see them, and its squares neither over- nor underflow
+    (wide,), exponent = balance(part)
+    inputs, of_inputs = rescale(part.lift_input("x", x))  # (token, in)
+    scaled, powers = balance_rows(directions)
+    powers = powers + exponent + 2 * of_inputs  # of the outputs along each direction
     rows = max(1, _CHUNK_ELEMENTS // (4 * part.rank))
     outputs = torch.cat([wide.multilinear(chunk) for chunk in inputs.split(rows)])  # (token, out)
     records: list[Record] = []
     step = max(1, _CHUNK_ELEMENTS // (max(ks) * max(len(x), part.shape[1])))
     for start in range(0, count, step):
-        chunk = directions[start : start + step].to(torch.float64)
+        chunk = scaled[start : start + step]
         truth = outputs @ chunk.T  # (token, chunk)
         values, vectors = eigenpairs(wide, chunk, max(ks))
         projected = inputs @ vectors.permute(1, 0, 2).flatten(1)  # (token, chunk * k)
@@ -74,7 +78,8 @@ def low_rank_correlation(
         if isinstance(active, Tensor):
             mask = active[:, start : start + step].to(truth.device)
         else:
-            mask = truth + (0 if bias is None else bias[start : start + step].to(torch.float64)) > active
+            shift = torch.zeros_like(truth[0]) if bias is None else bias[start : start + step].to(torch.float64)
+            mask = truth > times_power(active - shift, -powers[start : start + step])
         everywhere = _correlation(sums, truth, torch.ones_like(mask)).tolist()
         where_active = _correlation(sums, truth, mask).tolist()
         counts = mask.sum(0).tolist()
@@ -112,11 +117,13 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     """
     part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
-    core, _ = compress_inputs(part.to(dtype=torch.float64), count)
+    (balanced,), exponent = balance(part)
+    core, _ = compress_inputs(balanced, count)
     size = core.shape[1]
     step = max(1, _CHUNK_ELEMENTS // (size * max(size, core.rank)))
+    scaled, powers = balance_rows(directions)
     leading, others = [], []
-    for rows in directions.to(torch.float64).split(step):
+    for rows in scaled.split(step):
         values = torch.linalg.eigvalsh(core.interaction_matrix(rows))  # (chunk, size)
         order = values.abs().argsort(dim=-1, descending=True, stable=True)[:, :2]
         leading.append(values.gather(-1, order))
@@ -124,6 +131,8 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     first_two, sums = torch.cat(leading), torch.cat(others)  # (feature, 2 or 1), (feature, 2)
     squared = nonzero(sums[:, 0])
     share, effective = first_two.square().sum(1) / squared, sums[:, 1] / squared
+    first_two = times_power(first_two.T, powers + exponent).T
+    norms = times_power(sums[:, 0].sqrt(), powers + exponent)
     records: list[Record] = []
     for place, feature in enumerate(share.argsort(descending=True, stable=True).tolist(), start=1):
         first, second = [*first_two[feature].tolist(), 0.0][:2]
@@ -132,10 +141,10 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
                 "place": place,
                 "feature": feature,
                 "share": float(share[feature]),
-                "opposite": first * second < 0,
+                "opposite": min(first, second) < 0 < max(first, second),
                 "first": first,
                 "second": second,
-                "norm": float(sums[feature, 0].sqrt()),
+                "norm": float(norms[feature]),
                 "effective_rank": float(effective[feature]),
                 "basis": part.basis,
             }
@@ -169,7 +178,7 @@ def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
         centred = (side - (weight * side).sum(0) / count) * weight
         norm = centred.square().sum(0).sqrt()
         # what is left of a constant after subtracting its mean is rounding, not variance
-        rounding = 8 * torch.finfo(a.dtype).eps * (weight * side).square().sum(0).sqrt()
+        rounding = 8 * EPS * (weight * side).square().sum(0).sqrt()
         sides.append((centred, torch.where(norm > rounding, norm, torch.nan)))
     (left, left_norm), (right, right_norm) = sides
     return (left * right).sum(0) / (left_norm * right_norm)

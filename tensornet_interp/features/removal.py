@@ -13,7 +13,7 @@ from tensornet_interp.checks import check_alike, check_int, check_size, check_te
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import t_quantile
+from tensornet_interp.numerics import t_quantile, unit_columns
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,13 @@ def removal_test(
         check_size("in", **{"x": x.shape[1], name_of: value.shape[1]})
     check_alike(x=x, removed=removed, control=control)
     check_size("token", x=len(x), window=len(window))
-    bias = outputs.reading_bias()
+    wide, reader = layer.to(dtype=torch.float64), outputs.to(dtype=torch.float64)
+    bias = reader.reading_bias()
     shift = 0.0 if bias is None else float(bias[feature])
+    x, removed, control = (part.to(torch.float64) for part in (x, removed, control))
 
     def activation(inputs: Tensor) -> Tensor:
-        return (layer(inputs) @ outputs.encoder[feature] + shift).relu().to(torch.float64)  # (token,)
+        return (wide(inputs) @ reader.encoder[feature] + shift).relu()  # (token,)
 
     _, member = window.unique(return_inverse=True)
     count = torch.bincount(member).to(torch.float64)
@@ -111,6 +113,7 @@ def removal_test(
         reach = t_quantile(len(count), REMOVAL_RULE.confidence) * error
         low, high = middle - reach, middle + reach
     drop = 1 - float(after.mean()) / mean
+    lengths = [unit_columns(part.to(torch.float64).T)[1] for part in (removed, x)]
     if len(count) < REMOVAL_RULE.min_windows:
         verdict = "untested"
     else:
@@ -121,7 +124,7 @@ def removal_test(
         tokens=len(x),
         windows=len(count),
         activation=mean,
-        length=float((removed.norm(dim=1) / x.norm(dim=1)).mean()),
+        length=float((lengths[0] / lengths[1]).mean()),
         drop=drop,
         control_drop=1 - float(other.mean()) / mean,
         difference=middle,
@@ -150,6 +153,7 @@ def circuit_tests(
     as much of other features (`random_part`): as many as members are active on a token, or two for the plane.
     Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
     """
+    inputs, x = inputs.to(dtype=torch.float64), x.to(torch.float64)
     codes = inputs.encode(x)  # (token, feature)
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
     parts = {
@@ -178,10 +182,9 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     score[:, leave] = 0
     place = score.argsort(dim=1, descending=True).argsort(dim=1)  # 0 for the largest
     chosen = (place < count[:, None]) & (score > 0)
-    part = (codes * chosen) @ decoder.T  # (token, in)
-    length = part.norm(dim=1)
-    scale = torch.where(length > 0, like.norm(dim=1) / length.clamp(min=torch.finfo(part.dtype).tiny), 0.0)
-    return part * scale[:, None]
+    part = (codes * chosen).to(torch.float64) @ decoder.to(torch.float64).T  # (token, in)
+    _, lengths = unit_columns(like.to(torch.float64).T)
+    return (unit_columns(part.T)[0] * lengths).T.to(like.dtype)
 
 
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_number, check_share
 
 _BINS = 2**16
+_LEAST = -1100  # an exponent below those of all numbers, for zeros
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Statistics:
 
 class _Moments(NamedTuple):
     n: int
+    exponent: int  # the other numbers are those of values / 2^exponent: fourth powers neither over- nor underflow
     mean: float
     m2: float  # sum (value - mean)^2
     m3: float
@@ -63,16 +66,24 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
         raise ValueError("quantiles is empty; give shares from 0 to 1")
     for share in quantiles:
         check_share("quantiles", share, low_open=False, high_open=False)
-    moments = reduce(_merge, (_moments(chunk) for chunk in chunks()))
-    count, mean, m2, _, m4, minimum, maximum = moments
+    count, exponent, mean, m2, _, m4, minimum, maximum = reduce(_merge, (_moments(chunk) for chunk in chunks()))
     std = math.sqrt(m2 / count)
     scale = std or 1.0
+
+    def whole(value: float) -> float:
+        return math.ldexp(value, exponent)
+
+    def made(kurtosis: float, found: Mapping[float, float], outliers: int) -> Statistics:
+        ends = whole(minimum), whole(maximum)
+        shown = {share: whole(value) for share, value in found.items()}
+        return Statistics(count, whole(mean), whole(std), kurtosis, *ends, shown, outliers, z)
+
     low, high = (math.asinh((end - mean) / scale) for end in (minimum, maximum))
     if low == high:
-        return Statistics(count, mean, std, math.nan, minimum, maximum, dict.fromkeys(quantiles, mean), 0, z)
+        return made(math.nan, dict.fromkeys(quantiles, mean), 0)
     outliers, histogram = 0, torch.zeros(_BINS, dtype=torch.float64)
     for chunk in chunks():
-        scaled = (chunk - mean) / scale
+        scaled = (times_power(chunk.to(torch.float64), -exponent) - mean) / scale
         outliers += int((scaled.abs() > z).sum())
         histogram += torch.histc(scaled.asinh().clamp(low, high), _BINS, low, high).to("cpu", torch.float64)
     reached = histogram.cumsum(0)
@@ -83,19 +94,30 @@ def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Seque
         inside = (rank - float(reached[at] - histogram[at])) / max(1.0, float(histogram[at]))
         place = low + (high - low) * (at + min(1.0, max(0.0, inside))) / _BINS
         found[share] = mean + scale * math.sinh(place)
-    return Statistics(count, mean, std, count * m4 / m2**2, minimum, maximum, found, outliers, z)
+    return made(count * m4 / m2**2, found, outliers)
 
 
 def _moments(values: Tensor) -> _Moments:
+    values, exponent = rescale(values)
+    exponent = exponent if bool(values.any()) else _LEAST
     mean = float(values.mean())
     centred = values - mean
     squares = centred.square()
     m2, m3, m4 = (float(part.sum()) for part in (squares, squares * centred, squares.square()))
-    return _Moments(values.numel(), mean, m2, m3, m4, float(values.min()), float(values.max()))
+    return _Moments(values.numel(), exponent, mean, m2, m3, m4, float(values.min()), float(values.max()))
+
+
+def _divided(moments: _Moments, exponent: int) -> _Moments:
+    """The moments with another, larger exponent."""
+    n, own, *numbers = moments
+    degrees = (1, 2, 3, 4, 1, 1)
+    return _Moments(n, exponent, *(math.ldexp(x, d * (own - exponent)) for x, d in zip(numbers, degrees, strict=True)))
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
     """The moments of both sets together."""
+    exponent = max(a.exponent, b.exponent)
+    a, b = _divided(a, exponent), _divided(b, exponent)
     both, step = a.n + b.n, b.mean - a.mean
     share = a.n * b.n / both
     m2 = a.m2 + b.m2 + step**2 * share
@@ -108,4 +130,4 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
         + 4 * step * (a.n * b.m3 - b.n * a.m3) / both
     )
     mean = a.mean + step * b.n / both
-    return _Moments(both, mean, m2, m3, m4, min(a.minimum, b.minimum), max(a.maximum, b.maximum))
+    return _Moments(both, exponent, mean, m2, m3, m4, min(a.minimum, b.minimum), max(a.maximum, b.maximum))

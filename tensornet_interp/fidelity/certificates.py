@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, rescale
 from tensornet_interp.checks import check_int, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.numerics import unit_columns
+from tensornet_interp.spectral import SpectralResult
 
 _BATCH = 512  # samples whose component activations are alive together
 _ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitudes
@@ -21,30 +23,35 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
 
     The cut part of a block adds between min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is
     proven if its margin to every other output exceeds what the cut parts can add to the difference. `result` must hold
-    all eigenpairs; its relative error is counted against the margin. That error is measured in float64: the proofs do
-    not hold for a layer whose hidden units cancel each other to less than about 1e-3 of their size. |x|^2 includes the
-    1 of a lifted input. Raises ValueError for a truncated result. Cost: batch * out^2 * block.
+    all eigenpairs. The bound on its relative error is counted against the margin, so nothing is proven for a layer of
+    which rounding leaves too little. |x|^2 includes the 1 of a lifted input. Raises ValueError for a truncated result.
+    Cost: batch * out^2 * block.
     """
     rank = check_int("rank", rank, 1, result.rank)
     if result.relative_error is None or result.relative_error > 1e-3:
         raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
     check_tensor("x", x, ("batch", "in"))
-    outputs = result.drop_constant().outputs.double()  # (out, block)
-    scale = torch.linalg.matrix_norm(outputs, 2) * result.eigenvalues.double().norm()
-    low, high = _cut_range(result.eigenvalues[:, rank:].double())  # (block,)
+    # a decision depends on no scale, and squares must neither over- nor underflow
+    outputs, _ = rescale(result.drop_constant().outputs)  # (out, block)
+    eigenvalues, _ = rescale(result.eigenvalues)
+    error = result.report.relative_error_bound or result.relative_error
+    if len(outputs) < 2:
+        raise ValueError(f"a decision needs at least 2 outputs, the result has {len(outputs)}")
+    scale = torch.linalg.matrix_norm(outputs, 2) * eigenvalues.norm()
+    low, high = _cut_range(eigenvalues[:, rank:])  # (block,)
     proven = []
     for batch in x.split(_BATCH):
-        z = result.lift_input("x", batch).double()
+        z = unit_columns(result.lift_input("x", batch).double().T)[0].T
         projected = torch.einsum("ni,bir->nbr", z, result.eigenvectors[:, :, :rank].double()).square()
         squared = z.square().sum(-1)
         rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
-        logits = (result.eigenvalues[:, :rank].double() * projected).sum(-1) @ outputs.T
+        logits = (eigenvalues[:, :rank] * projected).sum(-1) @ outputs.T
         winner = logits.argmax(-1)
         gap = outputs[winner][:, None, :] - outputs  # (batch, out, block)
         worst = gap.clamp_min(0) @ (low * rho)[..., None] + gap.clamp_max(0) @ (high * rho)[..., None]
         margin = logits.gather(-1, winner[:, None]) - logits + worst[..., 0]
         margin.scatter_(-1, winner[:, None], torch.inf)
-        slack = 2 * scale * (result.relative_error + _ROUNDING) * squared
+        slack = 2 * scale * (error + _ROUNDING) * squared
         proven.append(margin.amin(-1) > slack)
     return torch.cat(proven)
 
@@ -67,7 +74,7 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
     if not isinstance(layer, BilinearLayer):
         raise TypeError(f"layer must be a BilinearLayer, got {type(layer).__name__}; a result has to_layer()")
     check_tensor("x", x, ("batch", "in"))
-    layer = layer.drop_constant().to(dtype=torch.float64)
+    layer = balance(layer.drop_constant()).layers[0]  # a decision depends on no scale
     n_out, n_in, _ = layer.shape
     if n_out < 2:
         raise ValueError(f"a decision needs at least 2 outputs, the layer has {n_out}")
@@ -75,7 +82,7 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
     if not len(counts):
         raise ValueError("counts is empty: give the numbers of eigenpairs to keep")
     counts = [check_int("counts", k, 1, full, "eigenpairs of a difference") for k in counts]
-    z = layer.lift_input("x", x.double())
+    z = unit_columns(layer.lift_input("x", x.double()).T)[0].T
     # rounding is a share of the hidden units, which may be far larger than the difference that they leave
     sizes = layer.down.abs() @ (layer.left.norm(dim=0) * layer.right.norm(dim=0))  # (out,)
     squared = z.square().sum(-1)  # (batch,)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_choice, check_int, check_labels, check_number, check_size, check_tensor
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are alive together
@@ -25,8 +26,8 @@ class Fidelity:
     """
 
     samples: int
-    agreement: float  # share of samples on which both have the same largest output
-    kl: float  # KL(softmax of reference || softmax of approximation)
+    agreement: float | None  # share of samples on which both have the same largest output; None for one output
+    kl: float | None  # KL(softmax of reference || softmax of approximation); None for one output
     mse: float  # E |f(x) - g(x)|^2
     mse_independent: float | None  # E |f(x1, x2) - g(x1, x2)|^2, both symmetrized; None for networks of several layers
     accuracy: float | None = None  # of the approximation; None without labels
@@ -53,10 +54,12 @@ def fidelity(
         shuffle = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
         pairs = (x, x[shuffle]), (x[shuffle], x)
         delta = sum((wanted[0](*pair) - given[0](*pair) for pair in pairs), torch.zeros_like(f)) / 2
-        independent = float(delta.square().sum(-1).mean())
-    kl = kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean")
-    agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
-    measured = Fidelity(len(x), agreement, float(kl), float((f - g).square().sum(-1).mean()), independent)
+        independent = _mean_square(delta)
+    agreement = kl = None
+    if f.shape[-1] > 1:  # one output decides nothing
+        kl = float(kl_div(log_softmax(g, -1), log_softmax(f, -1), log_target=True, reduction="batchmean"))
+        agreement = float((f.argmax(-1) == g.argmax(-1)).double().mean())
+    measured = Fidelity(len(x), agreement, kl, _mean_square(f - g), independent)
     if labels is None:
         return measured
     return Fidelity(
@@ -202,7 +205,7 @@ def truncation_curve(
             "accuracy": _accuracy(cut, labels),
             "cross_entropy": float(cross_entropy(cut, labels)),
             "kl": float(kl_div(log_softmax(cut, -1), target, log_target=True, reduction="batchmean")),
-            "mse": float((cut - full).square().sum(-1).mean()),
+            "mse": _mean_square(cut - full),
         }
         for k, cut in zip(counts, torch.cat(logits, 1).double(), strict=True)
     ]
@@ -243,6 +246,12 @@ def _outputs(result: SpectralResult) -> Tensor:
 
 def _logits(blocks: Tensor, result: SpectralResult) -> Tensor:
     return blocks @ _outputs(result).T
+
+
+def _mean_square(difference: Tensor) -> float:
+    """The mean over samples of |difference|^2, which need fit a float only at the end."""
+    scaled, exponent = rescale(difference)
+    return float(times_power(scaled.square().sum(-1).mean(), 2 * exponent))
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

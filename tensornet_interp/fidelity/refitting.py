@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_int, check_labels, check_size, check_tensor
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 
 def keep_first(ranking: Tensor, count: int) -> Tensor:
@@ -43,7 +44,8 @@ def refit(
     outputs = result.drop_constant().outputs.double()  # (out, block)
     check_size("batch", x=len(x), targets=len(targets))
     small, used = _only(result, kept)
-    squares = (result.lift_input("x", x).double() @ small.eigenvectors.double()).square()  # (block, batch, rank)
+    inputs, exponent = rescale(result.lift_input("x", x))  # fourth powers of what is left neither over- nor underflow
+    squares = (inputs @ small.eigenvectors.double()).square()  # (block, batch, rank)
     scale = squares.square().mean(1).sqrt()  # scaled to rms 1, so that the solvers do not depend on units
     scale = torch.where(used & (scale > 0), scale, torch.inf)
     features = squares / scale[:, None, :]
@@ -54,10 +56,10 @@ def refit(
     else:
         check_labels("targets", targets, samples=len(x), classes=len(outputs))
         # a component that no sample activates has an infinite scale: its coefficient is not determined, and left at 0
-        start = torch.where(scale.isfinite(), small.eigenvalues.double() * scale, 0.0)
+        start = torch.where(scale.isfinite(), times_power(small.eigenvalues.double() * scale, 2 * exponent), 0.0)
         max_iterations = check_int("max_iterations", max_iterations, 1)
         found, how = _softmax(features, outputs, targets, start, max_iterations), "softmax regression"
-    values = (found / scale).to(result.eigenvalues.dtype)
+    values = times_power(found / scale, -2 * exponent).to(result.eigenvalues.dtype)
     order = values.abs().argsort(dim=1, descending=True, stable=True)
     report = replace(
         result.report,

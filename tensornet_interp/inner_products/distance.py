@@ -1,69 +1,50 @@
 """Norm, relative error and difference of single layers."""
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_alike
+from tensornet_interp.inner_products.frobenius import aligned, distance, frobenius
 from tensornet_interp.inner_products.operands import check_comparable
-from tensornet_interp.inner_products.stack import common_exponents, factor_exponents, rescale
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import check_network
-
-_DENSE_DIFFERENCE = 2**25  # entries of a compressed dense difference that are still cheap (256 MB)
+from tensornet_interp.results import Result
 
 
 def norm(layer: TensorNetwork) -> Tensor:
     """Return the Frobenius norm of the symmetrized tensor of a layer, float64.
 
-    ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. It is safe from overflow: the norm is never squared at
-    full scale. Cost: O(rank^2 (in + out)).
+    ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. Hidden units that cancel do not spoil it, and only the
+    norm itself must fit float64, not its square. Cost: O(rank^2 (in + out)), or O(out in^2 rank) if units cancel.
     """
-    layer = check_network("layer", layer).to_layer()
-    exponents = factor_exponents(layer)
-    scale = torch.tensor(float(sum(exponents)), dtype=torch.float64, device=layer.down.device).exp2()
-    return _norm(rescale(layer, exponents)) * scale
-
-
-def _norm(layer: BilinearLayer) -> Tensor:
-    return ((layer.down.T @ layer.down) * cross_gram(layer, layer)).sum().clamp_min(0).sqrt()
+    (core,), exponent = balance(_wide("layer", layer))
+    size = frobenius(core).value
+    return times_power(size, exponent)
 
 
 def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
     """Return the relative error of one layer's symmetrized tensor against another's.
 
-    error = ||A - B|| / ||B||, where B is the reference. It is exact to rounding if the difference in compressed
-    coordinates has at most 2^25 entries, out r^2 with r = min(in, 2 (rank of A + rank of B)). Larger ones are computed
-    from `difference` by inner products, which resolve errors above 1e-8 only, unless the two layers are aligned.
-    Raises ValueError if the reference is zero. Cost: out rank r^2.
+    error = ||A - B|| / ||B||, where B is the reference. The arrays of both are taken as they are, in float64. The error
+    is exact to rounding, however small it is: the entries of the difference are summed if pairs of hidden units do not
+    resolve it. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
+    errors, with the rank of both together.
     """
-    layers = _two_layers(approximation, reference)
-    own = factor_exponents(layers[1])
-    size = _norm(rescale(layers[1], own))
-    if not size > 0:
+    layers = _wide("approximation", approximation), _wide("reference", reference)
+    check_comparable({"a": layers[0], "b": layers[1]})
+    if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
-    if not all(bool(term.data.any()) for term in layers[0].terms()):
-        return 1.0
-    exponents = common_exponents(*layers)
-    approx, ref = (rescale(layer, e) for layer, e in zip(layers, exponents, strict=True))
-    scale = math.ldexp(float(size), sum(own) - sum(exponents[1]))  # of ref, which may be too small to be squared
-    delta = _difference(ref, approx)
-    n_out, n_in, _ = delta.shape
-    width = min(n_in, 2 * (approx.rank + ref.rank))
-    if n_out * width**2 > _DENSE_DIFFERENCE:
-        return float(_norm(delta) / scale)
-    down = torch.cat([approx.down, -ref.down], 1)
-    left, right = torch.cat([approx.left, ref.left], 1), torch.cat([approx.right, ref.right], 1)
-    if width < n_in:
-        core = torch.linalg.qr(torch.cat([left, right], 1), mode="r").R  # one basis for both layers
-        left, right = core[:, : left.shape[1]], core[:, left.shape[1] :]
-    squared = torch.zeros((), dtype=torch.float64, device=down.device)
-    for row in down:
-        matrix = (left * row) @ right.T
-        squared = squared + ((matrix + matrix.T) / 2).square().sum()
-    return float(squared.sqrt() / scale)
+    return distance(*layers).error
+
+
+def _wide(name: str, part: TensorNetwork) -> BilinearLayer:
+    """Return a layer in float64, the products of the arrays of a result included."""
+    part = check_network(name, part)
+    layer = part.to(dtype=torch.float64) if isinstance(part, Result) else part
+    return layer.to_layer().to(dtype=torch.float64)
 
 
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
@@ -75,30 +56,10 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     """
     old, new = _two_layers(before, after)
     check_alike(before=old.down, after=new.down)
-    return _difference(old, new).drop_constant()
-
-
-def _difference(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
-    """Return new - old over all coordinates, the constant output included."""
-    if old.rank == new.rank:
-        down = torch.cat([new.down - old.down, new.down, new.down], 1)
-        left = torch.cat([old.left, new.left - old.left, new.left], 1)
-        right = torch.cat([old.right, old.right, new.right - old.right], 1)
-    else:
-        down = torch.cat([new.down, -old.down], 1)
-        left, right = torch.cat([new.left, old.left], 1), torch.cat([new.right, old.right], 1)
     name = f"{new.name or 'after'} - {old.name or 'before'}"
     history = (*new.history, "difference of two layers")
-    return BilinearLayer(
-        down=down,
-        left=left,
-        right=right,
-        name=name,
-        history=history,
-        basis=new.basis,
-        constant_in=old.constant_in,
-        constant_out=old.constant_out,
-    )
+    made = replace(aligned(old, new), name=name, history=history, basis=new.basis, constant_in=old.constant_in)
+    return replace(made, constant_out=old.constant_out).drop_constant()
 
 
 def _two_layers(a: TensorNetwork, b: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:

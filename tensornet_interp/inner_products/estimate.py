@@ -17,6 +17,7 @@ class Estimate:
     method: str
     log_scale: float = 0.0
     standard_error: Tensor | None = None  # of value, in its shape, if it was sampled
+    warnings: tuple[str, ...] = ()  # what to know before the number is trusted, one sentence each
 
     def to_tensor(self) -> Tensor:
         """Return value * exp(log_scale), float64, in the shape of value."""

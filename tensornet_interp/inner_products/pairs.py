@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
@@ -15,8 +16,17 @@ from tensornet_interp.inner_products.operands import (
     check_comparable,
     name_networks,
 )
-from tensornet_interp.inner_products.stack import as_stack, factor_exponents, rescale
-from tensornet_interp.inner_products.table import Pairs, Table, Task, cosines, covering_pairs, mirrored, standard_error
+from tensornet_interp.inner_products.stack import as_stack
+from tensornet_interp.inner_products.table import (
+    Pairs,
+    Table,
+    Task,
+    cosines,
+    covering_pairs,
+    heavy_tails,
+    mirrored,
+    standard_error,
+)
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
 from tensornet_interp.network import check_network
@@ -99,7 +109,8 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     pair = []
     for name, part in (("a", a), ("b", b)):
         layer = check_network(name, part).to_layer().drop_constant()
-        pair.append(rescale(layer, factor_exponents(layer)))
+        core = balance(layer).layers[0]
+        pair.append(replace(core, down=balance_rows(core.down)[0]))  # a cosine does not see the scale of an output
     check_comparable({"a": pair[0], "b": pair[1]}, outputs=False)
     grams = {}
     if isinstance(kind, Gaussian):
@@ -120,7 +131,8 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
 def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
-    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error)
+    warnings = () if table.draws is None else heavy_tails(table.draws[0])
+    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings)
 
 
 def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
@@ -133,7 +145,10 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
     cosine, error = (mirrored(x, pairs, len(named)) for x in cosines(table, pairs))
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
-    return Estimate(cosine, table.method, standard_error=error if table.method == "sampled" else None)
+    if table.draws is None:
+        return Estimate(cosine, table.method)
+    warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
+    return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
 
 
 def _table(

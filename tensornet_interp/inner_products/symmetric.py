@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.inner_products.frobenius import output_products
 from tensornet_interp.inner_products.stack import Stack, largest_entry
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
@@ -22,8 +23,12 @@ _CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
 def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
     """Return <F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
 
-    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. Cost: O(rank^3) per layer.
+    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. Of single layers it is safe from hidden units that
+    cancel. Cost: O(rank^3) per layer.
     """
+    if len(f) == 1:
+        value, _ = output_products(f.layers[0], g.layers[0])
+        return value, f.log_scale + g.log_scale
     moment: Tensor | None = None  # X_l, (out of f's layer, out of g's layer); None is the identity
     log_scale = 0.0
     for layer_f, layer_g in zip(f.layers, g.layers, strict=True):

@@ -9,6 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensornet_interp.inner_products.stack import Stack
+from tensornet_interp.numerics import nonzero
+
+FEW_DRAWS = 30  # with so few that decide a variance, a standard error is uncertain by 1 / (2 sqrt(30)) = 9 %
 
 Pairs = Sequence[tuple[int, int]]  # places in the list of networks
 
@@ -73,6 +76,24 @@ def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
             relative = table.draws[i] / table.value[i] + table.draws[j] / table.value[j]  # (samples, out or 1)
             error[at] = standard_error(table.draws[at] * scale[at] - cosine[at] * relative / 2, 0)
     return cosine, error
+
+
+def heavy_tails(deviations: Tensor) -> tuple[str, ...]:
+    """A warning if few draws (samples, ...) decide the variance: (sum d^2)^2 / sum d^4 is how many do.
+
+    For normal deviations it is a third of the samples. If it is small, the next draw may be larger than all so far: the
+    mean is then too small as a rule, and its standard error with it.
+    """
+    squares = (deviations - deviations.mean(0)).square()
+    squares = squares / nonzero(squares.amax(0))
+    deciding = squares.sum(0).square() / nonzero(squares.square().sum(0))
+    fewest = float(deciding[squares.any(0)].min()) if bool(squares.any()) else math.inf
+    if fewest >= min(FEW_DRAWS, len(deviations) / 6):
+        return ()
+    return (
+        f"heavy tails: {fewest:.0f} of {len(deviations)} draws decide the variance, so the standard error may be far"
+        " too small; draw more samples, or compare several seeds",
+    )
 
 
 def standard_error(values: Tensor, dim: int) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor, float64
 
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 Shape = tuple[int, int]
 DIVERGING = "RdBu_r"  # red positive, blue negative, white zero

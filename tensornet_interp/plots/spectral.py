@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_size, check_tensor
 from tensornet_interp.plots.images import Shape, image_cell, pixels, to_numpy
-from tensornet_interp.results import SpectralResult
+from tensornet_interp.spectral import SpectralResult
 
 
 def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:

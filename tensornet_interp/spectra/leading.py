@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tensornet_interp.balance import balance, balance_rows, times_power
 from tensornet_interp.checks import check_alike, check_choice, check_int, check_number, check_size, check_tensor
-from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs
+from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs, invert_directions
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
-from tensornet_interp.results import SpectralResult
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
+from tensornet_interp.spectral import SpectralResult
 
 _CHUNK_ELEMENTS = 2**25  # the most numbers held at once for one chunk of directions (256 MB)
 
@@ -62,11 +63,10 @@ class Spectra:
         """
         if self.constant_out:
             raise ValueError("the constant output of a lifted layer needs its direction; use layer.drop_constant()")
-        rtol = max(self.directions.shape) * torch.finfo(self.directions.dtype).eps
         return SpectralResult(
             report=self.report,
             constant_in=self.constant_in,
-            outputs=torch.linalg.pinv(self.directions.to(torch.float64), rtol=rtol).to(self.directions.dtype),
+            outputs=invert_directions(self.directions).to(self.directions.dtype),
             eigenvalues=self.eigenvalues,
             eigenvectors=self.eigenvectors,
             directions=self.directions,
@@ -125,16 +125,14 @@ def spectra(
     if method == "auto":
         flops = eigen_flops(n_in, hidden, blocks)
         method = "krylov" if krylov_flops(n_in, hidden, blocks, steps) < min(flops.values()) else "dense"
-    exact, wide = layer.to(dtype=torch.float64), directions.to(torch.float64)
+    (exact,), exponent = balance(layer)
+    # every direction at its own scale, a power of two, so that squares neither overflow nor vanish
+    wide, powers = balance_rows(directions)
     core, basis = compress_inputs(exact, blocks)
     size = core.shape[1]
     matrices = Matrices(core.left, core.right, wide @ exact.down)
-    sizes = matrices.scales()
-    if not bool(torch.isfinite(sizes).all()):
-        raise ValueError("the interaction matrices overflow float64: scale the weights down")
-    # every direction at its own scale, a power of two, so that squares neither overflow nor vanish
-    scale = torch.ldexp(torch.ones_like(sizes), sizes.frexp().exponent.clamp(-1000, 1000))[:, None]
-    wide = wide / scale
+    own = matrices.scales().frexp().exponent.to(torch.int64)
+    wide, powers = times_power(wide.T, -own).T, powers + own + exponent
     matrices = matrices._replace(weights=wide @ exact.down)
     if method == "krylov":
         norms, chunk = squared_norms(core, matrices.weights), _CHUNK_ELEMENTS // (2 * steps * size + 6 * hidden)
@@ -155,16 +153,23 @@ def spectra(
             bar.update(len(rows))
     found = Leading(*(torch.cat(part) for part in zip(*parts, strict=True)))
     vectors = found.vectors.mT if basis is None else basis @ found.vectors.mT  # (block, in, k)
-    values = (scale * found.values).to(layer.down.dtype)
+
+    def scaled(numbers: Tensor) -> Tensor:
+        """Numbers (block, ...) at the scale of the layer and of each direction."""
+        return times_power(numbers.T, powers).T
+
+    values = scaled(found.values).to(layer.down.dtype)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"the eigenvalues overflow {layer.down.dtype}: scale the weights or the directions down")
     # what is added to bounds: the weights are sums over out; the values are rounded to the layer's dtype
     sums = matrices._replace(weights=rounding_share(0, layer.shape[0]) * (wide.abs() @ exact.down.abs())).scales()
-    added = scale * sums[:, None] + (values.to(torch.float64) - scale * found.values).abs()
+    added = scaled(sums[:, None]) + (values.to(torch.float64) - scaled(found.values)).abs()
     options = f"spectra(k={k}, tolerance={tolerance:g}, max_steps={steps}, method={method!r})"
     return Spectra(
         eigenvalues=values,
         eigenvectors=fix_signs(vectors).to(values.dtype),
-        bounds=scale * found.bounds + added,
-        residuals=scale * found.residuals + added,
+        bounds=scaled(found.bounds) + added,
+        residuals=scaled(found.residuals) + added,
         proven=found.proven,
         steps=found.steps,
         method=method,
@@ -194,12 +199,11 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
 
 
 def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
-    """An error unless the tolerance is above the rounding of the sums and of the returned values."""
+    """An error unless the tolerance is above the rounding of the sums, which are in float64."""
     tolerance = check_number("tolerance", tolerance)
-    dtype = layer.down.dtype
-    floor = rounding_share(*layer.left.shape) + torch.finfo(dtype).eps
+    floor = rounding_share(*layer.left.shape)
     if not floor <= tolerance < 1:
         raise ValueError(
-            f"tolerance must be from {floor:.1e}, the rounding of {str(dtype).removeprefix('torch.')} at in="
-            f"{layer.shape[1]} and hidden={layer.rank}, to below 1; got {tolerance:g}"
+            f"tolerance must be from {floor:.1e}, the rounding of float64 at in={layer.shape[1]} and"
+            f" hidden={layer.rank}, to below 1; got {tolerance:g}"
         )

@@ -1,0 +1,168 @@
+"""Frobenius products of symmetrized layers that no cancellation fools, each with a bound on its rounding.
+
+The sum over pairs of hidden units, <A, B> = sum_hg (down^T down')[h, g] C[h, g], is fast, but it is off by about
+eps S S', with S = sum_h ||down_h|| ||left_h|| ||right_h||: if hidden units cancel, nothing is left of the result. The
+sum over the entries of the tensor, one output at a time in compressed coordinates, is off by about eps S times the norm
+only, and costs more. Here the first is taken if its bound allows, else the second.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.balance import balance
+from tensornet_interp.layer import BilinearLayer
+
+EPS = torch.finfo(torch.float64).eps
+SAFETY = 10.0  # rounding of sums and of the change of coordinates, in units of eps times the sizes of all terms
+RESOLVED = 1e-9  # a squared norm is taken from pairs of units if its rounding is at most this share of it
+CHEAP_FLOPS = 1e11  # entry by entry always, if that costs no more (a second or two)
+COARSE = 1e-3  # what is accepted from pairs of units if entries would cost more than that
+CHUNK = 2**22  # entries of a block of pairs of units (32 MB)
+
+
+class Measured(NamedTuple):
+    """A norm and a bound on its rounding: the exact one lies within `rounding` of `value`."""
+
+    value: Tensor  # ()
+    rounding: float
+
+
+def unit_sizes(layer: BilinearLayer) -> Tensor:
+    """||down_h|| ||left_h|| ||right_h|| of every hidden unit, (rank,): their sum bounds the norm of the layer."""
+    down, left, right = (torch.linalg.vector_norm(part, dim=0) for part in (layer.down, layer.left, layer.right))
+    return down * left * right
+
+
+def output_sizes(layer: BilinearLayer) -> Tensor:
+    """sum_h |down[out, h]| ||left_h|| ||right_h||, (out,): at least the norm of B[out], however its terms cancel."""
+    return layer.down.abs() @ (
+        torch.linalg.vector_norm(layer.left, dim=0) * torch.linalg.vector_norm(layer.right, dim=0)
+    )
+
+
+def frobenius(layer: BilinearLayer) -> Measured:
+    """||B|| of the symmetrized tensor of a balanced float64 layer, and a bound on its rounding.
+
+    Cost: 4 rank^2 (2 in + out) by pairs of units; entry by entry out' r^2 rank with r = min(in, 2 rank) and
+    out' = min(out, rank).
+    """
+    total = float(unit_sizes(layer).detach().sum())
+    squared = pair_sum(layer, layer)
+    rounding = SAFETY * EPS * total**2
+    n_out, n_in, _ = layer.shape
+    flops = 2.0 * min(n_out, layer.rank) * min(n_in, 2 * layer.rank) ** 2 * layer.rank
+    accepted = RESOLVED if flops <= CHEAP_FLOPS else COARSE
+    if 0 < rounding <= accepted * float(squared.detach()):
+        value = squared.sqrt()
+        return Measured(value, rounding / float(value.detach()))
+    compressed = compress_sides(layer)
+    if layer.shape[0] > layer.rank:  # the norm does not change under an isometry of the outputs
+        compressed = (torch.linalg.qr(layer.down, mode=_mode(layer.down)).R, *compressed[1:])
+    norms = torch.stack([torch.linalg.vector_norm(matrix) for matrix in _matrices(*compressed)])
+    return Measured(torch.linalg.vector_norm(norms), SAFETY * EPS * total)
+
+
+class Distance(NamedTuple):
+    """A relative error, and what the exact one is at most."""
+
+    error: float
+    bound: float
+
+
+def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance:
+    """||A - B|| / ||B|| between symmetrized layers of any dtype and scale, B the reference, which must not be zero.
+
+    Layers of equal rank keep every digit of a small difference of aligned factors. Cost: `frobenius` of both together.
+    """
+    if not all(bool(part.any()) for part in (approximation.down, approximation.left, approximation.right)):
+        return Distance(1.0, 1.0)
+    own = balance(reference)
+    size = frobenius(own.layers[0])
+    (a, b), exponent = balance(approximation, reference)
+    lost = frobenius(aligned(b, a))
+    value, least = float(size.value.detach()), float(size.value.detach()) - size.rounding
+    error, more = float(lost.value.detach()), lost.rounding
+
+    def relative(numerator: float, denominator: float) -> float:
+        if not denominator > 0:
+            return math.inf
+        mantissa, extra = math.frexp(numerator / denominator)
+        power = extra + exponent - own.exponent
+        return math.ldexp(mantissa, power) if power < 1024 else math.inf
+
+    return Distance(relative(error, value), relative(error + more, least))
+
+
+def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
+    """new - old over all coordinates; hidden units are concatenated.
+
+    For layers of one rank they are ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]) with primes for `new`, which
+    keeps every digit of a small change of aligned weights.
+    """
+    if old.rank == new.rank:
+        down = torch.cat([new.down - old.down, new.down, new.down], 1)
+        left = torch.cat([old.left, new.left - old.left, new.left], 1)
+        right = torch.cat([old.right, old.right, new.right - old.right], 1)
+    else:
+        down = torch.cat([new.down, -old.down], 1)
+        left, right = torch.cat([new.left, old.left], 1), torch.cat([new.right, old.right], 1)
+    return BilinearLayer(down=down, left=left, right=right)
+
+
+def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]:
+    """<A[out], B[out]> of two balanced float64 layers, (out,), and a bound on the rounding of each, (out,).
+
+    Cost: as `frobenius`, with rank rank' pairs of units, or the entries in coordinates of both layers together.
+    """
+    sizes = [output_sizes(layer).detach() for layer in (a, b)]
+    values = pair_sum(a, b, by_output=True)
+    rounding = SAFETY * EPS * sizes[0] * sizes[1]
+    rank = a.rank + b.rank
+    flops = 2.0 * a.shape[0] * min(a.shape[1], 2 * rank) ** 2 * rank
+    accepted = RESOLVED if flops <= CHEAP_FLOPS else COARSE
+    if bool((rounding <= accepted * values.detach().abs()).all()):
+        return values, rounding
+    sides = compress_sides(a, b)
+    first, second = zip(*(side.split([a.rank, b.rank], 1) for side in sides), strict=True)
+    products, bounds = [], []
+    for x, y, of_x, of_y in zip(_matrices(*first), _matrices(*second), *sizes, strict=True):
+        products.append((x * y).sum())
+        bounds.append(SAFETY * EPS * (of_x * y.detach().norm() + of_y * x.detach().norm()))
+    return torch.stack(products), torch.stack(bounds)
+
+
+def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> Tensor:
+    """sum_hg (down^T down')[h, g] C[h, g], or of every output (out,), in blocks of hidden units."""
+    total = a.down.new_zeros(a.shape[0] if by_output else ())
+    for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):
+        down, left, right = a.down[:, rows], a.left[:, rows], a.right[:, rows]
+        gram = ((left.T @ b.left) * (right.T @ b.right) + (left.T @ b.right) * (right.T @ b.left)) / 2
+        if by_output:
+            total = total + ((down @ gram) * b.down).sum(1)
+        else:
+            total = total + ((down.T @ b.down) * gram).sum()
+    return total
+
+
+def compress_sides(*layers: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """down, left, right of all units together, the inputs in one orthonormal basis of at most 2 rank coordinates."""
+    down, left, right = (torch.cat([getattr(layer, side) for layer in layers], 1) for side in ("down", "left", "right"))
+    both = torch.cat([left, right], 1)
+    if both.shape[0] > both.shape[1]:
+        left, right = torch.linalg.qr(both, mode=_mode(both)).R.split(left.shape[1], 1)
+    return down, left, right
+
+
+def _matrices(down: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
+    """The symmetric matrix of every output, one at a time: (r, r)."""
+    for row in down:
+        matrix = (left * row) @ right.T
+        yield (matrix + matrix.T) / 2
+
+
+def _mode(matrix: Tensor) -> str:
+    return "reduced" if matrix.requires_grad else "r"

@@ -1,0 +1,121 @@
+"""The example of gates that anneal away, end to end on a small text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import read_rows
+
+from examples import anneal_gate
+from models.annealing import SCHEDULES
+from models.huggingface import load_huggingface
+from models.published import load_transformer, save_transformer
+from tensornet_interp.weights import load_layer
+
+RUNS = ("baseline", "linear", "exponential", "abrupt")
+
+
+def stories(count):
+    told = [
+        f"Once upon a time Tom had {i} dogs. The dogs ran {i % 7} times to the park with Sue." for i in range(count)
+    ]
+    return "\n<|endoftext|>\n".join(told)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    train, held_out = tmp_path / "train.txt", tmp_path / "held_out.txt"
+    train.write_text(stories(80), encoding="utf-8")
+    held_out.write_text(stories(99)[-1500:], encoding="utf-8")
+    sizes = "--vocabulary 300 --d-model 8 --layers 2 --heads 2 --context 16 --batch 4 --base-steps 6 --steps 10"
+    options = f"{sizes} --every 4 --warmup 2 --end 0.5 --no-progress --schedules linear exponential"
+    return ["--text", str(train), "--held-out", str(held_out), "--out", str(tmp_path / "out"), *options.split()]
+
+
+def test_gates_go_and_the_layers_open(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    anneal_gate.main(arguments)
+    printed = capsys.readouterr().out
+    assert printed.count("exactly bilinear") == 3
+    assert "NOT BILINEAR" not in printed
+    steps = read_rows(out / "steps.csv")
+    betas = {run: [float(row["beta"]) for row in steps if row["run"] == run] for run in RUNS}
+    assert [int(row["step"]) for row in steps if row["run"] == "linear"] == [0, 4, 8, 10]
+    assert betas["baseline"] == [1, 1, 1, 1]
+    assert betas["linear"] == pytest.approx([1, 1 - 3 / 5, 0, 0])  # that of the step before: what the loss is of
+    assert betas["abrupt"] == [1, 0, 0, 0]
+    rows = {row["run"]: row for row in read_rows(out / "losses.csv")}
+    assert float(rows["baseline"]["above_baseline"]) == 0
+    for run in RUNS[1:]:
+        difference = float(rows[run]["held_out_loss"]) - float(rows["baseline"]["held_out_loss"])
+        assert float(rows[run]["above_baseline"]) == pytest.approx(difference)
+        assert float(rows[run]["layer_error"]) <= 1e-5
+        assert load_transformer(out / f"{run}-1").config.gate == "none"
+        assert load_layer(out / f"{run}-1", 1).shape == (8, 8, 8)
+    with pytest.raises(ValueError, match="has a gate"):
+        load_layer(out / "baseline-1", 0)
+    assert (out / "anneal.png").is_file()
+
+    weights = (out / "linear-1" / "model.safetensors").read_bytes()
+    anneal_gate.main(arguments)  # every stage is read back
+    assert (out / "linear-1" / "model.safetensors").read_bytes() == weights
+    assert capsys.readouterr().out == printed
+    (out / "anneal.png").unlink()
+    anneal_gate.main(["--replot", "--out", str(out)])
+    assert (out / "anneal.png").is_file()
+    assert capsys.readouterr().out in printed
+
+    with pytest.raises(ValueError, match=r"end there 5, asked for 7"):
+        anneal_gate.main([*arguments, "--end", "0.7"])
+
+
+def test_a_model_that_is_there_is_the_start(arguments, tmp_path):
+    anneal_gate.main([*arguments, "--schedules", "linear"])
+    base = tmp_path / "out" / "base"
+    anneal_gate.main([*arguments, "--schedules", "linear", "--model", str(base), "--out", str(tmp_path / "again")])
+    first, second = (read_rows(tmp_path / name / "losses.csv") for name in ("out", "again"))
+    assert first == second  # the same tokenizer, the same tokens, the same model
+    assert not (tmp_path / "again" / "base").exists()
+
+
+def test_a_layer_that_is_not_the_mlp_has_an_error(arguments, tmp_path):
+    anneal_gate.main([*arguments, "--schedules", "linear"])
+    place = tmp_path / "out" / "linear-1"
+    model = load_transformer(place)
+    tokens = torch.arange(17)
+    assert anneal_gate.largest_error(anneal_gate.OURS, model, place, tokens) <= 1e-5
+    with torch.no_grad():
+        model.mlp(1).down.weight.mul_(1.01)
+    error = anneal_gate.largest_error(anneal_gate.OURS, model, place, tokens)
+    assert error == pytest.approx(0.01 / 1.01, rel=1e-3)
+    save_transformer(model, place)
+    assert anneal_gate.largest_error(anneal_gate.OURS, model, place, tokens) <= 1e-5
+
+
+def test_a_llama_goes_the_same_way(arguments, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed: the extra huggingface")
+    anneal_gate.main([*arguments, "--llama", "--schedules", "smootherstep"])
+    assert capsys.readouterr().out.count("exactly bilinear") == 2
+    place = tmp_path / "out" / "smootherstep-1"
+    assert load_huggingface(place).config.gate == "none"
+    assert load_layer(place, 1, layout="llama", gate_removed=True).shape == (8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--schedules", "cosine"], "'linear'"),
+        (["--start", "0.6", "--end", "0.5"], "0 <= --start <= --end must hold"),
+        (["--end", "1.0"], "gone before the last step"),
+    ],
+)
+def test_bad_options(arguments, options, message, capsys):
+    with pytest.raises(SystemExit):
+        anneal_gate.main([*arguments, *options])
+    assert message in capsys.readouterr().err
+
+
+def test_all_means_every_schedule(arguments, tmp_path):
+    anneal_gate.main([*arguments, "--schedules", "all", "--steps", "3"])
+    runs = {row["run"] for row in read_rows(tmp_path / "out" / "losses.csv")}
+    assert runs >= {"baseline", "abrupt", *SCHEDULES}

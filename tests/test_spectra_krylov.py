@@ -1,0 +1,61 @@
+"""The parts of the Krylov method: products of a step are shared, bounds are those by hand."""
+
+import math
+
+import pytest
+import torch
+from helpers import layer_of, normal, with_spectra
+
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.spectra import spectra
+from tensornet_interp.spectra.krylov import Matrices, enclose, rounding_share, squared_norms
+
+
+def test_products_of_a_step_are_shared(monkeypatch):
+    """Vectors multiplied are those of the subspaces: no direction is worked on after it is done."""
+    multiplied = []
+    product = Matrices.__call__
+
+    def counted(self, x):
+        multiplied.append(x.shape[0] * x.shape[1])
+        return product(self, x)
+
+    monkeypatch.setattr(Matrices, "__call__", counted)
+    values = 0.6 ** torch.arange(1, 25, dtype=torch.float64) * normal(31, 24, seed=0).sign()
+    layer, directions = with_spectra(values, 0), torch.eye(31, dtype=torch.float64)
+    found = spectra(layer, directions, method="krylov", tolerance=1e-6, progress=False)
+    assert sum(multiplied) == int(found.steps.sum())
+    assert len(multiplied) == int(found.steps.max()) < 12  # one product for all directions a step
+    assert multiplied[0] == 31
+    multiplied.clear()
+    found = spectra(layer, directions, method="krylov", progress=False)  # found in float32, then verified
+    assert sum(multiplied) < 1.7 * int(found.steps.sum())
+
+
+def test_squared_norms_are_those_of_the_matrices():
+    layer = layer_of(6, 9, 1100, 0)
+    expected = layer.interaction_matrix(torch.eye(6, dtype=torch.float64)).square().sum((1, 2))
+    scales = Matrices(layer.left, layer.right, layer.down).scales()
+    error = (squared_norms(layer, layer.down) - expected).abs()
+    assert (error <= rounding_share(9, 1100) * scales.square()).all()
+    assert (expected.sqrt() <= scales).all()
+    quadratic = ((layer.down @ cross_gram(layer, layer)) * layer.down).sum(1)
+    torch.testing.assert_close(squared_norms(layer, layer.down), quadratic)
+
+
+def test_products_are_those_of_the_matrices():
+    layer = layer_of(31, 24, 40)
+    x = normal(31, 3, 24, seed=5)
+    expected = x @ layer.interaction_matrix(torch.eye(31, dtype=torch.float64))
+    torch.testing.assert_close(Matrices(layer.left, layer.right, layer.down)(x), expected)
+
+
+def test_enclosure_by_hand():
+    """[[2, 1], [1, C]] with |C| <= 0: eigenvalues 1 +- sqrt 2; with |C| <= 3 nothing better than 3 and 1 is known."""
+    values, coupling = torch.tensor([[2.0]]).double(), torch.tensor([[[1.0]]]).double()
+    sharp = enclose(values, coupling, torch.zeros(1).double(), 1)
+    assert float(sharp.near) == pytest.approx(math.sqrt(2) - 1)
+    assert float(sharp.place) == pytest.approx(math.sqrt(2) - 1)
+    blunt = enclose(values, coupling, torch.tensor([3.0]).double(), 1)
+    assert float(blunt.near) == pytest.approx(1.0)  # the residual
+    assert float(blunt.place) == pytest.approx((5 + math.sqrt(5)) / 2 - 2)  # of [[2, 1], [1, 3]]

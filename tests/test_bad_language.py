@@ -41,9 +41,9 @@ TABLE = [
     ("small vocabulary", lambda: train_tokenizer(["a story"], 256), ValueError, "vocabulary must be from 257 to 65536 .* got 256"),
     ("large vocabulary", lambda: train_tokenizer(["a story"], 70_000), ValueError, "vocabulary must be from 257 to 65536"),
     ("no stories", lambda: encode(train_tokenizer(["a story"], 257), []), ValueError, "stories is empty"),
-    ("no text", lambda: read_stories("no/such.txt"), FileNotFoundError, r"text file 'no/such\.txt' is missing"),
-    ("no tokenizer", lambda: load_tokenizer("no/such.json"), FileNotFoundError, r"no/such.* is missing"),
-    ("no tokens", lambda: load_tokens("no/such.npy"), FileNotFoundError, r"no/such.* is missing"),
+    ("no text", lambda: read_stories("no/such.txt"), FileNotFoundError, r"no/such\.txt is missing"),
+    ("no tokenizer", lambda: load_tokenizer("no/such.json"), FileNotFoundError, r"no/such\.json is missing"),
+    ("no tokens", lambda: load_tokens("no/such.npy"), FileNotFoundError, r"no/such\.npy is missing"),
 ]  # fmt: skip
 
 

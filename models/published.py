@@ -63,7 +63,7 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
     try:
         model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
-    except (RuntimeError, ValueError) as error:  # torch refuses some sizes
+    except (RuntimeError, TypeError, ValueError) as error:  # torch has sizes that it refuses
         raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error
     expected, state = model.state_dict(), dict[str, Tensor]()
     for stored, names in wanted.items():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.bilinear import ClassifierConfig, build_classifier
 from models.published import load_transformer, save_transformer
@@ -167,6 +167,15 @@ def test_a_read_is_of_one_version(tmp_path):
             assert float(values.min()) == float(values.max())
 
     together(write, read, read)
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    metadata = {str(i): "é" * i for i in range(20)}
+    contents = {pack(constant(1), metadata) for _ in range(5)}
+    assert len(contents) == 1
+    (tmp_path / "a.safetensors").write_bytes(contents.pop())
+    assert all(map(torch.equal, load_file(tmp_path / "a.safetensors").values(), constant(1).values()))
+    assert WeightFiles(tmp_path).metadata == metadata
 
 
 def test_weights_stay_those_that_were_opened(tmp_path):

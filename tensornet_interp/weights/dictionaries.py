@@ -46,7 +46,7 @@ def load_dictionary(
         load = _load_paper
     try:
         return load(files, folder, device, dtype)
-    except TypeError as error:  # of an option in cfg.json
+    except (TypeError, ValueError) as error:  # some, of an option or an entry, name no file
         raise ValueError(f"{folder} holds no dictionary: {error}") from error
 
 

@@ -251,7 +251,11 @@ def label(record: Record) -> str:
     words = []
     for name, value in record["options"].items():
         if name == "priors":
-            words += [" ".join(str(v) for v in prior.values() if not isinstance(v, list)) for prior in value]
+            for prior in value:  # a class is described by its full name
+                kind = prior["class"].rpartition(".")[2]
+                words.append(
+                    " ".join([kind, *(str(v) for k, v in prior.items() if k != "class" and not isinstance(v, list))])
+                )
         else:
             words.append(f"{name} {value}")
     return ", ".join(words)

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from examples import benchmark
-from examples.benchmarks import fits, imports, measure, sections
+from examples import benchmark, benchmark_imports
+from examples.benchmarks import fits, measure, sections
 from examples.benchmarks.measure import Checked, Outcome, Row, Table
 from models import ClassifierConfig, build_classifier, save_model
 from tensornet_interp import BilinearLayer, CPResult, decompose, relative_error
@@ -165,7 +165,7 @@ def test_a_random_layer_has_the_sizes_asked_for():
 
 
 def test_the_import_benchmark_prints_the_ratio_of_its_two_times(capsys):
-    imports.main(["--repeats", "1"])
+    benchmark_imports.main(["--repeats", "1"])
     lines = capsys.readouterr().out.splitlines()
     needed, ours = (float(line.split()[-2]) for line in lines[1:3])
     assert min(needed, ours) > 0
@@ -175,4 +175,4 @@ def test_the_import_benchmark_prints_the_ratio_of_its_two_times(capsys):
 @pytest.mark.parametrize(("option", "kind"), [("0", ValueError), ("x", SystemExit)])
 def test_the_import_benchmark_refuses_what_is_no_number_of_repeats(option, kind):
     with pytest.raises(kind):
-        imports.main(["--repeats", option])
+        benchmark_imports.main(["--repeats", option])

@@ -56,6 +56,8 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     rounding = 0.0 if layer.down.dtype == torch.float64 else FACTORS * torch.finfo(layer.down.dtype).eps / 2 * of_result
 
     def between(error: float, more: float) -> Distance:
+        if not size:  # hidden units cancel to the last digit: zero is right as far as float64 can see
+            return Distance(math.inf if error else 0.0, math.inf)
         return Distance(error / size, (error + more) / least if least else math.inf)
 
     share = max(0.0, known or 0.0)

@@ -185,7 +185,10 @@ def _solve(
     size = first = float(rest @ direction)
     for _ in range(steps):
         image = product(direction)
-        length = size / float(direction @ image)
+        curved = float(direction @ image)
+        if not curved > 0:  # what is left of the slope is so small that its squares vanish
+            break
+        length = size / curved
         step.add_(direction, alpha=length)
         rest.sub_(image, alpha=length)
         scaled = precondition(rest)

@@ -1,5 +1,6 @@
 """Norm, relative error and difference of single layers."""
 
+import math
 from dataclasses import replace
 
 from torch import Tensor
@@ -35,7 +36,10 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     check_comparable({"approximation": layers[0], "reference": layers[1]})
     if not all(bool(part.any()) for part in (layers[1].down, layers[1].left, layers[1].right)):
         raise ValueError(f"the relative error is undefined: the reference is zero: {layers[1]!r}")
-    return distance(*layers).error
+    found = distance(*layers).error
+    if math.isinf(found) and not bool(norm(layers[1]) > 0):
+        raise ValueError(f"the relative error is undefined: the hidden units of the reference cancel: {layers[1]!r}")
+    return found
 
 
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:

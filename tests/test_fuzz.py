@@ -5,7 +5,7 @@ import inspect
 
 import fuzz_files
 import pytest
-from test_structure import FILES, PAGES, ROOT
+from source import FILES, PAGES, ROOT
 
 
 def names_of_loaders():

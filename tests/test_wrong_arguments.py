@@ -26,7 +26,7 @@ import pytest
 import torch
 from accepted_values import ACCEPTED, ALSO_CALLED
 from bad_input import RESULT, STACK
-from test_structure import PACKAGE, PAGES, ROOT
+from source import PACKAGE, PAGES, ROOT
 from valid_calls import CALLS, NOT_CALLED
 
 from tensornet_interp import TensorNetwork

@@ -15,6 +15,7 @@ from tensornet_interp import (
     CP,
     HOSVD,
     BilinearLayer,
+    BilinearMap,
     BilinearNetwork,
     BlockTerm,
     Eigen,
@@ -125,6 +126,7 @@ CALLS = {
     "BilinearLayer.change_basis": (LIFTED.change_basis, dict(inputs=normal(5, 2), outputs=normal(2, 3), input_bias=IN, output_bias=normal(2), basis="a", note="b")),
     "BilinearLayer.to": (LAYER.to, dict(device="cpu", dtype=torch.float32)),
     "BilinearMap.__call__": (LAYER.__call__, dict(x1=X, x2=X)),
+    "BilinearMap.to": (lambda **place: BilinearMap.to(FIT, **place), dict(device="cpu", dtype=torch.float32)),
     "BilinearMap.multilinear": (FIT.multilinear, dict(x1=X, x2=X)),
     "BilinearMap.contributions": (LAYER.contributions, dict(x1=X, x2=X)),
     "BilinearMap.interaction_matrix": (LAYER.interaction_matrix, dict(direction=OUT)),
@@ -336,6 +338,6 @@ NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker"],
     MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFidelity", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "hidden_means", "input_gram", "input_moments", "lift_vectors", "make_plan", "nonzero", "open_file", "optional", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "suggestion", "t_quantile", "times_power", "unit_columns", "Level.to"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "hidden_means", "input_gram", "input_moments", "lift_vectors", "make_plan", "nonzero", "open_file", "optional", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to"],
     STEP: ["*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
 }  # fmt: skip

@@ -287,7 +287,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     parser.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    parser.add_argument("--model", help="folder of a stored model, such as examples/digits.py writes; default: train one")
+    parser.add_argument("--model", help="folder of a stored model, from examples/digits.py; default: train one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 20 otherwise")
     parser.add_argument("--steps", type=int, help="largest number of iterations of fits with priors; default: 600")

@@ -279,7 +279,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 8 otherwise")
     parser.add_argument("--width", type=int, help="embedding and hidden size; default: 32 for digits, else 128")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="the first one is analysed in detail")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="the first is analysed in detail")
     parser.add_argument("--example-class", type=int, default=5, help="class of the prediction that is taken apart")
     parser.add_argument("--out", help="folder of the results; default: out/deep_DATASET")
     return parser.parse_args(argv)

@@ -194,7 +194,7 @@ def leading(result: SpectralResult, classes: list[int], data: Dataset) -> Figure
 
 
 def strokes(vector: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Make four inputs from an eigenvector: a stroke, its upper half, the stroke shifted, and one that covers both signs.
+    """Make four inputs from an eigenvector: a stroke, its upper half, a shifted stroke, and one that covers both signs.
 
     The stroke is the brightest tenth of the pixels, for the sign of the vector with the larger sum.
     """

@@ -210,7 +210,7 @@ def compare(folders: Sequence[Path]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the missing stages and report."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", help="folder of a bilinear language model, with its tokenizer there or one level above")
+    made.add_argument("--model", help="folder of a bilinear language model; its tokenizer is there or above")
     made.add_argument(
         "--text", help="training text of the autoencoders: UTF-8 stories or .npy; default: train.npy above --model"
     )
@@ -222,11 +222,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--lr", type=float, default=1e-3)
     made.add_argument("--batch-size", type=int, default=1024, help="tokens per batch")
     made.add_argument(
-        "--steps", type=int, default=800, help="steps of the longest training; 1/8, 1/4 and 1/2 of it are kept too"
+        "--steps", type=int, default=800, help="steps of the longest training; 1/8, 1/4, 1/2 of it are kept too"
     )
     made.add_argument("--buffer", type=int, default=2**15, help="vectors that are shuffled together")
     made.add_argument("--held-out-tokens", type=int, default=30_000)
-    made.add_argument("--shown-tokens", type=int, default=100_000, help="tokens of --text that are searched for contexts")
+    made.add_argument("--shown-tokens", type=int, default=100_000, help="tokens of --text searched for contexts")
     made.add_argument("--circuits", type=int, default=3, help="number of circuits from the top of the ranking")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")

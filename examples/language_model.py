@@ -185,9 +185,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="out/language_model")
     options = parser.parse_args(argv)
     if not options.text or not options.held_out:
-        parser.error(
-            "--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories"
-        )
+        parser.error("--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories")
     for name, value in (("--seeds", options.seeds), ("--steps", options.steps)):
         if value is not None and value < 1:
             parser.error(f"{name} must be at least 1, got {value}")

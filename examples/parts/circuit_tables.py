@@ -137,7 +137,7 @@ def draw_circuit_of(
 def draw_lengths(
     quality: Sequence[Row], summary: Sequence[Row], records: Sequence[Row], about: str, basis: str
 ) -> dict[str, Figure]:
-    """Draw the correlation against the number of eigenpairs, and against training length with the autoencoder's error."""
+    """Draw the correlation against the number of eigenpairs, and correlation and quality against training length."""
     last = max(int(row["steps"]) for row in summary)
     behind = {row["steps"]: row for row in quality if row["point"] == "mlp-out"}
     pairs = min(2, max(int(row["k"]) for row in summary))

@@ -19,7 +19,7 @@ NOISE, WEIGHT_DECAY = 0.5, 1.0
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of every image experiment; `name` is the name of the script and of its folder."""
+    """Return a parser with the options of every image experiment; `name` is the name of the script and its folder."""
     made = argparse.ArgumentParser(
         prog=f"{name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +39,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 def add_sizes(made: argparse.ArgumentParser) -> None:
     """Add the options of experiments on models of several sizes."""
-    made.add_argument("--sizes", help="sizes (width and hidden) of the models, as 30,100; default: by data set and --full")
+    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default: by data set, --full")
     made.add_argument("--train-only", action="store_true", help="train the missing models and stop")
 
 

@@ -71,7 +71,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
         by_count = grouped(rows, "components")
         cells = [_text([float(r["proven"]) for r in by_count[k,]], 4) if (k,) in by_count else "" for k in counts]
         print(f"{size:>5.0f} {basis:<10} {kind:<17}" + "".join(f"{cell:>18}" for cell in cells))
-    print("\nshare of the winning output, and of its margin over the next, from the first k components per class (pixel)")
+    print("\nshare of the winning output, and of its margin, from the first k components per class (pixel basis)")
     print(f"{'size':>5} {'decision':<9} {'of':<7}" + "".join(f"{f'k = {k}':>18}" for k in counts))
     for (size, decision), rows in sorted(grouped(tables["shares"], "size", "decision").items(), key=_by_size):
         by_count = grouped(rows, "components")

@@ -1,14 +1,15 @@
-"""Can masks that fool a classifier be read off its weights, without a single forward pass?
+"""Can masks that fool a classifier be computed from its weights, without a forward pass?
 
-The top positive eigenvectors of all classes are stacked; the rows of the pseudoinverse are masks that each move one
-eigenvector and no other. Three ways: one eigenvector a class, ten, and ten with small singular values cut. Added to
-test images at several strengths (norm of the mask over the mean norm of a training image) they are held against random
-masks of the same norm, Gaussian or the mask itself with its pixels shuffled, and against the eigenvector itself.
-Masks on the outer edge alone, pixels that are active in under 1 % of the training images, are tried on a model that was
-trained without regularisation and on regularised ones. The sign of a mask and the choice among several of a class come
-from training images. Masked images are measured as they are and clipped to [0, 1].
-Expected times: digits a minute; MNIST or Fashion-MNIST about 4 minutes a model on one free core, 3 models a seed;
---full, 100 epochs and 5 seeds, about 8 minutes a model. Every model is trained once and kept.
+The script stacks the top positive eigenvectors of all classes and takes the rows of their pseudoinverse as masks. Each
+mask activates one eigenvector and no other. Three variants: one eigenvector per class, ten per class, and ten per class
+with small singular values cut. The masks are added to test images at several strengths (norm of the mask over the mean
+norm of a training image). They are compared with the eigenvector itself and with random masks of the same norm:
+Gaussian, or the mask with its pixels shuffled. Edge masks use only pixels that are active in under 1 % of the training
+images. All masks are tried on a model without regularisation and on regularised ones. Training images decide the sign
+of a mask, and which of the ten masks of a class is used. Masked images are measured unclipped and clipped to [0, 1].
+
+Expected times: digits 1 minute. MNIST or Fashion-MNIST about 4 minutes per model on one free core, with 3 models per
+seed; --full (100 epochs, 5 seeds) about 8 minutes per model. Every model is trained once and kept.
 """
 
 import argparse
@@ -39,16 +40,16 @@ from tensornet_interp.disk import replace_files
 
 Row = dict[str, object]
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
-CHOSEN_AT = 0.5  # strength at which the mask of a class is chosen on training images
+CHOSEN_AT = 0.5  # strength at which training images choose the mask of a class
 SETTINGS = {
     "unregularised": {"weight_decay": 0.0, "noise": 0.0},
     "noise 0.15, decay 1": {"weight_decay": 1.0, "noise": 0.15},
     "noise 0.5, decay 1": {"weight_decay": 1.0, "noise": 0.5},
 }
 PIXELS = ("all pixels", "outer edge")
-# how masks are made: index of the number of eigenvectors a class in SIZES, cutoff of singular values
+# variants of masks: index of the number of eigenvectors per class in SIZES, cutoff of singular values
 VARIANTS = ((0, None), (1, None), (1, 0.1))
-# eigenvectors a class, few and more (together fewer than pixels), and the share up to which a pixel is on the edge
+# few and more eigenvectors per class (together fewer than pixels), and the share below which a pixel is on the edge
 SIZES = {"digits": ((1, 4), 0.04), "mnist": ((1, 10), 0.01), "fashion_mnist": ((1, 10), 0.01)}
 DRAWS = 5  # random masks of each kind
 SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
@@ -57,7 +58,7 @@ PLACE = ("setting", "pixels", "clipped", "strength")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train or find the models, measure their masks, and draw from what was measured."""
+    """Train the models or read them, measure their masks, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
     if not options.replot:
@@ -79,7 +80,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compute(options: argparse.Namespace, out: Path) -> None:
-    """A row a setting, seed, pixels, class, kind, draw, clipping and strength; masks and an image of seed 0."""
+    """Measure all masks and write table.csv; also save the masks of seed 0 and one image.
+
+    The table has one row per setting, seed, pixels, class, kind, draw, clipping and strength.
+    """
     data = dataset_of(options)
     share = SIZES[data.name][1]
     rows: list[Row] = []
@@ -111,10 +115,11 @@ def compute(options: argparse.Namespace, out: Path) -> None:
 def candidates(
     network: BilinearNetwork, result: SpectralResult, allowed: Tensor, data: Dataset, seed: int
 ) -> list[dict[str, Tensor]]:
-    """For every class what is tried, kind: (draw, in); all that is fixed here is fixed by weights and training images.
+    """Return the masks to try for every class, by kind: (draw, in). They depend on weights and training images only.
 
-    Of several masks a class it is the one that sends most training images there at the strength `CHOSEN_AT`. Random
-    masks have the entries of the mask of one eigenvector a class; "eigenvector" is that itself, no pseudoinverse.
+    If a class has several masks, the chosen one makes the model take most training images for that class at strength
+    `CHOSEN_AT`. Random masks imitate the mask of one eigenvector per class. The kind "eigenvector" is this eigenvector
+    itself, without a pseudoinverse.
     """
     train = (data.train_x[:500], data.train_y[:500])
     norm = CHOSEN_AT * float(data.train_x.norm(dim=1).mean())
@@ -124,7 +129,7 @@ def candidates(
         number = SIZES[data.name][0][size]
         kind = f"{number} a class" + (", cut" if rtol else "")
         if rtol is None and number * classes > int(allowed.sum()):
-            continue  # more vectors than pixels: no mask moves one alone
+            continue  # more vectors than pixels: no mask can activate one alone
         vectors = orient(top_positive(result, number), data.train_x)
         masks = adversarial_masks(vectors, allowed=allowed, rtol=rtol)
         for target, (mine, own) in enumerate(zip(masks, vectors * allowed, strict=True)):
@@ -141,7 +146,7 @@ def candidates(
 def measure(
     network: BilinearNetwork, tried: Sequence[Mapping[str, Tensor]], data: Dataset, options: argparse.Namespace
 ) -> list[Row]:
-    """What every mask does to test images at every strength, as it is and clipped."""
+    """Measure the effect of every mask on test images at every strength, unclipped and clipped."""
     scale = float(data.train_x.norm(dim=1).mean())
     norms = [scale * strength for strength in STRENGTHS]
     rows: list[Row] = []
@@ -158,9 +163,10 @@ def measure(
 
 
 def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
-    """Mean over classes and draws, then over seeds, with 95 % intervals; of a single seed over draws.
+    """Average over classes and draws, then over seeds, with 95 % intervals.
 
-    Draws on one model share it: however many, they say nothing of another seed.
+    With a single seed, the interval is over draws. It then says nothing about other seeds, because all draws share one
+    model.
     """
     by = [*PLACE, "kind"]
     fields = [*MEASURES, "length", "model_accuracy"]
@@ -172,7 +178,7 @@ def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
 
 
 def print_table(summary: Sequence[Mapping[str, object]]) -> None:
-    """Accuracy and rate of misclassification as the intended class at three strengths, not clipped and clipped."""
+    """Print accuracy and rate of misclassification as the intended class at three strengths, unclipped and clipped."""
     shown = (0.25, 0.5, 1.0)
     kinds = list(dict.fromkeys(str(line["kind"]) for line in summary))
     head = "".join(f"{kind:>17}" for kind in kinds)
@@ -195,7 +201,7 @@ def _test(data: Dataset, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "adversarial_masks")
-    made.add_argument("--images", type=int, default=2000, help="test images that are tried, the first ones")
+    made.add_argument("--images", type=int, default=2000, help="number of test images, from the first on")
     options = parse(made, argv)
     check_int("--images", options.images, 1)
     return options

@@ -1,17 +1,18 @@
 """What does it cost to make a gated language model bilinear by fine-tuning it?
 
-A model with SiLU gates is fine-tuned with z sigmoid(beta z) in the place of each gate, beta falling from 1 to 0 on each
-of `--schedules`; at 0 the gate is z / 2, which is folded into the weights. Beside it, on the same batches at the
-same learning rate: "baseline" keeps its gates, "abrupt" has beta = 0 from the first step on. Compared are the losses on
-held-out text, and every layer of the annealed models is read from disk as a `BilinearLayer` and held against its MLP.
+The script fine-tunes a model with SiLU gates. It replaces each gate by z sigmoid(beta z), and beta falls from 1 to 0 on
+each of `--schedules`. At 0 the gate is z / 2, which is folded into the weights. Two runs on the same batches, at the
+same learning rate, serve as comparison: "baseline" keeps its gates, and "abrupt" has beta = 0 from the first step on.
+The script compares the losses on held-out text. It also reads every layer of the annealed models from disk as a
+`BilinearLayer` and compares the layer with its MLP.
 
     python examples/anneal_gate.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
-trains the model to start from; `--model out/language_model/silu-0` starts from one of examples/language_model.py.
-`--llama` does the same with a Llama of the library `transformers`, of the same sizes. Every stage is kept in --out and
-goes on from where it was. The defaults take less than 10 minutes on two CPU cores. On a GPU, for one, --device cuda
---precision bfloat16 --vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256 --batch 128 --base-steps 10000
---steps 5000
+This command first trains the model to start from; `--model out/language_model/silu-0` starts from a model of
+examples/language_model.py. `--llama` does the same with a Llama of the library `transformers`, of the same sizes. Every
+stage is kept in --out, and a stopped run continues from it. The defaults take less than 10 minutes on two CPU cores.
+Sizes for a GPU: --device cuda --precision bfloat16 --vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256
+--batch 128 --base-steps 10000 --steps 5000
 """
 
 import argparse
@@ -38,12 +39,12 @@ from tensornet_interp.weights import load_layer
 
 BASELINE, ABRUPT = "baseline", "abrupt"
 START, CUT = "not tuned", "not, beta 0"
-EXACT = 1e-5  # relative error up to which a layer is the MLP, in float32
+EXACT = 1e-5  # relative error up to which a layer counts as equal to its MLP, in float32
 Row = dict[str, Any]
 
 
 class Kind(NamedTuple):
-    """A kind of model: how it is made, read and written, and what its layers are called on disk."""
+    """A `Kind` is a kind of model: functions to build, load and save it, and its layout on disk."""
 
     title: str
     layout: str
@@ -57,7 +58,10 @@ LLAMA = Kind("a Llama of transformers", "llama", build_llama, load_huggingface, 
 
 
 class Run(NamedTuple):
-    """One fine-tuning: beta falls from 1 to 0 on the curve `schedule` (None: the gates stay) from `start` to `end`."""
+    """A `Run` is one fine-tuning: beta falls from 1 to 0 between the steps `start` and `end`, by `schedule`.
+
+    If `schedule` is None, the gates stay.
+    """
 
     name: str
     schedule: str | None
@@ -77,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
         base = base_model(kind, options, tokens, held_out, out)
         records, rows = list[Row](), starting_point(kind, base, options, held_out)
-        for seed in range(1, 1 + options.seeds):  # the first training had 0: other batches
+        for seed in range(1, 1 + options.seeds):  # the first training had seed 0
             for run in _runs(options):
                 during, row = fine_tuned(kind, base, run, seed, options, tokens, held_out, out / f"{run.name}-{seed}")
                 records, rows = [*records, *during], [*rows, row]
@@ -89,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out: Tensor, out: Path) -> Path:
-    """The folder of the SiLU-gated model that every run starts from: `--model`, or one that is trained here."""
+    """Return the folder of the SiLU-gated model that every run starts from: `--model`, or a model trained here."""
     if options.model is not None:
         return Path(options.model)
     folder = out / "base"
@@ -105,7 +109,7 @@ def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out
 
 
 def starting_point(kind: Kind, base: Path, options: argparse.Namespace, held_out: Tensor) -> list[Row]:
-    """The loss before any step, with the gates and with all of them at beta = 0: how much there is to lose."""
+    """Measure the loss before any step, with the gates and with all gates at beta = 0."""
     model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "seed": 1, "steps": 0, "start": 0, "end": 0, "tokens": len(held_out) - 1}
     losses = [held_out_loss(model, held_out)]
@@ -127,7 +131,10 @@ def fine_tuned(
     held_out: Tensor,
     out: Path,
 ) -> tuple[list[Row], Row]:
-    """What was measured during one run, step 0 being the base model, and how it ended; its model is left in `out`."""
+    """Fine-tune one run, save its model in `out`, and return the records during the run and the row of its end.
+
+    Step 0 of the records is the base model.
+    """
     model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "run": run.name, "seed": seed}
     before = held_out_loss(model, held_out[:CURVE])
@@ -151,7 +158,7 @@ def fine_tuned(
         losses = {"train_loss": record["loss"], "during_loss": record["held_out_loss"]}
         records.append(about | {"step": step, "beta": beta(step - 1) if beta else 1.0} | losses)
     if callback is not None:
-        callback(options.steps, model)  # where a finished run is read back, no step has set beta
+        callback(options.steps, model)  # if a finished run was read back, no step has set beta
         remove_gates(model)
     kind.save(model, out)
     row = about | {"steps": options.steps, "start": run.start, "end": run.end}
@@ -160,9 +167,11 @@ def fine_tuned(
 
 
 def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor) -> float:
-    """max |MLP(x) - layer(x)| / max |MLP(x)| of the worst layer: layers from disk, x what the MLPs meet in the text
+    """Compare every MLP with its layer on disk, and return the largest relative error of all layers.
 
-    Raises ValueError where a layer does not open as a bilinear one.
+    error = max |MLP(x) - layer(x)| / max |MLP(x)|, with x the inputs of the MLP on the text
+
+    Raises ValueError if a layer does not open as a bilinear one.
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     sites = gate_sites(model)
@@ -185,10 +194,10 @@ def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor
 
 
 def report(rows: list[Row], records: list[Row], out: Path) -> None:
-    """Print losses after and against the baseline of the same seed, and how exactly the gates are gone; the figure."""
+    """Print the final losses, their differences from the baseline of the same seed, and the layer errors; draw."""
     seeds = len({row["seed"] for row in rows})
-    print(f"\n{rows[0]['model']}: held-out loss in nats a token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
-    print(f"confidence interval over the orders of the batches ({seeds}); the layers of annealed models from disk")
+    print(f"\n{rows[0]['model']}: held-out loss in nats per token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
+    print(f"confidence interval over the orders of the batches ({seeds}); layers of annealed models are read from disk")
     print(f"{'run':<14}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
     for found in summarise(rows, ("run",), ("held_out_loss", "above_baseline")):
         cells = f"{interval(found, 'held_out_loss'):<27}{interval(found, 'above_baseline'):<28}"
@@ -203,7 +212,7 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
     bands = {"above_baseline": ("above_baseline_low", "above_baseline_high")}
     figure = curves(points, "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
     figure.set_size_inches(12, 3.8)
-    title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats a token on held-out text"
+    title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats per token on held-out text"
     figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
     figure.savefig(out / "anneal.png", dpi=120)
     print(f"\nfigure, tables and models: {out}")
@@ -212,7 +221,7 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
 def _runs(options: argparse.Namespace) -> list[Run]:
     start, end = round(options.start * options.steps), round(options.end * options.steps)
     annealed = [Run(name, name, start, end) for name in options.schedules]
-    return [Run(BASELINE, None), *annealed, Run(ABRUPT, "linear")]  # from 0 to 0 every curve is the same
+    return [Run(BASELINE, None), *annealed, Run(ABRUPT, "linear")]  # if start = end, all schedules are the same
 
 
 def _compare(rows: list[Row], loss: str, by: tuple[str, ...]) -> None:
@@ -224,27 +233,27 @@ def _compare(rows: list[Row], loss: str, by: tuple[str, ...]) -> None:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training(parser, every=25)
-    parser.add_argument("--model", help="folder of a SiLU-gated model and its tokenizer.json; default: train one")
-    parser.add_argument("--llama", action="store_true", help="a Llama of transformers, in --model or trained here")
+    parser.add_argument("--model", help="folder of a SiLU-gated model with its tokenizer.json; default: train one")
+    parser.add_argument("--llama", action="store_true", help="a Llama of transformers, from --model or trained here")
     known = [*sorted(ANNEALINGS), "all"]
     parser.add_argument("--schedules", nargs="+", choices=known, default=["linear", "smootherstep"])
-    parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta falls")
+    parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta begins to fall")
     parser.add_argument("--end", type=float, default=0.3, help="share of the steps after which beta is 0")
-    parser.add_argument("--seeds", type=int, default=1, help="orders of the batches in fine-tuning")
-    parser.add_argument("--steps", type=int, default=250, help="of every fine-tuning")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of every fine-tuning")
-    parser.add_argument("--base-steps", type=int, default=500, help="without --model: of the training before")
-    parser.add_argument("--base-lr", type=float, default=2e-3)
-    parser.add_argument("--replot", action="store_true", help="report and draw again from the tables on disk")
-    parser.add_argument("--out", help="default out/anneal_gate/transformer, with --llama out/anneal_gate/llama")
+    parser.add_argument("--seeds", type=int, default=1, help="number of orders of the batches in fine-tuning")
+    parser.add_argument("--steps", type=int, default=250, help="steps of every fine-tuning")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of every fine-tuning")
+    parser.add_argument("--base-steps", type=int, default=500, help="steps of the first training, without --model")
+    parser.add_argument("--base-lr", type=float, default=2e-3, help="learning rate of the first training")
+    parser.add_argument("--replot", action="store_true", help="print and draw again from the tables on disk")
+    parser.add_argument("--out", help="default: out/anneal_gate/transformer, with --llama out/anneal_gate/llama")
     options = parser.parse_args(argv)
     if not options.replot and not (options.text and options.held_out):
-        parser.error("--text and --held-out are needed: two plain text files, as of roneneldan/TinyStories")
+        parser.error("--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories")
     if "all" in options.schedules:
         options.schedules = list(ANNEALINGS)
     if not 0 <= options.start <= options.end or round(options.end * options.steps) >= options.steps:
         parser.error(
-            "0 <= --start <= --end must hold, and the gate be gone before the last step: got --start "
+            "0 <= --start <= --end must hold, and beta must be 0 before the last step: got --start "
             f"{options.start} and --end {options.end} of {options.steps} steps"
         )
     return options

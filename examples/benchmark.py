@@ -1,13 +1,13 @@
-"""How long does it take, and how much memory, beside what people do by hand?
+"""How much time and memory does this package need, compared with dense methods?
 
-One run on one layer: a. time to a cosine against the dense cosine fit; b. against TensorLy; c. a layer too large to be
-made dense; d. the bond step of ODT; e. a stack as one contraction; f. similarity of checkpoints. Prints tables, writes
-out/benchmark/SECTION.csv.
+Sections, all on one layer: a. time to reach a cosine, against the dense cosine fit; b. the same against TensorLy; c. a
+layer too large to be made dense; d. the bond step of ODT; e. a stack as one contraction; f. similarity of checkpoints.
+The script prints tables and writes out/benchmark/SECTION.csv.
 
-Every row is timed in a process of its own; the rows of a table take turns, a warm-up first, and the minimum counts; a
-row above 20 s is run once. Times mean something only with nothing else running: beside one other process two threads
-are up to 100 times slower. Default: scikit-learn's digits; the figures of examples/README.md are of
-`--dataset mnist --data-root DIR`, or of a stored classifier, `--model DIR`.
+Every row is timed in its own process. The rows of a table take turns after a warm-up, and the minimum counts; a row
+above 20 s runs once. Run nothing else meanwhile: beside one other process, two threads are up to 100 times slower.
+The default data set is scikit-learn's digits. The numbers in examples/README.md come from
+`--dataset mnist --data-root DIR`; `--model DIR` takes a stored classifier.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tensornet_interp.checks import check_choice, check_int
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the chosen sections."""
+    """Run the chosen sections, print their tables and write them."""
     options = _options(argv)
     check_int("--threads", options.threads, 1)
     check_int("--repeats", options.repeats, 1)
@@ -37,12 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     about = machine(options.threads)
     print("; ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.items()))
     if float(str(about["load_average"] or 0)) > 0.5:
-        print("something else is running: these times are not to be quoted")
+        print("something else is running: do not quote these times")
     try:
         model = options.model or _trained(options, out)
         dataset = str(load_info(model)["extra"].get("dataset", options.dataset))
         about |= {"model": dataset}
-        print(f"the layer: of the classifier of {dataset} in {model}")
+        print(f"the layer: from the classifier of {dataset} in {model}")
         print(NOTES)
         sizes = SMOKE if options.smoke else SIZES[check_choice("dataset of the model", dataset, SIZES)]
         for section in chosen:
@@ -57,14 +57,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\ntables: {out}")
 
 
-NOTES = """Every row in a process of its own, a warm-up first, then in turn; the minimum counts; above 20 s one run.
-flops: of matrix products only, counted by torch apart from the timing; factorizations are not in it.
-peak MiB: the most that the process held during the first call, less what it held before (imports and inputs);
-process: all of it. ratio: seconds over those of the first row; > where a row was stopped before it got there."""
+NOTES = """Every row runs in its own process: a warm-up, then in turn; the minimum counts; a row above 20 s runs once.
+flops: matrix products only, counted by torch in another run; factorizations are left out.
+peak MiB: the peak of the process during the first call, minus what it held before (imports and inputs);
+process: the whole peak. ratio: seconds over those of the first row; >: the row was stopped before it was done."""
 
 
 def _trained(options: argparse.Namespace, out: Path) -> str:
-    """The folder of a classifier trained for this run, as `digits.py` trains it."""
+    """Train a classifier with the settings of `digits.py`, save it, and return its folder."""
     preset = PRESETS[options.dataset]
     data = load_dataset(options.dataset, options.data_root, download=options.download)
     config = ClassifierConfig(inputs=data.train_x.shape[1], width=int(preset["width"]), hidden=int(preset["width"]))
@@ -88,13 +88,13 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     parser.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    parser.add_argument("--download", action="store_true", help="download the data set where it is absent")
-    parser.add_argument("--epochs", type=int, help="of the training, default: 40 for digits, 20 otherwise")
-    parser.add_argument("--model", help="folder of a stored classifier, instead of training one")
-    parser.add_argument("--only", help="sections, as a,b,d; default: all")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of a row after its warm-up")
+    parser.add_argument("--download", action="store_true", help="download the data set if it is missing")
+    parser.add_argument("--epochs", type=int, help="epochs of the training; default: 40 for digits, 20 otherwise")
+    parser.add_argument("--model", help="folder of a stored classifier; default: train one")
+    parser.add_argument("--only", help="sections, for example a,b,d; default: all")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row after its warm-up")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, times mean nothing")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: a test that all runs; the times mean nothing")
     parser.add_argument("--out", default="out/benchmark", help="folder of the tables")
     return parser.parse_args(argv)
 

@@ -1,6 +1,6 @@
-"""Time `import tensornet_interp` beside that of torch and tensorly: `python examples/benchmark_imports.py`.
+"""How long does `import tensornet_interp` take, compared with importing torch and tensorly?
 
-Every import runs in a process of its own, in turn; the minimum of each counts. Nothing else should run meanwhile.
+Every import runs in its own process, in turn, and the minimum of each counts. Run nothing else meanwhile.
 """
 
 import argparse
@@ -15,9 +15,9 @@ LIMIT = 1.25  # the ratio that the package keeps below
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the seconds of both imports, and their ratio."""
+    """Print the seconds of both imports and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="timed imports of each, after one that is not counted")
+    parser.add_argument("--repeats", type=int, default=7, help="timed imports of each, after one that does not count")
     repeats = check_int("--repeats", parser.parse_args(argv).repeats, 1)
     about = machine(1)
     print(f"{about['machine']}; load average {about['load_average']}; torch {about['torch']}; {repeats} repeats")
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def seconds(statement: str) -> float:
-    """Return the time that a statement takes in a new process, the start of Python left out."""
+    """Return the seconds that a statement takes in a new process, without the start of Python."""
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(run.stdout)

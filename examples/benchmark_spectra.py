@@ -1,9 +1,10 @@
-"""How much faster are bounded leading eigenpairs of many interaction matrices than forming and decomposing them?
+"""How much faster is `spectra` than forming many interaction matrices and decomposing each?
 
-Layers are float32; the directions are the outputs, of Gaussian weights. left and right are U diag(s) G: the same random
-orthogonal U, two Gaussian G. It is a residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"), 1 / i
-("inverse") or 1 ("flat": Gaussian weights, the hardest case). The interaction matrices are formed and given to
-torch.linalg.eigvalsh in batches, in float32 and in float64. Every method is run in turn, the least time counts.
+`spectra` bounds the errors of the leading eigenpairs that it finds. The layers are float32 with Gaussian `down`, and
+every output is a direction. left and right are U diag(s) G, with one random orthogonal U and two Gaussian G, like a
+residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"), 1 / i ("inverse") or 1 ("flat": Gaussian
+weights, the hardest case). The dense method forms the interaction matrices and gives them to torch.linalg.eigvalsh in
+batches, in float32 and in float64. The methods run in turn, and the minimum time counts.
 """
 
 import argparse
@@ -20,7 +21,7 @@ DECAYS = ("exponential", "inverse", "flat")
 
 
 class Row(NamedTuple):
-    """One line of the table: seconds a direction of each way, and what was found."""
+    """A `Row` is one line of the table: the seconds per direction of each method, and the spectra found."""
 
     decay: str
     n_in: int
@@ -32,7 +33,7 @@ class Row(NamedTuple):
 
 
 def make_layer(n_in: int, hidden: int, n_out: int, decay: str, seed: int) -> BilinearLayer:
-    """A float32 layer whose left and right have singular values s over shared input directions."""
+    """Return a float32 layer whose left and right have the input scales s of `decay` in one shared basis."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size: int) -> torch.Tensor:
@@ -46,7 +47,7 @@ def make_layer(n_in: int, hidden: int, n_out: int, decay: str, seed: int) -> Bil
 
 
 def dense(layer: BilinearLayer, directions: torch.Tensor, k: int, batch: int) -> torch.Tensor:
-    """The k eigenvalues of largest magnitude, from formed matrices, (block, k)."""
+    """Return the k eigenvalues of largest magnitude, (block, k), from matrices that are formed."""
     values = torch.cat(
         [torch.linalg.eigvalsh(layer.interaction_matrix(rows)) for rows in directions.split(batch)]
     )  # (block, in)
@@ -54,14 +55,14 @@ def dense(layer: BilinearLayer, directions: torch.Tensor, k: int, batch: int) ->
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of one run."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def measure(n_in: int, hidden: int, decay: str, *, directions: int, batch: int, repeats: int, tolerance: float) -> Row:
-    """Time all ways in turn; the dense ones on one batch, theirs being the same work for each."""
+    """Time all methods in turn; the dense ones on one batch, because every batch is the same work."""
     layer = make_layer(n_in, hidden, directions, decay, seed=0)
     rows = torch.eye(directions)
     exact, few = layer.to(dtype=torch.float64), rows[:batch]
@@ -86,7 +87,7 @@ def measure(n_in: int, hidden: int, decay: str, *, directions: int, batch: int, 
 
 
 def line(row: Row) -> str:
-    """A row as text."""
+    """Return a row as text."""
     found = row.found
     return (
         f"{row.decay:11}  {row.n_in:5} {row.hidden:6}  {1e3 * row.krylov:9.2f}  {1e3 * row.dense32:9.2f}"
@@ -97,7 +98,7 @@ def line(row: Row) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line a layer."""
+    """Print one line per layer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["512x2048", "1024x4096"], metavar="INxHIDDEN")
     parser.add_argument("--decays", nargs="+", default=list(DECAYS), choices=DECAYS)
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     print(
         f"two leading eigenvalues to {options.tolerance:g}, {options.directions} directions, {options.threads} threads,"
-        f" least of {options.repeats}; dense: interaction_matrix and eigvalsh in batches of {options.batch}"
+        f" minimum of {options.repeats}; dense: interaction_matrix and eigvalsh in batches of {options.batch}"
     )
     print("decay           in hidden  ms krylov  ms dense32  ms dense64   ratio32   ratio64  steps  within  proven")
     for size in options.sizes:

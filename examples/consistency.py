@@ -1,14 +1,15 @@
-"""Do models that differ in their seed alone find the same eigenvectors, and does that grow with their size?
+"""Do models that differ only in their seed find the same eigenvectors, and does a larger size help?
 
-Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. Eigenvectors of the same
-class are compared between every two different seeds, by place in an order (most positive, most negative, magnitude),
-matched, as subspaces, with another class for contrast; beside that the similarity of whole functions, and of every
-class of one data set with every class of another (--other). Vectors are compared in pixels, in two bases:
-"pixel", eigenvectors of E^T M E, the function of the image; "projected", those of M in the embedding, times E^T.
+Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. For every pair of
+different seeds, the script compares the eigenvectors of each class: by place in a ranking (most positive, most
+negative, largest magnitude), matched one to one, as subspaces, and, for contrast, with another class. It also compares
+whole functions, and every class of one data set with every class of another (--other). Vectors are compared as images,
+in two bases. "pixel": eigenvectors of E^T M E, where M is the interaction matrix in the embedding E. "projected":
+eigenvectors of M, times E^T.
 
-Expected on one idle core: digits under a minute; MNIST or Fashion-MNIST 5 minutes (sizes 30, 100), --full (30 to 1000)
-40 minutes, twice that with --other. Resumable, in parts: `--full --sizes 1000 --train-only` trains that size only (25
-minutes), the last call, without these two, finds all models and compares.
+Expected times on one idle core: digits under a minute; MNIST or Fashion-MNIST 5 minutes (sizes 30, 100), --full (30 to
+1000) 40 minutes, twice that with --other. The work can be done in parts: `--full --sizes 1000 --train-only` trains only
+that size (25 minutes). A last call without these two options reads all models and compares them.
 """
 
 import argparse
@@ -45,13 +46,13 @@ from tensornet_interp.compare import EIGENVALUE_RANKINGS, jackknife, matched_sim
 from tensornet_interp.disk import replace_files
 from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
-COUNT = 10  # places in the order
+COUNT = 10  # places of the ranking
 TABLES = ("runs", "ordered", "classes", "functions", "outputs")
 Row = dict[str, object]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train what is not there, compare, print and draw."""
+    """Train the missing models, compare all models, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
     if not options.replot:
@@ -61,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
             other = load_dataset(options.other, options.other_root, device=options.device, download=options.download)
             if other.train_x.shape[1] != data.train_x.shape[1]:
                 raise ValueError(
-                    f"--other {other.name} has images of {other.shape}, {data.name} of {data.shape}: interaction"
-                    " matrices are compared in pixels, of which both need the same number"
+                    f"--other {other.name} has images of {other.shape}, {data.name} of {data.shape}: both need the same"
+                    " number of pixels, because interaction matrices are compared in pixels"
                 )
         models = {size: train_all(data, size, options) for size in options.sizes}
         others = {size: train_all(other, size, options) for size in options.other_sizes} if other else {}
         if options.train_only:
-            print(f"trained or found: sizes {', '.join(map(str, models))} of {data.name}, {options.seeds} seeds each")
+            print(f"trained or read: sizes {', '.join(map(str, models))} of {data.name}, {options.seeds} seeds each")
             return
         measure(models, others, data, other, options, out)
     tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_all(data: Dataset, size: int, options: argparse.Namespace) -> list[BilinearClassifier]:
-    """One classifier a seed."""
+    """Return one trained classifier per seed."""
     config = classifier(data, size)
     settings = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
     return [
@@ -95,7 +96,7 @@ def measure(
     options: argparse.Namespace,
     out: Path,
 ) -> None:
-    """Write every table, and the leading eigenvectors of one class."""
+    """Compare the models, and write all tables and the leading eigenvectors of one class."""
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     images: dict[str, Tensor] = {}
     epochs = schedule(data, options).epochs
@@ -130,21 +131,21 @@ def measure(
 
 
 def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
-    """The eigenvectors of every class as images: of E^T M E, or of M and pulled back through E."""
+    """Return the eigenvectors of every class as images: those of E^T M E, or those of M pulled back through E."""
     if basis == "pixel":
         result: SpectralResult = decompose(model.network("input")[0], "eigen")
         return result
     embedded: SpectralResult = decompose(model.network("embedding")[0], "eigen")
     embedding = model.embedding
     if embedding is None:
-        raise ValueError("the projected basis is that of a model with an embedding")
+        raise ValueError("the projected basis needs a model with an embedding")
     return embedded.pull_back(embedding.weight.detach(), basis="pixels")
 
 
 def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Rows per place of every ranking and matched, averaged over classes; and rows of the first place per class."""
+    """Return one row per ranking and place (means over classes), and one row per ranking and class (first place)."""
     count = min(COUNT, *(result.rank for result in results))
-    # run i turned by i classes: every comparison is between two different classes, of as many runs as there are classes
+    # run i with its classes shifted by i: every pair compares two different classes, so at most one run per class
     turned = [
         replace(r, eigenvalues=r.eigenvalues.roll(i, 0), eigenvectors=r.eigenvectors.roll(i, 0))
         for i, r in enumerate(results[: len(names)])
@@ -176,7 +177,7 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
 
 
 def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> list[Row]:
-    """Cosines of whole models: of tensors, and of outputs for normal inputs and for Gaussian ones like the images."""
+    """Return cosines of whole models: of tensors, and of outputs for standard normal or image-like Gaussian inputs."""
     kinds: dict[str, Symmetric | Gaussian] = {
         "symmetric": Symmetric(),
         "gaussian, standard normal": Gaussian(),
@@ -196,10 +197,13 @@ def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> l
 def output_rows(
     runs: list[BilinearClassifier], theirs: list[BilinearClassifier], names: Sequence[str], columns: Sequence[str]
 ) -> list[Row]:
-    """Cosines of the interaction matrices of every two classes, different seeds: equal ones start as one model."""
+    """Return cosines of the interaction matrices of every two classes, between models of different seeds.
+
+    Models of equal seeds start from the same weights, so they are not compared.
+    """
     a, b = ([model.network("input") for model in side] for side in (runs, theirs))
     pairs = list(combinations(range(len(runs)), 2))
-    # both ways round: seed i of the one with j of the other, and j with i
+    # both ways: seed i of the first with j of the second, and j with i
     tables = [(output_similarity(a[i], b[j]) + output_similarity(a[j], b[i])) / 2 for i, j in pairs]
     found = jackknife(torch.stack(tables), pairs)
     return [
@@ -216,7 +220,10 @@ def output_rows(
 
 
 def leading(results: list[SpectralResult], block: int, count: int = 2) -> tuple[Tensor, Tensor]:
-    """Most positive and most negative eigenvalues of a class, (run, 2 count), and vectors, signs as in run 0."""
+    """Return the most positive and most negative eigenvalues of a class, (run, 2 count), and their vectors.
+
+    The sign of each vector is chosen to agree with run 0.
+    """
     values: list[Tensor] = []
     vectors: list[Tensor] = []
     for result in results:
@@ -233,9 +240,9 @@ def leading(results: list[SpectralResult], block: int, count: int = 2) -> tuple[
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "consistency")
     add_sizes(made)
-    made.add_argument("--other", choices=sorted(PRESETS), help="second data set, whose classes are compared with these")
-    made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default all of them")
-    made.add_argument("--other-root", help="folder of the second data set, default --data-root")
+    made.add_argument("--other", choices=sorted(PRESETS), help="a second data set; its classes are compared with these")
+    made.add_argument("--other-sizes", help="sizes of its models, some of --sizes; default: all of them")
+    made.add_argument("--other-root", help="folder of the second data set; default: --data-root")
     made.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     options = parse(made, argv)
     others = options.other_sizes
@@ -246,7 +253,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     check_int("--seeds", options.seeds, 3, why="seeds are compared in pairs, and the interval leaves one out")
     check_int("--example-class", options.example_class, 0, 9)
     if options.other == options.dataset:
-        raise ValueError(f"--other {options.other} is the data set itself, whose classes are compared in any case")
+        raise ValueError(f"--other {options.other} is the data set itself; its classes are always compared")
     options.other_root = options.other_root or options.data_root
     return options
 

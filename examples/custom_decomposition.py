@@ -1,8 +1,9 @@
-"""A decomposition and a prior of your own, beside the built-in ones, on a classifier of scikit-learn's digits.
+"""How do you write a decomposition and a prior of your own?
 
-The decomposition rotates the leading eigenvectors of an output until they are localized, as independent-component
-analysis does: with V their columns and U = V R, M = V l V^T = U (M U)^T for every rotation R, so that the error is that
-of the eigenvectors. The prior asks the factors of `cp` to be localized. Half a minute.
+Both are compared with the built-in ones on a classifier of scikit-learn's digits. The decomposition rotates the leading
+eigenvectors of an output until they are localized, as independent-component analysis does. If V holds the eigenvectors
+as columns and U = V R, then M = V l V^T = U (M U)^T for every rotation R, so the error does not change. The prior asks
+the factors of `cp` to be localized. The script takes half a minute.
 """
 
 import argparse
@@ -24,24 +25,26 @@ from tensornet_interp.sweep import parameters
 from tensornet_interp.testing import check_decomposition
 
 
-# The decomposition, from nothing: options in the fields of a frozen dataclass, a ladder, a call.
+# The decomposition: a frozen dataclass whose fields are the options, with a ladder and a call.
 @register_decomposition("varimax")
 @dataclass(frozen=True)
 class Varimax:
-    """B[out, i, j] = sum_block,r outputs[out, block] u[block, i, r] (M[block] u[block])[j, r].
+    """A `Varimax` decomposes a layer into its leading eigenvectors, rotated by varimax.
 
-    u: leading eigenvectors of M[block], rotated by varimax. rank: eigenpairs an output; None keeps all.
+    B[out, i, j] = sum_block,r outputs[out, block] u[block, i, r] (M[block] u[block])[j, r]
+
+    u[block] holds the rotated eigenvectors of M[block]. `rank` is the number of eigenpairs per output; None keeps all.
     """
 
     rank: int | None = None
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Varimax"]:
-        """From one eigenpair to all, which is exact."""
+        """Return options from one eigenpair per output to all of them, which is exact."""
         return [cls(rank=1), cls()]
 
     def __call__(self, layer: BilinearLayer) -> BilinearLayer:
-        """Rotate the eigenvectors of every output; a layer with one term an eigenpair."""
+        """Rotate the eigenvectors of every output, and return a layer with one term per rotated vector."""
         eigen = decompose(layer, "eigen", rank=self.rank)
         vectors = eigen.eigenvectors  # (block, in, rank)
         rotated = torch.stack([vector @ varimax(vector) for vector in vectors])
@@ -53,7 +56,10 @@ class Varimax:
 
 
 def varimax(vectors: Tensor, steps: int = 100) -> Tensor:
-    """R (rank, rank), orthogonal, for which the squares of `vectors @ R` vary most (Kaiser, Psychometrika 23, 1958)."""
+    """Return the orthogonal R (rank, rank) for which the squares of the entries of `vectors @ R` vary most.
+
+    Source: Kaiser, Psychometrika 23, 1958.
+    """
     rotation = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     for _ in range(steps):
         z = vectors @ rotation
@@ -65,18 +71,23 @@ def varimax(vectors: Tensor, steps: int = 100) -> Tensor:
 # The prior: a strength, and a penalty from 0 to 1 that does not change when a component is rescaled.
 @dataclass(frozen=True)
 class Local(Prior):
-    """strength * mean_rank of the spread of left and right: the variance of the places of pixels weighted by v^2."""
+    """A `Local` is a prior for factors that occupy a small part of the image.
+
+    penalty = strength * mean over components of the spread of left and right
+
+    The spread of a factor v is the variance of the pixels' places, weighted by v^2.
+    """
 
     shape: tuple[int, int]
     strength: float = 0.1
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Mean over columns and over the two input factors."""
+        """Return the mean spread over components and over the two input factors."""
         return (spread(factors.left, self.shape) + spread(factors.right, self.shape)).mean() / 2
 
 
 def spread(columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """0 for one pixel, 1 for two in opposite corners: (rank,)."""
+    """Return the spread of each column, (rank,): 0 for one pixel, 1 for two pixels in opposite corners."""
     height, width = shape
     rows, places = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack([rows.flatten(), places.flatten()]).to(columns)  # (2, pixel)
@@ -86,7 +97,7 @@ def spread(columns: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the decomposition, fit it beside the built-in ones, print and draw."""
+    """Check the decomposition, compare it and the prior with the built-in methods, print and draw."""
     options = _options(argv)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def figure(results: dict[str, BilinearMap], shape: tuple[int, int], count: int = 10) -> Figure:
-    """A row a result: the left factors of its `count` largest terms, with their spread."""
+    """Draw one row per result: the left factors of its `count` largest terms, with their spread."""
     drawn = Figure(figsize=(1.1 * count + 1.2, 1.35 * len(results)), layout="constrained")
     for row, (title, result) in zip(drawn.subplots(len(results), count, squeeze=False), results.items(), strict=True):
         terms = result.to_layer()
@@ -130,16 +141,16 @@ def figure(results: dict[str, BilinearMap], shape: tuple[int, int], count: int =
             vector = terms.left[:, index]
             image_cell(axes, vector, shape, f"{float(spread(vector[:, None], shape)):.2f}")
         row[0].set_ylabel(title.replace(", ", "\n"), fontsize=8)
-    drawn.suptitle("Left factors of the largest terms, above each its spread", fontsize=10)
+    drawn.suptitle("Left factors of the largest terms, with the spread of each above it", fontsize=10)
     return drawn
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rank", type=int, default=8, help="eigenpairs an output, of eigen and varimax")
+    parser.add_argument("--rank", type=int, default=8, help="eigenpairs per output, for eigen and varimax")
     parser.add_argument("--cp-rank", type=int, default=16, help="components of cp")
-    parser.add_argument("--strengths", type=float, nargs="+", default=(0.1, 1.0), help="of the prior")
-    parser.add_argument("--steps", type=int, default=600, help="of the fits with the prior")
+    parser.add_argument("--strengths", type=float, nargs="+", default=(0.1, 1.0), help="strengths of the prior")
+    parser.add_argument("--steps", type=int, default=600, help="largest number of iterations of fits with the prior")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", default="out/digits")

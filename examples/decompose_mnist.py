@@ -1,8 +1,8 @@
 """How small can a bilinear classifier of digits be made, and what do its components look like, with and without priors?
 
-Fits every decomposition of the layer at several sizes, prints errors, accuracy and cross-entropy, and draws components.
-Every fit is kept in records.jsonl: a run that was stopped goes on where it was. Default: scikit-learn's bundled digits,
-about a minute; `--dataset mnist --data-root DIR` takes about 6 minutes on two cores.
+The script fits every decomposition at several sizes, prints errors, accuracy and cross-entropy, and draws components.
+Every fit is kept in records.jsonl, so a stopped run continues from there. Default: scikit-learn's bundled digits, about
+a minute; `--dataset mnist --data-root DIR` takes about 6 minutes on two cores.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tensornet_interp.sweep import sweep
 
 Record = dict[str, Any]
 
-# what differs between 1,437 images of 64 pixels and 60,000 of 784: training, sizes, the rank of fits with priors
+# by size of the data set: training, sizes, and the rank of fits with priors
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "training": {"lr": 5e-3, "batch_size": 128, "epochs": 40},
@@ -68,7 +68,7 @@ FORMATS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the whole job."""
+    """Run all fits, print tables and draw figures."""
     options = _options(argv)
     preset = PRESETS[options.dataset]
     out = Path(options.out or f"out/{options.dataset}/decompositions")
@@ -89,17 +89,17 @@ def main(argv: list[str] | None = None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """The layer, the images it is judged on, the sizes, and where the results go."""
+    """A `Job` holds the layer, the images it is measured on, the sizes, and the folder of the results."""
 
     layer: BilinearMap
     data: Dataset
     preset: dict[str, Any]
     out: Path
-    steps: int | None = None  # of fits with priors
+    steps: int | None = None  # iterations of fits with priors
 
     @cached_property
     def whole(self) -> dict[str, float]:
-        """What the whole layer reaches, and the mean squares of its outputs on images and on pairs of images."""
+        """Accuracy and cross-entropy of the whole layer, and the mean squares of its outputs on images and pairs."""
         zero = replace(self.layer.to_layer(), down=0 * self.layer.to_layer().down)
         nothing = fidelity(zero, self.layer, self.data.test_x, self.data.test_y)
         return {
@@ -110,11 +110,11 @@ class Job:
         }
 
     def prior(self, name: str, strength: float) -> Prior:
-        """The prior of that name."""
+        """Return the prior "sparse" or "smooth" with this strength."""
         return Sparse("outputs", strength) if name == "sparse" else Smooth(self.data.shape, strength)
 
     def options(self, rank: int, priors: Sequence[Prior]) -> dict[str, object]:
-        """Options of `cp`."""
+        """Return options of `cp` for this rank and these priors."""
         chosen: dict[str, object] = {"rank": rank}
         if priors:
             chosen["priors"] = list(priors)
@@ -123,11 +123,11 @@ class Job:
         return chosen
 
     def fit(self, method: str, grid: Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]) -> list[Record]:
-        """Records of the grid, those of an earlier run read from disk."""
+        """Fit the grid and return its records; fits of an earlier run are read from disk."""
         return sweep(self.layer, method, grid, path=self.out / "records.jsonl", measure=self.measure, errors="raise")
 
     def measure(self, result: BilinearMap) -> dict[str, float]:
-        """What the tensors do not say: the result as a classifier, and what its factors look like."""
+        """Measure a result as a classifier, and measure the shape of its factors."""
         found = fidelity(result, self.layer, self.data.test_x, self.data.test_y)
         factors = result.to_layer()
         return {
@@ -141,13 +141,13 @@ class Job:
 
 
 def specialisation(outputs: Tensor) -> float:
-    """mean_rank max |outputs| / sum |outputs| of (out, rank): 1 where every component has one output."""
+    """Return the mean over components of max |outputs| / sum |outputs|: 1 if every component has one output."""
     size = outputs.abs()
     return float((size.amax(0) / size.sum(0))[size.sum(0) > 0].mean())
 
 
 def compare(job: Job) -> list[Record]:
-    """Every method at its sizes: a table, and the error against the number of parameters."""
+    """Fit every method at its sizes; print a table, and draw the error against the number of parameters."""
     ranks = {"rank": job.preset["ranks"]}
     blocks = [{"blocks": b, "rank": r} for b, r in job.preset["blocks"]]
     records = []
@@ -178,12 +178,12 @@ def compare(job: Job) -> list[Record]:
 
 
 def with_strength(job: Job, name: str, seen: str, records: Sequence[Record]) -> list[Record]:
-    """`cp` at several strengths of a prior: a table, the curve, and the components at a middle strength."""
+    """Fit `cp` at several strengths of a prior; print a table, draw curves and the components at a middle strength."""
     strengths = STRENGTHS[name]
     grid = [job.options(job.preset["rank"], [job.prior(name, strength)]) for strength in strengths]
     found = [r | {"strength": s} for r, s in zip(job.fit("cp", grid), strengths, strict=True)]
     plain = next(r for r in records if r["method"] == "cp" and r["options"] == {"rank": job.preset["rank"]})
-    show(f"cp of rank {job.preset['rank']}, {name}: {seen} against fit; first without the prior", [plain, *found])
+    show(f"cp of rank {job.preset['rank']}, {name}: {seen} and fit; the first row is without it", [plain, *found])
     figure = curves(
         found,
         "strength",
@@ -197,7 +197,7 @@ def with_strength(job: Job, name: str, seen: str, records: Sequence[Record]) -> 
 
 
 def non_negative(job: Job, records: Sequence[Record]) -> list[Record]:
-    """`cp` with non-negative input factors, which has no strength: against rank, beside the free one."""
+    """Fit `cp` with non-negative input factors at several ranks, and draw it beside the fit without this prior."""
     found = job.fit("cp", [job.options(rank, [NonNegative("inputs")]) for rank in job.preset["ranks"]])
     free = [r for r in records if r["method"] == "cp" and list(r["options"]) == ["rank"]]
     show("cp with non-negative inputs", found)
@@ -209,10 +209,10 @@ def non_negative(job: Job, records: Sequence[Record]) -> list[Record]:
 
 
 def truncated_output_svd(job: Job) -> list[Record]:
-    """Does the layer of the largest singular values still approximate the function?"""
+    """Measure how well the layer cut to its largest singular values still approximates the function."""
     found = job.fit("output_svd", {"blocks": range(1, len(job.data.class_names) + 1)})
     columns = ("accuracy", "cross_entropy", "mse_share", "mse_independent_share", "relative_error")
-    show("output_svd, the first singular values kept; mse: share of the mean square of the outputs", found, columns)
+    show("output_svd with the first singular values; mse: share of the mean square of the outputs", found, columns)
     reference = {name: job.whole[name] for name in ("accuracy", "cross_entropy")}
     figure = curves(found, "blocks", columns[:4], whole=reference)
     figure.suptitle("output_svd: number of singular values kept")
@@ -221,8 +221,8 @@ def truncated_output_svd(job: Job) -> list[Record]:
     close = next(r for r in found if r["accuracy"] >= job.whole["accuracy"] - 0.01)
     k = close["options"]["blocks"]
     print(
-        f"Half of the mean square of the outputs is there with {half['options']['blocks']} singular values, accuracy"
-        f" {half['accuracy']:.4f}; within 0.01 of the accuracy of all {len(found)} only with {k}"
+        f"{half['options']['blocks']} singular values hold half of the mean square of the outputs, with accuracy"
+        f" {half['accuracy']:.4f}; an accuracy within 0.01 of that with all {len(found)} needs {k}"
         + (f" ({k - 1}: {found[k - 2]['accuracy']:.4f})." if k > 1 else ".")
         + f" With {k} the error is {close['mse_share']:.3f} of the mean square on images,"
         f" {close['mse_independent_share']:.3f} on pairs of images, {close['relative_error'] ** 2:.3f} of the tensor."
@@ -231,7 +231,7 @@ def truncated_output_svd(job: Job) -> list[Record]:
 
 
 def draw(job: Job, name: str, priors: Sequence[Prior]) -> None:
-    """The components of one fit as images, and its outputs."""
+    """Draw the components of one fit as images, and its outputs."""
     result = decompose(job.layer, "cp", **job.options(job.preset["rank"], priors))
     figure = components(result, job.data.shape, job.data.class_names, count=min(8, result.rank))
     figure.savefig(job.out / f"components_{name}.png", dpi=120)
@@ -239,7 +239,7 @@ def draw(job: Job, name: str, priors: Sequence[Prior]) -> None:
 
 
 def show(title: str, records: Sequence[Record], columns: Sequence[str] = tuple(FORMATS)) -> None:
-    """Print a table."""
+    """Print the records as a table."""
     print(f"\n{title}\n{'':<38} " + " ".join(f"{name.replace('independent_share', 'x1, x2'):>14}" for name in columns))
     for record in records:
         numbers = " ".join(f"{record[name]:>14{FORMATS.get(name, '.4f')}}" for name in columns)
@@ -247,7 +247,7 @@ def show(title: str, records: Sequence[Record], columns: Sequence[str] = tuple(F
 
 
 def label(record: Record) -> str:
-    """The options of a record in one word each."""
+    """Return the options of a record, in one or two words each."""
     words = []
     for name, value in record["options"].items():
         if name == "priors":
@@ -262,7 +262,7 @@ def label(record: Record) -> str:
 
 
 def write(records: Sequence[Record], path: Path) -> None:
-    """The records as a table for other programs."""
+    """Write the records as a CSV file."""
     fields = ["method", "options", "seed", *(n for n in records[0] if n not in ("method", "options", "seed"))]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fields, extrasaction="ignore")
@@ -271,7 +271,7 @@ def write(records: Sequence[Record], path: Path) -> None:
 
 
 def classifier(data: Dataset, preset: Mapping[str, Any], options: argparse.Namespace, out: Path) -> BilinearClassifier:
-    """The stored model, or a new one."""
+    """Return the stored model, or train a new one and save it."""
     if options.model is not None:
         model = load_model(options.model, device=options.device)
         if not isinstance(model, BilinearClassifier):
@@ -291,12 +291,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     parser.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    parser.add_argument("--model", help="folder of a stored model, as examples/digits.py writes; default: train one")
+    parser.add_argument("--model", help="folder of a stored model, from examples/digits.py; default: train one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 20 otherwise")
-    parser.add_argument("--steps", type=int, help="of fits with priors, default 600")
+    parser.add_argument("--steps", type=int, help="largest number of iterations of fits with priors; default: 600")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--out", help="folder of the results, default out/DATASET/decompositions")
+    parser.add_argument("--out", help="folder of the results; default: out/DATASET/decompositions")
     return parser.parse_args(argv)
 
 

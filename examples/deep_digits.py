@@ -1,10 +1,9 @@
 """What does a stack of bilinear layers compute, how did training make it, and how much of it is needed?
 
-Trains three-layer classifiers with biases and residuals from several seeds, keeping checkpoints, and takes them as
-tensor networks: similarity across training and seeds, what training changed, what the bonds between layers carry and
-what cutting them costs, one prediction taken apart through all layers, layers replaced by decompositions.
-Default: scikit-learn's bundled digits, 15 s of CPU time; MNIST or Fashion-MNIST, 2 to 3 minutes of it,
-with `--dataset mnist --data-root DIR`.
+The script trains three-layer classifiers with biases and residuals from several seeds, and keeps checkpoints as tensor
+networks. It measures the similarity of checkpoints across training and seeds, and what training changed. It cuts the
+bonds between layers, takes one prediction apart through all layers, and replaces layers by decompositions.
+Default: scikit-learn's bundled digits, 15 s of CPU time. `--dataset mnist --data-root DIR`: 2 to 3 minutes.
 """
 
 import argparse
@@ -43,10 +42,10 @@ from tensornet_interp.plots import (
 )
 
 REMOVED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the dimensions of every bond between layers
-WIDTHS, BEAM = (2, 4, 8, 16, 32), 4096  # of circuits: components kept a parent, and a level in all
-FIT = 20  # iterations of fitted decompositions: enough to see what a rank costs, not converged
-RANK_ON = 256  # training images by which the components of a circuit are ranked
-# what differs between a data set of 1,437 images of 64 pixels and ones of 60,000 of 784
+WIDTHS, BEAM = (2, 4, 8, 16, 32), 4096  # of circuits: components kept per parent, and in all per level
+FIT = 20  # iterations of fitted decompositions: not converged, but enough to see the cost of a rank
+RANK_ON = 256  # training images that rank the components of a circuit
+# settings by size of the data set
 PRESETS = {
     "digits": {"width": 32, "lr": 5e-3, "batch_size": 128, "epochs": 40},
     "mnist": {"width": 128, "lr": 1e-3, "batch_size": 512, "epochs": 8},
@@ -57,7 +56,7 @@ Run = tuple[int, int]  # seed and epoch of a checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the whole job."""
+    """Train the classifiers, analyse them, print tables and draw figures."""
     options = _options(argv)
     out = Path(options.out or f"out/deep_{options.dataset}")
     out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def trained(options: argparse.Namespace, data: Dataset, out: Path) -> dict[Run, BilinearNetwork]:
-    """Train a classifier from every seed; the networks of the kept checkpoints, pixels in and logits out."""
+    """Train a classifier from every seed, and return the kept checkpoints as networks from pixels to logits."""
     preset = PRESETS[options.dataset]
     width = int(preset["width"]) if options.width is None else options.width
     epochs = int(preset["epochs"]) if options.epochs is None else options.epochs
@@ -117,10 +116,10 @@ def trained(options: argparse.Namespace, data: Dataset, out: Path) -> dict[Run, 
 
 
 def compare(networks: Mapping[Run, BilinearNetwork], moments: Moments, x: Tensor, out: Path) -> None:
-    """Similarity of all checkpoints: of the tensors as trees, and of the functions on inputs like the training data."""
+    """Compare all checkpoints: the tensors as trees, and the functions on inputs like the training data."""
     runs = list(networks)
     last = max(epoch for _, epoch in runs)
-    print("\nsimilarity (cosine, uncentred) of every pair of checkpoints, epoch 0 untrained; means over distinct pairs")
+    print("\nsimilarity (uncentred cosine) of checkpoints, means over distinct pairs; epoch 0 is before training")
     for kind in (Tree(), Gaussian(moments)):
         found = similarity(list(networks.values()), kind=kind)
         matrix = found.to_tensor().cpu()
@@ -139,7 +138,7 @@ def compare(networks: Mapping[Run, BilinearNetwork], moments: Moments, x: Tensor
             between = [matrix[i, j] for i, j in combinations(at, 2)]
             print(f"  epoch {epoch:<12} {_mean(to_last):>20} {_mean(between):>20}")
     final = [run for run in runs if run[1] == last][:2]
-    if len(final) == 2:  # a closure has no bound: look at one pair in other ways
+    if len(final) == 2:  # the approximation has no error bound: check one pair in two other ways
         f, g = (networks[run] for run in final)
         sampled = similarity(f, g, kind=Gaussian(moments, method="sampled"))
         of_f, of_g = f(x).double(), g(x).double()
@@ -149,8 +148,8 @@ def compare(networks: Mapping[Run, BilinearNetwork], moments: Moments, x: Tensor
 
 
 def changed(before: BilinearNetwork, after: BilinearNetwork, span: str, data: Dataset, out: Path) -> None:
-    """What training did to each layer since an early checkpoint, and the change of the first layer in pixels."""
-    print(f"\nwhat changed {span}; accuracy of the last network with one old layer")
+    """Measure what training changed in each layer since an early checkpoint; decompose the change of the first one."""
+    print(f"\nwhat changed {span}; accuracy and KL: the last network with one layer of the early one")
     for i, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
         share = float(norm(difference(old, new)) / norm(new.drop_constant()))
         undone = fidelity(after.replace(i, old), after, data.test_x, data.test_y)
@@ -169,7 +168,7 @@ def changed(before: BilinearNetwork, after: BilinearNetwork, span: str, data: Da
 
 
 def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Path) -> None:
-    """Accuracy and cross-entropy against bond dimensions removed, by the isotropic metric and the data's own."""
+    """Measure accuracy and cross-entropy after cutting bonds, with and without the moments of the training data."""
     found = {"isotropic": odt(network), "training data": odt(network, moments)}
     draw(out, "bond_spectra", bond_spectra(found))
     whole = fidelity(network, network, data.test_x, data.test_y)
@@ -206,11 +205,11 @@ def cut_bonds(network: BilinearNetwork, data: Dataset, moments: Moments, out: Pa
         if row["removed"] == 0.7:
             lost = 100 * (accuracy - float(row["accuracy"]))
             verdict = "within" if lost <= 0.5 else "not within"
-            print(f"70 % removed, {row['metric']}: {lost:+.2f} points of accuracy lost, {verdict} the aim of 0.5")
+            print(f"70 % removed, {row['metric']}: {lost:+.2f} points of accuracy lost, {verdict} the limit of 0.5")
 
 
 def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path) -> None:
-    """One decision, decided class minus runner-up: degree by degree, and component by component through all layers."""
+    """Take one decision (first minus second class) apart, by degree and by component through all layers."""
     index = int((data.test_y == example).nonzero()[0])
     x = data.test_x[index]
     exact = network.to(dtype=torch.float64)
@@ -227,7 +226,7 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
     write_table(out / "degrees.csv", [{"degree": degree, "logit": value} for degree, value in enumerate(degrees)])
 
     ranked_on, direction = data.train_x[:RANK_ON], direction.to(x.dtype)
-    print(f"circuits of n components a parent, at most {BEAM} a level, ranked on {RANK_ON} training images")
+    print(f"circuits of n components per parent, at most {BEAM} per level, ranked on {RANK_ON} training images")
     rows = []
     for width in [w for w in WIDTHS if w <= network.layers[1].shape[1]]:
         tree = circuit(network, direction, widths=width, beam=BEAM, x=ranked_on)
@@ -235,7 +234,7 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
         errors = [tree.relative_error(images) for images in (ranked_on, data.test_x)]
         rows.append({"width": width, "training_error": errors[0], "test_error": errors[1], "logit": float(tree(x))})
         print(
-            f"  {width:>3}: {sizes:<18} relative error {errors[0]:.4f} on these, {errors[1]:.4f} on test images;"
+            f"  {width:>3}: {sizes:<18} relative error {errors[0]:.4f} on them, {errors[1]:.4f} on test images;"
             f" this image {float(tree(x)):+.4f}"
         )
     write_table(out / "circuit.csv", rows)
@@ -243,18 +242,18 @@ def take_apart(network: BilinearNetwork, data: Dataset, example: int, out: Path)
     print(small)
     top, added = small.levels[0], small.contributions(x)[0].tolist()
     parts = zip(top.eigenvalues.tolist(), added, strict=True)
-    print("what the top components add on this image: " + ", ".join(f"{v:+.3f} (λ {e:+.3g})" for e, v in parts))
+    print("contributions of the top components on this image: " + ", ".join(f"{v:+.3f} (λ {e:+.3g})" for e, v in parts))
     (out / "circuit.txt").write_text(f"{small}\n", encoding="utf-8")
     draw(out, "circuit", draw_circuit(small, data.shape, count=3))
 
 
 def replace_layers(network: BilinearNetwork, data: Dataset, out: Path) -> None:
-    """Every layer by a decomposition that keeps less and less of it, with what each alone and all together cost."""
+    """Replace layers by smaller and smaller decompositions, and measure the cost of each alone and of all together."""
     size = network.layers[1].shape[1]
     tables = []
     for share in (0.75, 0.5, 0.25):
         k = max(4, round(share * size))
-        kinds = (f"Tucker of ranks {k}, {k}", f"{k // 4} eigenpairs an output", f"CP of rank {k}")
+        kinds = (f"Tucker of ranks {k}, {k}", f"{k // 4} eigenpairs per output", f"CP of rank {k}")
         methods = (Tucker(ranks=(k, k), max_iterations=FIT), Eigen(rank=k // 4), CP(rank=k, max_iterations=FIT))
         found = network_fidelity(decompose(network, dict(enumerate(methods))), network, data.test_x, data.test_y)
         tables.append(f"layers replaced: {', '.join(f'{i} by {kind}' for i, kind in enumerate(kinds))}\n{found}\n")
@@ -263,12 +262,12 @@ def replace_layers(network: BilinearNetwork, data: Dataset, out: Path) -> None:
 
 
 def draw(out: Path, name: str, figure: Figure) -> None:
-    """Write a figure."""
+    """Write a figure to `out`."""
     figure.savefig(out / f"{name}.png", dpi=120)
 
 
 def _mean(values: Sequence[Tensor]) -> str:
-    """Mean over pairs, and how many they are."""
+    """Return the mean over pairs and the number of pairs, as text."""
     return f"{float(torch.stack(list(values)).mean()):.4f} ({len(values)} pairs)" if values else "-"
 
 
@@ -276,13 +275,13 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     parser.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    parser.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    parser.add_argument("--download", action="store_true", help="download the data set if it is missing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 8 otherwise")
-    parser.add_argument("--width", type=int, help="of embedding and hidden layers; default: 32 for digits, else 128")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="the first is looked at closely")
+    parser.add_argument("--width", type=int, help="embedding and hidden size; default: 32 for digits, else 128")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="the first is analysed in detail")
     parser.add_argument("--example-class", type=int, default=5, help="class of the prediction that is taken apart")
-    parser.add_argument("--out", help="folder of the results, default out/deep_DATASET")
+    parser.add_argument("--out", help="folder of the results; default: out/deep_DATASET")
     return parser.parse_args(argv)
 
 

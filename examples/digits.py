@@ -1,6 +1,6 @@
-"""What does a bilinear classifier of handwritten digits look at, and how far can a few eigenvectors be trusted?
+"""What does a bilinear classifier of handwritten digits look at, and how accurate are a few eigenvectors?
 
-Trains a classifier, decomposes it in pixel coordinates, prints what was found and writes figures and tables.
+The script trains a classifier, decomposes it in the pixel basis, prints tables and writes tables and figures.
 Default: scikit-learn's bundled digits, under a minute; MNIST or Fashion-MNIST with `--dataset mnist --data-root DIR`.
 """
 
@@ -40,7 +40,7 @@ COUNTS = (1, 2, 4, 8, 16, 32)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the whole job."""
+    """Train and decompose the classifier, print tables and draw figures."""
     options = _options(argv)
     preset = PRESETS[options.dataset]
     out = Path(options.out or f"out/{options.dataset}")
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"test accuracy {accuracy(model, data.test_x, data.test_y):.4f}")
     seconds = sum(float(record["seconds"]) for record in history.records)
     share = sum(float(record["data_seconds"]) for record in history.records) / seconds
-    print(f"training {seconds / len(history.records):.3f} s an epoch, {share:.0%} of it on batches and noise")
+    print(f"training {seconds / len(history.records):.3f} s per epoch, {share:.0%} of it for batches and noise")
 
     result: SpectralResult = decompose(network[0], "eigen")
     print_spectra(result, data)
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def print_spectra(result: SpectralResult, data: Dataset) -> None:
-    """Leading eigenvalues of every class and the effective rank."""
+    """Print the leading eigenvalues and the effective rank of every class."""
     print(f"\n{result}\n\n{'class':<12} {'leading positive':>24} {'leading negative':>24} {'effective rank':>15}")
     for name, values, rank in zip(data.class_names, result.eigenvalues, result.effective_rank().tolist(), strict=True):
         ordered = values.sort(descending=True).values
@@ -98,9 +98,12 @@ def print_spectra(result: SpectralResult, data: Dataset) -> None:
 
 
 def print_directions(result: SpectralResult, data: Dataset) -> list[dict[str, object]]:
-    """Output directions that the classes share, by singular value, with what each adds to every class."""
+    """Print the output directions that classes share, by singular value, with their part in every class.
+
+    Returns the rows of the table.
+    """
     if result.singular_values is None:
-        raise ValueError("result must be of output_svd")
+        raise ValueError("result must come from output_svd")
     squared = result.singular_values.square()
     names = data.class_names
     print("\noutput directions by singular value: share of the squared norm, leading eigenvalues, part in every class")
@@ -123,14 +126,17 @@ def print_directions(result: SpectralResult, data: Dataset) -> list[dict[str, ob
 
 
 def print_truncation(result: SpectralResult, network: BilinearNetwork, data: Dataset) -> list[dict[str, float | str]]:
-    """Accuracy and cross-entropy kept, and decisions proven, with k eigenvectors a class; on test images."""
+    """Print accuracy, cross-entropy and share of proven decisions with k eigenvectors per class, on test images.
+
+    Returns the records of all rankings.
+    """
     counts = [k for k in COUNTS if k <= result.rank]
     rank_on = (data.train_x[:2000], data.train_y[:2000])
     records: list[dict[str, float | str]] = []
     for by in COMPONENT_RANKINGS:
         records += truncation_curve(result, network, data.test_x, data.test_y, counts, by=by, rank_on=rank_on)
-    print("\nwith k eigenvectors a class by magnitude, on test images; mse x1, x2: on independent pairs of images;")
-    print("share proven: images on which the truncated model is proven to decide as the full one")
+    print("\nwith the k largest-magnitude eigenvectors per class, on test images; mse x1, x2: on pairs of images;")
+    print("share proven: images on which the truncated model provably makes the same decision as the full model")
     heads = f"{'k':>4} {'accuracy':>10} {'cross-entropy':>14} {'KL':>9}   {'mse':>10} {'mse x1, x2':>11}"
     print(f"{heads} {'share proven':>13}")
     for k, record in zip(counts, records, strict=False):
@@ -152,7 +158,7 @@ def figures(
     records: list[dict[str, float | str]],
     example: int,
 ) -> dict[str, Figure]:
-    """All figures by name."""
+    """Draw the figures and return them by name."""
     whole = fidelity(result, network[0], data.test_x, data.test_y)
     guess = network(data.test_x).argmax(-1)
     chosen = {"right": guess == data.test_y, "wrong": guess != data.test_y}
@@ -176,7 +182,7 @@ def figures(
 
 
 def leading(result: SpectralResult, classes: list[int], data: Dataset) -> Figure:
-    """The two most positive and the two most negative eigenvectors of a few classes, a row per class."""
+    """Draw the two most positive and the two most negative eigenvectors of a few classes, one row per class."""
     vectors, values = {}, {}
     for block in classes:
         order = result.eigenvalues[block].argsort(descending=True)
@@ -188,9 +194,9 @@ def leading(result: SpectralResult, classes: list[int], data: Dataset) -> Figure
 
 
 def strokes(vector: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Inputs made from an eigenvector: its stroke, the upper half of it, it shifted, and one that meets both signs.
+    """Make four inputs from an eigenvector: a stroke, its upper half, a shifted stroke, and one that covers both signs.
 
-    The stroke is the brightest tenth of the pixels on the side of the vector with the larger sum.
+    The stroke is the brightest tenth of the pixels, for the sign of the vector with the larger sum.
     """
     side = vector if vector.clamp_min(0).sum() >= (-vector).clamp_min(0).sum() else -vector
     count = max(4, len(vector) // 10)
@@ -202,7 +208,7 @@ def strokes(vector: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
     rows = stroke.reshape(shape).sum(1).cumsum(0)
     upper = stroke.reshape(shape) * (rows <= float(rows[-1]) / 2)[:, None]
     shifted = stroke.reshape(shape).roll(max(2, shape[1] // 6), dims=1)
-    balance = (side @ stroke) / -(side @ opposite)  # so that the two signs cancel
+    balance = (side @ stroke) / -(side @ opposite)  # the two signs cancel
     larger = max(1.0, float(balance))
     return {
         "a stroke that matches": stroke,
@@ -216,7 +222,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     parser.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    parser.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    parser.add_argument("--download", action="store_true", help="download the data set if it is missing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 40 for digits, 20 otherwise")
     parser.add_argument("--noise", type=float, default=0.4, help="standard deviation of the input noise")
@@ -225,7 +231,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--example-class", type=int, default=5, help="class of the spectrum and the activation figure")
     parser.add_argument("--classes", type=int, nargs="+", default=[0, 5], help="classes of the figure leading.png")
-    parser.add_argument("--out", help="folder of the results, default out/DATASET")
+    parser.add_argument("--out", help="folder of the results; default: out/DATASET")
     return parser.parse_args(argv)
 
 

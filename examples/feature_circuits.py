@@ -1,10 +1,11 @@
 """Which features of one MLP of a language model are computed by small circuits, and do the circuits hold on new text?
 
-Autoencoders are trained before and behind the MLP ("mlp-in", "mlp-out"). Output features are ranked by the share of
-their two leading eigenvalues, from weights alone. For the first three that fire, and for the first one about negation,
-the input features of the twelve strongest interactions are the circuit: they are drawn, shown in text, and removed on
-held-out text, beside as much of other active features. How well a few eigenvectors predict the activations is measured
-against the training length of the autoencoders. Every stage is kept in --out; what is there is not done again.
+The script trains autoencoders before and behind the MLP ("mlp-in", "mlp-out") and ranks output features by the share of
+their two leading eigenvalues, from weights alone. It takes the first three that fire, and the first one about negation.
+The circuit of such a feature is the set of input features in its twelve strongest interactions. Circuits are drawn and
+shown in text. They are also removed on held-out text; as a control, as much of other active features is removed.
+Finally the script measures how well a few eigenvectors predict the activations, by training length of the autoencoders.
+Every finished stage is kept in --out and not repeated.
 
     python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small
     python examples/feature_circuits.py --model out/large/none-0 --out out/circuits/large
@@ -46,12 +47,12 @@ from tensornet_interp.features import (
 from tensornet_interp.plots import curves
 
 KS = (1, 2, 4, 8, 16, 32)
-FEWEST = 10  # active held-out tokens below which a feature's correlation is left out
+FEWEST = 10  # a feature with fewer active held-out tokens is left out of the correlations
 Row = dict[str, Any]
 
 
 def quality(job: Job) -> list[Row]:
-    """Every autoencoder on held-out text."""
+    """Measure every autoencoder on held-out text."""
     config, rows = job.config(), []
     for point in POINTS:
         for steps in config.checkpoints:
@@ -61,7 +62,10 @@ def quality(job: Job) -> list[Row]:
 
 
 def correlation(job: Job) -> list[Row]:
-    """corr(activation from k eigenpairs, true pre-activation) on held-out tokens, every output feature and length."""
+    """Correlate the activation from k eigenpairs with the true pre-activation, on held-out tokens.
+
+    There is one row per training length, output feature and k.
+    """
     config, rows = job.config(), []
     truth = job.layer(job.held_x)
     ks = [k for k in KS if k <= min(job.layer.shape[1], 2 * job.layer.rank)]
@@ -74,7 +78,10 @@ def correlation(job: Job) -> list[Row]:
 
 
 def circuits(job: Job) -> list[Row]:
-    """Rank, show and test: writes ranking.csv, features.csv, contexts.html, .txt and .ansi; the tests' records."""
+    """Rank the output features, show and test the circuits of some, and return the rows of the tests.
+
+    Writes ranking.csv, features.csv, contexts.html, contexts.txt and contexts.ansi.
+    """
     steps = job.config().steps
     inputs, outputs = (job.dictionary(steps, point) for point in POINTS)
     before, behind = (job.strongest(part, point) for part, point in zip((inputs, outputs), POINTS, strict=True))
@@ -128,13 +135,13 @@ def circuits(job: Job) -> list[Row]:
     (job.out / "contexts.html").write_text(page, encoding="utf-8")
     for name, text in (("contexts.txt", plain), ("contexts.ansi", colored)):
         (job.out / name).write_text("\n".join(text), encoding="utf-8")
-    # all rows alike: the first one names the columns
+    # every row gets all columns, because write_table takes them from the first row
     columns = dict.fromkeys(key for row in tests for key in row)
     return [{key: row.get(key, "") for key in columns} for row in tests]
 
 
 def directions(job: Job, blocks: int = 6) -> list[Row]:
-    """The leading output directions shared by all features, with the nearest tokens and output features."""
+    """Find the leading output directions that all features share, with their nearest tokens and output features."""
     result = decompose(job.layer, "output_svd", blocks=min(blocks, job.layer.shape[0]), rank=1)
     found, head = result.outputs.T, job.model.head.weight.detach()
     outputs, names = job.dictionary(job.config().steps, "mlp-out"), Names.read(job.out, "mlp-out")
@@ -150,19 +157,19 @@ def directions(job: Job, blocks: int = 6) -> list[Row]:
 
 
 def report(job: Job) -> None:
-    """Print the tables and draw the figures, from what is on disk and the weights."""
+    """Print the tables and draw the figures, from the tables on disk and the weights."""
     graded = job.table("quality", lambda: quality(job))
-    print_rows("autoencoders on held-out text; nmse over the variance about the mean", graded)
+    print_rows("autoencoders on held-out text; nmse: squared error over the variance", graded)
     records = job.table("correlation", lambda: correlation(job))
     summary = correlation_summary(records, FEWEST)
     write_table(job.out / "summary.csv", summary)
     print_rows(
-        f"correlation on active held-out tokens, from k eigenpairs; features with at least {FEWEST} of them", summary
+        f"correlation from k eigenpairs on active held-out tokens; features with at least {FEWEST} such tokens", summary
     )
     tests = job.table("circuits", lambda: circuits(job))
     ranking = list(read_table(job.out / "ranking.csv"))
     shown = ("place", "feature", "token", "share", "opposite", "first", "second", "effective_rank", "negation")
-    print_rows("output features by the share of their two leading eigenvalues, of those that fire", ranking[:8], shown)
+    print_rows("output features that fire, by the share of their two leading eigenvalues", ranking[:8], shown)
     print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
     kept = "contexts.ansi" if sys.stdout.isatty() else "contexts.txt"
     print("\n" + (job.out / kept).read_text(encoding="utf-8"))
@@ -183,7 +190,7 @@ def report(job: Job) -> None:
 
 
 def compare(folders: Sequence[Path]) -> None:
-    """The same curves of several models, one table and one figure, in the first folder."""
+    """Compare several models in one table and one figure, written to the first folder."""
     rows = []
     for folder in folders:
         graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
@@ -201,30 +208,30 @@ def compare(folders: Sequence[Path]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stages that are missing, and report."""
+    """Run the missing stages and report."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", help="folder of a bilinear language model, its tokenizer in it or above it")
+    made.add_argument("--model", help="folder of a bilinear language model; its tokenizer is there or above")
     made.add_argument(
-        "--text", help="to train autoencoders on: UTF-8 stories or .npy; default: train.npy above --model"
+        "--text", help="training text of the autoencoders: UTF-8 stories or .npy; default: train.npy above --model"
     )
-    made.add_argument("--held-out", help="what nothing was trained on; default: held_out.npy above --model")
-    made.add_argument("--text-tokens", type=int, help="only so many tokens of --text")
-    made.add_argument("--layer", type=int, help="whose MLP; default: the middle one")
-    made.add_argument("--expansion", type=int, default=4, help="features over width")
-    made.add_argument("--k", type=int, default=16, help="active features a token")
+    made.add_argument("--held-out", help="text that nothing was trained on; default: held_out.npy above --model")
+    made.add_argument("--text-tokens", type=int, help="number of tokens of --text to use; default: all")
+    made.add_argument("--layer", type=int, help="layer whose MLP is analysed; default: the middle one")
+    made.add_argument("--expansion", type=int, default=4, help="number of features divided by the width")
+    made.add_argument("--k", type=int, default=16, help="active features per token")
     made.add_argument("--lr", type=float, default=1e-3)
-    made.add_argument("--batch-size", type=int, default=1024, help="tokens")
+    made.add_argument("--batch-size", type=int, default=1024, help="tokens per batch")
     made.add_argument(
-        "--steps", type=int, default=800, help="the longest training; 1/8, 1/4 and 1/2 of it are kept too"
+        "--steps", type=int, default=800, help="steps of the longest training; 1/8, 1/4, 1/2 of it are kept too"
     )
     made.add_argument("--buffer", type=int, default=2**15, help="vectors that are shuffled together")
     made.add_argument("--held-out-tokens", type=int, default=30_000)
-    made.add_argument("--shown-tokens", type=int, default=100_000, help="of --text, searched for strongest contexts")
-    made.add_argument("--circuits", type=int, default=3, help="from the top of the ranking")
+    made.add_argument("--shown-tokens", type=int, default=100_000, help="tokens of --text searched for contexts")
+    made.add_argument("--circuits", type=int, default=3, help="number of circuits from the top of the ranking")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
-    made.add_argument("--replot", action="store_true", help="only print and draw what is on disk")
-    made.add_argument("--out", type=Path, help="default out/feature_circuits/ and the names of the model's folders")
+    made.add_argument("--replot", action="store_true", help="only print and draw from the tables on disk")
+    made.add_argument("--out", type=Path, help="default: out/feature_circuits/ and the names of the model's folders")
     made.add_argument("--compare", type=Path, nargs="+", metavar="OUT", help="folders to draw beside --out")
     options = made.parse_args(argv)
     if options.compare:
@@ -232,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             made.error("--compare needs --out, the first of the folders")
         return compare([options.out, *options.compare])
     if not options.model:
-        made.error("--model is needed: a folder that examples/language_model.py made, as out/language_model/none-0")
+        made.error("--model is needed: a folder of examples/language_model.py, such as out/language_model/none-0")
     place = Path(options.model).resolve()
     out = options.out or Path("out/feature_circuits") / f"{place.parent.name}-{place.name}"
     out.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """Does the leading eigenvector of a classifier show the one image that its labels were made from?
 
-The task of Casper (2023): an image is "close" where it is close, in cosine, to one target image of a 1 or to its
-complement (1 - target), that is, where max(cos(x, t), cos(x, 1 - t)) is above its median over the training images;
-other readings of the rule with --rule. A classifier with biases learns it. Its function is taken apart into
-interaction (quadratic), linear and constant part, and the most positive eigenvector of the interaction matrix of
-"close" minus "far" is held against the target: with and without weight decay and input noise, over seeds.
-Expected times: digits a minute; MNIST or Fashion-MNIST about 6 minutes a seed on one free core (5 models of 20 epochs),
---full is 5 seeds of them. Every model is trained once and kept, so that a run can be cut off at any time.
+The task of Casper (2023): an image is "close" if it is close, in cosine, to one target image of a 1 or to its
+complement (1 - target). That is, if max(cos(x, t), cos(x, 1 - t)) is above its median over the training images. --rule
+offers other readings of the task. A classifier with biases learns it. The script splits the classifier's function into
+an interaction (quadratic), a linear and a constant part. It compares the target with the most positive eigenvector of
+the interaction matrix of "close" minus "far": with and without weight decay and input noise, over seeds.
+
+Expected times: digits 1 minute; MNIST or Fashion-MNIST about 6 minutes per seed on one free core (5 models of 20
+epochs); --full has 5 seeds. Every model is trained once and kept, so a run can be stopped at any time.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from tensornet_interp.disk import replace_files
 from tensornet_interp.lifting import split
 
 Row = dict[str, object]
-TARGETS = {"mnist": 6}  # others: the first training image of class 1
-ACTIVE = 0.01  # share of the training images from which on a pixel counts as active
+TARGETS = {"mnist": 6}  # for other data sets: the first training image of class 1
+ACTIVE = 0.01  # least share of the training images in which an active pixel is not 0
 SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
 # At 20 epochs of 29 steps the rate of the presets, 1e-3, is too low for decay to act: weights shrink by
 # exp(-decay * sum of rates), which is 0.75 for a decay of 1 and 0.31 at four times the rate.
@@ -51,7 +52,7 @@ MEASURES = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train or find the models, measure, and draw from what was measured."""
+    """Train the models or read them, measure them, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
     if not options.replot:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compute(options: argparse.Namespace, out: Path) -> None:
-    """A row a setting and seed, and the leading eigenvectors of the first seed."""
+    """Measure all models; write one row per setting and seed, and the leading eigenvectors of the first seed."""
     data = dataset_of(options)
     index = options.target
     if index is None:
@@ -75,7 +76,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     task = similarity_task(data, index, options.rule)
     share = float(task.data.test_y.double().mean())
     print(f"target: training image {index}, {data.class_names[int(data.train_y[index])]}; rule {task.rule!r}")
-    print(f"threshold (median over training images) {task.threshold:.4f}; close among test images: {share:.3f}")
+    print(f"threshold (median over training images) {task.threshold:.4f}; share of close test images: {share:.3f}")
     rows: list[Row] = []
     kept = {"target": task.target.contiguous()}
     seeds = range(options.seeds or (5 if options.full else SEEDS[data.name]))
@@ -85,7 +86,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         model = trained(options.models, task.data, config, training, progress=False)
         layer = model.network("input")[0]
         if not isinstance(layer, BilinearLayer):
-            raise TypeError(f"a classifier hands over layers, got {type(layer).__name__}")
+            raise TypeError(f"the network of a classifier must hold a BilinearLayer, got {type(layer).__name__}")
         measured, vectors = measure(layer, task)
         rows.append(
             {"dataset": data.name, "target": index, "rule": task.rule, "threshold": task.threshold, "setting": name}
@@ -101,13 +102,13 @@ def compute(options: argparse.Namespace, out: Path) -> None:
 
 
 def training_of(data: Dataset, options: argparse.Namespace, setting: Mapping[str, float], seed: int) -> TrainingConfig:
-    """The preset with this setting and the rate of this task."""
+    """Return the preset's training with this setting and the learning rate of this task."""
     rate = {"lr": RATES[data.name]} if data.name in RATES else {}
     return schedule(data, options, **rate, **setting, seed=seed)
 
 
 def measure(layer: BilinearLayer, task: SimilarityTask) -> tuple[Row, dict[str, Tensor]]:
-    """The logit of "close" minus that of "far", taken apart, and its most positive eigenvector beside the target."""
+    """Split the logit difference "close" minus "far" into parts, and compare its top eigenvector with the target."""
     layer = layer.to(dtype=torch.float64)
     difference = torch.tensor([[-1.0, 1.0]], dtype=torch.float64, device=layer.down.device)
     form = split(layer.change_basis(outputs=difference, note="close minus far"))
@@ -156,17 +157,17 @@ def measure(layer: BilinearLayer, task: SimilarityTask) -> tuple[Row, dict[str, 
     }
     variance = float(test["all"].var())
     for name in ("interaction", "linear", "eigenvector"):
-        # shares of interaction and linear add up to 1, the covariance with each other counted for both
+        # the shares of interaction and linear part add up to 1; each includes their covariance
         row[f"covariance_{name}"] = float(torch.cov(torch.stack([test[name], test["all"]]))[0, 1]) / variance
         row[f"deviation_{name}"] = float(test[name].std())
-        # each part alone, cut at its own median over the training images, as the labels were
+        # each part alone, with its own median over the training images as threshold, like the labels
         right = (test[name] > train[name].median()) == (task.data.test_y == 1)
         row[f"accuracy_{name}"] = float(right.double().mean())
     return row, {"eigenvalues": values, "vector": vector, "linear": form.linear[0]}
 
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Means over seeds and their 95 % intervals, and the smallest cosine of any seed."""
+    """Print means over seeds with 95 % intervals, and the smallest cosine of any seed."""
     heads = (
         "accuracy",
         "share |l|",
@@ -186,10 +187,10 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         cells += [_cell(line, name) for name in ("missed_inactive", "covariance_linear")]
         print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
-        "cos centred: eigenvector and target, each minus its mean over pixels; active: over pixels that are active in\n"
-        f"at least {ACTIVE:.0%} of the training images alone; lowest: cos centred of the worst seed; missed inactive:\n"
-        "share of 1 - cos^2 on the other pixels; linear part: its share in the variance of close minus far over test\n"
-        "images, the rest is the interaction part"
+        "cos centred: eigenvector and target, each minus its mean over pixels; active: only over pixels that are not\n"
+        f"0 in at least {ACTIVE:.0%} of the training images; lowest: cos centred of the worst seed; missed inactive:\n"
+        "share of 1 - cos^2 on the other pixels; linear part: its share of the variance of close minus far over test\n"
+        "images; the rest is the interaction part"
     )
 
 
@@ -209,8 +210,8 @@ def _centred(a: Tensor) -> Tensor:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "ground_truth")
     made.add_argument("--rule", choices=sorted(RULES), default="either", help="how the labels are made")
-    made.add_argument("--target", type=int, help="training image, from 0; default 6 for MNIST, else the first 1")
-    made.add_argument("--width", type=int, help="embedding and hidden size instead of the data set's own")
+    made.add_argument("--target", type=int, help="training image, from 0; default: 6 for MNIST, else the first 1")
+    made.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
     return parse(made, argv)
 
 

@@ -1,14 +1,15 @@
 """Does a bilinear language model predict as well as gated ones, at equal steps and at equal time?
 
-Trains small transformers on stories, from several seeds, with MLPs `down(gate(left x) * right x)` whose gate is none
-(bilinear), ReLU or SiLU, and measures the loss on held-out text. Weights and order of the text are the same for every
-gate of a seed. At equal time a gated model gets as many steps as the bilinear one makes in the same time, by step times
-that are measured first. Every stage is kept in --out and goes on from where it was; models are in the published layout.
-Two plain text files are needed, of TinyStories or any other stories separated by <|endoftext|>:
+The script trains small transformers on stories, from several seeds. Their MLPs are `down(gate(left x) * right x)` with
+the gate none (bilinear), ReLU or SiLU. It measures the loss on held-out text. For one seed, initial weights and order
+of the text are the same for every gate. "Equal time" gives a gated model as many steps as it makes in the time of the
+bilinear model; the script first measures the time per step. Every stage is kept in --out, and a stopped run continues
+from it. Models are saved in the published layout. The text is two plain files, of TinyStories or any other stories
+separated by <|endoftext|>:
 
     python examples/language_model.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
-The defaults take less than 10 minutes on two CPU cores. On a GPU, for one, --device cuda --precision bfloat16
+The defaults take less than 10 minutes on two CPU cores. Sizes for a GPU: --device cuda --precision bfloat16
 --vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256 --batch 128 --epochs 5 --lr 1e-3
 """
 
@@ -33,13 +34,13 @@ from models.transformer import Transformer, build_transformer
 from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 
-TIMED, REPEATS = 4, 5  # steps that are timed at once; the best of so many
+TIMED, REPEATS = 4, 5  # steps per timing, and timings, of which the best counts
 PROMPT, SAMPLE = "once upon a time", 120
 Row = dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the whole job."""
+    """Prepare the text, train the models, print tables and draw the losses."""
     options = _options(argv)
     out = Path(options.out)
     prepare(options, out)
@@ -63,14 +64,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[str, float]:
-    """Seconds a step by gate, the best of alternating repeats: measured once, on a machine that does nothing else."""
+    """Return the seconds per step by gate: the best of alternating repeats, measured once and then read from disk.
+
+    Nothing else should run on the machine while they are measured.
+    """
     path = out / "step_times.json"
     settings = asdict(model_config(options, "none")) | {"batch": options.batch, "device": options.device}
     settings |= {"threads": torch.get_num_threads(), "precision": options.precision}
     if path.is_file():
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["settings"] != settings:
-            raise ValueError(f"{path} is of other settings; {differences(info['settings'], settings)}")
+            raise ValueError(f"{path} has other settings; {differences(info['settings'], settings)}")
     else:
         found: dict[str, list[float]] = {gate: [] for gate in GATES}
         config = language_config(options, 0, 2 * TIMED)
@@ -83,8 +87,8 @@ def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[s
         replace_files([(path, json.dumps(info, indent=2).encode())])
     times: dict[str, float] = info["seconds"]
     each = options.batch * options.context
-    print("a step: " + ", ".join(f"{gate} {1e3 * value:.1f} ms" for gate, value in times.items()), end="; ")
-    print(f"{each / times['none']:,.0f} tokens a second with gate none, {settings['threads']} threads")
+    print("per step: " + ", ".join(f"{gate} {1e3 * value:.1f} ms" for gate, value in times.items()), end="; ")
+    print(f"{each / times['none']:,.0f} tokens per second with gate none, {settings['threads']} threads")
     return times
 
 
@@ -98,7 +102,10 @@ def trained(
     held_out: Tensor,
     out: Path,
 ) -> tuple[Row, list[Row]]:
-    """The model of a gate and a seed, trained for a share of the steps, kept and measured: its row and its history."""
+    """Train the model of a gate and a seed for a share of the steps, save and measure it.
+
+    Returns its row and its history. A model that is on disk is read instead.
+    """
     model = build_transformer(model_config(options, gate), seed, device=options.device)
     tokenizer = load_tokenizer(out / TOKENIZER)
     check_vocabulary(tokenizer, model.config.vocabulary)
@@ -127,7 +134,7 @@ def trained(
 
 
 def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
-    """What the model makes of `PROMPT`, drawn at temperature 0.7 from the 40 likeliest tokens."""
+    """Return a continuation of `PROMPT`, drawn at temperature 0.7 from the 40 likeliest tokens."""
     device = model.head.weight.device
     prompt = torch.tensor(tokenizer.encode(PROMPT).ids, device=device)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -136,7 +143,7 @@ def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
 
 
 def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) -> None:
-    """Tables of the held-out loss by gate and seed, the means and the differences from no gate; the curves."""
+    """Write and print the held-out losses by gate, with their differences from gate none, and draw the curves."""
     base = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == "none"}
     for row in rows:
         other = None if row["gate"] == "none" else base.get((row["equal"], row["seed"]))
@@ -146,7 +153,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
     summary = summarise(rows, ("equal", "gate"), ("held_out_loss", "difference", "steps", "train_loss"))
     columns = dict.fromkeys(name for found in summary for name in found)
     write_table(out / "summary.csv", [dict.fromkeys(columns, "") | found for found in summary])
-    print(f"\nheld-out loss in nats a token, on {text}; mean over seeds and 95 % confidence interval")
+    print(f"\nheld-out loss in nats per token, on {text}; mean over seeds and 95 % confidence interval")
     print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<28}{'minus none, same seed':<28}train")
     for found in summary:
         cells = "".join(f"{interval(found, name):<28}" for name in ("held_out_loss", "difference"))
@@ -159,7 +166,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
     band = {"held_out_loss": ("held_out_loss_low", "held_out_loss_high")}
     figure = curves(points, "step", ["held_out_loss", "train_loss"], by="gate", bands=band)
     seeds = len({row["seed"] for row in rows})
-    title = f"Gates at equal steps, nats a token; mean of {seeds} seed{'s' * (seeds > 1)}"
+    title = f"Gates at equal steps, nats per token; mean of {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"{title}\nheld out: the first {CURVE:,} of {text}", fontsize=9)
     figure.savefig(out / "losses.png", dpi=120)
 
@@ -169,18 +176,16 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add_training(parser, every=50)
     parser.add_argument("--gates", nargs="+", choices=sorted(GATES), default=["none", "relu", "silu"])
     parser.add_argument("--equal", nargs="+", choices=("steps", "time"), default=["steps", "time"])
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0 and up")
-    parser.add_argument("--seed-list", type=int, nargs="+", help="instead of --seeds: one process can train one seed")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on")
+    parser.add_argument("--seed-list", type=int, nargs="+", help="the seeds, instead of --seeds; for one per process")
     parser.add_argument("--prepare", action="store_true", help="make tokenizer, tokens and step times, then stop")
-    parser.add_argument("--steps", type=int, help="default 500, or what --epochs says")
-    parser.add_argument("--epochs", type=float, help="instead of --steps")
+    parser.add_argument("--steps", type=int, help="steps of every training; default: 500, or as --epochs says")
+    parser.add_argument("--epochs", type=float, help="length of every training, instead of --steps")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--out", default="out/language_model")
     options = parser.parse_args(argv)
     if not options.text or not options.held_out:
-        parser.error(
-            "--text and --held-out are needed: two plain text files, as of the data set roneneldan/TinyStories"
-        )
+        parser.error("--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories")
     for name, value in (("--seeds", options.seeds), ("--steps", options.steps)):
         if value is not None and value < 1:
             parser.error(f"{name} must be at least 1, got {value}")

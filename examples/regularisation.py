@@ -1,31 +1,31 @@
-"""What do input noise, weight decay and augmentation do to a bilinear classifier, and what does the tensor cost?
+"""What do input noise, weight decay and augmentation do to a bilinear classifier, and what does bilinearity cost?
 
-Four questions, each a section of its own (`--only rows,noise,transforms,gates`) with a table of all models and one of
-means with 95 % intervals over seeds (shaded in the figures) in out/regularisation/DATASET:
+There are four sections (`--only rows,noise,transforms,gates`). Each writes a table of all models, and one of means with
+95 % intervals over seeds (shaded in the figures), to out/regularisation/DATASET:
 
-- rows: input noise 0 or 0.5 by weight decay 0 or 1: accuracy, gap and effective rank;
+- rows: input noise 0 or 0.5 with weight decay 0 or 1: accuracy, gap and effective rank;
 - noise: accuracy, gap and sparsity against the noise. Do components activate more sparsely under noise?
-- transforms: translation, rotation and blur in the place of noise;
-- gates: ReLU and SiLU classifiers of the same size, which are no tensors: only their accuracy.
+- transforms: translation, rotation and blur instead of noise;
+- gates: ReLU and SiLU classifiers of the same size. They are no tensors, so only their accuracy is measured.
 
-Noise is on every training sample; accuracies are of clean images; gap = train - test accuracy. Everything else is given
-in two bases: "embedding" (eigenvectors v of the interaction matrices behind the embedding E, drawn as the images E^T v)
-and "input" (of those in pixels). A row a model and basis, means over classes:
+Every training sample gets noise, accuracies are on clean images, and gap = train - test accuracy. The other numbers
+are given in two bases: "embedding" (eigenvectors v of the interaction matrices in the embedding E, drawn as the images
+E^T v) and "input" (eigenvectors in pixels). There is one row per model and basis, with means over classes:
 
 - effective_rank: (sum |eigenvalue|)^2 / sum eigenvalue^2;
-- activation_participation: (L1 / L2)^2 over the components' activations eigenvalue (v . x)^2, mean over test images;
-  activation_per_rank: the same over the effective rank of the class, because a longer spectrum activates more (inputs
-  without structure give about a third);
-- image_share: (L1 / L2)^2 over the test images of one component's activation, divided by the number of images;
+- activation_participation: (L1 / L2)^2 of the components' activations eigenvalue (v . x)^2, mean over test images;
+  activation_per_rank: the same divided by the effective rank, because a longer spectrum activates more (inputs without
+  structure give about a third);
+- image_share: (L1 / L2)^2 of one component's activations on all test images, divided by the number of images;
 - pixel_participation: (L1 / L2)^2 of an eigenvector's pixels;
-- rare_energy: share of its squared norm on pixels active in under 1 % of the training images, never_energy: on those
-  active in none (part of the former), to be compared with rare_pixels and never_pixels, the shares of such pixels;
-  counted on the images as they are: a transform makes pixels active that the images never have.
+- rare_energy: share of its squared norm on pixels active in under 1 % of the training images; never_energy: on pixels
+  active in none of them. Compare them with rare_pixels and never_pixels, the shares of such pixels. These pixels are
+  counted without the transform, which can make other pixels active.
 
-The last four are means over the ten eigenvalues of largest magnitude of every class. Default: the digits, 3 seeds,
-about a minute and a half. One model of MNIST or Fashion-MNIST takes about a minute (20 epochs) or 4 (`--full`: 100
-epochs) on one core, and every seed has 4 (rows), 8 more (noise), 3 more (transforms) and 4 more (gates); models are
-kept below --models, so that sections share them and a run that was cut off goes on.
+The last four are means over the ten eigenvalues of largest magnitude of every class. Default: the digits, 3 seeds, 1.5
+minutes. One model of MNIST or Fashion-MNIST takes about 1 minute (20 epochs) or 4 (`--full`: 100 epochs) on one core.
+Every seed has 4 models (rows), 8 more (noise), 3 more (transforms) and 4 more (gates). Models are kept in --models: the
+sections share them, and a stopped run continues.
 """
 
 import argparse
@@ -57,8 +57,8 @@ BASES = ("embedding", "input")
 NOISES = (0.0, 0.15, 0.3, 0.5, 1.0, 1.5)
 DECAYS = (0.0, 1.0)
 NOISE = 0.5  # of the four settings
-LEADING = 10  # eigenvectors a class, largest magnitude first
-DRAWN = 3  # of each sign
+LEADING = 10  # eigenvectors per class, largest magnitude first
+DRAWN = 3  # eigenvectors of each sign in figures
 STRENGTHS = {  # whole pixels, degrees, standard deviation in pixels
     "digits": {"translation": 1.0, "rotation": 15.0, "blur": 0.5},
     "mnist": {"translation": 2.0, "rotation": 15.0, "blur": 1.0},
@@ -74,7 +74,7 @@ Row = Mapping[str, object]
 
 
 class Setting(NamedTuple):
-    """What is varied."""
+    """A `Setting` holds what varies between models: noise, weight decay, transform and gate."""
 
     noise: float
     weight_decay: float
@@ -84,7 +84,7 @@ class Setting(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the sections that the options name."""
+    """Run the sections of `--only`: train, measure, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
     measure = None if options.replot else _measurements(options)
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
             for setting, seed in tqdm(jobs, desc=section, unit="model"):
                 found, vectors = measure(setting, seed)
                 plain = [{key: found[0][key] for key in (*KEYS, "seed", *ACCURACIES)}]
-                rows += plain if section == "gates" else found  # of gated models there is nothing else
+                rows += plain if section == "gates" else found  # gated models have nothing else
                 if seed == 0 and _is_drawn(section, setting, options):
                     images |= {f"{label(found[0])}|{key}": value.contiguous() for key, value in vectors.items()}
             write_table(out / f"{section}.csv", rows)
@@ -116,7 +116,7 @@ def _is_drawn(section: str, setting: Setting, options: argparse.Namespace) -> bo
 
 
 def settings(section: str, options: argparse.Namespace) -> list[Setting]:
-    """The settings of a section; transforms and gates with the largest weight decay."""
+    """Return the settings of a section; transforms and gates have the largest weight decay."""
     decay = max(options.decays)
     if section == "rows":
         return [Setting(noise, decay) for noise in (0.0, NOISE) for decay in options.decays]
@@ -131,7 +131,7 @@ def settings(section: str, options: argparse.Namespace) -> list[Setting]:
 def _measurements(
     options: argparse.Namespace,
 ) -> Callable[[Setting, int], tuple[list[Row], dict[str, Tensor]]]:
-    """(setting, seed) -> rows, a basis each, and images to draw; each is trained and measured once."""
+    """Return a function (setting, seed) -> rows, one per basis, and images; it trains and measures each pair once."""
     data = dataset_of(options)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     known: dict[tuple[Setting, int], tuple[list[Row], dict[str, Tensor]]] = {}
@@ -163,7 +163,7 @@ def _measurements(
 def spectral_rows(
     row: Row, model: BilinearClassifier, data: Dataset, drawn: int
 ) -> tuple[list[Row], dict[str, Tensor]]:
-    """A row a basis (one without for a gated model), and the leading eigenvectors of class `drawn` as images."""
+    """Return one row per basis (a gated model: one row), and the leading eigenvectors of class `drawn` as images."""
     if model.config.gate != "none" or model.embedding is None:
         return [row], {}
     rare = rare_inputs(data.train_x)
@@ -174,7 +174,7 @@ def spectral_rows(
     for basis in BASES:
         network = model.network(basis)
         result: SpectralResult = decompose(network[0], "eigen")
-        result = result.truncate(min(result.rank, model.config.embedded))  # the rest is zero: pixels pass the embedding
+        result = result.truncate(min(result.rank, model.config.embedded))  # the rest is 0, by the embedding
         x = data.test_x if basis == "input" else model.embed(data.test_x)
         vectors = result.eigenvectors.mT  # (class, rank, in)
         pixels = vectors if basis == "input" else vectors @ model.embedding.weight  # (class, rank, h * w)
@@ -200,22 +200,22 @@ def spectral_rows(
 
 
 def label(row: Row) -> str:
-    """The setting of a row in words."""
+    """Return the setting of a row in words."""
     changes = [f"{row['transform']} {row['strength']:g}"] if row["transform"] != "none" else []
-    if "basis" not in row:  # of the section gates
+    if "basis" not in row:  # in the section gates
         changes.append("bilinear" if row["gate"] == "none" else str(row["gate"]))
     return ", ".join([*changes, f"noise {row['noise']:g}", f"decay {row['weight_decay']:g}"])
 
 
 def summary(rows: list[dict[str, float | str]]) -> list[Row]:
-    """Means over seeds and their 95 % intervals, a row a setting and basis."""
+    """Return means over seeds with 95 % intervals, one row per setting and basis."""
     by = [*KEYS, *(["basis"] if "basis" in rows[0] else [])]
     shares = ("rare_pixels", "never_pixels")
     return [{**row, "setting": label(row)} for row in summarise(rows, by, (*ACCURACIES, *SPECTRAL, *shares))]
 
 
 def report(section: str, table: list[Row]) -> None:
-    """Print the table, and for the noise section whether sparser goes with noise and with accuracy."""
+    """Print the table; for the section noise also rank correlations of sparsity with noise and with accuracy."""
     first = table[0]
     print(f"\n{section}: {first['dataset']}, width {first['width']:g}, {first['epochs']:g} epochs, {first['n']} seeds")
     names = [*ACCURACIES, *(name for name in SPECTRAL if name in first)]
@@ -246,7 +246,7 @@ def report(section: str, table: list[Row]) -> None:
 
 
 def figures(section: str, table: list[Row], out: Path) -> dict[str, Figure]:
-    """The figures of a section by name, all from the files in `out`."""
+    """Draw the figures of a section from the files in `out`, and return them by name."""
     first = table[0]
     where = f"{first['dataset']}, {first['epochs']:g} epochs, mean of {first['n']} seeds"
     accuracies = ("test_accuracy", "gap", "effective_rank", "rare_energy")
@@ -285,12 +285,12 @@ def _bases(table: list[Row]) -> list[str]:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     options = parser(__doc__, "regularisation")
     options.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
-    options.add_argument("--noises", type=float, nargs="+", default=NOISES, help="of the section noise")
-    options.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="the largest for transforms, gates")
-    options.add_argument("--width", type=int, help="of embedding and layer, instead of the data set's own")
+    options.add_argument("--noises", type=float, nargs="+", default=NOISES, help="noises of the section noise")
+    options.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="transforms and gates use the largest")
+    options.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     chosen = parse(options, argv)
-    for name in ("noises", "decays"):  # each once: a setting that is there twice would count as more seeds
+    for name in ("noises", "decays"):  # each once: a repeated setting would count as more seeds
         setattr(chosen, name, list(dict.fromkeys(check_number(f"--{name}", v, 0.0) for v in getattr(chosen, name))))
     chosen.only = [check_choice("--only", name, SECTIONS) for name in chosen.only.split(",")]
     return chosen

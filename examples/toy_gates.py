@@ -1,10 +1,10 @@
 """What does a layer that computes boolean operations look like as a tensor, and what does symmetrization change?
 
-Six gates on the six pairs of four bits are fitted by one bilinear layer with biases, y = B(z, z) with z = [1, bits].
-B[out] is not symmetric: how an interaction is split between (i, j) and (j, i) is an accident of training. On equal
-inputs only the symmetric part acts, and there each gate can be read off: "and" is +1/2 at (i, j) and (j, i), "xor" -1.
-One freedom stays: a bit is its own square, so weight may move between xi * xi on the diagonal and xi * 1 at the edge.
-Eigenvalues belong to the symmetrized interaction matrix in the basis [1, bits].
+One bilinear layer with biases learns six gates on the six pairs of four bits: y = B(z, z) with z = [1, bits]. B[out] is
+not symmetric, because training decides by accident how an interaction is split between (i, j) and (j, i). Only the
+symmetric part acts, since both inputs are equal. Each gate can be read from it: "and" is +1/2 at (i, j) and (j, i),
+"xor" is -1. One freedom stays: a bit is its own square, so weight can move between xi * xi (diagonal) and xi * 1.
+Eigenvalues are those of the symmetrized interaction matrix in the basis [1, bits].
 """
 
 import argparse
@@ -29,17 +29,20 @@ CONFIG = LogicGateConfig(
         LogicGate("xnor", 2, 3),
     ),
 )
-MANY = 8  # coordinates above which a panel shows only those of its gate
+MANY = 8  # with more coordinates, a panel shows only those of its gate
 
 
 def matrices(model: LogicGateModel) -> tuple[Tensor, Tensor]:
-    """B[gate, in1, in2] as trained and symmetrized, (gate, 1 + bits, 1 + bits) each."""
-    layer = model.layer().drop_constant()  # the output that hands on the constant is not a gate
+    """Return B[gate, in1, in2] as trained, and symmetrized: (gate, 1 + bits, 1 + bits) each."""
+    layer = model.layer().drop_constant()  # the constant output is not a gate
     return layer.to_tensor().cpu(), layer.symmetrize().to_tensor().cpu()
 
 
 def table(model: LogicGateModel) -> str:
-    """One line a gate: share of truth table rows decided rightly at 1/2, max |y - gate|, eigenvalues."""
+    """Return a table with one line per gate: accuracy on the truth table, max |y - gate|, eigenvalues.
+
+    An output above 1/2 counts as true.
+    """
     weight = next(model.parameters())
     x, y = truth_table(model.config, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
@@ -57,7 +60,7 @@ def table(model: LogicGateModel) -> str:
 
 
 def figure(model: LogicGateModel) -> Figure:
-    """Columns: gates; rows: B[gate] as trained, and symmetrized; one colour scale, symmetric about 0, for all."""
+    """Draw B[gate] as trained (upper row) and symmetrized (lower row), one column per gate, with one colour scale."""
     config = model.config
     raw, symmetric = matrices(model)
     limit = float(raw.abs().max())  # symmetrizing never makes the largest entry larger
@@ -90,12 +93,12 @@ def figure(model: LogicGateModel) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, print the table, write the figure."""
+    """Train the layer, print the table and write the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000, help="training steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/toy_gates"), help="folder for the figure and the table")
-    parser.add_argument("--device", default="cpu", help="where the trained model is analysed; training is on the CPU")
+    parser.add_argument("--device", default="cpu", help="device of the analysis; training is on the CPU")
     options = parser.parse_args(argv)
     model = train_logic_gates(CONFIG, steps=options.steps, seed=options.seed).to(options.device)
     text = table(model)

@@ -1,16 +1,19 @@
 """How many components does a class need: to keep the accuracy, to explain a decision, to prove it?
 
-Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. The components of each
-class are kept by magnitude, by activation or by ablation, and with refitted coefficients; in the pixel and in the
-embedding basis. All that is chosen or fitted is chosen on training images: the first 5,000 rank the components, the
-first 10,000, with the noise of training, fit the coefficients; every number is on test images. A refit to the outputs
-of the model asks what the kept components can say of it, a refit to labels what they could do at all: it may pass it.
+Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. The first components of
+each class are kept, ranked by magnitude, activation or ablation, or with refitted coefficients; in the pixel and in the
+embedding basis. The first 5,000 training images rank the components. The first 10,000, with the noise of the training,
+fit the coefficients. Every number is on test images. A refit to the outputs of the model shows how well the kept
+components can imitate the model. A refit to labels shows how well they can classify, which may be better than the
+model.
 
-Two certificates: the share of test images on which the truncated classes are proven to decide as the model does, and
-the share on which as many eigenpairs of every difference of two classes prove the decision of the model.
+There are two certificates. One is the share of test images on which the model cut to k eigenpairs per class provably
+makes the same decision as the full model. The other is the share on which k eigenpairs of every difference of two
+classes prove the decision of the full model.
 
-Expected on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
-minutes; --full (30 to 1000) 2 hours, resumable model by model: `--full --sizes 300`; each call draws what is there.
+Expected times on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
+minutes; --full (30 to 1000) 2 hours. The work can be done in parts, such as `--full --sizes 300`; each call draws all
+finished parts.
 """
 
 import argparse
@@ -54,15 +57,15 @@ from tensornet_interp.weights import load_layer, save_layer
 
 SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-EVERY = 64  # up to here every number of components is measured, so that the smallest that is enough is known
-REFITTED = 64  # components a class that are refitted at most
-RANK_ON, FIT_ON = 5000, 10000  # training images
+EVERY = 64  # up to here every number of components is measured, to find the smallest that suffices
+REFITTED = 64  # largest number of components per class in a refit
+RANK_ON, FIT_ON = 5000, 10000  # training images that rank components, and that fit coefficients
 TABLES = ("curves", "certificates", "shares")
 Row = dict[str, object]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train what is not there, measure what is not in the tables, print and draw."""
+    """Train and measure the missing models, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
     if not options.replot:
@@ -92,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) -> None:
-    """Write the tables of one model below `place`."""
+    """Measure one model and write its tables to `place`."""
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     with torch.no_grad():
         inputs = {"pixel": (data.train_x, data.test_x)}
@@ -123,7 +126,7 @@ def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) ->
 
 
 def refits(result: SpectralResult, layer: BilinearLayer, data: Dataset, seed: int) -> Iterator[Row]:
-    """The first components by magnitude, refitted to outputs and to labels on training images with their noise."""
+    """Yield rows for the first k components by magnitude, refitted to outputs and to labels on noisy images."""
     x, labels = data.train_x[:FIT_ON], data.train_y[:FIT_ON]
     draw = torch.Generator(device=x.device).manual_seed(seed)
     x = x + NOISE * torch.randn(x.shape, generator=draw, device=x.device, dtype=x.dtype)
@@ -139,10 +142,10 @@ def refits(result: SpectralResult, layer: BilinearLayer, data: Dataset, seed: in
 
 
 def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[Row]:
-    """The share of the winning output, and of its margin over the next, that the first k of each class make up.
+    """Yield the share of the winning output, and of its margin, that the first k components of each class add up to.
 
-    Sums over the images that are decided right, or wrong, divided by one another: no image with a small output counts
-    for more than others.
+    A share is a sum over images divided by another, so an image with a small output does not count more than others.
+    There are rows for right and for wrong decisions.
     """
     outputs = result(x)
     first, second = outputs.topk(2).indices.T
@@ -151,7 +154,7 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
     partial = torch.cat([result.activations(part).cumsum(-1)[..., [k - 1 for k in counts]] for part in x.split(512)])
     winner, next_one = (partial.take_along_dim(index[:, None, None], 1)[:, 0] for index in (first, second))
     for name, mask in (("right", right), ("wrong", ~right)):
-        whole = outputs[mask].double().topk(2).values.sum(0)  # (2,): of the largest, of the second largest
+        whole = outputs[mask].double().topk(2).values.sum(0)  # (2,): largest and second largest output
         logit, margin = winner[mask].double().sum(0), (winner - next_one)[mask].double().sum(0)
         for column, k in enumerate(counts):
             if bool(mask.any()):
@@ -161,9 +164,9 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
 
 
 def gather(out: Path, common: Row) -> None:
-    """The tables of all models that were measured with the settings in common: smallest size first, then by seed.
+    """Join the tables of all measured models with the settings `common`, sorted by size and seed.
 
-    Models of other settings (an earlier call with other --epochs) may lie there, too; means over both say nothing.
+    Models of other settings, such as an earlier call with other --epochs, are left out.
     """
     for name in TABLES:
         rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
@@ -173,7 +176,10 @@ def gather(out: Path, common: Row) -> None:
 
 
 def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None:
-    """The layer of the largest model of seed 0, and a right and a wrong decision whose label came second."""
+    """Save the layer of the largest model of seed 0, and one test image that it decides right and one wrong.
+
+    The wrong decision is one whose label came second.
+    """
     size = max(options.sizes)
     training = schedule(data, options, noise=NOISE, weight_decay=WEIGHT_DECAY, seed=0)
     model = trained(options.models, data, classifier(data, size), training, progress=False)

@@ -1,11 +1,13 @@
 """Which output features of a checkpoint are simple circuits, and of which input features? From the weights alone.
 
-A layer is opened from a safetensors file, without its model. Output features are the encoder rows of the dictionary
-behind the MLP: each has an interaction matrix, and they are ranked by the share of its two leading eigenvalues. Input
-features are the decoder columns of the dictionary before the MLP: the interactions of the first feature in the ranking
-are printed and drawn. Without --checkpoint a small one is made, in which one output feature is an AND gate of two
-input features, sym(a b^T), among noise: two eigenvalues of opposite sign. A real checkpoint is a folder, its weights in
-one file or in shards, or a hub name, in the published layout; its dictionaries are folders:
+The script opens one layer of a safetensors file, without its model. Output features are the encoder rows of the
+dictionary behind the MLP. Each has an interaction matrix, and the features are ranked by the share of its two leading
+eigenvalues. Input features are the decoder columns of the dictionary before the MLP. The script prints and draws the
+interactions between them for the first output feature of the ranking.
+
+Without --checkpoint, the script makes a small checkpoint with a planted circuit: one output feature is an AND gate of
+two input features, sym(a b^T), among noise. Such a gate has two eigenvalues of opposite sign. A real checkpoint is a
+folder (weights in one file or in shards) or a hub name, in the published layout. Its dictionaries are folders:
 
     python examples/weights_alone.py --checkpoint owner/name --layer 3 --dictionaries 3-mlp-in-x4-k30 3-mlp-out-x4-k30
 """
@@ -37,11 +39,11 @@ from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, inter
 from tensornet_interp.weights import LAYOUTS, load_dictionary, load_layer, load_tensor, tensor_names
 
 D_MODEL, D_HIDDEN, N_LAYER, FEATURES, VOCABULARY, ACTIVE = 64, 96, 2, 256, 50, 8
-NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over that of the AND gate
+NOISE = 1.0  # Frobenius norm of all other hidden units in the planted matrix, over the norm of the AND gate
 
 
 class AndGate(NamedTuple):
-    """What was planted: output = first AND second."""
+    """An `AndGate` names the planted features: output = first AND second."""
 
     output: int
     first: int
@@ -88,7 +90,7 @@ def plant(folder: Path, *, seed: int, noise: float = NOISE, layer: int = 1) -> A
 def open_all(
     checkpoint: str, index: int, dictionaries: Sequence[str | Path]
 ) -> tuple[BilinearLayer, Dictionary, Dictionary, Tensor]:
-    """One layer, the dictionaries before and behind it, and the unembedding (token, d): nothing else is read."""
+    """Read one layer, the dictionaries before and behind it, and the unembedding (token, d), and nothing else."""
     layer = load_layer(checkpoint, index, layout="published", dtype=torch.float32)
     inputs, outputs = (load_dictionary(folder, dtype=torch.float32) for folder in dictionaries)
     published = LAYOUTS["published"]
@@ -98,7 +100,7 @@ def open_all(
 
 
 def recovered(folder: Path, gate: AndGate, layer: int = 1) -> dict[str, bool]:
-    """Whether the planted feature ranks first, with opposite signs, and its two inputs hold the top interaction."""
+    """Check that the planted feature ranks first, has opposite signs, and has its two inputs as top interaction."""
     opened, inputs, outputs, _ = open_all(str(folder), layer, dictionary_folders(folder))
     (planted,) = (r for r in rank_by_structure(opened, outputs.encoder) if r["feature"] == gate.output)
     found = feature_interactions(opened, outputs.encoder[gate.output], inputs.decoder, bias=inputs.decoder_bias)
@@ -110,13 +112,13 @@ def recovered(folder: Path, gate: AndGate, layer: int = 1) -> dict[str, bool]:
 
 
 def dictionary_folders(folder: Path) -> tuple[Path, Path]:
-    """Those that `plant` wrote: before the MLP, behind it."""
+    """Return the folders of the dictionaries that `plant` wrote: before the MLP, and behind it."""
     (before,), (behind,) = folder.glob("*-mlp-in-*"), folder.glob("*-mlp-out-*")
     return before, behind
 
 
 def sample(dictionary: Dictionary, tokens: int, seed: int) -> Tensor:
-    """Codes (token, feature): k random features a token, exponential. No data is read."""
+    """Draw random codes (token, feature): k random features per token, with exponential values."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.rand(tokens, dictionary.features, generator=generator).topk(dictionary.k or ACTIVE, dim=1).indices
     values = torch.empty(chosen.shape).exponential_(generator=generator)
@@ -124,7 +126,7 @@ def sample(dictionary: Dictionary, tokens: int, seed: int) -> Tensor:
 
 
 def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count: int) -> str:
-    """The first features by structure."""
+    """Return the first `count` records of the ranking as text."""
     lines = [f"basis: {records[0]['basis']}", "place  feature   share  eigenvalues            opposite  effective rank"]
     lines += [
         f"{r['place']:>5}  {r['feature']:>7}  {r['share']:>6.3f}  {r['first']:>+9.3g} {r['second']:>+9.3g}"
@@ -135,7 +137,10 @@ def ranking_table(records: Sequence[dict[str, int | float | bool | str]], count:
 
 
 def label_table(layer: BilinearLayer, outputs: Dictionary, unembedding: Tensor, count: int = 4) -> str:
-    """The leading output directions by the tokens and features nearest to them, and what the two label sets share."""
+    """Return the nearest tokens and features of the leading output directions as text.
+
+    The last line is the share of these directions that lies in the span of their nearest features.
+    """
     directions = decompose(layer, "output_svd", blocks=count, rank=1).outputs.T
     lines = ["output_svd: nearest tokens and output features by cosine"]
     tokens, features = (label_directions(directions, rows, n=3) for rows in (unembedding, outputs.encoder))
@@ -149,7 +154,7 @@ def label_table(layer: BilinearLayer, outputs: Dictionary, unembedding: Tensor, 
 
 
 def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unembedding: Tensor) -> dict[str, Figure]:
-    """Print what the weights say, and draw it."""
+    """Print the ranking, the interactions and the checks, and return the figures by name."""
     print(f"{layer}\nbefore: {inputs}\nbehind: {outputs}")
     ranking = rank_by_structure(layer, outputs.encoder)
     print(f"\n{len(ranking)} output features of {layer.name} by the share of their two leading eigenvalues")
@@ -162,7 +167,7 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
     print("\n".join(f"{kind}: {part}" for kind, part in found.statistics().items()))
     print("\n" + label_table(layer, outputs, unembedding))
     codes = sample(inputs, 2000, seed=0)  # (token, feature)
-    alone = between(layer, inputs, Dictionary.from_matrix(direction[:, None]))  # codes in, this feature out
+    alone = between(layer, inputs, Dictionary.from_matrix(direction[:, None]))  # from codes to this feature
     expected = alone(codes)[:, 0].double()
     gap = float((found(codes) - expected).norm() / expected.norm())
     print(f"\ninteractions against the layer between its dictionaries, {len(codes)} random inputs: {gap:.1e} apart")
@@ -186,12 +191,12 @@ def analyse(layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, unemb
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make or open a checkpoint, print the tables, write the figures."""
+    """Make or open a checkpoint, print the tables and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", help="folder or hub name owner/name, in the published layout")
     parser.add_argument("--layer", type=int, default=1)
-    parser.add_argument("--dictionaries", nargs=2, metavar=("IN", "OUT"), help="folders, before and behind")
-    parser.add_argument("--noise", type=float, default=NOISE, help="noise over AND gate of the planted checkpoint")
+    parser.add_argument("--dictionaries", nargs=2, metavar=("IN", "OUT"), help="their folders: before, behind")
+    parser.add_argument("--noise", type=float, default=NOISE, help="noise over AND gate in the planted checkpoint")
     parser.add_argument("--seeds", type=int, default=20, help="planted checkpoints in the count of recoveries")
     parser.add_argument("--out", type=Path, default=Path("out/weights_alone"), help="folder for figures and checkpoint")
     options = parser.parse_args(argv)

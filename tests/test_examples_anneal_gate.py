@@ -106,7 +106,7 @@ def test_a_llama_goes_the_same_way(arguments, tmp_path, capsys):
     [
         (["--schedules", "cosine"], "'linear'"),
         (["--start", "0.6", "--end", "0.5"], "0 <= --start <= --end must hold"),
-        (["--end", "1.0"], "gone before the last step"),
+        (["--end", "1.0"], "be 0 before the last step"),
     ],
 )
 def test_bad_options(arguments, options, message, capsys):

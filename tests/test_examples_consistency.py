@@ -39,7 +39,7 @@ def test_everything_is_measured_drawn_and_drawn_again(
 ) -> None:
     argv = [*SMALL, *folders, "--other", "fashion_mnist"]
     consistency.main([*argv, "--train-only"])
-    assert "trained or found: sizes 16 of digits, 3 seeds each" in capsys.readouterr().out
+    assert "trained or read: sizes 16 of digits, 3 seeds each" in capsys.readouterr().out
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*.safetensors")}
     assert len(kept) == 2 * 3
     assert not list((tmp_path / "out").iterdir())

@@ -1,4 +1,4 @@
-"""Fits of one layer: ours on its factors, TensorLy's and the dense cosine fit on its dense tensor."""
+"""Fits of one layer: this package on its factors, TensorLy and the dense cosine fit on its dense tensor."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from tensornet_interp.results import Result
 
 
 def load_layer(folder: str) -> BilinearLayer:
-    """The first layer of a stored classifier, inputs in the pixel basis."""
+    """Return the first layer of a stored classifier, with inputs in the pixel basis."""
     model = load_model(folder)
     if not isinstance(model, BilinearClassifier):
         raise ValueError(f"{folder} holds a {type(model).__name__}, not a BilinearClassifier")
@@ -27,26 +27,26 @@ def load_layer(folder: str) -> BilinearLayer:
 
 
 def dense(layer: BilinearLayer) -> Tensor:
-    """(out, in, in), symmetrized, in the layer's dtype: what the dense methods begin with."""
+    """Return the dense symmetrized tensor (out, in, in) in the layer's dtype, from which the dense methods start."""
     tensor = layer.to_tensor()
     return (tensor + tensor.mT) / 2
 
 
 def cosine_to(layer: BilinearLayer, found: Any) -> Checked:
-    """Cosine of what was found to the layer, both symmetrized, and the relative error at the best scale."""
+    """Return the cosine between a result and the layer, both symmetrized, and the relative error at the best scale."""
     cosine = float(similarity(layer, found))
     return Checked(cosine, f"relative error {math.sqrt(max(0.0, 1 - cosine**2)):.4f}")
 
 
 def ours(layer: BilinearLayer, *, method: str, **options: Any) -> Outcome:
-    """A decomposition of this package."""
+    """Run a decomposition of this package."""
     found = decompose(layer, method, **options)
     done = len(found.report.convergence) - 1 if isinstance(found, Result) else 0
     return Outcome(f"{done} iterations" if done > 0 else "direct", found, max(1, done))
 
 
 def iterations_to(layer: BilinearLayer, rank: int, cosine: float) -> int:
-    """The fewest iterations of our `cp` that reach a cosine; the warm start is in every one of them."""
+    """Return the fewest iterations with which our `cp`, from its warm start, reaches a cosine."""
 
     def reached(n: int) -> bool:
         found: CPResult = decompose(layer, "cp", rank=rank, max_iterations=n)
@@ -65,7 +65,7 @@ def iterations_to(layer: BilinearLayer, rank: int, cosine: float) -> int:
 
 
 def cosine_of(found: CPResult | TuckerResult) -> float:
-    """The cosine that goes with a relative error at the best scale."""
+    """Return the cosine that belongs to the relative error of a result at the best scale."""
     return math.sqrt(max(0.0, 1 - (found.report.relative_error or 0.0) ** 2))
 
 
@@ -79,15 +79,16 @@ def dense_cosine_fit(
     steps: int = 200,
     max_iterations: int | None = None,
 ) -> Outcome:
-    """Muon on 1 - cosine between the dense target and the dense tensor of the factors, both symmetrized.
+    """Fit factors with Muon on 1 - cosine between the dense target and their dense tensor, both symmetrized.
 
-    The tensor is rebuilt by way of outputs * left (out, in, rank), or with inputs_first of left * right (in, in, rank).
-    Factors from randn, momentum 0.95, the rate falling linearly to zero at `steps`; ends where `cosine` is reached.
+    Each step rebuilds the tensor from outputs * left (out, in, rank), or with `inputs_first` from left * right (in, in,
+    rank). Factors start from randn, the momentum is 0.95, and the rate falls linearly to zero at `steps`. The fit stops
+    when it reaches `cosine`.
     """
     if not hasattr(torch.optim, "Muon"):
         raise RuntimeError(f"torch {torch.__version__} has no torch.optim.Muon, which came with 2.9")
     target = dense(layer)
-    target = target / target.square().sum().sqrt()  # norm() of so many float32 numbers is wrong by 5e-4
+    target = target / target.square().sum().sqrt()  # norm() of so many float32 numbers is off by 5e-4
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(n, rank, generator=generator, dtype=target.dtype).requires_grad_() for n in target.shape]
     optimizer = torch.optim.Muon(factors, lr=lr, momentum=0.95, weight_decay=0.0)
@@ -119,11 +120,11 @@ def _layer_of(factors: list[Tensor]) -> BilinearLayer:
 def tensorly_parafac(
     layer: BilinearLayer, *, rank: int, cosine: float, init: str, cap: float, max_iterations: int = 10_000
 ) -> Outcome:
-    """TensorLy's alternating least squares on the dense tensor, to the relative error that goes with a cosine.
+    """Run TensorLy's alternating least squares on the dense tensor until it reaches the error that belongs to a cosine.
 
-    cap: seconds after which it is stopped.
+    It is stopped after `cap` seconds.
     """
-    # tol: never by itself; with tol=0 its callback fails, for want of an error
+    # tol=-1: it never stops by itself; with tol=0 it gives its callback no error
     start, error, count = time.perf_counter(), math.sqrt(1 - cosine**2), -1
     reached = False
 
@@ -144,7 +145,7 @@ def _from_tensorly(found: CPTensor) -> BilinearLayer:
 
 
 def tensorly_hosvd(layer: BilinearLayer, *, ranks: tuple[int, int], dtype: str) -> Outcome:
-    """TensorLy's Tucker tensor without iterations on the dense tensor."""
+    """Run TensorLy's Tucker decomposition without iterations on the dense tensor."""
     tensor = dense(layer.to(dtype=getattr(torch, dtype)))
     n_out, n_in = ranks
     found = tensorly.decomposition.tucker(tensor, [n_out, n_in, n_in], n_iter_max=0)
@@ -152,7 +153,10 @@ def tensorly_hosvd(layer: BilinearLayer, *, ranks: tuple[int, int], dtype: str) 
 
 
 def same_subspaces(layer: BilinearLayer, found: Any) -> Checked:
-    """Share of the layer's norm in the core, as a cosine, and the distance of the projectors to those of `hosvd`."""
+    """Return the share of the layer's norm in the core, and how far the projectors differ from those of `hosvd`.
+
+    The share is the cosine to the layer.
+    """
     core, (outputs, first, second) = found
     mine = HOSVD(ranks=(outputs.shape[1], first.shape[1]))(layer.to(dtype=torch.float64))
     pairs = ((mine.outputs, outputs), (mine.inputs, first), (mine.inputs, second))
@@ -162,12 +166,15 @@ def same_subspaces(layer: BilinearLayer, found: Any) -> Checked:
 
 
 def projector_distance(a: Tensor, b: Tensor) -> float:
-    """||A A^T - B B^T||_2 of orthonormal columns: the sine of the largest angle, (I - A A^T) B."""
+    """Return ||A A^T - B B^T||_2 for orthonormal columns: the sine of the largest angle between the subspaces.
+
+    It is computed as ||(I - A A^T) B||_2.
+    """
     return float(torch.linalg.matrix_norm(b - a @ (a.T @ b), 2))
 
 
 def random_layer(inputs: int, hidden: int, outputs: int) -> BilinearLayer:
-    """A layer of independent normal weights."""
+    """Return a layer with independent normal weights."""
     generator = torch.Generator().manual_seed(0)
     sizes: Mapping[str, int] = {"down": outputs, "left": inputs, "right": inputs}
     return BilinearLayer(**{name: torch.randn(n, hidden, generator=generator) / n**0.5 for name, n in sizes.items()})

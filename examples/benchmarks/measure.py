@@ -1,4 +1,4 @@
-"""Rows of a benchmark side by side: each in a process of its own, timed in turn, with memory and flops apart."""
+"""Measure the rows of a benchmark: each in its own process, timed in turn, with memory and flops."""
 
 import csv
 import ctypes
@@ -16,22 +16,22 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-LONG = 20.0  # seconds: a row that takes longer is run once, without a warm-up
-PAUSE = 0.2  # seconds before every timed call, in which the threads of the row before fall asleep
+LONG = 20.0  # seconds: a row that takes longer runs once, without a warm-up
+PAUSE = 0.2  # seconds before every timed call, in which the threads of the last row fall asleep
 MIB = 2**20
 
 
 class Outcome(NamedTuple):
-    """What a row gives back: the work it did, in words and as a number of iterations, and what it found."""
+    """An `Outcome` is the result of one call of a row: the work in words, the object found, and its iterations."""
 
     work: str
     found: Any = None
     iterations: int = 1
-    complete: bool = True  # False: it was stopped before it reached what was asked, its time is a lower bound
+    complete: bool = True  # False: the call was stopped before its goal, so its time is a lower bound
 
 
 class Checked(NamedTuple):
-    """How good what was found is, by the measure that the table names."""
+    """A `Checked` is the quality of the object found, by the measure that the table names."""
 
     fit: float | None
     note: str = ""
@@ -39,11 +39,12 @@ class Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """run(prepare(**given), **options) is timed, prepare(**given) is not; both are functions of a module.
+    """A `Row` is one thing to measure: run(subject, **options), with subject = prepare(**given).
 
-    check: (subject, found) -> Checked, not timed. counted: the option that limits the iterations; flops are then
-    counted in runs of one and of two iterations and extended to those done, else in a whole further run. Such a row is
-    also warmed up by one iteration, since it may be too long to be run twice.
+    Only `run` is timed. Both functions belong to a module, so that another process can import them. `check(subject,
+    found)` returns a `Checked`. `counted` names the option that limits the iterations, if there is one. Flops are then
+    counted in runs of one and two iterations and extrapolated; without it, they are counted in one more whole run. A
+    row with `counted` is warmed up by one iteration, since it may be too long to run twice.
     """
 
     what: str
@@ -57,25 +58,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one job; ratios are seconds over those of row `base`, none where the rows do different jobs."""
+    """A `Table` holds the rows of one job; ratios are seconds over the seconds of row `base`.
+
+    `base` is None if the rows do different jobs.
+    """
 
     title: str
-    fit: str  # what the column of that name is
+    fit: str  # the meaning of the column "fit"
     rows: Sequence[Row]
     base: int | None = 0
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row as measured."""
+    """A `Record` holds the measurements of a row."""
 
     what: str
     work: str
     flops: float | None
     fit: float | None
     seconds: float
-    peak_mib: float | None  # above what the process held before the call
-    process_mib: float | None  # all of the process
+    peak_mib: float | None  # peak of the process minus its memory before the call
+    process_mib: float | None  # peak of the process
     ratio: float | None
     complete: bool
     runs: int
@@ -86,7 +90,7 @@ COLUMNS = tuple(f.name for f in fields(Record))
 
 
 def measure(table: Table, *, repeats: int, threads: int) -> list[Record]:
-    """All rows of a table: processes started together, then run one at a time, in turn."""
+    """Measure all rows of a table: their processes start together and then run one at a time, in turn."""
     workers = [_Worker(row, threads) for row in table.rows]
     try:
         for worker in workers:
@@ -122,7 +126,7 @@ def measure(table: Table, *, repeats: int, threads: int) -> list[Record]:
 
 
 class _Worker:
-    """The parent's end of a row's process."""
+    """The parent's side of the process of a row."""
 
     def __init__(self, row: Row, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -136,7 +140,7 @@ class _Worker:
         self.flops: float | None = None
 
     def ask(self, order: str) -> Any:
-        """Send an order, wait for the answer; an error over there is one here."""
+        """Send an order and return the answer; an error in the process raises RuntimeError here."""
         self._connection.send(order)
         try:
             failed, answer = self._connection.recv()
@@ -147,7 +151,7 @@ class _Worker:
         return answer
 
     def first(self) -> None:
-        """The first call: the warm-up, or all there is of a long row."""
+        """Make the first call: the warm-up, or the only call of a long row."""
         seconds, self.work, self.complete, self.memory, self.checked = self.ask("first")
         self.seconds.append(seconds)
 
@@ -158,7 +162,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, row: Row, threads: int) -> None:
-    """The child's end: answers orders until the parent goes away."""
+    """The child's side: answer orders until the parent closes the connection."""
     torch.set_num_threads(threads)
     subject: Any = None
     outcome = Outcome("")
@@ -190,7 +194,7 @@ def _serve(connection: Connection, row: Row, threads: int) -> None:
 
 
 def timed(row: Row, subject: Any) -> tuple[float, Outcome]:
-    """One call of a row, after a pause."""
+    """Make one call of a row after a pause, and return its seconds and its outcome."""
     time.sleep(PAUSE)
     start = time.perf_counter()
     outcome = row.run(subject, **row.options)
@@ -198,9 +202,9 @@ def timed(row: Row, subject: Any) -> tuple[float, Outcome]:
 
 
 def flops(row: Row, subject: Any, iterations: int) -> float:
-    """Flops of the matrix products of a row's call: what FlopCounterMode knows.
+    """Return the flops of the matrix products in a call of a row, as FlopCounterMode counts them.
 
-    Factorizations (svd, eigh, qr, cholesky), their solves, and elementwise work are not in it.
+    Factorizations (svd, eigh, qr, cholesky), solves and elementwise work are not counted.
     """
 
     def count(options: Mapping[str, Any]) -> int:
@@ -215,10 +219,10 @@ def flops(row: Row, subject: Any, iterations: int) -> float:
 
 
 def _reset_peak() -> float | None:
-    """MiB that the process holds; its peak is counted from here on. None where there is no Linux to tell."""
+    """Reset the peak memory of the process, and return the MiB that it holds now (None without Linux)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
-        trim(0)  # what was freed goes back to the system: it is not held
+        trim(0)  # freed memory goes back to the system
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -235,7 +239,7 @@ def _status(name: str) -> float | None:
 
 
 def show(table: Table, records: Sequence[Record]) -> str:
-    """A table as text."""
+    """Return a table as text."""
     width = max(len(record.what) for record in records)
     work = max(len(record.work) for record in records)
     lines = [
@@ -260,7 +264,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write_csv(path: Path, tables: Sequence[tuple[Table, Sequence[Record]]], about: Mapping[str, object]) -> None:
-    """All rows of a section, each with its table's title and with what they were measured on."""
+    """Write all rows of a section, each with the title of its table and with the description of the machine."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["table", *COLUMNS, *about])
         writer.writeheader()
@@ -269,7 +273,7 @@ def write_csv(path: Path, tables: Sequence[tuple[Table, Sequence[Record]]], abou
 
 
 def machine(threads: int) -> dict[str, object]:
-    """What was measured on."""
+    """Return a description of the machine: processor, threads, load, and version of torch."""
     name = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

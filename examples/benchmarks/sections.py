@@ -1,4 +1,4 @@
-"""What is measured, section by section: tables of rows, the sizes and the settings of the methods compared with."""
+"""The sections of the benchmark: their tables, their sizes, and the settings of the methods compared."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
 
 @dataclass(frozen=True)
 class Target:
-    """A cosine to reach at a rank; rates of the dense cosine fit, with what they are for."""
+    """A `Target` is a cosine to reach at a rank, with learning rates of the dense cosine fit by their purpose."""
 
     rank: int
     cosine: float
@@ -19,14 +19,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The settings of a run."""
+    """A `Sizes` holds the settings of all sections."""
 
     targets: Sequence[Target]
     ranks: tuple[int, int]  # of hosvd and tucker: outputs, inputs
     cap: float = 40.0  # seconds after which TensorLy's parafac is stopped
     steps: int = 200  # of the dense cosine fit
     orientation: int = 5  # iterations of TensorLy's tucker and non_negative_parafac
-    iterations: int = 200  # of our cp where no cosine is given, at most
+    iterations: int = 200  # most iterations of our cp if no cosine is given
     large: tuple[int, int, int] = (1024, 4096, 1024)  # inputs, hidden, outputs
     large_rank: int = 64
     bond: int = 257
@@ -47,7 +47,7 @@ SIZES = {
     "digits": Sizes((Target(4, 0.75, {"": 0.3}), Target(16, 0.99, {"": 0.3})), (10, 16)),
 }
 SIZES["fashion_mnist"] = SIZES["mnist"]
-SMOKE = Sizes(  # everything runs in a moment, and no time means anything
+SMOKE = Sizes(  # everything runs in a moment, and the times mean nothing
     targets=(Target(2, 0.3, {"": 0.3}),),
     ranks=(3, 4),
     cap=1.0,
@@ -64,7 +64,7 @@ SMOKE = Sizes(  # everything runs in a moment, and no time means anything
 
 
 def cosine_fits(model: str, sizes: Sizes) -> list[Table]:
-    """a. Time to a cosine: ours against the dense cosine fit."""
+    """Return the tables of section a: time to a cosine, this package against the dense cosine fit."""
     given = {"folder": model}
     tables = []
     for target in sizes.targets:
@@ -92,7 +92,7 @@ def cosine_fits(model: str, sizes: Sizes) -> list[Table]:
 
 
 def tensorly(model: str, sizes: Sizes) -> list[Table]:
-    """b. Ours against TensorLy on the dense tensor."""
+    """Return the tables of section b: this package against TensorLy on the dense tensor."""
     given = {"folder": model}
     layer = fits.load_layer(model)
     tables = []
@@ -138,7 +138,7 @@ def tensorly(model: str, sizes: Sizes) -> list[Table]:
 
 
 def large_layer(model: str, sizes: Sizes) -> list[Table]:
-    """c. A layer too large to be made dense."""
+    """Return the tables of section c: a layer that is too large to be made dense."""
     inputs, hidden, outputs = sizes.large
     given = {"inputs": inputs, "hidden": hidden, "outputs": outputs}
     rank = sizes.large_rank
@@ -160,7 +160,7 @@ def large_layer(model: str, sizes: Sizes) -> list[Table]:
 
 
 def bond_steps(model: str, sizes: Sizes) -> list[Table]:
-    """d. The bond step of ODT, factored and dense."""
+    """Return the tables of section d: the bond step of ODT, on factors and on dense cores."""
     given = {"size": sizes.bond, "depth": 2}
     rows = [
         Row("on the factors (ours)", stacks.bond_layers, given, stacks.factored_bonds, check=stacks.same_spectra),
@@ -171,7 +171,7 @@ def bond_steps(model: str, sizes: Sizes) -> list[Table]:
 
 
 def whole_stacks(model: str, sizes: Sizes) -> list[Table]:
-    """e. A stack as one contraction against the forward pass."""
+    """Return the tables of section e: a stack as one contraction, against the forward pass."""
     width, batch = sizes.stack
     tables = []
     for depth in sizes.depths:
@@ -186,7 +186,7 @@ def whole_stacks(model: str, sizes: Sizes) -> list[Table]:
 
 
 def similarities(model: str, sizes: Sizes) -> list[Table]:
-    """f. Similarity of checkpoints."""
+    """Return the tables of section f: the similarity of checkpoints."""
     width, outputs, count = sizes.checkpoints
     kinds = {"tree, exact": Tree(), "gaussian, closure": Gaussian(method="closure")}
     # a pair costs about 1e12 flops at width 128

@@ -1,4 +1,4 @@
-"""Stacks of layers: a bond step, contraction of the whole network, similarity of checkpoints."""
+"""Benchmark functions for stacks: a bond step, contraction of the whole network, similarity of checkpoints."""
 
 import math
 from itertools import pairwise
@@ -15,7 +15,10 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def random_network(sizes: list[int], hidden: int, seed: int, dtype: torch.dtype = torch.float32) -> BilinearNetwork:
-    """Independent normal weights of variance one over the inputs; sizes of the bonds, the input first."""
+    """Return a network with independent normal weights of variance 1 / inputs.
+
+    `sizes` are the sizes of the bonds, with the input first.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def factor(size: int, over: int) -> Tensor:
@@ -27,31 +30,34 @@ def random_network(sizes: list[int], hidden: int, seed: int, dtype: torch.dtype 
 
 
 class Cores(NamedTuple):
-    """A stack as dense symmetrized cores (out, in, in), and as the layers they come from."""
+    """A `Cores` is a stack as dense symmetrized cores (out, in, in), and as the layers they come from."""
 
     layers: tuple[BilinearLayer, ...]
     cores: list[Tensor]
 
 
 def bond_layers(size: int, depth: int) -> Cores:
-    """A square float64 stack, factored; no cores."""
+    """Return a stack of square float64 layers, without dense cores."""
     return Cores(random_network([size] * (depth + 1), size, 0, torch.float64).layers, [])
 
 
 def bond_cores(size: int, depth: int) -> Cores:
-    """The same with its dense cores."""
+    """Return the stack of `bond_layers` with its dense cores."""
     layers, _ = bond_layers(size, depth)
     return Cores(layers, [layer.symmetrize().to_tensor() for layer in layers])
 
 
 def factored_bonds(stack: Cores) -> Outcome:
-    """Grams below and above, roots, singular values, encoder and decoder of every bond, on the factors."""
+    """Compute Grams below and above, roots, singular values, encoder and decoder of every bond, on the factors."""
     bonds = odt(BilinearNetwork(stack.layers)).bonds
     return Outcome(f"{len(bonds)} bonds", [bond.singular_values for bond in bonds])
 
 
 def dense_bonds(stack: Cores) -> Outcome:
-    """The same on dense cores: five products of size^4 a layer, the halves of the way up kept for the way down."""
+    """Compute the same on dense cores, with five products of size^4 per layer.
+
+    The way down reuses half-contracted cores of the way up.
+    """
     below = torch.eye(stack.cores[0].shape[1], dtype=torch.float64)
     ups, halves = [below], []
     for core in stack.cores:
@@ -73,7 +79,7 @@ def dense_bonds(stack: Cores) -> Outcome:
 
 
 def _cut(below: Tensor, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular values of a bond with both Grams, their squares summing to 1; encoder and decoder."""
+    """Return the singular values of a bond from both Grams (their squares sum to 1), its encoder and its decoder."""
     lower, upper = _root(below), _root(above).T
     rows, values, columns = torch.linalg.svd(upper @ lower, full_matrices=False)
     roots = values.clamp_min(EPS * values[0]).sqrt()
@@ -87,13 +93,13 @@ def _root(gram: Tensor) -> Tensor:
 
 
 def same_spectra(stack: Cores, found: list[Tensor]) -> Checked:
-    """Largest difference of the singular values to ours; the largest of each bond is at most 1."""
+    """Return the largest difference between these singular values and ours, all of which are at most 1."""
     mine = [bond.singular_values for bond in odt(BilinearNetwork(stack.layers)).bonds]
     return Checked(max(float((a - b).abs().max()) for a, b in zip(mine, found, strict=True)))
 
 
 class Attached(NamedTuple):
-    """A network, a batch, and the batch attached to every input of the network's terms."""
+    """An `Attached` is a network, a batch, and the network's terms with the batch attached to every input."""
 
     network: BilinearNetwork
     x: Tensor
@@ -101,29 +107,29 @@ class Attached(NamedTuple):
 
 
 def attached(width: int, depth: int, batch: int) -> Attached:
-    """A square network with a batch on all its 2**depth inputs; the path is searched here."""
+    """Return a square network with a batch on all its 2**depth inputs, and search the contraction path."""
     network = random_network([width] * (depth + 1), width, 0)
     x = torch.randn(batch, width, generator=torch.Generator().manual_seed(1))
     inputs = [Term(x, ("batch", mode)) for mode in network.modes[1:]]
     given = Attached(network, x, (*network.terms(), *inputs))
-    plan(given.terms, ("batch", "out"))  # its path is kept for the calls that are timed
+    plan(given.terms, ("batch", "out"))  # timed calls reuse this path
     return given
 
 
 def forward(given: Attached) -> Outcome:
-    """network(x), layer by layer."""
+    """Run network(x), layer by layer."""
     return Outcome(f"{len(given.network)} layers", given.network(given.x))
 
 
 def contraction(given: Attached) -> Outcome:
-    """The whole network as one contraction."""
+    """Run the whole network as one contraction."""
     report = plan(given.terms, ("batch", "out"))
     work = f"{len(report.steps)} distinct pairwise contractions, {report.unshared_steps} before sharing"
     return Outcome(work, contract(given.terms, ("batch", "out")))
 
 
 def same_outputs(given: Attached, found: Tensor) -> Checked:
-    """Largest deviation from network(x), relative to its largest entry."""
+    """Return the largest deviation from network(x), relative to its largest entry."""
     y = given.network(given.x)
     report = plan(given.terms, ("batch", "out"))
     note = f"plan: {report.flops:.2e} flops, {report.peak_elements:.2e} elements alive together"
@@ -131,7 +137,7 @@ def same_outputs(given: Attached, found: Tensor) -> Checked:
 
 
 def checkpoints(width: int, outputs: int, count: int) -> list[BilinearNetwork]:
-    """Two-layer networks on the way from one random network to another."""
+    """Return two-layer networks that interpolate between two random networks."""
     first, last = (random_network([width, width, outputs], width, seed).layers for seed in (0, 1))
 
     def between(t: float) -> BilinearNetwork:
@@ -149,11 +155,11 @@ def checkpoints(width: int, outputs: int, count: int) -> list[BilinearNetwork]:
 
 
 def all_pairs(networks: list[BilinearNetwork], *, kind: Tree | Symmetric | Gaussian) -> Outcome:
-    """The matrix of similarities."""
+    """Compute the matrix of similarities of all pairs."""
     found = similarity(networks, kind=kind, progress=False)
     return Outcome(f"{len(networks) * (len(networks) + 1) // 2} products, {found.method}", found.to_tensor())
 
 
 def first_to_last(networks: list[BilinearNetwork], found: Tensor) -> Checked:
-    """The entry of the first and the last network."""
+    """Return the similarity of the first and the last network."""
     return Checked(float(found[0, -1]))

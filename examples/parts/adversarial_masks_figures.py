@@ -1,4 +1,4 @@
-"""The figures of `adversarial_masks.py`, drawn from its tables and masks alone."""
+"""The figures of `adversarial_masks.py`, drawn from its tables and masks on disk."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,10 @@ LABELS = {"accuracy": "accuracy", "misclassified": "misclassified as intended"}
 
 
 def effects(summary: Rows, pixels: str, setting: str, name: str) -> Figure:
-    """Accuracy and misclassification against strength of one setting, a line a kind of mask; bands: 95 % intervals."""
+    """Draw accuracy and misclassification against strength for one setting, one line per kind of mask.
+
+    The bands are 95 % intervals.
+    """
     rows = [row for row in summary if (row["pixels"], row["setting"]) == (pixels, setting) and not row["clipped"]]
     records = [{**{LABELS.get(key, key): value for key, value in row.items()}, "mask": row["kind"]} for row in rows]
     bands = {LABELS[field]: (f"{field}_low", f"{field}_high") for field in ("accuracy", "misclassified")}
@@ -24,7 +27,7 @@ def effects(summary: Rows, pixels: str, setting: str, name: str) -> Figure:
 
 
 def pictures(kept: Mapping[str, Tensor], settings: Sequence[str], pixels: str, shape: Shape, name: str) -> Figure:
-    """The mask of every class, a row a setting, a column a class; seed 0."""
+    """Draw the mask of every class for seed 0, one row per setting and one column per class."""
     classes = len(kept[f"{settings[0]}|{pixels}"])
     figure = Figure(figsize=(1.15 * classes + 0.6, 1.3 * len(settings) + 0.7), layout="constrained")
     grid = figure.subplots(len(settings), classes, squeeze=False)
@@ -32,14 +35,14 @@ def pictures(kept: Mapping[str, Tensor], settings: Sequence[str], pixels: str, s
         for column, mask in enumerate(kept[f"{setting}|{pixels}"]):
             image_cell(grid[row, column], mask, shape, f"class {column}" if row == 0 else "")
         grid[row, 0].set_ylabel(setting, fontsize=8)
-    figure.suptitle(f"{name}: masks on {pixels}, one eigenvector a class, seed 0", fontsize=10)
+    figure.suptitle(f"{name}: masks on {pixels}, one eigenvector per class, seed 0", fontsize=10)
     return figure
 
 
 def examples(
     kept: Mapping[str, Tensor], settings: Sequence[str], shape: Shape, name: str, strength: float = 0.5
 ) -> Figure:
-    """The first test image with the mask of the first classes at one strength; seed 0."""
+    """Draw the first test image with the masks of the first classes at one strength, for seed 0."""
     image, tags = kept["image"], [key for setting in settings for key in kept if key.startswith(f"{setting}|")]
     count = min(5, len(kept[tags[0]]))
     figure = Figure(figsize=(1.3 * (count + 1), 1.4 * len(tags) + 0.7), layout="constrained")
@@ -52,6 +55,6 @@ def examples(
             masked = image + mask * (strength * kept["norm"] / mask.norm())
             image_cell(grid[row, target + 1], masked, shape, f"with mask {target}" if row == 0 else "")
     figure.suptitle(
-        f"{name}: masks of one eigenvector a class at strength {strength:g}, not clipped, seed 0", fontsize=10
+        f"{name}: masks of one eigenvector per class at strength {strength:g}, not clipped, seed 0", fontsize=10
     )
     return figure

@@ -1,4 +1,4 @@
-"""The settings, the models and the text of `feature_circuits.py`, and what is kept of its work."""
+"""The settings, models and text of `feature_circuits.py`, and the results that it keeps on disk."""
 
 import argparse
 import hashlib
@@ -25,14 +25,14 @@ from tensornet_interp.features import Dictionary
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
 POINTS = ("mlp-in", "mlp-out")
-LENGTHS = (8, 4, 2, 1)  # the longest training over the others
-EXAMPLES = 10  # max-activating contexts a feature; one that fires in fewer windows is not ranked
+LENGTHS = (8, 4, 2, 1)  # steps of the longest training divided by steps of each training
+EXAMPLES = 10  # max-activating contexts per feature; a feature that fires in fewer windows is not ranked
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the options name: the model, its text, and where results are kept."""
+    """A `Job` reads what the options name (model, text, dictionaries) and holds the folder of the results."""
 
     options: argparse.Namespace
     out: Path
@@ -50,12 +50,12 @@ class Job:
 
     @cached_property
     def layer(self) -> BilinearLayer:
-        """The MLP, on inputs after the norm."""
+        """The MLP as a tensor, with the vectors after the norm as inputs."""
         return load_layer(self.options.model, self.index, layout="published", device=self.options.device)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """That of the model, from its folder or the one above."""
+        """The tokenizer of the model, from its folder or the folder above."""
         folder = Path(self.options.model)
         places = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
         made = load_tokenizer(next((place for place in places if place.is_file()), places[0]))
@@ -63,12 +63,12 @@ class Job:
         return made
 
     def piece(self, token: int) -> str:
-        """A token's text."""
+        """Return the text of a token."""
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
     @cached_property
     def text(self) -> dict[str, Tensor]:
-        """The windows (window, position) of "train" and "held_out"; stories of the first are left out of the second."""
+        """The windows (window, position) of "train" and "held_out"; held-out stories are not among those of "train"."""
         seen: set[bytes] = set()
         made = {}
         for name, limit in (("train", self.options.text_tokens), ("held_out", self.options.held_out_tokens)):
@@ -93,11 +93,11 @@ class Job:
 
     @cached_property
     def held_x(self) -> Tensor:
-        """(token, d): inputs of the MLP on it."""
+        """The inputs of the MLP on the held-out text, (token, d)."""
         return torch.cat([x.flatten(0, 1) for x in vectors_at(self.model, self.held_rows, self.index, "mlp-in")])
 
     def table(self, name: str, make: Callable[[], Sequence[Row]]) -> list[Row]:
-        """The rows of `name`.csv, which are made where the file is not there."""
+        """Return the rows of `name`.csv; if the file is missing, make and write them first."""
         path = self.out / f"{name}.csv"
         if not path.is_file() and not self.options.replot:
             rows = make()
@@ -106,42 +106,42 @@ class Job:
         return list(read_table(path))
 
     def config(self) -> SAEConfig:
-        """Of both autoencoders."""
+        """Return the training options of both autoencoders."""
         o = self.options
         lengths = tuple(sorted({max(1, o.steps // part) for part in LENGTHS}))
         return SAEConfig(o.expansion, o.k, o.lr, o.batch_size, o.steps, lengths, buffer=o.buffer, seed=o.seed)
 
     def place(self, steps: int) -> Path:
-        """The folder of the autoencoders after so many steps."""
+        """Return the folder of the autoencoders after `steps` steps."""
         return self.out / "autoencoders" / f"steps-{steps}"
 
     def dictionary(self, steps: int, point: str) -> Dictionary:
-        """An autoencoder that was kept."""
+        """Return the autoencoder of a hook point after `steps` steps, from disk."""
         config = self.config()
         folder = self.place(steps) / f"{self.index}-{point}-x{config.expansion}-k{config.k}"
         return load_dictionary(folder, device=self.options.device)
 
     def strongest(self, dictionary: Dictionary, point: str) -> Strongest:
-        """Its strongest windows in the training text."""
+        """Return the windows of the training text in which the dictionary's features are strongest."""
         return strongest(dictionary, self.model, self.index, point, self.shown_rows, n=EXAMPLES)
 
 
 def text_file(options: argparse.Namespace, name: str) -> str:
-    """The file of "train" or "held_out": what the option says, by default the tokens that the model was trained on."""
+    """Return the file of "train" or "held_out": the option's, by default the file next to the model's folder."""
     given = {"train": options.text, "held_out": options.held_out}[name]
     return str(given or Path(options.model).resolve().parent / f"{name}.npy")
 
 
 def check_settings(job: Job) -> None:
-    """Raise ValueError, showing both, where the folder holds results of other settings
+    """Raise ValueError, showing both settings, if the folder holds results of other settings.
 
-    What cannot be used (layer, gated MLP, tokenizer, text) is refused here too, before anything is written or trained.
+    A wrong layer, a gated MLP and a wrong tokenizer or text also raise here, before anything is written or trained.
     """
     job.model.block(job.index)
     if job.model.config.gate != "none":
         raise ValueError(f"{job.options.model} has gate={job.model.config.gate!r}; only gate='none' is bilinear")
     if not job.options.replot:
-        job.tokenizer, job.text  # noqa: B018 (read once, then kept)
+        job.tokenizer, job.text  # noqa: B018 (reads both, which keeps them)
     weights = hashlib.sha256()
     for path in sorted(Path(job.options.model).glob("model*.safetensors")):
         weights.update(path.read_bytes())
@@ -161,7 +161,7 @@ def check_settings(job: Job) -> None:
 
 
 def train(job: Job) -> None:
-    """Both autoencoders at every length, kept as they are reached; one that was cut off starts again."""
+    """Train both autoencoders and save them at every length; a training that was stopped starts again."""
     config = job.config()
     for point in POINTS:
         if (job.out / f"training-{point}.csv").is_file():

@@ -1,4 +1,4 @@
-"""What `feature_circuits.py` says about its features: names, negation, tables and figures."""
+"""Names of features, the rule of negation, tables and figures for `feature_circuits.py`."""
 
 import math
 from collections import Counter
@@ -17,8 +17,8 @@ from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.features import Dictionary, feature_interactions, projections
 from tensornet_interp.plots import correlation_by_rank, curves, eigenvector_plane, interaction_submatrix
 
-INTERACTIONS = 12  # the strongest ones, whose input features are the circuit
-ABOVE = 0.75
+INTERACTIONS = 12  # number of strongest interactions whose input features are the circuit
+ABOVE = 0.75  # a correlation above this counts as high
 WORDS = {"not", "no", "never", "nothing", "nobody", "none", "nowhere", "neither", "nor", "cannot", "without"}
 ENDINGS = ("n't", "n’t")
 BACK = 3  # tokens before a peak that are searched for a negation
@@ -31,42 +31,42 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Names:
-    """The token on which a feature peaks most often, by feature, of those that fire often enough."""
+    """A `Names` names each feature that fires often enough by the token on which it peaks most often."""
 
     tokens: dict[int, str]
 
     @classmethod
     def of(cls, found: Strongest, rows: Tensor, piece: Piece) -> "Names":
-        """From its strongest windows in `rows`."""
+        """Return the names of features from their strongest windows in `rows`."""
         most = {f: Counter(peak_tokens(found, rows, f)).most_common(1)[0][0] for f in found.alive().tolist()}
         return cls({feature: piece(token) for feature, token in most.items()})
 
     @classmethod
     def read(cls, out: Path, point: str) -> "Names":
-        """From features.csv."""
+        """Return the names of the features at a hook point from features.csv."""
         rows = [row for row in read_table(out / "features.csv") if row["point"] == point]
-        # a token that is a number was read as one; quotes keep its spaces
+        # tokens stand in quotes there: a number stays text, and spaces stay
         return cls({int(row["feature"]): str(row["token"])[1:-1] for row in rows})
 
     def rows(self, point: str) -> list[dict[str, Any]]:
-        """For features.csv."""
+        """Return rows for features.csv."""
         return [{"point": point, "feature": f, "token": f"'{token}'"} for f, token in self.tokens.items()]
 
     def __getitem__(self, feature: int) -> str:
         return self.tokens.get(feature, "")
 
     def label(self, feature: int) -> str:
-        """The feature's number and its token."""
+        """Return the number of a feature with its token."""
         return f"{feature} {self[feature].strip()}".strip()
 
 
 def is_negation(found: Strongest, rows: Tensor, feature: int, piece: Piece) -> bool:
-    """Whether the feature is one by `NEGATION_RULE`."""
+    """Return whether the feature is a negation feature by `NEGATION_RULE`."""
     hits, count = 0, 0
     for value, window, position in zip(*(part[:, feature].tolist() for part in found), strict=True):
         if value > 0:
             text = "".join(piece(token) for token in rows[window, max(0, position - BACK) : position + 1].tolist())
-            # words of letters and apostrophes
+            # words are runs of letters and apostrophes
             words = "".join(c if c.isalpha() or c in "'’" else " " for c in text.lower()).split()
             hits += any(word.strip("'’") in WORDS or word.endswith(ENDINGS) for word in words)
             count += 1
@@ -74,7 +74,10 @@ def is_negation(found: Strongest, rows: Tensor, feature: int, piece: Piece) -> b
 
 
 def correlation_summary(rows: Sequence[Row], fewest: int) -> list[dict[str, Any]]:
-    """By training length and k, over features with at least `fewest` active tokens: mean and share above 0.75."""
+    """Average the correlations by training length and k, and add the share of features above 0.75.
+
+    Features with fewer than `fewest` active tokens are left out.
+    """
     groups: dict[tuple[int, int, int], list[float]] = {}
     for row in rows:
         value = float(row["active_correlation"])
@@ -95,7 +98,7 @@ def correlation_summary(rows: Sequence[Row], fewest: int) -> list[dict[str, Any]
 
 
 def print_rows(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
-    """A table as text: numbers to four digits."""
+    """Print rows as a table, with numbers to four digits."""
     print(f"\n{title}")
     if not rows:
         print("  nothing")
@@ -116,7 +119,7 @@ def _cell(value: object) -> str:
 def draw_circuit_of(
     layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, feature: int, names: Mapping[str, Names]
 ) -> dict[str, Figure]:
-    """The submatrix of its strongest interactions, and the input features in the plane of its two eigenvectors."""
+    """Draw the strongest interactions of a feature, and its input features in the plane of its two eigenvectors."""
     alive = sorted(names["mlp-in"].tokens)
     labels = [names["mlp-in"].label(f) for f in alive]
     title = f"output feature {names['mlp-out'].label(feature)}"
@@ -134,7 +137,7 @@ def draw_circuit_of(
 def draw_lengths(
     quality: Sequence[Row], summary: Sequence[Row], records: Sequence[Row], about: str, basis: str
 ) -> dict[str, Figure]:
-    """Correlation against eigenvectors and against training length, beside the autoencoder's quality."""
+    """Draw the correlation against the number of eigenpairs, and correlation and quality against training length."""
     last = max(int(row["steps"]) for row in summary)
     behind = {row["steps"]: row for row in quality if row["point"] == "mlp-out"}
     pairs = min(2, max(int(row["k"]) for row in summary))

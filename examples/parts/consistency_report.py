@@ -1,4 +1,4 @@
-"""What the tables of consistency.py say: printed, and drawn."""
+"""Printed tables and figures of `consistency.py`, from its tables on disk."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ Table = Sequence[dict[str, float | str]]
 
 
 def print_tables(tables: Mapping[str, Table]) -> None:
-    """What was found, with the paper's claim."""
+    """Print the results, and compare them with the paper's claim."""
     runs, ordered = tables["runs"], tables["ordered"]
     first = ordered[0]
     print(
         f"\n{first['dataset']}, {first['epochs']:g} epochs, noise {first['noise']:g}, weight decay"
-        f" {first['weight_decay']:g}; {first['seeds']:g} seeds a size, every pair of two different seeds,"
+        f" {first['weight_decay']:g}; {first['seeds']:g} seeds per size, all pairs of different seeds,"
         " 95 % intervals by the jackknife over seeds (pairs share seeds)"
     )
     for size in dict.fromkeys(row["size"] for row in runs):
@@ -66,7 +66,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 
 
 def print_verdict(rows: Table) -> None:
-    """The paper: first eigenvectors of two runs have a cosine of 0.8 to 0.9, by size."""
+    """Compare first eigenvectors with the paper's claim: two runs have a cosine of 0.8 to 0.9 at large sizes."""
     print(f"\nthe paper's {PAPER[0]} to {PAPER[1]} for first eigenvectors at size 300 and up, self-pairs left out:")
     large = [row for row in rows if float(row["size"]) >= 300 and row["ranking"] in EIGENVALUE_RANKINGS]
     if not large:
@@ -79,11 +79,11 @@ def print_verdict(rows: Table) -> None:
 
 
 def figures(tables: Mapping[str, Table], out: Path) -> dict[str, Figure]:
-    """All figures by name."""
+    """Draw the figures and return them by name."""
     first = tables["ordered"][0]
     about = f"{first['dataset']}, {first['seeds']:g} seeds, pairs of different seeds, 95 % over seeds"
     bands = {ranking: (f"{ranking}_low", f"{ranking}_high") for ranking in PANELS}
-    wide: dict[tuple[float | str, ...], dict[str, float | str]] = {}  # one record a place, the rankings side by side
+    wide: dict[tuple[float | str, ...], dict[str, float | str]] = {}  # one record per place, with all rankings
     for row in tables["ordered"]:
         place = {"size": f"{row['size']:g}", "width": row["size"], "basis": row["basis"], "position": row["position"]}
         ranking, cells = str(row["ranking"]), wide.setdefault(tuple(place.values()), place)
@@ -105,7 +105,7 @@ def figures(tables: Mapping[str, Table], out: Path) -> dict[str, Figure]:
 
 
 def class_matrices(rows: Table, dataset: str) -> dict[str, Figure]:
-    """Class by class, for every second data set, at the largest size there."""
+    """Draw the similarity of every two classes, for each second data set, at its largest size."""
     drawn = {}
     for other in dict.fromkeys(str(row["other"]) for row in rows):
         largest = max(float(row["size"]) for row in rows if row["other"] == other)
@@ -120,13 +120,13 @@ def class_matrices(rows: Table, dataset: str) -> dict[str, Figure]:
 
 
 def images(out: Path, dataset: str) -> dict[str, Figure]:
-    """Leading eigenvectors of one class, a column a seed; a figure a size."""
+    """Draw the leading eigenvectors of one class: one figure per size, one column per seed."""
     (image,) = read_table(out / "images.csv")
     shape = (int(image["height"]), int(image["width"]))
     stored, drawn = load_file(out / "eigenvectors.safetensors"), {}
     for size in dict.fromkeys(key.split("/")[0] for key in stored):
         values, vectors = stored[f"{size}/eigenvalues"], stored[f"{size}/eigenvectors"]
-        report = Report("eigen", "a column a seed", (), "pixel basis", None)
+        report = Report("eigen", "one column per seed", (), "pixel basis", None)
         ones = torch.ones(1, len(values))
         result = SpectralResult(report=report, outputs=ones, eigenvalues=values, eigenvectors=vectors)
         figure = eigenvectors(result, shape, [f"seed {i}" for i in range(len(values))])
@@ -136,7 +136,7 @@ def images(out: Path, dataset: str) -> dict[str, Figure]:
 
 
 def _titled(figure: Figure, title: str, bottom: float | None = None) -> Figure:
-    """With a title; panels of cosines end at 1, where intervals need not, and share their lower end."""
+    """Add a title; panels of cosines get the same lower end and end at 1, even if intervals reach above it."""
     figure.suptitle(title, fontsize=10)
     if bottom is not None:
         for axes in figure.axes:
@@ -155,5 +155,5 @@ def _similarity(row: dict[str, float | str]) -> float:
 
 
 def _name(cell: float | str) -> str:
-    """A class name that is a number was read as one."""
+    """Return a class name as text: `read_table` reads the name "5" as a number."""
     return f"{cell:g}" if isinstance(cell, float) else cell

@@ -1,4 +1,4 @@
-"""The figures of `ground_truth.py`, drawn from its table and its vectors alone."""
+"""The figures of `ground_truth.py`, drawn from its table and vectors on disk."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ Rows = Sequence[Mapping[str, float | str]]
 
 
 def spectra(rows: Rows, kept: Mapping[str, Tensor], shape: tuple[int, int], title: str) -> Figure:
-    """A row a setting, seed 0: eigenvalues, most positive eigenvector, the linear part, and the target."""
+    """Draw one row per setting, for seed 0: eigenvalues, most positive eigenvector, linear part, and target."""
     settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
     figure = Figure(figsize=(9.5, 2.1 * len(settings) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(settings), 4, width_ratios=[2.2, 1, 1, 1])
@@ -41,7 +41,7 @@ def spectra(rows: Rows, kept: Mapping[str, Tensor], shape: tuple[int, int], titl
 
 
 def cosines(rows: Rows, title: str) -> Figure:
-    """Cosine of the most positive eigenvector with the target by setting: a dot a seed, mean and 95 % interval."""
+    """Draw the cosine of the most positive eigenvector with the target: one dot per seed, mean and 95 % interval."""
     panels = {
         "cosine_raw": "raw",
         "cosine_centred": "minus the mean over pixels",
@@ -70,7 +70,7 @@ def cosines(rows: Rows, title: str) -> Figure:
 
 
 def parts(rows: Rows, title: str) -> Figure:
-    """What interaction part, linear part and the one eigenvector are of the function, and how far each alone gets."""
+    """Draw the share of variance, and the accuracy alone, of interaction part, linear part and the one eigenvector."""
     names = {"interaction": "interaction part", "linear": "linear part", "eigenvector": "its eigenvector alone"}
     panels = {"covariance": "share of the variance of close minus far", "accuracy": "test accuracy of the part alone"}
     fields = [f"{panel}_{name}" for panel in panels for name in names]

@@ -1,4 +1,4 @@
-"""What the image experiments share: their options, the sizes a data set needs, and where results lie."""
+"""Options, sizes and folders that the image experiments share."""
 
 import argparse
 from pathlib import Path
@@ -6,45 +6,45 @@ from pathlib import Path
 from models import ClassifierConfig, Dataset, TrainingConfig, load_dataset
 from tensornet_interp.checks import check_int
 
-# what differs between a data set of 1,437 images of 64 pixels and ones of 60,000 of 784; hidden units as many as width
+# training and width by data set; there are as many hidden units as the width
 PRESETS = {
     "digits": {"width": 64, "lr": 5e-3, "batch_size": 128, "epochs": 40},
     "mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
     "fashion_mnist": {"width": 256, "lr": 1e-3, "batch_size": 2048, "epochs": 20},
 }
-# regularised models of several sizes (embedding and hidden width), where one experiment finds those of another
+# sizes (embedding and hidden width) of the regularised models, which the experiments share
 SIZES = {"digits": (8, 16, 32, 64), "mnist": (30, 100), "fashion_mnist": (30, 100)}
 FULL = {"digits": (8, 16, 32, 64, 128), "mnist": (30, 100, 300, 1000), "fashion_mnist": (30, 100, 300, 1000)}
 NOISE, WEIGHT_DECAY = 0.5, 1.0
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """The options of every image experiment; `name` is that of the script and of its folder below out/."""
+    """Return a parser with the options of every image experiment; `name` is the name of the script and its folder."""
     made = argparse.ArgumentParser(
         prog=f"{name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--dataset", choices=sorted(PRESETS), default="digits")
     made.add_argument("--data-root", help="folder that holds MNIST/raw or FashionMNIST/raw")
-    made.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    made.add_argument("--download", action="store_true", help="download the data set if it is missing")
     made.add_argument("--device", default="cpu")
-    made.add_argument("--full", action="store_true", help="the paper's sizes and epochs; resumable")
-    made.add_argument("--epochs", type=int, help="instead of the data set's own number")
-    made.add_argument("--seeds", type=int, help="number of seeds, 0 and up")
+    made.add_argument("--full", action="store_true", help="the paper's sizes and epochs; a stopped run continues")
+    made.add_argument("--epochs", type=int, help="epochs of every training; default: by data set")
+    made.add_argument("--seeds", type=int, help="number of seeds, from 0 on")
     made.add_argument("--replot", action="store_true", help="draw the figures again from the tables on disk")
-    made.add_argument("--models", default="out/models", help="where trained models are kept and found")
-    made.add_argument("--out", help=f"folder of tables and figures, default out/{name}/DATASET")
+    made.add_argument("--models", default="out/models", help="folder where trained models are saved and read")
+    made.add_argument("--out", help=f"folder of tables and figures; default: out/{name}/DATASET")
     made.set_defaults(script=name)
     return made
 
 
 def add_sizes(made: argparse.ArgumentParser) -> None:
-    """The options of experiments on the models of several sizes."""
-    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default by data set and --full")
-    made.add_argument("--train-only", action="store_true", help="train what is missing and stop")
+    """Add the options of experiments on models of several sizes."""
+    made.add_argument("--sizes", help="width and hidden size of the models, as 30,100; default: by data set, --full")
+    made.add_argument("--train-only", action="store_true", help="train the missing models and stop")
 
 
 def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The options, with a number of seeds that is at least 1 where it is given; sizes of `add_sizes` as numbers."""
+    """Return the parsed options: seeds are checked, and sizes of `add_sizes` become numbers."""
     options = made.parse_args(argv)
     if "sizes" in options:
         known = (FULL if options.full else SIZES)[options.dataset]
@@ -55,7 +55,7 @@ def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Nam
 
 
 def sizes_of(name: str, text: str) -> tuple[int, ...]:
-    """The sizes of an option as "30,100", each once."""
+    """Return the sizes of an option such as "30,100", each once."""
     try:
         found = [int(size) for size in text.split(",")]
     except ValueError:
@@ -64,26 +64,32 @@ def sizes_of(name: str, text: str) -> tuple[int, ...]:
 
 
 def out_folder(options: argparse.Namespace) -> Path:
-    """The folder of the results, made where it is not there."""
+    """Return the folder of the results, and make it if it is missing."""
     out = Path(options.out or f"out/{options.script}/{options.dataset}")
     out.mkdir(parents=True, exist_ok=True)
     return out
 
 
 def dataset_of(options: argparse.Namespace) -> Dataset:
-    """The data set that the options name."""
+    """Return the data set that the options name."""
     return load_dataset(options.dataset, options.data_root, device=options.device, download=options.download)
 
 
 def classifier(data: Dataset, width: int | None = None, **changes: object) -> ClassifierConfig:
-    """A one-layer classifier of `data`: embedding and hidden size `width` (default: the preset's), other fields."""
+    """Return the config of a one-layer classifier of `data`, with `changes` of its fields.
+
+    `width` is the embedding and hidden size; None means the preset's.
+    """
     size = int(PRESETS[data.name]["width"]) if width is None else width
     fields: dict[str, object] = {"inputs": data.train_x.shape[1], "width": size, "hidden": size}
     return ClassifierConfig(**fields | {"classes": len(data.class_names)} | changes)  # type: ignore[arg-type]
 
 
 def schedule(data: Dataset, options: argparse.Namespace, **changes: object) -> TrainingConfig:
-    """The preset's training of `data`, noise on every sample, `--epochs` where given, other fields."""
+    """Return the preset's training of `data`, with noise on every sample and with `changes` of its fields.
+
+    `--epochs`, if given, overrides the number of epochs.
+    """
     preset = PRESETS[data.name]
     fields: dict[str, object] = {
         "epochs": int(preset["epochs"]),

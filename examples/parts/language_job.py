@@ -1,4 +1,4 @@
-"""What the experiments on language models share: their options, the text and its tokens, the sizes and the training."""
+"""Options, text, tokens, sizes and training that the experiments on language models share."""
 
 import argparse
 import hashlib
@@ -14,28 +14,28 @@ from models.training_state import differences
 from models.transformer import TransformerConfig
 from tensornet_interp.disk import replace_files
 
-CURVE = 10_000  # held-out tokens of the loss during training; the final loss is on all of them
+CURVE = 10_000  # held-out tokens for the loss during training; the final loss is on all held-out tokens
 
 
 def add_training(parser: argparse.ArgumentParser, *, every: int) -> None:
     """Add the options of the text, the sizes of the models and their training; `every`: steps between measurements."""
     parser.add_argument("--text", help="training text: UTF-8, stories separated by <|endoftext|>")
-    parser.add_argument("--held-out", help="text that is only measured on")
+    parser.add_argument("--held-out", help="text for the held-out loss only")
     integers = {"vocabulary": 2048, "d-model": 128, "layers": 4, "heads": 4, "context": 128, "batch": 8}
     for name, value in (integers | {"accumulation": 1, "warmup": 50, "every": every}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--hidden", type=int, help="hidden units of an MLP, default 4 d-model")
+    parser.add_argument("--hidden", type=int, help="hidden units of an MLP; default: 4 d-model")
     parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear", help="of the learning rate")
+    parser.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear", help="schedule of the learning rate")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bfloat16 on CUDA only")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-progress", dest="progress", action="store_false")
 
 
 def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) -> None:
-    """Make the tokens and the tokenizer (or use the one in the file `made`), unless they are in `out` already.
+    """Make tokenizer and tokens in `out`, unless they are there; `made` is the file of a tokenizer to use instead.
 
-    Raises ValueError if those in `out` are of another text or tokenizer.
+    Raises ValueError if `out` holds tokens of another text or tokenizer.
     """
     settings = {"vocabulary": options.vocabulary} if made is None else {"tokenizer": _digest(str(made))}
     settings |= {name: _digest(path) for name, path in (("text", options.text), ("held_out", options.held_out))}
@@ -43,7 +43,7 @@ def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) ->
     if done.is_file():
         info = json.loads(done.read_text(encoding="utf-8"))
         if info["settings"] != settings:
-            raise ValueError(f"{done} is of other settings; {differences(info['settings'], settings)}")
+            raise ValueError(f"{done} has other settings; {differences(info['settings'], settings)}")
     else:
         tokenizer = load_tokenizer(made) if made else train_tokenizer(read_stories(options.text), options.vocabulary)
         save_tokenizer(tokenizer, out / TOKENIZER)
@@ -59,7 +59,7 @@ def prepare(options: argparse.Namespace, out: Path, made: Path | None = None) ->
 
 
 def model_config(options: argparse.Namespace, gate: str) -> TransformerConfig:
-    """Return the sizes of the model that the options ask for."""
+    """Return the config of the model that the options ask for."""
     return TransformerConfig(
         vocabulary=options.vocabulary,
         d_model=options.d_model,
@@ -87,7 +87,7 @@ def language_config(options: argparse.Namespace, seed: int, steps: int) -> Langu
 
 
 def interval(found: dict[str, Any], name: str) -> str:
-    """Write the mean and the ends of its confidence interval, both from `summarise`; "-" if there is no mean."""
+    """Return the mean and the ends of its confidence interval, from `summarise`, as text; "-" if there is no mean."""
     if name not in found:
         return "-"
     low, high = found.get(f"{name}_low"), found.get(f"{name}_high")

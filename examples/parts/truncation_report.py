@@ -1,4 +1,4 @@
-"""What `truncation.py` measured, as printed tables and figures, from its tables alone."""
+"""Printed tables and figures of `truncation.py`, from its tables on disk."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from tensornet_interp.fidelity import components_needed
 from tensornet_interp.plots import curves, explanation
 
 DROPS = (0.1, 0.01)  # points of accuracy that may be lost
-DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # components a class in the figures
+DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # components per class in the figures
 Record = dict[str, float | str]
 Row = dict[str, object]
 
 
 def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, ...], list[Record]]:
-    """Records by the values of the fields, in the ranking of their first appearance."""
+    """Group records by the values of the fields, in the order in which the groups first appear."""
     groups: dict[tuple[float | str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(record[field] for field in fields), []).append(record)
@@ -27,7 +27,7 @@ def grouped(records: Sequence[Record], *fields: str) -> dict[tuple[float | str, 
 
 
 def averaged(records: Sequence[Record], by: Sequence[str], values: Sequence[str]) -> list[Record]:
-    """Means over seeds of every group, at the numbers of components that are drawn; a size is a whole number."""
+    """Return the means over seeds of every group, at the numbers of components in `DRAWN`; sizes become integers."""
     rows: list[Record] = []
     records = [row | {"size": int(row["size"])} for row in records if row["components"] in DRAWN]
     for key, group in grouped(records, *by, "components").items():
@@ -37,7 +37,7 @@ def averaged(records: Sequence[Record], by: Sequence[str], values: Sequence[str]
 
 
 def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
-    """Print, and return the table of the components that are needed."""
+    """Print all tables, and return the table of the components that are needed."""
     curve = tables["curves"]
     print(f"\n{curve[0]['dataset']}, {curve[0]['epochs']:.0f} epochs, noise {curve[0]['noise']}, weight decay", end=" ")
     print(f"{curve[0]['weight_decay']}; mean over seeds ± 95 % interval (t)\n\nwhole models, test images")
@@ -45,10 +45,8 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
         whole = {r["seed"]: float(r["full_accuracy"]) for r in rows}
         print(f"  size {size:>4.0f}: accuracy {_text([100 * v for v in whole.values()], 2)} %, {len(whole)} seeds")
     summary: list[Row] = []
-    print("\ncomponents a class that lose at most so many points of accuracy: the first number that does, and the one")
-    print(
-        "after which it stays so (- where there is none); largest over seeds in brackets; refits at some numbers only"
-    )
+    print("\ncomponents per class that lose at most so many points of accuracy: the first such number, and the number")
+    print("from which on it stays so (-: there is none); largest over seeds in brackets; refits at some numbers only")
     heads = "".join(f"{f'{drop} points, first':>26}{'stays':>22}" for drop in DROPS)
     print(f"{'size':>5} {'basis':<10} {'ranking':<27}{heads}")
     for (size, basis, ranking), rows in sorted(grouped(curve, "size", "basis", "ranking").items(), key=_by_size):
@@ -64,10 +62,8 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
                 found = {"basis": basis, "ranking": ranking, "points": drop, "first": first, "stays": stays}
                 summary.append({**head, **found})
         print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
-    print(
-        "\nshare of test images with a proof (of k eigenpairs of every class: that the truncated model decides as the"
-    )
-    print("whole one; of every class difference: of the decision of the whole one)")
+    print("\nshare of test images with a proof (class: k eigenpairs per class prove that the truncated model makes the")
+    print("same decision as the full model; class difference: k per difference prove the full model's decision)")
     counts = [2, 4, 8, 16, 32, 64]
     print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
     fields = ("size", "basis", "eigenpairs of")
@@ -75,9 +71,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
         by_count = grouped(rows, "components")
         cells = [_text([float(r["proven"]) for r in by_count[k,]], 4) if (k,) in by_count else "" for k in counts]
         print(f"{size:>5.0f} {basis:<10} {kind:<17}" + "".join(f"{cell:>18}" for cell in cells))
-    print(
-        "\nshare of the winning output, and of its margin over the next, from the first k components of a class (pixel)"
-    )
+    print("\nshare of the winning output, and of its margin, from the first k components per class (pixel basis)")
     print(f"{'size':>5} {'decision':<9} {'of':<7}" + "".join(f"{f'k = {k}':>18}" for k in counts))
     for (size, decision), rows in sorted(grouped(tables["shares"], "size", "decision").items(), key=_by_size):
         by_count = grouped(rows, "components")
@@ -89,7 +83,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
 
 
 def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
-    """Curves by ranking, by size and by basis, certificates, and shares of the output; means over seeds."""
+    """Draw means over seeds: curves by ranking, by size and by basis, certificates, and shares of the output."""
     curve = [row | {"lost points": _lost(row)} for row in tables["curves"]]
     sizes = "size " + ", ".join(f"{value:.0f}" for value in dict.fromkeys(float(row["size"]) for row in curve))
     seeds = len({row["seed"] for row in curve})
@@ -122,7 +116,7 @@ def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
         entropy.set(yscale="log", ylabel="cross-entropy (nats)")
         if name != "by_size":
             entropy.axhline(loss, color="0.4", linestyle="--", linewidth=0.8)
-        kl.set(yscale="log", ylabel="KL from the whole model (nats)", ylim=(1e-8, None))
+        kl.set(yscale="log", ylabel="KL from the full model (nats)", ylim=(1e-8, None))
     certified = averaged(tables["certificates"], ("size", "basis", "eigenpairs of"), ["proven"])
     for basis in dict.fromkeys(str(row["basis"]) for row in certified):
         rows = [row | {f"of every {row['eigenpairs of']}": row["proven"]} for row in certified if row["basis"] == basis]
@@ -148,10 +142,10 @@ def _lost(row: Record) -> float:
 
 
 def _finish(figure: Figure) -> None:
-    """Ticks at powers of two up to 128, and the legend beside the panels instead of on the curves."""
+    """Set ticks at powers of two up to 128, and move the legend from the curves to beside the panels."""
     ticks = [2**power for power in range(8)]
     for axes in figure.axes:
-        axes.set(xlabel="components a class", xscale="log", xlim=(0.9, 140))
+        axes.set(xlabel="components per class", xscale="log", xlim=(0.9, 140))
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         legend = axes.get_legend()
@@ -164,7 +158,7 @@ def _finish(figure: Figure) -> None:
 
 
 def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, Figure]:
-    """One right and one wrong decision taken apart, where there are such."""
+    """Draw one right and one wrong decision taken apart; a kind that does not exist is left out."""
     result = decompose(layer, "eigen")
     names = bytes(images["names"].tolist()).decode().split("\n")
     height, width = images["shape"].tolist()
@@ -179,7 +173,7 @@ def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, F
 
 def _by_size(item: tuple[tuple[float | str, ...], list[Record]]) -> tuple[float, str]:
     (size, *_), _ = item
-    return float(size), str(item[0][1])  # rankings and kinds as they were measured
+    return float(size), str(item[0][1])  # then by ranking or basis
 
 
 def _text(values: Sequence[float], digits: int) -> str:

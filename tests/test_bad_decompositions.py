@@ -85,8 +85,8 @@ TABLE = [
     ("grid one short", given("cp", rank=2, priors=[Smooth((2, 2))]), ValueError, r"an image of shape \(2, 2\) has 4 pixels, but mode 'in' has size 5"),
     ("grid of a lifted layer", lambda: decompose(LIFTED, "cp", rank=2, priors=[Smooth((2, 3))]), ValueError, "has 6 pixels, but mode 'in' has size 5"),
     ("grid one number", lambda: Smooth(4), TypeError, r"shape must be a pair \(height, width\), got 4"),
-    ("grid of no height", lambda: Smooth((0, 5)), ValueError, "height must be at least 1, got 0"),
-    ("grid of floats", lambda: Smooth((5.0, 1)), TypeError, r"height must be a whole number, got 5\.0"),
+    ("grid of no height", lambda: Smooth((0, 5)), ValueError, "height of shape must be at least 1, got 0"),
+    ("grid of floats", lambda: Smooth((5.0, 1)), TypeError, r"height of shape must be a whole number, got 5\.0"),
     ("penalty NaN", given("cp", rank=2, priors=[NotANumber()]), ValueError, "not finite at the start: check the penalties"),
 ]  # fmt: skip
 

@@ -22,7 +22,7 @@ from tensornet_interp.moments import Moments
 from tensornet_interp.spectra import spectra
 
 HALF = [torch.bfloat16, torch.float16]
-SPACE = "inputs as drawn"
+BASIS = "stream after the norm"
 pytestmark = pytest.mark.parametrize("dtype", HALF, ids=str)
 
 
@@ -145,13 +145,13 @@ def test_features_by_their_eigenpairs(dtype):
         )
         same(found, truth)
     found, truth = (
-        low_rank_correlation(part, directions.to(part.down), x.to(part.down), (1, 4, 64), space=SPACE)
+        low_rank_correlation(part, directions.to(part.down), x.to(part.down), (1, 4, 64), basis=BASIS)
         for part in (layer, widened(layer))
     )
     for name in ("correlation", "active_correlation", "active"):
         same(*(torch.tensor([row[name] for row in rows], dtype=torch.float64) for rows in (found, truth)))
     found, truth = (
-        feature_interactions(part, directions[0].to(part.down), decoder.to(part.down), space=SPACE)
+        feature_interactions(part, directions[0].to(part.down), decoder.to(part.down), basis=BASIS)
         for part in (layer, widened(layer))
     )
     same(found.block(range(9), range(9)), truth.block(range(9), range(9)))

@@ -184,12 +184,8 @@ def with_strength(job: Job, name: str, seen: str, records: Sequence[Record]) -> 
     found = [r | {"strength": s} for r, s in zip(job.fit("cp", grid), strengths, strict=True)]
     plain = next(r for r in records if r["method"] == "cp" and r["options"] == {"rank": job.preset["rank"]})
     show(f"cp of rank {job.preset['rank']}, {name}: {seen} and fit; the first row is without it", [plain, *found])
-    figure = curves(
-        found,
-        "strength",
-        ["cosine", "accuracy", "cross_entropy", seen],
-        whole=job.whole | {key: plain[key] for key in ("cosine", seen)},
-    )
+    whole = job.whole | {key: plain[key] for key in ("cosine", seen)}
+    figure = curves(found, "strength", ["cosine", "accuracy", "cross_entropy", seen], whole=whole)
     figure.suptitle(f"cp of rank {job.preset['rank']}, prior: {name}; dashed: without the prior, or the whole layer")
     figure.savefig(job.out / f"prior_{name}.png", dpi=120)
     draw(job, name, [job.prior(name, strengths[len(strengths) // 2])])
@@ -252,10 +248,8 @@ def label(record: Record) -> str:
     for name, value in record["options"].items():
         if name == "priors":
             for prior in value:  # a class is described by its full name
-                kind = prior["class"].rpartition(".")[2]
-                words.append(
-                    " ".join([kind, *(str(v) for k, v in prior.items() if k != "class" and not isinstance(v, list))])
-                )
+                rest = [str(v) for key, v in prior.items() if key != "class" and not isinstance(v, list)]
+                words.append(" ".join([prior["class"].rpartition(".")[2], *rest]))
         else:
             words.append(f"{name} {value}")
     return ", ".join(words)

@@ -187,7 +187,7 @@ def check_mask(name: str, value: object, modes: tuple[str, ...], shape: tuple[in
 
 
 def check_whole(name: str, value: object, mode: str, below: int | None = None) -> Tensor:
-    """Whole numbers (mode,) from 0, below `below` if that is given: places, classes, numbers of windows."""
+    """Check a tensor (mode,) of whole numbers from 0; all are less than `below` if that is given."""
     whole = isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.layout == torch.strided
     if not isinstance(value, Tensor) or not whole or value.ndim != 1:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -231,8 +231,8 @@ def check_list(name: str, value: object, empty: str | None = None) -> Sequence[A
 
 
 def check_names(name: str, value: object, count: int, what: str) -> Sequence[str]:
-    """One string for each of `count` things."""
-    names = check_list(name, value)
+    """Check a list with one string per thing, `count` in all; a string stands for its letters, as "0123456789"."""
+    names = value if isinstance(value, str) else check_list(name, value)
     for number, item in enumerate(names):
         check_text(f"{name}[{number}]", item, empty=True)
     if len(names) != count:

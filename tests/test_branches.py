@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 import torch
-from test_scales import DIRECTIONS, FUNCTIONS, LAYER, X, bonds, check, circuits, cosines, draw
+from helpers import normal
+from test_scales import DIRECTIONS, FUNCTIONS, LAYER, X, bonds, check, circuits, cosines
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, norm
 from tensornet_interp.decompositions.compress import compress, unfolding
@@ -100,7 +101,7 @@ def test_a_start_that_must_be_cheap_is_a_start(method, module, name, monkeypatch
 def test_reported_floors_bound_the_error_of_singular_values(mode, closeness):
     """Of Gram matrices, by Cholesky where hidden units are independent: two are equal up to `closeness` here."""
     layer = random_layer(6, 9, 5, seed=3)
-    left = torch.cat([layer.left[:, :1] + closeness * draw(9, 1, seed=1), layer.left[:, :1], layer.left[:, 2:]], 1)
+    left = torch.cat([layer.left[:, :1] + closeness * normal(9, 1, seed=1), layer.left[:, :1], layer.left[:, 2:]], 1)
     right = torch.cat([layer.right[:, :1], layer.right[:, :1], layer.right[:, 2:]], 1)
     core = compress(BilinearLayer(down=layer.down, left=left, right=right)).core
     _, truth, _ = unfolding(core, mode)
@@ -116,7 +117,7 @@ def test_reported_floors_bound_the_error_of_singular_values(mode, closeness):
 def test_large_errors_are_measured_without_the_entries(monkeypatch):
     """An error of a result with directions other than the outputs, above what entries may cost."""
     errors = importlib.import_module("tensornet_interp.decompositions.errors")
-    square = torch.linalg.qr(draw(4, 4, seed=5)).Q[:3]
+    square = torch.linalg.qr(normal(4, 4, seed=5)).Q[:3]
     exact = decompose(LAYER, "eigen", directions=square, rank=2)
     monkeypatch.setattr(errors, "ENTRY_FLOPS", 0.0)
     found = decompose(LAYER, "eigen", directions=square, rank=2)

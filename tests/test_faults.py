@@ -124,19 +124,6 @@ def test_w4_block_term_does_not_end_at_zero(blocks):
     assert result.relative_error < 0.3
 
 
-def test_w9_two_different_inputs_are_refused_or_exact():
-    """An eigendecomposition has no antisymmetric part; the exact way is a layer over both inputs together."""
-    module = torch.nn.Bilinear(7, 7, 5, bias=False)
-    layer = BilinearLayer.from_torch_bilinear(module, inputs="two")
-    a, b = torch.randn(6, 7), torch.randn(6, 7)
-    torch.testing.assert_close(layer(torch.cat([a, b], 1)), module(a, b), rtol=1e-4, atol=1e-5)
-    result = decompose(layer, "eigen")
-    torch.testing.assert_close(result(torch.cat([a, b], 1)), module(a, b), rtol=1e-4, atol=1e-4)
-    once = decompose(BilinearLayer.from_torch_bilinear(module, inputs="one"), "eigen")
-    with pytest.raises(ValueError, match="antisymmetric"):
-        once(a, b)
-
-
 @pytest.mark.parametrize("method", OURS)
 def test_w10_autocast_does_not_reach_the_library(method):
     layer = random_layer(3, 12, 5, seed=0, dtype=torch.float32)

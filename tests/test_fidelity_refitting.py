@@ -86,7 +86,7 @@ def test_keep_first_is_the_front_of_the_ranking():
     ranking = torch.tensor([[2, 0, 1], [0, 2, 1]])
     assert keep_first(ranking, 2).tolist() == [[True, False, True], [True, False, True]]
     assert keep_first(ranking, 1).tolist() == [[False, False, True], [True, False, False]]
-    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components per block\), got 4"):
+    with pytest.raises(ValueError, match=r"count must be from 1 to 3 \(components per block in ranking\), got 4"):
         keep_first(ranking, 4)
 
 
@@ -103,7 +103,7 @@ def test_bad_input():
     layer = random_layer(3, 6, 4, seed=0)
     result = decompose(layer, "eigen")
     kept, x = everything(result), normal(10, 6, seed=1)
-    with pytest.raises(ValueError, match=r"mask must be boolean of shape \(3, 6\)"):
+    with pytest.raises(ValueError, match=r"kept must be boolean of shape \(3, 6\)"):
         refit(result, kept[:2], x, layer(x))
     with pytest.raises(ValueError, match="kept has no component"):
         refit(result, ~kept, x, layer(x))

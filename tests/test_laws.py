@@ -16,16 +16,16 @@ from drawn import HALF, Recipe, recipes
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, difference, lift, list_decompositions, odt
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, difference, lift, odt
 from tensornet_interp.circuits import circuit
-from tensornet_interp.decompositions import FitOptions, tensorly_adapter
+from tensornet_interp.decompositions import BUILT_IN, FitOptions, tensorly_adapter
 from tensornet_interp.decompositions.starts import untie
 from tensornet_interp.fidelity import certificate, difference_certificate
 from tensornet_interp.inner_products import norm, relative_error, similarity
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.spectra import spectra
 
-METHODS = [name for name in list_decompositions() if name != "tensorly_non_negative_parafac"]
+METHODS = [name for name in sorted(BUILT_IN) if name != "tensorly_non_negative_parafac"]
 NESTED = [name for name in METHODS if getattr(get_decomposition(name), "nested", False)]
 FITS = [name for name in METHODS if issubclass(get_decomposition(name), FitOptions)]
 DIRECT = ["eigen", "output_svd", "hosvd"]  # they follow the layer through changes of basis without a search

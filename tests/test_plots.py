@@ -69,7 +69,7 @@ def test_eigenvectors_leaves_cells_empty_if_no_eigenvalue_has_the_sign() -> None
 
 def test_eigenvectors_needs_a_name_for_every_block() -> None:
     result = decompose(random_layer(3, 4, 4, seed=0), "eigen")
-    with pytest.raises(ValueError, match="names must have one name per block, got 2 for 3 blocks"):
+    with pytest.raises(ValueError, match="names must be one per block, got 2 for 3 blocks"):
         eigenvectors(result, (2, 2), ["a", "b"])
 
 
@@ -91,7 +91,7 @@ def test_output_directions_show_their_parts_in_the_classes_and_their_eigenvector
     assert len(output_directions(result, SHAPE, NAMES, directions=1, count=2).axes) == 5
     with pytest.raises(ValueError, match="no singular values; decompose the layer by 'output_svd'"):
         output_directions(decompose(BilinearLayer(down=down, left=eye, right=eye), "eigen"), SHAPE, NAMES)
-    with pytest.raises(ValueError, match="mode 'out' has size 2 in names but 3 in result"):
+    with pytest.raises(ValueError, match="names must be one per output, got 2 for 3 outputs"):
         output_directions(result, SHAPE, "ab")
 
 

@@ -48,5 +48,5 @@ def test_rows_and_columns_may_be_two_things():
     assert [label.get_text() for label in axes.xaxis.get_ticklabels()] == ["c", "d", "e"]
     assert [label.get_text() for label in axes.yaxis.get_ticklabels()] == ["a", "b"]
     assert {text.get_text() for text in axes.texts if text.get_position()[1] == 0} == {"0.10", "0.20", "-0.30"}
-    with pytest.raises(ValueError, match="mode 'network' has size 3 in columns but 2 in labels"):
+    with pytest.raises(ValueError, match="columns must be one per column, got 2 for 3 columns"):
         similarity_matrix(found, ["a", "b"])

@@ -26,7 +26,7 @@ from tensornet_interp.spectra import spectra
 from tensornet_interp.testing import random_layer
 
 POWERS = (-170, -150, -100, -80, 80, 100, 150, 170)
-SPACE = "inputs as drawn"
+BASIS = "inputs as drawn"
 
 
 def normal(*size, seed):
@@ -112,12 +112,12 @@ def structure(layer, directions, x):
 
 
 def low_rank(layer, directions, x):
-    record = low_rank_correlation(layer, directions, x, (1, 3), space=SPACE)
+    record = low_rank_correlation(layer, directions, x, (1, 3), basis=BASIS)
     return {"correlations": (numbers(record, "correlation", "active_correlation", "active"), 0, 0, 0)}
 
 
 def interactions(layer, directions, x):
-    q = feature_interactions(layer, directions[0], normal(7, 9, seed=5), space=SPACE)
+    q = feature_interactions(layer, directions[0], normal(7, 9, seed=5), basis=BASIS)
     found = q.statistics()["cross"]
     rows = [float(line.split()[2]) for line in q.table(4).splitlines()[1:]]
     return {

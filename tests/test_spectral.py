@@ -71,7 +71,7 @@ def test_keep_leaves_the_marked_eigenpairs():
     assert float(inner(full.keep(first), full.keep(first))) == pytest.approx(
         float(inner(full.truncate(2), full.truncate(2))), rel=EXACT
     )
-    with pytest.raises(ValueError, match="mask must be boolean"):
+    with pytest.raises(TypeError, match="mask must be a boolean"):
         full.keep(torch.ones(4, 7))
     with pytest.raises(ValueError, match="shape"):
         full.keep(first[:, :3])

@@ -257,7 +257,12 @@ def test_parameters_count_every_array_once():
     assert parameters(tied) == 4 * (1 + 3 + 7)
     hosvd = decompose(LAYER, "tensorly_tucker", rank=(2, 3, 3), n_iter_max=0)
     assert parameters(hosvd) == 3 * 2 + 7 * 3 + 2 * 6  # core: two symmetric 3 x 3 matrices
-    thin = replace(hosvd, core=BilinearLayer(down=torch.ones(2, 1), left=torch.ones(3, 1), right=2 * torch.ones(3, 1)))
+    thin = replace(
+        hosvd,
+        core=BilinearLayer(down=torch.ones(2, 1), left=torch.ones(3, 1), right=2 * torch.ones(3, 1)).to(
+            dtype=hosvd.outputs.dtype
+        ),
+    )
     assert parameters(thin) == 3 * 2 + 7 * 3 + 8  # fewer in the factors of the core than in its dense tensor
 
 

@@ -9,7 +9,7 @@ import pytest
 from source import PACKAGE, inside_imports
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
-PUBLIC_UNDERSCORES = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples
+PUBLIC_UNDERSCORES = {"_asdict", "_fields", "_make", "_replace", "_exit"}  # of named tuples, and of os
 # What only the parts show: file of tests -> modules that are no contents pages, and why no public name will do.
 INSIDE = {
     "test_decompositions_compress.py": (

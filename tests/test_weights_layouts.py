@@ -45,7 +45,7 @@ def test_what_a_layout_does_not_name(case):
         ({"dense": "a", "down": "b"}, ValueError, "dense names the whole tensor; give it with a bias at most"),
         ({"left": "a", "right": "a", "first": "up"}, ValueError, "first must be one of left, right; got 'up'"),
         ({"left": "a", "right": "b", "basis": None}, TypeError, "basis must be a text, got None"),
-        ({"left": "a", "right": "b", "ignore": "c"}, TypeError, "ignore must be a tuple of patterns, got the string"),
+        ({"left": "a", "right": "b", "ignore": "c"}, TypeError, "ignore must be a sequence of texts"),
     ],
 )
 def test_layouts_that_are_no_layer(options, kind, message):

@@ -64,7 +64,7 @@ class BlockTerm(FitOptions):
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["BlockTerm"]:
-        """Return the steps from one block of rank one to all, which is exact."""
+        """Return options from one block of rank one up to the exact decomposition."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), ((blocks + 1) // 2, (pairs + 1) // 2), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]

@@ -83,7 +83,7 @@ class NonNegative(Prior):
         check_choice("mode", self.mode, MODES)
 
     def constrain(self, factors: Factors) -> Factors:
-        """Return the factors with the absolute values of those of the mode."""
+        """Return the factors with absolute values in the mode that this prior is for."""
         tied = factors.left is factors.right
         changed = factors._replace(**{name: getattr(factors, name).abs() for name in MODES[self.mode]})
         return changed._replace(right=changed.left) if tied and self.mode != "outputs" else changed

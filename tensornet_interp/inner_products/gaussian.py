@@ -25,7 +25,7 @@ class LayerMoments(NamedTuple):
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
-    """Return the moments of the input scaled to entries near 1, and the logarithm that the scale adds to products.
+    """Return the input's moments scaled to entries near 1, and the logarithm of the factor that undoes it in products.
 
     A network is homogeneous: its output has degree 2^layers in its input, the constant coordinate included.
     """

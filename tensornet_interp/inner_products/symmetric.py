@@ -23,8 +23,8 @@ _CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
 def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
     """Return <F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
 
-    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. Of single layers it is safe from hidden units that
-    cancel. Cost: O(rank^3) per layer.
+    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. For single layers, hidden units that
+    cancel do no harm. Cost: O(rank^3) per layer.
     """
     if len(f) == 1:
         value, _ = output_products(f.layers[0], g.layers[0])

@@ -79,10 +79,12 @@ def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def heavy_tails(deviations: Tensor) -> tuple[str, ...]:
-    """A warning if few draws (samples, ...) decide the variance: (sum d^2)^2 / sum d^4 is how many do.
+    """Return a warning if few draws carry most of the variance of deviations d (samples, ...).
 
-    For normal deviations it is a third of the samples. If it is small, the next draw may be larger than all so far: the
-    mean is then too small as a rule, and its standard error with it.
+    effective number of draws = (sum d^2)^2 / sum d^4
+
+    For normal deviations this is a third of the samples. If it is small, the next draw may be larger than all so far;
+    the mean and its standard error are then too small as a rule.
     """
     squares = (deviations - deviations.mean(0)).square()
     squares = squares / nonzero(squares.amax(0))

@@ -74,7 +74,7 @@ class FitOptions:
     @torch.inference_mode(False)
     @torch.no_grad()
     def compress(self, layer: BilinearLayer) -> Compressed:
-        """Return the layer to fit; with priors, which refer to the layer's coordinates, its inputs stay uncompressed."""
+        """Return the layer to fit; with priors, which refer to its own coordinates, its inputs stay uncompressed."""
         return compress(layer, inputs=not self.priors)
 
     def given_start(self, state: Compressed) -> Triple | None:

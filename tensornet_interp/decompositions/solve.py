@@ -161,7 +161,8 @@ class BestFit:
     @property
     def convergence(self) -> tuple[float, ...]:
         """Return the relative error after each iteration."""
-        return tuple(max(0.0, loss) ** 0.5 for loss in self.fit.losses)
+        losses = (*self.fit.losses[:-1], self.squared_error)  # the last one after the best scalar was fitted
+        return tuple(max(0.0, loss) ** 0.5 for loss in losses)
 
 
 def _nearest(best: Triple, other: Triple) -> float:

@@ -20,6 +20,8 @@ from tensornet_interp.decompositions.starts import Triple
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report, Start
 
+_ROUNDING = 1e-14  # of a relative squared error, a difference of sums near 1
+
 InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not random), what is fitted, from where
 
 
@@ -161,8 +163,10 @@ class BestFit:
     @property
     def convergence(self) -> tuple[float, ...]:
         """Return the relative error after each iteration."""
-        losses = (*self.fit.losses[:-1], self.squared_error)  # the last one after the best scalar was fitted
-        return tuple(max(0.0, loss) ** 0.5 for loss in losses)
+        *before, last = self.fit.losses
+        if abs(last - self.squared_error) > _ROUNDING:
+            last = self.squared_error  # the best scalar was fitted after the last iteration
+        return tuple(max(0.0, loss) ** 0.5 for loss in (*before, last))
 
 
 def _nearest(best: Triple, other: Triple) -> float:

@@ -136,7 +136,7 @@ def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]
 
 
 def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> Tensor:
-    """sum_hg (down^T down')[h, g] C[h, g], or of every output (out,), in blocks of hidden units."""
+    """Return sum_hg (down^T down')[h, g] C[h, g], or one such sum per output (out,); blocks of hidden units."""
     total = a.down.new_zeros(a.shape[0] if by_output else ())
     for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):
         down, left, right = a.down[:, rows], a.left[:, rows], a.right[:, rows]

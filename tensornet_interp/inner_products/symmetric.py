@@ -90,8 +90,8 @@ def change_input(stack: Stack, basis: Tensor) -> Stack:
 def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
     """Return an orthonormal basis (in, r) of the inputs that either layer reads; others add nothing to a product.
 
-    Directions are read or not to rounding. r is at most min(in, 2 (rank + rank')), and at most the sum of the widths of
-    embeddings that the layers absorbed.
+    A direction that is read only to rounding does not count. r is at most min(in, 2 (rank + rank')), and at most the
+    sum of the widths of embeddings that the layers absorbed.
     """
     columns = torch.cat([f.left, f.right, g.left, g.right], 1).detach()
     largest = columns.abs().amax(0)

@@ -418,6 +418,7 @@ def peak() -> int:
 def work(connection: Connection, good: Path, cases: list[tuple[int, str, Any]]) -> None:
     """In a process of its own: what every case comes to. The alarm ends the process."""
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # a fork has not the threads of its parent, and would wait for them
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (virtual + (4 << 30), resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

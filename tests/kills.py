@@ -129,6 +129,7 @@ class Child:
     def _run(work: Callable[[], object]) -> None:
         warnings.simplefilter("ignore")
         tqdm.set_lock(threading.RLock())
+        torch.set_num_threads(1)  # a fork has not the threads of its parent, and would wait for them
         work()
 
     def kill(self, after: float) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_list, check_size, check_tensor
+from tensornet_interp.checks import check_choice, check_kind, check_list, check_size, check_tensor
 
-__all__ = ["cp_factors", "dense_factors"]
+__all__ = ["cp_factors", "dense_factors", "module_factors"]
 
 
 def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,16 +27,45 @@ def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return exact CP factors of a dense tensor (out, in1, in2), of rank in * min(in, out).
+    """Return exact CP factors of a dense tensor (out, in1, in2) with in1 = in2, of rank in * min(in, out).
 
     The columns of two of the factors are unit vectors.
     """
     check_tensor("tensor", tensor, ("out", "in1", "in2"))
     check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])
-    n_out, n_in, _ = tensor.shape
-    eye = torch.eye(n_in, dtype=tensor.dtype, device=tensor.device)
-    left = eye.repeat_interleave(min(n_in, n_out), dim=1)  # (in, in * min)
-    if n_in <= n_out:
-        return (tensor.reshape(n_out, -1), left, eye.repeat(1, n_in))
-    down = torch.eye(n_out, dtype=tensor.dtype, device=tensor.device).repeat(1, n_in)
-    return (down, left, tensor.permute(2, 1, 0).reshape(n_in, -1))
+    return _dense_factors(tensor)
+
+
+def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return CP factors of a `torch.nn.Bilinear` of one input, symmetrized, or of two, cat([x1, x2])."""
+    check_choice("inputs", inputs, ("one", "two"))
+    if check_kind("module", module, torch.nn.Bilinear).bias is not None:
+        raise ValueError(
+            "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift it:"
+            " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
+        )
+    weight = module.weight.detach()
+    if inputs == "two":
+        down, left, right = _dense_factors(weight)
+        return (
+            down,
+            torch.nn.functional.pad(left, (0, 0, 0, len(right))),
+            torch.nn.functional.pad(right, (0, 0, len(left), 0)),
+        )
+    if module.in1_features != module.in2_features:
+        raise ValueError(
+            f"inputs of {module.in1_features} and {module.in2_features} coordinates cannot be one; give inputs='two'"
+        )
+    return dense_factors((weight + weight.mT) / 2)
+
+
+def _dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out, in1, in2 = tensor.shape
+    left = _unit(in1, tensor).repeat_interleave(min(in2, out), dim=1)  # (in1, in1 * min)
+    if in2 <= out:
+        return (tensor.reshape(out, -1), left, _unit(in2, tensor).repeat(1, in1))
+    return (_unit(out, tensor).repeat(1, in1), left, tensor.permute(2, 1, 0).reshape(in2, -1))
+
+
+def _unit(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)

@@ -13,14 +13,13 @@ from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
     check_bool,
-    check_kind,
     check_notes,
     check_size,
     check_tensor,
     check_text,
 )
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
-from tensornet_interp.formats import cp_factors, dense_factors
+from tensornet_interp.formats import cp_factors, dense_factors, module_factors
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 
@@ -97,6 +96,8 @@ class BilinearMap(TensorNetwork):
 
     def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return B(x1, x2), by default B(x1, x1): (..., in) -> (..., out), without constant coordinates.
+
+        The results of symmetric decompositions (eigen, symmetric_cp) give (B(x1, x2) + B(x2, x1)) / 2.
 
         Example:
         >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
@@ -202,14 +203,15 @@ class BilinearLayer(BilinearMap):
         return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
 
     @classmethod
-    def from_torch_bilinear(cls, module: torch.nn.Bilinear, name: str = "", basis: str = AS_GIVEN) -> Self:
-        """Make a layer of a `torch.nn.Bilinear` whose two inputs are equal; raises ValueError if it has a bias."""
-        if check_kind("module", module, torch.nn.Bilinear).bias is not None:
-            raise ValueError(
-                "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift it:"
-                " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
-            )
-        return cls.from_tensor(module.weight.detach(), name, basis=basis)
+    def from_torch_bilinear(
+        cls, module: torch.nn.Bilinear, name: str = "", basis: str = AS_GIVEN, *, inputs: str = "one"
+    ) -> Self:
+        """Make the layer module(x, x) from the symmetric part of the weight, or module(x1, x2) of cat([x1, x2]).
+
+        module: a `torch.nn.Bilinear` without bias. inputs: "one", which is all the same x, or "two".
+        """
+        down, left, right = module_factors(module, inputs)
+        return cls(down=down, left=left, right=right, name=name, basis=basis)
 
     @property
     def cp(self) -> CPTensor:
@@ -228,8 +230,7 @@ class BilinearLayer(BilinearMap):
 
     def __repr__(self) -> str:
         sizes = f"out={self.shape[0]}, in={self.shape[1]}, rank={self.rank}"
-        lifted = self.constant_in or self.constant_out
-        extra = f", lifted in={self.constant_in} out={self.constant_out}" if lifted else ""
+        extra = f", lifted in={self.constant_in} out={self.constant_out}" * (self.constant_in or self.constant_out)
         dtype = str(self.down.dtype).removeprefix("torch.")
         return f"BilinearLayer({self.name!r}, {sizes}, {dtype}{extra}, basis={self.basis!r})"
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,34 @@ def test_without_biases_the_entries_are_columns_and_rows_alone():
     assert found.basis == "features of some (decoder columns, biases left out)"
     matrix = (dense[2] + dense[2].T) / 2
     assert_close(found.interaction_matrix(torch.eye(8, dtype=torch.float64)[2]), matrix)
+
+
+POINTS = {
+    "paper, swapped": ("3-mlp-out", "3-mlp-in", "inputs=.* is of mlp-out of layer 3, which its MLP does not read"),
+    "hooks, outputs before the layer": ("", "blocks.3.hook_resid_mid", "outputs=.* which its MLP does not write"),
+    "inputs of another layer": ("2-mlp-in", "", "inputs=.* is of layer 2, but the layer is 'm layer 3'"),
+    "outputs of another layer": ("", "blocks.4.hook_mlp_out", "outputs=.* is of layer 4, but the layer is"),
+    "the layer's own resid-post": ("3-resid-post", "", "inputs=.* is of layer 4, but the layer is"),
+    "two layers": ("1-mlp-in", "2-mlp-out", "outputs=.* is of layer 2, but inputs are of layer 1"),
+}
+
+
+@pytest.mark.parametrize("case", POINTS)
+def test_dictionaries_of_other_points_than_the_layers_are_refused(case):
+    before, after, message = POINTS[case]
+    layer = BilinearLayer(down=normal(5, 4), left=normal(5, 4, seed=1), right=normal(5, 4, seed=2))
+    layer = layer if case == "two layers" else replace(layer, name="m layer 3")
+    with pytest.raises(ValueError, match=message):
+        between(layer, dictionary_of(point=before), dictionary_of(point=after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("3-mlp-in", "3-mlp-out"), ("blocks.3.ln2.hook_normalized", "blocks.3.hook_resid_post"), ("2-resid-post", "any")],
+)
+def test_points_that_the_layer_reads_and_writes_are_taken(before, after):
+    layer = BilinearLayer(down=normal(5, 4), left=normal(5, 4, seed=1), right=normal(5, 4, seed=2), name="layer 3")
+    assert between(layer, dictionary_of(point=before), dictionary_of(point=after)).shape == (8, 8, 8)
 
 
 def saelens(folder, edit=None, **config):

@@ -93,6 +93,31 @@ def test_from_torch_bilinear_is_the_module_on_one_input(bias, n_out, n_in, devic
     assert not layer.down.requires_grad
 
 
+@pytest.mark.parametrize("sizes", [(4, 4, 3), (2, 5, 3), (5, 2, 3), (3, 4, 9)])
+def test_a_torch_bilinear_of_two_inputs_is_a_layer_of_both_that_decompositions_keep(sizes):
+    torch.manual_seed(3)
+    module = torch.nn.Bilinear(*sizes, bias=False, dtype=torch.float64)
+    a, b = normal(7, sizes[0], seed=1), normal(7, sizes[1], seed=2)
+    layer = BilinearLayer.from_torch_bilinear(module, inputs="two")
+    for method in ("eigen", "hosvd"):
+        assert_close(decompose(layer, method)(torch.cat([a, b], 1)), module(a, b).detach())
+
+
+def test_a_torch_bilinear_of_one_input_has_the_symmetric_part_in_layer_and_result():
+    torch.manual_seed(3)
+    module = torch.nn.Bilinear(7, 7, 5, bias=False, dtype=torch.float64)
+    a, b = normal(6, 7, seed=1), normal(6, 7, seed=2)
+    layer = BilinearLayer.from_torch_bilinear(module)
+    expected = ((module(a, b) + module(b, a)) / 2).detach()
+    assert_close(layer(a, b), expected)
+    assert_close(decompose(layer, "eigen")(a, b), expected)
+
+
+def test_two_inputs_of_unlike_size_are_not_one():
+    with pytest.raises(ValueError, match="inputs of 2 and 5 coordinates cannot be one; give inputs='two'"):
+        BilinearLayer.from_torch_bilinear(torch.nn.Bilinear(2, 5, 3, bias=False))
+
+
 def test_symmetrize_averages_the_inputs(device):
     layer, x = layer_of(OUT, IN, RANK, 1, device=device), normal(7, IN, seed=5, device=device)
     symmetric = layer.symmetrize()

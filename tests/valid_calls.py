@@ -121,7 +121,7 @@ CALLS = {
     "BilinearLayer.from_weights": (BilinearLayer.from_weights, dict(left=LAYER.left.T, right=LAYER.right.T, down=LAYER.down, name="a", history=("b",), basis="c")),
     "BilinearLayer.from_cp": (BilinearLayer.from_cp, dict(cp_tensor=(None, [LAYER.down, LAYER.left, LAYER.right]), name="a", history=("b",), basis="c")),
     "BilinearLayer.from_tensor": (BilinearLayer.from_tensor, dict(tensor=normal(2, 3, 3), name="a", history=("b",), basis="c")),
-    "BilinearLayer.from_torch_bilinear": (BilinearLayer.from_torch_bilinear, dict(module=torch.nn.Bilinear(3, 3, 2, bias=False), name="a", basis="c")),
+    "BilinearLayer.from_torch_bilinear": (BilinearLayer.from_torch_bilinear, dict(module=torch.nn.Bilinear(3, 3, 2, bias=False), name="a", basis="c", inputs="one")),
     "BilinearLayer.multilinear": (LAYER.multilinear, dict(x1=X, x2=X)),
     "BilinearLayer.change_basis": (LIFTED.change_basis, dict(inputs=normal(5, 2), outputs=normal(2, 3), input_bias=IN, output_bias=normal(2), basis="a", note="b")),
     "BilinearLayer.to": (LAYER.to, dict(device="cpu", dtype=torch.float32)),

@@ -15,6 +15,7 @@ from tensornet_interp.checks import (
     check_tensor,
     check_text,
 )
+from tensornet_interp.features.points import check_points
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.numerics import without_autocast
@@ -160,7 +161,8 @@ def between(
     (rank + 1); `biases=False` leaves out the biases of both sides, and basis and history say so. A dictionary of the
     residual stream after the layer reads y + x, not y.
 
-    Raises ValueError if a dictionary has another width than the layer. Cost: 2 rank in features + rank out features
+    Raises ValueError if a dictionary has another width than the layer, or if its `point` is one that this layer does
+    not read or not write, such as "3-mlp-out" for inputs. Cost: 2 rank in features + rank out features
     multiply-adds; memory: features * rank per factor.
 
     Example:
@@ -181,6 +183,7 @@ def between(
                 f"mode '{name.removesuffix('puts')}' has size {size} in the layer but {dictionary.width} in "
                 f"{name}={dictionary!r}: the dictionary belongs to another point or model"
             )
+    check_points(layer, inputs, outputs)
     input_bias = inputs.decoder_bias if inputs is not None and biases else None
     output_bias = outputs.reading_bias() if outputs is not None and biases else None
     if (input_bias is not None or output_bias is not None) and not layer.constant_in:

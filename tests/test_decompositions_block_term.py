@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import dense_error, normal, times
+from helpers import assert_close, dense_error, layer_of, normal, times
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
@@ -117,3 +117,14 @@ def test_what_can_go_wrong_with_a_layer(device):
     assert report.stop_reason == "not converged in 1 iterations"
     single = random_layer(5, 6, 8, seed=1, dtype=torch.float32, device=device)
     assert decompose(single, "block_term", blocks=2, rank=2, max_iterations=3).outputs.dtype == torch.float32
+
+
+def test_whole_blocks_are_the_layer_without_a_fit():
+    layer = layer_of(3, 6, 5, 0)
+    result = decompose(layer, "block_term")
+    assert result.report.stop_reason == "exact: the layer's own components"
+    assert result.relative_error < 1e-14
+    assert_close(result.to_tensor(), layer.symmetrize().to_tensor())
+    fitted = decompose(layer, "block_term", rank=3)
+    assert fitted.report.stop_reason != result.report.stop_reason
+    assert fitted.relative_error > 1e-3

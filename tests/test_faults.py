@@ -46,6 +46,14 @@ def test_w1_the_exact_end_of_a_half_precision_layer_is_exact_to_its_rounding(met
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OURS)
+def test_w1_the_exact_end_of_a_large_bfloat16_layer(method):
+    test_w1_the_exact_end_of_a_half_precision_layer_is_exact_to_its_rounding(
+        method, (1024, 256, 32, 0.0), torch.bfloat16
+    )
+
+
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_w1_directions_of_a_half_precision_layer(dtype):
     layer = narrow(64, 48, 128, dtype)

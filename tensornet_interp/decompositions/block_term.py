@@ -82,11 +82,16 @@ class BlockTerm(FitOptions):
         self.check_layer(layer)
         state = self.compress(layer)
         ranks = [min(rank, state.core.shape[1]) for rank in ranks]
-        starts: list[InitialFit] = [(None, *self._first(state, ranks))]
-        for seed in range(self.seed, self.seed + self.starts - 1):
-            starts.append((seed, *_sweep(state.core, _random_outputs(state.core, blocks, seed), ranks)))
-        fit = self.run(state, starts)
-        outputs, values, vectors = _eigenbasis(fit.terms, ranks)
+        model, parameters = self._first(state, ranks)
+        if self.start is None and not self.priors and _whole(state.core, ranks):
+            fit, terms = None, model.components(parameters)
+        else:
+            starts: list[InitialFit] = [(None, model, parameters)]
+            for seed in range(self.seed, self.seed + self.starts - 1):
+                starts.append((seed, *_sweep(state.core, _random_outputs(state.core, blocks, seed), ranks)))
+            fit = self.run(state, starts)
+            terms = fit.terms
+        outputs, values, vectors = _eigenbasis(terms, ranks)
         return self.finish(
             SpectralResult,
             layer,
@@ -147,6 +152,8 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
     """
     values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
     matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
+    if _whole(core, ranks):
+        return _parameters(outputs, matrices)
     sweeps = max(1, min(_SWEEPS, int(_SWEEP_FLOPS / (len(ranks) * 9 * core.shape[1] ** 3))))
     best: tuple[float, Tensor, list[tuple[Tensor, Tensor]]] | None = None
     for _ in range(sweeps + 1):
@@ -175,6 +182,11 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
             matrices[number] = (found[chosen], basis[:, chosen])
     _, outputs, matrices = best or (0.0, outputs, matrices)
     return _parameters(outputs, matrices)
+
+
+def _whole(core: BilinearLayer, ranks: list[int]) -> bool:
+    """Return whether blocks of these ranks, one per output dimension, are exact without a fit."""
+    return min(ranks) == core.shape[1] and len(ranks) >= core.shape[0]
 
 
 def _inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:

@@ -83,6 +83,8 @@ def gauss_newton(
     losses = [loss]
     damping = 1e-3
     for iteration in range(max_iterations):
+        if loss < _EXACT:
+            return Fit(parameters, loss, losses, "converged: the error is rounding")
         slope = model.gradient(parameters, wrt)
         if not any(bool(s.any()) for s in slope):
             return Fit(parameters, loss, losses, "converged: the gradient is zero")
@@ -101,11 +103,10 @@ def gauss_newton(
         parameters, loss, wrt = trial, trial_loss, trial_wrt
         losses.append(loss)
         report(loss)
-        if loss < _EXACT:
-            return Fit(parameters, loss, losses, "converged: the error is rounding")
         if len(losses) > 10 and losses[-11] - loss < 10 * tolerance * loss:
             return Fit(parameters, loss, losses, "converged: the gain is below the tolerance")
-    return Fit(parameters, loss, losses, f"not converged in {max_iterations} iterations")
+    reason = "converged: the error is rounding" if loss < _EXACT else f"not converged in {max_iterations} iterations"
+    return Fit(parameters, loss, losses, reason)
 
 
 def descend(

@@ -119,8 +119,9 @@ class FitOptions:
         starts = tuple(
             Start(seed, max(0.0, error) ** 0.5, _nearest(best[4], terms), len(fit.losses) - 1, fit.stop_reason)
             for error, seed, _, fit, terms in ended
+            if len(ended) > 1
         )
-        return BestFit(best[4], best[2], best[0], best[3], starts if len(starts) > 1 else ())
+        return BestFit(best[4], best[2], best[0], best[3], starts)
 
     def finish(self, kind: type[R], layer: BilinearLayer, state: Compressed, fit: "BestFit | None", **fields: Any) -> R:
         """Return the fitted result with these fields; `fit` is None if they are the layer's own components."""

@@ -1,8 +1,8 @@
-"""Tensors with named modes, and the one function that contracts them.
+"""Tensors with named modes, and the one function `contract` that contracts them.
 
-A network is a tuple of `Term`s. A mode that several terms share is summed, unless the output names this mode: then the
-entries with equal index are multiplied and kept. Everything else in the package is built from terms: modes are renamed
-to compose networks, and inputs are added as terms to evaluate a network.
+A network is a tuple of `Term`s. A mode that several terms share is summed, unless it is a mode of the output; then the
+entries with equal index are multiplied and kept. The rest of the package builds on terms: renaming modes composes
+networks, and adding the inputs as terms evaluates a network.
 """
 
 import math
@@ -38,18 +38,18 @@ class Term(NamedTuple):
 
 @runtime_checkable
 class HasTerms(Protocol):
-    """An object with `terms()` and `modes` can be contracted."""
+    """An object has terms if it offers `terms()` and `modes`; `contract` and `plan` accept such an object."""
 
     @property
     def modes(self) -> Modes:
         """Return the open modes, in the order of the axes of the result."""
 
     def terms(self) -> tuple[Term, ...]:
-        """Return the arrays; an array that is used more than once is the same object every time."""
+        """Return the terms of the network; an array that occurs several times is the same object each time."""
 
 
 def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
-    """Return the same arrays with renamed modes; modes that `names` does not mention keep their names."""
+    """Return the terms with renamed modes: `names` maps old to new, and other modes keep their names."""
     for mode, name in check_mapping("names", names).items():
         check_text(f"names[{mode!r}]", name)
     terms = check_terms("terms", terms)
@@ -57,7 +57,7 @@ def rename(terms: Sequence[Term], names: Mapping[str, str]) -> tuple[Term, ...]:
 
 
 def check_terms(name: str, terms: object) -> tuple[Term, ...]:
-    """A list of terms as a tuple, each one a `Term`."""
+    """Return a list of terms as a tuple; TypeError if it is no list or holds anything but a `Term`."""
     listed = check_list(name, terms)
     for number, term in enumerate(listed):
         if not isinstance(term, Term):
@@ -73,14 +73,15 @@ def plan(
     optimize: Optimizer = SHARED,
     max_elements: float = DEFAULT_MAX_ELEMENTS,
 ) -> Plan:
-    """Return the plan that `contract` with the same arguments would follow; nothing is allocated.
+    """Return the plan that `contract` follows for the same arguments; no array is allocated.
 
-    output: modes of the result, by default the open modes of the network (for terms: the modes that appear once).
-    chunk: a mode of the output, for example the batch. If the contraction needs more than `max_elements`, it is done
-    slice by slice along this mode, with as few slices as stay within the limit. The whole output counts towards it.
-    optimize: "shared" (copies of a part are contracted in the same way, and so only once) or any opt_einsum optimizer,
-    by name or as a callable. `"auto"` is a bad choice here: the factors of a layer share a hyperedge, and for
+    output: modes of the result. The default is the open modes of the network; for terms, the modes that appear once.
+    chunk: a mode of the output, for example the batch. If the contraction needs more than `max_elements`, it runs slice
+    by slice along this mode, with slices small enough for the limit. The whole output counts towards the limit.
+    optimize: "shared" (contract all copies of a part in the same way, so that each is computed once) or an opt_einsum
+    optimizer, by name or as a callable. Avoid `"auto"`: the factors of a layer share a mode (a hyperedge), and for
     hyperedges it can find paths that cost many times more.
+    max_elements: the most array elements that may be in memory at once, without the given terms.
     Raises ValueError if sizes do not match or if more than `max_elements` elements would be in memory at once.
     """
     terms, modes = _terms_and_output(network, output)
@@ -98,8 +99,8 @@ def contract(
 ) -> Tensor:
     """Return the tensor with axes `output`, summed over every mode that is not in `output`.
 
-    Arguments and errors are those of `plan`. A contraction that occurs more than once (copies of a layer in a stack)
-    is done once, and an intermediate is freed after its last use. Cost: `print(plan(...))` shows it.
+    Arguments and errors are those of `plan`. A contraction that occurs several times (for copies of a layer in a stack)
+    is computed once, and an intermediate is freed after its last use. `print(plan(...))` shows the cost.
     """
     terms, modes = _terms_and_output(network, output)
     program = _plan(terms, modes, chunk, optimize, max_elements)
@@ -115,6 +116,7 @@ def contract(
 
 
 def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: Optimizer, max_elements: float) -> Plan:
+    """Check the options, and return the plan with as many slices of the mode `chunk` as `max_elements` requires."""
     if chunk is not None and (not isinstance(chunk, str) or chunk not in output):
         raise ValueError(
             f"chunk must be a mode of the output {output}, got {chunk!r}{suggestion(chunk, output)}; a summed mode"
@@ -124,7 +126,7 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
     if not isinstance(optimize, str) and not callable(optimize):
         raise TypeError(f"optimize must be a name or a callable of opt_einsum's kind, got {optimize!r:.60}")
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
-    # one array counts as two if terms slice it along different axes, or if only one of them slices it
+    # an array gets two slots if two terms slice it along different axes, or if only one of them slices it
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]
     leaves = tuple(slots.setdefault(key, len(slots)) for key in keys)
     sizes, term_modes = mode_sizes(terms), tuple(term.modes for term in terms)
@@ -147,6 +149,7 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
 
 
 def _run(program: Plan, terms: Sequence[Term]) -> Tensor:
+    """Carry out the steps of a plan and return the resulting array."""
     arrays: dict[int, Tensor] = {slot: term.data for slot, term in zip(program.leaves, terms, strict=True)}
     made = max(program.leaves) + 1
     slot = program.leaves[0]
@@ -159,7 +162,7 @@ def _run(program: Plan, terms: Sequence[Term]) -> Tensor:
 
 
 def _slice(terms: Sequence[Term], mode: str, start: int, stop: int) -> tuple[Term, ...]:
-    """Return the terms with only the indices start to stop of the mode, as views."""
+    """Return the terms with only the indices start ... stop - 1 of the mode, as views."""
 
     def cut(term: Term) -> Tensor:
         data = term.data
@@ -174,6 +177,7 @@ def _slice(terms: Sequence[Term], mode: str, start: int, stop: int) -> tuple[Ter
 def _terms_and_output(
     network: HasTerms | Sequence[Term], output: Sequence[str] | None
 ) -> tuple[tuple[Term, ...], Modes]:
+    """Return the checked terms and the modes of the output, or raise TypeError or ValueError."""
     terms = tuple(network.terms()) if isinstance(network, HasTerms) else check_terms("network", network)
     if not terms:
         raise ValueError("nothing to contract: the list of terms of this network is empty")
@@ -198,7 +202,10 @@ def _terms_and_output(
 
 
 def mode_sizes(terms: Sequence[Term]) -> dict[str, int]:
-    """Return the size of every mode; raises ValueError if two terms differ in a size, the device or the dtype."""
+    """Return the size of every mode.
+
+    Raises ValueError if two terms differ in the size of a mode, in device or in dtype.
+    """
     sizes: dict[str, int] = {}
     for number, (data, modes) in enumerate(check_terms("terms", terms)):
         check_tensor(f"term {number} {modes}", data, modes, finite=False)

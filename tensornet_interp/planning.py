@@ -1,4 +1,4 @@
-"""Plans of contractions: the order of the pairwise sums and their cost, from names and sizes alone, without arrays."""
+"""Plan contractions: find the order of the pairwise sums and their cost from mode names and sizes, without arrays."""
 
 import copy
 import functools
@@ -20,18 +20,22 @@ _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most c
 
 
 class Step(NamedTuple):
-    """A step contracts the arrays of some slots into one. Slots number the distinct arrays, the given ones first."""
+    """A step contracts one, two or more arrays into one. Each array is named by an integer, its slot.
+
+    The given arrays have the first slots, and the result of each step has the next one. Terms with the same array share
+    a slot, unless they slice the array along different axes.
+    """
 
     inputs: tuple[int, ...]
     equation: str  # in letters, for einsum
-    names: str  # the same equation in mode names, as they are where it is first needed
+    names: str  # the same equation in the mode names of its first use
     flops: int
     elements: int
-    last_use: tuple[int, ...]  # slots that nothing needs after this step
+    last_use: tuple[int, ...]  # slots that no later step needs
 
 
 class Chunk(NamedTuple):
-    """A chunk says which mode of the output is cut into slices, and how large a slice is."""
+    """A chunk says which mode of the output is cut into slices, and how large each slice is."""
 
     mode: str
     size: int  # of one slice; the last one may be smaller
@@ -45,31 +49,31 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan is the order of the pairwise sums of a contraction, with their cost; equal sums appear once. `print` it.
+    """A plan is the order of the pairwise sums of a contraction, with their cost; `print` shows it.
 
-    If there is a `chunk`, `sizes` and `steps` describe one slice.
+    A sum that occurs several times is one step. If there is a `chunk`, `sizes` and `steps` describe one slice.
     """
 
     output: Modes
     sizes: Mapping[str, int]
-    leaves: tuple[int, ...]  # slot of every given term; terms that share an array share its slot
+    leaves: tuple[int, ...]  # slot of the array of every given term
     steps: tuple[Step, ...]
     unshared_steps: int
     chunk: Chunk | None = None
 
     @property
     def flops(self) -> int:
-        """Return the number of multiplications and additions of all steps; every slice counts as a full one."""
+        """Return the number of multiplications and additions of all steps and slices; each slice counts as full."""
         return sum(step.flops for step in self.steps) * (self.chunk.slices if self.chunk else 1)
 
     @property
     def largest_intermediate(self) -> int:
-        """Return the number of elements of the largest array that is made, the output included."""
+        """Return the number of elements of the largest computed array; the output counts too."""
         return max([self._whole_output, *(step.elements for step in self.steps)])
 
     @property
     def peak_elements(self) -> int:
-        """Return the largest number of elements in memory at once, without the given terms."""
+        """Return the largest number of elements in memory at the same time, without the given terms."""
         alive: dict[int, int] = {}
         peak = 0
         made = max(self.leaves) + 1
@@ -82,7 +86,7 @@ class Plan:
 
     @property
     def _whole_output(self) -> int:
-        """Return the size of the output that slices are written to; 0 without slices: the last step makes it."""
+        """Return the number of elements of the output that slices are written to, or 0 if there are no slices."""
         if self.chunk is None:
             return 0
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
@@ -111,11 +115,11 @@ def make_plan(
     optimize: Optimizer,
     max_elements: float,
 ) -> Plan:
-    """Return the plan for terms with these modes, whose arrays have the slots `leaves`; cached by structure and sizes.
+    """Return the plan for terms with these modes; `leaves` are the slots of their arrays.
 
-    "shared" tries two orders: one contracts equal sub-networks in the same way, so that copies cost nothing, and the
-    other is opt_einsum's "auto-hq". Of the orders within max_elements, the one with the fewest flops after sharing is
-    taken.
+    "shared" tries two or three orders. One or two contract copies of a sub-network in the same way, so that copies cost
+    nothing; the other, for at most 64 terms, is opt_einsum's "auto-hq". Among the orders that stay within max_elements,
+    the one with the fewest flops is taken; copies are counted once. Plans are cached by modes, slots and sizes.
     """
     make = _cached_plan if isinstance(optimize, Hashable) else _plan
     return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)
@@ -129,6 +133,7 @@ def _plan(
     optimize: Optimizer,
     max_elements: float,
 ) -> Plan:
+    """Return the plan for these arguments without the cache; sizes come as pairs (mode, size)."""
     sizes = dict(size_items)
 
     def program() -> _Program:
@@ -150,7 +155,7 @@ _cached_plan = functools.lru_cache(maxsize=1024)(_plan)
 
 
 class _Product(NamedTuple):
-    """A possible contraction of some operands; if `inputs` and `equation` are equal, so are the resulting arrays."""
+    """A possible contraction of some operands; two products with equal `inputs` and `equation` have equal results."""
 
     inputs: tuple[int, ...]
     equation: str
@@ -160,7 +165,7 @@ class _Product(NamedTuple):
 
 
 class _Program:
-    """An unfinished plan: the operands that are left, numbered in the order of their making, and the steps so far."""
+    """A program is an unfinished plan: the steps so far, and the remaining operands in the order of creation."""
 
     def __init__(
         self, term_modes: Sequence[Modes], leaves: tuple[int, ...], sizes: Mapping[str, int], output: Modes
@@ -173,7 +178,10 @@ class _Program:
         self.unshared = 0
 
     def follow(self, path: Iterable[Sequence[int]]) -> Plan:
-        """Return the plan of an opt_einsum path: positions among the remaining operands; a result is put last."""
+        """Return the plan of an opt_einsum path: each entry lists positions among the remaining operands.
+
+        The result of each contraction is put at the end of the remaining operands.
+        """
         for positions in path:
             numbers = list(self.live)
             self.contract([numbers[i] for i in positions])
@@ -182,9 +190,10 @@ class _Program:
         return self.finish()
 
     def follow_classes(self, first: set[str]) -> Plan:
-        """Contract greedily the pair that adds fewest elements, together with every pair that does the same work.
+        """Return the plan that repeatedly contracts the pair that adds the fewest elements, with all its copies.
 
-        Pairs with a mode of `first` come first. If that is the batch, layers follow each other from the inputs up.
+        The copies are all pairs with the same inputs and equation. Pairs with a mode of `first` have priority. If
+        `first` is the batch mode, the layers are contracted one after the other, from the inputs upwards.
         """
         while len(self.live) > 1:
             classes: dict[tuple[tuple[int, ...], str], list[tuple[int, int]]] = {}
@@ -207,7 +216,7 @@ class _Program:
         return self.finish()
 
     def pairs(self, first: set[str]) -> list[tuple[int, int]]:
-        """Return the pairs that share a summed mode; if there are none, any mode; if there are none, all pairs."""
+        """Return the pairs of operands that share a summed mode, or else those that share any mode, or else all."""
         where: dict[str, list[int]] = {}
         for number, (_, modes) in self.live.items():
             for mode in dict.fromkeys(modes):
@@ -260,6 +269,7 @@ class _Program:
 def _path(
     term_modes: tuple[Modes, ...], sizes: Mapping[str, int], output: Modes, optimize: Optimizer
 ) -> list[tuple[int, ...]]:
+    """Return the path that the opt_einsum optimizer finds, as positions among the remaining operands."""
     letters = {mode: opt_einsum.get_symbol(i) for i, mode in enumerate(sizes)}
     equation = _equation(term_modes, output, letters.__getitem__, "", ",")
     shapes = [tuple(sizes[mode] for mode in modes) for modes in term_modes]
@@ -277,6 +287,7 @@ def _path(
 def _equation(
     inputs: Sequence[Modes], output: Modes, name: Callable[[str], str], between_modes: str, between_terms: str
 ) -> str:
+    """Return an einsum equation with mode names translated by `name` and joined by the given separators."""
     def side(modes: Modes) -> str:
         return between_modes.join(name(mode) for mode in modes)
 

@@ -1,6 +1,7 @@
-"""Inner products of layers and networks from their weights: similarity per network and per output, error, difference.
+"""Inner products, cosines, norms, relative errors and differences of layers and networks, computed from their weights.
 
-There are three kinds (`Tree`, `Symmetric`, `Gaussian`), because from two layers on they differ.
+There are three kinds of inner product (`Tree`, `Symmetric`, `Gaussian`). They give different values for networks of
+two or more layers.
 """
 
 from tensornet_interp.inner_products.distance import difference, norm, relative_error

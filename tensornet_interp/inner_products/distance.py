@@ -1,4 +1,4 @@
-"""Norm, relative error and difference of single layers."""
+"""Compute the norm, the relative error and the difference of single layers."""
 
 import math
 from dataclasses import replace
@@ -14,10 +14,12 @@ from tensornet_interp.network import check_network, wide_layer
 
 
 def norm(layer: TensorNetwork) -> Tensor:
-    """Return the Frobenius norm of the symmetrized tensor of a layer, float64.
+    """Return the Frobenius norm of a layer's symmetrized tensor, as a float64 tensor of shape ().
 
-    ||B||^2 = sum B[out, in1, in2]^2, computed from the factors. Hidden units that cancel do not spoil it, and only the
-    norm itself must fit float64, not its square. Cost: O(rank^2 (in + out)), or O(out in^2 rank) if units cancel.
+    ||B||^2 = sum B[out, in1, in2]^2
+
+    The norm is computed from the factors and is accurate even if hidden units cancel. The norm itself must fit in
+    float64, but its square need not. Cost: O(rank^2 * (in + out)), or O(out * in^2 * rank) if hidden units cancel.
     """
     (core,), exponent = balance(wide_layer("layer", layer))
     size = frobenius(core).value
@@ -25,12 +27,15 @@ def norm(layer: TensorNetwork) -> Tensor:
 
 
 def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
-    """Return the relative error of one layer's symmetrized tensor against another's.
+    """Return the relative error between the symmetrized tensors of two layers.
 
-    error = ||A - B|| / ||B||, where B is the reference. The arrays of both are converted to float64. The error is exact
-    up to rounding, even if it is small: if pairs of hidden units do not resolve it, the entries of the difference are
-    summed. Raises ValueError if the reference is zero. Cost: O(rank^2 (in + out)), or O(out in^2 rank) for small
-    errors, with the rank of both together.
+    error = ||A - B|| / ||B||
+
+    A is the approximation and B is the reference. All arrays are converted to float64 first. The error is exact up to
+    rounding, even if it is small: if the sum over pairs of hidden units is not accurate enough, the entries of the
+    difference are summed instead. Raises ValueError if the reference is zero, or if the layers differ in sizes, in
+    device, or in whether they have constant coordinates.
+    Cost: O(rank^2 * (in + out)), or O(out * in^2 * rank) for small errors; rank is the sum of both ranks.
     """
     layers = wide_layer("approximation", approximation), wide_layer("reference", reference)
     check_comparable({"approximation": layers[0], "reference": layers[1]})
@@ -43,11 +48,16 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
 
 
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
-    """Return the layer after - before: what changed between two checkpoints, as a layer that can be decomposed.
+    """Return the layer after - before: the change between two checkpoints, as a layer that can be decomposed.
 
-    The hidden units are concatenated. If both layers have the same rank, the difference has the factors
-    ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]), with primes for `after`; these keep every digit of a small
-    change of aligned weights. The constant output of lifted layers is dropped, since its difference is 0 and not 1.
+    The hidden units of both layers are concatenated. If both have the same rank, with P = down, W = left^T and
+    V = right^T of `before` and P', W', V' of `after`, the difference has the factors
+
+    [P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]
+
+    These factors keep every digit of a small change of aligned weights. A constant output coordinate is dropped: it is
+    1 in both layers, so its change is 0. Raises ValueError if the layers differ in sizes, in device, or in whether they
+    have constant coordinates. Cost: one pass over the weights.
     """
     old, new = _two_layers(before, after)
     check_alike(before=old.down, after=new.down)
@@ -58,6 +68,7 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
 
 
 def _two_layers(before: TensorNetwork, after: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:
+    """Check both arguments of `difference` and return them as layers with equal sizes."""
     named = {"before": before, "after": after}
     layers = {name: check_network(name, part).to_layer() for name, part in named.items()}
     check_comparable(layers)

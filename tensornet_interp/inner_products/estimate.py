@@ -1,4 +1,4 @@
-"""The result of an inner product: its value, its scale, and how it was obtained."""
+"""Define the result type of inner products and similarities: the number, its scale, and how it was obtained."""
 
 import math
 from dataclasses import dataclass
@@ -6,26 +6,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MOST = 700.0  # exp of it fits in float64
+_MOST = 700.0  # exp(700) fits in float64
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """The result is value * exp(log_scale); method says how it was obtained: "exact", "closure" or "sampled"."""
+    """An estimate holds a number and how it was obtained: the number is value * exp(log_scale).
 
-    value: Tensor  # float64: one number, or one per output; for a list of n networks (n, n) of them
+    `method` is "exact", "closure" (each layer's outputs are treated as Gaussian) or "sampled".
+    """
+
+    value: Tensor  # float64, () or (out,); for a list of n networks (n, n) or (n, n, out)
     method: str
     log_scale: float = 0.0
-    standard_error: Tensor | None = None  # of value, in its shape, if it was sampled
-    warnings: tuple[str, ...] = ()  # what to know before the number is trusted, one sentence each
+    standard_error: Tensor | None = None  # standard error of value, in the same shape; None unless sampled
+    warnings: tuple[str, ...] = ()  # reasons not to trust the number, one sentence each
 
     def to_tensor(self) -> Tensor:
-        """Return value * exp(log_scale), float64, in the shape of value."""
+        """Return value * exp(log_scale) as a float64 tensor in the shape of `value`.
+
+        Raises OverflowError if the product does not fit in float64.
+        """
         return self._scaled(self.value)
 
     def __float__(self) -> float:
         if self.value.numel() != 1:
-            raise TypeError(f"{self.value.numel()} numbers of shape {tuple(self.value.shape)}: use to_tensor()")
+            raise TypeError(
+                f"float() needs one number, but this estimate holds {self.value.numel()} numbers of shape"
+                f" {tuple(self.value.shape)}; use to_tensor()"
+            )
         return float(self._scaled(self.value))
 
     def __repr__(self) -> str:
@@ -34,7 +43,7 @@ class Estimate:
         return f"Estimate({self.value.tolist()}{error}{scale}, {self.method})"
 
     def _scaled(self, value: Tensor) -> Tensor:
-        """Multiply by exp(log_scale) in two halves: the factor alone may be out of range even if the product is not."""
+        """Multiply twice by exp(log_scale / 2), because exp(log_scale) may overflow even if the product does not."""
         half = math.exp(min(self.log_scale / 2, _MOST))
         scaled = value.to(torch.float64) * half * half
         too_large = self.log_scale / 2 > _MOST and bool(value.any())

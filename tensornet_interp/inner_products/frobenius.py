@@ -1,9 +1,13 @@
-"""Frobenius products of symmetrized layers that no cancellation fools, each with a bound on its rounding.
+"""Compute Frobenius products of symmetrized layers, with bounds on the rounding errors, even if hidden units cancel.
 
-The sum over pairs of hidden units, <A, B> = sum_hg (down^T down')[h, g] C[h, g], is fast, but it is off by about
-eps S S', with S = sum_h ||down_h|| ||left_h|| ||right_h||: if hidden units cancel, nothing is left of the result. The
-sum over the entries of the tensor, one output at a time in compressed coordinates, is off by about eps S times the norm
-only, and costs more. Here the first is taken if its bound allows, else the second.
+There are two ways to compute <A, B>, and eps is the rounding unit of float64:
+- The sum over pairs of hidden units, <A, B> = sum_hg (down^T down')[h, g] C[h, g], is fast. Its rounding error is about
+  eps * S * S', where S = sum_h ||down_h|| ||left_h|| ||right_h||. If hidden units cancel, the result is much smaller
+  than S * S', and all its digits may be wrong.
+- The sum over the entries of the tensor takes one output at a time, in compressed input coordinates. It costs more, but
+  its rounding error is only about eps * S times the norm.
+
+The functions here use the first way if its bound is small enough, otherwise the second.
 """
 
 import math
@@ -18,37 +22,37 @@ from tensornet_interp.layer import BilinearLayer
 
 EPS = torch.finfo(torch.float64).eps
 SAFETY = 10.0  # rounding of sums and of the change of coordinates, in units of eps times the sizes of all terms
-RESOLVED = 1e-9  # a squared norm is taken from pairs of units if its rounding is at most this share of it
-CHEAP_FLOPS = 1e11  # entry by entry always, if that costs no more (a second or two)
-COARSE = 1e-3  # what is accepted from pairs of units if entries would cost more than that
-CHUNK = 2**22  # entries of a block of pairs of units (32 MB)
+RESOLVED = 1e-9  # largest accepted relative rounding error of the sum over pairs of hidden units
+CHEAP_FLOPS = 1e11  # if the sum over entries costs more (over a second or two), COARSE replaces RESOLVED
+COARSE = 1e-3
+CHUNK = 2**22  # pairs of hidden units in a block (32 MB)
 
 
 class Measured(NamedTuple):
-    """A norm and a bound on its rounding: the exact one lies within `rounding` of `value`."""
+    """A measured norm: the exact norm lies within `rounding` of `value`."""
 
     value: Tensor  # ()
     rounding: float
 
 
 def unit_sizes(layer: BilinearLayer) -> Tensor:
-    """||down_h|| ||left_h|| ||right_h|| of every hidden unit, (rank,): their sum bounds the norm of the layer."""
+    """Return ||down_h|| ||left_h|| ||right_h|| per hidden unit h, (rank,); their sum bounds the norm of the layer."""
     down, left, right = (torch.linalg.vector_norm(part, dim=0) for part in (layer.down, layer.left, layer.right))
     return down * left * right
 
 
 def output_sizes(layer: BilinearLayer) -> Tensor:
-    """sum_h |down[out, h]| ||left_h|| ||right_h||, (out,): at least the norm of B[out], however its terms cancel."""
+    """Return sum_h |down[out, h]| ||left_h|| ||right_h|| per output, (out,): an upper bound on the norm of B[out]."""
     return layer.down.abs() @ (
         torch.linalg.vector_norm(layer.left, dim=0) * torch.linalg.vector_norm(layer.right, dim=0)
     )
 
 
 def frobenius(layer: BilinearLayer) -> Measured:
-    """||B|| of the symmetrized tensor of a balanced float64 layer, and a bound on its rounding.
+    """Return the norm ||B|| of the symmetrized tensor of a balanced float64 layer, with a bound on its rounding error.
 
-    Cost: 4 rank^2 (2 in + out) by pairs of units; entry by entry out' r^2 rank with r = min(in, 2 rank) and
-    out' = min(out, rank).
+    Cost in flops: 2 * rank^2 * (4 * in + out) by pairs of hidden units, or 2 * out' * r^2 * rank by entries, with
+    r = min(in, 2 * rank) and out' = min(out, rank).
     """
     total = float(unit_sizes(layer).detach().sum())
     squared = pair_sum(layer, layer)
@@ -67,16 +71,18 @@ def frobenius(layer: BilinearLayer) -> Measured:
 
 
 class Distance(NamedTuple):
-    """A relative error, and what the exact one is at most."""
+    """A measured relative error, with an upper bound on the exact relative error."""
 
     error: float
     bound: float
 
 
 def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance:
-    """||A - B|| / ||B|| between symmetrized layers of any dtype and scale, B the reference, which must not be zero.
+    """Return ||A - B|| / ||B|| for the symmetrized tensors of two layers of any dtype and scale.
 
-    Layers of equal rank keep every digit of a small difference of aligned factors. Cost: `frobenius` of both together.
+    A is the approximation. B is the reference and must not be zero. If the ranks are equal, a small difference of
+    aligned factors keeps every digit. Cost: as `frobenius` for a layer whose rank is three times that of A, or the sum
+    of both ranks if they differ.
     """
     if not all(bool(part.any()) for part in (approximation.down, approximation.left, approximation.right)):
         return Distance(1.0, 1.0)
@@ -98,10 +104,10 @@ def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance
 
 
 def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
-    """new - old over all coordinates; hidden units are concatenated.
+    """Return the layer new - old over all coordinates, with the hidden units of both concatenated.
 
-    For layers of one rank they are ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]) with primes for `new`, which
-    keeps every digit of a small change of aligned weights.
+    If the ranks are equal, with P = down, W = left^T, V = right^T of `old` and primes for `new`, the factors are
+    ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]). They keep every digit of a small change of aligned weights.
     """
     if old.rank == new.rank:
         down = torch.cat([new.down - old.down, new.down, new.down], 1)
@@ -114,9 +120,9 @@ def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
 
 
 def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]:
-    """<A[out], B[out]> of two balanced float64 layers, (out,), and a bound on the rounding of each, (out,).
+    """Return <A[out], B[out]> of two balanced float64 layers, (out,), and bounds on the rounding errors, (out,).
 
-    Cost: as `frobenius`, with rank rank' pairs of units, or the entries in coordinates of both layers together.
+    Cost: as `frobenius`, with rank * rank' pairs of hidden units, or the entries in coordinates that serve both layers.
     """
     sizes = [output_sizes(layer).detach() for layer in (a, b)]
     values = pair_sum(a, b, by_output=True)
@@ -136,7 +142,10 @@ def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]
 
 
 def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> Tensor:
-    """Return sum_hg (down^T down')[h, g] C[h, g], or one such sum per output (out,); blocks of hidden units."""
+    """Return sum_hg (down^T down')[h, g] C[h, g] as a scalar, or one such sum per output, (out,).
+
+    The hidden units h of a are taken in blocks.
+    """
     total = a.down.new_zeros(a.shape[0] if by_output else ())
     for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):
         down, left, right = a.down[:, rows], a.left[:, rows], a.right[:, rows]
@@ -149,7 +158,11 @@ def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> 
 
 
 def compress_sides(*layers: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """down, left, right of all units together, the inputs in one orthonormal basis of at most 2 rank coordinates."""
+    """Return down, left and right of all layers' hidden units, with the inputs compressed without loss.
+
+    The compressed inputs are coordinates in one orthonormal basis of at most 2 * rank vectors, where rank counts the
+    hidden units of all layers. The inputs stay as they are if there are no more than 2 * rank of them.
+    """
     down, left, right = (torch.cat([getattr(layer, side) for layer in layers], 1) for side in ("down", "left", "right"))
     both = torch.cat([left, right], 1)
     if both.shape[0] > both.shape[1]:
@@ -158,7 +171,7 @@ def compress_sides(*layers: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _matrices(down: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
-    """The symmetric matrix of every output, one at a time: (r, r)."""
+    """Yield the symmetric matrix of every output, one at a time, (r, r)."""
     for row in down:
         matrix = (left * row) @ right.T
         yield (matrix + matrix.T) / 2

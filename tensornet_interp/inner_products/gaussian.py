@@ -1,4 +1,7 @@
-"""E[f(x) . g(x)] for Gaussian x: by a closure through any depth, and exactly for one or two layers."""
+"""Compute Gaussian inner products E[f(x) . g(x)]: exactly for one or two layers, and by a closure at any depth.
+
+The closure is an approximation that treats each layer's outputs as Gaussian. It is exact for one layer.
+"""
 
 from typing import NamedTuple
 
@@ -18,16 +21,17 @@ from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_
 
 
 class LayerMoments(NamedTuple):
-    """What the closure needs from one layer of a network: the means of its hidden units, the scale of its outputs."""
+    """Layer moments hold the means of a layer's hidden units and a scale of its outputs, as the closure needs them."""
 
     means: HiddenMeans
     scale: Tensor
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
-    """Return the input's moments scaled to entries near 1, and the logarithm of the factor that undoes it in products.
+    """Return the input moments, scaled to entries near 1, and the log of the factor that undoes this in products.
 
-    A network is homogeneous: its output has degree 2^layers in its input, the constant coordinate included.
+    A network with this many layers is homogeneous of degree 2^layers in its input (constant coordinate included), so a
+    product of two networks has degree 2^(layers + 1).
     """
     x = input_moments(stack.layers[0], moments)
     scale = largest_entry(torch.cat([x.mean, x.covariance.detach().abs().sqrt().flatten()]))
@@ -35,7 +39,10 @@ def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]
 
 
 def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
-    """Follow the closure of one network with itself, layer by layer; all its products with others share this."""
+    """Return the moments of every layer of one network, computed by the closure.
+
+    All products of this network with others share these moments.
+    """
     mean, moment, result = x.mean, x.second_moment, []
     for layer in stack.layers:
         means = hidden_means(layer, mean, moment)
@@ -49,9 +56,10 @@ def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
 def closure(
     f: Stack, g: Stack, moments_f: list[LayerMoments], moments_g: list[LayerMoments], x: Moments
 ) -> tuple[Tensor, float]:
-    """Return E[f[out] g[out]], (out,), and the logarithm of its scale, with each layer's outputs treated as Gaussian.
+    """Return E[f[out] g[out]], (out,), divided by a scale, and the logarithm of the scale.
 
-    Exact for one layer. Cost: O(rank^2 (in + out)) per layer, given the moments of the layers.
+    Each layer's outputs are treated as Gaussian, which is exact for one layer. Cost: O(rank^2 * (in + out)) per layer,
+    once `layer_moments` is computed.
     """
     moment, log_scale = x.second_moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
     for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, moments_f, moments_g, strict=True):
@@ -62,10 +70,14 @@ def closure(
 
 
 def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
-    """Return E[f[out] g[out]] of two-layer networks, (out,), and the logarithm of its scale.
+    """Return E[f[out] g[out]] of two-layer networks, (out,), divided by a scale, and the logarithm of the scale.
 
-    With x = mean + F z, f[out] is a sum of Hermite polynomials with symmetric coefficients f_k of order k = 0 ... 4,
-    and E[f g] = sum_k k! <f_k, g_k>; order 4 is the symmetric product. Cost: as `symmetric`.
+    With x = mean + F z and z standard normal, f[out] is a sum of Hermite polynomials in z. Its coefficients f_k of
+    order k = 0 ... 4 are symmetric tensors, and
+
+    E[f g] = sum_k k! <f_k, g_k>
+
+    The term of order 4 is 4! times the symmetric product. Cost: as `symmetric`.
     """
     root = x.root
     basis = joint_basis(change_input(f, root).layers[0], change_input(g, root).layers[0])
@@ -75,7 +87,10 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
 
 
 class Hermite(NamedTuple):
-    """The coefficients of q r by order; q = c + a . z + z^T Q z has mean t, r = c' + b . z + z^T R z has mean s."""
+    """Hermite coefficients, by order, of the products q * r of two quadratic polynomials, one product per hidden unit.
+
+    q(z) = c + a . z + z^T Q z has mean t, and r(z) = c' + b . z + z^T R z has mean s, for standard normal z.
+    """
 
     zeroth: Tensor  # 2 tr(Q R) + a . b + t s, (units,)
     first: Tensor  # 2 (R a + Q b) + t b + s a, (units, in)
@@ -85,6 +100,7 @@ class Hermite(NamedTuple):
 
 
 def _hermite(forms: Forms) -> Hermite:
+    """Return the Hermite coefficients of the products of two forms in [1, z]."""
     (q, a, t), (r, b, s) = (_split(form) for form in forms)
     product = q @ r
     outer = a[:, :, None] * b[:, None, :]
@@ -100,13 +116,17 @@ def _hermite(forms: Forms) -> Hermite:
 
 
 def _split(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the quadratic (units, in, in) and linear (units, in) part and mean (units,) of [1, z]^T form [1, z]."""
+    """Split quadratic polynomials [1, z]^T form [1, z] into three parts.
+
+    The parts are the quadratic coefficients (units, in, in), the linear coefficients (units, in) and the mean for
+    standard normal z (units,).
+    """
     quadratic = form[:, 1:, 1:].contiguous()
     return quadratic, 2 * form[:, 0, 1:], form[:, 0, 0] + quadratic.diagonal(dim1=1, dim2=2).sum(1)
 
 
 def _hermite_gram(x: Forms, y: Forms) -> Tensor:
-    """Return E[(q r)(q' r')] = sum_k k! <order k, order k'>: (units, units')."""
+    """Return E[(q r)(q' r')] = sum_k k! <order k, order k'> for all pairs of hidden units, (units, units')."""
     f, g = _hermite(x), _hermite(y)
     gram = torch.outer(f.zeroth, g.zeroth) + f.first @ g.first.T + 2 * f.second.flatten(1) @ g.second.flatten(1).T
     cubic = sum(_cubic_gram(*one, *other) for one in f.third for other in g.third)
@@ -114,7 +134,10 @@ def _hermite_gram(x: Forms, y: Forms) -> Tensor:
 
 
 def _cubic_gram(a: Tensor, q: Tensor, b: Tensor, r: Tensor) -> Tensor:
-    """Return <sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]: (units, units')."""
+    """Return <sym(a Q), sym(b R)> for all pairs of hidden units, (units, units').
+
+    <sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]
+    """
     paired = (a @ b.T) * (q.flatten(1) @ r.flatten(1).T)
     crossed = torch.stack([((a @ r1) * (q @ b1)).sum(1) for b1, r1 in zip(b, r, strict=True)], 1)
     return (paired + 2 * crossed) / 3

@@ -1,7 +1,7 @@
-"""The kinds of inner product: the options of each, and which function computes it.
+"""Define the kinds of inner product: their options, and the choice of the function that computes each.
 
-From two layers on the kinds differ. "tree" depends on how a function is written as a network; "symmetric" and
-"gaussian" depend on the function alone.
+For networks of two or more layers the kinds give different values. "tree" depends on how a function is written as a
+network; "symmetric" and "gaussian" depend only on the function.
 """
 
 from collections.abc import Iterable
@@ -17,21 +17,23 @@ from tensornet_interp.inner_products.symmetric import exact_flops, symmetric, tr
 from tensornet_interp.inner_products.table import Table, Task, fill
 from tensornet_interp.moments import Moments, check_moments
 
-AUTO_FLOPS = 1e12  # what "auto" spends on exact Gaussian products of two layers, the whole call together
+AUTO_FLOPS = 1e12  # most flops per call that "auto" spends on exact Gaussian products of two-layer networks
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The kind "tree" is the Frobenius product of two networks as trees of symmetrized layers.
+    """The kind "tree" is the Frobenius product of two networks, each read as a tree of symmetrized layers.
 
-    <a, b> = sum_out <A[out], B[out]>. It is exact at any depth, but depends on how a function is written as layers.
-    Cost: O(rank^2 (in + out)) per layer.
+    <a, b> = sum_out <A[out], B[out]>
+
+    The product is exact at any depth, but it depends on how a function is written as layers.
+    Cost: O(rank^2 * (in + out)) per layer.
     """
 
     name: ClassVar[str] = "tree"
 
     def compute(self, task: Task) -> Table:
-        """Return the products of all pairs."""
+        """Return the products of all pairs of networks in the task."""
         stacks = task.stacks
         return fill(task, lambda i, j: tree(stacks[i], stacks[j]), method="exact", title="tree products")
 
@@ -40,13 +42,16 @@ class Tree:
 class Symmetric:
     """The kind "symmetric" is the Frobenius product of two tensors, each symmetrized over all of its inputs.
 
-    <a, b> = sum_out <sym A[out], sym B[out]>. It depends on the two functions alone, however they are written.
+    <a, b> = sum_out <sym A[out], sym B[out]>
+
+    The product depends only on the two functions, not on how they are written as layers.
     method:
-    - "exact": for one or two layers. Cost for two: 4 rank rank' r^3 flops, with the ranks of the second layers and
-      r = min(in, 2 (rank + rank')) of the first.
-    - "sampled": unbiased, with a standard error, from `samples` random points on the complex sphere drawn with `seed`.
-      One draw deviates by 2 to 3 times the norms, and by more in deeper networks. Cost: `samples` forward passes.
-    - "auto": exact for one or two layers, else sampled.
+    - "exact": for one or two layers; ValueError for more. Cost for two layers: 4 * rank * rank' * r^3 flops. Here rank
+      and rank' are the ranks of the two second layers, and r = min(in, 2 * (sum of the ranks of the two first layers)).
+    - "sampled": unbiased, with a standard error, from `samples` random points on the complex unit sphere, drawn with
+      `seed`. One draw deviates from the product by 2 to 3 times ||a|| ||b||, and by more in deeper networks.
+      Cost: `samples` forward passes per network.
+    - "auto": exact for one or two layers, otherwise sampled.
     """
 
     method: str = "auto"
@@ -59,7 +64,7 @@ class Symmetric:
         _check_draws(self.samples, self.seed)
 
     def compute(self, task: Task) -> Table:
-        """Return the products of all pairs; sampled ones share their draws."""
+        """Return the products of all pairs of networks in the task; sampled products share the same points."""
         stacks, method = task.stacks, self.method
         depth, first = len(stacks[0]), stacks[0].layers[0]
         if method == "auto":
@@ -73,18 +78,21 @@ class Symmetric:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The kind "gaussian" is the expected product of two outputs for Gaussian inputs.
+    """The kind "gaussian" is the expected product of the outputs of two networks for a Gaussian input.
 
-    <a, b> = E[a(x) . b(x)], where x has the mean and covariance of `moments`, by default 0 and the identity.
+    <a, b> = E[a(x) . b(x)]
+
+    x has the mean and the covariance of `moments`; the default is mean 0 and the identity.
     method:
-    - "exact": for one or two layers. Cost for two: as of `Symmetric`.
-    - "closure": each layer's outputs are treated as Gaussian; exact for one layer, and without a bound on its error
-      beyond. For three layers <a, a> was 10 % too small in a trained classifier of many inputs; with few inputs it can
-      be too small by orders of magnitude, and cosines wrong by 0.3. Cost: O(rank^2 (in + out)) per layer.
-    - "sampled": unbiased, with a standard error, from `samples` random inputs drawn with `seed`. The outputs of deep
-      networks have heavy tails, so the standard error of too few draws comes out too small. Cost: `samples` forward
-      passes.
-    - "auto": exact for one layer, and for two if the call needs at most 1e12 flops; else the closure.
+    - "exact": for one or two layers; ValueError for more. Cost for two layers: as for `Symmetric`.
+    - "closure": treats each layer's outputs as Gaussian. This is exact for one layer; for more layers there is no bound
+      on the error. For three layers of a trained classifier with many inputs, <a, a> was 10 % too small. With few
+      inputs, <a, a> can be too small by orders of magnitude, and cosines can be wrong by 0.3.
+      Cost: O(rank^2 * (in + out)) per layer.
+    - "sampled": unbiased, with a standard error, from `samples` random inputs, drawn with `seed`. The outputs of deep
+      networks have heavy tails: with too few draws, the standard error itself is too small.
+      Cost: `samples` forward passes per network.
+    - "auto": exact for one layer, and for two layers if the whole call needs at most 1e12 flops; otherwise the closure.
     """
 
     moments: Moments | None = None
@@ -99,7 +107,7 @@ class Gaussian:
         _check_draws(self.samples, self.seed)
 
     def compute(self, task: Task) -> Table:
-        """Return the products of all pairs; what belongs to a single network is computed once."""
+        """Return the products of all pairs of networks in the task; the moments of each network are computed once."""
         stacks, method = task.stacks, self.method
         depth = len(stacks[0])
         if method == "auto":
@@ -129,7 +137,10 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Tree, Symmetric, Ga
 
 
 def as_kind(kind: object) -> Kind:
-    """Return a kind, or the one of this name with its default options."""
+    """Return a kind unchanged, or the kind with this name and its default options.
+
+    Raises ValueError for an unknown name and TypeError for any other object.
+    """
     if isinstance(kind, Tree | Symmetric | Gaussian):
         return kind
     if isinstance(kind, str):
@@ -139,14 +150,16 @@ def as_kind(kind: object) -> Kind:
 
 
 def _check_draws(samples: object, seed: object) -> None:
+    """Check the number of samples and the seed."""
     check_iterations("samples", samples, 2, "a standard error needs two", most=10**9)
     check_seed("seed", seed)
 
 
 def _check_depth(name: str, depth: int, estimates: Iterable[str]) -> None:
+    """Raise ValueError for more than two layers, and name the methods that estimate the product at any depth."""
     if depth > 2:
         others = " or ".join(f"'{estimate}'" for estimate in estimates)
         raise ValueError(
-            f"no exact '{name}' product is known beyond two layers, these networks have {depth}:"
-            f" use the estimate method={others}"
+            f"no exact '{name}' product is known beyond two layers, and these networks have {depth} layers;"
+            f" use an estimate: method={others}"
         )

@@ -1,4 +1,4 @@
-"""Operands of inner products: networks of equal depth, or single layers, with the same inputs and outputs."""
+"""Check the operands of inner products: networks or layers with equal depth, inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,9 @@ Networks = TensorNetwork | Sequence[TensorNetwork]
 
 
 def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwork]:
-    """Return the networks to compare by the names that errors use: a and b, or places in a list."""
+    """Return the networks to compare by the names that errors use: "a" and "b", or list positions "0", "1", ...
+    Raises TypeError unless the arguments are two networks or one list of networks; ValueError if the list is empty.
+    """
     if b is not None:
         if not isinstance(a, TensorNetwork):
             raise TypeError(f"similarity takes two networks, or one list of them; got {type(a).__name__} and a second")
@@ -23,7 +25,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
 
 
 def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
-    """Return all operands as networks of equal depth, with the same inputs and outputs."""
+    """Return all operands as networks; ValueError if their depth, inputs, outputs or devices differ."""
     networks = {name: as_network(part, name) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():
@@ -35,7 +37,10 @@ def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
 
 
 def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, outputs: bool = True) -> None:
-    """Check that named layers have the same inputs, the same outputs (if asked) and the same device."""
+    """Raise ValueError unless all named layers have the same inputs, the same outputs and the same device.
+
+    `inputs` and `outputs` say which of the two modes are compared.
+    """
     for mode, axis, wanted in (("in", 1, inputs), ("out", 0, outputs)):
         if wanted:
             check_size(mode, **{name: layer.shape[axis] for name, layer in layers.items()})

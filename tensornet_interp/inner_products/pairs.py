@@ -1,4 +1,4 @@
-"""Inner products and cosines of layers and networks, computed from their weights."""
+"""Compute inner products and cosines of layers and networks from their weights."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,13 +35,15 @@ from tensornet_interp.network import wide_layer
 def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product <a, b> of two layers, decompositions or networks, computed from their weights.
 
-    <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`.
+    <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`
+
     a, b: of equal depth, with the same inputs and outputs. `Tree` and `Symmetric` treat the constant coordinate of a
-    lifted input like any other; the constant coordinate of a lifted output is dropped.
-    kind: one of these objects, or its name ("tree", "symmetric", "gaussian") for the default options.
-    progress: whether work of more than a second shows a bar.
-    `float(result)` or `result.to_tensor()` is the number; `result.value` alone lacks the factor exp(log_scale).
-    `result.method` says if the number is exact, a closure or sampled. Cost: see the kinds.
+    lifted input like any other coordinate. The constant coordinate of a lifted output is dropped.
+    kind: a kind object, or its name ("tree", "symmetric", "gaussian") for the default options.
+    progress: whether work that takes more than a second shows a progress bar.
+    Use `float(result)` or `result.to_tensor()` for the number; `result.value` alone lacks the factor exp(log_scale).
+    `result.method` says whether the number is exact, a closure or sampled.
+    Raises ValueError if the operands differ in depth, inputs, outputs or device. Cost: see the kinds.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
@@ -56,7 +58,7 @@ def inner_by_output(
 ) -> Estimate:
     """Return the inner product of each output of a with the same output of b: `value` has shape (out,).
 
-    Arguments, errors and cost as in `inner`, whose number is the sum of these.
+    The sum over outputs is the number of `inner`. Arguments, errors and cost are those of `inner`.
     """
     return _inner(a, b, kind, by_output=True, progress=progress)
 
@@ -66,10 +68,13 @@ def similarity(
 ) -> Estimate:
     """Return the cosine of two networks, or the (n, n) matrix of cosines of a list of n networks.
 
-    cosine = <a, b> / sqrt(<a, a> <b, b>), uncentred, with `inner` for <., .> and its arguments.
-    A list shares work: each pair is computed once, and so is what belongs to one network. If the products are sampled,
-    all share their draws; a ratio of averages is biased, and its standard error is that of first order in their
-    deviations. Memory then: pairs * samples.
+    cosine = <a, b> / sqrt(<a, a> <b, b>)
+
+    The products are those of `inner`, with the same arguments; means are not subtracted. In a list, each pair is
+    computed once, and quantities of a single network are computed once per network. If the products are sampled, all
+    pairs share the same draws. The cosine is then a ratio of averages, so it is slightly biased, and its standard error
+    is correct to first order in the deviations of these averages. The draws take pairs * samples float64 numbers of
+    memory.
     Raises ValueError if a network is zero.
 
     Example:
@@ -83,20 +88,24 @@ def similarity(
 def similarity_by_output(
     a: Networks, b: TensorNetwork | None = None, *, kind: Kind | str = "tree", progress: bool = True
 ) -> Estimate:
-    """Return the cosine of each output of a with the same output of b: `value` has shape (out,), or (n, n, out).
+    """Return the cosine of each output of a with the same output of b, for two networks or all pairs of a list.
 
-    Arguments and cost as in `similarity`. Raises ValueError if a network is zero in one of its outputs.
+    `value` has shape (out,), or (n, n, out) for a list of n networks.
+    Arguments are those of `similarity`, and so is the cost, but sampled products take out times the memory.
+    Raises ValueError if an output of a network is zero.
     """
     return _similarity(a, b, kind, by_output=True, progress=progress)
 
 
 def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "symmetric") -> Tensor:
-    """Return the cosine of every output of one layer with every output of another, (out, out'), float64.
+    """Return the cosine of every output of layer a with every output of layer b, (out, out'), float64.
 
-    cosine[out, out'] = <A[out], B[out']> / (||A[out]|| ||B[out']||), signed: two outputs can be opposed.
-    The layers share their inputs; their outputs may belong to two tasks. kind: as in `inner`; it is always exact here,
-    and for single layers `Tree` and `Symmetric` are one. Raises ValueError if an output is zero.
-    Cost: O(rank rank' (in + out + out')), and rank in^2 more for `Gaussian`.
+    cosine[out, out'] = <A[out], B[out']> / (||A[out]|| ||B[out']||)
+
+    The cosine is signed: two outputs can be opposed. The layers must have the same inputs; their outputs may belong to
+    different tasks. kind: as in `inner`; the result is always exact, so a sampled kind raises ValueError. For single
+    layers `Tree` and `Symmetric` give the same result. Raises ValueError if an output is zero.
+    Cost: O(rank * rank' * (in + out + out')), plus O(rank * in^2) for `Gaussian`.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, 0], [1, 1]]))
@@ -129,6 +138,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
 
 
 def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+    """Return the inner products as an estimate with a last axis over outputs, of size 1 for their sum."""
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
     warnings = () if table.draws is None else heavy_tails(table.draws[0])
@@ -136,6 +146,7 @@ def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: b
 
 
 def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+    """Return the cosines as an estimate with a last axis over outputs, of size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
     table = _table(named, pairs, kind, by_output=by_output, progress=progress)
@@ -154,14 +165,14 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
 def _table(
     named: Mapping[str, TensorNetwork], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
 ) -> Table:
-    """Check the arguments that all verbs share and compute the products of the pairs."""
+    """Check the arguments that all functions here share, and compute the products of the given pairs of networks."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
     stacks = [as_stack(network) for network in as_networks(named)]
     return kind.compute(Task(stacks, pairs, by_output, progress))
 
 
 def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:
-    """Raise if one of the products of a network with itself, (out or 1,), is not positive."""
+    """Raise ValueError if a product of a network with itself, one of (out or 1,), is not positive."""
     dead = (~(squares > 0)).nonzero()
     if len(dead):
         where = f" in output {int(dead[0])}" if by_output else ""
@@ -169,6 +180,6 @@ def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:
 
 
 def _without_outputs(found: Estimate) -> Estimate:
-    """Drop the last axis, of size 1, of sums over outputs."""
+    """Return the estimate without its last axis, which has size 1 after a sum over outputs."""
     error = found.standard_error
     return replace(found, value=found.value[..., 0], standard_error=None if error is None else error[..., 0])

@@ -1,4 +1,4 @@
-"""Inner products as averages over random inputs, for any number of networks at once."""
+"""Compute inner products as averages over random inputs, for any number of networks at once."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +18,10 @@ Points = Callable[[int], Tensor]  # the next n random inputs, (n, in), real or c
 
 
 def sphere(size: int, seed: int, device: torch.device) -> Points:
-    """Draw uniformly from the unit sphere of C^size: E[f(z) conj(g(z))] exp(sphere_factor) is the symmetric product."""
+    """Return a function that draws points uniformly from the unit sphere of C^size.
+
+    The symmetric product is E[f(z) conj(g(z))] * exp(sphere_factor) over these points z.
+    """
     normal = _normal(2 * size, seed, device)
 
     def points(count: int) -> Tensor:
@@ -29,21 +32,22 @@ def sphere(size: int, seed: int, device: torch.device) -> Points:
 
 
 def sphere_factor(size: int, depth: int) -> float:
-    """Return the logarithm of Gamma(size + n) / (Gamma(size) n!) for the degree n = 2^depth."""
+    """Return the logarithm of Gamma(size + n) / (Gamma(size) n!), where n = 2^depth is the degree of the network."""
     degree = 2.0**depth
     return math.lgamma(size + degree) - math.lgamma(size) - math.lgamma(degree + 1)
 
 
 def normal_inputs(x: Moments, seed: int) -> Points:
-    """Draw Gaussian inputs with these moments."""
+    """Return a function that draws Gaussian inputs with these moments."""
     normal, root = _normal(x.mean.shape[0], seed, x.mean.device), x.root
     return lambda count: x.mean + normal(count) @ root.T
 
 
 def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Table:
-    """Average Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair.
+    """Return the average of Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair of networks.
 
-    All pairs share the draws, and every network is evaluated once per draw. Memory: pairs * samples.
+    All pairs share the same points, and every network is evaluated once per point. Memory: pairs * samples float64
+    numbers, times out for products per output.
     """
     widest = max(max(layer.rank, *layer.shape) for stack in task.stacks for layer in stack.layers)
     values: list[Tensor] = []
@@ -60,19 +64,23 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
 
 
 def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
-    """Multiply outputs (n, out): (n, out), or (n, 1) for their sums."""
+    """Multiply the outputs of two networks, (n, out); return (n, out), or the sums over outputs (n, 1)."""
     each = (f * g.conj()).real
     return each if by_output else each.sum(1, keepdim=True)
 
 
 def _chunks(samples: int, widest: int) -> Iterator[int]:
+    """Yield the sizes of the chunks in which `samples` points are evaluated."""
     step = max(1, _CHUNK // widest)
     for start in range(0, samples, step):
         yield min(step, samples - start)
 
 
 def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return outputs (n, out) scaled to a largest entry of 1, and the logarithm of what they were divided by (n,)."""
+    """Return the outputs (n, out) of n inputs, each row divided by its scale, and the logarithms of the scales (n,).
+
+    The largest entry of each row is then 1, unless the row is zero.
+    """
     log = torch.zeros_like(x[:, 0].real)
     for layer in stack.layers:
         down, left, right = (factor.to(x.dtype) for factor in (layer.down, layer.left, layer.right))
@@ -83,6 +91,9 @@ def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normal(size: int, seed: int, device: torch.device) -> Points:
-    """Draw standard normal numbers from an own generator on the CPU, so that they are the same on every device."""
+    """Return a function that draws standard normal numbers, (count, size), float64.
+
+    They come from a separate generator on the CPU, so they are the same on every device.
+    """
     generator = torch.Generator().manual_seed(seed)
     return lambda count: torch.randn(count, size, generator=generator, dtype=torch.float64, device="cpu").to(device)

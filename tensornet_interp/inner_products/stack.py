@@ -1,4 +1,4 @@
-"""Networks as float64 layers with entries near 1, times a logarithmic scale: no inner product overflows or vanishes."""
+"""Write networks as float64 layers with entries near 1 and a logarithmic scale, so that products do not overflow."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from tensornet_interp.numerics import nonzero
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """A network: exp(log_scale) times float64 `layers`, bottom first, balanced as `balance` does."""
+    """A stack represents a network as exp(log_scale) times the network of float64 `layers`, bottom first.
+
+    Each layer is balanced as by `balance`.
+    """
 
     layers: tuple[BilinearLayer, ...]
     log_scale: float
@@ -24,7 +27,10 @@ class Stack:
 
 
 def as_stack(network: BilinearNetwork) -> Stack:
-    """Rescale a network exactly: the scale of a layer counts once per copy of it, 2^(layers above) times."""
+    """Return a network as a stack, rescaled without rounding.
+
+    The scale of a layer counts once per copy of the layer in the tree: 2^(number of layers above) times.
+    """
     layers, log_scale = [], 0.0
     for layer in network.to(dtype=torch.float64).layers:  # arrays are widened before they are multiplied
         (core,), exponent = balance(layer)
@@ -34,5 +40,8 @@ def as_stack(network: BilinearNetwork) -> Stack:
 
 
 def largest_entry(tensor: Tensor) -> Tensor:
-    """Return the largest magnitude, or 1 for a zero tensor; callers divide by it and carry its logarithm."""
+    """Return the largest magnitude in the tensor, or 1 for a zero tensor, without gradients.
+
+    Callers divide the tensor by this number and keep its logarithm.
+    """
     return nonzero(tensor.detach().abs().max())

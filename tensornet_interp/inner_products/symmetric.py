@@ -1,7 +1,8 @@
-"""Frobenius products of networks as trees, and of one or two layers as fully symmetrized tensors.
+"""Compute Frobenius products of networks as trees, and of one or two layers as fully symmetrized tensors.
 
 A two-layer network is sum_h down[:, h] (x^T Q_h x)(x^T R_h x), with one term per hidden unit h of its second layer. Its
-tensor of order four is a sum of products of quadratic forms, so inner products are sums over pairs of hidden units.
+tensor of order four is a sum of products of two quadratic forms, so its inner products are sums over pairs of hidden
+units.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +22,10 @@ _CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
 
 
 def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
-    """Return <F[out], G[out]> with every layer symmetrized, (out,), and the logarithm of its scale.
+    """Return <F[out], G[out]> with every layer symmetrized, (out,), divided by a scale, and the logarithm of the scale.
 
-    It is the diagonal of the last X_l = down C(X_{l-1}) down'^T. For single layers, hidden units that
-    cancel do no harm. Cost: O(rank^3) per layer.
+    The result is the diagonal of X_l = down C(X_{l-1}) down'^T of the last layer l. Single layers are accurate even if
+    hidden units cancel. Cost: O(rank * rank' * (in + out)) per layer, plus O(rank * in^2) above the first.
     """
     if len(f) == 1:
         value, _ = output_products(f.layers[0], g.layers[0])
@@ -39,10 +40,12 @@ def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
 
 def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
-    """Return <sym F[out], sym G[out]>, (out,), for tensors of one or two layers symmetrized over all inputs.
+    """Return <sym F[out], sym G[out]>, (out,), divided by a scale, and the logarithm of the scale.
 
-    Cost for two: 4 rank rank' r^3 flops, with the ranks of the second layers and r = min(in, 2 (rank + rank')) of the
-    first. Memory: rank rank', and a few chunks of 32 MB (or of r max(r, rank) entries, if that is more).
+    F and G have one or two layers; sym symmetrizes a tensor over all of its inputs. Cost for two layers: 4 * rank *
+    rank' * r^3 flops, where rank and rank' are the ranks of the second layers and r = min(in, 2 * (sum of the ranks of
+    the first layers)). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or of r * max(r, rank of the first
+    layer) numbers, if that is more).
     """
     if len(f) == 1:
         return tree(f, g)
@@ -52,21 +55,21 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
 
 class Forms(NamedTuple):
-    """The hidden units of a second layer are products of two quadratic forms; these are their symmetric matrices."""
+    """The hidden units of a second layer are products of two quadratic forms, with these symmetric matrices."""
 
     left: Tensor  # Q, (units, in, in)
     right: Tensor  # R, (units, in, in)
 
 
 def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
-    """Return product(forms of f, forms of g), (units, units'), for all hidden units of the second layers, in chunks."""
+    """Return product(forms of f, forms of g) for all hidden units of both second layers, (units, units'), in chunks."""
     return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
 
 
 def quartic_gram(x: Forms, y: Forms) -> Tensor:
-    """Return <sym(Q R), sym(Q' R')>, (units, units').
+    """Return <sym(Q R), sym(Q' R')> for all pairs of hidden units, (units, units').
 
-    It is 1/3 [C + 2 tr(Q Q' R R')] with C = 1/2 [<Q, Q'> <R, R'> + <Q, R'> <R, Q'>].
+    <sym(Q R), sym(Q' R')> = 1/3 [C + 2 tr(Q Q' R R')], C = 1/2 [<Q, Q'> <R, R'> + <Q, R'> <R, Q'>]
     """
     q, r, q2, r2 = (form.flatten(1) for form in (*x, *y))
     paired = ((q @ q2.T) * (r @ r2.T) + (q @ r2.T) * (r @ q2.T)) / 2
@@ -76,40 +79,48 @@ def quartic_gram(x: Forms, y: Forms) -> Tensor:
 
 
 def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
-    """Return sum_hg down[out, h] gram[h, g] down'[out, g], (out,)."""
+    """Return sum_hg down[out, h] gram[h, g] down'[out, g] for every output, (out,)."""
     return ((f.layers[-1].down @ gram) * g.layers[-1].down).sum(1)
 
 
 def change_input(stack: Stack, basis: Tensor) -> Stack:
-    """Return the stack as a function of t, where x = basis t; basis (in, new in)."""
+    """Return the stack as a function of t, where x = basis t and `basis` has shape (in, new in)."""
     first = stack.layers[0]
     first = replace(first, left=basis.T @ first.left, right=basis.T @ first.right, constant_in=False)
     return replace(stack, layers=(first, *stack.layers[1:]))
 
 
 def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
-    """Return an orthonormal basis (in, r) of the inputs that either layer reads; others add nothing to a product.
+    """Return an orthonormal basis (in, r) of the input directions that at least one of the two layers reads.
 
-    A direction that is read only to rounding does not count. r is at most min(in, 2 (rank + rank')), and at most the
-    sum of the widths of embeddings that the layers absorbed.
+    Other directions contribute nothing to a product. A direction counts only if it is read above the rounding error. r
+    is at most min(in, 2 * (rank + rank')). If the layers absorbed embeddings, r is at most the sum of the embedding
+    widths.
     """
     columns = torch.cat([f.left, f.right, g.left, g.right], 1).detach()
     largest = columns.abs().amax(0)
-    columns = columns / nonzero(largest)  # the scale of a hidden unit says nothing
+    columns = columns / nonzero(largest)  # the scale of a hidden unit does not change the directions that it reads
     vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)
     seen = values > values[0] * max(columns.shape) * torch.finfo(values.dtype).eps
     return vectors[:, : max(1, int(seen.sum()))]
 
 
 def exact_flops(f: Stack, g: Stack) -> int:
-    """Return the flops of the exact product of two two-layer networks, to leading order: at most 4 H H' r^3."""
+    """Return the leading-order flops of the exact product of two two-layer networks: 4 * rank * rank' * r^3.
+
+    rank and rank' are the ranks of the second layers; r = min(in, 2 * (sum of the ranks of the first layers)).
+    """
     (first_f, second_f), (first_g, second_g) = f.layers, g.layers
     width = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
     return 4 * second_f.rank * second_g.rank * width**3
 
 
 def _forms(stack: Stack) -> Iterator[Forms]:
-    """Yield the forms of the second layer's units: Q = sum_k left[k] A_k with interaction matrices A_k of the first."""
+    """Yield the quadratic forms of the second layer's hidden units, in chunks.
+
+    Q = sum_k left[k] A_k and R = sum_k right[k] A_k, where A_k is the interaction matrix of output k of the first
+    layer.
+    """
     first, second = stack.layers
     n_in = first.shape[1]
     step = max(1, _CHUNK // (n_in * max(n_in, first.rank)))

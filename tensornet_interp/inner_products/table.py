@@ -1,4 +1,4 @@
-"""Inner products of many pairs of networks at once, and the cosines that follow from them."""
+"""Compute tables of inner products of many pairs of networks, and cosines from them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tensornet_interp.inner_products.stack import Stack
 from tensornet_interp.numerics import nonzero
 
-FEW_DRAWS = 30  # with so few that decide a variance, a standard error is uncertain by 1 / (2 sqrt(30)) = 9 %
+FEW_DRAWS = 30  # with 30 effective draws, a standard error is uncertain by 1 / (2 sqrt(30)) = 9 %
 
 Pairs = Sequence[tuple[int, int]]  # places in the list of networks
 
@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table holds <f, g> of every pair as value * exp(log_scale)."""
+    """A table holds the product <f, g> of every pair as value * exp(log_scale)."""
 
     value: Tensor  # (pair, out), or (pair, 1) for sums over outputs
     log_scale: Tensor  # (pair,)
@@ -37,7 +37,7 @@ class Table:
 
 
 def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:
-    """Compute one pair after the other; product(i, j) returns values (out,) and the logarithm of their scale."""
+    """Return a table computed pair by pair; product(i, j) returns values (out,) and the logarithm of their scale."""
     values, logs = [], []
     quiet = not task.progress or len(task.pairs) < 4  # two networks have nothing to show between the products
     for i, j in tqdm(task.pairs, desc=title, leave=False, delay=1, disable=quiet):
@@ -48,12 +48,12 @@ def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, met
 
 
 def covering_pairs(count: int) -> list[tuple[int, int]]:
-    """Pair every network with itself and with all that come after it."""
+    """Return the pairs of every network with itself and with all networks after it."""
     return [(i, j) for i in range(count) for j in range(i, count)]
 
 
 def mirrored(values: Tensor, pairs: Pairs, count: int) -> Tensor:
-    """Arrange values (pair, out or 1) of covering pairs as a symmetric matrix (count, count, out or 1)."""
+    """Arrange the values (pair, out or 1) of `covering_pairs` as a symmetric matrix (count, count, out or 1)."""
     index = torch.empty(count, count, dtype=torch.long, device="cpu")
     for at, (i, j) in enumerate(pairs):
         index[i, j] = index[j, i] = at
@@ -61,10 +61,10 @@ def mirrored(values: Tensor, pairs: Pairs, count: int) -> Tensor:
 
 
 def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Return <f, g> / sqrt(<f, f> <g, g>) of every pair, and its standard error: (pair, out or 1) each.
+    """Return <f, g> / sqrt(<f, f> <g, g>) of every pair and its standard error, each of shape (pair, out or 1).
 
-    The standard error is that of the ratio to first order in the deviations of its three averages; it is 0 if nothing
-    was sampled.
+    The cosine is a ratio of three averages, and its standard error is correct to first order in their deviations. The
+    standard error is 0 if nothing was sampled.
     """
     own = {i: at for at, (i, j) in enumerate(pairs) if i == j}
     f, g = (torch.tensor([own[pair[side]] for pair in pairs], device=table.value.device) for side in (0, 1))
@@ -79,12 +79,12 @@ def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def heavy_tails(deviations: Tensor) -> tuple[str, ...]:
-    """Return a warning if few draws carry most of the variance of deviations d (samples, ...).
+    """Return a warning if few draws carry most of the variance, for deviations d of shape (samples, ...); otherwise ().
 
     effective number of draws = (sum d^2)^2 / sum d^4
 
-    For normal deviations this is a third of the samples. If it is small, the next draw may be larger than all so far;
-    the mean and its standard error are then too small as a rule.
+    For normally distributed deviations this number is a third of the samples. If it is small, the next draw may be
+    larger than all draws so far; then the mean and its standard error are usually too small.
     """
     squares = (deviations - deviations.mean(0)).square()
     squares = squares / nonzero(squares.amax(0))
@@ -93,11 +93,11 @@ def heavy_tails(deviations: Tensor) -> tuple[str, ...]:
     if fewest >= min(FEW_DRAWS, len(deviations) / 6):
         return ()
     return (
-        f"heavy tails: {fewest:.0f} of {len(deviations)} draws decide the variance, so the standard error may be far"
-        " too small; draw more samples, or compare several seeds",
+        f"heavy tails: only {fewest:.0f} of {len(deviations)} draws determine the variance; the standard error may be"
+        " far too small, so draw more samples, or compare several seeds",
     )
 
 
 def standard_error(values: Tensor, dim: int) -> Tensor:
-    """Return the standard error of the mean over `dim`."""
+    """Return the standard error of the mean of `values` over the axis `dim`."""
     return values.std(dim) / math.sqrt(values.shape[dim])

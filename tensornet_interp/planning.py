@@ -288,6 +288,7 @@ def _equation(
     inputs: Sequence[Modes], output: Modes, name: Callable[[str], str], between_modes: str, between_terms: str
 ) -> str:
     """Return an einsum equation with mode names translated by `name` and joined by the given separators."""
+
     def side(modes: Modes) -> str:
         return between_modes.join(name(mode) for mode in modes)
 

@@ -1,4 +1,7 @@
-"""Bonds between layers: their spectra, and their truncation (ODT: orthogonalise, diagonalise, truncate)."""
+"""Bonds between layers: their singular values, and networks with truncated bonds.
+
+The method is ODT: orthogonalise, diagonalise, truncate.
+"""
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt

@@ -1,4 +1,4 @@
-"""Bonds of a stack of bilinear layers: the Gram matrices below and above every bond, and its singular values."""
+"""Compute the Gram matrices below and above every bond of a stack of bilinear layers, and the singular values."""
 
 import math
 from collections.abc import Sequence
@@ -13,58 +13,71 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
 
 _EPS = torch.finfo(torch.float64).eps
-FLOOR = math.sqrt(_EPS)  # share of the largest singular value that Gram matrices still resolve
+FLOOR = math.sqrt(_EPS)  # Gram matrices resolve singular values down to this share of the largest
 
-Scaled = tuple[Tensor, float]  # a matrix, and the logarithm of the number it is to be multiplied by
+Scaled = tuple[Tensor, float]  # (matrix, log_scale) stands for matrix * exp(log_scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Bond:
-    """Bond l of a network carries the outputs of layer l to layer l + 1 (0 is the input, L the output).
+    """Bond l of a network carries the outputs of layer l to layer l + 1; bond 0 is the input and bond L the output.
 
-    The singular values are those of the whole network unfolded across ONE occurrence of the bond in its tree, divided
-    by the network's tree norm (their squares sum to 1), largest first, float64. Values below 1.5e-8 of the largest are
-    noise. "Without the constant" means that the constant coordinate is projected out: the Gram matrix below becomes
-    X - X e_0 e_0^T X / X_00, which is a covariance if X is a second moment. A cut keeps the constant, so these values
-    are its costs. Ranks do not count the constant.
+    The network is a tree in which the bond occurs 2^(L - l) times. Its singular values are those of the whole network
+    unfolded across ONE occurrence, divided by the network's tree norm: their squares sum to 1. They are float64,
+    largest first, and values below 1.5e-8 times the largest are noise. "Without the constant" means that the constant
+    coordinate is projected out: the Gram matrix X below the bond is replaced by X - X e_0 e_0^T X / X_00, a covariance
+    if X is a second moment. A cut always keeps the constant, so it discards singular values without the constant. Ranks
+    do not count the constant.
     """
 
     index: int
     size: int  # without the constant coordinate
-    occurrences: int  # 2**(L - l): how often the bond occurs in the tree
-    log_norm: float  # logarithm of the network's tree norm, from trace(X N) here; equal at every bond
+    occurrences: int  # number of times that the bond occurs in the tree, 2**(L - l)
+    log_norm: float  # logarithm of the network's tree norm, computed at this bond; equal at every bond
     singular_values: Tensor  # of all coordinates
-    singular_values_without_constant: Tensor  # equal to these if there is no constant
+    singular_values_without_constant: Tensor  # equal to `singular_values` if there is no constant
     encoder: Tensor  # (rank, all coordinates), most important row first
     decoder: Tensor  # (all coordinates, rank)
-    center: Tensor | None  # (all coordinates,): [1, a mean], what is decoded from the constant
+    center: Tensor | None  # (all coordinates,): the decoded constant, [1, mean]; None if there is no constant
 
     @property
     def rank(self) -> int:
-        """Return the number of coordinates whose singular value is above the floor."""
+        """Return the number of singular values (without the constant) above the floor of 1.5e-8 times the largest."""
         return self.encoder.shape[0]
 
     def discarded(self, rank: int) -> float:
-        """Return sum_(i >= rank) s_i^2, the squared relative error of cutting one occurrence to `rank`."""
+        """Return sum_(i >= rank) s_i^2, the squared relative error of a cut of one occurrence to `rank` coordinates.
+
+        s_i are the singular values without the constant.
+        """
         check_int("rank", rank, 0)
         return float(self.singular_values_without_constant[rank:].square().sum())
 
     def gap(self, rank: int) -> float:
-        """Return s[rank - 1] / s[rank], last kept over first discarded; inf if nothing is kept or nothing discarded."""
+        """Return s[rank - 1] / s[rank], the last kept singular value divided by the first discarded one.
+
+        The gap is inf if no coordinate is kept or none is discarded. s are the singular values without the constant.
+        """
         if not 0 < check_int("rank", rank, 0) < self.rank:
             return math.inf
         values = self.singular_values_without_constant
         return float(values[rank - 1] / values[rank])
 
     def in_cluster(self, rank: int) -> bool:
-        """Return True if s[rank - 1] and s[rank] are equal up to the floor: a cut between them is arbitrary."""
+        """Return True if s[rank - 1] and s[rank] differ by at most 1.5e-8 * s[0]; a cut between them is arbitrary.
+
+        Return False if no coordinate is kept or none is discarded.
+        """
         if not 0 < check_int("rank", rank, 0) < self.rank:
             return False
         values = self.singular_values_without_constant
         return float(values[rank - 1] - values[rank]) <= FLOOR * float(values[0])
 
     def maps(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Return encoder (new, all coordinates) and decoder (all coordinates, new) of a cut, the constant first."""
+        """Return the encoder (new, all coordinates) and decoder (all coordinates, new) of a cut to `rank` coordinates.
+
+        new counts the kept coordinates: `rank`, and first the constant if there is one.
+        """
         check_int("rank", rank, 0)
         encoder, decoder = self.encoder[:rank], self.decoder[:, :rank]
         if self.center is None:
@@ -75,9 +88,9 @@ class Bond:
 
 
 def make_bonds(stack: Stack, moment: Tensor) -> tuple[Bond, ...]:
-    """Return every bond of a stack, input first, with X_0 = moment (in, in).
+    """Return every bond of a stack, input first; moment (in, in) is X_0, the second moment of the input.
 
-    Raises ValueError if the network is zero. Cost: O(rank^2 in + in^3) per layer.
+    Raises ValueError if the network is zero on these moments. Cost: O(rank^2 * in + in^3) per layer.
     """
     layers = stack.layers
     up = upward(layers, moment)
@@ -91,7 +104,10 @@ def make_bonds(stack: Stack, moment: Tensor) -> tuple[Bond, ...]:
 
 
 def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:
-    """Return X_l = P_l C(X_(l-1)) P_l^T per bond, input first: Grams over the tree below one occurrence of the bond."""
+    """Return the Gram matrix of the tree below one occurrence of every bond, input first.
+
+    X_0 = moment, X_l = P_l C(X_(l-1)) P_l^T
+    """
     grams = [_rescale(moment, 0.0)]
     for layer in layers:
         gram, log_scale = grams[-1]
@@ -100,7 +116,10 @@ def upward(layers: Sequence[BilinearLayer], moment: Tensor) -> list[Scaled]:
 
 
 def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scaled]:
-    """Return N_(l-1) = 1/4 Z^T G Z, Z = [W; V], input first, N_L = I: Grams over the tree outside one occurrence."""
+    """Return the Gram matrix of the tree outside one occurrence of every bond, input first.
+
+    N_L = I, N_(l-1) = 1/4 Z^T G Z, Z = [W; V]
+    """
     last = layers[-1].down
     grams = [(torch.eye(len(last), dtype=last.dtype, device=last.device), 0.0)]
     for layer, (below, log_below) in zip(reversed(layers), reversed(up[:-1]), strict=True):
@@ -110,7 +129,10 @@ def downward(layers: Sequence[BilinearLayer], up: Sequence[Scaled]) -> list[Scal
 
 
 def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool) -> Bond:
-    """Make a bond: X = F F^T, N = R^T R, svd(R F) = A s B^T; then enc = s^(-1/2) A^T R and dec = F B s^(-1/2)."""
+    """Return the bond with the Gram matrices X (`up`) and N (`down`).
+
+    X = F F^T, N = R^T R, svd(R F) = A s B^T, encoder = s^(-1/2) A^T R, decoder = F B s^(-1/2)
+    """
     (below, log_below), (above, log_above) = up, down
     squared = (below * above).sum()  # trace(X N)
     lower, upper = _root(below), _root(above).T  # F (all, r), R (r', all)
@@ -144,7 +166,10 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
 
 
 def _root(gram: Tensor) -> Tensor:
-    """Return F (n, r) with F F^T = gram, from the root of its correlations, so that small coordinates count too."""
+    """Return F (n, r) with F F^T = gram.
+
+    F comes from the eigenvectors of the correlation matrix, so that coordinates with small values keep their digits.
+    """
     scale = gram.diagonal().clamp_min(0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, torch.zeros_like(scale))
     values, vectors = torch.linalg.eigh(gram * torch.outer(inverse, inverse))
@@ -153,7 +178,7 @@ def _root(gram: Tensor) -> Tensor:
 
 
 def _rescale(gram: Tensor, log_scale: float) -> Scaled:
-    """Divide the symmetric part by its largest entry, so that deep networks do not overflow."""
+    """Return the symmetric part of a matrix divided by its largest entry, so that deep networks do not overflow."""
     gram = (gram + gram.T) / 2
     largest = float(gram.abs().max())
     return (gram / largest, log_scale + math.log(largest)) if largest > 0 else (gram, log_scale)

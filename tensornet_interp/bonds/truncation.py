@@ -1,4 +1,4 @@
-"""Networks with truncated bonds: the spectrum of every bond, and the guaranteed and the measured error of a cut."""
+"""Truncate the bonds of networks: singular values of every bond, and guaranteed and measured errors of a cut."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """A truncation holds a network with bonds cut and its relative distance from the original in tree norm."""
+    """A truncation holds a network with cut bonds, and its relative distance from the original network in tree norm."""
 
     network: BilinearNetwork
     ranks: Mapping[int, int]  # per cut bond: coordinates kept, without the constant
-    bound: float  # guaranteed: sqrt(sum over cut bonds of occurrences * discarded)
-    measured: float  # exact, in float64, before the weights are rounded to the network's dtype
-    gaps: Mapping[int, float]  # per cut bond: last kept over first discarded singular value
-    clusters: tuple[int, ...]  # bonds cut between equal singular values: other cuts are as good
+    bound: float  # upper bound on the relative error: sqrt(sum over cut bonds of occurrences * discarded)
+    measured: float  # exact relative error in float64, before the weights are rounded to the network's dtype
+    gaps: Mapping[int, float]  # per cut bond: last kept singular value divided by the first discarded one
+    clusters: tuple[int, ...]  # bonds that are cut between equal singular values; other cuts are equally good
 
     def __repr__(self) -> str:
         cuts = "".join(f"  bond {bond}: rank {rank}, gap {self.gaps[bond]:.4g}\n" for bond, rank in self.ranks.items())
@@ -36,7 +36,7 @@ class Truncation:
 
 @dataclass(frozen=True, eq=False)
 class ODT:
-    """An ODT holds a network and its bonds with their spectra, input first; `odt` makes it."""
+    """An ODT holds a network and its bonds with their singular values, input first; call `odt` to create one."""
 
     network: BilinearNetwork
     bonds: tuple[Bond, ...]
@@ -56,16 +56,19 @@ class ODT:
 
     @torch.no_grad()
     def truncate(self, ranks: int | Mapping[int, int] | None = None, *, error: float | None = None) -> Truncation:
-        """Return the network with bonds cut to given ranks, or to a given error.
+        """Return the network with bonds cut to given ranks, or with the smallest ranks for a given error.
 
-        A cut at bond l is P_l <- enc_l P_l and, one layer up, W <- W dec_l, V <- V dec_l.
-        ranks: coordinates to keep besides the constant: one number for every inner bond (1 ... L - 1), or {bond: rank};
-        bonds that are not named stay unchanged. A rank above the bond's own is lowered to it.
-        error: give it instead of ranks to keep the fewest coordinates of the inner bonds in all for which
-        `bound` <= error. Errors below 1e-8 are not resolved.
-        Bonds 0 and L are projected in place, so inputs and outputs keep their sizes. A lifted bond keeps its constant
-        exactly and passes on [1, enc (h - center)].
-        Cost: O(rank^3) per layer; measuring the error works on three times the rank and twice the width.
+        P_l <- enc_l P_l, and in layer l + 1: W <- W dec_l, V <- V dec_l
+
+        This is a cut at bond l, with the bond's encoder enc_l and decoder dec_l.
+        ranks: the number of coordinates to keep besides the constant: one number for all inner bonds (1 ... L - 1), or
+        {bond: rank}; bonds that are not named stay unchanged. A rank above the bond's own rank is lowered to the bond's
+        rank.
+        error: given instead of `ranks`. The inner bonds then keep the smallest total number of coordinates with `bound`
+        <= error. Errors below 1e-8 are not resolved. Inputs and outputs keep their sizes: a cut at bond 0 or L projects
+        onto the kept coordinates. A lifted bond keeps its constant exactly: it carries [1, enc (h - center)].
+        Raises ValueError unless exactly one of `ranks` and `error` is given, or if a bond or a rank is out of range.
+        Cost: O(rank^3) per layer. The error is measured on a network with 3 * rank hidden units and twice the width.
         """
         if (ranks is None) == (error is None):
             raise ValueError(f"give either ranks or error, got ranks={ranks!r} and error={error!r}")
@@ -83,11 +86,13 @@ class ODT:
         )
 
     def _inner(self) -> Sequence[Bond]:
+        """Return the bonds between layers; ValueError if there is only one layer."""
         if len(self.bonds) == 2:
             raise ValueError("a network of one layer has no inner bond; name one: ranks={0: ...} cuts the input")
         return self.bonds[1:-1]
 
     def _check_ranks(self, ranks: object) -> dict[int, int]:
+        """Return the rank to keep per bond, after checking bonds and ranks."""
         named = ranks if isinstance(ranks, Mapping) else {bond.index: ranks for bond in self._inner()}
         checked = {}
         for index, rank in named.items():
@@ -97,7 +102,10 @@ class ODT:
         return checked
 
     def _ranks_for(self, error: object) -> dict[int, int]:
-        """Discard the cheapest coordinates of all inner bonds while the sum of their costs stays within error^2."""
+        """Return the ranks that remain after discarding the cheapest coordinates of all inner bonds.
+
+        The sum of the costs of the discarded coordinates is at most error^2.
+        """
         error = check_share("error", error, low_open=False, high_open=True)  # of the norm of the network
         costs = []
         for bond in self._inner():
@@ -113,6 +121,7 @@ class ODT:
         return ranks
 
     def _measure(self, maps: Maps) -> float:
+        """Return the relative error of the cut in tree norm."""
         layers = as_stack(self.network).layers  # a relative error does not see the scales of layers
         (whole, log_whole), (lost, log_lost) = (
             upward(stack, self.input_moment)[-1] for stack in (layers, _difference(layers, maps))
@@ -122,19 +131,22 @@ class ODT:
 
 @torch.no_grad()
 def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
-    """Analyse the bonds between layers and truncate them (ODT: orthogonalise, diagonalise, truncate).
+    """Compute the singular values of all bonds of a network; `result.truncate` then cuts bonds.
 
-    The squared singular values s^2 at bond l are the eigenvalues of X_l N_l, where X_l = P_l C(X_(l-1)) P_l^T is the
-    Gram matrix of the tree below one occurrence of the bond and N_(l-1) = 1/4 Z^T G(N_l) Z that of the tree outside.
-    The norm is that of the network (or of a single layer) as a tree, with every layer symmetrized. `truncate` of the
-    result returns the network with bonds cut: cutting one occurrence of a bond costs exactly the sum of the discarded
-    s^2, and cutting all of them at most 2^(L-l) times that, summed over the bonds. These are errors of the tree tensor;
-    how much accuracy a cut costs has to be measured.
-    moments: of the plain input, for example `Moments.of(x)` of the training data. Their raw second moment takes the
-    place of the identity at every leaf, independently, so the cut keeps what such inputs use.
-    Each s is accurate to 1.5e-8 of the largest, and smaller ones are dropped, so bonds may be singular. The work is in
-    float64, with scales as logarithms. Raises ValueError if the network is zero on the moments.
-    Cost: O(rank^2 in + in^3) per layer; no core is made dense.
+    The method is ODT: orthogonalise, diagonalise, truncate. At bond l the squared singular values s^2 are
+
+    s^2 = eigenvalues of X_l N_l, X_l = P_l C(X_(l-1)) P_l^T, N_(l-1) = 1/4 Z^T G(N_l) Z
+
+    X_l is the Gram matrix of the tree below one occurrence of the bond, and N_l is the Gram matrix of the tree outside
+    this occurrence. Errors are relative to the tree norm: the norm of the network (or layer) as a tree of symmetrized
+    layers. A cut of one occurrence of bond l has a squared error of exactly the sum of the discarded s^2. A cut of all
+    2^(L-l) occurrences has at most 2^(L-l) times this squared error. If several bonds are cut, the squared error is at
+    most the sum over these bonds. These are errors of the tree tensor; measure the loss of accuracy separately.
+    moments: the moments of the plain input, for example `Moments.of(x)` of the training data. At every leaf of the
+    tree, independently, their second moment E[x x^T] replaces the identity. The cut then keeps what such inputs use.
+    Each s is accurate to 1.5e-8 of the largest s. Smaller s are always dropped, so Gram matrices may be singular. The
+    computation uses float64 and logarithmic scales. Raises ValueError if the network is zero on the moments.
+    Cost: O(rank^2 * in + in^3) per layer; no layer is made dense.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.eye(2))
@@ -148,7 +160,10 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
 
 
 def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:
-    """Return the parts with cut bonds encoded below and decoded above, in the network's dtype."""
+    """Return the parts of the network with cut bonds, in the network's dtype.
+
+    The layer below a cut bond absorbs the encoder, and the layer above absorbs the decoder.
+    """
     parts = list(network.parts)
     for i, layer in enumerate(network.to(dtype=torch.float64).layers):
         if i not in maps and i + 1 not in maps:
@@ -167,9 +182,12 @@ def _cut(network: BilinearNetwork, maps: Maps) -> list[BilinearMap]:
 
 
 def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLayer]:
-    """Return the tree of (network - cut network), as layers of pairs (u, d), where d is u - (u of the cut network).
+    """Return layers whose tree is that of (network - cut network).
 
-    P((Wu)(Vu)) - P((W(u-d))(V(u-d))) = P((Wu)(Vd) + (Wd)(V(u-d))) is linear in d, so a small error keeps its digits.
+    Each layer carries pairs (u, d): u is the output of the network at this layer, and d is u minus the output of the
+    cut network. The map of d is linear in d, so a small error keeps its digits:
+
+    P((Wu)(Vu)) - P((W(u-d))(V(u-d))) = P((Wu)(Vd) + (Wd)(V(u-d)))
     """
     stack = []
     for i, layer in enumerate(layers):
@@ -189,5 +207,5 @@ def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLay
 
 
 def _lost(rows: Tensor, maps: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Return (1 - dec enc) rows, or zeros if the bond is not cut."""
+    """Return (1 - decoder encoder) rows, or zeros if the bond is not cut."""
     return torch.zeros_like(rows) if maps is None else rows - maps[1] @ (maps[0] @ rows)

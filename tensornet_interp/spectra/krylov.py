@@ -1,4 +1,4 @@
-"""Interaction matrices that are never formed: products, norms, Krylov subspaces, and bounds on eigenvalues."""
+"""Compute with interaction matrices that are never formed: products, norms, Krylov subspaces, bounds on eigenvalues."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,44 +12,44 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.numerics import nonzero
 
-_GRAM_ROWS = 512  # hidden units whose inner products with all others are in memory at once
+_GRAM_ROWS = 512  # rows of the Gram matrix of hidden units in memory at once
 _SINGLE = 1e-4  # the smallest tolerance that float32 can reach
 _AHEAD = 0.2  # float32 continues to this share of the tolerance: its steps are cheap, and fewer vectors are verified
-_SECOND_LOOK = 6  # steps with k vectors, which find an eigenvalue that one vector missed
+_SECOND_LOOK = 6  # extra steps with k vectors, which find an eigenvalue that one start vector missed
 
 
 class Matrices(NamedTuple):
-    """Symmetric matrices M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]); float64."""
+    """Symmetric float64 matrices M[block] = 1/2 (left D right^T + right D left^T), with D = diag(weights[block])."""
 
     left: Tensor  # (in, hidden)
     right: Tensor  # (in, hidden)
     weights: Tensor  # (block, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Multiply rows (block, n, in) by M, in four products that all blocks share: 8 in * hidden flops per row."""
+        """Return M times the rows x (block, n, in); cost: 8 * in * hidden flops per row, shared by all blocks."""
         rows, half = x.flatten(0, 1), self.weights[:, None, :] / 2
         by_left = (rows @ self.left).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)  # (block * n, hidden)
         by_right = (rows @ self.right).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)
         return torch.addmm(by_left @ self.right.T, by_right, self.left.T).view(x.shape)
 
     def scales(self) -> Tensor:
-        """Return sum_hidden |weights| ||left|| ||right||, (block,): at least the norm of M, however its terms cancel.
+        """Return sum_hidden |weights| ||left|| ||right||, (block,): an upper bound on the norm of M.
 
-        `rounding_share` times this bounds the rounding of a product with a unit vector.
+        This number times `rounding_share` bounds the rounding error of M times a unit vector.
         """
         lengths = torch.linalg.vector_norm(self.left, dim=0) * torch.linalg.vector_norm(self.right, dim=0)
         return self.weights.abs() @ lengths
 
 
 def rounding_share(n_in: int, hidden: int) -> float:
-    """Return 4 (in + hidden) eps: it bounds the rounding of sums over in and hidden and of the steps after them."""
+    """Return 4 * (in + hidden) * eps, which bounds the relative rounding error of sums over in and hidden."""
     return 4 * (n_in + hidden) * torch.finfo(torch.float64).eps
 
 
 def squared_norms(layer: BilinearLayer, weights: Tensor) -> Tensor:
-    """Return ||M||_F^2 = weights^T C weights for every row of weights (block, hidden), C = Gram matrix of hidden units.
+    """Return ||M||_F^2 per row of weights (block, hidden): weights^T C weights, C = Gram matrix of hidden units.
 
-    Cost: 4 hidden^2 in for all blocks and hidden^2 per block; memory 512 rows of C.
+    Flops: 4 * hidden^2 * in for all blocks together, plus hidden^2 per block. Memory: 512 rows of C at a time.
     """
     total = torch.zeros_like(weights[:, 0])
     for start in range(0, layer.rank, _GRAM_ROWS):
@@ -66,21 +66,21 @@ def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
 
 
 class Bounds(NamedTuple):
-    """Bounds (block, k): on the distance from a value to some eigenvalue, and between magnitudes of equal rank."""
+    """Bounds (block, k) on the distance from value i to an eigenvalue, and from its magnitude to the i-th largest."""
 
     near: Tensor
     place: Tensor
 
 
 def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
-    """Bound the eigenvalues of M = [[diag(values), coupling^T], [coupling, C]] if only ||C|| <= rest is known.
+    """Return error bounds for the values as eigenvalues of M = [[diag(values), coupling^T], [coupling, C]].
 
-    values: (block, j), j >= k, largest magnitude first; coupling: (block, n, j), n rows that hold all of the coupling;
-    rest: (block,). With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest) as quadratic
-    forms. So the i-th largest eigenvalue of M is at most the i-th largest of S(rest), or rest, and at least the i-th
-    largest value (Cauchy). The same holds for the smallest. Merged by magnitude, these bounds enclose the i-th largest
-    magnitude; they are quadratic in the coupling if the value is above rest. The norm of the coupling column of a
-    value (the residual of its Ritz vector) bounds the distance to some eigenvalue for every rest.
+    C is unknown except for ||C|| <= rest (block,). values: (block, j), j >= k, largest magnitude first; coupling:
+    (block, n, j), the nonzero rows. With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest)
+    as quadratic forms. So the i-th largest eigenvalue of M is at most the i-th largest of S(rest), or rest, and at
+    least the i-th largest value (Cauchy). The same holds for the smallest. Merged by magnitude, these bounds enclose
+    the i-th largest magnitude; they are quadratic in the coupling if the value is above rest. For every rest, the norm
+    of a value's coupling column (the residual of its Ritz vector) bounds its distance to some eigenvalue.
     """
     j = values.shape[1]
     top, rest = values[:, :k], rest[:, None]
@@ -99,7 +99,7 @@ def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
 
 
 class Leading(NamedTuple):
-    """Leading eigenpairs, one row per block."""
+    """The leading eigenpairs of every block, with bounds on their errors."""
 
     values: Tensor  # (block, k), largest magnitude first
     vectors: Tensor  # (block, k, in)
@@ -112,9 +112,9 @@ class Leading(NamedTuple):
 def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_steps: int, seed: int) -> Leading:
     """Find the k eigenpairs of largest magnitude of every matrix, in Krylov subspaces of at most max_steps vectors.
 
-    norms: ||M||_F^2, (block,). If the tolerance is at least 1e-4, float32 finds the subspaces. Then the few Ritz
-    vectors that the bounds need are multiplied in float64, and the bounds depend on this product alone. Blocks for
-    which float32 was not enough are computed again in float64.
+    norms: ||M||_F^2, (block,). If the tolerance is at least 1e-4, float32 finds the subspaces. Then float64 multiplies
+    M by the Ritz vectors that the bounds need, and the bounds depend only on this product. Blocks for which float32 was
+    not accurate enough are computed again in float64.
     """
     problem, cap = _Problem.of(matrices, norms), min(max_steps, matrices.left.shape[0])
     size = (len(norms), k, matrices.left.shape[0])
@@ -143,7 +143,7 @@ def leading(matrices: Matrices, norms: Tensor, k: int, tolerance: float, max_ste
 
 
 class _Problem(NamedTuple):
-    """Matrices with bounds (block,) on their norms and on rounding."""
+    """A problem consists of matrices and of bounds (block,) on their norms and on rounding errors."""
 
     matrices: Matrices
     norms: Tensor  # at least ||M||_F^2
@@ -156,7 +156,7 @@ class _Problem(NamedTuple):
         return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
 
     def single(self) -> "_Problem":
-        """Return the problem in float32, with every matrix divided by its norm; rounding is typical, not worst."""
+        """Return the problem in float32, each matrix divided by its norm, with typical (not worst-case) rounding."""
         length, eps = nonzero(self.norms).sqrt(), torch.finfo(torch.float32).eps
         left, right, weights = self.matrices
         tops = [top if top > 0 else 1.0 for top in (float(left.abs().max()), float(right.abs().max()))]
@@ -166,7 +166,7 @@ class _Problem(NamedTuple):
         return _Problem(matrices, self.norms / length.square(), rounding, floor)
 
     def at(self, index: Tensor) -> "_Problem":
-        """Return the problem of some of the blocks."""
+        """Return the problem of the blocks that `index` selects."""
         matrices = self.matrices._replace(weights=self.matrices.weights[index])
         return _Problem(matrices, *(part[index] for part in self[1:]))
 
@@ -179,7 +179,7 @@ class _Verdict(NamedTuple):
 
     @classmethod
     def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
-        """Judge Ritz values (block, j) of largest magnitude and their coupling (block, n, j)."""
+        """Judge the Ritz values (block, j) of largest magnitude by their coupling (block, n, j) to other vectors."""
         missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
         rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
         near, place = (bound + rounding for bound in enclose(values, coupling, missing.sqrt(), k))
@@ -190,7 +190,7 @@ class _Verdict(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Blocks that a search has finished."""
+    """The blocks for which a search has finished, with their Ritz values and vectors."""
 
     blocks: Tensor
     values: Tensor
@@ -213,18 +213,18 @@ class _Found(NamedTuple):
         return self.vectors[:, :, :count].mT.to(self.basis) @ self.basis
 
     def pairs(self, k: int, steps: int) -> Leading:
-        """Return the first k eigenpairs."""
+        """Return the first k eigenpairs of every block."""
         residuals = torch.linalg.vector_norm(self.coupling[:, :, :k], dim=1) + self.rounding[:, None]
         bounds, _, proven, _ = self.verdict
         return Leading(self.values[:, :k], self.rows(k), residuals, bounds, proven, torch.full_like(self.blocks, steps))
 
 
 def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int) -> Iterator[_Found]:
-    """Search from the vectors start (block, n, in) with full reorthogonalisation, and yield blocks as they finish.
+    """Search from start (block, n, in) with full reorthogonalisation, and yield blocks as they finish.
 
-    The remaining blocks share their products. A block is done if its bounds are within tolerance and proven; or if
-    they are within tolerance, no proof is in reach, and `more` random vectors (block, k - 1, in), in which every
-    eigenvalue of multiplicity k shows, changed nothing for a while; or if the basis reaches `cap` vectors.
+    Unfinished blocks share products. A block is done if its bounds are within tolerance and proven; or if they are
+    within tolerance, no proof is in reach and `more` random vectors (block, k - 1, in), which show every eigenvalue of
+    multiplicity k, changed nothing for a while; or if its basis has `cap` vectors.
     """
     here, before = torch.arange(len(start), device=start.device), problem.norms
     basis, small = start[:, :0], problem.norms.new_zeros(len(start), 0, 0)  # (block, m, in), M in it (block, m, m)
@@ -255,7 +255,7 @@ def _search(problem: _Problem, start: Tensor, more: Tensor, k: int, tolerance: f
 
 
 def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tensor:
-    """Return the least number of leading Ritz vectors that give the verdict of all, (block,); k if none is proven."""
+    """Return the smallest number (block,) of leading Ritz vectors that give the same verdict as all; k if unproven."""
     needed = torch.where(found.verdict.proven, found.used, k)
     count = k
     while count < found.used and bool((needed > count).any()):
@@ -267,7 +267,7 @@ def _needed(found: _Found, problem: _Problem, k: int, tolerance: float) -> Tenso
 
 
 def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Add x (block, n, in) to the basis (block, m, in); return it, M in it, the next x, and the coupling to that."""
+    """Add x (block, n, in) to the basis (block, m, in); return the basis, M in this basis, the next x, its coupling."""
     basis, n = torch.cat([basis, x], 1), x.shape[1]
     image = matrices(x)
     overlap = image @ basis.mT  # (block, n, m)
@@ -281,7 +281,7 @@ def _extend(matrices: Matrices, basis: Tensor, small: Tensor, x: Tensor) -> tupl
 
 
 def _orthonormal(x: Tensor, basis: Tensor) -> Tensor:
-    """Return orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) lies in it."""
+    """Return orthonormal rows (block, n, in) orthogonal to the basis; random rows if x (unit rows) lies in its span."""
     # the rest of such an x is rounding, mostly inside the basis: new random rows are added every time
     generator = torch.Generator().manual_seed(2**31 + basis.shape[1])
     spare = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64, device="cpu")

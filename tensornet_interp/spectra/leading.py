@@ -1,4 +1,4 @@
-"""Leading eigenpairs of the interaction matrices of many output directions, each with a bound on its error."""
+"""Compute leading eigenpairs of the interaction matrices of many output directions, with bounds on their errors."""
 
 from dataclasses import dataclass, replace
 
@@ -25,20 +25,22 @@ from tensornet_interp.report import Report
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
 from tensornet_interp.spectral import SpectralResult
 
-_CHUNK_ELEMENTS = 2**25  # the most numbers held at once for one chunk of directions (256 MB)
+_CHUNK_ELEMENTS = 2**25  # the most numbers in memory for one chunk of directions (256 MB)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spectra:
-    """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and error bounds.
+    """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and bounds on their errors.
 
-    bounds: the matrix has an eigenvalue within bounds[:, i] of the i-th value; rounding is included. If a direction is
-    `proven`, the i-th largest magnitude of all its eigenvalues is also within bounds[:, i] of the magnitude of the i-th
-    value, so no larger eigenvalue was missed. If it is not proven, the matrix may have a larger eigenvalue that the
-    subspace does not contain; this is unlikely, and `method="dense"` on that direction decides it.
-    residuals: ||M v - eigenvalue v||, with rounding, before v is rounded to the layer's dtype. The error of an
-    eigenvector is about its residual divided by the gap to the next eigenvalue. This error is often much larger than
-    the bound, which is quadratic in the residual if the direction is proven.
+    bounds: for every i, the matrix has an eigenvalue within bounds[:, i] of eigenvalues[:, i]; rounding is included. If
+    a direction is `proven`, no larger eigenvalue was missed: the i-th largest magnitude of all eigenvalues of the
+    matrix is also within bounds[:, i] of the magnitude of eigenvalues[:, i]. If a direction is not proven, the matrix
+    may have a larger eigenvalue outside the searched subspace. This is unlikely; use `method="dense"` on this direction
+    to find out.
+    residuals: ||M v - eigenvalue v|| of every eigenvector v, with rounding, before v is rounded to the layer's dtype.
+    The error of an eigenvector is about its residual divided by the gap to the next eigenvalue. This error is often
+    much larger than the bound on the eigenvalue, because that bound is quadratic in the residual if the direction is
+    proven.
     """
 
     eigenvalues: Tensor  # (block, k), largest magnitude first, sign kept
@@ -46,7 +48,7 @@ class Spectra:
     bounds: Tensor  # (block, k), float64
     residuals: Tensor  # (block, k), float64
     proven: Tensor  # (block,), boolean
-    steps: Tensor  # (block,), vectors of the subspace; 0 for a direct method
+    steps: Tensor  # (block,), number of vectors in the subspace; 0 for a direct method
     method: str  # "krylov", "dense" or "thin"
     tolerance: float
     directions: Tensor  # (block, out)
@@ -56,7 +58,10 @@ class Spectra:
 
     @property
     def converged(self) -> Tensor:
-        """Return True for directions (block,) with all bounds at most tolerance * |eigenvalue|, none of them zero."""
+        """Return True (block,) for directions whose bounds are all at most tolerance * |eigenvalue|.
+
+        If one of the k eigenvalues is 0, the entry is False.
+        """
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
 
     def __repr__(self) -> str:
@@ -67,10 +72,11 @@ class Spectra:
         )
 
     def to_result(self) -> SpectralResult:
-        """Return the blocks as one bilinear map, whose outputs (out, block) are the pseudoinverse of the directions.
+        """Return the eigenpairs as one bilinear map, with one block per direction.
 
-        If the directions span the layer's outputs, this is the tensor of the layer without the other eigenpairs.
-        Raises ValueError for a layer with a constant output.
+        Its outputs (out, block) are the pseudoinverse of the directions. If the directions span the layer's outputs,
+        the map is the layer's tensor without the eigenpairs that were not computed. Raises ValueError for a layer with
+        a constant output.
         """
         if self.constant_out:
             raise ValueError("the constant output of a lifted layer needs its own direction; use layer.drop_constant()")
@@ -97,25 +103,26 @@ def spectra(
     seed: int = 0,
     progress: bool = True,
 ) -> Spectra:
-    """Find the k eigenpairs of largest magnitude for every output direction u.
+    """Return the k eigenpairs of largest magnitude of the interaction matrix M_u of every output direction u.
 
     M_u v = eigenvalue v, M_u = sum_out u[out] B[out]
 
-    directions: (block, out), one nonzero u per row. k: at most min(in, 2 hidden). Directions and eigenvectors include
-    the constant coordinates of a lifted layer.
-    tolerance: the search stops at this error relative to each eigenvalue, or at the rounding floor if that is larger.
-    max_steps: the most vectors in the subspace of a direction, at most in; by default 64 + 16 k. A direction that
-    needs more vectors keeps the bounds it has reached.
-    method: "krylov" never forms M_u. "dense" decomposes M_u and always proves; if 2 hidden < in it works in the span
-    of the weights, which is cheaper and is reported as "thin". "auto" takes the method with fewer flops.
-    Bounds are computed in float64 (subspaces are searched in float32 if the tolerance allows). They include the worst
-    case of rounding in float64, and the rounding of the values to the layer's dtype. The result is not differentiable.
-    Raises ValueError for a zero direction, for sizes that differ, or for a tolerance below rounding; TypeError for
-    anything but a layer.
+    directions: (block, out), one nonzero u per row. k: at most min(in, 2 * hidden), where hidden is the layer's rank.
+    Directions and eigenvectors include the constant coordinates of a lifted layer.
+    tolerance: the search stops at this error relative to each eigenvalue, or at the rounding error if that is larger.
+    max_steps: the maximum number of vectors in the subspace of a direction; default 64 + 16 * k, and never more than
+    in. A direction that needs more vectors keeps the bounds that it has reached.
+    method: "krylov" never forms M_u. "dense" decomposes M_u and always proves its result; if 2 * hidden < in, it works
+    in the span of the weights, which is cheaper and is reported as "thin". "auto" takes the method that needs fewer
+    flops. Bounds are computed in float64, even if the subspaces are searched in float32 (if tolerance >= 1e-4). The
+    bounds include the worst-case rounding of float64, and the rounding of the eigenvalues to the layer's dtype. The
+    result is not differentiable.
+    Raises ValueError for a zero direction, for different sizes, or for a tolerance below rounding; TypeError if `layer`
+    is not a `BilinearLayer`.
 
-    Cost of krylov: 8 in hidden flops per step and direction, and once per call 4 in hidden^2 for the Frobenius norms
-    that the proofs need, so pass many directions in one call. Decaying spectra take 5 to 20 steps, and the directions
-    of a chunk share the products. Memory: 256 MB per chunk, the layer in float64, and the result.
+    Cost of "krylov" in flops: 8 * in * hidden per step and direction, and once per call 4 * hidden^2 * in for the
+    Frobenius norms that the proofs need, so pass many directions in one call. Decaying spectra take 5 to 20 steps, and
+    all directions in a chunk share matrix products. Memory: 256 MB per chunk, plus the layer in float64 and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
@@ -195,7 +202,7 @@ def spectra(
 
 
 def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
-    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, Frobenius norms included."""
+    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, including the Frobenius norms."""
     for name, number in {"n_in": n_in, "hidden": hidden, "blocks": blocks, "steps": steps}.items():
         check_number(name, number, 1)
     size = min(n_in, 2 * hidden)
@@ -204,7 +211,7 @@ def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
 
 
 def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int) -> Leading:
-    """Decompose dense matrices: all eigenvalues are known up to rounding, so all are proven."""
+    """Return the eigenpairs of dense matrices; all are proven, because all eigenvalues are known up to rounding."""
     values, vectors = eigenpairs(core, directions, k)
     rows = vectors.mT  # (block, k, in)
     rounding = rounding_share(*core.left.shape) * matrices.scales()
@@ -214,7 +221,7 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
 
 
 def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
-    """Check that the tolerance is above the rounding of the sums, which are in float64."""
+    """Raise ValueError if the tolerance is below the rounding error of sums in float64, or not below 1."""
     tolerance = check_number("tolerance", tolerance)
     floor = rounding_share(*layer.left.shape)
     if not floor <= tolerance < 1:

@@ -1,4 +1,7 @@
-"""Proofs that a truncated layer makes the same decision as the full layer, and proofs of that decision itself."""
+"""Prove that a truncated layer makes the same decision as the full layer, or prove the full layer's decision itself.
+
+The decision for an input is the output with the largest value.
+"""
 
 from collections.abc import Sequence
 
@@ -12,20 +15,20 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import unit_columns
 from tensornet_interp.spectral import SpectralResult
 
-_BATCH = 512  # samples whose component activations are alive together
+_BATCH = 512  # samples whose component activations are in memory at once
 _ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitudes
 
 
 def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
-    """Return for which inputs the first `rank` eigenpairs of every block provably decide as the full layer: (batch,).
-
+    """Return True for each input on which the first `rank` eigenpairs per block provably make the full layer's decision.
     rho = |x|^2 - |V^T x|^2, where V are the kept eigenvectors of a block
 
-    The cut part of a block adds between min(0, lowest cut eigenvalue) rho and max(0, highest) rho. A decision is
-    proven if its margin to every other output exceeds what the cut parts can add to the difference. `result` must hold
-    all eigenpairs. The bound on its relative error is counted against the margin, so nothing is proven for a layer of
-    which rounding leaves too little. |x|^2 includes the 1 of a lifted input. Raises ValueError for a truncated result.
-    Cost: batch * out^2 * block.
+    The decision is the largest output. The cut part of a block adds at least min(0, lowest cut eigenvalue) * rho and at
+    most max(0, highest cut eigenvalue) * rho. A decision is proven if its margin to every other output exceeds the most
+    that the cut parts can add to the difference. The error bound of `result` is subtracted from the margin, so if
+    rounding dominates a layer, nothing is proven. |x|^2 includes the 1 of a lifted input.
+    x: (batch, in). Raises ValueError if `result` lacks eigenpairs or has fewer than 2 outputs.
+    Cost: batch * block * (in * rank + out).
     """
     rank = check_int("rank", rank, 1, check_kind("result", result, SpectralResult).rank)
     if result.relative_error is None or result.relative_error > 1e-3:
@@ -57,19 +60,21 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
 
 
 def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tensor) -> Tensor:
-    """Return the class that k eigenpairs of every class difference prove to be the layer's decision, else -1.
+    """Return the layer's decision if k eigenpairs of every class difference prove it, else -1, as (count, batch) int64.
 
     rho = |x|^2 - |V_k^T x|^2, where V_k are the first k eigenvectors of M_c - M_c'
 
-    Every difference of two classes' interaction matrices is decomposed and cut to its k eigenpairs of largest
-    magnitude. The cut part adds between min(0, lowest cut eigenvalue) rho and max(0, highest) rho to
-    output[c] - output[c']. Class c is proven if these bounds keep all its differences above 0: then c has the largest
-    output of the layer itself. Differences share more than the classes do, so this proves more decisions than
-    `certificate` with as many eigenpairs per class; but the cut differences are no classifier, because they need not
-    fit together.
-    Returns (count, batch) int64, one row per k in counts. |x|^2 includes the 1 of a lifted input. Float64 inside.
-    Raises TypeError for anything but a layer (the whole spectrum is needed; take `to_layer()` of a result).
-    Cost: out^2 / 2 eigendecompositions of size min(in, 2 hidden), one alive at a time, and batch * in * k for each.
+    Each output is a class, with interaction matrix M_c. Every difference M_c - M_c' is decomposed and cut to its k
+    eigenpairs of largest magnitude. The cut part adds at least min(0, lowest cut eigenvalue) * rho and at most max(0,
+    highest cut eigenvalue) * rho to output[c] - output[c']. If these bounds keep all differences of class c above 0, c
+    is proven to be the layer's largest output. This proves more decisions than `certificate` with as many eigenpairs
+    per class. But the cut differences are no classifier: they may contradict each other, because no class outputs with
+    these differences need exist.
+    x: (batch, in). The result has one row per k in `counts`. |x|^2 includes the 1 of a lifted input. The computation
+    uses float64. Raises TypeError if `layer` is not a `BilinearLayer`, because the whole spectrum is needed (use
+    `to_layer()` of a result); ValueError for fewer than 2 outputs.
+    Cost: out^2 / 2 eigendecompositions of size min(in, 2 * hidden), one in memory at a time, and batch * in * k for
+    each.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     check_tensor("x", x, ("batch", "in"))
@@ -106,6 +111,9 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
 
 
 def _cut_range(cut: Tensor) -> tuple[Tensor, Tensor]:
-    """What eigenvalues (block, cut) can add to x^T M x per unit of |x|^2: at most 0, and at least 0; (block,) each."""
+    """Return the least and the most that eigenvalues (block, cut) can add to x^T M x, divided by |x|^2.
+
+    Both have shape (block,); the first is at most 0 and the second at least 0.
+    """
     padded = torch.cat([cut, cut.new_zeros(len(cut), 1)], 1)
     return padded.amin(1), padded.amax(1)

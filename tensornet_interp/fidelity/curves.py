@@ -1,4 +1,4 @@
-"""What a decomposition does to the function: accuracy, cross-entropy, KL, squared error and truncation curves."""
+"""Measure what a decomposition does to the function: accuracy, cross-entropy, KL, squared error, truncation curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,18 +27,19 @@ from tensornet_interp.numerics import without_autocast
 from tensornet_interp.spectral import SpectralResult
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
-_BATCH = 512  # samples whose component activations are alive together
+_BATCH = 512  # samples whose component activations are in memory at once
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A fidelity compares an approximation with its reference, as means over samples; logits are the outputs.
+    """A fidelity compares an approximation with its reference; all values are means over samples.
 
-    Cross-entropy and KL are in nats; squared errors are summed over outputs.
+    The outputs are the logits of a classifier. Cross-entropy and KL are in nats. Squared errors are summed over
+    outputs.
     """
 
     samples: int
-    agreement: float | None  # share of samples on which both have the same largest output; None for one output
+    agreement: float | None  # share of samples for which both have the same largest output; None for one output
     kl: float | None  # KL(softmax of reference || softmax of approximation); None for one output
     mse: float  # E |f(x) - g(x)|^2
     mse_independent: float | None  # E |f(x1, x2) - g(x1, x2)|^2, both symmetrized; None for networks of several layers
@@ -51,11 +52,11 @@ class Fidelity:
 def fidelity(
     approximation: TensorNetwork, reference: TensorNetwork, x: Tensor, labels: Tensor | None = None, *, seed: int = 0
 ) -> Fidelity:
-    """Compare two networks as functions on inputs x (batch, in), and as classifiers if labels (batch,) are given.
-
-    Independent pairs (x1, x2) are x and a permutation of x drawn from `seed`: with equal inputs one cannot see how a
-    tensor acts on different ones. Raises TypeError for anything but a layer, a decomposition of one or a network;
-    ValueError if sizes differ or a label is no output. Cost: two evaluations of each network.
+    """Return how well an approximation matches its reference on inputs x (batch, in), as function and as classifier.
+    labels: (batch,), class numbers, for accuracy and cross-entropy. `mse_independent` evaluates the tensors on pairs
+    (x1, x2) of different inputs, because equal inputs test only part of a tensor; x2 is a permutation of x drawn from
+    `seed`. Raises TypeError unless both are a layer, a decomposition of a layer or a network; ValueError if sizes
+    differ or a label is no output. Cost: two evaluations of each network.
     """
     wanted, given = as_network(reference, "reference"), as_network(approximation, "approximation")
     _check_data(x, labels, wanted.sizes["out"])
@@ -90,19 +91,19 @@ def fidelity(
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """A layer fidelity says what one approximated part does if all other parts are the reference's."""
+    """A layer fidelity measures one approximated part while all other parts are those of the reference."""
 
     part: int
     relative_error: float  # of the part's tensor, symmetrized
-    alone: Fidelity  # the network in which only this part is approximated
-    constant_error: float | None  # largest |passed-on constant - 1| over the samples; None if no constant is passed on
+    alone: Fidelity  # of the network in which only this part is approximated
+    constant_error: float | None  # largest |output constant - 1| over the samples; None without a constant output
 
 
 @dataclass(frozen=True)
 class NetworkFidelity:
-    """A network fidelity holds that of the whole approximation and that of every part alone.
+    """A network fidelity holds the fidelity of the whole approximation, and of each part approximated alone.
 
-    The errors of parts do not add up to the total.
+    The errors of the parts do not add up to the total error.
     """
 
     total: Fidelity
@@ -129,12 +130,13 @@ def network_fidelity(
     *,
     seed: int = 0,
 ) -> NetworkFidelity:
-    """Measure the `fidelity` of the whole network and of each part alone, with each part's relative error.
+    """Return the `fidelity` of the whole network and of each part alone, with the relative error of each part's tensor.
 
-    Part i alone means: the reference with its part i replaced. In a lifted network a lower part passes on a constant,
-    which an approximation may not keep at 1; `LayerFidelity.constant_error` is the largest deviation on x.
-    Raises ValueError if the networks differ in depth or a part in size (for a truncated bond use `fidelity`).
-    Cost: parts + 1 times `fidelity`.
+    "Part i alone" is the reference with its part i replaced by the approximation's. In a lifted network, a part below
+    the last outputs the constant 1, which an approximation may change; `LayerFidelity.constant_error` is the largest
+    change on x. Raises ValueError if the networks differ in depth or a part in size (for a truncated bond use
+    `fidelity`).
+    Cost: (parts + 1) times `fidelity`.
     """
     approximation, reference = as_network(approximation, "approximation"), as_network(reference, "reference")
     if len(approximation) != len(reference):
@@ -142,8 +144,8 @@ def network_fidelity(
     for i, (new, old) in enumerate(zip(approximation, reference, strict=True)):
         if new.sizes != old.sizes or (new.constant_in, new.constant_out) != (old.constant_in, old.constant_out):
             raise ValueError(
-                f"part {i} cannot replace the reference's: it has sizes {new.sizes}, the reference {old.sizes};"
-                " fidelity() compares whole networks with different bonds"
+                f"part {i} cannot replace part {i} of the reference: its sizes are {new.sizes}, but the reference has"
+                f" {old.sizes}; fidelity() compares whole networks with different bonds"
             )
     total = fidelity(approximation, reference, x, labels, seed=seed)
     layers, z = [], reference[0].lift_input("x", x)  # (batch, in) of part i in the reference
@@ -156,11 +158,11 @@ def network_fidelity(
 
 
 def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-    """Rank the components of every block: indices (block, rank), most important first.
+    """Return the components of every block ranked by importance: indices (block, rank), most important first.
 
-    by: "magnitude" is |eigenvalue|; "activation" is the mean of |eigenvalue| (v . x)^2 over x; "ablation" is how much
-    the cross-entropy of (x, labels) rises if the component alone is taken out.
-    Raises ValueError if `by` needs x or labels that are missing. Cost of ablation: batch * out * components.
+    by: "magnitude" ranks by |eigenvalue|, "activation" by the mean of |eigenvalue| (v . x)^2 over x, and "ablation" by
+    the increase of the cross-entropy on (x, labels) if only this component is removed.
+    Raises ValueError if `by` needs x or labels and they are missing. Cost of "ablation": batch * out * block * rank.
     """
     check_choice("by", by, COMPONENT_RANKINGS)
     check_kind("result", result, SpectralResult)
@@ -194,11 +196,12 @@ def truncation_curve(
     by: str = "magnitude",
     rank_on: tuple[Tensor, Tensor] | None = None,
 ) -> list[dict[str, float | str]]:
-    """Measure accuracy, cross-entropy, KL and squared error with the first k components per block, for k in counts.
+    """Return accuracy, cross-entropy, KL and squared error of the first k components per block, for k in `counts`.
 
-    by: see `component_ranking`. rank_on: training samples (x, labels) for the rankings "activation" and "ablation";
-    ranking on the samples of the curve itself would be optimistic.
-    Returns one plain dict per count. Cost: one pass over all components for all counts.
+    by: the ranking, see `component_ranking`. rank_on: training samples (x, labels) for the rankings "activation" and
+    "ablation". Ranking on the samples of the curve itself would be optimistic. Returns one dict per count, with the
+    keys "ranking", "components" (k), "accuracy", "cross_entropy", "kl" and "mse". KL and squared error are measured
+    against `reference`. Cost: one pass over all components for all counts together.
     """
     _check_data(x, labels, _outputs(check_kind("result", result, SpectralResult)).shape[0], needed=True)
     check_list("counts", counts, "give the numbers of components to keep")
@@ -229,11 +232,11 @@ def truncation_curve(
 def components_needed(
     records: Sequence[Mapping[str, float | str]], accuracy: float, drop: float
 ) -> tuple[int | None, int | None]:
-    """Return how many components lose at most `drop` of `accuracy`: the first such k, and the k from which on it holds.
-
-    The first number is the smallest k with an accuracy of at least `accuracy - drop`; from the second on, every larger
-    k of the curve has it too. None if there is no such k. records: those of one ranking, as `truncation_curve` makes
-    them; only counts that they hold can be returned. Raises ValueError for no records or several rankings.
+    """Return the smallest k that loses at most `drop` of `accuracy`, and the smallest k from which on all k do so.
+    k is a number of components. It loses at most `drop` if its accuracy is at least `accuracy - drop`. Only values of k
+    in the records count; a number is None if there is no such k. records: the output of `truncation_curve` for one
+    ranking.
+    Raises ValueError if there are no records or several rankings.
     """
     check_records("records", records, ("components", "accuracy"), "give the curve of one ranking")
     check_number("accuracy", accuracy)
@@ -242,7 +245,7 @@ def components_needed(
     if len(rankings) > 1:
         raise ValueError(f"records must be of one ranking, got {', '.join(rankings)}")
     first = stays = None
-    rounding = 1e-9  # of a difference of two shares
+    rounding = 1e-9  # rounding error of a difference of two shares
     for record in sorted(records, key=lambda record: float(record["components"])):
         if float(record["accuracy"]) >= accuracy - drop - rounding:
             k = int(record["components"])
@@ -254,26 +257,29 @@ def components_needed(
 
 
 def _outputs(result: SpectralResult) -> Tensor:
-    """Output vectors (out, block) without the constant coordinate of a lifted layer."""
+    """Return the output vectors (out, block) without the constant coordinate of a lifted layer."""
     return result.outputs[1:] if result.constant_out else result.outputs
 
 
 @without_autocast
 def _logits(blocks: Tensor, result: SpectralResult) -> Tensor:
+    """Return the outputs (..., out) for activations summed per block (..., block)."""
     return blocks @ _outputs(result).T
 
 
 def _mean_square(difference: Tensor) -> float:
-    """The mean over samples of |difference|^2, which need fit a float only at the end."""
+    """Return the mean over samples of |difference|^2; only this mean must fit in float64."""
     scaled, exponent = rescale(difference)
     return float(times_power(scaled.square().sum(-1).mean(), 2 * exponent))
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of samples whose largest logit is that of their label."""
     return float((logits.argmax(-1) == labels).double().mean())
 
 
 def _check_data(x: Tensor, labels: Tensor | None, n_out: int, *, needed: bool = False) -> None:
+    """Check the inputs, and the labels if they are given or needed."""
     check_tensor("x", x, ("batch", "in"))
     if labels is not None or needed:
         check_labels("labels", labels, samples=len(x), classes=n_out)

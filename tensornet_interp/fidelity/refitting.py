@@ -1,4 +1,4 @@
-"""Kept components with new coefficients: what these components can do at best."""
+"""Refit the coefficients of kept components, to find the best that these components can do."""
 
 from dataclasses import replace
 
@@ -20,13 +20,13 @@ from tensornet_interp.spectral import SpectralResult
 
 
 def keep_first(ranking: Tensor, count: int) -> Tensor:
-    """Return a mask (block, rank) of the first `count` components of every block in a ranking.
+    """Return a boolean mask (block, rank) of the first `count` components of every block in a ranking.
 
-    ranking: (block, rank), as `component_ranking` returns it; `refit` and `SpectralResult.keep` take the mask.
+    ranking: (block, rank), as returned by `component_ranking`. Pass the mask to `refit` or `SpectralResult.keep`.
     """
     whole = isinstance(ranking, Tensor) and ranking.dtype == torch.int64 and ranking.layout == torch.strided
     if not whole or ranking.ndim != 2:
-        raise TypeError("ranking must be a tensor (block, rank) of int64 places, as component_ranking returns it")
+        raise TypeError("ranking must be an int64 tensor (block, rank) of indices, as returned by component_ranking")
     count = check_int("count", count, 1, ranking.shape[1], "components per block in ranking")
     return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking[:, :count], True)
 
@@ -34,20 +34,22 @@ def keep_first(ranking: Tensor, count: int) -> Tensor:
 def refit(
     result: SpectralResult, kept: Tensor, x: Tensor, targets: Tensor, *, max_iterations: int = 300
 ) -> SpectralResult:
-    """Refit the coefficients of the kept components to targets; eigenvectors and outputs stay as they are.
+    """Return the result with the coefficients of the kept components refitted to targets.
 
     y[out] = sum_block outputs[out, block] sum_kept c[block, rank] (v . x)^2
 
-    kept: mask (block, rank) of the components to use. x: (batch, in), training inputs; refitting on the samples on
-    which the result is then measured would be optimistic. targets: either float (batch, out), outputs to approximate
-    by least squares (closed form; normal equations, so combinations below 1e-7 of the largest stay at 0), or int64
-    (batch,), labels for softmax regression (L-BFGS that starts from the eigenvalues; convex; max_iterations stops it
-    if the samples can be separated). Work in float64.
-    The result holds only the kept components, with c as eigenvalues, largest magnitude first. No intercept is fitted,
-    so the result is a bilinear map. Its relative error is None, because it does not approximate the tensor.
-    Raises ValueError if no component is kept or sizes differ.
-    Cost: batch * blocks * k^2 (least squares; blocks^2 if output vectors are not orthogonal), or
-    batch * blocks * k per iteration (softmax).
+    Eigenvectors v and outputs do not change. kept: mask (block, rank) of the components to use. x: (batch, in),
+    training inputs; measure the result on other samples, or the figures are optimistic.
+    targets: one of two kinds.
+    - Float (batch, out): outputs, fitted by least squares through the normal equations. Combinations of components
+      below about 1e-7 of the largest get coefficient 0.
+    - Int64 (batch,): labels, fitted by softmax regression (convex; L-BFGS from the eigenvalues). If the classes can be
+      separated, there is no finite optimum and the fit stops at max_iterations. The fit runs in float64. The result
+      holds only the kept components, with c as eigenvalues, largest magnitude first. No intercept is fitted, so the
+      result is a bilinear map. Its relative error is None, because it does not approximate the tensor. Raises
+      ValueError if no component is kept or sizes differ, TypeError for targets of another kind.
+    Cost, with k kept components per block: batch * blocks * k^2 for least squares (batch * blocks^2 * k^2 if the output
+    vectors are not orthogonal), batch * blocks * k per iteration for softmax regression.
     """
     check_kind("result", result, SpectralResult)
     check_mask("kept", kept, ("block", "rank"), tuple(result.eigenvalues.shape))
@@ -84,10 +86,13 @@ def refit(
 
 
 def _only(result: SpectralResult, kept: Tensor) -> tuple[SpectralResult, Tensor]:
-    """The kept components at the front of every block, and a mask of the filled places: blocks may keep fewer."""
+    """Return the kept components at the front of every block, and a mask of the filled places.
+
+    Blocks that keep fewer components than others are padded.
+    """
     masked = result.keep(kept)  # checks the mask
     if not bool(kept.any()):
-        raise ValueError("kept has no component: nothing to fit")
+        raise ValueError("kept selects no component, so there is nothing to fit")
     order = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
     index = order[:, None, :].expand(-1, result.eigenvectors.shape[1], -1)
     values, vectors = masked.eigenvalues.gather(1, order), result.eigenvectors.gather(2, index)
@@ -95,7 +100,10 @@ def _only(result: SpectralResult, kept: Tensor) -> tuple[SpectralResult, Tensor]
 
 
 def _least_squares(features: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """argmin_c |targets[n, out] - sum_block outputs[out, block] sum_rank c[block, rank] features[block, n, rank]|^2."""
+    """Return the coefficients c (block, rank) with the smallest squared error.
+
+    argmin_c sum_n |targets[n] - sum_block outputs[:, block] sum_rank c[block, rank] features[block, n, rank]|^2
+    """
     blocks, _, rank = features.shape
     overlap = outputs.T @ outputs  # (block, block)
     right = ((targets @ outputs).T[:, None, :] @ features)[:, 0]  # (block, rank)
@@ -109,7 +117,10 @@ def _least_squares(features: Tensor, outputs: Tensor, targets: Tensor) -> Tensor
 
 
 def _softmax(features: Tensor, outputs: Tensor, labels: Tensor, start: Tensor, max_iterations: int) -> Tensor:
-    """argmin_c of the cross-entropy of outputs @ sum_rank c[block, rank] features[block, n, rank]."""
+    """Return the coefficients c (block, rank) with the smallest cross-entropy.
+
+    The logits are outputs @ sum_rank c[block, rank] features[block, n, rank].
+    """
     wanted = one_hot(labels, len(outputs))
     c = start.clone()  # (block, rank)
     # torch's, not SciPy's: a second pool of threads beside torch's made it several times slower

@@ -30,7 +30,7 @@ _CHUNK_ELEMENTS = 2**25  # the most numbers in memory for one chunk of direction
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spectra:
-    """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and bounds on their errors.
+    """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and error bounds.
 
     bounds: for every i, the matrix has an eigenvalue within bounds[:, i] of eigenvalues[:, i]; rounding is included. If
     a direction is `proven`, no larger eigenvalue was missed: the i-th largest magnitude of all eigenvalues of the
@@ -202,7 +202,7 @@ def spectra(
 
 
 def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
-    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, including the Frobenius norms."""
+    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, with the Frobenius norms."""
     for name, number in {"n_in": n_in, "hidden": hidden, "blocks": blocks, "steps": steps}.items():
         check_number(name, number, 1)
     size = min(n_in, 2 * hidden)

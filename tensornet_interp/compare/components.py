@@ -1,4 +1,4 @@
-"""Matching the components of two results, whatever their order, sign, scale and swap of left and right."""
+"""Match the components of two results, whatever their order, signs, scales and swaps of left and right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ from tensornet_interp.spectral import SpectralResult
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """A matching pairs components of a with components of b and says how alike each pair is.
+    """A matching pairs components of a with components of b and says how similar the components of each pair are.
 
-    `aligned` computes the same function as b. Its first components are the partners of `pairs` in the order of a, with
-    left, right and signs chosen as in a; the components of b without a partner follow. It is not sorted by weight, and
-    weights may be negative.
+    `aligned` computes the same function as b. Its first components are the partners in `pairs`, in the order of a, with
+    left, right and signs chosen as in a. The components of b without a partner come last. The components are not sorted
+    by weight, and weights may be negative.
     """
 
     pairs: tuple[tuple[int, int], ...]  # in the order of a
-    congruence: Tensor  # (pair,), float64
+    congruence: Tensor  # (pair,), float64, from 0 to 1
     matrix: Tensor  # (component of a, component of b), float64
     aligned: CPResult | SpectralResult
 
@@ -44,14 +44,14 @@ class Matching:
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """A stability says how alike the results of several fits are; only pairs of two different fits count."""
+    """A stability says how similar the results of several fits are; no fit is compared with itself."""
 
     matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
     components: tuple[Tensor, ...]  # per fit (component,): mean congruence with the partners in the other fits
 
     @property
     def mean(self) -> float:
-        """Return the mean congruence over all pairs of two fits."""
+        """Return the mean congruence over all pairs of two different fits."""
         return float(self.matrix.nanmean())
 
     def __repr__(self) -> str:
@@ -60,17 +60,19 @@ class Stability:
 
 @torch.no_grad()
 def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matching:
-    """Pair the components of a and b one to one, so that the sum of their congruences is largest.
+    """Return the one-to-one pairing of the components of a and b with the largest sum of congruences.
 
-    congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|), with c, l, r of unit norm
+    congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|)
 
-    a, b: layers or results with the same inputs and outputs; min(rank of a, rank of b) components are paired. A
-    component is one rank-one term of its CP tensor. With `blocks=True`, for two `SpectralResult`s, whole blocks (output
-    vector times symmetric matrix M) are paired instead, and the congruence is |c . c'| |<M, M'>| / (||M|| ||M'||):
-    compare blocks if eigenvalues are degenerate, and for block terms. A component that is zero has congruence 0.
-    Congruence says that factors agree, not that they are right: if a CP is not unique, other fits are as good.
-    Raises ValueError if sizes, constant coordinates or devices differ; TypeError for blocks of anything but
-    `SpectralResult`s. Cost: (rank of a) (rank of b) (4 in + out), and the assignment.
+    c, l, r are the output, left and right vectors of a component of a, scaled to unit norm; primes mark b. A component
+    is one rank-one term of the CP tensor of a layer or result. a and b must have the same inputs and outputs. The
+    number of pairs is min(rank of a, rank of b). A zero component has congruence 0.
+    blocks: if True, whole blocks (output vector times symmetric matrix M) of two `SpectralResult`s are paired instead
+    of components, with congruence |c . c'| |<M, M'>| / (||M|| ||M'||). Use blocks if eigenvalues are degenerate, and
+    for block-term decompositions. Congruence says that factors agree, not that they are right: if a CP decomposition is
+    not unique, other fits are equally good. Raises ValueError if sizes, constant coordinates or devices differ;
+    TypeError for blocks of anything but `SpectralResult`s. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the
+    assignment.
 
     Example:
     >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))
@@ -95,14 +97,14 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
 
 
 def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stability:
-    """Measure how alike several fits are, for example of several seeds: the mean congruence of `match` over pairs.
+    """Return how similar several fits are: the mean congruence of `match` for every pair of fits.
 
-    A component without a partner (if ranks differ) counts as 0 in `components`. Raises ValueError for fewer than two
-    results. Cost: that of `match` per pair.
+    In `components`, a component without a partner (if ranks differ) counts as 0. blocks: as in `match`. Raises
+    ValueError for fewer than two results. Cost: that of `match` per pair.
     """
     check_bool("blocks", blocks)
     if len(check_list("results", results)) < 2:
-        raise ValueError(f"stability compares fits with each other: at least 2 results, got {len(results)}")
+        raise ValueError(f"stability compares fits with each other and needs 2 or more results, got {len(results)}")
     results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
     totals = [torch.zeros(_count(result, blocks), dtype=torch.float64, device="cpu") for result in results]
@@ -119,6 +121,10 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
 def _match_components(
     a: BilinearLayer, b: BilinearLayer, reference: tuple[Tensor, Tensor, Tensor], report: Report, dtype: torch.dtype
 ) -> Matching:
+    """Match rank-one components and return b's components aligned with a's.
+
+    The partners take the signs of the factors in `reference`, which belong to a.
+    """
     matrix, crossed = congruence(a, b)  # (rank of a, rank of b)
     pairs, order = _assign(matrix)
     mine, theirs = (torch.tensor(side, device=matrix.device) for side in zip(*pairs, strict=True))
@@ -147,6 +153,7 @@ def _match_components(
 
 
 def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
+    """Match the blocks of two spectral results and return b's blocks aligned with a's."""
     (c, va, wa), (c2, vb, wb) = (_block_units(result) for result in (a, b))
     # <M, M'> = sum of w w' (v . v')^2, one block of a at a time: (block of b, rank of a, rank of b)
     inner = [torch.einsum("brs,r,bs->b", (v.T @ vb).square(), w, wb) for v, w in zip(va, wa, strict=True)]
@@ -167,7 +174,10 @@ def _match_blocks(a: SpectralResult, b: SpectralResult) -> Matching:
 
 
 def _reference(part: TensorNetwork, layer: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors whose signs the partners take: those of a result keep the sign of a term in its weight."""
+    """Return the factors (outputs, left, right) of a, whose signs the partners take.
+
+    The factors of a result do not contain the sign of a term; its weight does.
+    """
     outputs = layer.down
     if isinstance(part, CPResult):
         outputs = part.outputs
@@ -177,14 +187,17 @@ def _reference(part: TensorNetwork, layer: BilinearLayer) -> tuple[Tensor, Tenso
 
 
 def _units(layer: BilinearLayer) -> tuple[list[Tensor], Tensor]:
-    """Outputs, left and right with columns of unit norm, and the product of the norms; float64."""
+    """Return outputs, left and right with columns of unit norm, and the products of the norms, in float64."""
     (core,), exponent = balance(layer)
     units = [unit_columns(factor) for factor in (core.down, core.left, core.right)]
     return [columns for columns, _ in units], times_power(units[0][1] * units[1][1] * units[2][1], exponent)
 
 
 def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit outputs (out, block), eigenvectors (block, in, rank), and eigenvalues of blocks of unit Frobenius norm."""
+    """Return unit outputs (out, block), unit eigenvectors (block, in, rank) and the eigenvalues of blocks of unit norm.
+
+    The norm of a block is the Frobenius norm of its matrix.
+    """
     outputs, _ = unit_columns(result.outputs.to(torch.float64))
     vectors, lengths = unit_columns(result.eigenvectors.to(torch.float64).transpose(0, 1))
     vectors = vectors.transpose(0, 1)  # (block, in, rank)
@@ -196,25 +209,30 @@ def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
-    """The pairs of largest sum, in the order of the rows, and an order of all columns that starts with theirs."""
+    """Return the pairs with the largest sum, in the order of the rows, and an order of all columns.
+
+    The order starts with the columns of the pairs.
+    """
     rows, columns = (side.tolist() for side in linear_sum_assignment(matrix.cpu().numpy(), maximize=True))
     rest = sorted(set(range(matrix.shape[1])) - set(columns))
     return tuple(zip(rows, columns, strict=True)), [*columns, *rest]
 
 
 def _part(name: str, part: TensorNetwork) -> TensorNetwork:
-    """The part of a network of one, since its type and report count; anything else as it is."""
+    """Return the single part of a network of one part, because its type and report matter; other objects unchanged."""
     check_network(name, part)
     return part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part
 
 
 def _count(result: TensorNetwork, blocks: bool) -> int:
+    """Return the number of blocks or components of a result."""
     if blocks and isinstance(result, SpectralResult):
         return len(result.eigenvalues)
     return result.to_layer().rank
 
 
 def _report(part: TensorNetwork, layer: BilinearLayer) -> Report:
+    """Return the report of the aligned result."""
     if isinstance(part, Result):
         return replace(part.report, method=f"{part.report.method}, aligned")
     return Report.of(layer, "aligned", 0.0)

@@ -1,4 +1,4 @@
-"""How alike the eigenvectors of independently trained models are: by place in a ranking, matched, as subspaces."""
+"""Compare the eigenvectors of independently trained models: by place in a ranking, matched, or as subspaces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class OrderedSimilarity:
-    """The similarity of eigenvectors at the same place, per pair of different runs, block and place; float64.
+    """The similarity of eigenvectors at the same place of the ranking, per pair of runs, block and place, in float64.
 
-    If one of the two runs does not have a place (it has fewer eigenvalues of that sign), the value is NaN. `gaps` is
-    the distance of an eigenvalue to its neighbours in the ranking, over the largest magnitude of its block. A small
-    gap says that the place is not stable. If the gap is rounding (`degenerate`), place or vector are not defined; read
-    `subspaces` there.
+    The value is NaN if one of the two runs does not have this place, because it has fewer eigenvalues of that sign.
+    `gaps` is the distance of an eigenvalue to its nearest neighbour in the ranking, divided by the largest magnitude of
+    its block. A small gap means that the place is not stable. If the gap is at most rounding error (`degenerate`), the
+    place or the vector is undefined; use `subspaces` there.
     """
 
     ranking: str
     pairs: Pairs  # of runs
     values: Tensor  # (pair, block, position): |cosine| of the two eigenvectors
-    subspaces: Tensor  # (pair, block, position): share of one span of all vectors up to this place in the other
+    subspaces: Tensor  # (pair, block, position): overlap (0 to 1) of the spans of all vectors up to this place
     gaps: Tensor  # (run, block, position)
     degenerate: Tensor  # (run, block, position), boolean
 
     @property
     def with_self_pairs(self) -> Tensor:
-        """Return the mean of the whole (run, run) matrix with its diagonal of ones: (block, position).
+        """Return the mean (block, position) over the whole (run, run) matrix, including its diagonal of ones.
 
-        It is larger than the true mean by (1 - mean) / runs; use it only to recognise that mistake in other figures.
+        It exceeds the true mean by (1 - mean) / runs. Use it only to recognise this mistake in other people's figures.
         """
         return 1 - (1 - self.values.mean(0)) * (1 - 1 / len(self.gaps))
 
@@ -56,7 +56,10 @@ class OrderedSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """An interval holds a mean over pairs of runs, its standard error and its two ends; float64."""
+    """An interval holds a mean over pairs of runs, its standard error and both ends of its confidence interval.
+
+    All are float64.
+    """
 
     mean: Tensor  # (...)
     standard_error: Tensor  # (...)
@@ -69,18 +72,23 @@ class Interval:
 def ordered_similarity(
     results: Sequence[SpectralResult], by: str = "magnitude", count: int = 1, *, rtol: float | None = None
 ) -> OrderedSimilarity:
-    """Compare the eigenvectors at the same place of the ranking, for every block and every pair a < b of results.
+    """Return the similarity of eigenvectors at the same place of the ranking, for every block and pair of runs a < b.
 
     values[pair, block, position] = |v_a[in, position] . v_b[in, position]| / (|v_a| |v_b|)
 
-    results: eigendecompositions of two or more runs with the same inputs and blocks, all eigenpairs kept. The vectors
-    are compared as they are: embeddings differ from run to run, so apply `pull_back` to results in the embedding basis
-    first. by: "positive" eigenvalue (largest first), "negative" (most negative first) or "magnitude"; count: how many
-    places. Signs of vectors do not matter. No run is compared with itself.
-    rtol: eigenvalues below it, as a share of the largest, are absent, and gaps below it are degenerate. The default is
-    the rounding of float64, 10 * in * 2.2e-16; a gap is also degenerate if rounding to the result's dtype may make it.
-    Raises ValueError for fewer than two results, for different sizes, or if only some have a constant coordinate.
-    Cost: pairs * block * in * count^2. The ordered comparison of Pearce et al. 2025, figure 5A.
+    results: eigendecompositions of two or more runs with the same inputs and blocks, with all eigenpairs kept. The
+    vectors are compared as they are. If embeddings differ between runs and the results are in the embedding basis,
+    apply `pull_back` to the results first.
+    by: rank "positive" eigenvalues (largest first), "negative" eigenvalues (most negative first), or all by
+    "magnitude".
+    count: the number of places. Signs of vectors do not matter. No run is compared with itself.
+    rtol: a share of the block's largest magnitude. If an eigenvalue (its sign reversed for "negative") is not above
+    this share, its place is absent and the value is NaN. Gaps up to this share are degenerate. The default is the
+    rounding error of float64, 10 * in * 2.2e-16; for results in a narrower dtype, the default for gaps adds the
+    rounding error of that dtype.
+    Raises ValueError for fewer than two results, if sizes or devices differ, or if only some have a constant
+    coordinate.
+    Cost: pairs * block * in * count^2. Source: Pearce et al. 2025, figure 5A.
 
     Example:
     >>> from tensornet_interp import BilinearLayer, decompose
@@ -111,15 +119,17 @@ def ordered_similarity(
 
 @torch.no_grad()
 def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Tensor:
-    """Compare every eigenvector with its partner in the other run, for every block and every pair a < b of results.
+    """Return the similarity of every eigenvector with its partner in the other run, per block and pair of runs a < b.
 
-    values[pair, block, position] = |v_a[in, position] . v_b[in, partner]| / (|v_a| |v_b|)
+    value = sqrt(|c_a . c_b|) |v_a . v_b|, for partners with unit output vectors c and unit eigenvectors v
 
-    `compare.match` pairs the `count` eigenvectors of largest magnitude of every block one to one, so a swap of two
-    places costs nothing. A position is a place by magnitude; the values of a's and of b's vectors at that place are
-    averaged. The congruence of two eigenpairs is the square of this cosine. Partners stay within a block if the
-    outputs of different blocks are orthogonal, as in an eigendecomposition of every output.
-    Raises as `ordered_similarity`. Cost: that of `match` per pair.
+    In each run, the `count` eigenvectors of largest magnitude of every block take part. `compare.match` pairs all of
+    them one to one, so a swap of two places costs nothing. a's vector at a position has a partner in b, and b's vector
+    at that position has a partner in a: values[pair, block, position] is the mean of these two values. Positions are
+    places by magnitude. If partners have parallel output vectors, as in an eigendecomposition of every output, the
+    value is the mean of two cosines. Partners are in the same block if the output vectors of different blocks are
+    orthogonal.
+    Raises the same errors as `ordered_similarity`. Cost: that of `match` per pair.
     """
     _check_runs(results)
     count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
@@ -135,19 +145,20 @@ def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Ten
 
 
 def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: float = 0.95) -> Interval:
-    """Return the mean over pairs of runs with its confidence interval, by leaving out one run at a time.
+    """Return the mean over pairs of runs with its confidence interval, computed by leaving out one run at a time.
 
-    mean +- t standard_error, standard_error^2 = (n - 1) / n sum_run (mean without run - their mean)^2
+    mean +- t * standard_error, standard_error^2 = (n - 1) / n * sum_run (mean without run - average of these means)^2
 
     values: (pair, ...), one number per pair of runs; pairs: all pairs of n >= 3 runs. Pairs share runs, so they are not
-    independent: the sample is n runs, not n (n - 1) / 2 pairs. Each run is left out with all its pairs, and t has
-    n - 1 degrees of freedom. If every number is an average of one number per run, this is the usual interval of a
-    mean; otherwise the standard error is on average too large rather than too small (Efron and Stein 1981).
-    The interval of a cosine may exceed 1. Raises ValueError if a pair is missing or given twice.
+    independent: the sample size is n, not n * (n - 1) / 2. Each run is left out with all its pairs, and t has n - 1
+    degrees of freedom. If the number of a pair is the average of one number per run, the result is the usual interval
+    of a mean. Otherwise the standard error is on average too large rather than too small (Efron and Stein 1981). The
+    interval of a cosine may extend above 1. Raises ValueError if a pair is missing or given twice, or for fewer than 3
+    runs.
     """
     check_tensor("values", values, ("pair",) + ("...",) * (getattr(values, "ndim", 1) - 1), finite=False)
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in check_list("pairs", pairs)):
-        raise TypeError(f"pairs must be a list of pairs of runs, as [(0, 1), (0, 2), (1, 2)], got {pairs!r:.60}")
+        raise TypeError(f"pairs must be a list of pairs of runs, like [(0, 1), (0, 2), (1, 2)], got {pairs!r:.60}")
     for run in (run for pair in pairs for run in pair):
         check_int("a run of pairs", run, 0)
     check_share("confidence", confidence, low_open=True, high_open=True)
@@ -168,13 +179,14 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
 
 
 def _check_runs(results: Sequence[SpectralResult]) -> None:
+    """Raise TypeError or ValueError unless the results are two or more comparable `SpectralResult`s."""
     for result in check_list("results", results):
         if not isinstance(result, SpectralResult):
             raise TypeError(
-                f"results must be SpectralResults, as decompose(layer, 'eigen') gives, got {type(result).__name__}"
+                f"results must be SpectralResults, as from decompose(layer, 'eigen'), got {type(result).__name__}"
             )
     if len(results) < 2:
-        raise ValueError(f"runs are compared with each other: at least 2 results, got {len(results)}")
+        raise ValueError(f"runs are compared with each other, which needs at least 2 results, got {len(results)}")
     first = results[0].eigenvectors
     for at, other in enumerate(results[1:], 1):
         for mode, axis in (("block", 0), ("in", 1)):
@@ -189,7 +201,11 @@ def _check_runs(results: Sequence[SpectralResult]) -> None:
 def _first(
     result: SpectralResult, by: str, count: int, rtol: float | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Unit vectors and a nested orthonormal basis (block, in, count); present, gap, degenerate (block, count)."""
+    """Return the first `count` eigenvectors of every block in the ranking `by`, with their gaps.
+
+    Returns unit vectors and a nested orthonormal basis, both (block, in, count), and present, gap and degenerate, each
+    (block, count).
+    """
     values = result.eigenvalues.to(torch.float64)
     key = {"positive": values, "negative": -values, "magnitude": values.abs()}[by]
     ranked = key.sort(dim=1, descending=True, stable=True)

@@ -20,7 +20,8 @@ _ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitud
 
 
 def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
-    """Return True for each input on which the first `rank` eigenpairs per block provably make the full layer's decision.
+    """Return True for each input, (batch,), if the first `rank` eigenpairs per block prove the full layer's decision.
+
     rho = |x|^2 - |V^T x|^2, where V are the kept eigenvectors of a block
 
     The decision is the largest output. The cut part of a block adds at least min(0, lowest cut eigenvalue) * rho and at

@@ -53,6 +53,7 @@ def fidelity(
     approximation: TensorNetwork, reference: TensorNetwork, x: Tensor, labels: Tensor | None = None, *, seed: int = 0
 ) -> Fidelity:
     """Return how well an approximation matches its reference on inputs x (batch, in), as function and as classifier.
+
     labels: (batch,), class numbers, for accuracy and cross-entropy. `mse_independent` evaluates the tensors on pairs
     (x1, x2) of different inputs, because equal inputs test only part of a tensor; x2 is a permutation of x drawn from
     `seed`. Raises TypeError unless both are a layer, a decomposition of a layer or a network; ValueError if sizes
@@ -233,6 +234,7 @@ def components_needed(
     records: Sequence[Mapping[str, float | str]], accuracy: float, drop: float
 ) -> tuple[int | None, int | None]:
     """Return the smallest k that loses at most `drop` of `accuracy`, and the smallest k from which on all k do so.
+
     k is a number of components. It loses at most `drop` if its accuracy is at least `accuracy - drop`. Only values of k
     in the records count; a number is None if there is no such k. records: the output of `truncation_curve` for one
     ranking.

@@ -11,6 +11,7 @@ Networks = TensorNetwork | Sequence[TensorNetwork]
 
 def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwork]:
     """Return the networks to compare by the names that errors use: "a" and "b", or list positions "0", "1", ...
+
     Raises TypeError unless the arguments are two networks or one list of networks; ValueError if the list is empty.
     """
     if b is not None:

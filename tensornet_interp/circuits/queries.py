@@ -1,4 +1,4 @@
-"""Questions to a whole network, answered by contraction: values, projections, interactions, degrees."""
+"""Answer questions about a whole network by contraction: values, projections, interactions, terms by degree."""
 
 import itertools
 import math
@@ -24,9 +24,10 @@ from tensornet_interp.numerics import without_autocast
 
 
 class Query(TensorNetwork):
-    """A query is a network of given terms and open modes; `plan`, `contract` and further queries take it.
+    """A query is a network with given terms and open modes; pass it to `contract`, `plan` or another query function.
 
-    The functions `evaluation` and `project` make queries.
+    The functions `evaluation` and `project` return queries. Raises ValueError if an open mode is in no term or given
+    twice.
     """
 
     def __init__(self, terms: Sequence[Term], modes: Modes) -> None:
@@ -39,11 +40,11 @@ class Query(TensorNetwork):
 
     @property
     def modes(self) -> Modes:
-        """Return the open modes that are left."""
+        """Return the modes of the network that the query leaves open."""
         return self._modes
 
     def terms(self) -> tuple[Term, ...]:
-        """Return the terms of the network and of the question."""
+        """Return the terms of the network and the terms that the query added."""
         return self._terms
 
     def __repr__(self) -> str:
@@ -51,12 +52,12 @@ class Query(TensorNetwork):
 
 
 def evaluation(network: TensorNetwork, x: Tensor) -> Query:
-    """Return `network(x)` as one network to contract.
+    """Return the evaluation of a network on inputs x as a query, whose contraction is `network(x)`.
 
     y[batch, out] = sum T[out, in1, in2, ...] x[batch, in1] x[batch, in2] ...
 
-    x: (batch, in), plain; the constant of a lifted network is added. All inputs share one array, so equal
-    sub-networks are contracted once. Cost of contracting: that of the forward pass, linear in depth.
+    x: (batch, in), without constant coordinate; the constant of a lifted network is added. All input modes share one
+    array, so equal sub-networks are contracted once. Cost of the contraction: as the forward pass, linear in depth.
 
     Example: `contract(evaluation(network, x), chunk="batch", max_elements=1e7)`.
     """
@@ -68,14 +69,17 @@ def evaluation(network: TensorNetwork, x: Tensor) -> Query:
 
 
 def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query:
-    """Fix, sum or project the open modes that `values` names; the other modes stay open.
+    """Return a query in which the open modes named in `values` are fixed, summed or projected; other modes stay open.
 
     T'[..., k, ...] = sum_mode T[..., mode, ...] value[mode, k]
 
-    values: for each mode an index (which takes that slice), a vector (size,) (the mode is summed with these weights;
-    ones give the marginal) or a matrix (size, k) (the mode keeps its name and has size k). Sizes are those of the
-    network's open modes, with the constant coordinate 0 of a lifted input. Nothing is computed before `contract` or
-    `to_tensor`. Raises ValueError for a mode that is not open or a value of another size.
+    values: per mode one of three kinds.
+    - An index fixes the mode at this index and removes it.
+    - A vector (size,) sums the mode with these weights and removes it; a vector of ones gives the marginal.
+    - A matrix (size, k) projects the mode, which keeps its name and gets size k.
+
+    Sizes are those of the network's open modes, including the constant coordinate 0 of a lifted input. Nothing is
+    computed until `contract` or `to_tensor`. Raises ValueError for a mode that is not open or a value of another size.
 
     Example: `project(network, {"out": direction, "in1": 0, "in2": components})`.
     """
@@ -105,16 +109,16 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
 def interaction_tensor(
     network: TensorNetwork, direction: Tensor, components: Tensor, *, max_elements: float = DEFAULT_MAX_ELEMENTS
 ) -> Tensor:
-    """Return how strongly each 2**L components act together on an output direction.
+    """Return how strongly every 2^L of the components act together on an output direction, (k,) * 2**L.
 
     A[a, b, ...] = sum direction[out] T[out, in1, in2, ...] components[in1, a] components[in2, b] ..., symmetrized
 
-    For x = components @ c the output along the direction is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the
+    For x = components @ c, the output along the direction is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the
     inputs is never formed.
-    direction: (out,), plain; components: (in, k), with the constant coordinate 0 of a lifted network: a column
-    [1, 0, ...] is the constant, and only c with (components @ c)[0] = 1 are inputs. Result: (k,) * 2**L.
-    Raises ValueError if sizes differ or more than `max_elements` numbers are needed at once.
-    Memory: k^(2^L); flops: about rank k^(2^L), copies of a layer done once.
+    direction: (out,), without constant coordinate. components: (in, k), including the constant coordinate 0 of a lifted
+    network. In a lifted network the column [1, 0, ...] is the constant, and components @ c is an input only if its
+    coordinate 0 is 1. Raises ValueError if sizes differ or if more than `max_elements` numbers are needed at once.
+    Memory: k^(2^L) numbers. Cost: about rank * k^(2^L) flops; copies of a layer are computed once.
     """
     stack = as_network(network)
     values: dict[str, int | Tensor] = {"out": direction, **dict.fromkeys(stack.modes[1:], components)}
@@ -126,14 +130,14 @@ def interaction_tensor(
 
 @without_autocast
 def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
-    """Split network(x) by the degree of its terms in x, exactly.
+    """Return network(x) split exactly by the degree of its terms in x.
 
     network(t x)[..., out] = sum_n y[..., out, n] t^n
 
-    Returns y[..., out, n] for degrees n from 0 (constant) to 2**L; its sum over n is network(x). Each layer maps
-    polynomials in t to polynomials in t. Without biases and residuals only degree 2**L is not zero.
-    x: (..., in), plain.
-    Cost: layer l has 2**l + 1 degrees: up to 2**L forward passes, memory batch * 2**L * rank.
+    The result y (..., out, degree) has degrees n from 0 (constant) to 2^L, and its sum over n is network(x). Without
+    biases and residuals only degree 2^L is nonzero. x: (..., in), without constant coordinate. Method: each layer maps
+    polynomials in t to polynomials in t. Cost: layer l (from 0) has inputs with 2^l + 1 degrees, so up to 2^L forward
+    passes. Memory: batch * 2^L * rank numbers.
     """
     stack = as_network(network)
     one = stack[0].lift_input("x", x)
@@ -151,14 +155,15 @@ def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
 
 
 def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float = DEFAULT_MAX_ELEMENTS) -> Tensor:
-    """Return the dense, symmetric tensor of the terms of one degree n.
+    """Return the dense, symmetric tensor W_n of the terms of degree n in x.
 
     network(x)[out] = sum_n sum W_n[out, in1, ..., in_n] x[in1] ... x[in_n]
 
-    Degree 0 is the constant (out,), 1 the linear map (out, in), 2 the quadratic form (out, in, in); plain coordinates.
-    The layers are composed as polynomials, and every product is a planned contraction. Raises ValueError if one of
-    them needs more than `max_elements` numbers at once, or if the degree is above 2**L.
-    Memory: width in^n; flops: about L n rank width in^n.
+    Degree 0 is the constant (out,), 1 the linear map (out, in), 2 the quadratic form (out, in, in). All are in plain
+    coordinates, without the constant. The layers are composed as polynomials, and every product is a planned
+    contraction.
+    Raises ValueError if a product needs more than `max_elements` numbers at once, or if the degree is above 2^L.
+    Memory: width * in^n numbers, and flops: about L * n * rank * width * in^n, where width is the largest layer output.
     """
     stack = as_network(network)
     check_number("max_elements", max_elements, 1)
@@ -192,13 +197,17 @@ def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float =
 
 
 def _without(modes: Modes, mode: str) -> Modes:
+    """Return the modes without one of them."""
     return tuple(name for name in modes if name != mode)
 
 
 def _select(
     terms: Sequence[Term], mode: str, index: int, views: dict[tuple[int, ...], tuple[Tensor, Tensor]]
 ) -> tuple[Term, ...]:
-    """Terms with the mode fixed at that index; copies of one array get one view, kept in `views`, and stay shared."""
+    """Return the terms with the mode fixed at that index.
+
+    All copies of an array get the same view, which is kept in `views`, so they stay shared.
+    """
     selected = []
     for data, modes in terms:
         while mode in modes:
@@ -211,7 +220,10 @@ def _select(
 
 
 def _symmetrize(tensor: Tensor, first: int) -> Tensor:
-    """The mean over all orders of the axes from `first` on, one axis at a time: n^2 / 2 transpositions, not n!."""
+    """Return the mean over all orders of the axes from `first` on.
+
+    The axes are added one at a time, which takes n^2 / 2 transpositions instead of n!.
+    """
     for last in range(first + 1, tensor.ndim):
         tensor = sum((tensor.transpose(i, last) for i in range(first, last)), tensor) / (last - first + 1)
     return tensor

@@ -1,4 +1,4 @@
-"""The search for the components that make one output of a network, from the top layer down."""
+"""Search for the components that produce one output of a network, from the top layer down."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -41,24 +41,27 @@ def circuit(
     max_elements: float = DEFAULT_MAX_ELEMENTS,
     progress: bool = True,
 ) -> Circuit:
-    """Find the components of every layer that make the output along a direction.
+    """Return the components of every layer that produce the output along a direction, as a tree.
 
     direction . B_L(z, z) = sum_i eigenvalue_i (v_i . z)^2, where z is the output of the layer below
 
     Each v_i is then an output direction of the layer below, and so on down to the inputs.
     direction: (out,), for example one entry per class; the v_i are eigenvectors of its interaction matrix in the last
-    layer. widths: how many components to keep per parent: one number for all layers or one per layer, bottom first
-    as the parts are; None keeps all min(in, 2 hidden). Eigenvalues that are zero up to rounding are left out.
-    beam: how many components to keep per level in total; a component that keeps no child is dropped.
-    x: inputs (..., in) for ranking. A score is the exact ||what the output loses without the component|| / ||output||
-    over x. Without x a score is an upper bound on the same ratio in the norm of the network's tensor (kind "tree", in
-    which the constant coordinate counts as much as any other).
+    layer.
+    widths: how many components to keep per parent: one number for all layers, or one per layer (bottom first, as the
+    parts). None keeps all min(in, 2 * hidden), where hidden is the layer's rank. Eigenvalues that are zero up to
+    rounding are dropped.
+    beam: how many components to keep per level in total. A component without kept children is dropped.
+    x: inputs (..., in), without constant coordinate, for the ranking. With x, the score of a component is exactly
+    ||change of the output if the component is removed|| / ||output||, with norms over the inputs. Without x, the score
+    is an upper bound on this ratio in the norm of the network's tensor (kind "tree", in which the constant coordinate
+    counts like any other).
     name: the name of the direction, for titles.
 
     Raises ValueError if the output is zero or overflows, or if a level needs more than `max_elements` numbers.
-    Cost: splitting one component through a layer takes 2 r^2 hidden + 9 r^3 flops, where r is the rank of
-    [left, right] up to the rounding of float64: at most min(in, 2 hidden), and at most the embedding's
-    width. Memory: (in + samples) * components. Work in float64, result in the network's dtype.
+    Cost: splitting one component through a layer takes 2 * r^2 * hidden + 9 * r^3 flops. Here r is the numerical rank
+    of [left, right], at most min(in, 2 * hidden), and at most the width of an absorbed embedding. Memory: (in +
+    samples) * components. The computation uses float64; the result has the network's dtype.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -111,10 +114,10 @@ def circuit(
 
 
 class _Ruler:
-    """How large coordinates are: on inputs (sample, in), or without inputs their norms as tensors, as one sample.
+    """A ruler measures coordinates v . z on inputs (sample, in), or their norms as tensors if there are no inputs.
 
-    It measures the network with every layer divided by a power of two, layer l by 2^exponents[l], and the inputs by
-    another, so that all coordinates are near 1. Scores are shares and do not see this.
+    It works on a rescaled network, in which layer l is divided by 2^exponents[l] and the inputs by another power of
+    two, so that all coordinates are near 1. Scores are ratios and do not depend on this.
     """
 
     def __init__(self, layers: Sequence[BilinearLayer], x: Tensor | None) -> None:
@@ -144,7 +147,7 @@ class _Ruler:
             self.exponents.append(exponent + own)
 
     def compress(self, number: int, basis: Tensor | None) -> "_Ruler":
-        """The ruler of vectors in the coordinates of a basis (in, r) of the input of layer `number`."""
+        """Return the ruler for vectors in the coordinates of a basis (in, r) of the input of layer `number`."""
         ruler = copy(self)
         if basis is not None:
             array = self.arrays[number] @ basis
@@ -153,7 +156,7 @@ class _Ruler:
         return ruler
 
     def coordinates(self, number: int, vectors: Tensor) -> Tensor:
-        """(sample, component): v . z for the input z of layer `number`, or ||v . z|| as a tensor."""
+        """Return v . z, (sample, component), for the input z of layer `number`, or the norm of v . z as a tensor."""
         if self.bound:
             return ((vectors @ self.arrays[number]) * vectors).sum(-1).clamp_min(0).sqrt()[None]
         return self.arrays[number] @ vectors.T
@@ -170,7 +173,7 @@ def _expand(
     beam: int | None,
     progress: bool,
 ) -> Level:
-    """The kept components of the interaction matrices of all directions (parent, out), best first."""
+    """Return the kept components of the interaction matrices of all directions (parent, out), best first."""
     size = layer.core.shape[1]
     ruler = ruler.compress(number, layer.basis)
     chunk = max(1, _CHUNK_ELEMENTS // (size * max(size, ruler.samples)))
@@ -184,7 +187,7 @@ def _expand(
         magnitude = eigenvalues.abs()
         nonzero = magnitude > size * EPS * magnitude.amax(1, keepdim=True)
         coordinate = ruler.coordinates(number, vectors.flatten(0, 1))  # (sample, row * size)
-        # A bound takes the worst case, in which removing means adding: all signs the same.
+        # A bound assumes the worst case, in which all changes have the same sign and add up.
         signed = -magnitude if ruler.bound else eigenvalues
         change = carry_up(signed.flatten() * coordinate.square(), parents, above, values, ruler.bound)
         scores = change.norm(dim=0).unflatten(0, (len(rows), size)).masked_fill(~nonzero, -1)
@@ -202,11 +205,12 @@ def _expand(
 
 
 def _best(scores: Tensor, beam: int | None) -> Tensor:
+    """Return the places of the `beam` highest scores, best first."""
     return scores.argsort(descending=True, stable=True)[:beam]
 
 
 def _prune(levels: Sequence[Level]) -> list[Level]:
-    """Drop the components that have no child left, from the bottom up: they reproduce nothing."""
+    """Drop the components without children, from the bottom up, because they contribute nothing to the output."""
     kept = [levels[-1]]
     for level in reversed(levels[:-1]):
         used, parents = kept[-1].parents.unique(return_inverse=True)  # ascending, so the order stays
@@ -218,7 +222,7 @@ def _prune(levels: Sequence[Level]) -> list[Level]:
 
 
 def _check_widths(widths: int | Sequence[int] | None, layers: Sequence[BilinearLayer]) -> list[int]:
-    """Components per parent for every layer, bottom first."""
+    """Return the number of components per parent for every layer, bottom first."""
     full = [min(layer.shape[1], 2 * layer.rank) for layer in layers]
     if widths is None:
         return full
@@ -238,7 +242,7 @@ def _check_widths(widths: int | Sequence[int] | None, layers: Sequence[BilinearL
 
 
 def _level_sizes(widths: Sequence[int], beam: int | None) -> list[int]:
-    """The largest number of components that each level can have, bottom first."""
+    """Return the largest number of components that each level can have, bottom first."""
     sizes = [1]
     for width in reversed(widths):
         sizes.append(min(sizes[-1] * width, beam or sizes[-1] * width))

@@ -1,4 +1,4 @@
-"""A network as a tree of components: the eigenvectors of a layer are output directions of the layer below it."""
+"""Represent a network as a tree of components: a layer's eigenvectors are output directions of the layer below."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _PRINTED = 4  # children of a component that `str` prints
 class Level:
     """A level holds the components that read the input of one layer, best first.
 
-    Component i contributes to component parents[i] of the level above.
+    Component i of the level is a child of component parents[i] of the level above and contributes to its coordinate.
     """
 
     layer: int
@@ -31,20 +31,20 @@ class Level:
         return len(self.eigenvalues)
 
     def to(self, dtype: torch.dtype) -> "Level":
-        """Return the level in another dtype."""
+        """Return the level in another dtype; the indices in `parents` do not change."""
         floats = (self.eigenvalues, self.vectors, self.scores)
         return Level(self.layer, self.parents, *(tensor.to(dtype) for tensor in floats))
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """A component is one node of the tree: it adds its contribution to the coordinate of its parent.
+    """A component is one node of the tree; its contribution is added to the coordinate of its parent.
 
-    contribution = eigenvalue coordinate^2, coordinate = vector . (input of the layer)
+    contribution = eigenvalue * coordinate^2, coordinate = vector . (input of the layer)
     """
 
     layer: int
-    number: int  # its place in its level
+    number: int  # place of the component in its level
     eigenvalue: float
     score: float
     vector: Tensor  # (in,)
@@ -53,12 +53,13 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """A circuit is the tree of components that make one output of a network.
+    """A circuit is the tree of components that produce one output of a network.
 
     direction . f(x) = sum_i eigenvalue_i c_i^2, c_i = sum_j eigenvalue_ij c_ij^2, ..., c = vector . x at the leaves
 
-    A call returns the output of the kept components; with complete widths it is the exact output. `coordinates`,
-    `contributions` and `ablations` refer to the whole network: they do not depend on which other components were kept.
+    A call returns the output of the kept components, which is the exact output if all components were kept.
+    `coordinates`, `contributions` and `ablations` use the whole network, so the choice of kept components does not
+    change them.
     """
 
     network: BilinearNetwork
@@ -68,11 +69,11 @@ class Circuit:
     name: str = ""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the output of the kept components: (..., in) -> (...). Cost: 2 in flops per leaf and sample."""
+        """Return the output of the kept components, (..., in) -> (...); cost: 2 * in flops per leaf and sample."""
         return times_power(*self._output(self._lift(x))).to(x.dtype)
 
     def _output(self, z: Tensor) -> tuple[Tensor, int]:
-        """Return the output of the kept components for lifted inputs, divided by 2^exponent, and exponent; float64."""
+        """Return the kept components' output for lifted inputs, divided by 2^exponent, and the exponent; float64."""
         value, exponent = rescale(z @ self.levels[-1].vectors.to(torch.float64).T)  # (..., component)
         for level, above in self._upward():
             eigenvalues, own = rescale(level.eigenvalues)
@@ -82,7 +83,7 @@ class Circuit:
         return value[..., 0], exponent
 
     def _truth(self, z: Tensor) -> tuple[Tensor, int]:
-        """Return the output of the network along the direction, divided by 2^exponent, and exponent; float64."""
+        """Return the network's output along the direction, divided by 2^exponent, and the exponent; float64."""
         exponent = 0
         for layer in self.network.to(dtype=torch.float64).layers:
             (core,), own = balance(layer)
@@ -92,23 +93,26 @@ class Circuit:
         return z @ direction, exponent + own
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return vector . (input of the layer) of every component: one (..., component) per level, top first."""
+        """Return the coordinate vector . (input of the layer) of every component.
+
+        x: (..., in). The result has one tensor (..., component) per level, top level first.
+        """
         return tuple(values.to(x.dtype) for values in self._coordinates(x))
 
     def contributions(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return eigenvalue * coordinate^2 of every component: what it adds to the coordinate of its parent.
+        """Return the contribution eigenvalue * coordinate^2 of every component to the coordinate of its parent.
 
-        Shapes are those of `coordinates`. With complete widths the contributions of a component's children sum to its
-        coordinate.
+        Shapes are those of `coordinates`. If all components were kept, the contributions of a component's children sum
+        to its coordinate.
         """
         pairs = zip(self.levels, self._coordinates(x), strict=True)
         return tuple((level.eigenvalues * values * values).to(x.dtype) for level, values in pairs)
 
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return exactly how much the output falls if one component is removed and all others stay.
+        """Return the exact decrease of the output if one component is removed and all others stay, for every component.
 
-        One tensor (..., component) per level, top first; at the top level it is the contribution.
-        Memory: samples * components.
+        x: (..., in). The result has one tensor (..., component) per level, top level first. At the top level the
+        decrease is the contribution. Memory: samples * components numbers.
         """
         values = self._coordinates(x)
         changes = []
@@ -118,11 +122,11 @@ class Circuit:
         return tuple(changes)
 
     def relative_error(self, x: Tensor) -> float:
-        """Return the relative error of the kept components over inputs x (..., in).
+        """Return the relative error of the output of the kept components over inputs x (..., in).
 
         ||circuit(x) - direction . f(x)|| / ||direction . f(x)||
 
-        Raises ValueError if the output is zero on every x.
+        Raises ValueError if the output is zero for every x.
         """
         z, _ = rescale(self._lift(x))  # the error of a homogeneous map does not depend on the scale of x
         (kept, of_kept), (output, of_output) = self._output(z), self._truth(z)
@@ -167,14 +171,16 @@ class Circuit:
         return "\n".join(lines)
 
     def _upward(self) -> Iterator[tuple[Level, int]]:
-        """Iterate over the levels, lowest first, with the number of components one level up (1 above the top)."""
+        """Return the levels, lowest first, each with the number of components one level up (1 above the top)."""
         counts = [1, *(len(level) for level in self.levels)]
         return zip(reversed(self.levels), reversed(counts[:-1]), strict=True)
 
     def _lift(self, x: Tensor) -> Tensor:
+        """Return float64 inputs with the constant coordinate of a lifted network."""
         return self.network[0].lift_input("x", x).to(torch.float64)
 
     def _coordinates(self, x: Tensor) -> list[Tensor]:
+        """Return the coordinates of every component, float64, one tensor per level."""
         inputs = layer_inputs(self.network.to(dtype=torch.float64).layers, self._lift(x))
         return [inputs[level.layer] @ level.vectors.to(torch.float64).T for level in self.levels]
 
@@ -182,10 +188,11 @@ class Circuit:
 def carry_up(
     change: Tensor, parents: Tensor, above: Sequence[Level], values: Sequence[Tensor], bound: bool = False
 ) -> Tensor:
-    """Return how much the output loses if each coordinate of `parents` loses `change` (..., component).
+    """Return how much the output decreases if each coordinate with index in `parents` decreases by `change`.
 
-    One level up, the loss is eigenvalue * (c^2 - (c - change)^2). values: the coordinates c of the levels `above`.
-    bound=True: values are magnitudes and `change` is negative; the result bounds how far the output can change.
+    change: (..., component). One level up, a coordinate c decreases by eigenvalue * (c^2 - (c - change)^2). values: the
+    coordinates c of the levels `above`. If bound=True, the values are magnitudes and `change` is negative; the result
+    then bounds how much the output can change.
     """
     for level, value in zip(reversed(above), reversed(values), strict=True):
         eigenvalues = level.eigenvalues.abs() if bound else level.eigenvalues
@@ -195,7 +202,7 @@ def carry_up(
 
 
 def layer_inputs(layers: Sequence[BilinearLayer], x: Tensor) -> list[Tensor]:
-    """Return the input of every layer, and the output last, with constant coordinates."""
+    """Return the input of every layer and then the network's output, with constant coordinates."""
     inputs = [x]
     for layer in layers:
         inputs.append(layer.multilinear(inputs[-1]))

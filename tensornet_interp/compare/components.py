@@ -104,7 +104,7 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stab
     """
     check_bool("blocks", blocks)
     if len(check_list("results", results)) < 2:
-        raise ValueError(f"stability compares fits with each other and needs 2 or more results, got {len(results)}")
+        raise ValueError(f"stability compares fits and needs at least 2 results, got {len(results)}")
     results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
     totals = [torch.zeros(_count(result, blocks), dtype=torch.float64, device="cpu") for result in results]

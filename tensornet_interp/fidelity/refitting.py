@@ -92,7 +92,7 @@ def _only(result: SpectralResult, kept: Tensor) -> tuple[SpectralResult, Tensor]
     """
     masked = result.keep(kept)  # checks the mask
     if not bool(kept.any()):
-        raise ValueError("kept selects no component, so there is nothing to fit")
+        raise ValueError("kept has no component, so there is nothing to fit")
     order = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
     index = order[:, None, :].expand(-1, result.eigenvectors.shape[1], -1)
     values, vectors = masked.eigenvalues.gather(1, order), result.eigenvectors.gather(2, index)

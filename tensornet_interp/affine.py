@@ -1,4 +1,4 @@
-"""Vectors and affine maps of a layer; if the layer is lifted, coordinate 0 is the constant 1."""
+"""Check vectors and affine maps of a layer; coordinate 0 of a lifted layer is the constant 1."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,17 @@ __all__ = ["affine_matrix", "check_direction", "check_inputs", "check_pair", "li
 
 
 def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
-    """Check that a direction is a tensor (..., out) of this size, with the dtype and device of `like`."""
+    """Check that a direction is a tensor (..., out) with this size, and with the dtype and device of `like`."""
     check_batch("direction", direction, "out")
     check_size("out", layer=size, direction=direction.shape[-1])
     check_alike(layer=like, direction=direction)
 
 
 def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
-    """Inputs (..., in) over all coordinates, which are the rows of `like`; NaN passes. Returns x2, by default x1."""
+    """Check inputs (..., in) over all coordinates; return x2, or x1 if x2 is None.
+
+    `like` is an array of the layer with one row per coordinate. NaN entries are allowed.
+    """
     for name, x in [("x1", x1)] + ([] if x2 is None else [("x2", x2)]):
         check_batch(name, x, "in", finite=False)
         check_size("in", layer=len(like), **{name: x.shape[-1]})
@@ -29,14 +32,14 @@ def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
 
 
 def check_pair(x1: Tensor, x2: Tensor) -> None:
-    """The axes before the last of both inputs broadcast."""
+    """Raise ValueError unless the axes before the last of both inputs broadcast."""
     pairs = zip(reversed(x1.shape[:-1]), reversed(x2.shape[:-1]), strict=False)
     if any(a != b and 1 not in (a, b) for a, b in pairs):
         raise ValueError(f"x1 and x2 must have batches that broadcast, got {tuple(x1.shape)} and {tuple(x2.shape)}")
 
 
 def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:
-    """Check plain vectors (..., in) and return them; if `constant` is true, put the constant 1 in front.
+    """Check vectors (..., in) without the constant and return them, with the constant 1 in front if `constant` is true.
 
     `size` counts the constant. The vectors must have the dtype and device of `like`, an array of the layer.
     """
@@ -51,10 +54,11 @@ def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tenso
 def affine_matrix(
     name: str, matrix: Tensor | None, bias: Tensor | None, *, axis: int, like: Tensor, constant: bool
 ) -> Tensor:
-    """Return the matrix of x -> matrix @ x + bias; with a constant coordinate it is [[1, 0], [bias, matrix]].
+    """Return the matrix of the map x -> matrix @ x + bias, or [[1, 0], [bias, matrix]] with a constant coordinate.
 
-    name: "input" or "output", for errors. `axis`: the axis of the matrix that is summed with the rows of `like`.
-    Without a matrix the map is x + bias. Raises ValueError for a bias without a constant coordinate.
+    name: "input" or "output", for error messages. axis: the axis of the matrix that has one entry per (plain) row of
+    `like`, an array of the layer. If `matrix` is None, the map is x + bias. Raises ValueError for a bias without a
+    constant coordinate, and if sizes, dtypes or devices differ.
     """
     size = len(like) - constant
     if bias is not None and not constant:
@@ -75,5 +79,5 @@ def affine_matrix(
 
 
 def _with_constant(x: Tensor) -> Tensor:
-    """Return [1, x], vectors (..., size) with the constant coordinate in front."""
+    """Return [1, x]: vectors (..., size) with the constant coordinate in front."""
     return torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)

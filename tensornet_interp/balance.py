@@ -1,4 +1,4 @@
-"""Rescaling by powers of two, which is exact: computing with scaled numbers neither over- nor underflows."""
+"""Rescale by powers of two, which is exact, so that later computations neither overflow nor underflow."""
 
 from typing import NamedTuple
 
@@ -12,22 +12,23 @@ __all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power"]
 
 
 class Balanced(NamedTuple):
-    """Balanced layers are the given ones divided by a power of two: layers[i] * 2^exponent = given[i], float64."""
+    """Balanced layers are float64 layers divided by a power of two: layers[i] * 2^exponent is the given layer i."""
 
     layers: tuple[BilinearLayer, ...]
     exponent: int
 
 
 def balance(*layers: BilinearLayer) -> Balanced:
-    """Rescale hidden units so that every column of left' and right' has its largest entry in [1, 2).
+    """Return the layers with rescaled hidden units: all columns of left and right have largest entries in [1, 2).
 
-    layers[i] = 2^exponent (down', left', right')
+    given layers[i] = 2^exponent * (down', left', right'), where primes mark the returned layers[i]
 
-    Every hidden unit has its own powers of two, so a unit with down 1e-170 and left 1e170 loses nothing. The exponent
-    is set by the largest unit, so a unit that is 1e308 times smaller may become 0. If layers have equal rank and the
-    powers of a unit differ by at most one, the layers share the larger power: aligned factors stay aligned, and their
-    differences keep their digits. Powers of two do not round, and autograd treats them as constants. Zero columns stay
-    zero. Cost: a pass over the weights.
+    Every hidden unit has its own powers of two, so a unit with down 1e-170 and left 1e170 loses nothing. The largest
+    unit of all layers determines the exponent, so a unit that is 1e308 times smaller may become 0. If the layers have
+    equal rank and the powers of a unit differ by at most one, they share the larger power: aligned factors stay
+    aligned, and differences of such factors keep their digits. (The largest entry of a sharing column may then be in
+    [1/2, 1).) Powers of two do not round, and autograd treats them as constants. Zero columns stay zero. Cost: one pass
+    over the weights.
     """
     wide = [layer.to(dtype=torch.float64) for layer in layers]
     lefts, rights = (_shared([_exponents(getattr(layer, side)) for layer in wide]) for side in ("left", "right"))
@@ -57,11 +58,11 @@ def balance(*layers: BilinearLayer) -> Balanced:
 
 
 def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scaled rows, float64, and their exponents, exactly.
+    """Return the rows scaled to largest magnitudes in [1, 2), in float64, and their exponents, without rounding.
 
-    matrix[i] = 2^exponents[i] scaled[i]
+    matrix[i] = 2^exponents[i] * scaled[i]
 
-    The largest magnitude of each row of "scaled" is in [1, 2).
+    A row of zeros stays zero and has exponent 0.
     """
     columns = matrix.to(torch.float64).T
     exponents = _exponents(columns)
@@ -69,11 +70,11 @@ def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rescale(values: Tensor) -> tuple[Tensor, int]:
-    """Return scaled values, float64, and one exponent, exactly.
+    """Return values scaled to a largest magnitude in [1, 2), in float64, and one exponent, without rounding.
 
-    values = 2^exponent scaled
+    values = 2^exponent * scaled
 
-    The largest magnitude of "scaled" is in [1, 2). If all values are zero, the exponent is 0.
+    If all values are zero, the exponent is 0.
     """
     wide = values.to(torch.float64)
     exponent = int(_exponents(wide.reshape(-1, 1)))
@@ -81,14 +82,17 @@ def rescale(values: Tensor) -> tuple[Tensor, int]:
 
 
 def _exponents(columns: Tensor) -> Tensor:
-    """Return e (rank,) with the largest entry of each column in [2^e, 2^(e + 1)); 0 for a column of zeros."""
+    """Return e (rank,) such that the largest entry of each column is in [2^e, 2^(e + 1)); 0 for a zero column."""
     largest = columns.detach().abs().amax(0)
     exponents = torch.frexp(largest).exponent.to(torch.int64) - 1
     return torch.where(largest > 0, exponents, 0)
 
 
 def _shared(exponents: list[Tensor]) -> list[Tensor]:
-    """Give all layers the largest exponent of a unit if theirs differ by at most one; else each keeps its own."""
+    """Return exponents that the layers share per hidden unit: the largest, if theirs differ by at most one.
+
+    If they differ by more, or the ranks differ, each layer keeps its own.
+    """
     if len({len(own) for own in exponents}) > 1:
         return exponents
     every = torch.stack(exponents)
@@ -98,7 +102,11 @@ def _shared(exponents: list[Tensor]) -> list[Tensor]:
 
 
 def times_power(matrix: Tensor, exponents: Tensor | int) -> Tensor:
-    """Return matrix[:, r] 2^exponents[r], exactly: powers are made from their bits, in steps that fit a float."""
+    """Return matrix[:, r] * 2^exponents[r].
+
+    Each power of two is exact, because its float64 bit pattern is written directly. Exponents beyond +-1000 are applied
+    in several multiplications.
+    """
     exponents = torch.as_tensor(exponents, device=matrix.device)
     while True:
         step = exponents.clamp(-1000, 1000)

@@ -1,4 +1,4 @@
-"""Concentration: how few entries hold most of a vector, and which share of it is on inputs that data rarely use."""
+"""Measure how few entries hold most of a vector, and how much of the vector is on inputs that data rarely use."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ __all__ = ["energy_share", "participation", "rare_inputs"]
 
 
 def participation(values: Tensor, dim: int = -1) -> Tensor:
-    """Return how many entries hold most of a vector, float64.
+    """Return the effective number of entries of a vector along `dim`, in float64.
 
-    (sum |values|)^2 / sum values^2 along `dim`
+    (sum |values|)^2 / sum values^2
 
-    The number is (L1 / L2)^2 and does not depend on scale: 1 for a single nonzero entry, n for n equal entries, 0 if
-    all are zero. For eigenvalues it is the effective rank; for an eigenvector (dim = in) it says over how many inputs
-    the vector is spread.
+    The number does not depend on the scale of the vector. It is 1 for a single nonzero entry, n for n equal entries,
+    and 0 if all entries are zero. For eigenvalues it is the effective rank. For an eigenvector (dim = in) it is the
+    number of inputs over which the vector is spread.
     """
     check_tensor("values", values, ("...",) * getattr(values, "ndim", 1), finite=False)
     check_int("dim", dim, -values.ndim, values.ndim - 1, f"values has {values.ndim} axes")
@@ -27,13 +27,13 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
 
 
 def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
-    """Return which pixels are active in few of the images x (batch, in): boolean (in,).
+    """Return True for every pixel that is active in less than `share` of the images x (batch, in): boolean (in,).
 
     rare[in] = mean_batch [x > 0] < share
 
-    Pixels that are never active are rare too; `rare_inputs(x) & (x > 0).any(0)` leaves them out. Without input noise
-    the data never changes the weights of such pixels, so they keep their initial values.
-    Raises ValueError if share is not in (0, 1].
+    Pixels that are never active are rare too; `rare_inputs(x) & (x > 0).any(0)` excludes them. Without input noise,
+    data never changes the weights of such pixels, so these weights keep their initial values.
+    Raises ValueError if `share` is not in (0, 1].
     """
     check_tensor("x", x, ("batch", "in"))
     check_share("share", share, low_open=True, high_open=False)
@@ -41,13 +41,13 @@ def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
 
 
 def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
-    """Return the share of a vector's squared norm on the inputs of a boolean mask (in,), for vectors (..., in).
+    """Return the share of the squared norm of vectors (..., in) that is on the inputs of a boolean mask (in,).
 
     sum_in mask vectors^2 / sum_in vectors^2
 
-    The share is from 0 to 1, and 0 for a zero vector. A vector without a preference has `mask.double().mean()` on
-    average.
-    Eigenvectors are columns: pass `result.eigenvectors.mT`.
+    The share is from 0 to 1, and 0 for a zero vector. A random vector without a preference has the share
+    `mask.double().mean()` on average. Vectors are rows here, but eigenvectors are columns: pass
+    `result.eigenvectors.mT`.
     Raises TypeError if the mask is not boolean, ValueError if sizes differ.
     """
     check_batch("vectors", vectors, "in", finite=False)

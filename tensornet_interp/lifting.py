@@ -1,4 +1,4 @@
-"""Lifting: a constant input coordinate makes biases and residuals part of a bilinear layer."""
+"""Lift layers: a constant input coordinate makes biases and residuals part of a bilinear layer."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,13 +22,14 @@ def lift(
     bias: Tensor | None = None,
     residual: float = 0.0,
 ) -> BilinearLayer:
-    """Return a layer with biases and a residual as a bilinear layer of [1, x], exactly.
+    """Return a layer with biases and a residual as an exact bilinear layer of the lifted input [1, x].
 
     y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
 
-    One hidden unit is added for the constant, which becomes output coordinate 0, and one for each residual coordinate
-    (x_j * 1). A call takes and returns plain vectors. left_bias, right_bias: (rank,); bias: (out,).
-    Raises ValueError if the layer is lifted already, if sizes differ, or for a residual if in and out differ.
+    left_bias, right_bias: (rank,); bias: (out,); residual: a number. One hidden unit (1 * 1) is added for the constant,
+    which becomes output coordinate 0 and also carries `bias`. For a residual, one hidden unit (x_j * 1) is added per
+    coordinate. A call takes and returns vectors without the constant coordinate.
+    Raises ValueError if the layer is already lifted, if sizes differ, or for a residual if in and out differ.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     if layer.constant_in or layer.constant_out:
@@ -65,7 +66,7 @@ def lift(
 class Split(NamedTuple):
     """A split holds the function of a lifted layer by degree: y = interaction(x) + linear x + constant.
 
-    All parts are in plain coordinates.
+    All parts are in plain coordinates, without the constant.
     """
 
     interaction: BilinearLayer  # (out, in, in), without a constant coordinate
@@ -75,15 +76,16 @@ class Split(NamedTuple):
 
 @without_autocast
 def split(layer: BilinearLayer) -> Split:
-    """Split a lifted layer into its parts of degree 2, 1 and 0.
+    """Return the parts of a lifted layer of degree 2, 1 and 0 in the input.
 
     y[out] = sum B[out, in1, in2] x[in1] x[in2] + sum linear[out, in] x[in] + constant[out]
 
-    The interaction part is the block of the interaction matrices without the constant coordinate, the linear part is
-    the sum of row and column of the constant, and the constant part is their corner. The interaction part keeps the
-    factors, so it can be decomposed like any layer. A layer that is not lifted has only an interaction part. A
-    constant output is dropped. `circuits.degree_weights` returns dense parts, also of networks of several layers.
-    Cost: 2 rank in (1 + out).
+    In the symmetric interaction matrices, `interaction` is the block without the constant coordinate, `linear` is the
+    sum of the row and the column of the constant, and `constant` is the corner entry. The interaction part is a layer
+    with the same hidden units, so it can be decomposed like any layer. A layer that is not lifted has only an
+    interaction part; the other parts are zero. A constant output is dropped. For networks of several layers,
+    `circuits.degree_weights` returns the parts as dense tensors.
+    Cost: 2 * rank * in * (1 + out) flops.
     """
     layer = check_kind("layer", layer, BilinearLayer, "; see to_layer()").drop_constant()
     down = layer.down

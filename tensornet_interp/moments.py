@@ -1,4 +1,4 @@
-"""Moments of inputs, and Gram matrices that carry second moments through bilinear layers."""
+"""Moments of inputs, and the Gram matrices that carry second moments through bilinear layers."""
 
 import copy
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ _CHUNK_ELEMENTS = 2**22  # entries of a block of rows that is held at once (32 M
 class Moments:
     """Moments are the mean and the covariance of the inputs of a layer or network.
 
-    They are in plain coordinates: a lifted network adds its constant coordinate by itself (see `lifted`). Both are
-    kept in float64 on the device of `mean`.
+    Both are in plain coordinates, without the constant; a lifted network adds its constant coordinate itself (see
+    `lifted`). Both are stored in float64 on the device of `mean`.
     Raises ValueError if sizes or devices differ, if an entry is not finite, or if the covariance is not symmetric and
-    positive semidefinite up to the rounding of its given dtype. Cost: in^3.
+    positive semidefinite up to the rounding error of its given dtype. Cost: O(in^3).
 
     Example:
     >>> Moments(torch.zeros(3), torch.eye(3), note="whitened images")
@@ -65,7 +65,8 @@ class Moments:
     def of(cls, x: Tensor) -> "Moments":
         """Return the mean and the covariance (divided by batch - 1) of inputs x (batch, in).
 
-        Raises ValueError for fewer than two inputs. Cost: 2 batch in^2 flops in one pass over x, in blocks of rows.
+        Raises ValueError for fewer than two inputs.
+        Cost: 2 * batch * in^2 flops, in one pass over x in blocks of rows.
         """
         batch, size = check_tensor("x", x, ("batch", "in")).shape
         if batch < 2:
@@ -82,7 +83,7 @@ class Moments:
 
     @classmethod
     def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
-        """Return mean 0 and the identity as covariance, for `size` inputs."""
+        """Return moments with mean 0 and the identity as covariance, for `size` inputs."""
         check_iterations("size", size)
         device = None if device is None else check_device(device)
         mean = torch.zeros(size, dtype=torch.float64, device=device)
@@ -93,31 +94,34 @@ class Moments:
 
     @property
     def second_moment(self) -> Tensor:
-        """Return the raw second moment E[x x^T], (in, in)."""
+        """Return the raw (not centred) second moment E[x x^T], (in, in)."""
         return self.covariance + torch.outer(self.mean, self.mean)
 
     @property
     def root(self) -> Tensor:
-        """Return F (in, in) with F F^T = covariance: x = mean + F z has these moments if z is standard normal."""
+        """Return F (in, in) with F F^T = covariance.
+
+        If z is standard normal, x = mean + F z has these moments.
+        """
         values, vectors = torch.linalg.eigh(self.covariance)
         return vectors * values.clamp_min(0).sqrt()
 
     def to(self, device: torch.device | str) -> "Moments":
-        """Return the same moments on a device."""
+        """Return the same moments on another device."""
         place, _ = check_place(device, None, self.mean)
         return self._with(self.mean.to(place), self.covariance.to(place))
 
     def lifted(self) -> "Moments":
-        """Return the moments of [1, x]: the constant coordinate has mean 1 and no variance."""
+        """Return the moments of [1, x], where the constant coordinate has mean 1 and variance 0."""
         return self._with(torch.cat([self.mean.new_ones(1), self.mean]), pad(self.covariance, (1, 0, 1, 0)))
 
     def divided_by(self, scale: Tensor) -> "Moments":
-        """Return the moments of x / scale, for a positive number `scale`."""
+        """Return the moments of x / scale; `scale` is a positive number."""
         check_tensor("scale", scale, ())
         return self._with(self.mean / scale, self.covariance / scale / scale)
 
     def _with(self, mean: Tensor, covariance: Tensor) -> "Moments":
-        """Return a copy with other numbers, unchecked: they were computed from checked ones."""
+        """Return a copy with another mean and covariance, which are not checked because they come from checked ones."""
         changed = copy.copy(self)
         object.__setattr__(changed, "mean", mean)
         object.__setattr__(changed, "covariance", covariance)
@@ -125,7 +129,7 @@ class Moments:
 
 
 def check_moments(value: object) -> Moments | None:
-    """Return moments or None unchanged; raises TypeError for anything else."""
+    """Return moments or None unchanged; raises TypeError for any other object."""
     if value is None or isinstance(value, Moments):
         return value
     raise TypeError(
@@ -135,9 +139,10 @@ def check_moments(value: object) -> Moments | None:
 
 
 def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
-    """Return the moments of everything that a first layer takes, its constant coordinate included.
+    """Return the moments of all input coordinates of a network's first layer, including a constant coordinate.
 
-    The default None means mean 0 and the identity. Raises if `moments` has another size or device than the layer.
+    The default None means mean 0 and the identity as covariance. Raises ValueError if `moments` and the layer differ in
+    size or device.
     """
     size = first.shape[1] - first.constant_in
     given = check_moments(moments) or Moments.standard(size, device=first.down.device)
@@ -148,6 +153,7 @@ def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:
     # rounding errors of entries do not add up: the norm of their matrix is about sqrt(in) times one of them
+    """Raise ValueError if the covariance is not symmetric or not positive semidefinite up to rounding errors."""
     largest = float(covariance.abs().max())
     slack = 32 * rounding * largest
     tolerance = 10 * len(covariance) ** 0.5 * rounding * largest
@@ -164,8 +170,8 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
     C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
 
-    G is `moment`, by default the identity. W and V are the input weights of a, W' and V' those of b.
-    Cost: 4 (rank of a) (rank of b) in multiplications; no array is larger than the result.
+    G is `moment`, (in of a, in of b), by default the identity. W, V are left^T, right^T of a, and W', V' those of b.
+    Cost: 4 * (rank of a) * (rank of b) * in multiplications; with `moment` also 2 * (rank of a) * in^2.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
     direct = (left.T @ b.left) * (right.T @ b.right)
@@ -173,14 +179,14 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
 
 class HiddenMeans(NamedTuple):
-    """Hidden means are two vectors (rank,): the means of the hidden units, and their values at the mean input."""
+    """Hidden means are the expected values of a layer's hidden units, (rank,), and their values at the mean input."""
 
     expected: Tensor
     at_mean: Tensor
 
 
 def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMeans:
-    """Return both vectors for a Gaussian input with this mean (in,) and raw second moment (in, in)."""
+    """Return the hidden means for a Gaussian input with this mean (in,) and raw second moment (in, in)."""
     expected = ((moment @ layer.left) * layer.right).sum(0)
     return HiddenMeans(expected, (mean @ layer.left) * (mean @ layer.right))
 
@@ -188,7 +194,10 @@ def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMe
 def cross_moment(
     f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
 ) -> Tensor:
-    """Return E[f(u) g(u')^T], (out, out'), for jointly Gaussian inputs with E[u u'^T] = moment (in, in'); exact."""
+    """Return E[f(u) g(u')^T], (out, out'), exactly for jointly Gaussian inputs with E[u u'^T] = moment (in, in').
+
+    f and g are single layers; means_f and means_g are their `hidden_means` for u and u'.
+    """
     hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
     return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
 
@@ -199,8 +208,10 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
     G[in, in'] = sum B[out, in, j] X[j, j'] N[out, out'] B[out', in', j']
     G = 1/4 Z^T [[M*(V X V^T), M*(V X W^T)], [M*(W X V^T), M*(W X W^T)]] Z, Z = [W; V], M = down^T N down
 
-    X is `moment` (in, in) and N is `metric` (out, out); both are symmetric and by default the identity. The second
-    form is what is computed. Cost: 4 rank^2 (2 in + out), in chunks of hidden units.
+    X is `moment` (in, in) and N is `metric` (out, out); both are symmetric and by default the identity. The code
+    computes the second form, in chunks of hidden units.
+    Cost in flops: rank^2 * (12 * in + 2 * out) + 6 * rank * in^2; with `moment` also 4 * rank * in^2, with `metric`
+    also 2 * rank * out^2.
     """
     w, v = layer.left, layer.right
     w_moment, v_moment = (w, v) if moment is None else (moment @ w, moment @ v)

@@ -16,10 +16,10 @@ __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
 class BilinearNetwork(TensorNetwork):
     """A bilinear network is a stack of L parts, bottom first: y = part_L(... part_1(x)).
 
-    It is homogeneous of degree 2**L in its (lifted) input. Each part is a layer or a decomposition of a layer; any
-    other network with modes (out, in1, in2) is replaced by its dense tensor. The constant output coordinate of a lifted
-    last part is dropped. The open modes of `terms()` are "out", "in1" ... f"in{2**L}".
-    Raises ValueError if sizes do not match, or if lifted and plain layers are mixed.
+    Each part is a layer or a decomposition of a layer; a part of another class with modes (out, in1, in2) is replaced
+    by its dense tensor. The network is homogeneous of degree 2^L in its input, including the constant coordinate if it
+    is lifted. The constant output coordinate of a lifted last part is dropped. The open modes of `terms()` are "out",
+    "in1", ..., f"in{2**L}". Raises ValueError if sizes do not match, or if lifted and plain layers are mixed.
     """
 
     def __init__(self, parts: Sequence[TensorNetwork]) -> None:
@@ -44,17 +44,17 @@ class BilinearNetwork(TensorNetwork):
 
     @property
     def layers(self) -> tuple[BilinearLayer, ...]:
-        """Return every part as a CP tensor, bottom first."""
+        """Return every part as a layer (a CP tensor), bottom first."""
         return tuple(part.to_layer() for part in self.parts)
 
     @property
     def modes(self) -> Modes:
-        """Return the modes ("out", "in1", ..., "in{2**L}")."""
+        """Return the open modes ("out", "in1", ..., "in{2**L}")."""
         return ("out", *(f"in{i + 1}" for i in range(2 ** len(self.parts))))
 
     @property
     def constant_in(self) -> bool:
-        """Return True if input coordinate 0 is the constant 1, which a call adds."""
+        """Return True if input coordinate 0 is the constant 1, which every call adds to its input."""
         return self.parts[0].constant_in
 
     def __len__(self) -> int:
@@ -70,24 +70,31 @@ class BilinearNetwork(TensorNetwork):
         return "BilinearNetwork([\n" + "".join(f"  {part!r},\n" for part in self.parts) + "])"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Evaluate the network layer by layer: (..., in) -> (..., out), without constant coordinates.
+        """Return the output (..., out) for inputs x (..., in), computed layer by layer, without constant coordinates.
 
-        A lifted layer passes its constant coordinate on unchanged, as in the contraction of `terms()`.
+        A part that decomposes a lifted layer may output another constant than 1. The next part takes this constant, as
+        in the contraction of `terms()`.
         """
         return self.multilinear(self.parts[0].lift_input("x", x))
 
     def multilinear(self, x: Tensor) -> Tensor:
-        """Evaluate the network layer by layer over all coordinates, constant ones included: (..., in) -> (..., out)."""
+        """Return the output (..., out) for inputs (..., in), both with constant coordinates, computed layer by layer."""
         for part in self.parts:
             x = part.multilinear(x)
         return x
 
     def terms(self) -> tuple[Term, ...]:
-        """Return a tree of 2**L - 1 parts; copies of a part share its arrays, so `contract` does their work once."""
+        """Return the terms of a tree of 2^L - 1 parts.
+
+        All copies of a part share its arrays, so `contract` computes each contraction of the copies once.
+        """
         return self._tree(len(self.parts) - 1, "out", 1)
 
     def to_layer(self) -> BilinearLayer:
-        """Return the one part as a layer, with name, history and constant input; ValueError for more than one part."""
+        """Return the only part as a layer, with its name, history and constant input.
+
+        Raises ValueError for a network of more than one part.
+        """
         if len(self) > 1:
             raise ValueError(
                 f"a network of {len(self)} parts is no single layer; take its parts one by one: network[i] or"
@@ -96,16 +103,16 @@ class BilinearNetwork(TensorNetwork):
         return self.parts[0].to_layer()
 
     def replace(self, i: int, part: TensorNetwork) -> "BilinearNetwork":
-        """Return the network with `part` in the place of part i, for example a decomposition of that layer."""
+        """Return the network with part i replaced by `part`, for example by a decomposition of that layer."""
         i = check_int("part", i, -len(self), len(self) - 1) % len(self)
         return BilinearNetwork([*self.parts[:i], part, *self.parts[i + 1 :]])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearNetwork":
-        """Return the network with the arrays of every part on a device and in a dtype."""
+        """Return the network with the arrays of every part on a device and in a dtype; None leaves either unchanged."""
         return BilinearNetwork([part.to(device, dtype) for part in self.parts])
 
     def _tree(self, level: int, out: str, copy: int) -> tuple[Term, ...]:
-        """Return the terms of copy `copy` of the part at `level` and of all parts below; its output mode is `out`."""
+        """Return the terms of copy number `copy` of the part at `level` and of all parts below; `out` is its output mode."""
         below = [2 * copy - 1, 2 * copy]
         legs = [f"in{i}" if level == 0 else f"bond{level}.{i}" for i in below]
         terms = self.parts[level].terms()
@@ -120,16 +127,20 @@ class BilinearNetwork(TensorNetwork):
 
 
 def as_network(part: TensorNetwork, name: str = "network") -> BilinearNetwork:
-    """Return a network unchanged, and a layer or a decomposition as a network of one part; errors call it `name`."""
+    """Return a network unchanged, and a layer or a decomposition of a layer as a network of one part.
+
+    `name` is the name of the argument in error messages. Raises TypeError for any other object.
+    """
     if isinstance(part, BilinearNetwork):
         return part
     return BilinearNetwork([check_network(name, part)])
 
 
 def wide_layer(name: str, part: TensorNetwork) -> BilinearLayer:
-    """Return a part as a float64 layer: its arrays are converted before they are multiplied, so nothing is rounded.
+    """Return a layer, a decomposition or a network of one part as a float64 layer.
 
-    name: what errors call the part. Raises TypeError and ValueError as `check_network` and `to_layer` do.
+    The arrays are converted before they are multiplied, so no product is rounded to a narrower dtype. `name` is the
+    name of the argument in error messages. Raises TypeError as `check_network` and ValueError as `to_layer`.
     """
     part = check_network(name, part)
     wide = part.to(dtype=torch.float64) if isinstance(part, BilinearMap | BilinearNetwork) else part
@@ -137,7 +148,10 @@ def wide_layer(name: str, part: TensorNetwork) -> BilinearLayer:
 
 
 def check_network(name: str, value: object) -> TensorNetwork:
-    """Return a layer, a decomposition or a network unchanged; a TypeError says how to make one of other objects."""
+    """Return a layer, a decomposition or a network unchanged.
+
+    Raises TypeError for any other object; the message says how to make a layer from it.
+    """
     if isinstance(value, TensorNetwork):
         return value
     kind = type(value)

@@ -1,4 +1,4 @@
-"""Small numerical tools for every room: a division guard, unit columns, rounding errors, Student's quantile."""
+"""Small numerical tools for every room: safe divisors, unit columns, rounding errors, Student's quantile, autocast."""
 
 import functools
 from collections.abc import Callable
@@ -18,14 +18,14 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def nonzero(values: Tensor) -> Tensor:
-    """Return values to divide by: positive values unchanged, 1 in the place of all others."""
+    """Return safe divisors: positive values unchanged, and 1 in place of all other values."""
     return torch.where(values > 0, values, torch.ones_like(values))
 
 
 def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the columns of a matrix, scaled to unit norm, and their norms; a column of zeros stays zero.
+    """Return the columns of a matrix scaled to unit norm, and their norms; a column of zeros stays zero.
 
-    matrix[i, rank] = columns[i, rank] norms[rank]
+    matrix[i, rank] = columns[i, rank] * norms[rank]
     """
     largest = matrix.detach().abs().amax(0)
     scaled = matrix / nonzero(largest)  # squares neither over- nor underflow
@@ -34,10 +34,10 @@ def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_noise(rows: Tensor, dtype: torch.dtype) -> float:
-    """Return the cut below which singular values of rows (row, size) are rounding errors of a dtype.
+    """Return the share of the largest singular value of `rows` (row, size) below which others are rounding errors.
 
-    The cut is a share of the largest singular value. Rounding the entries to the dtype changes singular values by about
-    eps / 2 of the mean entry times sqrt(row) + sqrt(size). Float64 keeps its usual cut, max(row, size) eps.
+    Rounding the entries to `dtype` changes singular values by about eps / 2 times the root mean square of the entries,
+    times sqrt(row) + sqrt(size). For float64 the cut is the usual one, max(row, size) * eps.
     """
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
@@ -52,10 +52,11 @@ def row_noise(rows: Tensor, dtype: torch.dtype) -> float:
 
 
 def eigenvalue_noise(values: Tensor, size: int) -> Tensor:
-    """Return the rounding error of eigenvalues (..., rank) of matrices (size, size), float64, of the same shape.
+    """Return the rounding errors of eigenvalues (..., rank) of matrices (size, size), in float64 and in the same shape.
 
-    Computing in float64 costs 10 size eps of the largest eigenvalue. A narrower dtype adds its eps of the largest,
-    since the weights were rounded to it, and its eps of each value, since the value is rounded too.
+    Computing in float64 has an error of 10 * size * eps times the largest eigenvalue. A dtype narrower than float64
+    adds its own eps times the largest eigenvalue, because the weights were rounded to it, and its eps times each
+    eigenvalue, because this is rounded too.
     """
     wide = values.abs().to(torch.float64)
     largest = wide.amax(-1, keepdim=True)
@@ -64,18 +65,18 @@ def eigenvalue_noise(values: Tensor, size: int) -> Tensor:
 
 
 def t_quantile(count: int, confidence: float) -> float:
-    """Return t of the interval mean +- t standard_error of `count` numbers.
+    """Return the factor t of the confidence interval mean +- t * standard_error for the mean of `count` numbers.
 
-    It is Student's quantile at (1 + confidence) / 2 with count - 1 degrees of freedom.
+    t is Student's quantile at (1 + confidence) / 2 with count - 1 degrees of freedom.
     """
     return float(stdtrit(count - 1, (1 + confidence) / 2))
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function to be called outside of `torch.autocast`, which would round its products to half precision.
+    """Return the function with `torch.autocast` switched off during each call.
 
-    Every product of tensors that may be in the caller's dtype belongs in such a function. Autocast leaves float64
-    alone, so work in float64 needs none.
+    Autocast would round matrix products to half precision. Use this decorator on functions that multiply tensors in the
+    caller's dtype. Autocast does not change float64, so functions that work only in float64 do not need it.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Spectral results: sums of blocks, each an output vector times a symmetric matrix in its eigenbasis."""
+"""Spectral results: sums of blocks, each an output vector times a symmetric matrix given by its eigenpairs."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,9 +19,9 @@ __all__ = ["EigenGroup", "SpectralResult"]
 
 
 class EigenGroup(NamedTuple):
-    """An eigengroup holds eigenvalues that are equal within a tolerance.
+    """An eigengroup holds eigenvalues of one block that are equal within a tolerance.
 
-    Their eigenvectors span a well-defined subspace, but the single vectors are arbitrary.
+    Their eigenvectors span a well-defined subspace, but the individual vectors are arbitrary.
     """
 
     indices: tuple[int, ...]
@@ -31,20 +31,21 @@ class EigenGroup(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpectralResult(Result):
-    """A spectral result is a sum of blocks: an output vector times a symmetric matrix in its eigenbasis v.
+    """A spectral result is a sum of blocks; each is an output vector times a symmetric matrix, given by eigenpairs.
 
     B[out, i, j] = sum_block,rank outputs[out, block] eigenvalues[block, rank] v[block, i, rank] v[block, j, rank]
 
-    Eigenvalues keep their sign; the largest magnitude comes first. Eigenvectors have unit norm, or are zero if a block
-    has fewer than rank; the entry of largest magnitude is positive. `directions` (block, out): if the blocks are the
-    interaction matrices of output directions, these directions.
+    v are the eigenvectors. Eigenvalues keep their sign and are sorted by magnitude, largest first. Eigenvectors have
+    unit norm, and their entry of largest magnitude is positive. If a block has fewer eigenpairs than `rank`, the
+    missing ones are zero. If the blocks are the interaction matrices of output directions, `directions` (block, out)
+    holds these directions.
     """
 
     outputs: Tensor  # (out, block)
     eigenvalues: Tensor  # (block, rank)
     eigenvectors: Tensor  # (block, in, rank)
     directions: Tensor | None = None  # (block, out)
-    singular_values: Tensor | None = None  # all those of the output unfolding, if the blocks come from it; float64
+    singular_values: Tensor | None = None  # of the output unfolding, float64; None if the blocks do not come from it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +69,7 @@ class SpectralResult(Result):
         return self.eigenvalues.shape[1]
 
     def terms(self) -> tuple[Term, ...]:
-        """Return four terms: outputs, eigenvalues, and the eigenvectors twice."""
+        """Return four terms: the outputs, the eigenvalues, and the eigenvectors twice."""
         return (
             Term(self.outputs, ("out", "block")),
             Term(self.eigenvalues, ("block", "rank")),
@@ -77,18 +78,18 @@ class SpectralResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """Return the CP tensor of rank block * rank, whose left and right factors are the eigenvectors."""
+        """Return the result as a layer of rank block * rank, whose left and right factors are both the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
         down = (self.outputs[:, :, None] * self.eigenvalues).flatten(1)
         return self._made_layer(down=down, left=vectors, right=vectors)
 
     def interaction_matrix(self, direction: Tensor) -> Tensor:
-        """Return the interaction matrix of each output direction.
+        """Return the interaction matrix of each output direction, (..., in, in).
 
         M[in1, in2] = sum_block (direction . outputs[:, block]) V[block] diag(eigenvalues[block]) V[block]^T
 
-        direction: (..., out); result (..., in, in), as for a layer. Cost: directions * blocks * in^2, and in^2 rank for
-        every block whose output vector has a nonzero product with a direction.
+        direction: (..., out). V[block] (in, rank) are the eigenvectors of a block. Cost: directions * blocks * in^2,
+        plus in^2 * rank per block; only blocks count whose output vector has a nonzero product with a direction.
         """
         check_direction(direction, self.outputs.shape[0], self.outputs)
         weights = direction @ self.outputs  # (..., block)
@@ -105,7 +106,10 @@ class SpectralResult(Result):
 
     @without_autocast
     def activations(self, x: Tensor) -> Tensor:
-        """Return the activation eigenvalue (eigenvector . x)^2 of every component: (batch..., block, rank)."""
+        """Return the activation eigenvalue * (eigenvector . x)^2 of every component, (batch..., block, rank).
+
+        x: (batch..., in), without constant coordinate.
+        """
         x = self.lift_input("x", x)
         blocks, size, rank = self.eigenvectors.shape
         projected = x @ self.eigenvectors.permute(1, 0, 2).reshape(size, blocks * rank)
@@ -113,33 +117,38 @@ class SpectralResult(Result):
         return self.eigenvalues * projected * projected
 
     def contributions(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """Return what every eigenpair of every block adds to every output: (batch..., out, block, rank)."""
+        """Return what every eigenpair of every block adds to every output, (batch..., out, block, rank)."""
         return super().contributions(x1, x2).unflatten(-1, tuple(self.eigenvalues.shape))
 
     def truncate(self, rank: int) -> "SpectralResult":
-        """Return the first `rank` eigenpairs of every block; `relative_error(result, layer)` measures the new error."""
+        """Return the result with only the first `rank` eigenpairs of every block.
+
+        Its relative error is unknown; `relative_error(result, layer)` measures it.
+        """
         rank = check_int("rank", rank, 1, self.rank)
         return self._with(self.eigenvalues[:, :rank], self.eigenvectors[:, :, :rank], f"first {rank} eigenpairs")
 
     def keep(self, mask: Tensor) -> "SpectralResult":
-        """Keep the eigenpairs for which mask (block, rank) is true; the others get eigenvalue 0."""
+        """Return the result with eigenvalue 0 for all eigenpairs for which mask (block, rank) is false."""
         check_mask("mask", mask, ("block", "rank"), tuple(self.eigenvalues.shape))
         return self._with(self.eigenvalues * mask, self.eigenvectors, f"{int(mask.sum())} eigenpairs kept")
 
     def _with(self, eigenvalues: Tensor, eigenvectors: Tensor, note: str) -> "SpectralResult":
+        """Return the result with other eigenpairs, a note in the report, and unknown error."""
         report = replace(
             self.report, method=f"{self.report.method}, {note}", relative_error=None, relative_error_bound=None
         )
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
     def pull_back(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = CHANGED) -> "SpectralResult":
-        """Return the result as a function of new inputs x', x = inputs @ x' + input_bias, exactly.
+        """Return the result as an exact function of new inputs x', where x = inputs @ x' + input_bias.
 
         v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]
 
-        Arguments are those of `BilinearLayer.change_basis`. Eigenvectors in an embedding become the images that they
-        respond to. The new vectors are neither orthonormal nor of unit norm, and the eigenvalues do not change. For
-        the eigenvectors of the layer in the new inputs, change the basis of the layer and decompose it then.
+        Arguments are those of `BilinearLayer.change_basis`. For example, eigenvectors in an embedding become the images
+        that they respond to. The eigenvalues do not change; the new vectors v' are neither orthonormal nor of unit
+        norm. To get the eigenvectors of the layer in the new inputs, change the basis of the layer first and then
+        decompose it.
         """
         layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
@@ -148,20 +157,22 @@ class SpectralResult(Result):
         return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:
-        """Return the effective rank of every block, which depends on `report.basis`; 0 for a zero block.
+        """Return the effective rank of every block, (block,).
 
         (sum |eigenvalue|)^2 / sum eigenvalue^2
+
+        The effective rank depends on the input basis (`report.basis`). It is 0 for a zero block.
         """
         return participation(self.eigenvalues)
 
     def activation_participation(self, x: Tensor) -> Tensor:
-        """Return how many components of a block each input activates: (batch..., block), float64.
+        """Return the effective number of components that each input activates, per block: (batch..., block), float64.
 
         (sum_rank |a|)^2 / sum_rank a^2, a = activations
 
-        The number is from 1 to the rank and grows with the effective rank. To compare models whose spectra differ,
-        divide it by the effective rank. Gaussian inputs without structure give a third of a large effective rank
-        (E z^4 = 3). Memory: batch * block * rank numbers.
+        The number is from 1 to the rank and is larger for blocks with a larger effective rank. To compare models with
+        different spectra, divide it by the effective rank. For unstructured Gaussian inputs, the quotient is about 1/3
+        if the effective rank is large (E z^4 = 3 for standard normal z). Memory: batch * block * rank numbers.
         """
         values, x = (part.to(torch.float64) for part in (self.eigenvalues, self.lift_input("x", x)))
         x = x / nonzero(x.abs().amax(-1, keepdim=True))  # the result has no scale, and squares must not overflow
@@ -169,11 +180,12 @@ class SpectralResult(Result):
         return participation(values / nonzero(values.abs().max()) * coordinates.square())
 
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
-        """Return groups of eigenvalues of a block that are equal up to rtol, each with its projector.
+        """Return groups of eigenvalues of a block that are equal up to rtol, each with a projector.
 
-        Neighbours in a group differ by at most rtol times the largest magnitude. The default rtol is the rounding error
-        of equal eigenvalues: 10 * in * eps of float64, and for a narrower dtype also its rounding of the weights and of
-        each value.
+        The projector is the sum of v v^T over the eigenvectors v of the group. Neighbours in a group differ by at most
+        rtol times the largest magnitude. The default rtol is the rounding error of equal eigenvalues: 10 * in * eps of
+        float64. For a narrower dtype, the rounding errors of the weights and of each eigenvalue to this dtype are
+        added.
         """
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
         if rtol is not None:

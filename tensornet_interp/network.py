@@ -78,7 +78,7 @@ class BilinearNetwork(TensorNetwork):
         return self.multilinear(self.parts[0].lift_input("x", x))
 
     def multilinear(self, x: Tensor) -> Tensor:
-        """Return the output (..., out) for inputs (..., in), both with constant coordinates, computed layer by layer."""
+        """Return the output (..., out) for inputs (..., in), both over all coordinates, constant ones included."""
         for part in self.parts:
             x = part.multilinear(x)
         return x
@@ -112,7 +112,7 @@ class BilinearNetwork(TensorNetwork):
         return BilinearNetwork([part.to(device, dtype) for part in self.parts])
 
     def _tree(self, level: int, out: str, copy: int) -> tuple[Term, ...]:
-        """Return the terms of copy number `copy` of the part at `level` and of all parts below; `out` is its output mode."""
+        """Return the terms of copy `copy` of the part at `level` and of all parts below; `out` is the output mode."""
         below = [2 * copy - 1, 2 * copy]
         legs = [f"in{i}" if level == 0 else f"bond{level}.{i}" for i in below]
         terms = self.parts[level].terms()

@@ -151,5 +151,5 @@ def test_exact_beyond_two_layers_names_the_estimates():
     three = stack((3, 2, 2, 2), (2, 3, 2), 1)
     with pytest.raises(ValueError, match=r"beyond two layers, these networks have 3: .*'closure' or 'sampled'"):
         inner(three, three, kind=Gaussian(method="exact"))
-    with pytest.raises(ValueError, match="these networks have 3: use the estimate method='sampled'"):
+    with pytest.raises(ValueError, match="these networks have 3 layers; use an estimate: method='sampled'"):
         similarity(three, three, kind=Symmetric(method="exact"))

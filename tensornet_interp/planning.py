@@ -20,10 +20,10 @@ _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most c
 
 
 class Step(NamedTuple):
-    """A step contracts one, two or more arrays into one. Each array is named by an integer, its slot.
+    """A step contracts one or more arrays into one. Each array is named by an integer, its slot.
 
     The given arrays have the first slots, and the result of each step has the next one. Terms with the same array share
-    a slot, unless they slice the array along different axes.
+    a slot, unless the array is sliced along different axes.
     """
 
     inputs: tuple[int, ...]

@@ -149,7 +149,9 @@ def test_the_closure_of_a_network_with_itself_is_positive():
 
 def test_exact_beyond_two_layers_names_the_estimates():
     three = stack((3, 2, 2, 2), (2, 3, 2), 1)
-    with pytest.raises(ValueError, match=r"beyond two layers, these networks have 3: .*'closure' or 'sampled'"):
+    with pytest.raises(
+        ValueError, match=r"beyond two layers, and these networks have 3 layers; .*'closure' or 'sampled'"
+    ):
         inner(three, three, kind=Gaussian(method="exact"))
     with pytest.raises(ValueError, match="these networks have 3 layers; use an estimate: method='sampled'"):
         similarity(three, three, kind=Symmetric(method="exact"))

@@ -22,12 +22,13 @@ Scaled = tuple[Tensor, float]  # (matrix, log_scale) stands for matrix * exp(log
 class Bond:
     """Bond l of a network carries the outputs of layer l to layer l + 1; bond 0 is the input and bond L the output.
 
-    The network is a tree in which the bond occurs 2^(L - l) times. Its singular values are those of the whole network
-    unfolded across ONE occurrence, divided by the network's tree norm: their squares sum to 1. They are float64,
-    largest first, and values below 1.5e-8 times the largest are noise. "Without the constant" means that the constant
-    coordinate is projected out: the Gram matrix X below the bond is replaced by X - X e_0 e_0^T X / X_00, a covariance
-    if X is a second moment. A cut always keeps the constant, so it discards singular values without the constant. Ranks
-    do not count the constant.
+    The network is a tree in which bond l occurs 2^(L - l) times. The bond's singular values are those of the whole
+    network unfolded across ONE of these occurrences, divided by the network's tree norm, so their squares sum to 1.
+    They are float64, largest first; values below 1.5e-8 times the largest are noise.
+
+    "Without the constant" means that the constant coordinate is projected out: the Gram matrix X below the bond is
+    replaced by X - X e_0 e_0^T X / X_00, which is a covariance if X is a second moment. A cut always keeps the
+    constant, so the values without the constant determine its error. Ranks do not count the constant.
     """
 
     index: int

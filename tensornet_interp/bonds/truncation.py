@@ -60,13 +60,13 @@ class ODT:
 
         P_l <- enc_l P_l, and in layer l + 1: W <- W dec_l, V <- V dec_l
 
-        This is a cut at bond l, with the bond's encoder enc_l and decoder dec_l.
+        This is a cut at bond l, with the bond's encoder enc_l and decoder dec_l. Inputs and outputs keep their sizes: a
+        cut at bond 0 or L projects onto the kept coordinates. A lifted bond keeps its constant exactly: it carries [1,
+        enc (h - center)].
         ranks: the number of coordinates to keep besides the constant: one number for all inner bonds (1 ... L - 1), or
-        {bond: rank}; bonds that are not named stay unchanged. A rank above the bond's own rank is lowered to the bond's
-        rank.
-        error: given instead of `ranks`. The inner bonds then keep the smallest total number of coordinates with `bound`
-        <= error. Errors below 1e-8 are not resolved. Inputs and outputs keep their sizes: a cut at bond 0 or L projects
-        onto the kept coordinates. A lifted bond keeps its constant exactly: it carries [1, enc (h - center)].
+        {bond: rank}; bonds that are not named stay unchanged. A rank above the bond's own rank is lowered to that rank.
+        error: given instead of `ranks`. The inner bonds then keep as few coordinates in total as `bound` <= error
+        allows. Errors below 1e-8 are not resolved.
         Raises ValueError unless exactly one of `ranks` and `error` is given, or if a bond or a rank is out of range.
         Cost: O(rank^3) per layer. The error is measured on a network with 3 * rank hidden units and twice the width.
         """

@@ -134,10 +134,11 @@ def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
 
     network(t x)[..., out] = sum_n y[..., out, n] t^n
 
-    The result y (..., out, degree) has degrees n from 0 (constant) to 2^L, and its sum over n is network(x). Without
-    biases and residuals only degree 2^L is nonzero. x: (..., in), without constant coordinate. Method: each layer maps
-    polynomials in t to polynomials in t. Cost: layer l (from 0) has inputs with 2^l + 1 degrees, so up to 2^L forward
-    passes. Memory: batch * 2^L * rank numbers.
+    x: (..., in), without constant coordinate. The result y (..., out, degree) has degrees n from 0 (constant) to 2^L,
+    and its sum over n is network(x). Without biases and residuals only degree 2^L is nonzero. Every layer maps
+    polynomials in t to polynomials in t.
+    Cost: layer l (counted from 0) has inputs of 2^l + 1 degrees, so up to about 2^L forward passes. Memory: batch * 2^L
+    * rank numbers.
     """
     stack = as_network(network)
     one = stack[0].lift_input("x", x)

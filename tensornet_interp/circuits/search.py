@@ -114,7 +114,7 @@ def circuit(
 
 
 class _Ruler:
-    """A ruler measures coordinates v . z on inputs (sample, in), or their norms as tensors if there are no inputs.
+    """A ruler measures coordinates v . z on inputs (sample, in), or without inputs the norms of v . z as tensors.
 
     It works on a rescaled network, in which layer l is divided by 2^exponents[l] and the inputs by another power of
     two, so that all coordinates are near 1. Scores are ratios and do not depend on this.
@@ -156,7 +156,7 @@ class _Ruler:
         return ruler
 
     def coordinates(self, number: int, vectors: Tensor) -> Tensor:
-        """Return v . z, (sample, component), for the input z of layer `number`, or the norm of v . z as a tensor."""
+        """Return v . z, (sample, component), for the input z of layer `number`, or the norm of the tensor v . z."""
         if self.bound:
             return ((vectors @ self.arrays[number]) * vectors).sum(-1).clamp_min(0).sqrt()[None]
         return self.arrays[number] @ vectors.T

@@ -69,10 +69,11 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     number of pairs is min(rank of a, rank of b). A zero component has congruence 0.
     blocks: if True, whole blocks (output vector times symmetric matrix M) of two `SpectralResult`s are paired instead
     of components, with congruence |c . c'| |<M, M'>| / (||M|| ||M'||). Use blocks if eigenvalues are degenerate, and
-    for block-term decompositions. Congruence says that factors agree, not that they are right: if a CP decomposition is
-    not unique, other fits are equally good. Raises ValueError if sizes, constant coordinates or devices differ;
-    TypeError for blocks of anything but `SpectralResult`s. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the
-    assignment.
+    for block-term decompositions.
+
+    Congruence says that factors agree, not that they are right: if a CP decomposition is not unique, other fits are
+    equally good. Raises ValueError if sizes, constant coordinates or devices differ; TypeError for blocks of anything
+    but `SpectralResult`s. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the assignment.
 
     Example:
     >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))
@@ -97,10 +98,11 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
 
 
 def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stability:
-    """Return how similar several fits are: the mean congruence of `match` for every pair of fits.
+    """Return how similar several fits are (for example of different seeds): the congruence of `match` per pair of fits.
 
-    In `components`, a component without a partner (if ranks differ) counts as 0. blocks: as in `match`. Raises
-    ValueError for fewer than two results. Cost: that of `match` per pair.
+    `matrix` holds the mean congruence per pair of fits, and `components` that of every component; a component without a
+    partner (if ranks differ) counts as 0 there. blocks: as in `match`. Raises ValueError for fewer than two results.
+    Cost: that of `match` per pair.
     """
     check_bool("blocks", blocks)
     if len(check_list("results", results)) < 2:
@@ -209,9 +211,9 @@ def _block_units(result: SpectralResult) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
-    """Return the pairs with the largest sum, in the order of the rows, and an order of all columns.
+    """Return the one-to-one pairs (row, column) with the largest sum of entries, and an order of all columns.
 
-    The order starts with the columns of the pairs.
+    The pairs are in the order of the rows. The order starts with the columns of the pairs.
     """
     rows, columns = (side.tolist() for side in linear_sum_assignment(matrix.cpu().numpy(), maximize=True))
     rest = sorted(set(range(matrix.shape[1])) - set(columns))

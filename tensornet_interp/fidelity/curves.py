@@ -276,7 +276,7 @@ def _mean_square(difference: Tensor) -> float:
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of samples whose largest logit is that of their label."""
+    """Return the share of samples for which the largest logit is the label's."""
     return float((logits.argmax(-1) == labels).double().mean())
 
 

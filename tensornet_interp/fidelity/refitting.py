@@ -44,10 +44,11 @@ def refit(
     - Float (batch, out): outputs, fitted by least squares through the normal equations. Combinations of components
       below about 1e-7 of the largest get coefficient 0.
     - Int64 (batch,): labels, fitted by softmax regression (convex; L-BFGS from the eigenvalues). If the classes can be
-      separated, there is no finite optimum and the fit stops at max_iterations. The fit runs in float64. The result
-      holds only the kept components, with c as eigenvalues, largest magnitude first. No intercept is fitted, so the
-      result is a bilinear map. Its relative error is None, because it does not approximate the tensor. Raises
-      ValueError if no component is kept or sizes differ, TypeError for targets of another kind.
+      separated, there is no finite optimum and the fit stops at max_iterations.
+
+    The fit runs in float64. The result holds only the kept components, with c as eigenvalues, largest magnitude first.
+    No intercept is fitted, so the result is a bilinear map. Its relative error is None, because it does not approximate
+    the tensor. Raises ValueError if no component is kept or sizes differ, TypeError for targets of another kind.
     Cost, with k kept components per block: batch * blocks * k^2 for least squares (batch * blocks^2 * k^2 if the output
     vectors are not orthogonal), batch * blocks * k per iteration for softmax regression.
     """

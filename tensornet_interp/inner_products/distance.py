@@ -50,14 +50,14 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     """Return the layer after - before: the change between two checkpoints, as a layer that can be decomposed.
 
-    The hidden units of both layers are concatenated. If both have the same rank, with P = down, W = left^T and
-    V = right^T of `before` and P', W', V' of `after`, the difference has the factors
+    The hidden units of both layers are concatenated. If both have the same rank, with P = down, W = left^T and V =
+    right^T of `before` and P', W', V' of `after`, the difference has the factors
 
     [P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]
 
-    These factors keep every digit of a small change of aligned weights. A constant output coordinate is dropped: it is
-    1 in both layers, so its change is 0. Raises ValueError if the layers differ in sizes, in device, or in whether they
-    have constant coordinates. Cost: one pass over the weights.
+    If corresponding hidden units differ little, these factors keep every digit of the change. A constant output
+    coordinate is dropped: it is 1 in both layers, so its change is 0. Raises ValueError if the layers differ in sizes,
+    in device, or in whether they have constant coordinates. Cost: one pass over the weights.
     """
     old, new = _two_layers(before, after)
     check_alike(before=old.down, after=new.down)

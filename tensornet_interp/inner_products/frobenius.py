@@ -1,11 +1,12 @@
 """Compute Frobenius products of symmetrized layers, with bounds on the rounding errors, even if hidden units cancel.
 
-There are two ways to compute <A, B>, and eps is the rounding unit of float64:
-- The sum over pairs of hidden units, <A, B> = sum_hg (down^T down')[h, g] C[h, g], is fast. Its rounding error is about
-  eps * S * S', where S = sum_h ||down_h|| ||left_h|| ||right_h||. If hidden units cancel, the result is much smaller
-  than S * S', and all its digits may be wrong.
-- The sum over the entries of the tensor takes one output at a time, in compressed input coordinates. It costs more, but
-  its rounding error is only about eps * S times the norm.
+There are two ways to compute the product <A, B> of two layers; eps is the rounding unit of float64.
+- The sum over pairs of hidden units, <A, B> = sum_hg (down^T down')[h, g] C[h, g], is fast. C[h, g] is the inner
+  product of the hidden units h and g (see `cross_gram`). The rounding error is about eps * S * S', where S is
+  sum_h ||down_h|| ||left_h|| ||right_h||. If hidden units cancel, the result is much smaller than S * S', and all its
+  digits may be wrong.
+- The sum over the entries of the tensor takes one output at a time, in compressed input coordinates. It costs more,
+  but its rounding error is only about eps * S times the norm.
 
 The functions here use the first way if its bound is small enough, otherwise the second.
 """
@@ -29,7 +30,7 @@ CHUNK = 2**22  # pairs of hidden units in a block (32 MB)
 
 
 class Measured(NamedTuple):
-    """A measured norm: the exact norm lies within `rounding` of `value`."""
+    """Computed norm and error bound: the exact norm lies within `rounding` of `value`."""
 
     value: Tensor  # ()
     rounding: float
@@ -49,7 +50,7 @@ def output_sizes(layer: BilinearLayer) -> Tensor:
 
 
 def frobenius(layer: BilinearLayer) -> Measured:
-    """Return the norm ||B|| of the symmetrized tensor of a balanced float64 layer, with a bound on its rounding error.
+    """Return the norm ||B|| of the symmetrized tensor of a float64 layer from `balance`, and a bound on its rounding.
 
     Cost in flops: 2 * rank^2 * (4 * in + out) by pairs of hidden units, or 2 * out' * r^2 * rank by entries, with
     r = min(in, 2 * rank) and out' = min(out, rank).
@@ -71,7 +72,7 @@ def frobenius(layer: BilinearLayer) -> Measured:
 
 
 class Distance(NamedTuple):
-    """A measured relative error, with an upper bound on the exact relative error."""
+    """Computed relative error, and an upper bound on the exact relative error."""
 
     error: float
     bound: float
@@ -80,9 +81,9 @@ class Distance(NamedTuple):
 def distance(approximation: BilinearLayer, reference: BilinearLayer) -> Distance:
     """Return ||A - B|| / ||B|| for the symmetrized tensors of two layers of any dtype and scale.
 
-    A is the approximation. B is the reference and must not be zero. If the ranks are equal, a small difference of
-    aligned factors keeps every digit. Cost: as `frobenius` for a layer whose rank is three times that of A, or the sum
-    of both ranks if they differ.
+    A is the approximation. B is the reference and must not be zero. If the ranks are equal and corresponding hidden
+    units differ little, the difference keeps every digit. Cost: as `frobenius` for a layer whose rank is three times
+    that of A, or the sum of both ranks if they differ.
     """
     if not all(bool(part.any()) for part in (approximation.down, approximation.left, approximation.right)):
         return Distance(1.0, 1.0)
@@ -107,7 +108,8 @@ def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
     """Return the layer new - old over all coordinates, with the hidden units of both concatenated.
 
     If the ranks are equal, with P = down, W = left^T, V = right^T of `old` and primes for `new`, the factors are
-    ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]). They keep every digit of a small change of aligned weights.
+    ([P' - P, P', P'], [W; W' - W; W'], [V; V; V' - V]). If corresponding hidden units differ little, these factors keep
+    every digit of the difference.
     """
     if old.rank == new.rank:
         down = torch.cat([new.down - old.down, new.down, new.down], 1)
@@ -120,7 +122,7 @@ def aligned(old: BilinearLayer, new: BilinearLayer) -> BilinearLayer:
 
 
 def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]:
-    """Return <A[out], B[out]> of two balanced float64 layers, (out,), and bounds on the rounding errors, (out,).
+    """Return <A[out], B[out]> of two float64 layers from `balance`, (out,), and bounds on the rounding errors, (out,).
 
     Cost: as `frobenius`, with rank * rank' pairs of hidden units, or the entries in coordinates that serve both layers.
     """
@@ -144,7 +146,8 @@ def output_products(a: BilinearLayer, b: BilinearLayer) -> tuple[Tensor, Tensor]
 def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> Tensor:
     """Return sum_hg (down^T down')[h, g] C[h, g] as a scalar, or one such sum per output, (out,).
 
-    The hidden units h of a are taken in blocks.
+    C[h, g] is the inner product of hidden unit h of a and hidden unit g of b. The hidden units of a are taken in
+    blocks.
     """
     total = a.down.new_zeros(a.shape[0] if by_output else ())
     for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):

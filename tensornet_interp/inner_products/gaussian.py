@@ -30,8 +30,8 @@ class LayerMoments(NamedTuple):
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
     """Return the input moments, scaled to entries near 1, and the log of the factor that undoes this in products.
 
-    A network with this many layers is homogeneous of degree 2^layers in its input (constant coordinate included), so a
-    product of two networks has degree 2^(layers + 1).
+    A network with L layers is homogeneous of degree 2^L in its input (constant coordinate included), so a product of
+    two networks has degree 2^(L + 1).
     """
     x = input_moments(stack.layers[0], moments)
     scale = largest_entry(torch.cat([x.mean, x.covariance.detach().abs().sqrt().flatten()]))
@@ -87,7 +87,7 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
 
 
 class Hermite(NamedTuple):
-    """Hermite coefficients, by order, of the products q * r of two quadratic polynomials, one product per hidden unit.
+    """Hermite coefficients, by order, hold the products q(z) * r(z) of two quadratic polynomials, one per hidden unit.
 
     q(z) = c + a . z + z^T Q z has mean t, and r(z) = c' + b . z + z^T R z has mean s, for standard normal z.
     """

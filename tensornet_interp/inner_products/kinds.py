@@ -26,8 +26,8 @@ class Tree:
 
     <a, b> = sum_out <A[out], B[out]>
 
-    The product is exact at any depth, but it depends on how a function is written as layers.
-    Cost: O(rank^2 * (in + out)) per layer.
+    A network of L layers is a binary tree with 2^L inputs. The product is exact at any depth, but it depends on how a
+    function is written as layers. Cost: O(rank^2 * (in + out)) per layer.
     """
 
     name: ClassVar[str] = "tree"
@@ -86,7 +86,7 @@ class Gaussian:
     method:
     - "exact": for one or two layers; ValueError for more. Cost for two layers: as for `Symmetric`.
     - "closure": treats each layer's outputs as Gaussian. This is exact for one layer; for more layers there is no bound
-      on the error. For three layers of a trained classifier with many inputs, <a, a> was 10 % too small. With few
+      on the error. In a trained three-layer classifier with many inputs, <a, a> was 10 % too small. With few
       inputs, <a, a> can be too small by orders of magnitude, and cosines can be wrong by 0.3.
       Cost: O(rank^2 * (in + out)) per layer.
     - "sampled": unbiased, with a standard error, from `samples` random inputs, drawn with `seed`. The outputs of deep

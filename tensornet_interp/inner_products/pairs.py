@@ -70,11 +70,11 @@ def similarity(
 
     cosine = <a, b> / sqrt(<a, a> <b, b>)
 
-    The products are those of `inner`, with the same arguments; means are not subtracted. In a list, each pair is
-    computed once, and quantities of a single network are computed once per network. If the products are sampled, all
-    pairs share the same draws. The cosine is then a ratio of averages, so it is slightly biased, and its standard error
-    is correct to first order in the deviations of these averages. The draws take pairs * samples float64 numbers of
-    memory.
+    a: a network, or a list of networks if b is left out. The products are those of `inner`, with the same arguments;
+    means are not subtracted. In a list, each pair is computed once, and quantities of a single network are computed
+    once per network. If the products are sampled, all pairs share the same draws. The cosine is then a ratio of
+    averages, so it is slightly biased, and its standard error is correct to first order in the deviations of these
+    averages. The draws take pairs * samples float64 numbers of memory.
     Raises ValueError if a network is zero.
 
     Example:
@@ -172,7 +172,7 @@ def _table(
 
 
 def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:
-    """Raise ValueError if a product of a network with itself, one of (out or 1,), is not positive."""
+    """Raise ValueError if a network's product with itself is not positive; `squares` has shape (out,) or (1,)."""
     dead = (~(squares > 0)).nonzero()
     if len(dead):
         where = f" in output {int(dead[0])}" if by_output else ""

@@ -42,10 +42,10 @@ def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
 def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
     """Return <sym F[out], sym G[out]>, (out,), divided by a scale, and the logarithm of the scale.
 
-    F and G have one or two layers; sym symmetrizes a tensor over all of its inputs. Cost for two layers: 4 * rank *
-    rank' * r^3 flops, where rank and rank' are the ranks of the second layers and r = min(in, 2 * (sum of the ranks of
-    the first layers)). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or of r * max(r, rank of the first
-    layer) numbers, if that is more).
+    F and G have one or two layers; sym symmetrizes a tensor over all of its inputs. Cost for two layers, in flops:
+    4 * rank * rank' * r^3, where rank and rank' are the ranks of the second layers and r is the smaller of in and
+    2 * (sum of the ranks of the first layers). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or of
+    r * max(r, rank of the first layer) numbers, if that is more).
     """
     if len(f) == 1:
         return tree(f, g)

@@ -107,16 +107,19 @@ def spectra(
 
     M_u v = eigenvalue v, M_u = sum_out u[out] B[out]
 
-    directions: (block, out), one nonzero u per row. k: at most min(in, 2 * hidden), where hidden is the layer's rank.
-    Directions and eigenvectors include the constant coordinates of a lifted layer.
+    directions: (block, out), one nonzero u per row. Directions and eigenvectors include the constant coordinates of a
+    lifted layer.
+    k: at most min(in, 2 * hidden), where hidden is the layer's rank.
     tolerance: the search stops at this error relative to each eigenvalue, or at the rounding error if that is larger.
     max_steps: the maximum number of vectors in the subspace of a direction; default 64 + 16 * k, and never more than
     in. A direction that needs more vectors keeps the bounds that it has reached.
     method: "krylov" never forms M_u. "dense" decomposes M_u and always proves its result; if 2 * hidden < in, it works
     in the span of the weights, which is cheaper and is reported as "thin". "auto" takes the method that needs fewer
-    flops. Bounds are computed in float64, even if the subspaces are searched in float32 (if tolerance >= 1e-4). The
-    bounds include the worst-case rounding of float64, and the rounding of the eigenvalues to the layer's dtype. The
-    result is not differentiable.
+    flops.
+
+    Bounds are computed in float64, even if the subspaces are searched in float32 (if tolerance >= 1e-4). The bounds
+    include the worst-case rounding of float64, and the rounding of the eigenvalues to the layer's dtype. The result is
+    not differentiable.
     Raises ValueError for a zero direction, for different sizes, or for a tolerance below rounding; TypeError if `layer`
     is not a `BilinearLayer`.
 

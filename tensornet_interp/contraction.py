@@ -124,7 +124,7 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
         )
     check_number("max_elements", max_elements, 1)
     if not isinstance(optimize, str) and not callable(optimize):
-        raise TypeError(f"optimize must be a name or a callable of opt_einsum's kind, got {optimize!r:.60}")
+        raise TypeError(f"optimize must be 'shared' or an opt_einsum optimizer, got {optimize!r:.60}")
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
     # an array gets two slots if two terms slice it along different axes, or if only one of them slices it
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]

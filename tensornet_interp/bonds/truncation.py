@@ -88,7 +88,7 @@ class ODT:
     def _inner(self) -> Sequence[Bond]:
         """Return the bonds between layers; ValueError if there is only one layer."""
         if len(self.bonds) == 2:
-            raise ValueError("a network of one layer has no inner bond; name one: ranks={0: ...} cuts the input")
+            raise ValueError("a network of one layer has no inner bond; name a bond: ranks={0: ...} cuts the input")
         return self.bonds[1:-1]
 
     def _check_ranks(self, ranks: object) -> dict[int, int]:

@@ -36,7 +36,7 @@ class Query(TensorNetwork):
             raise ValueError(f"modes names a mode twice: {self._modes}")
         missing = set(self._modes) - mode_sizes(self._terms).keys()
         if missing:
-            raise ValueError(f"modes must be of the terms, which lack {', '.join(sorted(missing))}")
+            raise ValueError(f"modes must be modes of the terms, but no term has {', '.join(sorted(missing))}")
 
     @property
     def modes(self) -> Modes:

@@ -21,7 +21,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
     if isinstance(a, TensorNetwork) or not isinstance(a, Sequence) or isinstance(a, str):
         raise TypeError(f"similarity takes two networks, or one list of them; got one {type(a).__name__}")
     if not a:
-        raise ValueError("similarity of an empty list: it takes at least one network")
+        raise ValueError("similarity of an empty list is undefined; give at least one network")
     return {str(i): part for i, part in enumerate(a)}
 
 

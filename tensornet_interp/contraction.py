@@ -1,4 +1,4 @@
-"""Tensors with named modes, and the one function `contract` that contracts them.
+"""Define tensors with named modes, and the one function `contract` that contracts them.
 
 A network is a tuple of `Term`s. A mode that several terms share is summed, unless it is a mode of the output; then the
 entries with equal index are multiplied and kept. The rest of the package builds on terms: renaming modes composes

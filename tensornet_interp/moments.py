@@ -1,4 +1,4 @@
-"""Moments of inputs, and the Gram matrices that carry second moments through bilinear layers."""
+"""Compute moments of inputs, and the Gram matrices that carry second moments through bilinear layers."""
 
 import copy
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Stacks of bilinear layers, or of decompositions of layers, as one tensor network."""
+"""Represent a stack of bilinear layers, or of decompositions of layers, as one tensor network."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Small numerical tools for every room: safe divisors, unit columns, rounding errors, Student's quantile, autocast."""
+"""Provide small numerical tools: safe divisors, unit columns, rounding errors, Student's quantile, autocast off."""
 
 import functools
 from collections.abc import Callable

@@ -117,9 +117,10 @@ def make_plan(
 ) -> Plan:
     """Return the plan for terms with these modes; `leaves` are the slots of their arrays.
 
-    "shared" tries two or three orders. One or two contract copies of a sub-network in the same way, so that copies cost
-    nothing; the other, for at most 64 terms, is opt_einsum's "auto-hq". Among the orders that stay within max_elements,
-    the one with the fewest flops is taken; copies are counted once. Plans are cached by modes, slots and sizes.
+    "shared" compares up to three orders of contraction. The first two contract all copies of a sub-network in the same
+    way, so that copies cost nothing. The third, for at most 64 terms, is opt_einsum's "auto-hq". Among the orders that
+    stay within max_elements, the order with the fewest flops is taken; copies count once. Plans are cached by modes,
+    slots and sizes.
     """
     make = _cached_plan if isinstance(optimize, Hashable) else _plan
     return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)
@@ -155,7 +156,7 @@ _cached_plan = functools.lru_cache(maxsize=1024)(_plan)
 
 
 class _Product(NamedTuple):
-    """A possible contraction of some operands; two products with equal `inputs` and `equation` have equal results."""
+    """A product is a possible contraction of some operands; equal `inputs` and `equation` give equal results."""
 
     inputs: tuple[int, ...]
     equation: str

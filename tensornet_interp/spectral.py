@@ -1,4 +1,4 @@
-"""Spectral results: sums of blocks, each an output vector times a symmetric matrix given by its eigenpairs."""
+"""Define spectral results: sums of blocks, each an output vector times a symmetric matrix given by eigenpairs."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -88,8 +88,8 @@ class SpectralResult(Result):
 
         M[in1, in2] = sum_block (direction . outputs[:, block]) V[block] diag(eigenvalues[block]) V[block]^T
 
-        direction: (..., out). V[block] (in, rank) are the eigenvectors of a block. Cost: directions * blocks * in^2,
-        plus in^2 * rank per block; only blocks count whose output vector has a nonzero product with a direction.
+        direction: (..., out). V[block] (in, rank) are the eigenvectors of a block. Cost: (directions + rank) * blocks *
+        in^2, for the blocks whose output vector has a nonzero product with a direction.
         """
         check_direction(direction, self.outputs.shape[0], self.outputs)
         weights = direction @ self.outputs  # (..., block)

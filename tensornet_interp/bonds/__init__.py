@@ -1,4 +1,4 @@
-"""Bonds between layers: their singular values, and networks with truncated bonds.
+"""Compute the singular values of the bonds between layers, and truncate the bonds.
 
 The method is ODT: orthogonalise, diagonalise, truncate.
 """

@@ -104,7 +104,8 @@ class ODT:
     def _ranks_for(self, error: object) -> dict[int, int]:
         """Return the ranks that remain after discarding the cheapest coordinates of all inner bonds.
 
-        The sum of the costs of the discarded coordinates is at most error^2.
+        A coordinate with singular value s costs occurrences * s^2. The costs of the discarded coordinates sum to at
+        most error^2.
         """
         error = check_share("error", error, low_open=False, high_open=True)  # of the norm of the network
         costs = []
@@ -138,10 +139,12 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     s^2 = eigenvalues of X_l N_l, X_l = P_l C(X_(l-1)) P_l^T, N_(l-1) = 1/4 Z^T G(N_l) Z
 
     X_l is the Gram matrix of the tree below one occurrence of the bond, and N_l is the Gram matrix of the tree outside
-    this occurrence. Errors are relative to the tree norm: the norm of the network (or layer) as a tree of symmetrized
-    layers. A cut of one occurrence of bond l has a squared error of exactly the sum of the discarded s^2. A cut of all
-    2^(L-l) occurrences has at most 2^(L-l) times this squared error. If several bonds are cut, the squared error is at
-    most the sum over these bonds. These are errors of the tree tensor; measure the loss of accuracy separately.
+    this occurrence. X_0 is the second moment of the input and N_L the identity. P_l is `down` of layer l, C is
+    `moments.cross_gram`, and `moments.input_gram` defines G and Z. Errors are relative to the tree norm: the norm of
+    the network (or layer) as a tree of symmetrized layers. A cut of one occurrence of bond l has a squared error of
+    exactly the sum of the discarded s^2. A cut of all 2^(L-l) occurrences has at most 2^(L-l) times this squared error.
+    If several bonds are cut, the squared error is at most the sum over these bonds. These are errors of the tree
+    tensor; measure the loss of accuracy separately.
     moments: the moments of the plain input, for example `Moments.of(x)` of the training data. At every leaf of the
     tree, independently, their second moment E[x x^T] replaces the identity. The cut then keeps what such inputs use.
     Each s is accurate to 1.5e-8 of the largest s. Smaller s are always dropped, so Gram matrices may be singular. The

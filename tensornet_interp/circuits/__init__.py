@@ -1,4 +1,4 @@
-"""Questions to a network: which components produce one output, and what the whole network computes, by degree."""
+"""Ask a network which components produce one output, and what the whole network computes, by degree."""
 
 from tensornet_interp.circuits.queries import Query, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.circuits.search import circuit

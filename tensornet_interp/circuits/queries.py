@@ -109,15 +109,16 @@ def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query
 def interaction_tensor(
     network: TensorNetwork, direction: Tensor, components: Tensor, *, max_elements: float = DEFAULT_MAX_ELEMENTS
 ) -> Tensor:
-    """Return how strongly every 2^L of the components act together on an output direction, (k,) * 2**L.
+    """Return how strongly the components act together on an output direction, 2^L at a time, as a tensor (k,) * 2^L.
 
     A[a, b, ...] = sum direction[out] T[out, in1, in2, ...] components[in1, a] components[in2, b] ..., symmetrized
 
-    For x = components @ c, the output along the direction is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the
-    inputs is never formed.
-    direction: (out,), without constant coordinate. components: (in, k), including the constant coordinate 0 of a lifted
-    network. In a lifted network the column [1, 0, ...] is the constant, and components @ c is an input only if its
-    coordinate 0 is 1. Raises ValueError if sizes differ or if more than `max_elements` numbers are needed at once.
+    L is the number of layers, and k is the number of components. For x = components @ c, the output along the direction
+    is sum A[a, b, ...] c[a] c[b] ... The dense tensor over the inputs is never formed.
+    direction: (out,), without constant coordinate.
+    components: (in, k), including the constant coordinate 0 of a lifted network. In a lifted network the column [1, 0,
+    ...] is the constant, and components @ c is an input only if its coordinate 0 is 1.
+    Raises ValueError if sizes differ or if more than `max_elements` numbers are needed at once.
     Memory: k^(2^L) numbers. Cost: about rank * k^(2^L) flops; copies of a layer are computed once.
     """
     stack = as_network(network)
@@ -134,11 +135,11 @@ def expansion(network: TensorNetwork, x: Tensor) -> Tensor:
 
     network(t x)[..., out] = sum_n y[..., out, n] t^n
 
-    x: (..., in), without constant coordinate. The result y (..., out, degree) has degrees n from 0 (constant) to 2^L,
-    and its sum over n is network(x). Without biases and residuals only degree 2^L is nonzero. Every layer maps
-    polynomials in t to polynomials in t.
-    Cost: layer l (counted from 0) has inputs of 2^l + 1 degrees, so up to about 2^L forward passes. Memory: batch * 2^L
-    * rank numbers.
+    x: (..., in), without constant coordinate. With L layers, the result y (..., out, degree) has degrees n from 0
+    (constant) to 2^L, and its sum over n is network(x). Without biases and residuals only degree 2^L is nonzero. Every
+    layer maps polynomials in t to polynomials in t.
+    Cost: layer l (counted from 0) has inputs of 2^l + 1 degrees, so up to about 2^L forward passes. Memory:
+    batch * 2^L * rank numbers.
     """
     stack = as_network(network)
     one = stack[0].lift_input("x", x)
@@ -163,8 +164,9 @@ def degree_weights(network: TensorNetwork, degree: int, *, max_elements: float =
     Degree 0 is the constant (out,), 1 the linear map (out, in), 2 the quadratic form (out, in, in). All are in plain
     coordinates, without the constant. The layers are composed as polynomials, and every product is a planned
     contraction.
-    Raises ValueError if a product needs more than `max_elements` numbers at once, or if the degree is above 2^L.
-    Memory: width * in^n numbers, and flops: about L * n * rank * width * in^n, where width is the largest layer output.
+    Raises ValueError if a product needs more than `max_elements` numbers at once, or if the degree is above 2^L for L
+    layers. Memory: width * in^n numbers, and flops: about L * n * rank * width * in^n; width is the largest layer
+    output.
     """
     stack = as_network(network)
     check_number("max_elements", max_elements, 1)

@@ -188,11 +188,11 @@ class Circuit:
 def carry_up(
     change: Tensor, parents: Tensor, above: Sequence[Level], values: Sequence[Tensor], bound: bool = False
 ) -> Tensor:
-    """Return how much the output decreases if each coordinate with index in `parents` decreases by `change`.
+    """Return, per component, how much the output decreases if the coordinate of its parent decreases by `change`.
 
-    change: (..., component). One level up, a coordinate c decreases by eigenvalue * (c^2 - (c - change)^2). values: the
-    coordinates c of the levels `above`. If bound=True, the values are magnitudes and `change` is negative; the result
-    then bounds how much the output can change.
+    change: (..., component); parents: (component,), places in the lowest level of `above`. One level up, a coordinate c
+    decreases by eigenvalue * (c^2 - (c - change)^2). values: the coordinates c of the levels `above`. If bound=True,
+    the values are magnitudes and `change` is negative; the result then bounds how much the output can change.
     """
     for level, value in zip(reversed(above), reversed(values), strict=True):
         eigenvalues = level.eigenvalues.abs() if bound else level.eigenvalues

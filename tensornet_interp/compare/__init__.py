@@ -1,4 +1,4 @@
-"""Comparisons of results: which components are the same, and how similar the components of several runs are."""
+"""Compare results: find which components are the same, and how similar the components of several runs are."""
 
 from tensornet_interp.compare.components import Matching, Stability, match, stability
 from tensornet_interp.compare.runs import (

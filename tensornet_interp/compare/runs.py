@@ -58,7 +58,7 @@ class OrderedSimilarity:
 class Interval:
     """An interval holds a mean over pairs of runs, its standard error and both ends of its confidence interval.
 
-    All are float64.
+    All four are float64 tensors.
     """
 
     mean: Tensor  # (...)

@@ -1,4 +1,4 @@
-"""Measures of what a decomposition does to the function: accuracy, cross-entropy, proofs and refitted coefficients."""
+"""Measure what a decomposition does to the function: accuracy, cross-entropy, proofs and refitted coefficients."""
 
 from tensornet_interp.fidelity.certificates import certificate, difference_certificate
 from tensornet_interp.fidelity.curves import (

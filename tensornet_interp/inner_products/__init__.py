@@ -1,4 +1,4 @@
-"""Inner products, cosines, norms, relative errors and differences of layers and networks, computed from their weights.
+"""Compute inner products, cosines, norms, relative errors and differences of layers and networks from their weights.
 
 There are three kinds of inner product (`Tree`, `Symmetric`, `Gaussian`). They give different values for networks of
 two or more layers.

@@ -11,7 +11,7 @@ _MOST = 700.0  # exp(700) fits in float64
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """An estimate holds a number and how it was obtained: the number is value * exp(log_scale).
+    """An estimate holds the number value * exp(log_scale), and says how this number was obtained.
 
     `method` is "exact", "closure" (each layer's outputs are treated as Gaussian) or "sampled".
     """

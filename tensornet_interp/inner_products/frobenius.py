@@ -30,7 +30,7 @@ CHUNK = 2**22  # pairs of hidden units in a block (32 MB)
 
 
 class Measured(NamedTuple):
-    """Computed norm and error bound: the exact norm lies within `rounding` of `value`."""
+    """`value` is a computed norm; the exact norm lies within `rounding` of it."""
 
     value: Tensor  # ()
     rounding: float
@@ -72,7 +72,7 @@ def frobenius(layer: BilinearLayer) -> Measured:
 
 
 class Distance(NamedTuple):
-    """Computed relative error, and an upper bound on the exact relative error."""
+    """`error` is a computed relative error; the exact relative error is at most `bound`."""
 
     error: float
     bound: float

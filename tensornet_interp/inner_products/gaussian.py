@@ -28,7 +28,7 @@ class LayerMoments(NamedTuple):
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
-    """Return the input moments, scaled to entries near 1, and the log of the factor that undoes this in products.
+    """Return the input moments divided by a scale, and the logarithm of the factor that products then lack.
 
     A network with L layers is homogeneous of degree 2^L in its input (constant coordinate included), so a product of
     two networks has degree 2^(L + 1).

@@ -91,7 +91,7 @@ def similarity_by_output(
     """Return the cosine of each output of a with the same output of b, for two networks or all pairs of a list.
 
     `value` has shape (out,), or (n, n, out) for a list of n networks.
-    Arguments are those of `similarity`, and so is the cost, but sampled products take out times the memory.
+    Arguments and cost are those of `similarity`; sampled products take out * pairs * samples numbers of memory.
     Raises ValueError if an output of a network is zero.
     """
     return _similarity(a, b, kind, by_output=True, progress=progress)

@@ -47,7 +47,7 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
     """Return the average of Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair of networks.
 
     All pairs share the same points, and every network is evaluated once per point. Memory: pairs * samples float64
-    numbers, times out for products per output.
+    numbers, or out * pairs * samples for products per output.
     """
     widest = max(max(layer.rank, *layer.shape) for stack in task.stacks for layer in stack.layers)
     values: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Leading eigenpairs of the interaction matrices of thousands of output directions, with error bounds."""
+"""Compute leading eigenpairs of the interaction matrices of thousands of output directions, with error bounds."""
 
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.spectra.leading import Spectra, krylov_flops, spectra

@@ -19,7 +19,7 @@ _SECOND_LOOK = 6  # extra steps with k vectors, which find an eigenvalue that on
 
 
 class Matrices(NamedTuple):
-    """Symmetric float64 matrices M[block] = 1/2 (left D right^T + right D left^T), with D = diag(weights[block])."""
+    """These arrays define M[block] = 1/2 (left D right^T + right D left^T), D = diag(weights[block]), in float64."""
 
     left: Tensor  # (in, hidden)
     right: Tensor  # (in, hidden)
@@ -42,7 +42,7 @@ class Matrices(NamedTuple):
 
 
 def rounding_share(n_in: int, hidden: int) -> float:
-    """Return 4 * (in + hidden) * eps, which bounds the relative rounding error of sums over in and hidden."""
+    """Return 4 * (in + hidden) * eps, which bounds the relative rounding error of sums over both modes."""
     return 4 * (n_in + hidden) * torch.finfo(torch.float64).eps
 
 
@@ -66,7 +66,7 @@ def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
 
 
 class Bounds(NamedTuple):
-    """Bounds (block, k) on the distance from value i to an eigenvalue, and from its magnitude to the i-th largest."""
+    """`near` bounds the distance of value i to an eigenvalue, `place` that of magnitude i to the i-th largest."""
 
     near: Tensor
     place: Tensor
@@ -99,7 +99,7 @@ def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
 
 
 class Leading(NamedTuple):
-    """The leading eigenpairs of every block, with bounds on their errors."""
+    """This tuple holds the leading eigenpairs of every block, with bounds on their errors."""
 
     values: Tensor  # (block, k), largest magnitude first
     vectors: Tensor  # (block, k, in)
@@ -190,7 +190,7 @@ class _Verdict(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The blocks for which a search has finished, with their Ritz values and vectors."""
+    """This tuple holds the blocks for which a search has finished, with their Ritz values and vectors."""
 
     blocks: Tensor
     values: Tensor

@@ -111,8 +111,8 @@ def spectra(
     lifted layer.
     k: at most min(in, 2 * hidden), where hidden is the layer's rank.
     tolerance: the search stops at this error relative to each eigenvalue, or at the rounding error if that is larger.
-    max_steps: the maximum number of vectors in the subspace of a direction; default 64 + 16 * k, and never more than
-    in. A direction that needs more vectors keeps the bounds that it has reached.
+    max_steps: the maximum number of vectors in the subspace of a direction; default 64 + 16 * k, and at most the
+    input size. A direction that needs more vectors keeps the bounds that it has reached.
     method: "krylov" never forms M_u. "dense" decomposes M_u and always proves its result; if 2 * hidden < in, it works
     in the span of the weights, which is cheaper and is reported as "thin". "auto" takes the method that needs fewer
     flops.

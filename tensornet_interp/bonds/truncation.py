@@ -139,12 +139,14 @@ def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     s^2 = eigenvalues of X_l N_l, X_l = P_l C(X_(l-1)) P_l^T, N_(l-1) = 1/4 Z^T G(N_l) Z
 
     X_l is the Gram matrix of the tree below one occurrence of the bond, and N_l is the Gram matrix of the tree outside
-    this occurrence. X_0 is the second moment of the input and N_L the identity. P_l is `down` of layer l, C is
-    `moments.cross_gram`, and `moments.input_gram` defines G and Z. Errors are relative to the tree norm: the norm of
-    the network (or layer) as a tree of symmetrized layers. A cut of one occurrence of bond l has a squared error of
-    exactly the sum of the discarded s^2. A cut of all 2^(L-l) occurrences has at most 2^(L-l) times this squared error.
-    If several bonds are cut, the squared error is at most the sum over these bonds. These are errors of the tree
-    tensor; measure the loss of accuracy separately.
+    this occurrence. X_0 is the second moment of the input and N_L the identity. P_l is the down factor of layer l,
+    and C(X) is the Gram matrix of its hidden units for an input with second moment X (cross_gram in moments.py);
+    input_gram in moments.py defines G and Z.
+
+    Errors are relative to the tree norm: the norm of the network (or layer) as a tree of symmetrized layers. A cut of
+    one occurrence of bond l has a squared error of exactly the sum of the discarded s^2. A cut of all 2^(L-l)
+    occurrences has at most 2^(L-l) times this squared error. If several bonds are cut, the squared error is at most the
+    sum over these bonds. These are errors of the tree tensor; measure the loss of accuracy separately.
     moments: the moments of the plain input, for example `Moments.of(x)` of the training data. At every leaf of the
     tree, independently, their second moment E[x x^T] replaces the identity. The cut then keeps what such inputs use.
     Each s is accurate to 1.5e-8 of the largest s. Smaller s are always dropped, so Gram matrices may be singular. The
@@ -188,7 +190,7 @@ def _difference(layers: Sequence[BilinearLayer], maps: Maps) -> list[BilinearLay
     """Return layers whose tree is that of (network - cut network).
 
     Each layer carries pairs (u, d): u is the output of the network at this layer, and d is u minus the output of the
-    cut network. The map of d is linear in d, so a small error keeps its digits:
+    cut network. The next d is linear in d, so a small error keeps its digits:
 
     P((Wu)(Vu)) - P((W(u-d))(V(u-d))) = P((Wu)(Vd) + (Wd)(V(u-d)))
     """

@@ -52,12 +52,13 @@ class Query(TensorNetwork):
 
 
 def evaluation(network: TensorNetwork, x: Tensor) -> Query:
-    """Return the evaluation of a network on inputs x as a query, whose contraction is `network(x)`.
+    """Return a query whose contraction is `network(x)`, the output of the network for inputs x.
 
     y[batch, out] = sum T[out, in1, in2, ...] x[batch, in1] x[batch, in2] ...
 
-    x: (batch, in), without constant coordinate; the constant of a lifted network is added. All input modes share one
-    array, so equal sub-networks are contracted once. Cost of the contraction: as the forward pass, linear in depth.
+    T is the network's tensor. x: (batch, in), without constant coordinate; a lifted network adds its constant. All
+    input modes share one array, so equal sub-networks are contracted once. Cost of the contraction: as the forward
+    pass, linear in depth.
 
     Example: `contract(evaluation(network, x), chunk="batch", max_elements=1e7)`.
     """
@@ -71,8 +72,7 @@ def evaluation(network: TensorNetwork, x: Tensor) -> Query:
 def project(network: TensorNetwork, values: Mapping[str, int | Tensor]) -> Query:
     """Return a query in which the open modes named in `values` are fixed, summed or projected; other modes stay open.
 
-    T'[..., k, ...] = sum_mode T[..., mode, ...] value[mode, k]
-
+    T'[..., k, ...] = sum_mode T[..., mode, ...] value[mode, k], where T is the network's tensor
     values: per mode one of three kinds.
     - An index fixes the mode at this index and removes it.
     - A vector (size,) sums the mode with these weights and removes it; a vector of ones gives the marginal.

@@ -37,7 +37,7 @@ class Table:
 
 
 def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:
-    """Return a table computed pair by pair; product(i, j) returns values (out,) and the logarithm of their scale."""
+    """Return the table of all pairs; product(i, j) returns the values (out,) of a pair and the log of their scale."""
     values, logs = [], []
     quiet = not task.progress or len(task.pairs) < 4  # two networks have nothing to show between the products
     for i, j in tqdm(task.pairs, desc=title, leave=False, delay=1, disable=quiet):

@@ -76,9 +76,9 @@ def enclose(values: Tensor, coupling: Tensor, rest: Tensor, k: int) -> Bounds:
     """Return error bounds for the values as eigenvalues of M = [[diag(values), coupling^T], [coupling, C]].
 
     C is unknown except for ||C|| <= rest (block,). values: (block, j), j >= k, largest magnitude first; coupling:
-    (block, n, j), the nonzero rows. With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <= S(rest)
-    as quadratic forms. So the i-th largest eigenvalue of M is at most the i-th largest of S(rest), or rest, and at
-    least the i-th largest value (Cauchy). The same holds for the smallest. Merged by magnitude, these bounds enclose
+    (block, n, j), n rows with all coupling. With S(c) = [[diag(values), coupling^T], [coupling, c I]], S(-rest) <= M <=
+    S(rest) as quadratic forms. So the i-th largest eigenvalue of M is at most the i-th largest of S(rest), or rest, and
+    at least the i-th largest value (Cauchy). The same holds for the smallest. Merged by magnitude, these bounds enclose
     the i-th largest magnitude; they are quadratic in the coupling if the value is above rest. For every rest, the norm
     of a value's coupling column (the residual of its Ritz vector) bounds its distance to some eigenvalue.
     """

@@ -205,7 +205,11 @@ def spectra(
 
 
 def krylov_flops(n_in: int, hidden: int, blocks: int, steps: int) -> float:
-    """Return the flops of Krylov subspaces of `steps` vectors for `blocks` directions, with the Frobenius norms."""
+    """Return the flops of `spectra` with method "krylov" if the subspace of every direction has `steps` vectors.
+
+    n_in: input coordinates; hidden: rank of the layer; blocks: number of directions. The flops of the Frobenius norms
+    count too.
+    """
     for name, number in {"n_in": n_in, "hidden": hidden, "blocks": blocks, "steps": steps}.items():
         check_number(name, number, 1)
     size = min(n_in, 2 * hidden)

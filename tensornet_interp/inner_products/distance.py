@@ -57,7 +57,7 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
 
     If corresponding hidden units differ little, these factors keep every digit of the change. A constant output
     coordinate is dropped: it is 1 in both layers, so its change is 0. Raises ValueError if the layers differ in sizes,
-    in device, or in whether they have constant coordinates. Cost: one pass over the weights.
+    device or dtype, or in whether they have constant coordinates. Cost: one pass over the weights.
     """
     old, new = _two_layers(before, after)
     check_alike(before=old.down, after=new.down)

@@ -60,7 +60,7 @@ class Spectra:
     def converged(self) -> Tensor:
         """Return True (block,) for directions whose bounds are all at most tolerance * |eigenvalue|.
 
-        If one of the k eigenvalues is 0, the entry is False.
+        An eigenvalue of 0 passes only if its bound is 0.
         """
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
 

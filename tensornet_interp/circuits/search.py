@@ -210,7 +210,7 @@ def _best(scores: Tensor, beam: int | None) -> Tensor:
 
 
 def _prune(levels: Sequence[Level]) -> list[Level]:
-    """Drop the components without children, from the bottom up, because they contribute nothing to the output."""
+    """Return the levels without the components that have no children, because these add nothing to the output."""
     kept = [levels[-1]]
     for level in reversed(levels[:-1]):
         used, parents = kept[-1].parents.unique(return_inverse=True)  # ascending, so the order stays

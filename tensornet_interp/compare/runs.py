@@ -26,7 +26,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class OrderedSimilarity:
-    """The similarity of eigenvectors at the same place of the ranking, per pair of runs, block and place, in float64.
+    """An ordered similarity compares eigenvectors at the same place of the ranking, per pair of runs, in float64.
 
     The value is NaN if one of the two runs does not have this place, because it has fewer eigenvalues of that sign.
     `gaps` is the distance of an eigenvalue to its nearest neighbour in the ranking, divided by the largest magnitude of

@@ -43,7 +43,7 @@ class Estimate:
         return f"Estimate({self.value.tolist()}{error}{scale}, {self.method})"
 
     def _scaled(self, value: Tensor) -> Tensor:
-        """Multiply twice by exp(log_scale / 2), because exp(log_scale) may overflow even if the product does not."""
+        """Return value * exp(log_scale), as two products with exp(log_scale / 2), since exp(log_scale) may overflow."""
         half = math.exp(min(self.log_scale / 2, _MOST))
         scaled = value.to(torch.float64) * half * half
         too_large = self.log_scale / 2 > _MOST and bool(value.any())

@@ -87,7 +87,7 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
 
 
 class Hermite(NamedTuple):
-    """Hermite coefficients, by order, hold the products q(z) * r(z) of two quadratic polynomials, one per hidden unit.
+    """These are Hermite coefficients, by order, of a product q(z) * r(z) of quadratic polynomials per hidden unit.
 
     q(z) = c + a . z + z^T Q z has mean t, and r(z) = c' + b . z + z^T R z has mean s, for standard normal z.
     """
@@ -116,7 +116,7 @@ def _hermite(forms: Forms) -> Hermite:
 
 
 def _split(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split quadratic polynomials [1, z]^T form [1, z] into three parts.
+    """Return the three parts of the quadratic polynomials [1, z]^T form [1, z].
 
     The parts are the quadratic coefficients (units, in, in), the linear coefficients (units, in) and the mean for
     standard normal z (units,).

@@ -64,7 +64,7 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
 
 
 def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
-    """Multiply the outputs of two networks, (n, out); return (n, out), or the sums over outputs (n, 1)."""
+    """Return the products of two networks' outputs (n, out), per output (n, out) or summed over outputs (n, 1)."""
     each = (f * g.conj()).real
     return each if by_output else each.sum(1, keepdim=True)
 

@@ -55,7 +55,7 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
 
 class Forms(NamedTuple):
-    """The hidden units of a second layer are products of two quadratic forms, with these symmetric matrices."""
+    """Forms hold symmetric matrices Q and R per hidden unit of a second layer: the unit is (x^T Q x)(x^T R x)."""
 
     left: Tensor  # Q, (units, in, in)
     right: Tensor  # R, (units, in, in)

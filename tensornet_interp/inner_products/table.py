@@ -53,7 +53,7 @@ def covering_pairs(count: int) -> list[tuple[int, int]]:
 
 
 def mirrored(values: Tensor, pairs: Pairs, count: int) -> Tensor:
-    """Arrange the values (pair, out or 1) of `covering_pairs` as a symmetric matrix (count, count, out or 1)."""
+    """Return the values (pair, out or 1) of `covering_pairs` as a symmetric matrix (count, count, out or 1)."""
     index = torch.empty(count, count, dtype=torch.long, device="cpu")
     for at, (i, j) in enumerate(pairs):
         index[i, j] = index[j, i] = at

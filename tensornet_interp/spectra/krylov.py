@@ -66,7 +66,7 @@ def _units(layer: BilinearLayer, start: int, stop: int) -> BilinearLayer:
 
 
 class Bounds(NamedTuple):
-    """`near` bounds the distance of value i to an eigenvalue, `place` that of magnitude i to the i-th largest."""
+    """`near` bounds |value i - some eigenvalue|, `place` bounds ||value i| - the i-th largest magnitude|."""
 
     near: Tensor
     place: Tensor
@@ -179,7 +179,7 @@ class _Verdict(NamedTuple):
 
     @classmethod
     def of(cls, problem: _Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "_Verdict":
-        """Judge the Ritz values (block, j) of largest magnitude by their coupling (block, n, j) to other vectors."""
+        """Return the verdict on Ritz values (block, j), from their coupling (block, n, j) to other vectors."""
         missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
         rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
         near, place = (bound + rounding for bound in enclose(values, coupling, missing.sqrt(), k))

@@ -1,4 +1,7 @@
-"""Decompositions of layers. Each is a frozen set of options; called on a layer, it returns a result with its modes."""
+"""Decompositions of layers. A decomposition is a frozen set of options; calling it on a layer returns a result.
+
+The result is a tensor network with the same open modes as the layer, so it can stand wherever the layer stood.
+"""
 
 import dataclasses
 import inspect
@@ -60,14 +63,20 @@ __all__ = [
 
 @runtime_checkable
 class Decomposition(Protocol):
-    """An object whose fields are options, and which is called on a layer. A frozen dataclass is one."""
+    """A decomposition is an object, such as a frozen dataclass, whose fields are options; it is called on a layer.
+
+    Any object with these two methods is one.
+    """
 
     def __call__(self, layer: BilinearLayer) -> TensorNetwork:
-        """Return a network with modes (out, in1, in2) that stands for the layer."""
+        """Return a network with modes (out, in1, in2) that approximates the layer, or equals it."""
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Decomposition"]:
-        """Return decompositions of this layer from small to exact; none if the method has no exact end."""
+        """Return decompositions of this layer, from a small one to an exact one.
+
+        The sequence is empty if the method cannot reproduce a layer exactly.
+        """
 
 
 BUILT_IN: dict[str, type] = {
@@ -119,20 +128,23 @@ def decompose(
 ) -> BilinearMap | BilinearNetwork:
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 
-    method: a registered name with its options, a decomposition object, or for a network a mapping from part numbers to
-    either; parts that the mapping does not name stay as they are.
+    method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
+    mapping from the number of a part to a name or an object; parts that the mapping does not name stay unchanged.
 
-    Result: for a layer, what the decomposition returns, as a bilinear map; for a network, the network with its parts
+    Result: for a layer, the result of the decomposition, as a bilinear map; for a network, a network whose parts are
     decomposed. A type checker knows the type of the result for every built-in name and for every decomposition object.
     Cost: that of the decomposition.
-    Raises ValueError that lists the known names if the name is unknown, TypeError that lists the known options if an
-    option is unknown, and ValueError if the result has other modes than the layer.
+    Raises ValueError with the known names if the name is unknown, TypeError with the known options if an option is
+    unknown, and ValueError if the result and the layer have different modes or sizes.
     """
     if isinstance(method, Mapping):
         if not isinstance(part, BilinearNetwork):
             raise TypeError("a mapping of methods needs a BilinearNetwork; a single layer takes one method")
         if options:
-            raise ValueError(f"options {sorted(options)} with a mapping: put them into it: {{0: Eigen(rank=8)}}")
+            raise ValueError(
+                f"options {sorted(options)} with a mapping of methods: write them into the mapping, as in"
+                " {0: Eigen(rank=8)}"
+            )
         chosen = [check_int("part", i, -len(part), len(part) - 1) % len(part) for i in method]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"the mapping names a part twice: {list(method)} of {len(part)} parts")
@@ -146,12 +158,16 @@ def decompose(
 
 
 def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
-    """Return the decomposition of that name with these options, checked; an object is returned unchanged."""
+    """Return the decomposition with this registered name and these options; an object is returned unchanged.
+
+    Raises TypeError if the decomposition has no such option, and ValueError if options are given together with an
+    object.
+    """
     if not isinstance(method, str):
         if not callable(method) or isinstance(method, type):
             raise TypeError(f"method must be a registered name or a decomposition object, got {method!r}")
         if options:
-            raise ValueError(f"options {sorted(options)} go with a name; {method!r} has its own")
+            raise ValueError(f"options {sorted(options)} go with a name only; {method!r} has its own options")
         return method
     factory = get_decomposition(method)
     known = list(inspect.signature(factory).parameters)

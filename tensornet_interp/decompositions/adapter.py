@@ -1,4 +1,4 @@
-"""TensorLy's decompositions of a dense tensor: as baselines, and for users of TensorLy."""
+"""TensorLy's decompositions of the dense tensor of a layer: baselines, and methods that users of TensorLy know."""
 
 import copy
 import inspect
@@ -29,7 +29,10 @@ _OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # what
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorTrainResult(Result):
-    """A tensor train: B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]."""
+    """A tensor-train result holds the three cores of a tensor train.
+
+    B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]
+    """
 
     outputs: Tensor  # (out, a)
     middle: Tensor  # (a, in, b)
@@ -45,7 +48,7 @@ class TensorTrainResult(Result):
         return f"TensorTrainResult(out={n_out}, in={n_in}, ranks={ranks}, {self._provenance})"
 
     def terms(self) -> tuple[Term, ...]:
-        """Return the three cores of the train."""
+        """Return three terms, one for each core of the train."""
         return (
             Term(self.outputs, ("out", "a")),
             Term(self.middle, ("a", "in1", "b")),
@@ -53,7 +56,7 @@ class TensorTrainResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """Return the train as a layer of rank a * b."""
+        """Return the train as a layer with a * b hidden units."""
         a, size, b = self.middle.shape
         return self._made_layer(
             down=self.outputs.repeat_interleave(b, 1),
@@ -62,7 +65,7 @@ class TensorTrainResult(Result):
         )
 
     def to_tensorly(self) -> TTTensor:
-        """Return the train as TensorLy's `TTTensor`."""
+        """Return the train as a `TTTensor` of TensorLy."""
         return TTTensor([self.outputs[None], self.middle, self.inputs.T[:, :, None]])
 
 
@@ -70,19 +73,22 @@ class TensorTrainResult(Result):
 class TensorlyDecomposition:
     """Decompose the symmetrized dense tensor B[out, in1, in2] by a function of `tensorly.decomposition`.
 
-    `tensorly_adapter` makes one class per function; the other fields of that class are the options of the function.
-    rank: as the function takes it, within the sizes of the tensor: one number for a CP tensor; (out, in1, in2) or one
-    number for all modes for a Tucker tensor; (a, b) or one number for a tensor train.
-    seed: TensorLy's random_state.
-    max_elements: the size out * in^2 of the largest dense tensor that may be formed.
+    `tensorly_adapter` makes one class for each function. The further fields of such a class are the options of the
+    function.
+    rank: the rank in the form that the function takes. A CP tensor takes one number; a Tucker tensor takes (out, in1,
+    in2) or one number for all modes; a tensor train takes (a, b) or one number for both. No rank may be above the size
+    of its mode.
+    seed: the number that is passed to TensorLy as random_state.
+    max_elements: the largest number of entries, out * in^2, of a dense tensor that may be formed.
 
-    Result: a `CPResult`, a `TuckerResult` or a tensor train, with TensorLy's relative errors as convergence, and
-    "tolerance" or "max_iterations" as stop reason. TensorLy fits two input factors to a Tucker tensor: ours is an
-    orthonormal basis of both, of rank up to twice the input rank, and the core is rotated into it; nothing is lost.
-    Not differentiable.
-    Cost: out * in^2 numbers, and TensorLy's own work on them.
+    Result: a `CPResult`, a `TuckerResult` or a `TensorTrainResult`. Its report holds TensorLy's relative errors as
+    convergence. The stop reason is "tolerance" or "max_iterations"; "direct" for a function that does not iterate; "not
+    told by TensorLy" for a function that iterates and returns no errors. TensorLy fits two different input factors to a
+    Tucker tensor. The `TuckerResult` instead holds one orthonormal basis of both factors, so its input rank can be
+    twice the given one; the core is transformed to this basis, and nothing is lost. Not differentiable.
+    Cost: memory for out * in^2 numbers, and the work of TensorLy on them.
     Raises ValueError if the rank or the dense tensor is too large, if the layer is zero, or if TensorLy returns numbers
-    that are not finite; TypeError if it returns another kind of tensor.
+    that are not finite; TypeError if TensorLy returns another kind of tensor.
     Source: Kossaifi, Panagakis, Anandkumar and Pantic, TensorLy, JMLR 20(26), 2019.
     """
 
@@ -103,7 +109,10 @@ class TensorlyDecomposition:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["TensorlyDecomposition"]:
-        """Return steps up to full ranks, which is exact, for Tucker tensors and tensor trains; none for the others."""
+        """Return decompositions of growing rank for "tucker" and "tensor_train"; the last has full ranks and is exact.
+
+        Return an empty list for all other functions.
+        """
         n_out, n_in, _ = layer.shape
         half = (n_in + 1) // 2
         if cls.function == "tucker":
@@ -115,14 +124,14 @@ class TensorlyDecomposition:
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> Result:
-        """Decompose the dense tensor. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose the dense tensor of a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = self._rank(*layer.shape[:2])
         elements = layer.shape[0] * layer.shape[1] ** 2
         if elements > self.max_elements:
             raise ValueError(
                 f"TensorLy needs the dense tensor {layer.shape}: {elements:.1e} elements, more than"
-                f" max_elements={self.max_elements:.0e}; raise it, or take a method that works on the factors"
+                f" max_elements={self.max_elements:.0e}; increase it, or use a method that works on the factors"
             )
         scale = float(norm(layer))
         if scale == 0:
@@ -134,7 +143,7 @@ class TensorlyDecomposition:
             found = getattr(tensorly.decomposition, self.function)((dense + dense.mT) / 2, rank, **self._arguments())
         tensor, errors = found if isinstance(found, tuple) else (found, [])
         if not isinstance(tensor, CPTensor | TuckerTensor | TTTensor):
-            raise TypeError(f"{self.function} returned a {type(tensor).__name__}, which has no form of ours")
+            raise TypeError(f"{self.function} returned a {type(tensor).__name__}, which no result type can hold")
         if not all(bool(torch.isfinite(array).all()) for array in _arrays(tensor)):
             raise ValueError(f"{self!r} of {layer!r}: TensorLy returned numbers that are not finite")
         made = self._fields(tensor, scale)
@@ -152,9 +161,10 @@ class TensorlyDecomposition:
         return options | {"random_state": self.seed} | ({"return_errors": True} if "return_errors" in known else {})
 
     def _rank(self, n_out: int, n_in: int) -> int | list[int]:
-        """Return the rank as TensorLy takes it.
+        """Return the rank in the form that the TensorLy function takes.
 
-        A rank above a size raises, since TensorLy would fill up the factor with random columns.
+        Raises ValueError if a rank is above the size of its mode, because TensorLy would add random columns to the
+        factor.
         """
         several = isinstance(self.rank, Sequence)
         if "tucker" in self.function:
@@ -191,11 +201,11 @@ class TensorlyDecomposition:
 
 
 def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
-    """Return the decomposition class of `tensorly.decomposition.<function>(tensor, rank, ...)`.
+    """Return the decomposition class that calls `tensorly.decomposition.<function>(tensor, rank, ...)`.
 
-    The options of the function are the fields of the class. Register it under a name of your own:
+    The fields of the class are the options of the function. Register the class under a name of your choice:
     `register_decomposition("tt")(tensorly_adapter("tensor_train"))`.
-    Raises ValueError if there is no such function, or if it takes no rank or no random state.
+    Raises ValueError if TensorLy has no such function, or if the function has no argument rank or random_state.
 
     Example:
     >>> tensorly_adapter("parafac")(rank=2, n_iter_max=50)
@@ -237,7 +247,10 @@ def _arrays(tensor: Any) -> list[Tensor]:
 
 
 def _tucker_fields(core: Tensor, outputs: Tensor, first: Tensor, second: Tensor) -> dict[str, Any]:
-    """Return one orthonormal basis of both input factors, with the core rotated into it; nothing is lost."""
+    """Return the fields of a `TuckerResult` for a Tucker tensor with two different input factors; nothing is lost.
+
+    The one input factor is an orthonormal basis of both given input factors, and the core is transformed to this basis.
+    """
     (outputs, r), (first, r1), (second, r2) = (torch.linalg.qr(factor) for factor in (outputs, first, second))
     both = torch.cat([first, second], 1)  # (in, b + c)
     basis, values, _ = torch.linalg.svd(both, full_matrices=False)
@@ -248,9 +261,9 @@ def _tucker_fields(core: Tensor, outputs: Tensor, first: Tensor, second: Tensor)
 
 @contextmanager
 def _pytorch_backend() -> Iterator[None]:
-    """Make TensorLy work on torch tensors in this thread; afterwards the backend is the one that the user chose.
+    """Use TensorLy's PyTorch backend in this thread during a `with` block; afterwards restore the backend of the user.
 
-    TensorLy's own context sets the backend of every thread on exit, even if it was entered for one thread only.
+    TensorLy's own context manager is not used: on exit it changes the backend of every thread.
     """
     before = tensorly.get_backend()
     if before == "pytorch":

@@ -1,4 +1,4 @@
-"""Block-term decompositions: a sum of output vectors, each times a symmetric matrix of low rank."""
+"""Block-term decompositions: sums of blocks, each an output vector times a symmetric matrix of low rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,24 +22,29 @@ _SWEEPS = 10
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockTerm(FitOptions):
-    """Fit a sum of output vectors, each times a symmetric matrix of low rank: rank-(L, L, 1) terms.
+    """Fit a sum of blocks, each an output vector times a symmetric matrix of low rank L: rank-(L, L, 1) terms.
 
     B[out, i, j] ~ sum_block outputs[out, block] M[block, i, j],
     M[block, i, j] = sum_rank eigenvalue[block, rank] v[block, i, rank] v[block, j, rank]
 
-    The fit starts from `OutputSVD` of these sizes. Alternating sweeps improve it and find the signs of eigenvalues;
-    Gauss-Newton steps on all blocks together finish it.
-    blocks: the number of blocks, at most out; None takes out, or as many as rank lists.
-    rank: L, one number for all blocks or a list with one per block, at most min(in, 2 hidden); None takes that limit.
-    With both None the result is that of `OutputSVD`, which is exact.
-    start: a `SpectralResult` with as many blocks, of at most L eigenpairs each.
-    Other options: `FitOptions`. The vectors that priors see are not the eigenvectors of a block but a rotation of them:
-    what a prior asks of outputs holds in the result; zeros and signs that it asks of single inputs do not.
+    The fit starts from the blocks of `OutputSVD` with the same number of blocks and the same ranks. Alternating sweeps
+    improve them and can change the sign of an eigenvalue. Gauss-Newton steps on all blocks together finish the fit.
+    blocks: the number of blocks, at most out. If it is None, there is one block per number that `rank` lists, or out
+    blocks if `rank` is not a list.
+    rank: L, one number for all blocks or a list with one number per block, at most min(in, 2 * hidden), where hidden is
+    the number of hidden units; None takes that limit. If `blocks` and `rank` are both None, the result is that of
+    `OutputSVD`, which is exact.
+    start: a `SpectralResult` with the same number of blocks and at most L eigenpairs per block. If a block has fewer
+    than L eigenpairs, the fit uses only the output vectors of the start and finds the matrices anew.
+    Other options: `FitOptions`. Priors act on vectors that span the matrix of a block, and these are not its
+    eigenvectors but a rotation of them. What a prior asks of outputs therefore holds in the result; zeros and signs
+    that it asks of single input vectors do not.
 
     Result: a `SpectralResult`. Not differentiable.
-    Cost per iteration: 16 hidden R (r + out) + 25 * 6 R^2 r flops, with R the sum of all L and r = min(in, 2 hidden).
-    Raises ValueError if blocks or rank is above its limit, if rank lists another number than blocks, or if start or
-    priors do not fit the layer; TypeError if start is not a `SpectralResult`.
+    Cost per iteration in flops: about hidden * R * (16 * r + 4 * out) for a gradient, plus at most 25 * 6 * R^2 * (r +
+    out) for a step. R is the sum of the ranks L of all blocks, and r is at most min(in, 2 * hidden).
+    Raises ValueError if `blocks` or `rank` is above its limit, if `rank` does not list one number per block, or if the
+    start or a prior does not fit the layer; TypeError if the start is not a `SpectralResult`.
     Source: De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008; there the matrices need not be symmetric.
     """
 
@@ -64,13 +69,13 @@ class BlockTerm(FitOptions):
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["BlockTerm"]:
-        """Return options from one block of rank one up to the exact decomposition."""
+        """Return three decompositions: one block of rank 1, half of all blocks at half the rank, and the exact one."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), ((blocks + 1) // 2, (pairs + 1) // 2), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)
@@ -119,7 +124,10 @@ class BlockTerm(FitOptions):
         order = used.argsort(descending=True, stable=True)  # results are sorted by norm: give the larger blocks more
         ranks.sort(reverse=True)
         if len(used) != len(ranks) or any(int(n) > rank for n, rank in zip(used[order], ranks, strict=True)):
-            raise ValueError(f"start has blocks of ranks {used[order].tolist()}, more or others than the asked {ranks}")
+            raise ValueError(
+                f"start has blocks of ranks {used[order].tolist()}, which do not fit into the asked {ranks}: give"
+                " as many blocks, none of a higher rank"
+            )
         outputs, values, vectors = outputs[:, order], values[order] / (state.scale or 1.0), vectors[order]
         vectors = state.project(vectors)
         if any(int(n) < rank for n, rank in zip(used[order], ranks, strict=True)):
@@ -131,7 +139,10 @@ class BlockTerm(FitOptions):
 
 
 def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tied, tuple[Tensor, Tensor]]:
-    """Return the model, and its parameters (out, block) and (in, sum of ranks), from the eigenpairs of each block."""
+    """Return the model of blocks with these eigenpairs, and its parameters.
+
+    The parameters are the outputs (out, block) and the vectors (in, sum of ranks) of all blocks.
+    """
     values = torch.cat([value for value, _ in matrices])
     vectors = torch.cat([vector for _, vector in matrices], 1)
     block = torch.repeat_interleave(
@@ -144,11 +155,12 @@ def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> t
 
 
 def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
-    """Alternate between the matrices and the output vectors; return the model and its parameters.
+    """Return the model and its parameters after sweeps that alternate between output vectors and matrices.
 
-    All output vectors are fitted by least squares; then each matrix becomes the best one of its rank for what the
-    others leave. Neither step raises the error, and eigenvalues may change sign. The first matrices come from the
-    interaction matrices of the outputs. The best pass is returned: rounding may make a later one worse.
+    The first matrices are the truncated interaction matrices of the outputs. A sweep first fits all output vectors by
+    least squares. Then it replaces the matrix of one block after the other by the best matrix of the same rank for the
+    residual of all other blocks; an eigenvalue may change sign. Neither step raises the error except by rounding, so
+    the parameters of the best sweep are returned.
     """
     values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
     matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
@@ -190,7 +202,7 @@ def _whole(core: BilinearLayer, ranks: list[int]) -> bool:
 
 
 def _inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """Return <M, N> of two matrices that are given by their eigenpairs."""
+    """Return the inner product <M, N> of two symmetric matrices, each given by its eigenvalues and eigenvectors."""
     return first[0] @ (first[1].T @ second[1]).square() @ second[0]
 
 
@@ -202,8 +214,8 @@ def _random_outputs(core: BilinearLayer, blocks: int, seed: int) -> Tensor:
 def _eigenbasis(terms: tuple[Tensor, Tensor, Tensor], ranks: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return outputs (out, block) of unit norm, eigenvalues (block, rank) and eigenvectors (block, in, rank).
 
-    The block of largest norm comes first. The output vectors of the terms of a block are multiples of one vector; a
-    prior may have changed their signs.
+    terms: the factors (out, n), (in, n), (in, n) with n = sum(ranks). The output vectors of all terms of a block are
+    multiples of one vector; a prior may have changed their signs. The block with the largest norm comes first.
     """
     blocks, rank = [], max(ranks)
     for own, vector in zip(terms[0].split(ranks, 1), terms[1].split(ranks, 1), strict=True):

@@ -1,4 +1,4 @@
-"""The canonical form of a sum of rank-one terms, and how similar two terms are."""
+"""The canonical form of a sum of rank-one terms, and the similarity of two terms."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,12 @@ from tensornet_interp.numerics import unit_columns
 
 
 def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
-    """Return the layer as the fields of a `CPResult`: weights, outputs, left, right.
+    """Return the fields of the `CPResult` that equals a layer: weights, outputs, left and right.
 
-    sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank] is the tensor of the layer.
-    Columns have unit norm, and their entry of largest magnitude is positive; the sign goes into the weight. The largest
-    weight magnitude comes first. A term that is zero has weight 0.
+    B[out, in1, in2] = sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]
+
+    Each column of a factor has unit norm, and its entry of largest magnitude is positive; the weight takes the sign.
+    The term with the largest weight magnitude comes first. A zero term has weight 0.
     """
     (core,), exponent = balance(layer)
     weights = torch.ones_like(core.down[0])
@@ -31,10 +32,13 @@ def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
 
 
 def congruence(first: BilinearLayer, second: BilinearLayer) -> tuple[Tensor, Tensor]:
-    """Return the congruence of every term of one layer with every term of another, (rank, rank'); 1 for equal terms.
+    """Return the congruence (rank, rank') of every term of one layer with every term of another.
 
-    |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|) with c, l, r the columns of down, left, right at unit norm.
-    The second value, (rank, rank'), says whether left and right are swapped between the two terms.
+    congruence = |c . c'| max(|l . l'| |r . r'|, |l . r'| |r . l'|)
+
+    c, l and r are columns of down, left and right, scaled to unit norm. The congruence of equal terms is 1. The second
+    returned value is boolean, (rank, rank'): True if the second product in the maximum is larger, so left and right of
+    the two terms are swapped.
     """
     (c, l, r), (c2, l2, r2) = (  # noqa: E741 - the letters of the formula
         [unit_columns(factor.to(torch.float64))[0] for factor in (layer.down, layer.left, layer.right)]

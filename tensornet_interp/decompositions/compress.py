@@ -1,4 +1,4 @@
-"""Exact compression: a layer of unit norm with few input coordinates, which the decompositions work on."""
+"""Exact compression: decompositions work on a layer of unit norm with fewer input coordinates."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that 
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A layer as scale times a core, whose inputs are the coordinates of an orthonormal basis; float64.
+    """A compressed layer is scale * core, float64; the inputs of the core are coordinates in an orthonormal basis.
 
     The core has norm 1, or 0 if the layer is zero.
     """
@@ -27,29 +27,31 @@ class Compressed:
     scale: Tensor  # ()
 
     def expand(self, vectors: Tensor) -> Tensor:
-        """Return vectors of the core (..., r, n) in the coordinates of the layer, (..., in, n)."""
+        """Convert vectors from the coordinates of the core, (..., r, n), to those of the layer, (..., in, n)."""
         return vectors if self.basis is None else self.basis @ vectors
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return vectors of the layer (in, n) in the coordinates of the core, (r, n).
+        """Convert vectors from the coordinates of the layer, (in, n), to those of the core, (r, n).
 
         The part of a vector that is orthogonal to the basis is lost.
         """
         return vectors if self.basis is None else self.basis.T @ vectors
 
     def restore(self, terms: tuple[Tensor, Tensor, Tensor]) -> BilinearLayer:
-        """Return terms (out, n), (r, n), (r, n) of the core as a layer, in the layer's coordinates and at its scale."""
+        """Return terms of the core, (out, n), (r, n), (r, n), as a layer with the original coordinates and scale."""
         outputs, left, right = terms
         return BilinearLayer(down=self.scale * outputs, left=self.expand(left), right=self.expand(right))
 
 
 def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
-    """Return the layer as scale * core, with the coordinates of an orthonormal basis of span [left, right] as inputs.
+    """Return a layer as scale * core, where the inputs of the core are coordinates in an orthonormal basis.
 
-    The size r of the basis is the rank of [left, right], at most min(in, 2 hidden): for a layer behind an embedding,
-    the width of the embedding. If gradients are needed, r is min(in, 2 hidden), and no smaller basis is looked for.
-    inputs: False keeps the inputs and takes out the scale only.
-    Nothing is lost but the rounding of float64, whatever the dtype. Differentiable. Cost: 2 in (2 hidden)^2 flops.
+    The basis spans the columns of left and right. It has r vectors, where r is the rank of [left, right], at most
+    min(in, 2 * hidden) with hidden the number of hidden units. For a layer after an embedding, r is at most the width
+    of the embedding. If gradients are needed, r is always min(in, 2 * hidden).
+    inputs: if False, the input coordinates stay unchanged, and only the scale is split off.
+    Only the rounding of float64 is lost, whatever the dtype of the layer. Differentiable. Cost: 2 * in * (2 * hidden)^2
+    flops.
     """
     (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
     basis = _basis(core) if inputs else None
@@ -58,18 +60,19 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     size = frobenius(core).value
     scale = times_power(size, exponent)
     if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
-        raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond what float64 holds; rescale its weights")
+        raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond the range of float64; rescale it")
     return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale)
 
 
 def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
-    """Return left singular vectors (size, n), singular values (n,) and their floor of the unfolding along a mode.
+    """Return left singular vectors (size, n), singular values (n,) and the floor of the unfolding along one mode.
 
-    mode: "out" or "in". The floor is a share of the largest value; values below it are rounding.
-    If out r^2 is at most `max_elements`, the small dense tensor is used, and the floor is the rounding of float64.
-    Above that, "out" takes the singular values of down L, with the Gram matrix L L^T of the hidden units by Cholesky,
-    if hidden units are independent. Otherwise, and for "in", the eigenvalues of a Gram matrix are used, whose floor is
-    the square root of the rounding.
+    mode: "out" or "in", the rows of the unfolding. The floor is a share of the largest singular value: smaller values
+    are rounding errors.
+    If the compressed dense tensor has at most `max_elements` entries (out * r^2), the singular values are those of the
+    dense unfolding, and the floor is the rounding of float64. Above this limit, mode "out" uses down @ L, where L L^T
+    is the Cholesky factorization of the Gram matrix of the hidden units, if the hidden units are independent. In all
+    other cases the eigenvalues of a Gram matrix are used, and the floor is the square root of that rounding.
     """
     eps = torch.finfo(torch.float64).eps
     n_out, n_in, _ = core.shape
@@ -97,7 +100,10 @@ def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEME
 
 
 def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return left singular vectors and values of a matrix; those of a wide one come from the R of its transpose."""
+    """Return the left singular vectors and the singular values of a matrix.
+
+    A matrix with more columns than rows is first reduced to the factor R of the QR decomposition of its transpose.
+    """
     if matrix.shape[1] > matrix.shape[0]:
         matrix = torch.linalg.qr(matrix.T, mode="r" if not matrix.requires_grad else "reduced").R.T
     left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
@@ -105,7 +111,7 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _basis(layer: BilinearLayer) -> Tensor | None:
-    """Return an orthonormal basis (in, r) of span [left, right]; None if that span is all of the inputs."""
+    """Return an orthonormal basis (in, r) of span [left, right]; None if r would not be smaller than in."""
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
@@ -116,10 +122,10 @@ def _basis(layer: BilinearLayer) -> Tensor | None:
 
 
 def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
-    """Return an orthonormal basis of the columns if they span less than they could; else None.
+    """Return an orthonormal basis of the columns if their rank is below the smaller side of the matrix; else None.
 
-    If the first `rank` columns are independent and span the others, the basis is theirs; else it comes from the smaller
-    Gram matrix. It is returned only if what it leaves out is rounding.
+    If the first `rank` columns are independent and span all others, the basis is theirs. Otherwise the basis comes from
+    the smaller Gram matrix. In both cases it is returned only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
     tolerance = torch.finfo(torch.float64).eps * both.shape[0] ** 0.5

@@ -1,4 +1,4 @@
-"""CP decompositions fitted to a layer: with separate left and right factors, or with one factor for both."""
+"""CP decompositions that are fitted to a layer: left and right input factors are separate, or equal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tensornet_interp.spectral import SpectralResult
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Ranked(FitOptions):
-    """The options of a fit of a number of rank-one terms."""
+    """Options of a fit whose size is the number of rank-one terms."""
 
     rank: int | None = None
 
@@ -36,25 +36,28 @@ class CP(_Ranked):
 
     B[out, in1, in2] ~ sum_rank weights[rank] outputs[out, rank] sym(left[in1, rank] right[in2, rank])
 
-    The error is that between symmetrized tensors, so that left and right of a term may be swapped. The fit starts from
-    the eigencomponents of largest magnitude: a positive and a negative one of the same output make one term.
-    rank: the number of terms; None, or the number of hidden units, gives the layer's own terms, which is exact.
+    sym(M) = (M + M^T) / 2. The error is measured between symmetrized tensors, so left and right of a term can be
+    swapped. The fit starts from the eigencomponents of largest magnitude; a positive and a negative eigencomponent of
+    the same output together make one term.
+    rank: the number of terms. None means the number of hidden units. With that number, and without start and priors,
+    the result holds the terms of the layer itself and is exact.
     Other options: `FitOptions`.
 
     Result: a `CPResult`. Not differentiable.
-    Cost per iteration: 16 hidden rank (r + out) + 25 * 24 rank^2 r flops, with r = min(in, 2 hidden).
-    Raises ValueError if rank is above the number of hidden units, or if start or priors do not fit the layer.
-    Source: Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP); Kolda and Bader, SIAM Review 51(3), 2009,
-    section 3.
+    Cost per iteration in flops: about hidden * rank * (16 * r + 4 * out) for a gradient, plus at most 25 * rank^2 * (24
+    * r + 6 * out) for a step. hidden is the number of hidden units, and r is at most min(in, 2 * hidden).
+    Raises ValueError if rank is above the number of hidden units, or if the start or a prior does not fit the layer.
+    Source: Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP); Kolda and Bader, SIAM Review 51(3), 2009, section
+    3.
     """
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
-        """Return the steps from one term to as many as the layer has, which is exact."""
+        """Return decompositions with 1, 2, `layer.rank` / 2 and `layer.rank` terms; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, min(2, layer.rank), (layer.rank + 1) // 2, layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> CPResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = _check_rank(self.rank, layer.rank, f"the layer {layer.name!r} has {layer.rank} hidden units")
         self.check_layer(layer)
@@ -84,22 +87,24 @@ class SymmetricCP(_Ranked):
     B[out, in1, in2] ~ sum_rank outputs[out, rank] eigenvalue[rank] v[in1, rank] v[in2, rank]
 
     Eigenvalues may have either sign. The fit starts from the eigencomponents of largest magnitude over all outputs.
-    rank: the number of terms; None, or two per hidden unit, is exact: sym(w v^T) is a difference of two squares.
-    Other options: `FitOptions`; the left and right factors of start must be equal.
+    rank: the number of terms. None means two terms per hidden unit. With that number, and without start and priors, the
+    result is exact, because (w v^T + v w^T) / 2 is a difference of two squares.
+    Other options: `FitOptions`. The left and the right factor of `start` must be equal.
 
-    Result: a `SpectralResult` in which each term is a block of rank one. Not differentiable.
-    Cost per iteration: 16 hidden rank (r + out) + 25 * 6 rank^2 r flops, with r = min(in, 2 hidden).
-    Raises ValueError if rank is above 2 hidden, or if start or priors do not fit the layer.
+    Result: a `SpectralResult` in which each term is a block of rank 1. Not differentiable.
+    Cost per iteration in flops: about hidden * rank * (16 * r + 4 * out) for a gradient, plus at most 25 * 6 * rank^2 *
+    (r + out) for a step. hidden is the number of hidden units, and r is at most min(in, 2 * hidden).
+    Raises ValueError if rank is above 2 * hidden, or if the start or a prior does not fit the layer.
     Source: Carroll and Chang, Psychometrika 35(3), 1970 (INDSCAL); Kolda and Bader, SIAM Review 51(3), 2009, section 5.
     """
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["SymmetricCP"]:
-        """Return the steps from one term to two per hidden unit, which is exact."""
+        """Return decompositions with 1, 2, `layer.rank` and 2 * `layer.rank` terms; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, 2, layer.rank, 2 * layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         rank = _check_rank(self.rank, 2 * layer.rank, f"two for each of {layer.rank} hidden units")
         self.check_layer(layer)
@@ -133,10 +138,10 @@ class SymmetricCP(_Ranked):
 
 
 def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, paired: bool) -> Triple:
-    """Return `rank` terms: the given ones, then the largest eigencomponents of the rest of the layer.
+    """Return `rank` terms to start from: the given terms, then the largest eigencomponents of the residual.
 
-    If the rest has too few eigencomponents, small random terms are added. paired: two eigencomponents make one term, as
-    in `paired_start`.
+    The residual is the layer minus the given terms. If there are too few eigencomponents, small random terms are added.
+    paired: if True, two eigencomponents make one term, as in `paired_start`.
     """
     terms = given
     missing = rank - (0 if given is None else given[0].shape[1])
@@ -155,9 +160,9 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
 
 
 def _polarized(core: BilinearLayer) -> Triple:
-    """Return two terms with one input vector each for every hidden unit; their sum is the layer.
+    """Return two terms for each hidden unit, each with equal left and right factors; the sum of all terms is the layer.
 
-    sym(w v^T) = 1/4 ((w + v)(w + v)^T - (w - v)(w - v)^T), with w and v scaled to equal length.
+    sym(w v^T) = 1/4 ((w + v)(w + v)^T - (w - v)(w - v)^T), where w and v are first scaled to equal length
     """
     w, v = core.left, core.right
     ratio = (v.norm(dim=0) / w.norm(dim=0)).sqrt()

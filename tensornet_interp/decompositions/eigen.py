@@ -1,4 +1,4 @@
-"""Eigendecomposition of the interaction matrix of each output direction."""
+"""Eigendecompositions of the interaction matrices of output directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,20 +25,22 @@ class Eigen:
 
     M_u[in1, in2] = sum_out u[out] B[out, in1, in2] = sum_rank eigenvalue[u, rank] v[u, in1, rank] v[u, in2, rank]
 
-    directions: the output directions (block, out), one per row; None takes every output. They may be overcomplete or
-    linearly dependent: the pseudoinverse of the directions puts the tensor together again. This is exact if they span
-    the outputs that the layer uses; otherwise the relative error says how much they miss.
-    rank: the number of eigenpairs kept per block, largest magnitude first, with their signs; None keeps all
-    min(in, 2 hidden).
+    directions: the output directions (block, out), one per row; None takes every output. There may be more directions
+    than outputs, and they may be linearly dependent: their pseudoinverse reassembles the tensor. This is exact if the
+    directions span all outputs that the layer uses; otherwise the relative error measures what they miss.
+    rank: the number of eigenpairs kept per block. The largest magnitude comes first, and eigenvalues keep their sign.
+    None keeps all min(in, 2 * hidden) eigenpairs, where hidden is the number of hidden units.
 
-    Result: a `SpectralResult` with one block per direction. Differentiable if the eigenvalues of a block differ.
-    Cost: per direction 2 r^2 hidden + 9 r^3 flops. If 2 hidden < in, one QR of [left, right] (4 in r^2) makes
-    r = 2 hidden; else, or if that is cheaper, r = in. Memory: at most 2^24 matrix entries at once. The error of
-    directions other than the outputs takes out in^2 more; above 2^26 entries it is measured without that memory, and
-    then errors below 1e-8 are rounding.
-    Raises ValueError if rank is above min(in, 2 hidden), if directions have another size, dtype or device than the
-    layer's outputs, or if the layer is lifted and they do not span its constant output.
-    Source: Pearce et al., 2025, section 3.2; appendix K for overcomplete directions.
+    Result: a `SpectralResult` with one block per direction. Differentiable if the eigenvalues of each block are
+    distinct.
+    Cost in flops: 2 * r^2 * hidden + 9 * r^3 per direction with r = in. If 2 * hidden < in, one QR decomposition of
+    [left, right] (4 * in * r^2) can reduce r to 2 * hidden, and each direction then costs 2 * in * r^2 more; the
+    cheaper way is taken. Memory: 2^24 matrix entries at once, besides the result. To measure the relative error, the
+    entries of both tensors are compared (2 * out * in^2 * hidden flops); above 2e11 flops the error is computed from
+    the factors instead.
+    Raises ValueError if rank is above min(in, 2 * hidden), if directions have another size, dtype or device than the
+    outputs of the layer, or if the layer is lifted and the directions do not span its constant output.
+    Source: Pearce et al., 2025, section 3.2; appendix K for more directions than outputs.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[1.0, -3.0]]))
@@ -62,12 +64,12 @@ class Eigen:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Eigen"]:
-        """Return the steps from one eigenpair per block to all, which is exact."""
+        """Return decompositions with one, two, half and all eigenpairs per block; the last is exact."""
         full = min(layer.shape[1], 2 * layer.rank)
         return [cls(rank=rank) for rank in sorted({1, min(2, full), (full + 1) // 2, full})]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         full = min(n_in, 2 * layer.rank)
@@ -109,16 +111,16 @@ class Eigen:
 
 
 def invert_directions(directions: Tensor) -> Tensor:
-    """Return the pseudoinverse (out, block) of directions (block, out), float64, that puts the tensor together again.
+    """Return the pseudoinverse (out, block) of directions (block, out), float64, which reassembles the tensor.
 
-    Directions that depend on each other up to the rounding of their dtype are taken as dependent.
+    Directions count as linearly dependent if they are dependent up to the rounding of their dtype.
     """
     wide, exponent = rescale(directions)
     return times_power(torch.linalg.pinv(wide, rtol=row_noise(wide, directions.dtype)), -exponent)
 
 
 def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
-    """Return the flops of the two ways to decompose `blocks` interaction matrices: "thin" (QR first) and "dense"."""
+    """Return the flops of two ways to decompose `blocks` interaction matrices: "thin" (QR first) or "dense" (no QR)."""
 
     def matrices(size: int) -> float:
         return blocks * (2.0 * size**2 * hidden + _EIGH_FLOPS * size**3)
@@ -131,10 +133,10 @@ def eigen_flops(n_in: int, hidden: int, blocks: int) -> dict[str, float]:
 
 
 def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, Tensor | None]:
-    """Return the layer in the coordinates of an orthonormal basis Q (in, 2 hidden) of its inputs, and Q.
+    """Return the layer in the coordinates of an orthonormal basis Q (in, 2 * hidden) of its input factors, and Q.
 
-    Nothing is lost, since left and right lie in the span of Q. If this saves no flops for that many matrices, the
-    layer is returned unchanged, with None for Q.
+    Nothing is lost, because left and right lie in the span of Q. If this does not save flops for `blocks` interaction
+    matrices, the layer is returned unchanged, and None instead of Q.
     """
     flops = eigen_flops(layer.shape[1], layer.rank, blocks)
     if 2 * layer.rank >= layer.shape[1] or flops["dense"] <= flops["thin"]:
@@ -146,8 +148,8 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
 def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (block, rank) and eigenvectors (block, in, rank) of the interaction matrix of each direction.
 
-    The largest magnitude comes first; there are at most min(in, 2 hidden) eigenpairs per direction. The layer and each
-    direction may have any scale.
+    The largest magnitude comes first; `rank` must be at most min(in, 2 * hidden). The layer and each direction may have
+    any scale.
     """
     (balanced,), exponent = balance(layer)
     core, basis = compress_inputs(balanced, len(directions))
@@ -165,7 +167,7 @@ def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Ten
 
 
 def fix_signs(vectors: Tensor) -> Tensor:
-    """Return the columns (..., in, rank), each with the sign that makes its entry of largest magnitude positive."""
+    """Return the columns of (..., in, rank), each with the sign that makes its entry of largest magnitude positive."""
     largest = vectors.detach().abs().argmax(dim=-2, keepdim=True)
     sign = vectors.detach().gather(-2, largest).sign()
     return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)

@@ -1,4 +1,4 @@
-"""Results whose report holds the relative error of what is returned, an upper bound on it, and warnings."""
+"""Results whose report holds their relative error, an upper bound on this error, and warnings."""
 
 import math
 from dataclasses import replace
@@ -21,10 +21,10 @@ FACTORS = 4  # the most arrays that are multiplied in a term of a result; each i
 
 
 def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
-    """Return the result with these float64 fields in the dtype of the layer; its report says how accurate it is.
+    """Return a result in the dtype of the layer, made from float64 fields; its report says how accurate the result is.
 
-    known: the relative squared error that the method knows of its own; None if it knows none. The reported error is
-    that of the rounded result. Raises ValueError if a field does not fit the dtype.
+    known: the relative squared error that the method computed itself, or None. The reported error includes the rounding
+    of the fields to the dtype. Raises ValueError if the largest number of a field is above the range of the dtype.
     """
     exact = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
     small = _check_range(exact, layer.down.dtype)
@@ -37,11 +37,15 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
 
 @torch.no_grad()
 def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | None = None) -> Distance:
-    """Return ||symmetrized layer - result|| / ||symmetrized layer|| of a rounded result, and an upper bound on it.
+    """Return the relative error of a result that was rounded to a narrower dtype, and an upper bound on this error.
 
-    exact: the result in float64, before it was rounded. `known` is taken if rounding does not matter beside it; else
-    the entries of both tensors are compared, output by output, if that costs at most 2e11 flops; else `known` and the
-    rounding are added. The error of a zero layer is 0, since its result is zero.
+    ||symmetrized layer - result|| / ||symmetrized layer||
+
+    exact: the result in float64, before rounding. known: the relative squared error of `exact`, or None. The error is
+    the root of `known` if rounding is negligible beside it. Otherwise the entries of both tensors are compared, some
+    outputs at a time, if that costs at most 2e11 flops. Above this limit, the error is computed from the factors:
+    `distance` measures it if `known` is None, else the error is `known` combined with the rounding. The error of a zero
+    layer is 0, because its result is zero.
     """
     (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
     if not core.down.any():
@@ -78,7 +82,7 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
 
 
 def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
-    """||core - 2^-exponent result|| over all entries, a block of outputs at a time."""
+    """Return ||core - result / 2^exponent|| over all entries, computed for some outputs at a time."""
     n_out, n_in, _ = core.shape
     lost = core.down.new_zeros(())
     outputs = torch.eye(n_out, dtype=core.down.dtype, device=core.down.device)
@@ -89,22 +93,27 @@ def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
 
 
 def _check_range(exact: Result, dtype: torch.dtype) -> list[str]:
-    """A warning if numbers of the result are too small for the dtype; an error if they are too large."""
+    """Return a warning for each array whose numbers are all too small for the dtype.
+
+    Raises ValueError if a number is too large for the dtype.
+    """
     warnings = []
     for data, modes in exact.terms():
         largest = float(data.detach().abs().max())
         if not largest <= torch.finfo(dtype).max:
             raise ValueError(
-                f"the result does not fit {dtype}: its array over {modes} reaches {largest:.3g}, more than"
-                f" {torch.finfo(dtype).max:.3g}; decompose layer.to(dtype=torch.float64), or rescale the layer"
+                f"the result does not fit {dtype}: the largest entry of its array over {modes} is {largest:.3g}, more"
+                f" than {torch.finfo(dtype).max:.3g}; decompose layer.to(dtype=torch.float64), or rescale the layer"
             )
         if 0 < largest < torch.finfo(dtype).tiny:
-            warnings.append(f"the array over {modes} reaches {largest:.3g} only, below the normal numbers of {dtype}")
+            warnings.append(
+                f"the largest entry of the array over {modes} is {largest:.3g}, below the normal numbers of {dtype}"
+            )
     return warnings
 
 
 def _constant_is_off(result: Result) -> list[str]:
-    """Return a warning if the result of a lifted layer does not pass on exactly 1 as its constant coordinate."""
+    """Return a warning if the constant output of a lifted result is not exactly 1 for every input."""
     if not result.constant_out or not result.constant_in:
         return []
     first = torch.zeros_like(result.outputs[:, 0])
@@ -114,17 +123,21 @@ def _constant_is_off(result: Result) -> list[str]:
     off = float(torch.linalg.matrix_norm(made))
     if off <= 1e2 * torch.finfo(result.outputs.dtype).eps:
         return []
-    return [f"the constant coordinate of the output is off by up to {off:.3g} |[1, x]|^2, since truncation changed it"]
+    return [f"truncation makes the constant coordinate of the output wrong by at most {off:.3g} |[1, x]|^2"]
 
 
 def cut_warning(values: Tensor, kept: int, what: str, floor: float) -> list[str]:
-    """Return a warning if the cut after the first `kept` magnitudes, largest first, separates nearly equal ones."""
+    """Return a warning if two values next to the cut are nearly equal, so that rounding decides which of them is kept.
+
+    values: sorted, largest magnitude first; the cut is after the first `kept` of them. what: the name of the cut in the
+    warning. floor: the rounding error of the values, as a share of the largest magnitude.
+    """
     if not 0 < kept < len(values):
         return []
     above, below, largest = (float(values[at].detach().abs()) for at in (kept - 1, kept, 0))
     if below <= floor * largest or above - below > 1e2 * floor * largest:
         return []
     return [
-        f"{what}: the cut after {kept} runs between nearly equal values ({above:.6g} and {below:.6g}), so rounding"
+        f"{what}: the cut after {kept} separates two nearly equal values ({above:.6g} and {below:.6g}), so rounding"
         " decides which directions are kept"
     ]

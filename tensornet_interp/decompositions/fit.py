@@ -1,9 +1,10 @@
-"""Least-squares fits of sums of rank-one terms to a layer, on the factors alone.
+"""Least-squares fits of sums of rank-one terms to a layer; they use only the factors.
 
-The loss is ||B - B'||^2 between symmetrized tensors, where B has unit norm and compressed coordinates. It is computed
-from inner products of hidden units; nothing of size out * in^2 is made. `gauss_newton` minimizes the plain loss by
-damped Gauss-Newton steps (Levenberg-Marquardt), whose linear systems are solved by preconditioned conjugate gradients,
-as in Sorber, Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` minimizes a loss with priors by Adam.
+The loss is ||B - B'||^2 between symmetrized tensors, where B is the layer in compressed coordinates with unit norm. The
+loss is computed from inner products of hidden units; no array of size out * in^2 is made. `gauss_newton` minimizes the
+plain loss by damped Gauss-Newton steps (Levenberg-Marquardt). Preconditioned conjugate gradients solve the linear
+system of each step, as in Sorber, Van Barel and De Lathauwer, SIAM J. Optim. 23(2), 2013. `descend` minimizes a loss
+with priors by Adam.
 """
 
 import math
@@ -21,7 +22,10 @@ _INNER = 25  # conjugate-gradient steps per iteration
 
 
 class Fit(NamedTuple):
-    """The fitted parameters, the minimized value there, the relative squared error by iteration, and why it ended."""
+    """A fit holds the fitted parameters, the minimized loss, the squared error per iteration and the stop reason.
+
+    The minimized loss includes priors; the relative squared error does not.
+    """
 
     parameters: tuple[Tensor, ...]
     value: float
@@ -30,9 +34,10 @@ class Fit(NamedTuple):
 
 
 def overlaps(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return <B, B'> and <B', B'>; both are differentiable.
+    """Return the inner products <B, B'> and <B', B'> of symmetrized tensors.
 
-    The squared error is 1 - 2 <B, B'> + <B', B'>, with a rounding error of 1e-15.
+    B is the target, which has unit norm, and B' is the sum of the components.
+    The squared error is 1 - 2 <B, B'> + <B', B'>, with a rounding error of 1e-15. Both values are differentiable.
     """
     c, a, b = components
     wa, va, wb, vb = target.left.T @ a, target.right.T @ a, target.left.T @ b, target.right.T @ b
@@ -44,7 +49,10 @@ def overlaps(target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]) -
 def gradient(
     target: BilinearLayer, components: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
-    """Return the squared error and half its gradient in the components. Cost: 2 hidden rank (8 in + 2 out) flops."""
+    """Return the squared error of the components, and half of its gradient with respect to each of their factors.
+
+    Cost in flops: 2 * hidden * rank * (8 * in + 2 * out), where hidden is the number of hidden units of the target.
+    """
     c, a, b = components
     rank = a.shape[1]
     both = torch.cat([a, b], 1)  # (in, 2 rank)
@@ -73,10 +81,11 @@ def gauss_newton(
     tolerance: float,
     report: Callable[[float], None] = lambda loss: None,
 ) -> Fit:
-    """Minimize the squared error, starting from the given parameters; no iteration raises it.
+    """Minimize the squared error, starting from the given parameters; no iteration increases the error.
 
-    The fit ends if ten iterations together gain less than 10 * tolerance of the loss, if the loss is rounding, if no
-    step lowers it, or after max_iterations. Cost per iteration: one gradient and up to 25 products with `Curvature`.
+    The fit stops if the gradient is zero, if no step lowers the loss, if the loss is at most rounding (1e-15), if ten
+    iterations together lower the loss by less than 10 * tolerance * loss, or after max_iterations. Cost of each tried
+    step: one call of `gradient`, and at most 25 products with `Curvature`.
     """
     parameters = model.balance(parameters)
     loss, wrt = gradient(target, model.components(parameters))
@@ -116,9 +125,11 @@ def descend(
     max_iterations: int,
     report: Callable[[float], None] = lambda loss: None,
 ) -> Fit:
-    """Minimize the first value of loss(parameters) by Adam with a cosine schedule; the second is the squared error.
+    """Minimize a loss by Adam with a cosine schedule of the learning rate; return the best parameters seen.
 
-    The learning rate is a fifth of the root mean square of each parameter. The best parameters seen are returned.
+    loss(parameters) returns two numbers: the loss to minimize, and the relative squared error, which is only recorded.
+    The first learning rate of a parameter is a fifth of the root mean square of its entries. Raises ValueError if the
+    loss is not finite at the start.
     """
     free = [p.detach().clone().requires_grad_() for p in parameters]
     optimizer = torch.optim.Adam(
@@ -150,10 +161,10 @@ def descend(
 def _solve(
     curvature: Curvature, slope: tuple[Tensor, ...], damping: float, steps: int
 ) -> tuple[tuple[Tensor, ...], float]:
-    """Return a step x with (J^T J + damping) x = -slope, and the gain that the quadratic model predicts for it.
+    """Return the step x with (J^T J + damping) x = -slope, and the decrease of the loss that is predicted for it.
 
-    The system is solved by conjugate gradients, preconditioned by the diagonal blocks. All parameters make one flat
-    vector.
+    At most `steps` conjugate-gradient steps solve the system approximately; the diagonal blocks of J^T J are the
+    preconditioner. All parameters together form one flat vector.
     """
     inverses = [
         # a share of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix

@@ -1,4 +1,4 @@
-"""Output directions shared by all outputs, ordered by singular value, with the eigenpairs of each."""
+"""Output directions shared by all outputs, ordered by singular value, and the eigenpairs of each direction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,22 @@ from tensornet_interp.spectral import SpectralResult
 
 @dataclass(frozen=True)
 class OutputSVD:
-    """Find the output directions of the largest singular values, and the eigenpairs of each.
+    """Find the output directions with the largest singular values, and the eigenpairs of each direction.
 
     B[out, i, j] = sum_block u[out, block] M[block, i, j],
     M[block, i, j] = sum_rank eigenvalue[block, rank] v[block, i, rank] v[block, j, rank]
 
-    The directions u are the left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor. The
-    Frobenius norm of M[block] is the singular value of that block.
-    blocks: the number of output directions kept; None keeps those whose singular value is not rounding.
-    rank: the number of eigenpairs kept per block; None keeps all min(in, 2 hidden).
+    The directions u are the left singular vectors of the symmetrized tensor, unfolded to a matrix (out, in1 * in2). The
+    singular value of a block is the Frobenius norm of M[block].
+    blocks: the number of output directions kept; None keeps all whose singular value is above rounding.
+    rank: the number of eigenpairs kept per block, at most min(in, 2 * hidden), where hidden is the number of hidden
+    units; None keeps that many.
 
-    Result: a `SpectralResult` with all singular values; those below `report.floor` times the largest are rounding.
-    Differentiable where singular values and eigenvalues are distinct.
-    Cost: one unfolding, as in `HOSVD`, and blocks r^2 (2 hidden + 9 r) flops with r = min(in, 2 hidden).
-    Raises ValueError if blocks is above out, or rank above min(in, 2 hidden).
+    Result: a `SpectralResult` with all singular values. Those below `report.floor` times the largest one are rounding
+    errors. Differentiable if singular values and eigenvalues are distinct.
+    Cost in flops: one unfolding, as in `HOSVD`, plus blocks * r^2 * (2 * hidden + 9 * r), where r is at most min(in, 2
+    * hidden).
+    Raises ValueError if blocks is above out, or if rank is above min(in, 2 * hidden).
     Source: Pearce et al., 2025, section 3.3 and appendix D.
     """
 
@@ -43,13 +45,13 @@ class OutputSVD:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["OutputSVD"]:
-        """Return the steps from one direction with one eigenpair to all, which is exact."""
+        """Return decompositions from one direction with one eigenpair to all of both; the last is exact."""
         blocks, pairs = layer.shape[0], min(layer.shape[1], 2 * layer.rank)
         steps = sorted({(1, 1), (1, pairs), ((blocks + 1) // 2, pairs), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         n_out, n_in, _ = layer.shape
         pairs = min(n_in, 2 * layer.rank)

@@ -1,4 +1,4 @@
-"""Models of a fit: sums of rank-one terms as functions of the parameters that are fitted."""
+"""Models for fits: a model is a sum of rank-one terms, written as a function of the parameters that are fitted."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,26 +12,33 @@ from tensornet_interp.numerics import nonzero
 
 
 class Curvature(NamedTuple):
-    """The matrix J^T J of a model: its product with a direction, and one diagonal block (n, n) per parameter."""
+    """The matrix J^T J of a model, as a function and as blocks.
+
+    product: returns J^T J times a direction, which has one array per parameter. blocks: one diagonal block (n, n) per
+    parameter (size, n); the same block holds for each of its rows.
+    """
 
     product: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
     blocks: tuple[Tensor, ...]
 
 
 class Model(ABC):
-    """A sum of rank-one terms outputs[:, r] sym(left[:, r] right[:, r]^T) as a function of a tuple of parameters."""
+    """A model is a sum of terms outputs[:, r] sym(left[:, r] right[:, r]^T), as a function of a tuple of parameters.
+
+    sym(M) = (M + M^T) / 2
+    """
 
     @abstractmethod
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the factors (out, rank), (in, rank), (in, rank) of the terms."""
+        """Return the factors (out, rank), (in, rank) and (in, rank) of the terms."""
 
     @abstractmethod
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return parameters of the same tensor whose scales are shared evenly among the factors."""
+        """Return other parameters of the same tensor, such that no factor is much larger than another."""
 
     @abstractmethod
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Return the gradient in the parameters, given that in the components."""
+        """Return the gradient with respect to the parameters; `wrt` is the gradient with respect to the components."""
 
     @abstractmethod
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
@@ -40,28 +47,30 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Free(Model):
-    """Terms with separate input factors: sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T).
+    """A model whose terms have two separate input factors.
+
+    sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T)
 
     The parameters are (outputs, left, right).
     """
 
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the parameters themselves."""
+        """Return the parameters unchanged, because they are the factors."""
         outputs, left, right = parameters
         return outputs, left, right
 
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Give the three factors of each component the same norm."""
+        """Return the parameters, rescaled so that the three factors of each term have the same norm."""
         norms = [factor.norm(dim=0) for factor in parameters]
         size = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
         return tuple(factor * (size / nonzero(n)) for factor, n in zip(parameters, norms, strict=True))
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Return the gradient in the components unchanged: they are the parameters."""
+        """Return the gradient with respect to the components unchanged, because the components are the parameters."""
         return wrt
 
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
-        """Return J^T J; a product with it costs 24 rank^2 in flops."""
+        """Return J^T J; a product with it costs rank^2 * (24 * in + 6 * out) flops."""
         c, a, b = parameters
         cc, aa, bb, ab = c.T @ c, a.T @ a, b.T @ b, a.T @ b
         gram = (aa * bb + ab * ab.T) / 2
@@ -86,32 +95,34 @@ class Free(Model):
 
 @dataclass(frozen=True, eq=False)
 class Tied(Model):
-    """Terms with one input factor: sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T.
+    """A model whose terms have two equal input factors, and whose terms of one block share one output vector.
 
-    The parameters are (outputs, vectors). signs (block, rank) holds one +1 or -1 per column, which says to which block
-    a vector belongs, and whether it adds or subtracts.
+    sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T
+
+    The parameters are (outputs, vectors). The constant array signs (block, rank) has one nonzero entry per column: its
+    row is the block to which the vector belongs, and +1 or -1 says whether the term is added or subtracted.
     """
 
     signs: Tensor
 
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Repeat the outputs over the vectors of a block; left and right are one object."""
+        """Return the three factors; all terms of a block have its output vector, and left and right are one object."""
         outputs, vectors = parameters
         return outputs @ self.signs, vectors, vectors
 
     def balance(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Give each output vector the norm that all vectors of its block have together."""
+        """Return the parameters, rescaled so that each output vector has the joint norm of all vectors of its block."""
         outputs, vectors = parameters
         block = (vectors.square().sum(0) @ self.signs.abs().T).sqrt()  # (block,)
         size = (nonzero(block) / nonzero(outputs.norm(dim=0))) ** (2 / 3)
         return outputs * size, vectors * (size**-0.5 @ self.signs.abs())
 
     def gradient(self, parameters: tuple[Tensor, ...], wrt: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Sum the gradient over the components that share a parameter."""
+        """Return the gradient with respect to the parameters: the sum over all components that share a parameter."""
         return wrt[0] @ self.signs.T, wrt[1] + wrt[2]
 
     def curvature(self, parameters: tuple[Tensor, ...]) -> Curvature:
-        """Return J^T J; a product with it costs 6 rank^2 in flops."""
+        """Return J^T J; a product with it costs 6 * rank^2 * (in + out) flops."""
         outputs, a = parameters
         c = outputs @ self.signs
         cc, aa = c.T @ c, a.T @ a

@@ -1,8 +1,8 @@
-"""Priors: demands on the factors of a fitted decomposition, beside a small error. Each prior is one small class.
+"""Priors: what a fit asks of its factors, in addition to a small error. Each prior is a small class.
 
-A fit with priors minimizes the relative squared error plus the sum of strength * penalty. Every penalty is a mean over
-components, from 0 to 1, and does not change if a component is rescaled. So a strength means the same at every rank and
-size.
+A fit with priors minimizes the relative squared error plus the sum of strength * penalty over all priors. Every penalty
+here is a mean over components, from 0 to 1, and does not change if a component is rescaled. A strength therefore means
+the same at every rank and size.
 """
 
 import math
@@ -20,7 +20,7 @@ MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",)
 
 
 class Factors(NamedTuple):
-    """The factors that a prior sees, in the coordinates of the layer; columns are components, with any scale."""
+    """The factors that a prior receives, in the coordinates of the layer; each column is a component, at any scale."""
 
     outputs: Tensor  # (out, rank)
     left: Tensor  # (in, rank)
@@ -28,9 +28,9 @@ class Factors(NamedTuple):
 
 
 class Prior:
-    """A demand on the factors of a fit; subclass it and override `penalty`, or `constrain`, or both.
+    """A prior asks something of the factors of a fit. A subclass overrides `penalty`, `constrain` or both.
 
-    Override `check` to refuse a layer that the prior does not fit.
+    A subclass can also override `check`, to refuse layers for which the prior makes no sense.
     """
 
     strength: float = 1.0
@@ -39,22 +39,26 @@ class Prior:
         """Raise ValueError if the prior cannot apply to this layer."""
 
     def constrain(self, factors: Factors) -> Factors:
-        """Return the factors to use in the place of the free ones; differentiable, without fixing the scales."""
+        """Return the factors that replace the given ones in the fit, as a differentiable function of these.
+
+        The scale of a component stays free.
+        """
         return factors
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Return a differentiable number of the constrained factors, by convention from 0 to 1."""
+        """Return the penalty of the constrained factors: a differentiable number, by convention from 0 to 1."""
         return factors.outputs.new_zeros(())
 
 
 @dataclass(frozen=True)
 class Sparse(Prior):
-    """Ask for columns with few large entries: one minus the sparsity of Hoyer (JMLR 5, 2004).
+    """Ask for columns with few large entries. The penalty is one minus the sparsity of Hoyer (JMLR 5, 2004).
 
-    strength * mean_rank (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1) over the columns x (n,) of a mode
+    penalty = mean over the columns x (n,) of (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1)
 
-    The penalty of a column is 0 if it has one entry, and 1 if all entries have the same magnitude.
-    mode: "outputs", "inputs" (left and right, their mean), "left" or "right".
+    The penalty of a column is 0 if only one entry is nonzero, and 1 if all entries have the same magnitude. The fit
+    adds strength * penalty to its loss.
+    mode: the factors whose columns are meant: "outputs", "left", "right", or "inputs" for left and right together.
     """
 
     mode: str
@@ -65,16 +69,18 @@ class Sparse(Prior):
         check_number("strength", self.strength, 0)
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Return the mean over the columns, and over the two input factors."""
+        """Return the mean density of all columns of the factors that `mode` names."""
         return torch.stack([_density(getattr(factors, name)) for name in MODES[self.mode]]).mean()
 
 
 @dataclass(frozen=True)
 class NonNegative(Prior):
-    """Use the magnitudes |x| of the factors of a mode, so that no entry is negative and none is stuck at zero.
+    """Replace the factors that `mode` names by their magnitudes |x|, so that no entry is negative.
 
-    mode: "outputs", "inputs", "left" or "right". With "outputs", a decomposition whose left and right factors are equal
-    can have no negative components.
+    A rectifier would have a zero gradient at negative entries, which would then be stuck at zero; the magnitude has
+    not.
+    mode: "outputs", "left", "right", or "inputs" for left and right. With "outputs", a decomposition whose left and
+    right factors are equal cannot have negative terms.
     """
 
     mode: str = "inputs"
@@ -83,7 +89,7 @@ class NonNegative(Prior):
         check_choice("mode", self.mode, MODES)
 
     def constrain(self, factors: Factors) -> Factors:
-        """Return the factors with absolute values in the mode that this prior is for."""
+        """Return the factors with absolute values in the factors that `mode` names."""
         tied = factors.left is factors.right
         changed = factors._replace(**{name: getattr(factors, name).abs() for name in MODES[self.mode]})
         return changed._replace(right=changed.left) if tied and self.mode != "outputs" else changed
@@ -93,11 +99,12 @@ class NonNegative(Prior):
 class Smooth(Prior):
     """Ask for input factors that are smooth images.
 
-    strength * mean_rank sum (differences of neighbouring pixels)^2 / (8 sum pixels^2) over left and right
+    penalty = mean over the columns of left and right of sum (differences of neighbouring pixels)^2 / (8 sum pixels^2)
 
-    The penalty is near 0 for an image that changes slowly, and 1 for a checkerboard. Pixels beyond the border are 0.
-    The constant coordinate of a lifted layer is left out.
-    shape: the (height, width) of the image that the inputs are.
+    The penalty is near 0 for an image that changes slowly, and near 1 for a large checkerboard. Pixels beyond the
+    border count as 0. The constant coordinate of a lifted layer is left out. The fit adds strength * penalty to its
+    loss.
+    shape: the height and width of the images, in pixels.
     """
 
     shape: tuple[int, int]
@@ -111,13 +118,13 @@ class Smooth(Prior):
         check_number("strength", self.strength, 0)
 
     def check(self, layer: BilinearLayer) -> None:
-        """Raise ValueError if the image has another number of pixels than the layer has inputs."""
+        """Raise ValueError if the image and the layer have different numbers of inputs."""
         pixels, size = math.prod(self.shape), layer.shape[1] - layer.constant_in
         if size != pixels:
             raise ValueError(f"an image of shape {self.shape} has {pixels} pixels, but mode 'in' has size {size}")
 
     def penalty(self, factors: Factors) -> Tensor:
-        """Return the mean over the columns, and over the two input factors."""
+        """Return the mean roughness of all columns of both input factors."""
         return (self._roughness(factors.left) + self._roughness(factors.right)) / 2
 
     def _roughness(self, columns: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random components of the layer itself: the baseline that any decomposition of the same size must beat."""
+"""Random components of a layer: a baseline that every decomposition of the same size should beat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,21 +22,23 @@ REFITS = ("outputs", "scalar")
 
 @dataclass(frozen=True)
 class RandomComponents:
-    """Draw components of the layer at random, and fit only how much each one counts.
+    """Draw components of the layer at random, and fit only how much each component counts.
 
-    B[out, in1, in2] ~ sum_rank outputs[out, rank] left[in1, rank] right[in2, rank]
+    B[out, in1, in2] ~ sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]
 
     rank: the number of components, drawn without replacement. With one seed, the components of a smaller rank are among
-    those of a larger one.
-    source: what is drawn: "hidden" for the layer's hidden units, "eigen" for the eigenpairs of the interaction matrix
-    of each output.
-    refit: what is fitted by least squares: "outputs" for all output factors, "scalar" for one number for the whole.
+    those of a larger rank.
+    source: the set to draw from. "hidden": the hidden units of the layer. "eigen": the eigenpairs of the interaction
+    matrices of all outputs.
+    refit: what is fitted by least squares. "outputs": all output factors. "scalar": one number that multiplies the
+    whole sum.
     seed: the seed of the draw.
 
     Result: a `CPResult`. Not differentiable.
-    Cost: rank hidden in + rank^3 flops; with "eigen", out min(in, 2 hidden) stands in the place of hidden.
-    Raises ValueError if rank is above the number of components, or if source or refit is unknown.
-    Source: none; it is the plain baseline.
+    Cost in flops: 8 * rank * units * in for inner products, and a pseudoinverse of a matrix (rank, rank). units is the
+    number of hidden units, or out * min(in, 2 * hidden) with source "eigen".
+    Raises ValueError if rank is above the number of components of the source, or if source or refit is unknown.
+    Source: none; the method is a plain baseline.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.tensor([[3.0, 4.0]]))
@@ -58,12 +60,12 @@ class RandomComponents:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["RandomComponents"]:
-        """Return the steps from one hidden unit to all, which is exact."""
+        """Return decompositions with one, half and all of the hidden units; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, (layer.rank + 1) // 2, layer.rank})]
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> CPResult:
-        """Draw and refit. The work is done in float64, and the result has the layer's dtype."""
+        """Draw components of a layer and refit them in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         (wide,), exponent = balance(layer)
         units = Eigen()(wide).to_layer() if self.source == "eigen" else wide
@@ -81,7 +83,10 @@ class RandomComponents:
         )
 
     def _refit(self, drawn: BilinearLayer, rest: BilinearLayer | None) -> BilinearLayer:
-        """Fit the components that were not drawn by those that were; what was drawn is exact and keeps its digits."""
+        """Return the drawn components with new outputs, which add the best approximation of the components not drawn.
+
+        Only the components that were not drawn are approximated, so the drawn ones keep all their digits.
+        """
         if rest is None:
             return drawn
         gram, cross = cross_gram(drawn, drawn), cross_gram(rest, drawn)  # (rank, rank), (others, rank)

@@ -1,4 +1,4 @@
-"""What the fitted decompositions share: options, several starts, priors, and the report of the fit."""
+"""What all fitted decompositions share: options, restarts, priors, and the report of the fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,16 +29,17 @@ InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not ran
 class FitOptions:
     """The options that all fitted decompositions share.
 
-    priors: a list of `Prior` objects, further demands on the factors. With priors the fit uses Adam in the coordinates
-    of the layer; without, Gauss-Newton steps in compressed coordinates.
-    start: a layer or a result to start from, in the place of the largest eigencomponents. If it has fewer components
-    than asked, the largest eigencomponents of the rest are added. It is not changed.
-    starts: the number of restarts. The first is the one above; the others are random, with seeds from `seed` on.
-    The best fit is returned; `report.starts` compares each restart with the best.
-    max_iterations: the most iterations per restart; None means 200, or 600 with priors.
-    tolerance: the fit stops when ten iterations gain on average less than this share of the squared error. Priors
-    ignore it.
-    seed: the seed of the first random restart, and of the small random numbers that a start may need.
+    priors: a list of `Prior` objects, which ask more of the factors than a small error. With priors, the fit uses Adam
+    in the coordinates of the layer; without them, Gauss-Newton steps in compressed coordinates.
+    start: a layer or a result from which the first fit starts. None starts from the largest eigencomponents of the
+    layer. If the start has fewer components than asked for, the largest eigencomponents of the residual are added. The
+    given object is not changed.
+    starts: the number of fits. The first fit uses `start`; the others start at random, with the seeds `seed`, `seed` +
+    1 and so on. The best fit is returned; `report.starts` compares each fit with the best one.
+    max_iterations: the maximum number of iterations per fit; None means 200, or 600 with priors.
+    tolerance: the fit stops if the last ten iterations lowered the squared error by less than this share on average. A
+    fit with priors ignores it.
+    seed: the seed of the first random start, and of the small random numbers that the first start may need.
     """
 
     priors: Sequence[Prior] = ()
@@ -51,7 +52,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         # a generator would be used up here, and the fit would then have no priors
         if not isinstance(self.priors, list | tuple) or not all(isinstance(prior, Prior) for prior in self.priors):
-            raise TypeError(f"priors must be a list of Prior objects, as [Sparse('outputs')]; got {self.priors!r}")
+            raise TypeError(f"priors must be a list of Prior objects, such as [Sparse('outputs')]; got {self.priors!r}")
         if self.start is not None and not isinstance(self.start, BilinearMap):
             raise TypeError(f"start must be a result or a layer, got {type(self.start).__name__}")
         check_iterations("starts", self.starts)
@@ -65,22 +66,25 @@ class FitOptions:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def check_layer(self, layer: BilinearLayer) -> None:
-        """Raise ValueError if priors or start do not fit the layer."""
+        """Raise ValueError if a prior or the start does not fit the layer."""
         for prior in self.priors:
             prior.check(layer)
         if self.start is None:
             return
         if self.start.sizes != layer.sizes:
-            raise ValueError(f"start has modes of sizes {self.start.sizes}, the layer {layer.sizes}")
+            raise ValueError(f"start has modes of sizes {self.start.sizes}, but the layer has {layer.sizes}")
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def compress(self, layer: BilinearLayer) -> Compressed:
-        """Return the layer to fit; with priors, which refer to its own coordinates, its inputs stay uncompressed."""
+        """Return the compressed layer to fit; its inputs stay uncompressed if there are priors.
+
+        Priors need the original coordinates.
+        """
         return compress(layer, inputs=not self.priors)
 
     def given_start(self, state: Compressed) -> Triple | None:
-        """Return the terms of `start` in the coordinates and at the scale of the fit; None if there is no start."""
+        """Return the terms of `start` in the coordinates and at the scale of the compressed layer, or None."""
         if self.start is None:
             return None
         (layer,), exponent = balance(self.start.to_layer().to(state.core.down.device))
@@ -92,7 +96,7 @@ class FitOptions:
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self, state: Compressed, initial: Sequence[InitialFit]) -> "BestFit":
-        """Run the fit from every start; return the best one, and how each ended."""
+        """Fit from every starting point; return the best fit, and how the fit from each starting point ended."""
         target = state.core
         limit = self.max_iterations or (600 if self.priors else 200)
         if not bool(state.scale > 0):
@@ -124,7 +128,10 @@ class FitOptions:
         return BestFit(best[4], best[2], best[0], best[3], starts)
 
     def finish(self, kind: type[R], layer: BilinearLayer, state: Compressed, fit: "BestFit | None", **fields: Any) -> R:
-        """Return the fitted result with these fields; `fit` is None if they are the layer's own components."""
+        """Return the result with these fields and the report of the fit.
+
+        fit: None if the fields hold the layer's own components, which need no fit.
+        """
         squared = 0.0 if fit is None else fit.squared_error
         if fit is None:
             report = Report.of(layer, self, seed=self.seed, stop_reason="exact: the layer's own components")
@@ -153,7 +160,7 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class BestFit:
-    """The best fit of all starts: its terms in the coordinates of the fit, its model, its error; and all starts."""
+    """The best fit of all starting points: its terms in compressed coordinates, its model and error, and all starts."""
 
     terms: Triple
     model: Model
@@ -163,7 +170,7 @@ class BestFit:
 
     @property
     def convergence(self) -> tuple[float, ...]:
-        """Return the relative error after each iteration."""
+        """Return the relative error after each iteration; the last one is the error of the terms that are returned."""
         *before, last = self.fit.losses
         if abs(last - self.squared_error) > _ROUNDING:
             last = self.squared_error  # the best scalar was fitted after the last iteration
@@ -179,9 +186,9 @@ def _nearest(best: Triple, other: Triple) -> float:
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:
-    """Return the terms times the one number that fits best, and the relative squared error they then have.
+    """Return the terms times the one number that fits best, and the relative squared error of the rescaled terms.
 
-    The number is never negative: it would change the signs that a prior has fixed.
+    The number is never negative, because it would change the signs that a prior has fixed.
     """
     cross, squared = overlaps(target, factors)
     scale = (cross / squared).clamp_min(0) if squared > 0 else torch.ones_like(squared)

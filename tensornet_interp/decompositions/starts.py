@@ -1,4 +1,4 @@
-"""Where iterative fits start: from the largest eigencomponents or from random terms."""
+"""Starting points of iterative fits: the largest eigencomponents, or random terms."""
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ Triple = tuple[Tensor, Tensor, Tensor]  # outputs (out, rank), left (in, rank), 
 def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
     """Return the eigencomponents of largest magnitude over all outputs, at most `rank`; left and right are one object.
 
-    Eigenvalues go into the outputs. Cost: 9 out in^3 flops. If that is above 1e11, only the first left singular vectors
-    of the output unfolding are used, and not all outputs.
+    The outputs are multiplied by the eigenvalues. Cost: at most 9 * out * in^3 flops. If that is above 1e11, the first
+    left singular vectors of the output unfolding take the place of the single outputs, as many as fit into this cost.
     """
     outputs, values, vectors = _components(layer, rank)
     chosen = values.abs().flatten().topk(min(rank, values.numel())).indices
@@ -29,13 +29,13 @@ def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
 
 
 def paired_start(layer: BilinearLayer, rank: int) -> Triple:
-    """Return at most `rank` terms that each hold a positive and a negative eigencomponent of one output, largest first.
+    """Return at most `rank` terms, largest first; each combines a positive and a negative eigencomponent of one output.
 
     p v v^T - q w w^T = sym((sqrt(p) v + sqrt(q) w)(sqrt(p) v - sqrt(q) w)^T)
 
-    So one term with separate left and right factors does the work of two terms with one factor. The k-th largest
-    eigencomponents of both signs make a pair; if one sign has fewer, the others make terms alone. Cost: that of
-    `eigen_start`.
+    So one term with separate left and right factors replaces two terms with equal factors. The k-th largest positive
+    and the k-th largest negative eigencomponent form a pair. If one sign has fewer eigencomponents, the rest of the
+    other sign form terms alone. Cost: that of `eigen_start`.
     """
     outputs, values, vectors = _components(layer, rank)
     count = min(rank, values.shape[1])
@@ -52,7 +52,7 @@ def paired_start(layer: BilinearLayer, rank: int) -> Triple:
 
 
 def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
-    """Return the outputs (out, rank) with which these input factors come nearest to the layer, by least squares."""
+    """Return the output factor (out, rank) that fits the layer best with these input factors (least squares)."""
     terms = BilinearLayer(down=torch.ones_like(left[:1]), left=left, right=right)
     gram = cross_gram(terms, terms)
     gram.diagonal().add_(1e-10 * gram.diagonal().mean())  # dependent terms share what they hold
@@ -60,7 +60,10 @@ def fit_outputs(layer: BilinearLayer, left: Tensor, right: Tensor) -> Tensor:
 
 
 def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = False, scale: float = 1.0) -> Triple:
-    """Return terms with standard normal input factors and outputs by least squares; `scale` multiplies the outputs."""
+    """Return terms with standard normal input factors; their outputs are fitted to the layer by least squares.
+
+    scale: a number that multiplies the outputs after the fit.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (layer.shape[1], rank)
     left = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(layer.down)
@@ -69,10 +72,10 @@ def random_start(layer: BilinearLayer, rank: int, seed: int, *, tied: bool = Fal
 
 
 def untie(terms: Triple, seed: int) -> Triple:
-    """Move the left and right factor of a term apart if they are parallel; return all terms.
+    """Return the terms after moving the left and right factors of a term apart if they are parallel.
 
-    u and +-u become u + n and +-(u - n) with a small random n, so that u u^T becomes u u^T - n n^T. Parallel factors
-    have the same gradient up to its sign: a fit that moves both would keep them parallel for good.
+    u and s u become u + n and s (u - n), with a small random n and any number s. So u u^T becomes u u^T - n n^T.
+    Without this, the two parallel factors would have parallel gradients, and a fit would keep them parallel.
     """
     outputs, left, right = terms
     lengths, dots = left.norm(dim=0), (left * right).sum(0)
@@ -84,7 +87,7 @@ def untie(terms: Triple, seed: int) -> Triple:
 
 
 def join(first: Triple, second: Triple) -> Triple:
-    """Return the terms of both, in this order; left and right are one object if they are in both."""
+    """Return the terms of both arguments; left and right are one object if they are one object in both."""
     outputs, left = torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
     if first[1] is first[2] and second[1] is second[2]:
         return outputs, left, left
@@ -93,10 +96,10 @@ def join(first: Triple, second: Triple) -> Triple:
 
 @without_autocast
 def _components(layer: BilinearLayer, rank: int) -> Triple:
-    """Return output directions (out, block), and eigenvalues (block, pair) and eigenvectors (block, in, pair) of each.
+    """Return output directions (out, block) with their eigenvalues (block, pair) and eigenvectors (block, in, pair).
 
-    The number of pairs per block is 16 more than four times `rank` shared among the blocks. If that is well below the
-    size, they come from subspace iteration in float32, since a start need not be exact.
+    A start need not be exact. So each block gets 4 * ceil(rank / blocks) + 16 eigenpairs, from subspace iteration in
+    float32, if three times this number is at most in. Otherwise each block gets all its eigenpairs in float64.
     """
     n_out, n_in, _ = layer.shape
     affordable = max(1, int(_EIGEN_FLOPS / (9 * n_in**3)))

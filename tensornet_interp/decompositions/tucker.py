@@ -1,4 +1,4 @@
-"""Tucker decompositions in which both input modes share one factor: the higher-order SVD, and its iteration."""
+"""Tucker decompositions whose two input modes share one factor: the higher-order SVD, and its improvement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,24 +19,27 @@ from tensornet_interp.results import TuckerResult
 
 @dataclass(frozen=True)
 class HOSVD:
-    """Project outputs and inputs on their first singular vectors (higher-order SVD).
+    """Project outputs and inputs onto their leading singular vectors (higher-order singular value decomposition).
 
     B[out, in1, in2] ~ sum_a,b,c core[a, b, c] U[out, a] Q[in1, b] Q[in2, c]
 
-    U holds left singular vectors of the unfolding (out, in1 in2) of the symmetrized tensor, and Q those of
-    (in1, out in2); both are orthonormal. The core is a layer with the hidden units of the decomposed one: down becomes
-    U^T down, left becomes Q^T left, right becomes Q^T right. At most one option says how much is kept; with none, all
-    singular values that are not rounding are kept.
-    ranks: (output rank, input rank); fewer are kept if an unfolding has fewer singular values.
-    energy: keep in each unfolding the fewest vectors whose squared singular values sum to this share, in (0, 1].
-    error: keep the fewest vectors that guarantee this relative error, in [0, 1); each of the three modes may lose a
-    third of its square.
+    The symmetrized tensor is unfolded to a matrix (out, in1 * in2), whose left singular vectors are U, and to a matrix
+    (in1, out * in2), whose left singular vectors are Q. U and Q have orthonormal columns. The core is a layer with as
+    many hidden units as the decomposed layer: U^T down, Q^T left, Q^T right. Give at most one of the three options;
+    without any, all vectors are kept whose singular value is above rounding.
+    ranks: the pair (output rank, input rank); fewer vectors are kept if an unfolding has fewer singular values.
+    energy: a share in (0, 1]. Each unfolding keeps the smallest number of vectors whose squared singular values reach
+    this share of their sum.
+    error: a relative error in [0, 1). The smallest number of vectors is kept that guarantees this error: each of the
+    three modes may lose a third of its square.
 
-    Result: a `TuckerResult` with all singular values; those below `report.floor` times the largest are rounding.
-    Differentiable if no cut separates equal singular values.
-    Cost: compression 8 in hidden^2, then out r^2 (hidden + min(out, r)) flops with r = min(in, 2 hidden). If the
-    unfolding has more than 2^25 entries (out r^2), Gram matrices take its place: 8 hidden^2 r.
-    Raises ValueError if two options are given or a rank is above the size of its mode, TypeError if ranks is no pair.
+    Result: a `TuckerResult` with all singular values. Those below `report.floor` times the largest one are rounding
+    errors. Differentiable if no cut separates equal singular values.
+    Cost in flops: 8 * in * hidden^2 for compression, then about out * r^2 * (hidden + min(out, r)), where hidden is the
+    number of hidden units and r is at most min(in, 2 * hidden). If the compressed tensor has more than 2^25 entries
+    (out * r^2), Gram matrices replace the unfoldings: 8 * hidden^2 * r.
+    Raises ValueError if two options are given or if a rank is above the size of its mode, TypeError if ranks is not a
+    pair.
     Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1253-1278.
     """
 
@@ -50,11 +53,11 @@ class HOSVD:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["HOSVD"]:
-        """Return the steps from ranks (1, 1) to all, which is exact."""
+        """Return decompositions from ranks (1, 1) to full ranks; the last is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         _check_ranks(self.ranks, layer)
         state = compress(layer)
@@ -68,15 +71,18 @@ class Tucker:
 
     B[out, in1, in2] ~ sum_a,b,c core[a, b, c] U[out, a] Q[in1, b] Q[in2, c]
 
-    U is updated from the tensor whose inputs are projected on Q, then Q from the tensor whose outputs are projected on
-    U. A step that would raise the error, since both input modes share one factor, is damped until it does not.
-    ranks, energy, error: as in `HOSVD`, which is the start and decides the ranks.
-    max_iterations: the most iterations. tolerance: the iteration stops if it gains less than this share of the squared
-    norm of the tensor.
+    An iteration updates U from the tensor whose inputs are projected onto Q, and then Q from the tensor whose outputs
+    are projected onto U. Both input modes share the factor Q, so an update of Q can raise the error; it is then damped
+    until it does not.
+    ranks, energy, error: as in `HOSVD`, which is the starting point and determines the ranks.
+    max_iterations: the maximum number of iterations. tolerance: the iteration stops if it gains less than this share of
+    the squared norm of the tensor.
 
-    Result: a `TuckerResult`; its report has the error after each iteration. Not differentiable.
-    Cost: that of `HOSVD`, and 8 hidden^2 r + 9 r^3 flops per iteration with r = min(in, 2 hidden).
-    Raises: as `HOSVD`.
+    Result: a `TuckerResult`; its report holds the error of the HOSVD and the error after each iteration. Not
+    differentiable.
+    Cost in flops: that of `HOSVD`, plus 8 * hidden^2 * r + 9 * r^3 per iteration. hidden is the number of hidden units,
+    and r is at most min(in, 2 * hidden).
+    Raises the same errors as `HOSVD`.
     Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1324-1342.
     """
 
@@ -93,12 +99,12 @@ class Tucker:
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["Tucker"]:
-        """Return the steps from ranks (1, 1) to all, which is exact."""
+        """Return decompositions from ranks (1, 1) to full ranks; the last is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
-        """Decompose a layer. The work is done in float64, and the result has the layer's dtype."""
+        """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
         _check_ranks(self.ranks, layer)
         state = compress(layer)
@@ -142,7 +148,7 @@ def _kept(core: BilinearLayer, outputs: Tensor, inputs: Tensor) -> float:
 def _higher_order_svd(
     core: BilinearLayer, ranks: tuple[int, int] | None, energy: float | None, error: float | None
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], float]:
-    """Return the factors (out, a) and (in, b), both spectra and the larger floor of a compressed layer."""
+    """Return the factors (out, a) and (in, b), the singular values of both unfoldings, and the larger floor."""
     factors, spectra, floors = zip(*(unfolding(core, mode) for mode in ("out", "in")), strict=True)
     kept = []
     for number, (values, floor) in enumerate(zip(spectra, floors, strict=True)):
@@ -203,7 +209,9 @@ def _check_options(ranks: object, energy: float | None, error: float | None) -> 
         raise ValueError(f"give one of ranks, energy and error, got {' and '.join(given)}")
     if ranks is not None:
         if not isinstance(ranks, tuple | list) or len(ranks) != 2:
-            raise TypeError(f"ranks must be a pair (output rank, input rank), got {ranks!r}; the input factor is one")
+            raise TypeError(
+                f"ranks must be a pair (output rank, input rank), got {ranks!r}; both input modes share one factor"
+            )
         for name, rank in zip(("output rank", "input rank"), ranks, strict=True):
             check_int(name, rank, 1)
     if energy is not None:

@@ -1,8 +1,8 @@
-"""Dictionary features before and behind a layer: interactions of inputs, eigenpairs of outputs, names of directions.
+"""Dictionary features before and after a layer: interactions of input features, eigenpairs of output features, labels.
 
-Most functions take plain matrices: input features are the columns of a decoder (in, feature), output features the rows
-of an encoder (feature, out). The layer or the argument "basis" states the coordinates of the inputs, before or after a
-norm; they are never assumed.
+Most functions take plain matrices: input features are the columns of a decoder (in, feature), and output features are
+the rows of an encoder (feature, out). The coordinates of the inputs, before or after a norm, are stated by the layer or
+by the argument "basis"; they are never assumed.
 """
 
 from tensornet_interp.features.dictionary import Dictionary, between

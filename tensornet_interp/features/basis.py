@@ -1,18 +1,21 @@
-"""The basis of a layer's inputs: the layer or the caller states it, and it is never assumed."""
+"""The basis of the inputs of a layer: the layer or the caller states it; it is never assumed."""
 
 from tensornet_interp.checks import check_text
 from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer
 
 
 def stated_basis(layer: BilinearLayer, basis: str | None) -> str:
-    """Return the layer's basis, or `basis` if it states none; an error if neither states it or they differ."""
+    """Return the basis that the layer states; if it states none, return `basis`.
+
+    Raises ValueError if neither states a basis, or if the two differ.
+    """
     known = None if layer.basis in (AS_GIVEN, CHANGED) else layer.basis
     if basis is not None:
         check_text("basis", basis)
     if basis is None and known is None:
         raise ValueError(
-            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, such as 'residual stream"
-            " after the norm': layer and vectors must share these coordinates"
+            f"the layer does not state the basis of its inputs ({layer.basis!r}); give basis=, such as"
+            " 'residual stream after the norm': the layer and the vectors must be in the same coordinates"
         )
     if basis and known and basis != known:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Feature dictionaries (sparse autoencoders, or any matrix), and a layer between two of them."""
+"""Feature dictionaries, such as sparse autoencoders or any matrix, and a layer between two dictionaries."""
 
 from dataclasses import dataclass
 
@@ -24,17 +24,19 @@ from tensornet_interp.places import check_place
 
 @dataclass(frozen=True, eq=False)  # a tensor has no single truth value
 class Dictionary:
-    """A dictionary encodes vectors x as codes f, one number per feature, and decodes them.
+    """A dictionary encodes vectors x as codes f, with one number per feature, and decodes codes as vectors.
 
     f[feature] = act(sum_d encoder[feature, d] (x[d] - center[d]) + encoder_bias[feature])
     x[d] = sum_feature decoder[d, feature] f[feature] + decoder_bias[d]
 
-    Both matrices have the layout of `nn.Linear.weight`: a row of `encoder` reads a feature, a column of `decoder`
-    writes it. center is decoder_bias if `centered`, else zero. act has up to three steps: keep the `k` largest codes
-    of a sample (TopK) and zero the rest; zero negative codes (`rectify`); zero codes that are not above `threshold`
-    (JumpReLU). A step whose option is None or False is left out.
-    `point`: where in the model the vectors x are, such as "mlp-in" or "blocks.3.hook_mlp_out". It matters if that is
-    before or after a norm: the input dictionary of a layer must be trained on what the layer reads.
+    Both matrices have the layout of `nn.Linear.weight`: each feature has one row of `encoder` and one column of
+    `decoder`. If `centered` is true, center is decoder_bias; otherwise it is zero. act has up to three steps, in this
+    order. TopK: if `k` is given, keep the k largest codes of a sample and set the others to zero. Rectifier: if
+    `rectify` is true, set negative codes to zero. JumpReLU: if `threshold` is given, set codes to zero that are not
+    above the threshold of their feature.
+    `point`: the place in the model where the vectors x are taken, such as "mlp-in" or "blocks.3.hook_mlp_out". State
+    whether this is before or after a norm: the input dictionary of a layer must be trained on the vectors that the
+    layer reads.
 
     Raises ValueError if sizes, devices or dtypes differ, or if k is above the number of features.
     """
@@ -78,9 +80,9 @@ class Dictionary:
     def from_matrix(
         cls, decoder: Tensor, encoder: Tensor | None = None, *, name: str = "", point: str = ""
     ) -> "Dictionary":
-        """Return the linear dictionary f = encoder x, x = decoder f of any matrix, without biases.
+        """Return the linear dictionary f = encoder x, x = decoder f without biases, for example from any matrix.
 
-        decoder: (d, feature); encoder: (feature, d), by default the transpose of the decoder.
+        decoder: (d, feature). encoder: (feature, d); by default the transpose of the decoder.
         """
         check_tensor("decoder", decoder, ("d", "feature"))
         encoder = decoder.T if encoder is None else encoder
@@ -93,7 +95,7 @@ class Dictionary:
 
     @property
     def width(self) -> int:
-        """Return d, the size of the vectors that are encoded."""
+        """Return d, the size of the vectors x that the dictionary encodes."""
         return self.encoder.shape[1]
 
     def __repr__(self) -> str:
@@ -102,21 +104,24 @@ class Dictionary:
 
     @without_autocast
     def pre_activations(self, x: Tensor) -> Tensor:
-        """Return encoder x + reading_bias, the codes before TopK and the rest of act: (..., d) -> (..., feature)."""
+        """Return encoder x + `reading_bias()`, the codes before the three steps of act: (..., d) -> (..., feature)."""
         y = self._checked("x", x, "d", self.width) @ self.encoder.T
         bias = self.reading_bias()
         return y if bias is None else y + bias
 
     @without_autocast
     def reading_bias(self) -> Tensor | None:
-        """Return the term encoder_bias - encoder center (feature,) of the pre-activations; None if there is none."""
+        """Return encoder_bias - encoder center, the constant part of the pre-activations, (feature,).
+
+        None means that there are no biases.
+        """
         if self.decoder_bias is None or not self.centered:
             return self.encoder_bias
         shift = self.encoder @ self.decoder_bias
         return -shift if self.encoder_bias is None else self.encoder_bias - shift
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the codes of x, dense: (..., d) -> (..., feature). Cost: 2 d features flops per sample."""
+        """Return the dense codes of x: (..., d) -> (..., feature). Cost: 2 * d * features flops per sample."""
         f = self.pre_activations(x)
         if self.k is not None:
             top = f.topk(self.k, dim=-1)
@@ -127,12 +132,12 @@ class Dictionary:
 
     @without_autocast
     def decode(self, f: Tensor) -> Tensor:
-        """Return decoder f + decoder_bias: (..., feature) -> (..., d)."""
+        """Return the vectors decoder f + decoder_bias of codes f: (..., feature) -> (..., d)."""
         x = self._checked("f", f, "feature", self.features) @ self.decoder.T
         return x if self.decoder_bias is None else x + self.decoder_bias
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
-        """Return the dictionary on another device or in another dtype."""
+        """Return the dictionary on a device and in a dtype; None keeps the present one."""
         moved = {
             key: value.to(*check_place(device, dtype, value))
             for key, value in vars(self).items()
@@ -150,20 +155,23 @@ class Dictionary:
 def between(
     layer: BilinearLayer, inputs: Dictionary | None = None, outputs: Dictionary | None = None, *, biases: bool = True
 ) -> BilinearLayer:
-    """Return the layer between two dictionaries, whose inputs and outputs are features.
+    """Return the layer between two dictionaries: its inputs and outputs are features.
 
     B'[g, f1, f2] = sum encoder[g, out] B[out, in1, in2] decoder[in1, f1] decoder[in2, f2]
 
-    `inputs` is the dictionary before the layer; the columns of its decoder are used: x = decoder f + decoder_bias.
-    `outputs` is the dictionary after the layer; the rows of its encoder are used, so the result computes its
-    pre-activations: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier and threshold
-    are not bilinear, so the result leaves them out. If there are biases, a layer that is not lifted is lifted
-    (rank + 1); `biases=False` leaves out the biases of both sides, and basis and history say so. A dictionary of the
-    residual stream after the layer reads y + x, not y.
+    `inputs`: the dictionary before the layer, or None. The layer reads x = decoder f + decoder_bias, so the columns of
+    this decoder are used.
+    `outputs`: the dictionary after the layer, or None. The result computes the pre-activations of this dictionary, so
+    the rows of its encoder are used: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier
+    and threshold are left out, because they are not bilinear. A dictionary of the residual stream after the layer reads
+    y + x, not y.
+    `biases`: if True and a dictionary has biases, a layer that is not lifted is lifted, which adds one hidden unit. If
+    False, the biases of both dictionaries are left out; the basis and the history of the result record this.
 
-    Raises ValueError if a dictionary has another width than the layer, or if its `point` is one that this layer does
-    not read or not write, such as "3-mlp-out" for inputs. Cost: 2 rank in features + rank out features
-    multiply-adds; memory: features * rank per factor.
+    Raises ValueError if a dictionary and the layer have different widths, or if the layer does not read or write at the
+    `point` of a dictionary, such as "3-mlp-out" for inputs.
+    Cost in multiply-adds: 2 * rank * in * (input features) + rank * out * (output features). Memory: rank numbers per
+    feature and factor.
 
     Example:
     >>> import torch

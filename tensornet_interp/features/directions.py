@@ -1,4 +1,4 @@
-"""Meaning of directions: coordinates in eigenvectors, names of the nearest vectors, overlap of two sets."""
+"""The meaning of directions: coordinates in eigenvectors, names of the nearest vectors, overlap of two sets."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tensornet_interp.numerics import row_noise, unit_columns
 
 
 class Projection(NamedTuple):
-    """A projection holds vectors in the coordinates of eigenvectors; float64."""
+    """A projection holds the coordinates of vectors in a set of eigenvectors, float64."""
 
     coordinates: Tensor  # (vector, rank): v . x
     cosines: Tensor  # (vector, rank): v . x / (|v| |x|), 0 for a zero vector
@@ -19,14 +19,14 @@ class Projection(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A label names a vector near a direction."""
+    """A label is the name of a vector near a direction, and the cosine of the two."""
 
     name: str
     cosine: float
 
 
 class Overlap(NamedTuple):
-    """An overlap says how much the spans of two sets of directions share; float64."""
+    """An overlap measures how much the spans of two sets of directions share, float64."""
 
     cosines: Tensor  # (min(rank of a, rank of b),): cosines of the principal angles, largest first
     first_in_second: float  # share of the first span inside the second: sum cosines^2 / rank of a
@@ -35,14 +35,14 @@ class Overlap(NamedTuple):
 
 @torch.no_grad()
 def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
-    """Return vectors in the coordinates of eigenvectors, with cosines and the share in their span.
+    """Return the coordinates of vectors in eigenvectors, the cosines, and the share of each vector in the span.
 
     coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector]
 
-    vectors: (in, vector), as columns, for example a decoder, differences of token unembeddings or an embedded prompt.
-    They must be in the input space of the layer. eigenvectors: (in, rank), such as `result.eigenvectors[block]`. For a
-    lifted layer both have the constant coordinate in front: 0 for a direction, 1 for an input. Raises ValueError if
-    sizes differ. Cost: 2 in * vector * rank flops.
+    vectors: (in, vector), one vector per column, such as a decoder, differences of token unembeddings or an embedded
+    prompt. They must be in the input space of the layer. eigenvectors: (in, rank), such as
+    `result.eigenvectors[block]`. For a lifted layer both have the constant coordinate first; it is 0 for a direction
+    and 1 for an input. Raises ValueError if sizes differ. Cost: 2 * in * vectors * rank flops.
     """
     check_tensor("vectors", vectors, ("in", "vector"))
     check_tensor("eigenvectors", eigenvectors, ("in", "rank"))
@@ -58,12 +58,13 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
 def label_directions(
     directions: Tensor, vectors: Tensor, names: Sequence[str] | None = None, n: int = 5
 ) -> list[list[Label]]:
-    """Name the n vectors nearest to each direction: those with the largest |cosine|, largest first.
+    """Return for each direction the names of the n nearest vectors: the largest |cosine| comes first.
 
-    directions: (direction, size), such as `decompose(layer, "output_svd").directions`; vectors: (vector, size), rows:
-    an unembedding (token, out) or an encoder (feature, out). The sign of a singular direction is free, so vectors are
-    ranked by |cosine|, and labels keep the sign. names: one per vector, by default its number. A zero vector has
-    cosine 0. Raises ValueError if sizes differ. Cost: 2 direction * vector * size flops; memory: direction * vector.
+    directions: (direction, size), such as `decompose(layer, "output_svd").directions`. vectors: (vector, size), one
+    vector per row, such as an unembedding (token, out) or an encoder (feature, out). The sign of a singular direction
+    is arbitrary, so vectors are ranked by |cosine|; the labels hold the cosine with its sign. names: one name per
+    vector; by default its number. A zero vector has cosine 0. Raises ValueError if sizes differ. Cost: 2 * directions *
+    vectors * size flops; memory: directions * vectors numbers.
     """
     check_tensor("directions", directions, ("direction", "size"))
     check_tensor("vectors", vectors, ("vector", "size"))
@@ -83,14 +84,14 @@ def label_directions(
 
 @torch.no_grad()
 def overlap(a: Tensor, b: Tensor) -> Overlap:
-    """Measure how much the spans of two sets of directions (direction, size) share.
+    """Return how much the spans of two sets of directions, each (direction, size), share.
 
-    cosines = svd(Qa Qb^T), where Qa and Qb are orthonormal bases of the two spans
+    cosines = singular values of Qa Qb^T, where the rows of Qa and Qb are orthonormal bases of the two spans
 
-    Only spans count, not lengths; directions that depend on each other up to the rounding of their dtype count once. A
-    set that spans the whole space contains every other set, so compare leading directions. For random spans of rank p
-    and q the share of the first in the second is q / size on average. Raises ValueError for directions that are all
-    zero. Cost: three singular value decompositions.
+    Only the spans count, not the lengths of directions. Directions that are dependent up to the rounding of their dtype
+    count once. A set that spans the whole space contains every other set, so compare only leading directions. For
+    random spans of rank p and q, the share of the first in the second is q / size on average. Raises ValueError if all
+    directions of a set are zero. Cost: three singular value decompositions.
     """
     check_tensor("a", a, ("direction", "size"))
     check_tensor("b", b, ("direction", "size"))
@@ -106,7 +107,7 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def _row_basis(rows: Tensor) -> Tensor:
-    """Return orthonormal rows with the span of the rows, up to the rounding of their dtype; lengths do not count."""
+    """Return orthonormal rows with the same span as `rows`, up to the rounding of their dtype; lengths do not count."""
     units = unit_columns(rows.to(torch.float64).T)[0].T
     _, values, basis = torch.linalg.svd(units, full_matrices=False)
     return basis[values > row_noise(units, rows.dtype) * values[0]]

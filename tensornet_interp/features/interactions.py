@@ -1,4 +1,4 @@
-"""How pairs of input features drive one output direction, without forming the matrix of all pairs."""
+"""How pairs of input features act on one output direction; the matrix of all pairs is never formed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ _RANKINGS = ("magnitude", "negative", "positive")
 
 
 class Interaction(NamedTuple):
-    """An interaction is one entry Q[first, second] with first <= second.
+    """An interaction is one entry Q[first, second] of the matrix Q of `FeatureInteractions`, with first <= second.
 
-    If first != second, it acts twice, since the entry (second, first) is equal.
+    If first != second, it contributes twice, because the entry Q[second, first] is equal.
     """
 
     first: int
@@ -43,7 +43,7 @@ class Interaction(NamedTuple):
 
 
 class Submatrix(NamedTuple):
-    """A submatrix holds Q on some features, float64."""
+    """A submatrix holds the numbers of some features, and the rows and columns of Q for these features, float64."""
 
     features: tuple[int, ...]
     matrix: Tensor  # (feature, feature)
@@ -51,15 +51,16 @@ class Submatrix(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FeatureInteractions:
-    """The interactions Q of all pairs of input features along one output direction; Q is never formed.
+    """Feature interactions hold the matrix Q of all pairs of input features along one output direction, as factors.
 
     Q[feature1, feature2] = sum_rank factors[feature1, rank] signs[rank] factors[feature2, rank]
 
-    Calling it on codes returns the output along the direction, `codes Q codes + linear codes + offset`, for inputs
-    x = decoder @ codes + bias. factors[feature] is the feature's decoder column in the coordinates of the eigenvectors,
-    scaled by |eigenvalue|^1/2, so |Q[i, j]| <= |factors[i]| |factors[j]|; signs are those of the eigenvalues. All
-    float64. `basis` says which coordinates the inputs and the decoder's columns are in.
-    Memory: feature * rank, and a few tiles of at most max_elements entries at once.
+    Q itself is never formed. Calling the object on codes returns the output along the direction, `codes Q codes +
+    linear codes + offset`, for the inputs x = decoder @ codes + bias. factors[feature] holds the coordinates of the
+    decoder column of the feature in the eigenvectors, each multiplied by |eigenvalue|^(1/2), so |Q[i, j]| <=
+    |factors[i]| |factors[j]|. signs holds the signs of the eigenvalues. All arrays are float64. `basis` states the
+    coordinates of the inputs and of the decoder columns.
+    Memory: features * rank numbers, and a few tiles of at most max_elements entries at once.
     """
 
     factors: Tensor  # (feature, rank)
@@ -78,18 +79,21 @@ class FeatureInteractions:
         return len(self.factors)
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Return the output along the direction, float64: (..., feature) -> (...). Cost: feature * rank per sample."""
+        """Return the output along the direction, float64: (..., feature) -> (...).
+
+        Cost: 2 * features * rank flops per sample.
+        """
         check_batch("codes", codes, "feature")
         check_size("feature", decoder=len(self), codes=codes.shape[-1])
         wide = codes.to(torch.float64)
         return (wide @ self.factors).square() @ self.signs + wide @ self.linear + self.offset
 
     def diagonal(self) -> Tensor:
-        """Return Q[feature, feature]: (feature,)."""
+        """Return the interaction Q[feature, feature] of each feature with itself, (feature,)."""
         return self.factors.square() @ self.signs
 
     def block(self, rows: Sequence[int] | Tensor, columns: Sequence[int] | Tensor) -> Tensor:
-        """Return Q[rows, columns] for two lists of features; ValueError for more than max_elements entries."""
+        """Return Q[rows, columns] for two lists of features; more than max_elements entries raise ValueError."""
         picks = [_indices(name, value, self.factors) for name, value in (("rows", rows), ("columns", columns))]
         if len(picks[0]) * len(picks[1]) > self.max_elements:
             raise ValueError(
@@ -101,10 +105,11 @@ class FeatureInteractions:
     def top(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> list[Interaction]:
         """Return the n strongest interactions exactly, strongest first; every symmetric pair appears once.
 
-        pairs: "all", "self" (the diagonal) or "cross"; by: "magnitude", "positive" (largest first) or "negative"
-        (smallest first). Features are sorted by the norm of their factors, and a tile is skipped if its Cauchy-Schwarz
-        bound is below the n-th best value so far. Which of equal values are returned is not defined.
-        Cost: at most feature^2 * rank; memory: a few tiles, and 2 n entries.
+        pairs: "all", "self" (a feature with itself) or "cross" (two different features). by: "magnitude", "positive"
+        (largest value first) or "negative" (smallest value first). Q is searched tile by tile. Features are sorted by
+        the norm of their factors, and a tile is skipped if its Cauchy-Schwarz bound is below the n-th best value so
+        far. It is not defined which of several equal values are returned.
+        Cost: at most features^2 * rank flops; memory: a few tiles, and 2 * n entries.
         """
         size = len(self)
         check_choice("pairs", pairs, _PAIRS)
@@ -122,9 +127,9 @@ class FeatureInteractions:
         ]
 
     def smallest_submatrix(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> Submatrix:
-        """Return Q on the features that take part in one of the n strongest interactions.
+        """Return the part of Q for all features that take part in one of the n strongest interactions.
 
-        Features are in the order in which `top` names them; there are at most 2 n.
+        These are at most 2 * n features, in the order in which `top` names them.
         """
         named = [feature for entry in self.top(n, pairs=pairs, by=by) for feature in (entry.first, entry.second)]
         features = tuple(dict.fromkeys(named))
@@ -133,9 +138,10 @@ class FeatureInteractions:
     def statistics(
         self, *, z: float = 5.0, quantiles: Sequence[float] = (0.01, 0.25, 0.5, 0.75, 0.99)
     ) -> dict[str, Statistics]:
-        """Return count, moments, quantiles and outliers of "self" (i = j) and "cross" (i < j) interactions.
+        """Return statistics of the interactions: "self" for i = j, and "cross" for i < j.
 
-        z: an outlier is further than z standard deviations from the mean. Cost: 2 feature^2 * rank, tile by tile.
+        z: an outlier is more than z standard deviations away from the mean. quantiles: shares from 0 to 1. Cost: 2 *
+        features^2 * rank flops, tile by tile. Raises ValueError if there is only one feature.
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")
@@ -145,7 +151,10 @@ class FeatureInteractions:
         }
 
     def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
-        """Return the n strongest interactions as text: value, the two features, and the share of |Q|^2 so far."""
+        """Return the n strongest interactions as text, one per line.
+
+        A line has the value, the share of |Q|^2 of all interactions up to this line, and the names of the two features.
+        """
         names = _names(names, len(self))
         total = self._norm()
         lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features (basis: {self.basis})"], 0.0
@@ -156,12 +165,12 @@ class FeatureInteractions:
         return "\n".join(lines)
 
     def squared_norm(self) -> float:
-        """Return sum_ij Q[i, j]^2 = tr(S G S G), G = factors^T factors, S = diag(signs). Cost: feature * rank^2."""
+        """Return the sum of all Q[i, j]^2, computed from the factors. Cost: 2 * features * rank^2 flops."""
         norm = self._norm()
         return norm * norm
 
     def _norm(self) -> float:
-        """Return the root of the squared norm, which fits a float if Q does."""
+        """Return the square root of the squared norm; it does not overflow if the entries of Q do not."""
         factors, exponent = rescale(self.factors)
         gram = factors.T @ factors * self.signs  # (rank, rank)
         return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
@@ -170,12 +179,12 @@ class FeatureInteractions:
         return (self.factors[rows] * self.signs) @ self.factors[columns].T
 
     def _tiles(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pairs of groups that cover every pair of features once; a group with itself covers its pairs twice."""
+        """Yield pairs of feature groups (rows, columns), each pair once; a group is also paired with itself."""
         groups = order.split(max(1, math.isqrt(self.max_elements)))
         yield from ((rows, columns) for i, rows in enumerate(groups) for columns in groups[i:])
 
     def _cross(self) -> Iterator[Tensor]:
-        """Yield all Q[i, j] with i < j, in tiles."""
+        """Yield all Q[i, j] with i < j, one tile at a time."""
         for rows, columns in self._tiles(torch.arange(len(self), device=self.factors.device)):
             tile = self._tile(rows, columns)
             inside = tile[torch.ones_like(tile, dtype=torch.bool).triu(1)] if rows is columns else tile.flatten()
@@ -183,7 +192,7 @@ class FeatureInteractions:
                 yield inside
 
     def _scan(self, n: int, by: str, *, cross: bool) -> tuple[Tensor, Tensor]:
-        """Return values and places (first * features + second) of the n best pairs, merged tile by tile."""
+        """Return the values of the n best pairs, and their places, first * features + second."""
         norms = self.factors.norm(dim=1)
         # a feature with itself reaches the bound: leave room for the rounding of norms and products
         norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * EPS)
@@ -225,16 +234,18 @@ def feature_interactions(
 
     Q[feature1, feature2] = sum decoder[in1, feature1] M[in1, in2] decoder[in2, feature2]
 
-    M is the interaction matrix of the direction. layer: a layer or a decomposition of one. direction: (out,), for
-    example an encoder row of the dictionary behind the layer, with the constant coordinate of a lifted output.
-    decoder: (in, feature), columns are the input features, in plain coordinates. bias: (in,), what the input
-    dictionary adds to every input; the bias and the constant of a lifted layer give the linear terms and the offset.
+    M is the interaction matrix of the direction. layer: a layer or a decomposition of a layer. direction: (out,), such
+    as a row of the encoder of the dictionary after the layer; it includes the constant coordinate of a lifted output.
+    decoder: (in, feature), whose columns are the input features, without a constant coordinate. bias: (in,), the vector
+    that the input dictionary adds to every input; this bias and the constant of a lifted layer determine the linear
+    terms and the offset.
     basis: the coordinates of inputs and decoder, such as "residual stream after the norm". Leave it out if the layer
-    states its basis; a basis that contradicts the layer's is an error. A decoder trained before a norm does not
-    describe inputs after it.
-    rank: how many leading eigenpairs of M to use; None uses all min(in, 2 hidden), which is exact.
-    Raises ValueError if sizes differ, or if neither layer nor argument states the basis.
-    Cost: one eigendecomposition, and 2 in * feature * rank flops. Memory: feature * (in + rank).
+    states its basis. A decoder that was trained before a norm does not describe inputs after this norm.
+    rank: the number of leading eigenpairs of M to use; None uses all min(in, 2 * hidden), where hidden is the number of
+    hidden units, which is exact.
+    max_elements: the largest number of entries of Q that are computed at once.
+    Raises ValueError if sizes differ, if neither the layer nor `basis` states the basis, or if the two differ.
+    Cost: one eigendecomposition, and 2 * in * features * rank flops. Memory: features * (in + rank) numbers.
 
     Example:
     >>> layer = BilinearLayer(down=torch.ones(1, 1), left=torch.eye(2)[:, :1], right=torch.eye(2)[:, 1:])

@@ -1,4 +1,4 @@
-"""Output features and their leading eigenpairs: how faithful few pairs are, and which features have a simple matrix."""
+"""Leading eigenpairs of output features: how well a few predict the output, and which features need only two."""
 
 from collections.abc import Sequence
 
@@ -37,20 +37,23 @@ def low_rank_correlation(
     bias: Tensor | None = None,
     active: float | Tensor = 0.0,
 ) -> list[Record]:
-    """Correlate the first k eigenpairs with the true output along every direction, for every k, over tokens.
+    """Return the correlation of the first k eigenpairs with the true output, over tokens, per direction and k.
 
     corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
 
-    directions: (feature, out), encoder rows, with the constant coordinate of a lifted output. x: (token, in), plain,
-    in the basis (see `feature_interactions`). Both sides are taken before the nonlinearity of the dictionary.
-    ks: numbers of eigenpairs, by default those of 1, 2, 4, 8, 16, 32 that the rank allows.
-    active: the tokens on which a feature is active, either a boolean tensor (token, feature), for example from a TopK
-    dictionary, or a threshold that `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder bias, which
-    is used only for that threshold.
-    Returns one record per feature and k: "feature", "k", "correlation" (all tokens), "active_correlation", "tokens",
-    "active" (number of active tokens), "basis". A correlation is NaN if it is undefined: fewer than two tokens, or no
-    variance above rounding. Raises ValueError if sizes differ or a k is above min(in, 2 hidden).
-    Cost: eigenpairs of every direction, and 2 token * feature * in * max(ks) flops.
+    directions: (feature, out), such as encoder rows; they include the constant coordinate of a lifted output. x:
+    (token, in), inputs in the basis (see `feature_interactions`), without a constant coordinate. The nonlinearity of
+    the dictionary is left out on both sides.
+    ks: the numbers of eigenpairs; by default those of 1, 2, 4, 8, 16, 32 that are at most min(in, 2 * hidden), where
+    hidden is the number of hidden units.
+    active: on which tokens a feature is active. Either a boolean tensor (token, feature), for example from a TopK
+    dictionary; or a threshold, which `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder bias; it
+    is used only for this threshold.
+    Returns one record per feature and k: "feature", "k", "correlation" (over all tokens), "active_correlation" (over
+    active tokens), "tokens", "active" (the number of active tokens), "basis". A correlation is NaN if it is undefined:
+    if there are fewer than two tokens, or if a side has no variance above rounding. Raises ValueError if sizes differ
+    or if a k is above min(in, 2 * hidden).
+    Cost: the eigenpairs of every direction, and 2 * tokens * features * in * max(ks) flops.
     """
     part = check_network("layer", layer).to_layer()
     basis = stated_basis(part, basis)
@@ -108,19 +111,21 @@ def low_rank_correlation(
 
 @torch.no_grad()
 def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
-    """Rank output directions by how simple their interaction matrix is: the share of its two leading eigenvalues.
+    """Rank output directions by how simple their interaction matrix is: by the share of its two leading eigenvalues.
 
     share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2
 
-    Only weights are needed. The largest share comes first; among equal shares, the lower feature number. A product of
-    two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign, which the flag "opposite" says.
-    A single square has share 1 without the flag, and a zero matrix has share 0. The share depends on the coordinates
-    of the inputs, which "basis" reports, but not on the length of the direction.
-    directions: (feature, out), with the constant coordinate of a lifted output.
-    Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first", "second" (eigenvalues,
-    largest magnitude first), "norm" (Frobenius), "effective_rank" ((sum |eigenvalue|)^2 / sum eigenvalue^2), "basis".
+    Only the weights are used. The largest share comes first; among equal shares, the lower feature number comes first.
+    A product of two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign; the record then has
+    "opposite": True. A single square has share 1 and "opposite": False. A zero matrix has share 0. The share depends on
+    the coordinates of the inputs, which "basis" reports, but not on the length of the direction.
+    directions: (feature, out); they include the constant coordinate of a lifted output.
+    Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first" and "second" (the two
+    leading eigenvalues, largest magnitude first), "norm" (the Frobenius norm), "effective_rank" ((sum |eigenvalue|)^2 /
+    sum eigenvalue^2), "basis".
     Raises ValueError if sizes differ.
-    Cost: feature * r^2 (2 hidden + 4 r / 3), r = min(in, 2 hidden); memory: chunks of 2^24 entries.
+    Cost in flops: features * r^2 * (2 * hidden + 4 * r / 3), where hidden is the number of hidden units and r = min(in,
+    2 * hidden). Memory: chunks of 2^24 entries.
     """
     part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)
@@ -173,7 +178,10 @@ def _check_active(active: float | Tensor, shape: tuple[int, int]) -> float | Ten
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Return the Pearson correlation over the masked tokens; a (token, feature, k), b and mask (token, feature)."""
+    """Return the Pearson correlation over the tokens of the mask, (feature, k).
+
+    a: (token, feature, k). b and mask: (token, feature).
+    """
     weight = mask.to(a.dtype)[..., None]
     count = weight.sum(0).clamp(min=1)
     sides = []

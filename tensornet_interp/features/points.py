@@ -1,4 +1,4 @@
-"""Where in a model the vectors of a dictionary are, and whether a layer reads or writes them there."""
+"""Where in a model the vectors of a dictionary are taken, and whether a layer reads or writes them there."""
 
 import re
 from typing import Any
@@ -13,10 +13,11 @@ _LAYER = re.compile(r"(?:^|\s)layer (?P<layer>\d+)$")  # how `load_layer` and th
 
 
 def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
-    """Refuse dictionaries whose `point` says that the layer does not read, or not write, their vectors.
+    """Raise ValueError if a dictionary is from a place in the model that the layer does not read or write.
 
-    The MLP of layer n reads resid-mid and mlp-in of layer n and writes its mlp-out and resid-post; what is resid-post
-    of layer n is resid-pre of layer n + 1. Unknown points and layers without a number in their name are not checked.
+    This is decided by the `point` of each dictionary. The MLP of layer n reads resid-mid and mlp-in of layer n, and
+    writes mlp-out and resid-post of layer n; resid-post of layer n is resid-pre of layer n + 1. Unknown points are not
+    checked, and a layer without a number in its name is only checked for two dictionaries of different layers.
     """
     match = _LAYER.search(layer.name)
     known = None if match is None else int(match["layer"])
@@ -28,8 +29,8 @@ def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
         number, place = found
         if place not in places:
             raise ValueError(
-                f"{name}={dictionary!r} is of {place} of layer {number}, which its MLP does not {verb}; "
-                f"inputs are one of {', '.join(sorted(_BEFORE))}, outputs one of {', '.join(sorted(_AFTER))}"
+                f"{name}={dictionary!r} is of {place} of layer {number}, which the MLP of that layer does not {verb}; "
+                f"it reads {', '.join(sorted(_BEFORE))} and writes {', '.join(sorted(_AFTER))}"
             )
         if known is not None and number != known:
             of = f"the layer is {layer.name!r}" if _LAYER.search(layer.name) else f"inputs are of layer {known}"
@@ -38,7 +39,7 @@ def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
 
 
 def _parse(point: str, *, before: bool) -> tuple[int, str] | None:
-    """The number of the layer and the place, if both are known."""
+    """Return the layer number and the place that a point names; None if one of them is unknown."""
     match = _POINT.fullmatch(point)
     if match is None:
         return None

@@ -1,6 +1,6 @@
-"""Tests of circuits: does the output feature lose its activation if the inputs of the circuit are removed?
+"""Tests of circuits: does an output feature lose its activation if the inputs of the circuit are removed?
 
-The tokens are held out, and the control removes an equally long part of other features.
+The tests use tokens that were held out. As a control, an equally long part of other features is removed.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ from tensornet_interp.numerics import t_quantile, unit_columns, without_autocast
 
 @dataclass(frozen=True)
 class RemovalRule:
-    """A removal rule says when `removal_test` confirms a circuit; `str` returns it as one sentence."""
+    """A removal rule states when `removal_test` confirms a circuit; `str` returns the rule as one sentence."""
 
     min_drop: float = 0.5  # the least share of the feature's activation that the removal must take
     min_windows: int = 10  # if the feature is active in fewer windows of text, nothing is decided
@@ -47,7 +47,7 @@ REMOVAL_RULE = RemovalRule()
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict is the result of `removal_test`; drops and differences are shares of the mean activation."""
+    """A verdict is the result of `removal_test`; drops and their difference are shares of the mean activation."""
 
     feature: int
     removed: str
@@ -63,7 +63,7 @@ class Verdict:
     verdict: str  # "confirmed", "refuted" or "untested", by REMOVAL_RULE
 
     def record(self) -> dict[str, Any]:
-        """Return the verdict as a row of a table."""
+        """Return the verdict as one record of a table, with one entry per field."""
         return asdict(self)
 
 
@@ -80,16 +80,17 @@ def removal_test(
     *,
     name: str = "",
 ) -> Verdict:
-    """Test if an output feature loses its activation when a part of the layer's input is removed.
+    """Test whether an output feature loses its activation if a part of the inputs of the layer is removed.
 
-    drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), p the feature's pre-activation behind the layer
+    drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), where p is the pre-activation of the feature after the layer
 
-    x: (token, in), held-out inputs of the layer on which the feature is active. removed, control: (token, in), what is
-    subtracted. window: (token,), the number of the window of text that holds the token. name: what was removed, for
-    tables. Other features do not compete (there is no TopK), so the drop is the feature's own. Tokens of one window
-    are not independent, so means are taken over the tokens of a window and then over windows. The interval (Student's
-    t) is for the paired difference over windows. `REMOVAL_RULE` decides.
-    Raises ValueError if sizes differ or the feature is not active on x. Cost: three evaluations of the layer on x.
+    x: (token, in), held-out inputs of the layer on which the feature is active. removed: (token, in), the part that is
+    subtracted from x. control: (token, in), the part that is subtracted for comparison. window: (token,), the number of
+    the window of text that contains the token. name: what was removed, for tables. There is no TopK here, so other
+    features do not compete, and the drop is the feature's own. Tokens of one window are not independent; therefore
+    means are first taken over the tokens of a window and then over windows. The interval (Student's t) is for the
+    difference between drop and control drop, paired by window. `REMOVAL_RULE` decides the verdict.
+    Raises ValueError if sizes differ or if the feature is not active on x. Cost: three evaluations of the layer on x.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
@@ -161,12 +162,14 @@ def circuit_tests(
     *,
     seed: int = 0,
 ) -> tuple[Verdict, Verdict]:
-    """Test a circuit twice: by its input features `members`, and by the plane of its two leading eigenvectors.
+    """Test a circuit in two ways: by its input features, and by the plane of its two leading eigenvectors.
 
-    x: (token, in), held-out inputs on which the output feature is active; window: as in `removal_test`. The first test
-    removes decoder[:, members] codes, the second one the part of the input in the plane. Each control removes an
-    equally long part of other features (`random_part`): as many features as members are active on a token, or two for
-    the plane. Cost: the input encoder, one eigendecomposition, and two `removal_test`s.
+    feature: the number of the output feature. members: (member,), the numbers of the input features of the circuit. x:
+    (token, in), held-out inputs on which the output feature is active. window: (token,), as in `removal_test`. The
+    first test removes decoder[:, members] codes[members] from x; the second removes the part of x in the plane. The
+    control of each test removes an equally long part of other features (`random_part`): as many features as members are
+    active on the token, or two features for the plane. Returns both verdicts.
+    Cost: the input encoder, one eigendecomposition, and two calls of `removal_test`.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     check_kind("inputs", inputs, Dictionary)
@@ -195,9 +198,9 @@ def circuit_tests(
 def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, *, seed: int) -> Tensor:
     """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
 
-    codes: (token, feature). decoder: (in, feature). like: (token, in), whose length is matched on every token. count:
-    (token,), how many active features to draw per token. leave: the features that are never drawn. A token with fewer
-    active features gets all of them; a token without any gets zero.
+    codes: (token, feature). decoder: (in, feature). like: (token, in), whose length the result has on every token.
+    count: (token,), the number of active features to draw per token. leave: (member,), the features that are never
+    drawn. If a token has fewer active features than that, all of them are used; if it has none, its part is zero.
     """
     check_tensor("codes", codes, ("token", "feature"))
     check_tensor("decoder", decoder, ("in", "feature"))
@@ -220,7 +223,7 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
 
 @without_autocast
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
-    """Return the part of x (token, in) in the span of orthonormal columns, vectors (in, rank).
+    """Return the part of x (token, in) that lies in the span of orthonormal columns, vectors (in, rank).
 
     part[token] = sum_rank (vectors[:, rank] . x[token]) vectors[:, rank]
     """

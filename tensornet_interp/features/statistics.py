@@ -1,4 +1,4 @@
-"""Moments, quantiles and outliers of sets of numbers that do not fit into memory."""
+"""Moments, quantiles and outliers of sets of numbers that are too large for memory."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +18,12 @@ _LEAST = -1100  # the exponent of zeros, below the exponents of all other number
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics summarise a set of numbers.
+    """Statistics summarize a set of numbers.
 
-    std divides by the count. kurtosis is m4 / m2^2: 3 for a normal distribution, NaN if all numbers are equal. A
-    quantile is the nearest number of the sorted set, up to one bin. A bin is 2^-16 of the range of
-    arsinh((value - mean) / std), so it is finer near the mean than in the tails.
+    std is sqrt(m2), where m2 and m4 are the second and the fourth central moment, divided by the count. kurtosis is m4
+    / m2^2: 3 for a normal distribution, NaN if all numbers are equal. Quantiles come from a histogram: each is within
+    one bin of the number at the nearest place in the sorted set. The 2^16 bins have equal width in arsinh((value -
+    mean) / std), so they are finer near the mean than in the tails.
     """
 
     count: int
@@ -56,10 +57,10 @@ class _Moments(NamedTuple):
 
 
 def summarize(chunks: Callable[[], Iterator[Tensor]], z: float, quantiles: Sequence[float]) -> Statistics:
-    """Return the statistics of all numbers in the chunks, with one chunk in memory at a time.
+    """Return the statistics of all numbers in the chunks; only one chunk is in memory at a time.
 
-    Moments are merged exactly (Pebay 2008), without sums of raw powers. Outliers and the histogram for the quantiles
-    need the mean and the standard deviation first, so `chunks` is called twice.
+    The moments of chunks are merged exactly (Pebay 2008), without sums of raw powers. The counts of outliers and the
+    histogram need the mean and the standard deviation first, so `chunks` is called twice.
     """
     z = check_number("z", z, 0, low_open=True)
     check_list("quantiles", quantiles, "give shares from 0 to 1")
@@ -107,14 +108,14 @@ def _moments(values: Tensor) -> _Moments:
 
 
 def _divided(moments: _Moments, exponent: int) -> _Moments:
-    """Return the moments with a larger exponent."""
+    """Return the same moments, expressed with a larger exponent."""
     n, own, *numbers = moments
     degrees = (1, 2, 3, 4, 1, 1)
     return _Moments(n, exponent, *(math.ldexp(x, d * (own - exponent)) for x, d in zip(numbers, degrees, strict=True)))
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """Return the moments of both sets together."""
+    """Return the moments of the union of two sets, from the moments of each set."""
     exponent = max(a.exponent, b.exponent)
     a, b = _divided(a, exponent), _divided(b, exponent)
     both, step = a.n + b.n, b.mean - a.mean

@@ -1,4 +1,4 @@
-"""Adversarial masks from eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
+"""Adversarial masks computed from eigenvectors, without a forward pass (Pearce et al. 2025, section 4)."""
 
 from collections.abc import Sequence
 
@@ -32,9 +32,10 @@ BASELINES = ("gaussian", "permuted")
 
 
 def top_positive(result: SpectralResult, count: int) -> Tensor:
-    """Return the eigenvectors of the `count` most positive eigenvalues of every block: (block, k, in), largest first.
+    """Return the eigenvectors of the `count` largest positive eigenvalues per block, (block, k, in), largest first.
 
-    The constant coordinate of a lifted input is left out. Raises ValueError if a block has fewer positive eigenvalues.
+    k is `count`. The constant coordinate of a lifted input is left out. Raises ValueError if a block has fewer positive
+    eigenvalues.
     """
     check_kind("result", result, SpectralResult)
     count = check_int("count", count, 1, result.rank, f"eigenpairs per block: {result.rank}")
@@ -50,14 +51,14 @@ def top_positive(result: SpectralResult, count: int) -> Tensor:
 
 @without_autocast
 def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
-    """Choose the sign of every eigenvector so that its mean product with the inputs is positive.
+    """Return the eigenvectors with signs such that their mean product with the inputs is positive.
 
-    s[block, k] V[block, k, in], s = sign of the mean over samples of V . x[sample], or of sum_in V without x
+    s[block, k] V[block, k, in], where s is the sign of the mean over samples of V . x[sample]; without x, of sum_in V
 
-    An activation eigenvalue (v . x)^2 does not depend on the sign of v, but the effect of a mask does: if v . x is
-    positive, a mask along v increases (v . x)^2; if v . x is negative, the mask first decreases it. x: (sample, in),
-    training images, never the images on which masks are tested. Without x, all entries of images count as equal and
-    positive.
+    The activation (v . x)^2 of an eigenvector does not depend on its sign, but the effect of a mask does: if v . x is
+    positive, a mask along v increases (v . x)^2; if v . x is negative, the mask first decreases it. vectors: (block, k,
+    in). x: (sample, in), training images, never the images on which masks are tested. Without x, the sign makes the sum
+    of the entries of each vector positive, as if all pixels of an image were equal and positive.
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     if x is None:
@@ -71,20 +72,22 @@ def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
 
 
 def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: float | None = None) -> Tensor:
-    """Return one mask per eigenvector that activates this eigenvector and no other: (block, k, in).
+    """Return one mask per eigenvector, (block, k, in), which changes the product with this eigenvector only.
 
-    M = pinv(V)^T, the smallest masks with M_i . V_j = [i = j] over all blocks and k
+    M = pinv(V)^T, the smallest masks with M_i . V_j = 1 if i = j, else 0, over all blocks and k
 
-    Adding a M_i to x changes V_i . x by a and leaves all other products unchanged. vectors: (block, k, in), from
-    `top_positive` and `orient`; vectors of different blocks need not be orthogonal. allowed: (in,), boolean; masks are
-    exactly 0 elsewhere, and the smallest of all such masks. The work is done in float64.
+    Adding a * M_i to x changes V_i . x by a and leaves the products with all other vectors unchanged. vectors: (block,
+    k, in), from `top_positive` and `orient`; vectors of different blocks need not be orthogonal. allowed: (in,),
+    boolean; masks are exactly 0 elsewhere, and they are the smallest such masks. The work is done in float64.
 
-    A mask scaled to norm 1 changes its product by 1 / |M_i|. If vectors are nearly dependent, masks are long, and a
-    mask of given norm does almost nothing: compare several counts. rtol removes singular values of V below rtol times
-    the largest: masks get shorter but change other products too (the least-squares solution).
+    A mask that is scaled to norm 1 changes its product by 1 / |M_i|. If vectors are nearly dependent, their masks are
+    long, and a mask of a given norm has almost no effect; so compare several values of k. rtol: if given, singular
+    values of V below rtol times the largest are removed; masks get shorter but also change other products
+    (least-squares solution).
 
-    Raises ValueError if rtol is None and the vectors on the allowed entries are dependent up to the rounding of their
-    dtype: then no mask changes one product alone. Cost: an SVD of (block k, in), O((block k)^2 in).
+    Raises ValueError if rtol is None and the vectors, on the allowed entries, are dependent up to the rounding of their
+    dtype, because then no mask changes one product alone. Cost: a singular value decomposition of a matrix (blocks * k,
+    in), about (blocks * k)^2 * in flops.
     """
     check_tensor("vectors", vectors, ("block", "k", "in"))
     blocks, count, size = vectors.shape
@@ -110,11 +113,12 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
 
 
 def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: Tensor | None = None) -> Tensor:
-    """Draw random masks (draw, in) of the norm of a mask (in,), for comparison with it.
+    """Return random masks (draw, in) with the same norm as a given mask (in,), for comparison with it.
 
-    kind: "gaussian" draws independent normal entries; "permuted" shuffles the entries of the mask. If `allowed` is
-    given, masks are zero elsewhere, and a `mask` that is not zero there is an error.
-    The draws come from `seed` on the CPU, so they are the same on every device.
+    kind: "gaussian" draws independent normal entries and scales them to the norm; "permuted" shuffles the entries of
+    the mask. draws: the number of masks. allowed: (in,), boolean; the random masks are zero elsewhere, and the given
+    mask must be zero there too (ValueError). The random numbers are drawn on the CPU from `seed`, so they are the same
+    on every device.
     """
     check_tensor("mask", mask, ("in",))
     check_choice("kind", kind, BASELINES)
@@ -146,13 +150,14 @@ def mask_effect(
     *,
     clip: tuple[float, float] | None = None,
 ) -> list[dict[str, float]]:
-    """Measure the decisions of a network on x + norm mask / |mask|, for every norm.
+    """Return how a network classifies images to which a mask was added, as one record per norm of the mask.
 
-    Returns one record per norm: "norm", "accuracy" over all samples, and "misclassified", the share of samples of
-    other classes that are decided as `target`. mask: (in,), x: (sample, in), labels: (sample,). clip=(low, high)
-    clamps the masked images, which makes the change smaller than the norm; by default nothing is clamped.
-    Raises ValueError for a zero mask, a bad norm or clip, or if all samples have the class `target`.
-    Cost: one evaluation of the network per norm.
+    The network receives x + norm * mask / |mask|. A record has "norm", "accuracy" (over all samples) and
+    "misclassified" (the share of the samples of other classes that are classified as `target`). mask: (in,). x:
+    (sample, in). labels: (sample,). clip: if it is (low, high), the masked images are clamped to this range, which
+    makes the change smaller than the norm; by default nothing is clamped.
+    Raises ValueError for a zero mask, for a bad norm or clip, or if all samples have the class `target`. Cost: one
+    evaluation of the network on x per norm.
     """
     check_tensor("mask", mask, ("in",))
     check_tensor("x", x, ("sample", "in"))

@@ -1,4 +1,4 @@
-"""Sweeps: grids of fits as plain records, written to disk one by one, so a stopped sweep can be continued."""
+"""Sweeps fit a grid of options; each record is written to disk at once, so a stopped sweep can be continued."""
 
 import inspect
 import itertools
@@ -54,22 +54,23 @@ def sweep(
 ) -> list[Record]:
     """Fit `decompose(layer, method, **options, seed=seed)` for every grid point and seed; return one record per fit.
 
-    grid: {option: values} (all combinations) or a list of {option: value}. seeds: for methods with an option "seed";
-    all other methods run once, with seed None. measure(result): returns further numbers by name, such as accuracy.
-    errors: "record" writes the error of a failed fit into its record and continues; "raise" stops. An option that
-    cannot work on any layer (an unknown name, a value of the wrong kind) always raises before the first fit, and an
-    error of `measure` always stops.
+    grid: {option: values}, of which all combinations are fitted, or a list of {option: value}. seeds: the seeds of each
+    grid point, for methods with an option "seed"; all other methods are fitted once, with seed None. measure: a
+    function of the result that returns more numbers by name, such as the accuracy. errors: "record" writes the error of
+    a failed fit into its record and continues; "raise" raises it. An unknown option or a value of a wrong type always
+    raises before the first fit, and an error in `measure` always raises.
 
-    path: a JSON-lines file to which every record is appended at once. If the key of a point (method, options, seed,
-    fingerprint of the layer's weights) is in the file, its record is read and the point is not run again, even if the
-    fit failed. Other records of the file stay and are not returned. To run a point again, for example with another
-    `measure`, delete its line. Several processes may work on one file: a point that two of them fit at the same time is
-    stored once, and both return that record. A last line that a kill cut off is removed with a warning and run again.
+    path: a JSON-lines file; each record is appended to it as soon as its fit ends. The key of a fit is (method,
+    options, seed, fingerprint of the weights of the layer). If the file already has a record with this key, that record
+    is returned and the fit is not repeated, even if it failed. Other records in the file stay there and are not
+    returned. To repeat a fit, for example with another `measure`, delete its line. Several processes may use one file:
+    if two of them run the same fit at the same time, one record is stored, and both return it. An incomplete last line,
+    which a killed process left, is removed with a warning, and its fit is repeated.
 
-    Record: method, options, seed, fingerprint, layer, parameters, relative_error, cosine (to the symmetrized layer),
-    seconds, iterations, stop_reason, error (None, or what went wrong), and the numbers of `measure`. Options are
-    written as `keys.describe` describes them; an option that cannot be described (a lambda, an object of a class made
-    inside a function) raises TypeError before the first fit.
+    Each record has the fields method, options, seed, fingerprint, layer, parameters, relative_error, cosine (similarity
+    to the symmetrized layer), seconds, iterations, stop_reason and error (None, or the message), and the numbers of
+    `measure`. The record of a failed fit has only the key, layer, seconds and error. `keys.describe` converts options
+    to JSON; if it cannot describe an option, such as a lambda, TypeError is raised before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
     check_bool("progress", progress)
@@ -93,9 +94,10 @@ def sweep(
 
 
 def load_records(path: str | Path) -> list[Record]:
-    """Return all records of a file that `sweep` wrote, or [] if there is no file; a cut-off last line is left out.
+    """Return all records of a file that `sweep` wrote, or [] if there is no such file.
 
-    The file is only read, and other processes may append to it meanwhile. Raises ValueError for any other file.
+    An incomplete last line is left out. The file is not changed, and other processes may append to it meanwhile. Raises
+    ValueError if `sweep` did not write the file.
     """
     path = check_path("path", path)
     try:
@@ -108,7 +110,7 @@ def load_records(path: str | Path) -> list[Record]:
 def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
     """Return a pandas DataFrame with one row per record and one column per option.
 
-    If a record has a field with the name of an option, the column of the option is called "option_...".
+    If an option has the same name as another field of the record, its column has the name "option_" + name.
     """
     pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
     rows = []
@@ -120,12 +122,12 @@ def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def parameters(result: TensorNetwork) -> int:
-    """Return how many numbers a result holds: the sizes of its arrays, where equal arrays (a tied factor) count once.
+    """Return how many numbers a result stores: the total size of its arrays, where equal arrays count once.
 
-    Nothing is subtracted for unit norms, orthogonality or the zeros of a padded block. The core of a `TuckerResult`
-    counts as its dense symmetric tensor, a b (b + 1) / 2, if that is smaller than its CP factors. TensorLy's iterated
-    Tucker has two different input factors. As a `TuckerResult` it has one basis of both, so its core counts more than
-    the a b^2 of the original.
+    Nothing is subtracted for unit norms, orthogonality or zeros that pad a block. The core of a `TuckerResult` with
+    ranks (a, b) counts a * b * (b + 1) / 2, the number of entries of its dense symmetric tensor, if this is less than
+    the size of its CP factors. A Tucker result from TensorLy counts more than TensorLy's own form with its core of a *
+    b^2 numbers: TensorLy has two input factors of rank b, which are replaced here by one basis of rank up to 2 * b.
     """
     if isinstance(result, TuckerResult):
         a, b = result.ranks
@@ -190,7 +192,7 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
 
 
 class _Store:
-    """Records by key, and the file, if there is one, to which several processes append whole lines."""
+    """A store holds records by key, and the file, if there is one, to which several processes append whole lines."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.known = path, dict[str, Record]()
@@ -200,7 +202,7 @@ class _Store:
                 self._refresh(file, path)
 
     def add(self, key: str, record: Record) -> None:
-        """Keep the record, or the record of the same key that another process has written meanwhile."""
+        """Keep the record; if another process has meanwhile written a record with the same key, keep that one."""
         line = json.dumps(record).encode() + b"\n"
         if self.path is None:
             self.known[key] = json.loads(line)
@@ -212,7 +214,7 @@ class _Store:
                 self.known[key] = json.loads(line)
 
     def _refresh(self, file: IO[bytes], path: Path) -> None:
-        """Read what other processes appended, and cut off the end that a killed or failed write left."""
+        """Read the records that other processes appended, and remove an incomplete last line from the file."""
         status = os.fstat(file.fileno())
         *same, read = self._read
         start = read if same == [status.st_dev, status.st_ino] and read <= status.st_size else 0
@@ -225,7 +227,7 @@ class _Store:
 
 
 def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record], int]:
-    """Return the records of an open file from byte `start` on, and the position after its last whole line."""
+    """Return the records of an open file from byte `start` on, and the position after the last complete line."""
     records, end = list[Record](), start
     for line in read_lines(file, path, start):
         if not line.endswith(b"\n"):
@@ -244,7 +246,7 @@ def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record],
 
 
 def _write(file: IO[bytes], line: bytes) -> None:
-    """Append a line, either whole or not at all."""
+    """Append a line to a file; if writing fails, remove what was written of the line."""
     start, written = file.seek(0, os.SEEK_END), 0
     try:
         while written < len(line):

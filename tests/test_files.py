@@ -197,11 +197,11 @@ def test_a_file_that_is_written_to_in_place_while_it_is_read_is_an_error(tmp_pat
     with path.open("rb+") as file:
         file.write(content[: path.stat().st_size])
     os.utime(path, (0, 0))  # a clock may be too coarse to tell the two writes apart
-    with pytest.raises(ValueError, match="was written to after it had been opened"):
+    with pytest.raises(ValueError, match="was changed after it had been opened"):
         files.read("left")
 
 
-@pytest.mark.filterwarnings("ignore:.*config.json is not the config that the weights")  # between the two renames
+@pytest.mark.filterwarnings("ignore:.*config.json differs from the config")  # between the two renames
 def test_models_and_their_configs_are_read_as_one(tmp_path):
     """Two writers of models of other sizes into one folder, and a reader: weights and config are always of one save."""
     configs = [SMALL, ClassifierConfig(**vars(SMALL) | {"hidden": 9, "gate": "relu"})]

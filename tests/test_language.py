@@ -159,7 +159,7 @@ STATES = {  # what a resume did not look at
     "deep": (lambda path: path.write_bytes(pack({}, {"training": "[" * 10**5})), "is not valid JSON"),
     "flipped bit": (
         lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 64])),
-        "is not what was stored, by its checksum",
+        "is corrupt: the checksum of .* does not match",
     ),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "corrupt or truncated"),
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "is not a regular file"),

@@ -165,7 +165,7 @@ BROKEN = {
     "only pickles": (pickled("pytorch_model.bin"), ValueError, "only pickles such as pytorch_model.bin: convert it"),
     "pickle in disguise": (pickled("model.safetensors"), ValueError, "it looks like a pickle: convert it where"),
     "several files": (several, ValueError, r"several safetensors files .* one of \['one.*', 'two.*'\]"),
-    "compiled and not": (both_names, ValueError, "has both .*'a.b'.*: one tensor, two values"),
+    "compiled and not": (both_names, ValueError, "has both .*'a.b'.*: two tensors of one name"),
     "index without map": (shard_index({}), ValueError, "must hold a weight_map from tensor names to files"),
     "index of numbers": (shard_index({"weight_map": {"a": 1}}), ValueError, "must hold a weight_map"),
     "index to outside": (

@@ -116,7 +116,7 @@ def test_a_gated_layout_needs_the_word_that_its_gate_is_gone(tmp_path):
     parts[f"{stem}.down_proj.weight"] = normal(12, 10, seed=5)
     sizes = {"hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 1}
     write(tmp_path, parts, config=sizes | {"hidden_act": "silu"})
-    with pytest.raises(ValueError, match=r"has a gate \(hidden_act='silu' in config.json; the layout has one on left"):
+    with pytest.raises(ValueError, match=r"a gate \(hidden_act='silu' in config.json; the layout has a gate on left"):
         load_layer(tmp_path, 0, layout="llama")
     layer = load_layer(tmp_path, 0, layout="llama", gate_removed=True)
     gate, up, down = parts.values()

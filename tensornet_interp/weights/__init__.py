@@ -1,4 +1,7 @@
-"""Weights on disk: layers of checkpoints, dictionaries and single tensors; safetensors only, never a pickle."""
+"""Weights on disk: layers of checkpoints, feature dictionaries and single tensors, in safetensors files only.
+
+Pickles are never opened, because they can run code.
+"""
 
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary

@@ -1,4 +1,7 @@
-"""Feature dictionaries on disk: files of SAELens and of the paper are read, those of the paper are written."""
+"""Feature dictionaries on disk: the package reads files of SAELens and of the paper, and writes those of the paper.
+
+The paper is Pearce et al., 2025.
+"""
 
 import os
 import re
@@ -25,17 +28,19 @@ PAPER_NAME = "{layer}-{point}-x{expansion}-k{k}"
 def load_dictionary(
     source: Source, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Dictionary:
-    """Load a dictionary in SAELens's layout or in the paper's; the names of its tensors say which one it is.
+    """Load a dictionary in the layout of SAELens or of the paper; the names of its tensors decide which layout it is.
 
-    SAELens: a folder with cfg.json and sae_weights.safetensors. The tensors are W_enc (d_in, d_sae), W_dec
-    (d_sae, d_in), b_enc, b_dec, and threshold for JumpReLU; k, activation, hook name and apply_b_dec_to_input come
-    from cfg.json. If TopK activations are rescaled by the decoder's norms, the norms are folded into the weights,
-    exactly. Gated encoders, normalized inputs and transcoders are refused, because they compute something else.
+    SAELens: a folder with cfg.json and sae_weights.safetensors. The tensors are W_enc (d_in, d_sae), W_dec (d_sae,
+    d_in), b_enc, b_dec, and threshold for JumpReLU. k, the activation function, the hook name and apply_b_dec_to_input
+    come from cfg.json. If TopK activations are rescaled by the norms of the decoder, these norms are absorbed exactly
+    into the weights. Gated encoders, normalized inputs and transcoders raise ValueError, because they compute something
+    that a `Dictionary` cannot.
     The paper: a folder `{layer}-{point}-x{expansion}-k{k}` whose safetensors file has w_enc.weight (d_sae, d_in),
-    w_dec.weight (d_in, d_sae), b_dec, and perhaps w_enc.bias; TopK, then rectified, of inputs less b_dec.
+    w_dec.weight (d_in, d_sae), b_dec, and optionally w_enc.bias. The encoder subtracts b_dec from its inputs, keeps the
+    k largest codes and sets negative codes to zero.
 
-    `dtype=None` keeps the file's dtype. Raises ValueError for missing or extra tensors, for wrong shapes and for what
-    is refused; FileNotFoundError if there is no such file. Memory: the dictionary, twice if norms are folded in.
+    `dtype=None` keeps the dtype of the file. Raises ValueError for missing or additional tensors and for wrong shapes,
+    FileNotFoundError if there is no such file. Memory: the size of the dictionary, or twice that if norms are absorbed.
     """
     path = Path(os.path.abspath(check_path("source", source)))
     files = WeightFiles(path / SAELENS_FILE if (path / SAELENS_FILE).is_file() else source)
@@ -51,12 +56,12 @@ def load_dictionary(
 
 
 def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
-    """Write a dictionary in the paper's layout and return its folder, which `load_dictionary` opens.
+    """Write a dictionary in the layout of the paper, and return its folder, which `load_dictionary` can load.
 
-    The file is `parent/{layer}-{point}-x{expansion}-k{k}/model.safetensors`; the folder's name is the dictionary's
-    name. An old file stays until the new one is complete. Raises ValueError if the name has another form or does not
-    fit the sizes, or if the layout cannot hold the dictionary: one with a threshold, or one that is not TopK,
-    rectified and centered.
+    The file is `parent/{layer}-{point}-x{expansion}-k{k}/model.safetensors`, and the name of the folder is the name of
+    the dictionary. An old file stays until the new one is complete. Raises ValueError if the name does not follow this
+    pattern or does not match the sizes. The layout holds only dictionaries that are TopK, rectified and centered and
+    have no threshold; others raise ValueError too.
     """
     match = PAPER_FOLDER.fullmatch(check_kind("dictionary", dictionary, Dictionary).name)
     if match is None:
@@ -110,7 +115,7 @@ def _load_saelens(
 
 
 def _saelens_kind(file: Path, config: Mapping[str, Any]) -> str:
-    """The architecture; an error for what a `Dictionary` cannot compute."""
+    """Return the architecture that cfg.json names; raise ValueError if a `Dictionary` cannot compute it."""
     kind = config.get("architecture", "standard")
     if kind not in ("standard", "topk", "jumprelu"):
         raise ValueError(f"{file}: architecture must be standard, topk or jumprelu, got {kind!r}")
@@ -125,12 +130,12 @@ def _saelens_kind(file: Path, config: Mapping[str, Any]) -> str:
 
 
 def _saelens_k(file: Path, config: Mapping[str, Any], kind: str) -> Any:
-    """The k of TopK, None for the other architectures."""
+    """Return the k of a TopK dictionary, and None for the other architectures."""
     activation = config.get("activation_fn_str", config.get("activation_fn", kind))
     if "topk" in (kind, activation):
         k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
         if k is None:
-            raise ValueError(f"{file}: TopK without k; it must be an entry k or activation_fn_kwargs.k")
+            raise ValueError(f"{file}: TopK without k; give k as the entry k or activation_fn_kwargs.k")
         return k
     if activation not in ("relu", "standard", "jumprelu"):
         raise ValueError(f"{file}: activation_fn must be relu, topk or jumprelu, got {activation!r}")
@@ -141,8 +146,8 @@ def _load_paper(files: WeightFiles, folder: Path, device: torch.device | str, dt
     match = PAPER_FOLDER.fullmatch(folder.name)
     if match is None:
         raise ValueError(
-            f"{folder} has no SAELens tensors (W_enc, ...) and its name is not '{PAPER_NAME}', which says k; "
-            "rename it, or build Dictionary(encoder=..., decoder=..., k=...) from load_tensor"
+            f"{folder} has no SAELens tensors (W_enc, ...), and its name is not '{PAPER_NAME}', so k is not known; "
+            "rename the folder, or make Dictionary(encoder=..., decoder=..., k=...) from tensors of load_tensor"
         )
     roles = {"encoder": "w_enc.weight", "decoder": "w_dec.weight", "decoder_bias": "b_dec"}
     if "w_enc.bias" in files.names:
@@ -161,7 +166,7 @@ def _load_paper(files: WeightFiles, folder: Path, device: torch.device | str, dt
 def _read_parts(
     files: WeightFiles, folder: Path, roles: Mapping[str, str], device: torch.device | str, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The tensors by role; an error unless the files hold these tensors and no others."""
+    """Return the tensors by their role; raise ValueError unless the files hold exactly these tensors."""
     lost = [name for name in roles.values() if name not in files.names]
     extra = sorted(set(files.names) - set(roles.values()))
     if lost or extra:

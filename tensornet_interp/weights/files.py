@@ -1,4 +1,4 @@
-"""Single tensors on disk: in a safetensors file, a sharded folder or on the hub, and the config beside them."""
+"""Single tensors on disk, in a safetensors file, a sharded folder or on the Hugging Face hub, and their config."""
 
 import os
 import re
@@ -26,15 +26,16 @@ Source = str | os.PathLike[str]
 
 
 class WeightFiles:
-    """The tensors of a checkpoint by name; opening reads the names, `read` reads one tensor.
+    """The tensors of a checkpoint, by name. Opening reads only the names; `read` reads one tensor.
 
-    `source`: a safetensors file; a folder with model.safetensors, or with model.safetensors.index.json and its shards,
-    or with one safetensors file; or a hub name "owner/name", "owner/name@revision". `_orig_mod.` in names, which
-    torch.compile puts there, is left out. A shard is opened (a shard on the hub is fetched) when one of its tensors is
-    first read, and stays open, so that all reads of a file are of one version of it. Memory: the headers.
+    `source`: a safetensors file; a folder with model.safetensors, with model.safetensors.index.json and its shards, or
+    with exactly one safetensors file; or a name on the Hugging Face hub, "owner/name" or "owner/name@revision". The
+    part `_orig_mod.`, which torch.compile adds to names, is left out. A shard is opened when one of its tensors is
+    first read; a shard on the hub is then downloaded. It stays open, so that all reads come from the same version of
+    the file. Memory: the headers.
 
-    Raises FileNotFoundError if nothing is there, ValueError for a pickle or a broken file, ConnectionError if the hub
-    cannot be reached.
+    Raises FileNotFoundError if there is no such source, ValueError for a pickle or a broken file, ConnectionError if
+    the hub cannot be reached.
     """
 
     def __init__(self, source: Source) -> None:
@@ -53,30 +54,33 @@ class WeightFiles:
         for stored in self._files:
             name = stored.replace(COMPILED, "")
             if name in self._stored:
-                raise ValueError(f"{path} has both {self._stored[name]!r} and {stored!r}: one tensor, two values")
+                raise ValueError(f"{path} has both {self._stored[name]!r} and {stored!r}: two tensors of one name")
             self._stored[name] = stored
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return all tensor names, sorted."""
+        """Return the names of all tensors, sorted."""
         return tuple(sorted(self._stored))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor, from the header."""
+        """Return the shape of a tensor; only the header is read."""
         file, stored = self._place(name)
         return file.entries[stored].shape
 
     def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """Read one tensor straight into its own memory; the rest of the file is neither read nor mapped.
+        """Return one tensor, read directly into its own memory; no other part of the file is read or mapped.
 
-        A tensor that `pack` has stored is compared to its checksum.
+        If `pack` stored the tensor, its checksum is verified.
         """
         file, stored = self._place(name)
         read = file.read(stored)
         return read.to(*check_place(device, dtype, read))
 
     def config(self) -> dict[str, Any]:
-        """Return the config that these weights were stored with: in their own file, else config.json beside them."""
+        """Return the config with which these weights were saved.
+
+        It comes from the weights file itself, or from the config.json beside it if that file holds none.
+        """
         if OWN_CONFIG not in self.metadata:
             return read_object(locate(self.source, CONFIG))
         (file,) = self._opened.values()
@@ -84,7 +88,7 @@ class WeightFiles:
         return _object(parse_json(self.metadata[OWN_CONFIG], f"the config in {file.path}"), file.path)
 
     def missing(self, name: str) -> str:
-        """Return the message for a tensor that is not there."""
+        """Return the error message for a tensor that is not in the checkpoint."""
         return f"tensor of name {name!r} is not in {str(self.source)!r}{suggestion(name, self.names)}"
 
     def _place(self, name: str) -> tuple[TensorFile, str]:
@@ -102,13 +106,14 @@ class WeightFiles:
 
 
 def load_config(source: Source) -> dict[str, Any]:
-    """Read the config of a checkpoint without the weights, every key unchanged, unknown ones too.
+    """Return the config of a checkpoint with all its keys, also unknown ones; no weight is read.
 
-    Models that this project saved have it in their safetensors file, so that weights and config are of one save; their
-    config.json is a copy to look at, and a warning says if it differs. Others have it in config.json. The published
-    layout has n_head, n_layer, n_ctx, d_model, d_hidden, bilinear, gate, bias, normalization, tokenizer.
-    Raises FileNotFoundError if there is none, ConnectionError if the hub cannot be reached, ValueError if it is not a
-    JSON object.
+    Models that this project saved keep their config in the safetensors file, so weights and config always belong
+    together. Their config.json is only a copy for readers, and a warning says if it differs. Other models keep their
+    config in config.json. The published layout has n_head, n_layer, n_ctx, d_model, d_hidden, bilinear, gate, bias,
+    normalization and tokenizer.
+    Raises FileNotFoundError if there is no config, ConnectionError if the hub cannot be reached, ValueError if the
+    config is not a JSON object.
     """
     path = check_path("source", source)
     weights = path if path.is_file() else path / WEIGHTS
@@ -118,25 +123,25 @@ def load_config(source: Source) -> dict[str, Any]:
 
 
 def tensor_names(source: Source) -> tuple[str, ...]:
-    """Return the names of all tensors of a checkpoint, sorted; no tensor is read, `_orig_mod.` is left out."""
+    """Return the names of all tensors of a checkpoint, sorted and without `_orig_mod.`; no tensor is read."""
     return WeightFiles(source).names
 
 
 def load_tensor(
     source: Source, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Load one tensor, such as an embedding, by its full name; only its own bytes are read.
+    """Load one tensor, such as an embedding, by its full name; no other tensor is read.
 
-    `dtype=None` keeps the file's dtype. An unembedding that is tied to the embedding is often stored only once, as the
-    embedding. Raises ValueError, with the nearest name, if there is no such tensor.
+    `dtype=None` keeps the dtype of the file. An unembedding that is tied to the embedding is often stored only once,
+    under the name of the embedding. Raises ValueError with the most similar name if there is no such tensor.
     """
     return WeightFiles(source).read(name, device=device, dtype=dtype)
 
 
 def locate(source: Source, file: str, *, cached: bool = False) -> Path:
-    """Return the path of one file of a checkpoint; a file on the hub is fetched into the hub's cache.
+    """Return the path of one file of a checkpoint; a file on the hub is downloaded into the cache of the hub.
 
-    `cached=True` looks in that cache only.
+    cached: if True, only this cache is searched, and nothing is downloaded.
     """
     path = Path(source)
     if path.exists() and not path.is_dir():
@@ -159,18 +164,18 @@ def locate(source: Source, file: str, *, cached: bool = False) -> Path:
     except Exception as error:  # the client has many kinds, not all of one family
         absent = isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError)
         if absent and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise FileNotFoundError(f"the hub has no {file} of {source!r} for you: {error}") from error
+            raise FileNotFoundError(f"the hub has no {file} of {source!r}, or denies you access: {error}") from error
         raise ConnectionError(
             f"{source!r} is no folder here, and the hub could not be reached for its {file}: copy the checkpoint's "
-            f"files ({CONFIG}, {WEIGHTS} or the shards with their index) to a folder and pass that; {error}"
+            f"files ({CONFIG}, {WEIGHTS} or the shards with their index) to a folder and pass this folder; {error}"
         ) from error
 
 
 def _find_weights(source: Source) -> tuple[Path, bool]:
-    """The file with the weights, or (True) the index of the shards."""
+    """Return the path of the weights file and False, or the path of the index of the shards and True."""
     path = Path(source)
     if path.suffix.lower() in PICKLES:
-        raise ValueError(f"{path} is a pickle by its name, which can run code when it is opened: {convert(path)}")
+        raise ValueError(f"{path} is a pickle by its name, and opening a pickle can run code: {convert(path)}")
     if path.exists() and not path.is_dir():
         return path, path.name.endswith(".index.json")
     try:
@@ -204,7 +209,7 @@ def _shards(path: Path) -> dict[str, str]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; ValueError if the file holds anything else."""
+    """Return the JSON object in a file; raise ValueError if the file holds anything else."""
     return _object(read_json(path), path)
 
 
@@ -215,8 +220,8 @@ def _warn_of_another(copy: Path, text: str) -> None:
         same = isinstance(error, FileNotFoundError)
     if not same:
         warnings.warn(
-            f"{copy} is not the config that the weights beside it were stored with, and is not used: theirs stands in "
-            "their own file; save the model again to change it",
+            f"{copy} differs from the config that is stored in the weights file beside it, and is not used; save the "
+            "model again to change its config",
             stacklevel=5,
         )
 

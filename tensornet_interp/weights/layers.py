@@ -1,4 +1,4 @@
-"""Layers on disk: one layer of a checkpoint is read, in the memory of that layer and without the model's class."""
+"""Layers on disk: one layer of a checkpoint is loaded without the other layers and without the class of the model."""
 
 import json
 import os
@@ -172,18 +172,21 @@ def _check_gate(layout: Layout, options: Mapping[str, Any], gate_removed: bool) 
         raise ValueError("config.json says bilinear=false: the MLP is an ordinary one, which has no left and right")
     found = [f"{key}={options[key]!r} in config.json" for key in GATES if options.get(key) not in NO_GATE]
     if layout.gated:
-        found.append("the layout has one on left")
+        found.append("the layout has a gate on left")
     if found and not gate_removed:
         raise ValueError(
-            f"the layer has a gate ({'; '.join(found)}), so it is not bilinear and its weights are no tensor; use a "
-            "model trained with gate none, or pass gate_removed=True if these weights were trained to work without it"
+            f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; use a model that was trained without a "
+            "gate, or pass gate_removed=True if these weights were trained to work without the gate"
         )
 
 
 def _find(
     files: WeightFiles, layout: Layout, index: int, options: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of the weights, and of the biases that are in the file; errors for missing and for extra tensors."""
+    """Return the names of the weights, and the names of the biases that the file has, by their role.
+
+    Raises ValueError if a tensor of the layer is missing, or if the layer has a tensor that the layout does not name.
+    """
     here = layout.at(index)
     weights, biases = here.weights, here.biases
     there, layers = set(files.names), layout.indices(files.names)
@@ -217,7 +220,7 @@ def _check_shapes(
     biases: dict[str, str],
     options: Mapping[str, Any],
 ) -> None:
-    """Sizes agree with each other and with the config, before a weight is read."""
+    """Raise ValueError if sizes of tensors differ from each other or from the config; no weight is read for this."""
     modes = {"left": ("rank", "in"), "right": ("rank", "in"), "down": ("out", "rank"), "dense": ("out", "in", "in")}
     modes |= {"left_bias": ("rank",), "right_bias": ("rank",), "bias": ("out",)}
     sizes: dict[str, tuple[int, str]] = {}

@@ -1,4 +1,4 @@
-"""Layouts of checkpoints: which tensors are a layer's left, right and down."""
+"""Layouts of checkpoints: a layout names the tensors that are left, right and down of a layer."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,24 +13,26 @@ INDEX = "{i}"
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout says which tensors of a checkpoint make one layer.
+    """A layout says which tensors of a checkpoint make up one layer.
 
     y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
 
-    Each field is a tensor name in which `{i}` stands for the layer's index. Shapes are those of `nn.Linear`: left and
-    right (rank, in), down (out, rank), left_bias and right_bias (rank,), bias (out,).
-    If left and right have the same name, both are stacked in one tensor (2 rank, in), and `first` says whose rows are
-    on top; biases likewise. `down=None`: the outputs are the hidden units. `dense` replaces left, right and down: it
-    names one tensor (out, in, in), which the layer applies to one input twice. A bias that the file does not have is
-    zero, unless the config says that the model has biases.
+    Each field of this equation, apart from the number `residual`, is the name of a tensor, in which `{i}` stands for
+    the index of the layer. Shapes are those of `nn.Linear`: left and right (rank, in), down (out, rank), left_bias and
+    right_bias (rank,), bias (out,).
+    If left and right have the same name, one tensor (2 * rank, in) holds both, and `first` says which of the two has
+    the upper rows; the same holds for left_bias and right_bias. `down=None` means that the hidden units are the
+    outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the layer applies to one
+    input twice. A bias that is not in the file is zero, unless the config says that the model has biases; then it is an
+    error.
 
-    `gated`: the layout has a gate on `left`; a gate is a function, not a tensor. `basis` says which coordinates x is
-    in, before or after a norm; if it is "", the config's "normalization" decides. `ignore` names tensors of the same
-    module that are no part of the map; any other tensor of that module is an error. `embedding` and `unembedding`
-    (vocabulary, d_model) and `attention` are names for `load_tensor`.
+    `gated`: whether the model applies a nonlinear gate to left x; a gate is a function, so no tensor shows it. `basis`:
+    the coordinates of x, before or after a norm; if it is "", the entry "normalization" of the config decides.
+    `ignore`: the names of tensors that belong to the same module but not to the map; any other tensor of the module is
+    an error. `embedding` and `unembedding`, both (vocabulary, d_model), and `attention`: names for `load_tensor`.
 
-    Raises ValueError if left or right has no name, or if `dense` is given beside them; TypeError for a string in
-    place of the tuple `ignore`.
+    Raises ValueError if left or right has no name, or if `dense` is given together with left, right, down or an input
+    bias; TypeError if `ignore` is a string and not a tuple.
     """
 
     left: str = ""
@@ -62,25 +64,25 @@ class Layout:
         check_bool("gated", self.gated)
         parts = [self.left, self.right]
         if self.dense and (any(parts) or self.down or self.left_bias or self.right_bias):
-            raise ValueError("dense names the whole tensor; give it with a bias at most, or left, right and down")
+            raise ValueError("dense names the whole tensor; give it with a bias at most, or give left, right and down")
         if not self.dense and not all(parts):
             raise ValueError(f"left and right must both be named, got left={self.left!r} and right={self.right!r}")
         check_text("basis", self.basis, empty=True)
 
     @property
     def weights(self) -> dict[str, str]:
-        """Return the names of the tensors that must be in the file, by role."""
+        """Return the names of the tensors that must be in the file, by their role, such as "left"."""
         named = {"dense": self.dense, "left": self.left, "right": self.right, "down": self.down}
         return {role: name for role, name in named.items() if name}
 
     @property
     def biases(self) -> dict[str, str]:
-        """Return the names of the tensors that may be in the file, by role."""
+        """Return the names of the tensors that may be in the file, by their role, such as "left_bias"."""
         named = {"left_bias": self.left_bias, "right_bias": self.right_bias, "bias": self.bias}
         return {role: name for role, name in named.items() if name}
 
     def at(self, index: int) -> "Layout":
-        """Return the layout of one layer: the index stands in every name in place of `{i}`."""
+        """Return the layout of one layer: in every name, the index replaces `{i}`."""
         check_int("index", index, 0)
         filled: dict[str, Any] = {role: name.replace(INDEX, str(index)) for role, name in self._named().items()}
         for field in ("ignore", "attention"):
@@ -88,7 +90,10 @@ class Layout:
         return replace(self, **filled)
 
     def indices(self, names: Iterable[str]) -> list[int]:
-        """Return the indices of the layers whose first weight is among the tensor names."""
+        """Return the sorted indices of the layers in a checkpoint with these tensor names.
+
+        A layer counts if the first tensor that the layout needs is there.
+        """
         pattern = re.escape(next(iter(self.weights.values())))
         first, *others = pattern.split(re.escape(INDEX))
         regex = re.compile(first + (r"(\d+)" + r"\1".join(others) if others else "()"))
@@ -96,7 +101,10 @@ class Layout:
         return sorted({int(digits or "0") for digits in found})
 
     def leftover(self, names: Iterable[str], index: int) -> list[str]:
-        """Return the tensors of the layer's module, or beside one of its weights, that the layout does not name."""
+        """Return the names of tensors of this layer that the layout does not name.
+
+        A tensor belongs to the layer if it is in the module of the layer, or beside one of its weights.
+        """
         here, names = self.at(index), _listed(names)
         known = {*here.weights.values(), *here.biases.values(), *here.ignore}
         levels = zip(*(pattern.split(".")[:-1] for pattern in self._named().values()), strict=False)
@@ -109,7 +117,7 @@ class Layout:
         return sorted(n for n in set(names) - known if n in beside or n.startswith(tuple(owned)))
 
     def _named(self) -> dict[str, str]:
-        """Weights and biases by role."""
+        """Return the names of all weights and biases, by their role."""
         return self.weights | self.biases
 
 
@@ -150,7 +158,10 @@ SAVED_MODEL = "tensornet_interp"  # the layout that depends on the config: see s
 
 
 def saved_model_layout(config: Mapping[str, Any], index: int) -> Layout:
-    """Return the layout of a model that this project saved; "class" and "config" of its config.json decide."""
+    """Return the layout of a layer in a model that this project saved, from the content of its config.json.
+
+    The entries "class" and "config" determine the layout. Raises ValueError if they name another class.
+    """
     kind, options = config.get("class"), config.get("config")
     if kind not in ("BilinearClassifier", "LogicGateModel") or not isinstance(options, Mapping):
         raise ValueError(

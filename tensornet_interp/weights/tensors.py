@@ -1,4 +1,4 @@
-"""One safetensors file: opened once, its header checked against its size, tensors read one by one and verified."""
+"""One safetensors file: it is opened once, its header is checked against its size, and tensors are read one by one."""
 
 import json
 import math
@@ -30,7 +30,10 @@ SUMS = "checksums"
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies in its file."""
+    """An entry of the header holds the dtype and the shape of a tensor, and the bytes where it starts and ends.
+
+    The byte `end` is the first one after the tensor.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -39,10 +42,11 @@ class Entry(NamedTuple):
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a safetensors file with a checksum of every tensor and of the metadata, which reads verify.
+    """Return the bytes of a safetensors file with a checksum of every tensor and of the metadata.
 
-    The same arguments give the same bytes, which the order of metadata in safetensors' own files does not. Each tensor
-    is copied to the CPU: what shares memory is stored twice. Memory: three times the tensors.
+    Functions that read such a file verify the checksums. The same arguments always give the same bytes; the writer of
+    the safetensors library does not ensure this, because the order of its metadata varies. Each tensor is copied to the
+    CPU; tensors that share memory are stored separately. Memory: three times the tensors.
     """
     for name, tensor in check_mapping("tensors", tensors).items():
         if check_kind(f"tensors[{name!r}]", tensor, Tensor).layout != torch.strided:
@@ -61,10 +65,10 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 class TensorFile:
-    """The tensors of one safetensors file, by name; only the header is read at first.
+    """The tensors of one safetensors file, by name. Opening reads only the header.
 
-    The path is opened once: after it was replaced by another file, reads go on in the one that was opened. Raises
-    ValueError for a file whose header does not fit its size, before memory is spent on what the header claims.
+    The file is opened once: if another file later replaces it at this path, reads still use the opened one. If the
+    header does not match the size of the file, ValueError is raised before memory is allocated for the tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +80,11 @@ class TensorFile:
         self._sums = self._checksums()
 
     def read(self, name: str) -> Tensor:
-        """The tensor, read straight into its own memory: the rest of the file is not touched, nor mapped."""
+        """Return one tensor, read directly into its own memory; no other part of the file is read or mapped.
+
+        Raises ValueError if the dtype is not a floating-point type that the package uses, or if the checksum does not
+        match.
+        """
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise ValueError(f"tensor {name!r} is stored as {entry.dtype}; convert it to one of {', '.join(DTYPES)}")
@@ -85,7 +93,7 @@ class TensorFile:
             array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
             self._read_into(memoryview(array), name, entry.start)
         if self._sums and self._sums.get(name) != _sum(tensor):
-            raise ValueError(f"{self.path} is corrupt: {name!r} is not what was stored, by its checksum")
+            raise ValueError(f"{self.path} is corrupt: the checksum of {name!r} does not match")
         return tensor
 
     def _read_into(self, buffer: memoryview, name: str, start: int) -> None:
@@ -102,7 +110,7 @@ class TensorFile:
             buffer, start = buffer[count:], start + count
         if self._stamp() != self._opened:
             raise ValueError(
-                f"{self.path} was written to after it had been opened, so its tensors may be of two models"
+                f"{self.path} was changed after it had been opened, so its tensors may come from two different models"
             )
 
     def _stamp(self) -> tuple[int, int]:
@@ -137,7 +145,7 @@ class TensorFile:
         sums = parse_json(text, f"{SUMS} of {self.path}")
         tensors = sums.get("tensors") if isinstance(sums, dict) else None
         if not isinstance(tensors, dict) or sums.get("metadata") != digest(self.metadata):
-            raise ValueError(f"{self.path} is corrupt: its metadata are not what was stored, by their checksum")
+            raise ValueError(f"{self.path} is corrupt: the checksum of its metadata does not match")
         return tensors
 
 
@@ -157,7 +165,7 @@ def _entry(item: Mapping[str, Any], base: int) -> Entry:
 
 
 def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
-    """Tensors stand one after the other, from the header to the end of the file."""
+    """Raise ValueError unless the tensors fill the file, from the end of the header on, without gaps."""
     at = base
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.start != at:
@@ -168,7 +176,7 @@ def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
 
 
 def convert(path: Path) -> str:
-    """What to do with a pickle."""
+    """Return the advice for a pickle that error messages give: how to convert it."""
     return (
         "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
         "'model.safetensors'), and pass that file or its folder"

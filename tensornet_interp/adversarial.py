@@ -42,7 +42,7 @@ def top_positive(result: SpectralResult, count: int) -> Tensor:
     positive = (result.eigenvalues > 0).sum(1)
     if int(positive.min()) < count:
         block = int(positive.argmin())
-        raise ValueError(f"block {block} has {int(positive[block])} positive eigenvalues, count={count} asks for more")
+        raise ValueError(f"count={count} is too large: block {block} has {int(positive[block])} positive eigenvalues")
     order = result.eigenvalues.argsort(dim=1, descending=True)[:, :count]  # (block, k)
     vectors = result.eigenvectors.mT  # (block, rank, in)
     chosen = vectors.gather(1, order[:, :, None].expand(-1, -1, vectors.shape[2]))
@@ -125,7 +125,7 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
     draws, seed = check_iterations("draws", draws), check_seed("seed", seed)
     kept = _allowed(allowed, mask)
     if bool((mask[~kept] != 0).any()):
-        raise ValueError("mask is not zero outside of the allowed entries; make it with the same `allowed`")
+        raise ValueError("mask must be zero outside of the allowed entries; make the mask with the same `allowed`")
     generator = torch.Generator().manual_seed(seed)
     entries, size = mask[kept], int(kept.sum())
     if kind == "gaussian":

@@ -1,4 +1,4 @@
-"""Checks of arguments: every message names the argument, gives the values and states the rule."""
+"""Checks of arguments. Every error message names the argument, gives the values and states the rule."""
 
 import difflib
 import math
@@ -49,16 +49,17 @@ T = TypeVar("T")
 
 
 def check_kind(name: str, value: object, kind: type[T], hint: str = "") -> T:
-    """`value` if it is an instance of this class; else a TypeError, which `hint` ends."""
+    """Return `value` if it is an instance of `kind`; otherwise raise TypeError, whose message ends with `hint`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
     return value
 
 
 def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bool = True) -> Tensor:
-    """Check that a value is a real floating-point tensor with one axis per mode, not empty, with finite entries.
+    """Return `value` if it is a dense, real, floating-point tensor with one axis per mode and finite entries.
 
-    Raises TypeError for another type or dtype, else ValueError.
+    Raises TypeError if the type, the layout or the dtype is wrong; ValueError if the number of axes is wrong, if the
+    tensor is empty, or, unless `finite` is False, if an entry is NaN or infinite.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
@@ -79,7 +80,7 @@ def check_tensor(name: str, value: object, modes: tuple[str, ...], *, finite: bo
 
 
 def _all_finite(value: Tensor) -> bool:
-    """If every entry is finite; True where no value can be seen: of meta tensors, in `torch.compile` and `vmap`."""
+    """Return whether every entry is finite; True if entries cannot be read (meta tensors, torch.compile, vmap)."""
     if torch.compiler.is_compiling() or value.device.type == "meta":
         return True
     finite = torch.isfinite(value).all()
@@ -90,14 +91,14 @@ def _all_finite(value: Tensor) -> bool:
 
 
 def check_batch(name: str, value: object, mode: str, *, finite: bool = True) -> Tensor:
-    """Check vectors (..., mode), with any number of axes before the last, as `check_tensor` does."""
+    """Return vectors (..., mode), with any number of axes before the last, checked as in `check_tensor`."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
     return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,), finite=finite)
 
 
 def check_alike(**tensors: Tensor) -> None:
-    """Check that all tensors are on one device and have one dtype."""
+    """Raise ValueError unless all tensors are on one device and have one dtype."""
     for attribute in ("device", "dtype"):
         values = {name: getattr(tensor, attribute) for name, tensor in tensors.items()}
         if len(set(values.values())) > 1:
@@ -106,7 +107,7 @@ def check_alike(**tensors: Tensor) -> None:
 
 
 def check_size(mode: str, **sizes: int) -> None:
-    """Check that a mode has the same size everywhere."""
+    """Raise ValueError unless a mode has the same size everywhere; each keyword names an array and gives its size."""
     (first, expected), *others = sizes.items()
     for name, size in others:
         if size != expected:
@@ -114,7 +115,7 @@ def check_size(mode: str, **sizes: int) -> None:
 
 
 def check_int(name: str, value: object, low: int, high: int | None = None, why: str = "") -> int:
-    """Return a whole number (no bool, no float) from low to high, both included; `why` explains the bounds."""
+    """Return an int from `low` to `high`, both included; a bool or float raises. why: the reason for the bounds."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
     number = int(value)
@@ -125,7 +126,7 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
 
 
 def check_iterations(name: str, value: object, low: int = 1, why: str = "", *, most: int = 10**6) -> int:
-    """How often something long is done: at least `low` times, and no more than `most`, so that it ends."""
+    """Return a number of repetitions, from `low` to `most`; the upper limit stops work that would never end."""
     number = check_int(name, value, low, why=why)
     if number > most:
         raise ValueError(f"{name} must be at most {most}, or it would never end, got {value}")
@@ -133,7 +134,7 @@ def check_iterations(name: str, value: object, low: int = 1, why: str = "", *, m
 
 
 def check_seed(name: str, value: object) -> int:
-    """A seed of torch's random numbers."""
+    """Return a seed for torch's random numbers: a whole number from 0 to 2^63 - 1."""
     number = check_int(name, value, 0)
     if number >= 2**63:
         raise ValueError(f"{name} must be below 2^63, got {value}")
@@ -141,7 +142,7 @@ def check_seed(name: str, value: object) -> int:
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
-    """Return a number (no bool) from 0 to 1; an end that is open is not allowed itself."""
+    """Return a number (no bool) from 0 to 1 as a float; low_open excludes 0, and high_open excludes 1."""
     value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
@@ -151,7 +152,7 @@ def check_share(name: str, value: object, *, low_open: bool, high_open: bool) ->
 def check_number(
     name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
 ) -> float:
-    """Return a finite number (no bool) from `minimum` to `maximum` as a float; low_open=True forbids `minimum`."""
+    """Return a finite number (no bool) from `minimum` to `maximum` as a float; low_open excludes `minimum`."""
     value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
@@ -165,7 +166,7 @@ def check_number(
 
 
 def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
-    """Check the class numbers of a batch: int64 of shape (batch,), one per sample, from 0 to classes - 1."""
+    """Return the class numbers of a batch, int64 of shape (batch,): one per sample, each from 0 to classes - 1."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1 or value.layout != torch.strided:
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
@@ -177,7 +178,7 @@ def check_labels(name: str, value: object, *, samples: int, classes: int) -> Ten
 
 
 def check_mask(name: str, value: object, modes: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
-    """A dense boolean tensor of this shape."""
+    """Return `value` if it is a dense boolean tensor of this shape; `modes` names its axes in messages."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a boolean tensor ({', '.join(modes)}), got {found}")
@@ -187,7 +188,7 @@ def check_mask(name: str, value: object, modes: tuple[str, ...], shape: tuple[in
 
 
 def check_whole(name: str, value: object, mode: str, below: int | None = None) -> Tensor:
-    """Check a tensor (mode,) of whole numbers from 0; all are less than `below` if that is given."""
+    """Return a tensor (mode,) of whole numbers that are at least 0 and, if `below` is given, less than `below`."""
     whole = isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.layout == torch.strided
     if not isinstance(value, Tensor) or not whole or value.ndim != 1:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -199,14 +200,14 @@ def check_whole(name: str, value: object, mode: str, below: int | None = None) -
 
 
 def check_bool(name: str, value: object) -> bool:
-    """Return a bool; 0 and 1 are not bools."""
+    """Return `value` if it is True or False; the numbers 0 and 1 are errors."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
 
 
 def check_text(name: str, value: object, *, empty: bool = False) -> str:
-    """Return a string, which must not be blank unless `empty` is true."""
+    """Return `value` if it is a string; a blank string is an error unless `empty` is True."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, got {value!r} ({type(value).__name__})")
     if not empty and not value.strip():
@@ -215,14 +216,14 @@ def check_text(name: str, value: object, *, empty: bool = False) -> str:
 
 
 def check_notes(name: str, value: object) -> tuple[str, ...]:
-    """Return a sequence of strings as a tuple; a single string is an error, since it would be split into letters."""
+    """Return a sequence of strings as a tuple; a single string is an error, because it would be split into letters."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(note, str) for note in value):
         raise TypeError(f"{name} must be a sequence of texts, such as ('scaled',), got {value!r}")
     return tuple(value)
 
 
 def check_list(name: str, value: object, empty: str | None = None) -> Sequence[Any]:
-    """A list or another sequence (no string); where it may not be empty, `empty` says what to give."""
+    """Return a sequence that is not a string; if `empty` is given, an empty sequence raises with this text."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list or a tuple, got {value!r:.60} ({type(value).__name__})")
     if empty is not None and not len(value):
@@ -231,7 +232,7 @@ def check_list(name: str, value: object, empty: str | None = None) -> Sequence[A
 
 
 def check_names(name: str, value: object, count: int, what: str) -> Sequence[str]:
-    """Check a list with one string per thing, `count` in all; a string stands for its letters, as "0123456789"."""
+    """Return `count` names, one per thing (`what`); a single string such as "0123456789" is one name per letter."""
     names = value if isinstance(value, str) else check_list(name, value)
     for number, item in enumerate(names):
         check_text(f"{name}[{number}]", item, empty=True)
@@ -241,14 +242,14 @@ def check_names(name: str, value: object, count: int, what: str) -> Sequence[str
 
 
 def check_mapping(name: str, value: object) -> Mapping[Any, Any]:
-    """A dict or another mapping."""
+    """Return `value` if it is a dict or another mapping."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping, as a dict, got {value!r:.60} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a mapping, such as a dict, got {value!r:.60} ({type(value).__name__})")
     return value
 
 
 def check_records(name: str, value: object, keys: Iterable[str] = (), empty: str | None = None) -> Sequence[Any]:
-    """A list of mappings that have these keys."""
+    """Return a list of mappings after checking that each has these keys; ValueError names the missing keys."""
     records = check_list(name, value, empty)
     for number, record in enumerate(records):
         check_mapping(f"{name}[{number}]", record)
@@ -259,14 +260,14 @@ def check_records(name: str, value: object, keys: Iterable[str] = (), empty: str
 
 
 def check_path(name: str, value: object) -> Path:
-    """A path: a string or a Path."""
+    """Return a string or another path as a pathlib.Path; other types raise TypeError."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {value!r:.60} ({type(value).__name__})")
     return Path(value)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
-    """Return one of the named choices; the error suggests a choice with a similar name."""
+    """Return `value` if it is one of the choices; otherwise the error lists all choices and suggests a similar one."""
     known = sorted(choices)
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{suggestion(value, known)}")
@@ -274,7 +275,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" if a known word is similar, else an empty string."""
+    """Return "; did you mean ...?" if a known word is similar to `word`, otherwise an empty string."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 

@@ -1,8 +1,8 @@
-"""Safe files: a file is written whole or not at all, and its size is checked before it is read.
+"""Safe files: a file is written completely or not at all, and its size is checked before it is read.
 
-A write makes a new file beside its target, flushes it to the disk and renames it over the target: a reader finds the
-old file or the new one. A read opens the path once and uses only what it opened, even if another file is renamed over
-the path meanwhile.
+A write creates a new file in the folder of its target, flushes it to the disk and renames it to the target, so a reader
+finds either the old file or the new one. A read opens the path once and uses only the opened file, even if another file
+replaces it at this path meanwhile.
 """
 
 import json
@@ -41,7 +41,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # do not w
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file for writing; if the block ends without an error, it replaces `path` in one step."""
+    """Open a new file for writing; if the `with` block ends without an error, it replaces `path` in one step."""
     with _beside(path) as (file, temporary):
         yield file
         _to_disk(file)
@@ -50,10 +50,11 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
-    """Write every content to its path; missing folders are made.
+    """Write each content to its path; missing folders are created.
 
-    All new files are complete before the first of them replaces an old one, so a failed write leaves the old files. A
-    kill between two replacements leaves the first files new and the others old: a reader must cope with that mixture.
+    All new files are complete before the first of them replaces an old file, so a failed write leaves all old files. If
+    the process is killed between two replacements, the first files are new and the others are old; a reader must detect
+    this.
     """
     with ExitStack() as stack:
         written = []
@@ -69,10 +70,10 @@ def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for one thread of one process at a time; writes go to its end, unbuffered. A missing file is made.
+    """Open a file for appending, locked so that only one thread of one process has it; a missing file is created.
 
-    Raises TimeoutError if another process or thread keeps the file for a minute, ValueError if the path is not a
-    regular file.
+    Writes go to the end of the file and are not buffered. Raises TimeoutError if another process or thread keeps the
+    file locked for a minute, ValueError if the path is not a regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAIT, 0o666), "a+b", buffering=0) as file:
@@ -88,7 +89,7 @@ def appending(path: Path) -> Iterator[IO[bytes]]:
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file for reading; raises ValueError at once for a folder, a pipe, a socket or a device."""
+    """Open a regular file for reading; raise ValueError at once for a folder, a pipe, a socket or a device."""
     try:
         number = os.open(path, os.O_RDONLY | _NO_WAIT)
     except FileNotFoundError:
@@ -103,7 +104,7 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the content of a regular file; raises ValueError before reading if it has more than `limit` bytes."""
+    """Return the content of a regular file; raise ValueError, before reading, if it has more than `limit` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(size + 1) if 0 < size <= limit else b""
@@ -114,7 +115,10 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) -> Iterator[bytes]:
-    """Yield the lines of an open file from byte `start` on, with their line ends; ValueError for one above 8 MiB."""
+    """Yield the lines of an open file from byte `start` on, with their line ends.
+
+    Raises ValueError for a line of more than 8 MiB.
+    """
     with os.fdopen(os.dup(file.fileno()), "rb") as reader:  # buffered; a file for appending is not
         reader.seek(start)
         while line := reader.readline(MAX_LINE + 1):
@@ -126,16 +130,16 @@ def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) ->
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the value in a JSON file of at most 32 MiB.
 
-    Raises FileNotFoundError if there is no file, ValueError if it is too large or not valid JSON.
+    Raises FileNotFoundError if there is no such file, ValueError if the file is larger or is not valid JSON.
     """
     return parse_json(read_file(path, MAX_JSON), os.fspath(path))
 
 
 def parse_json(text: bytes | str, where: str) -> Any:
-    """Return the value of a JSON text; `where` is its place, for errors.
+    """Return the value of a JSON text; error messages call the text `where`.
 
-    Raises ValueError for text that is not valid JSON or nested too deeply. A name that occurs twice in one object is
-    also an error, since two readers could take different values.
+    Raises ValueError if the text is not valid JSON or is nested too deeply, or if a name occurs twice in one object,
+    because two readers could then read different values.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -152,7 +156,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Make a new file in the folder of `path`, locked while it is open; at the end it is removed unless renamed."""
+    """Create a new locked file in the folder of `path`; remove it at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
     temporary, file = _create(path.parent)
@@ -173,7 +177,7 @@ def _create(folder: Path) -> tuple[Path, IO[bytes]]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the files that killed writers left in a folder: they are no longer locked."""
+    """Remove the temporary files that killed processes left in a folder; these files are no longer locked."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             if _locked(file):
@@ -181,7 +185,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _locked(file: IO[bytes]) -> bool:
-    """Lock an open file if nobody else has locked it; return True if it worked, or if the system has no such locks."""
+    """Try to lock an open file; return False if another process has locked it, otherwise True.
+
+    A system without such locks also returns True.
+    """
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,7 +199,7 @@ def _locked(file: IO[bytes]) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the name of the file into errors such as a full disk."""
+    """Add the name of the file to an OSError that has none, such as the error of a full disk."""
     try:
         yield
     except OSError as error:

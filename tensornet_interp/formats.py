@@ -1,4 +1,4 @@
-"""Conversion of other formats of a bilinear tensor into CP factors: down (out, rank), left and right (in, rank)."""
+"""Conversion of other formats of a bilinear tensor to the CP factors down (out, rank), left and right (in, rank)."""
 
 from typing import Any
 
@@ -27,9 +27,9 @@ def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return exact CP factors of a dense tensor (out, in1, in2) with in1 = in2, of rank in * min(in, out).
+    """Return CP factors that equal a dense tensor (out, in1, in2) with in1 = in2; their rank is in * min(in, out).
 
-    The columns of two of the factors are unit vectors.
+    The columns of two of the three factors are unit vectors.
     """
     check_tensor("tensor", tensor, ("out", "in1", "in2"))
     check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])
@@ -37,11 +37,15 @@ def dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return CP factors of a `torch.nn.Bilinear` of one input, symmetrized, or of two, cat([x1, x2])."""
+    """Return the CP factors of a `torch.nn.Bilinear` without bias.
+
+    inputs: "one" if both inputs of the module are the same vector; the tensor is then symmetrized. "two" if they are
+    different vectors x1 and x2; the input of the layer is then cat([x1, x2]).
+    """
     check_choice("inputs", inputs, ("one", "two"))
     if check_kind("module", module, torch.nn.Bilinear).bias is not None:
         raise ValueError(
-            "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift it:"
+            "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift the layer instead:"
             " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
         )
     weight = module.weight.detach()
@@ -54,7 +58,8 @@ def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
         )
     if module.in1_features != module.in2_features:
         raise ValueError(
-            f"inputs of {module.in1_features} and {module.in2_features} coordinates cannot be one; give inputs='two'"
+            f"two inputs of {module.in1_features} and {module.in2_features} coordinates cannot be one vector; give"
+            " inputs='two'"
         )
     return dense_factors((weight + weight.mT) / 2)
 

@@ -1,4 +1,4 @@
-"""Descriptions and hashes of everything that decides a result: values, options, layers, data."""
+"""Descriptions and hashes of everything that determines a result: values, options, layers and data."""
 
 import copyreg
 import dataclasses
@@ -25,26 +25,27 @@ _TEXT = (complex, bytes, torch.dtype, torch.device)  # types whose repr says eve
 def describe(value: object) -> Any:
     """Describe a value in JSON: equal values have equal descriptions, and different descriptions mean different values.
 
-    A tensor is described by its shape, its dtype and a hash of its entries; an object by the name of its class and its
-    state, as pickle finds it. So modules are described by their weights and dataclasses by their fields and further
-    attributes. A repr is not used, since it may hide some of these, and the code of a class does not count.
+    The description of a tensor has its shape, its dtype and a hash of its entries. The description of another object
+    has the name of its class and its state, as pickle would store it; so a module is described by its weights, and a
+    dataclass by its fields and other attributes. The repr of an object is not used, because it may hide part of the
+    state. The code of a class is not part of the description.
 
-    Raises TypeError for values that cannot be described: lambdas, classes and functions made inside a function,
+    Raises TypeError for values that cannot be described: lambdas, classes and functions defined inside a function,
     iterators, open files, and objects that contain themselves.
     """
     return _describe(value, ())
 
 
 def digest(*values: object) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the values as `describe` describes them."""
+    """Return the first 16 hexadecimal digits of the SHA-256 hash of values, as `describe` describes them."""
     words = json.dumps([describe(value) for value in values], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def fingerprint(part: TensorNetwork) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of a network's arrays, with modes, shapes and dtypes.
+    """Return the first 16 hexadecimal digits of a SHA-256 hash of the arrays of a network.
 
-    Names and devices do not count.
+    Modes, shapes, dtypes and constant coordinates count; names and devices do not. Raises TypeError for other objects.
     """
     made = hashlib.sha256()
     if not isinstance(part, TensorNetwork):
@@ -92,7 +93,7 @@ def _state(value: object, inside: tuple[int, ...]) -> dict[str, Any]:
     try:
         reduced = value.__reduce_ex__(4)
     except Exception as error:  # a class that cannot be pickled may raise any error
-        raise TypeError(f"{_short(value)} has no state to describe it by: {error}") from error
+        raise TypeError(f"{_short(value)} has no state that can be described: {error}") from error
     if isinstance(reduced, str):
         return {"name": reduced}
     make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
@@ -108,20 +109,23 @@ def _state(value: object, inside: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _stored(value: object, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state without cached properties, which were computed from the rest."""
+    """Return the attributes of an object without cached properties, which were computed from the others."""
     kind = type(value)
     return {k: v for k, v in state.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
 
 
 def _name(kind: type | types.FunctionType) -> str:
-    """Return module and name of a class or function; TypeError if the name does not lead back to it."""
+    """Return the module and the name of a class or function.
+
+    Raises TypeError if this name, looked up in the module, does not give the same object.
+    """
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
     if found is not kind:
         raise TypeError(
             f"{kind.__module__}.{kind.__qualname__} cannot be told from another object of this name: define it at the "
-            "top of a module"
+            "top level of a module"
         )
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 

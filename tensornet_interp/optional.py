@@ -1,4 +1,4 @@
-"""The one place where an optional dependency is imported."""
+"""Import of optional dependencies; no other module of the package imports them."""
 
 import importlib
 from types import ModuleType
@@ -9,7 +9,11 @@ _PACKAGES = {"sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
 
 
 def optional(module: str, purpose: str, extra: str = "data") -> ModuleType:
-    """Import a module; the ImportError says what the module is needed for and how to install it."""
+    """Return an imported module; if it is not installed, the ImportError says why it is needed and how to install it.
+
+    purpose: the words after "is needed", such as "for a DataFrame". extra: the extra of this package that installs the
+    module.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

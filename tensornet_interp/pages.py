@@ -1,4 +1,7 @@
-"""Errors of contents pages for missing names: they suggest a similar name, or the page that has the name."""
+"""Error messages for names that a contents page does not have: they suggest a similar name, or the right page.
+
+A contents page is a module that defines __all__.
+"""
 
 import ast
 import difflib
@@ -14,10 +17,11 @@ _FOLDER = Path(__file__).parent
 
 
 def explain_missing_names(page: str) -> None:
-    """Make the module `page` raise an AttributeError that suggests a similar name, or the page that has the name.
+    """Make a module raise an AttributeError that suggests a similar name, or the page that has the missing name.
 
-    The module gets its `__getattr__` from here: if it stood in the source, a type checker would accept every name.
-    Pages are read from their source at the first missing name, so that no room is imported for it.
+    This function sets the `__getattr__` of the module. If the source of the module defined it, a type checker would
+    accept every name. At the first missing name, the other pages are read from their source, so no room is imported for
+    this.
     """
 
     def __getattr__(name: str) -> NoReturn:
@@ -41,14 +45,14 @@ def _hint(page: str, name: str) -> str:
 
 
 def _source(module: str) -> Path:
-    """Return the file of a room or of a ground module."""
+    """Return the path of the file of a room or of a ground module."""
     room = _FOLDER / module / "__init__.py"
     return room if room.is_file() else _FOLDER / f"{module}.py"
 
 
 @functools.cache
 def _pages() -> dict[str, list[str]]:
-    """Return for every public name the contents pages that have it."""
+    """Return a dict from each public name to the contents pages that have it."""
     root = _FOLDER.name
     found: dict[str, list[str]] = {}
     for stem in ["__init__", *sorted(path.stem for path in _FOLDER.iterdir() if path.stem != "__init__")]:

@@ -1,7 +1,7 @@
 """A registry maps names to implementations.
 
-A decorator registers an implementation. Entry points of installed packages are loaded when their name is first asked
-for, and a plugin that fails to load raises only then.
+A decorator registers an implementation. Installed packages can offer more implementations as entry points (plugins). A
+plugin is loaded when its name is first asked for; if it fails to load, only asking for its name raises an error.
 """
 
 import copy
@@ -27,7 +27,7 @@ ENTRY_POINT_GROUP = "tensornet_interp.decompositions"
 
 
 class Registry:
-    """A registry is a map from names to objects of one kind.
+    """A registry is a map from names to objects of one kind, such as decompositions.
 
     Entry points of `group` are looked up when they are first needed. They never replace a registered name.
     """
@@ -43,8 +43,8 @@ class Registry:
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers an object under `name`.
 
-        Raises ValueError if the name is not an identifier or if another object has it, and TypeError if the object is
-        not callable. An object may be registered twice.
+        Raises ValueError if the name is not an identifier or if another object already has it, and TypeError if the
+        object is not callable. The same object may be registered twice.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self.kind} must be an identifier, got {name!r}")
@@ -59,9 +59,10 @@ class Registry:
         return add
 
     def get(self, name: str) -> Callable[..., object]:
-        """Return the object of that name; if it is in a plugin, the plugin is loaded first.
+        """Return the object with this name; if a plugin provides it, the plugin is loaded first.
 
-        Raises ValueError with the known names if there is no such object, and ImportError if its plugin fails to load.
+        Raises ValueError with all known names if there is no such object, ImportError if its plugin fails to load, and
+        TypeError if the name is not a string.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.kind} must be a string, got {type(name).__name__}")
@@ -77,20 +78,23 @@ class Registry:
         raise ValueError(f"no {self.kind} named {name!r}; available: {', '.join(names)}{hint}")
 
     def names(self) -> list[str]:
-        """Return all names in alphabetical order, also those of plugins that have not been imported yet."""
+        """Return all names in alphabetical order, including those of plugins that are not loaded yet."""
         return sorted({*self._known, *self._find(), *self._broken})
 
     def problems(self) -> dict[str, str]:
-        """Load every plugin, and return by name why plugins failed to load or were refused."""
+        """Load every plugin; return a dict from each plugin that failed to load or was refused to the reason.
+
+        The key of a plugin that failed is its name; the key of a refused one is "name (origin)".
+        """
         for name in list(self._find()):
             self._load(name)
         return self._broken | self._refused
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
-        """Forget at the end of a `with` block what was registered and which plugins were loaded in it; for tests.
+        """Undo, at the end of a `with` block, every registration and loading of the block; meant for tests.
 
-        Use it in one thread only: what another thread registers meanwhile is forgotten too.
+        Use it in one thread only, because registrations by other threads during the block are forgotten too.
         """
         before = {name: copy.copy(value) for name, value in vars(self).items()}
         try:

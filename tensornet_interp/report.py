@@ -1,4 +1,4 @@
-"""Where a result comes from, and how accurate it is."""
+"""Reports state where a result comes from and how accurate it is."""
 
 import functools
 import importlib.metadata
@@ -16,7 +16,7 @@ __all__ = ["Report", "Start", "package_version", "versions"]
 
 @functools.cache
 def package_version() -> str:
-    """Return the version of this package: of the installed distribution, or of the checkout if none is installed."""
+    """Return the version of this package, or of the checkout if the package is not installed."""
     try:
         return importlib.metadata.version("tensornet_interp")
     except importlib.metadata.PackageNotFoundError:
@@ -25,7 +25,7 @@ def package_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the libraries that compute a result, as a new dict."""
+    """Return a new dict with the versions of this package, of Python, and of the libraries that compute a result."""
     return dict(_versions())
 
 
@@ -36,7 +36,7 @@ def _versions() -> dict[str, str]:
 
 
 class Start(NamedTuple):
-    """A start records how an iterative method ended from one of several starting points."""
+    """A start records how the fit from one of several starting points ended."""
 
     seed: int | None  # the seed of a random start; None for the start that is not random
     relative_error: float  # the relative error of the fit from this start
@@ -77,7 +77,7 @@ class Report:
         starts: tuple[Start, ...] = (),
         warnings: Sequence[str] = (),
     ) -> "Report":
-        """Return the report of `method` applied to `layer`."""
+        """Return the report of a decomposition `method` of `layer`; the other arguments are fields of the report."""
         return cls(
             method=repr(method),
             layer=layer.name,

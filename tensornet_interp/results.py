@@ -1,4 +1,4 @@
-"""Results of decompositions: bilinear maps with the modes of the layer, each with a report of origin and error."""
+"""Results of decompositions: bilinear maps with the modes of the layer, and a report of their origin and error."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -20,7 +20,7 @@ __all__ = ["CPResult", "Result", "TuckerResult"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result(BilinearMap):
-    """A result is a decomposition of a layer: a bilinear map with a report."""
+    """A result is a decomposition of a layer: a bilinear map with a report of its origin and error."""
 
     report: Report
     outputs: Tensor  # (out, block), (out, rank) or (out, a)
@@ -33,7 +33,7 @@ class Result(BilinearMap):
         check_bool("constant_out", self.constant_out)
 
     def _check_arrays(self, **arrays: Modes) -> None:
-        """Arrays of these names and modes; sizes, dtypes and devices of all terms agree."""
+        """Check the modes of these arrays, and that the sizes, dtypes and devices of all terms agree."""
         for name, modes in arrays.items():
             check_tensor(name, getattr(self, name), modes)
         check_alike(**{name: getattr(self, name) for name in arrays})
@@ -41,7 +41,10 @@ class Result(BilinearMap):
         check_size("in", in1=sizes["in1"], in2=sizes["in2"])
 
     def drop_constant(self) -> Self:
-        """Return the same function without the constant output coordinate, as the last part of a network needs it."""
+        """Return the result without its constant output coordinate, as the last part of a network needs it.
+
+        The report of the new result has no relative error. A result without this coordinate is returned unchanged.
+        """
         if not self.constant_out:
             return self
         report = replace(
@@ -55,7 +58,7 @@ class Result(BilinearMap):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the result on a device and in a dtype; singular values stay float64.
 
-        A narrower dtype rounds the arrays, so the report then says that the error is not measured.
+        A narrower dtype rounds the arrays, so the report of the new result has no relative error.
         """
 
         def move(name: str, value: Any) -> Any:
@@ -79,7 +82,7 @@ class Result(BilinearMap):
         return self.report.relative_error
 
     def _made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
-        """Return a layer with these factors, with name and basis from the report and the method in the history."""
+        """Return a layer with these factors; its name, basis and history come from the report of the result."""
         return BilinearLayer(
             down=down,
             left=left,
@@ -103,7 +106,7 @@ class CPResult(Result):
 
     B[out, in1, in2] = sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]
 
-    The columns of the factors have unit norm, and the largest weight magnitude comes first.
+    The columns of the factors have unit norm. The component with the largest weight magnitude comes first.
     """
 
     weights: Tensor  # (rank,)
@@ -133,19 +136,19 @@ class CPResult(Result):
         )
 
     def to_layer(self) -> BilinearLayer:
-        """Return the result as a layer, whose `down` absorbs the weights."""
+        """Return the result as a layer; its factor down is outputs * weights."""
         return self._made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
 
     def to_tensorly(self) -> CPTensor:
-        """Return the result as a TensorLy `CPTensor`."""
+        """Return the result as a `CPTensor` of TensorLy."""
         return CPTensor((self.weights, [self.outputs, self.left, self.right]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TuckerResult(Result):
-    """A Tucker result holds a core, which is itself a layer, an output factor and one input factor, used twice.
+    """A Tucker result holds a core (itself a layer), an output factor, and one input factor for both input modes.
 
-    B[out, in1, in2] = sum core[a, b, c] outputs[out, a] inputs[in1, b] inputs[in2, c]
+    B[out, in1, in2] = sum_a,b,c core[a, b, c] outputs[out, a] inputs[in1, b] inputs[in2, c]
 
     The columns of the factors are orthonormal.
     """
@@ -170,12 +173,12 @@ class TuckerResult(Result):
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """Return (output rank, input rank)."""
+        """Return the pair (output rank, input rank)."""
         return (self.outputs.shape[1], self.inputs.shape[1])
 
     @property
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (outputs, inputs, inputs)."""
+        """Return the factors of the three modes: (outputs, inputs, inputs)."""
         return (self.outputs, self.inputs, self.inputs)
 
     def terms(self) -> tuple[Term, ...]:
@@ -191,11 +194,11 @@ class TuckerResult(Result):
 
     @without_autocast
     def to_layer(self) -> BilinearLayer:
-        """Return the result as a layer of the rank of the core, whose factors absorb those of the result."""
+        """Return the result as a layer with as many hidden units as the core; the factors of the two are multiplied."""
         return self._made_layer(
             down=self.outputs @ self.core.down, left=self.inputs @ self.core.left, right=self.inputs @ self.core.right
         )
 
     def to_tensorly(self) -> TuckerTensor:
-        """Return the result as a TensorLy `TuckerTensor`; its core is dense, with a b c entries."""
+        """Return the result as a `TuckerTensor` of TensorLy; its core is dense, with a * b * b entries."""
         return TuckerTensor((self.core.to_tensor(), list(self.factors)))

@@ -154,7 +154,7 @@ def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure:
     more = {} if measure is None else {name: describe(value) for name, value in measure(result).items()}
     taken = more.keys() & {*record, *_KEY, "layer"}
     if taken:
-        raise ValueError(f"measure gives {sorted(taken)}, which every record has already; choose other names")
+        raise ValueError(f"measure returns {sorted(taken)}, but every record already has these; choose other names")
     return record | more
 
 
@@ -172,7 +172,7 @@ def _numbers(result: TensorNetwork, layer: BilinearLayer) -> Record:
 
 def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dict[str, Any], int | None]]:
     if not isinstance(method, str):
-        raise TypeError(f"method must be a registered name, which identifies its records, got {method!r}")
+        raise TypeError(f"method must be a registered name, because records are stored by name, got {method!r}")
     if isinstance(grid, Mapping):
         for option, values in grid.items():
             if not isinstance(values, list | tuple | range) or not len(values):
@@ -187,7 +187,7 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
     seeded = "seed" in inspect.signature(get_decomposition(method)).parameters
     chosen = [check_seed("seeds", seed) for seed in check_list("seeds", seeds)]
     if not chosen or not points:
-        raise ValueError(f"nothing to run: {len(points)} points of the grid, {len(chosen)} seeds")
+        raise ValueError(f"nothing to run: the grid has {len(points)} points, and there are {len(chosen)} seeds")
     return itertools.product(points, chosen if seeded else [None])
 
 
@@ -221,7 +221,7 @@ class _Store:
         records, end = _records(file, path, start)
         self.known |= {_key(record): record for record in records}
         if end < status.st_size:
-            warnings.warn(f"the last line of {path} was cut off: removed, and run again", stacklevel=5)
+            warnings.warn(f"the incomplete last line of {path} was removed; its fit is run again", stacklevel=5)
             file.truncate(end)
         self._read = (status.st_dev, status.st_ino, end)
 

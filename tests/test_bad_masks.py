@@ -21,7 +21,7 @@ def effect(**options):
 TABLE = [
     ("a layer", lambda: top_positive(LAYER, 1), TypeError, "result must be a SpectralResult, got BilinearLayer"),
     ("count zero", lambda: top_positive(RESULT, 0), ValueError, "count must be from 1 to 5"),
-    ("more than positive", lambda: top_positive(Eigen()(ZERO), 1), ValueError, "block 0 has 0 positive eigenvalues, count=1 asks for more"),
+    ("more than positive", lambda: top_positive(Eigen()(ZERO), 1), ValueError, "count=1 is too large: block 0 has 0 positive eigenvalues"),
     ("orient, one block", lambda: orient(VECTORS[0]), ValueError, r"vectors must have 3 dimensions \('block', 'k', 'in'\)"),
     ("orient, size", lambda: orient(VECTORS, normal(3, 4)), ValueError, "mode 'in' has size 5 in vectors but 4 in x"),
     ("orient, dtype", lambda: orient(VECTORS, X.float()), ValueError, "share one dtype"),
@@ -35,7 +35,7 @@ TABLE = [
     ("masks, rtol", lambda: adversarial_masks(VECTORS, rtol=1.0), ValueError, r"rtol must be in \(0, 1\), got 1.0"),
     ("baseline, kind", lambda: baseline_masks(normal(5), "permutated", 1, seed=0), ValueError, "kind must be one of gaussian, permuted; .*did you mean 'permuted'"),
     ("baseline, draws", lambda: baseline_masks(normal(5), "gaussian", 0, seed=0), ValueError, "draws must be at least 1, got 0"),
-    ("baseline, outside", lambda: baseline_masks(normal(5), "gaussian", 1, seed=0, allowed=HALF), ValueError, "mask is not zero outside of the allowed entries"),
+    ("baseline, outside", lambda: baseline_masks(normal(5), "gaussian", 1, seed=0, allowed=HALF), ValueError, "mask must be zero outside of the allowed entries"),
     ("effect, size", lambda: effect(mask=normal(4)), ValueError, "mode 'in' has size 5 in x but 4 in mask"),
     ("effect, zero mask", lambda: effect(mask=0 * normal(5)), ValueError, "mask is zero, so it cannot be scaled"),
     ("effect, labels", lambda: effect(labels=LABELS[:1]), ValueError, "mode 'batch' has size 2 in x but 1 in labels"),

@@ -94,11 +94,7 @@ def test_without_biases_the_entries_are_columns_and_rows_alone():
 
 POINTS = {
     "paper, swapped": ("3-mlp-out", "3-mlp-in", "inputs=.* is of mlp-out of layer 3, .* does not read"),
-    "hooks, outputs before the layer": (
-        "",
-        "blocks.3.hook_resid_mid",
-        "outputs=.* the MLP of that layer does not write",
-    ),
+    "hooks, outputs before the layer": ("", "blocks.3.hook_resid_mid", "outputs=.* layer does not write"),
     "inputs of another layer": ("2-mlp-in", "", "inputs=.* is of layer 2, but the layer is 'm layer 3'"),
     "outputs of another layer": ("", "blocks.4.hook_mlp_out", "outputs=.* is of layer 4, but the layer is"),
     "the layer's own resid-post": ("3-resid-post", "", "inputs=.* is of layer 4, but the layer is"),

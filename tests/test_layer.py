@@ -82,7 +82,7 @@ def test_from_torch_bilinear_is_the_module_on_one_input(bias, n_out, n_in, devic
     torch.manual_seed(2)
     module = torch.nn.Bilinear(n_in, n_in, n_out, bias=bias, dtype=torch.float64, device=device)
     if bias:
-        with pytest.raises(ValueError, match="has a bias, but a bilinear layer has none; lift it"):
+        with pytest.raises(ValueError, match="has a bias, but a bilinear layer has none; lift the layer"):
             BilinearLayer.from_torch_bilinear(module)
         layer = lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())
     else:
@@ -114,7 +114,7 @@ def test_a_torch_bilinear_of_one_input_has_the_symmetric_part_in_layer_and_resul
 
 
 def test_two_inputs_of_unlike_size_are_not_one():
-    with pytest.raises(ValueError, match="inputs of 2 and 5 coordinates cannot be one; give inputs='two'"):
+    with pytest.raises(ValueError, match="inputs of 2 and 5 coordinates cannot be one vector; give inputs='two'"):
         BilinearLayer.from_torch_bilinear(torch.nn.Bilinear(2, 5, 3, bias=False))
 
 

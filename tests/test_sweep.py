@@ -118,7 +118,7 @@ def test_a_line_cut_off_by_a_kill_is_run_again(counted, tmp_path, kept):
     *lines, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines) + last[:kept])
     assert load_records(path) == whole[:2]
-    with pytest.warns(UserWarning, match=r"runs.jsonl was cut off: removed, and run again"):
+    with pytest.warns(UserWarning, match=r"runs.jsonl was removed; its fit is run again"):
         again = run(method="counted", path=path)
     assert counted[3:] == [(7, 0)]
     assert again[:2] == whole[:2]
@@ -294,7 +294,7 @@ WRONG = {
     "a string of values": (lambda: run(grid={"rank": "12"}), TypeError, r"grid\['rank'\] must be a list"),
     "a tensor of values": (lambda: run(grid={"rank": torch.arange(3)}), TypeError, "must be a list"),
     "no values": (lambda: run(grid={"rank": []}), TypeError, "at least one value"),
-    "an empty list": (lambda: run(grid=[]), ValueError, "0 points of the grid"),
+    "an empty list": (lambda: run(grid=[]), ValueError, "the grid has 0 points"),
     "no seeds": (lambda: run(seeds=[]), ValueError, "0 seeds"),
     "seed in the grid": (lambda: run(grid={"seed": [1]}), ValueError, r"use seeds=... instead"),
     "a grid of another kind": (lambda: run(grid=3), TypeError, "grid must be a mapping of lists"),
@@ -303,7 +303,7 @@ WRONG = {
     "measure takes a name": (
         lambda: run(measure=lambda result: {"cosine": 1}),
         ValueError,
-        r"\['cosine'\], which every",
+        r"\['cosine'\], but every",
     ),
     "a layer of another kind": (lambda: run(LAYER.down), TypeError, "got Tensor"),
 }

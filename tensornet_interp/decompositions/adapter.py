@@ -77,7 +77,7 @@ class TensorlyDecomposition:
     function.
     rank: the rank in the form that the function takes. A CP tensor takes one number; a Tucker tensor takes (out, in1,
     in2) or one number for all modes; a tensor train takes (a, b) or one number for both. No rank may be above the size
-    of its mode.
+    of its mode; the rank of a CP tensor is at most min(out * in, in^2).
     seed: the number that is passed to TensorLy as random_state.
     max_elements: the largest number of entries, out * in^2, of a dense tensor that may be formed.
 

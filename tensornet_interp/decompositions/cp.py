@@ -20,7 +20,7 @@ from tensornet_interp.spectral import SpectralResult
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Ranked(FitOptions):
-    """Options of a fit whose size is the number of rank-one terms."""
+    """These are the options of a fit whose size is the number of rank-one terms."""
 
     rank: int | None = None
 

@@ -93,7 +93,7 @@ def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
 
 
 def _check_range(exact: Result, dtype: torch.dtype) -> list[str]:
-    """Return a warning for each array whose numbers are all too small for the dtype.
+    """Return a list with one warning for each array whose numbers are all too small for the dtype.
 
     Raises ValueError if a number is too large for the dtype.
     """
@@ -113,7 +113,7 @@ def _check_range(exact: Result, dtype: torch.dtype) -> list[str]:
 
 
 def _constant_is_off(result: Result) -> list[str]:
-    """Return a warning if the constant output of a lifted result is not exactly 1 for every input."""
+    """Return a list with one warning if the constant output of a lifted result is not 1 for every input; else []."""
     if not result.constant_out or not result.constant_in:
         return []
     first = torch.zeros_like(result.outputs[:, 0])
@@ -127,10 +127,11 @@ def _constant_is_off(result: Result) -> list[str]:
 
 
 def cut_warning(values: Tensor, kept: int, what: str, floor: float) -> list[str]:
-    """Return a warning if two values next to the cut are nearly equal, so that rounding decides which of them is kept.
+    """Return a list with one warning if rounding decides which values a cut keeps; otherwise an empty list.
 
-    values: sorted, largest magnitude first; the cut is after the first `kept` of them. what: the name of the cut in the
-    warning. floor: the rounding error of the values, as a share of the largest magnitude.
+    Rounding decides if the two values next to the cut are nearly equal. values: sorted, largest magnitude first; the
+    cut is after the first `kept` of them. what: the name of the cut in the warning. floor: the rounding error of the
+    values, as a share of the largest magnitude.
     """
     if not 0 < kept < len(values):
         return []

@@ -83,9 +83,9 @@ def gauss_newton(
 ) -> Fit:
     """Minimize the squared error, starting from the given parameters; no iteration increases the error.
 
-    The fit stops if the gradient is zero, if no step lowers the loss, if the loss is at most rounding (1e-15), if ten
-    iterations together lower the loss by less than 10 * tolerance * loss, or after max_iterations. Cost of each tried
-    step: one call of `gradient`, and at most 25 products with `Curvature`.
+    The fit stops if the gradient is zero, if no step lowers the loss, if the loss is below its rounding of 1e-15, if
+    ten iterations together lower the loss by less than 10 * tolerance * loss, or after max_iterations. Cost of each
+    tried step: one call of `gradient`, and at most 25 products with `Curvature`.
     """
     parameters = model.balance(parameters)
     loss, wrt = gradient(target, model.components(parameters))

@@ -12,7 +12,7 @@ from tensornet_interp.numerics import nonzero
 
 
 class Curvature(NamedTuple):
-    """The matrix J^T J of a model, as a function and as blocks.
+    """A curvature is the matrix J^T J of a model; J holds the derivatives of the tensor by the parameters.
 
     product: returns J^T J times a direction, which has one array per parameter. blocks: one diagonal block (n, n) per
     parameter (size, n); the same block holds for each of its rows.
@@ -47,7 +47,7 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Free(Model):
-    """A model whose terms have two separate input factors.
+    """A free model has terms with two separate input factors.
 
     sum_rank outputs[:, rank] sym(left[:, rank] right[:, rank]^T)
 
@@ -95,7 +95,7 @@ class Free(Model):
 
 @dataclass(frozen=True, eq=False)
 class Tied(Model):
-    """A model whose terms have two equal input factors, and whose terms of one block share one output vector.
+    """A tied model has terms with two equal input factors; all terms of a block share one output vector.
 
     sum_rank (outputs @ signs)[:, rank] vectors[:, rank] vectors[:, rank]^T
 

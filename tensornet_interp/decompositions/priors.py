@@ -20,7 +20,7 @@ MODES = {"outputs": ("outputs",), "inputs": ("left", "right"), "left": ("left",)
 
 
 class Factors(NamedTuple):
-    """The factors that a prior receives, in the coordinates of the layer; each column is a component, at any scale."""
+    """Factors are what a prior receives, in the coordinates of the layer; a column is a component, at any scale."""
 
     outputs: Tensor  # (out, rank)
     left: Tensor  # (in, rank)

@@ -36,7 +36,7 @@ class RandomComponents:
 
     Result: a `CPResult`. Not differentiable.
     Cost in flops: 8 * rank * units * in for inner products, and a pseudoinverse of a matrix (rank, rank). units is the
-    number of hidden units, or out * min(in, 2 * hidden) with source "eigen".
+    number of hidden units, or out * min(in, 2 * hidden) with source "eigen", which also costs as much as `Eigen`.
     Raises ValueError if rank is above the number of components of the source, or if source or refit is unknown.
     Source: none; the method is a plain baseline.
 

@@ -27,10 +27,10 @@ InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not ran
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FitOptions:
-    """The options that all fitted decompositions share.
+    """Fit options are the options that all fitted decompositions share.
 
-    priors: a list of `Prior` objects, which ask more of the factors than a small error. With priors, the fit uses Adam
-    in the coordinates of the layer; without them, Gauss-Newton steps in compressed coordinates.
+    priors: a list of `Prior` objects, which state what the factors should be like besides a small error. With priors,
+    the fit uses Adam in the coordinates of the layer; without them, Gauss-Newton steps in compressed coordinates.
     start: a layer or a result from which the first fit starts. None starts from the largest eigencomponents of the
     layer. If the start has fewer components than asked for, the largest eigencomponents of the residual are added. The
     given object is not changed.
@@ -160,7 +160,7 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class BestFit:
-    """The best fit of all starting points: its terms in compressed coordinates, its model and error, and all starts."""
+    """The best fit holds its terms in compressed coordinates, its model and its error, and a record of every start."""
 
     terms: Triple
     model: Model

@@ -26,7 +26,7 @@ Source = str | os.PathLike[str]
 
 
 class WeightFiles:
-    """The tensors of a checkpoint, by name. Opening reads only the names; `read` reads one tensor.
+    """Weight files give the tensors of a checkpoint by name; opening reads only the names, `read` reads one tensor.
 
     `source`: a safetensors file; a folder with model.safetensors, with model.safetensors.index.json and its shards, or
     with exactly one safetensors file; or a name on the Hugging Face hub, "owner/name" or "owner/name@revision". The

@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a safetensors file with a checksum of every tensor and of the metadata.
 
-    Functions that read such a file verify the checksums. The same arguments always give the same bytes; the writer of
+    `WeightFiles` verifies the checksums when it reads. The same arguments always give the same bytes; the writer of
     the safetensors library does not ensure this, because the order of its metadata varies. Each tensor is copied to the
     CPU; tensors that share memory are stored separately. Memory: three times the tensors.
     """
@@ -65,7 +65,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 class TensorFile:
-    """The tensors of one safetensors file, by name. Opening reads only the header.
+    """A tensor file gives the tensors of one safetensors file by name; opening it reads only the header.
 
     The file is opened once: if another file later replaces it at this path, reads still use the opened one. If the
     header does not match the size of the file, ValueError is raised before memory is allocated for the tensors.

@@ -133,7 +133,9 @@ def decompose(
 
     Result: for a layer, the result of the decomposition, as a bilinear map; for a network, a network whose parts are
     decomposed. A type checker knows the type of the result for every built-in name and for every decomposition object.
-    Cost: that of the decomposition.
+    Cost: that of the decomposition. Most methods then measure the relative error: 2 * out * in^2 * (hidden + rank)
+    flops, where hidden and rank count the hidden units of the layer and of the result. If 2 * out * in^2 * hidden is
+    above 2e11, the error is computed from the factors instead.
     Raises ValueError with the known names if the name is unknown, TypeError with the known options if an option is
     unknown, and ValueError if the result and the layer have different modes or sizes.
     """

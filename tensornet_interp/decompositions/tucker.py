@@ -35,9 +35,10 @@ class HOSVD:
 
     Result: a `TuckerResult` with all singular values. Those below `report.floor` times the largest one are rounding
     errors. Differentiable if no cut separates equal singular values.
-    Cost in flops: 8 * in * hidden^2 for compression, then about out * r^2 * (hidden + min(out, r)), where hidden is the
-    number of hidden units and r is at most min(in, 2 * hidden). If the compressed tensor has more than 2^25 entries
-    (out * r^2), Gram matrices replace the unfoldings: 8 * hidden^2 * r.
+    Cost in flops: 8 * in * hidden^2 to compress the layer to r input coordinates, at most min(in, 2 * hidden), where
+    hidden is the number of hidden units. Both unfoldings together then cost about 2 * out * r^2 * (2 * hidden + r +
+    min(out, r^2)). If the compressed tensor has more than 2^25 entries (out * r^2), Gram matrices replace the
+    unfoldings, for about 4 * hidden^2 * (5 * r + out).
     Raises ValueError if two options are given or if a rank is above the size of its mode, TypeError if ranks is not a
     pair.
     Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1253-1278.
@@ -80,8 +81,8 @@ class Tucker:
 
     Result: a `TuckerResult`; its report holds the error of the HOSVD and the error after each iteration. Not
     differentiable.
-    Cost in flops: that of `HOSVD`, plus 8 * hidden^2 * r + 9 * r^3 per iteration. hidden is the number of hidden units,
-    and r is at most min(in, 2 * hidden).
+    Cost in flops: that of `HOSVD`, plus about 20 * hidden^2 * r + 9 * r^3 and one unfolding of the projected tensor per
+    iteration. hidden is the number of hidden units, and r is at most min(in, 2 * hidden).
     Raises the same errors as `HOSVD`.
     Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1324-1342.
     """

@@ -109,7 +109,7 @@ class FeatureInteractions:
         (largest value first) or "negative" (smallest value first). Q is searched tile by tile. Features are sorted by
         the norm of their factors, and a tile is skipped if its Cauchy-Schwarz bound is below the n-th best value so
         far. It is not defined which of several equal values are returned.
-        Cost: at most features^2 * rank flops; memory: a few tiles, and 2 * n entries.
+        Cost: at most 2 * features^2 * rank flops; memory: a few tiles, and 2 * n entries.
         """
         size = len(self)
         check_choice("pairs", pairs, _PAIRS)
@@ -140,8 +140,8 @@ class FeatureInteractions:
     ) -> dict[str, Statistics]:
         """Return statistics of the interactions: "self" for i = j, and "cross" for i < j.
 
-        z: an outlier is more than z standard deviations away from the mean. quantiles: shares from 0 to 1. Cost: 2 *
-        features^2 * rank flops, tile by tile. Raises ValueError if there is only one feature.
+        z: an outlier is more than z standard deviations away from the mean. quantiles: shares from 0 to 1. Cost: at
+        most 4 * features^2 * rank flops, in two passes over all tiles. Raises ValueError if there is only one feature.
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")

@@ -1,7 +1,4 @@
-"""Feature dictionaries on disk: the package reads files of SAELens and of the paper, and writes those of the paper.
-
-The paper is Pearce et al., 2025.
-"""
+"""Feature dictionaries on disk, in the layouts of SAELens (read only) and of Pearce et al., 2025 (read and written)."""
 
 import os
 import re
@@ -28,14 +25,14 @@ PAPER_NAME = "{layer}-{point}-x{expansion}-k{k}"
 def load_dictionary(
     source: Source, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Dictionary:
-    """Load a dictionary in the layout of SAELens or of the paper; the names of its tensors decide which layout it is.
+    """Load a dictionary in the layout of SAELens or of Pearce et al. (2025); the tensor names decide which it is.
 
     SAELens: a folder with cfg.json and sae_weights.safetensors. The tensors are W_enc (d_in, d_sae), W_dec (d_sae,
     d_in), b_enc, b_dec, and threshold for JumpReLU. k, the activation function, the hook name and apply_b_dec_to_input
     come from cfg.json. If TopK activations are rescaled by the norms of the decoder, these norms are absorbed exactly
     into the weights. Gated encoders, normalized inputs and transcoders raise ValueError, because they compute something
     that a `Dictionary` cannot.
-    The paper: a folder `{layer}-{point}-x{expansion}-k{k}` whose safetensors file has w_enc.weight (d_sae, d_in),
+    Pearce et al.: a folder `{layer}-{point}-x{expansion}-k{k}` whose safetensors file has w_enc.weight (d_sae, d_in),
     w_dec.weight (d_in, d_sae), b_dec, and optionally w_enc.bias. The encoder subtracts b_dec from its inputs, keeps the
     k largest codes and sets negative codes to zero.
 
@@ -56,7 +53,7 @@ def load_dictionary(
 
 
 def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
-    """Write a dictionary in the layout of the paper, and return its folder, which `load_dictionary` can load.
+    """Write a dictionary in the layout of Pearce et al. (2025), and return its folder, for `load_dictionary`.
 
     The file is `parent/{layer}-{point}-x{expansion}-k{k}/model.safetensors`, and the name of the folder is the name of
     the dictionary. An old file stays until the new one is complete. Raises ValueError if the name does not follow this

@@ -31,8 +31,8 @@ class WeightFiles:
     `source`: a safetensors file; a folder with model.safetensors, with model.safetensors.index.json and its shards, or
     with exactly one safetensors file; or a name on the Hugging Face hub, "owner/name" or "owner/name@revision". The
     part `_orig_mod.`, which torch.compile adds to names, is left out. A shard is opened when one of its tensors is
-    first read; a shard on the hub is then downloaded. It stays open, so that all reads come from the same version of
-    the file. Memory: the headers.
+    first read; a shard on the hub is then downloaded. An opened shard stays open, so that all reads come from the same
+    version of its file. Memory: the headers.
 
     Raises FileNotFoundError if there is no such source, ValueError for a pickle or a broken file, ConnectionError if
     the hub cannot be reached.

@@ -23,8 +23,8 @@ class Layout:
     If left and right have the same name, one tensor (2 * rank, in) holds both, and `first` says which of the two has
     the upper rows; the same holds for left_bias and right_bias. `down=None` means that the hidden units are the
     outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the layer applies to one
-    input twice. A bias that is not in the file is zero, unless the config says that the model has biases; then it is an
-    error.
+    input twice. A bias that is not in the file is zero, unless the config says that the model has biases; then a
+    missing bias is an error.
 
     `gated`: whether the model applies a nonlinear gate to left x; a gate is a function, so no tensor shows it. `basis`:
     the coordinates of x, before or after a norm; if it is "", the entry "normalization" of the config decides.

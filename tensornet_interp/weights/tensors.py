@@ -176,7 +176,7 @@ def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
 
 
 def convert(path: Path) -> str:
-    """Return the advice for a pickle that error messages give: how to convert it."""
+    """Return what error messages advise about a pickle: how to convert it to a safetensors file."""
     return (
         "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
         "'model.safetensors'), and pass that file or its folder"

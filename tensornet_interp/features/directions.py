@@ -63,7 +63,7 @@ def label_directions(
     directions: (direction, size), such as `decompose(layer, "output_svd").directions`. vectors: (vector, size), one
     vector per row, such as an unembedding (token, out) or an encoder (feature, out). The sign of a singular direction
     is arbitrary, so vectors are ranked by |cosine|; the labels hold the cosine with its sign. names: one name per
-    vector; by default its number. A zero vector has cosine 0. Raises ValueError if sizes differ. Cost: 2 * directions *
+    vector; by default its index. A zero vector has cosine 0. Raises ValueError if sizes differ. Cost: 2 * directions *
     vectors * size flops; memory: directions * vectors numbers.
     """
     check_tensor("directions", directions, ("direction", "size"))

@@ -43,7 +43,7 @@ class Interaction(NamedTuple):
 
 
 class Submatrix(NamedTuple):
-    """A submatrix holds the numbers of some features, and the rows and columns of Q for these features, float64."""
+    """A submatrix is the part of Q for some features: their indices, and the matrix of their interactions, float64."""
 
     features: tuple[int, ...]
     matrix: Tensor  # (feature, feature)

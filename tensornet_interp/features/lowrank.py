@@ -37,15 +37,15 @@ def low_rank_correlation(
     bias: Tensor | None = None,
     active: float | Tensor = 0.0,
 ) -> list[Record]:
-    """Return the correlation of the first k eigenpairs with the true output, over tokens, per direction and k.
+    """Return, per direction and k, the correlation over tokens of the first k eigenpairs with the true output.
 
     corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
 
     directions: (feature, out), such as encoder rows; they include the constant coordinate of a lifted output. x:
     (token, in), inputs in the basis (see `feature_interactions`), without a constant coordinate. The nonlinearity of
     the dictionary is left out on both sides.
-    ks: the numbers of eigenpairs; by default those of 1, 2, 4, 8, 16, 32 that are at most min(in, 2 * hidden), where
-    hidden is the number of hidden units.
+    ks: the numbers of eigenpairs to try; by default those of 1, 2, 4, 8, 16, 32 that are at most min(in, 2 * hidden),
+    where hidden is the number of hidden units.
     active: on which tokens a feature is active. Either a boolean tensor (token, feature), for example from a TopK
     dictionary; or a threshold, which `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder bias; it
     is used only for this threshold.
@@ -111,21 +111,22 @@ def low_rank_correlation(
 
 @torch.no_grad()
 def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
-    """Rank output directions by how simple their interaction matrix is: by the share of its two leading eigenvalues.
+    """Return one record per output direction; the direction with the simplest interaction matrix comes first.
 
     share = (eigenvalue1^2 + eigenvalue2^2) / sum eigenvalue^2
 
-    Only the weights are used. The largest share comes first; among equal shares, the lower feature number comes first.
-    A product of two input directions, sym(a b^T), has share 1 and two eigenvalues of opposite sign; the record then has
-    "opposite": True. A single square has share 1 and "opposite": False. A zero matrix has share 0. The share depends on
-    the coordinates of the inputs, which "basis" reports, but not on the length of the direction.
+    The larger this share of the two leading eigenvalues, the simpler is the matrix; among equal shares, the lower
+    feature index comes first. Only the weights are used. A product of two input directions, sym(a b^T), has share 1 and
+    two eigenvalues of opposite sign; the record then has "opposite": True. A single square has share 1 and "opposite":
+    False. A zero matrix has share 0. The share depends on the coordinates of the inputs, which "basis" reports, but not
+    on the length of the direction.
     directions: (feature, out); they include the constant coordinate of a lifted output.
-    Returns one record per feature: "place" (from 1), "feature", "share", "opposite", "first" and "second" (the two
-    leading eigenvalues, largest magnitude first), "norm" (the Frobenius norm), "effective_rank" ((sum |eigenvalue|)^2 /
-    sum eigenvalue^2), "basis".
+    A record has "place" (from 1), "feature" (the index), "share", "opposite", "first" and "second" (the two leading
+    eigenvalues, largest magnitude first), "norm" (the Frobenius norm), "effective_rank" ((sum |eigenvalue|)^2 / sum
+    eigenvalue^2) and "basis".
     Raises ValueError if sizes differ.
-    Cost in flops: features * r^2 * (2 * hidden + 4 * r / 3), where hidden is the number of hidden units and r = min(in,
-    2 * hidden). Memory: chunks of 2^24 entries.
+    Cost in flops: features * r^2 * (2 * hidden + 4 * r / 3) with r = min(in, 2 * hidden), where hidden is the number of
+    hidden units. Memory: chunks of 2^24 entries.
     """
     part = check_network("layer", layer).to_layer()
     count = _check_directions(part, directions)

@@ -84,12 +84,13 @@ def removal_test(
 
     drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), where p is the pre-activation of the feature after the layer
 
-    x: (token, in), held-out inputs of the layer on which the feature is active. removed: (token, in), the part that is
-    subtracted from x. control: (token, in), the part that is subtracted for comparison. window: (token,), the number of
-    the window of text that contains the token. name: what was removed, for tables. There is no TopK here, so other
-    features do not compete, and the drop is the feature's own. Tokens of one window are not independent; therefore
-    means are first taken over the tokens of a window and then over windows. The interval (Student's t) is for the
-    difference between drop and control drop, paired by window. `REMOVAL_RULE` decides the verdict.
+    feature: the index of the output feature. x: (token, in), held-out inputs of the layer on which the feature is
+    active. removed: (token, in), the part that is subtracted from x. control: (token, in), the part that is subtracted
+    for comparison. window: (token,), the index of the window of text that contains the token. name: what was removed,
+    for tables. There is no TopK here, so other features do not compete, and the drop is the feature's own. Tokens of
+    one window are not independent; therefore means are first taken over the tokens of a window and then over windows.
+    The interval (Student's t) is for the difference between drop and control drop, paired by window. `REMOVAL_RULE`
+    decides the verdict.
     Raises ValueError if sizes differ or if the feature is not active on x. Cost: three evaluations of the layer on x.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
@@ -162,13 +163,14 @@ def circuit_tests(
     *,
     seed: int = 0,
 ) -> tuple[Verdict, Verdict]:
-    """Test a circuit in two ways: by its input features, and by the plane of its two leading eigenvectors.
+    """Test a circuit in two ways: by its input features, and by the plane of the two leading eigenvectors.
 
-    feature: the number of the output feature. members: (member,), the numbers of the input features of the circuit. x:
-    (token, in), held-out inputs on which the output feature is active. window: (token,), as in `removal_test`. The
-    first test removes decoder[:, members] codes[members] from x; the second removes the part of x in the plane. The
-    control of each test removes an equally long part of other features (`random_part`): as many features as members are
-    active on the token, or two features for the plane. Returns both verdicts.
+    The eigenvectors are those of the interaction matrix of the output feature. feature: the index of the output
+    feature. members: (member,), the indices of the input features of the circuit. x: (token, in), held-out inputs on
+    which the output feature is active. window: (token,), as in `removal_test`. The first test removes decoder[:,
+    members] codes[members] from x; the second removes the part of x in the plane. The control of each test removes an
+    equally long part of other features (`random_part`): as many features as members are active on the token, or two
+    features for the plane. Returns both verdicts.
     Cost: the input encoder, one eigendecomposition, and two calls of `removal_test`.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
@@ -199,8 +201,9 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
 
     codes: (token, feature). decoder: (in, feature). like: (token, in), whose length the result has on every token.
-    count: (token,), the number of active features to draw per token. leave: (member,), the features that are never
-    drawn. If a token has fewer active features than that, all of them are used; if it has none, its part is zero.
+    count: (token,), how many active features to draw per token. leave: (member,), the indices of the features that are
+    never drawn. If a token has fewer active features than `count`, all of them are used; if it has none, its part is
+    zero.
     """
     check_tensor("codes", codes, ("token", "feature"))
     check_tensor("decoder", decoder, ("in", "feature"))

@@ -129,7 +129,7 @@ def decompose(
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
-    mapping from the number of a part to a name or an object; parts that the mapping does not name stay unchanged.
+    mapping from the index of a part to a name or an object; parts that the mapping does not name stay unchanged.
 
     Result: for a layer, the result of the decomposition, as a bilinear map; for a network, a network whose parts are
     decomposed. A type checker knows the type of the result for every built-in name and for every decomposition object.

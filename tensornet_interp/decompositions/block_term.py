@@ -32,8 +32,8 @@ class BlockTerm(FitOptions):
     blocks: the number of blocks, at most out. If it is None, there is one block per number that `rank` lists, or out
     blocks if `rank` is not a list.
     rank: L, one number for all blocks or a list with one number per block, at most min(in, 2 * hidden), where hidden is
-    the number of hidden units; None takes that limit. If `blocks` and `rank` are both None, the result is that of
-    `OutputSVD`, which is exact.
+    the number of hidden units; None takes that limit. If `blocks` and `rank` are both None, the result is exact;
+    without start and priors it needs no fit and is that of `OutputSVD`.
     start: a `SpectralResult` with the same number of blocks and at most L eigenpairs per block. If a block has fewer
     than L eigenpairs, the fit uses only the output vectors of the start and finds the matrices anew.
     Other options: `FitOptions`. Priors act on vectors that span the matrix of a block, and these are not its
@@ -157,10 +157,11 @@ def _parameters(outputs: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> t
 def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied, tuple[Tensor, Tensor]]:
     """Return the model and its parameters after sweeps that alternate between output vectors and matrices.
 
-    The first matrices are the truncated interaction matrices of the outputs. A sweep first fits all output vectors by
-    least squares. Then it replaces the matrix of one block after the other by the best matrix of the same rank for the
-    residual of all other blocks; an eigenvalue may change sign. Neither step raises the error except by rounding, so
-    the parameters of the best sweep are returned.
+    The first matrices are the truncated interaction matrices of the outputs; if every block has full rank and there is
+    one for every output, these are exact and are returned. A sweep first fits all output vectors by least squares. Then
+    it replaces the matrix of one block after the other by the best matrix of the same rank for the residual of all
+    other blocks; an eigenvalue may change sign. Neither step raises the error except by rounding, so the parameters of
+    the best sweep are returned.
     """
     values, vectors = eigenpairs(core, torch.linalg.pinv(outputs), max(ranks))
     matrices = [(values[b, :r], vectors[b, :, :r]) for b, r in enumerate(ranks)]
@@ -197,7 +198,7 @@ def _sweep(core: BilinearLayer, outputs: Tensor, ranks: list[int]) -> tuple[Tied
 
 
 def _whole(core: BilinearLayer, ranks: list[int]) -> bool:
-    """Return whether blocks of these ranks, one per output dimension, are exact without a fit."""
+    """Return whether there is a block of full rank for every output; such blocks are exact without a fit."""
     return min(ranks) == core.shape[1] and len(ranks) >= core.shape[0]
 
 

@@ -54,7 +54,7 @@ class CP(_Ranked):
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["CP"]:
-        """Return decompositions with 1, 2, `layer.rank` / 2 and `layer.rank` terms; the last is exact."""
+        """Return decompositions with 1, 2, half of `layer.rank` and `layer.rank` terms; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, min(2, layer.rank), (layer.rank + 1) // 2, layer.rank})]
 
     def __call__(self, layer: BilinearLayer) -> CPResult:

@@ -31,7 +31,7 @@ class HOSVD:
     energy: a share in (0, 1]. Each unfolding keeps the smallest number of vectors whose squared singular values reach
     this share of their sum.
     error: a relative error in [0, 1). The smallest number of vectors is kept that guarantees this error: each of the
-    three modes may lose a third of its square.
+    three modes may lose error^2 / 3.
 
     Result: a `TuckerResult` with all singular values. Those below `report.floor` times the largest one are rounding
     errors. Differentiable if no cut separates equal singular values.

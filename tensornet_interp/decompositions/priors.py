@@ -56,8 +56,7 @@ class Sparse(Prior):
 
     penalty = mean over the columns x (n,) of (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1)
 
-    The penalty of a column is 0 if only one entry is nonzero, and 1 if all entries have the same magnitude; a
-    column of zeros counts -1 / (sqrt(n) - 1). The fit adds strength * penalty to its loss.
+    The penalty of a column is 0 if at most one entry is nonzero, and 1 if all entries have the same magnitude. The fit adds strength * penalty to its loss.
     mode: the factors whose columns are meant: "outputs", "left", "right", or "inputs" for left and right together.
     """
 
@@ -141,4 +140,4 @@ def _density(columns: Tensor) -> Tensor:
         return columns.new_zeros(())
     length = columns.norm(dim=0)
     ratio = columns.abs().sum(0) / nonzero(length)
-    return ((ratio - 1) / (math.sqrt(size) - 1)).mean()
+    return ((ratio - 1) / (math.sqrt(size) - 1)).clamp_min(0).mean()

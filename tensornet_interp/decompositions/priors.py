@@ -56,7 +56,8 @@ class Sparse(Prior):
 
     penalty = mean over the columns x (n,) of (|x|_1 / |x|_2 - 1) / (sqrt(n) - 1)
 
-    The penalty of a column is 0 if at most one entry is nonzero, and 1 if all entries have the same magnitude. The fit adds strength * penalty to its loss.
+    The penalty of a column is 0 if at most one entry is nonzero, and 1 if all entries have the same magnitude.
+    The fit adds strength * penalty to its loss.
     mode: the factors whose columns are meant: "outputs", "left", "right", or "inputs" for left and right together.
     """
 

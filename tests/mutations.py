@@ -38,7 +38,7 @@ COMPARISONS = {
 DROPPED_ATTRIBUTES = {"T", "mT", "mH"}
 DROPPED_METHODS = {"abs", "sqrt", "square", "flip", "clamp", "clamp_min", "transpose", "permute", "clone", "conj"}
 DROPPED_FUNCTIONS = {"abs", "sorted"}
-NEVER_SWAPPED = {"isinstance", "issubclass", "getattr", "hasattr", "setattr", "cast"}
+NEVER_SWAPPED = {"isinstance", "issubclass", "getattr", "hasattr", "setattr", "cast", "min", "max"}
 
 
 class Mutation(NamedTuple):

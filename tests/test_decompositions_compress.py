@@ -1,10 +1,12 @@
 """Compression loses nothing, and spectra of unfoldings are those of the dense tensor down to the stated floor."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import dense, dense_error, normal, orthonormal, unfold
 
-from tensornet_interp import BilinearLayer, lift
+from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.testing import random_layer
@@ -130,3 +132,11 @@ def test_singular_values_are_differentiable(mode, path):
         return unfolding(BilinearLayer.from_cp((None, list(factors))), mode, max_elements=PATHS[path])[1]
 
     assert torch.autograd.gradcheck(values, weights)
+
+
+@pytest.mark.parametrize("method", ["cp", "hosvd", "output_svd"])
+def test_a_norm_beyond_float64_is_an_error(method):
+    layer = random_layer(3, 6, 4, seed=0)
+    large = replace(layer, left=layer.left * 1e200, right=layer.right * 1e200)
+    with pytest.raises(ValueError, match=r"the norm of .* is about 2\^13\d\d, beyond the range of float64; rescale it"):
+        decompose(large, method)

@@ -257,3 +257,24 @@ def test_a_hub_name_without_the_client_says_what_to_install(tmp_path, monkeypatc
         load_config(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="some/model' is neither a folder"):
         load_layer("../some/model", 0)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        ("EntryNotFoundError", FileNotFoundError),
+        ("LocalEntryNotFoundError", ConnectionError),
+        ("RepositoryNotFoundError", FileNotFoundError),
+        ("HfHubHTTPError", ConnectionError),
+    ],
+)
+def test_what_the_hub_lacks_is_told_apart_from_a_hub_that_cannot_be_reached(raised, kind, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: the extra hub")
+    error = getattr(pytest.importorskip("huggingface_hub.errors"), raised)
+
+    def download(*_, **__):
+        raise error.__new__(error)  # made without its response, which differs between versions of the client
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    with pytest.raises(kind, match="some/model"):
+        load_tensor("some/model", "weight")

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,8 +40,7 @@ from models import Dataset, write_table
 from models.bilinear import BilinearClassifier
 from models.runs import trained
 from models.tables import read_table
-from tensornet_interp import BilinearLayer, SpectralResult, decompose
-from tensornet_interp.disk import replace_files
+from tensornet_interp import BilinearLayer, SpectralResult, decompose, load, save
 from tensornet_interp.fidelity import (
     COMPONENT_RANKINGS,
     certificate,
@@ -53,13 +51,13 @@ from tensornet_interp.fidelity import (
     refit,
     truncation_curve,
 )
-from tensornet_interp.weights import load_layer, save_layer
 
 SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 EVERY = 64  # up to here every number of components is measured, to find the smallest that suffices
 REFITTED = 64  # largest number of components per class in a refit
 RANK_ON, FIT_ON = 5000, 10000  # training images that rank components, and that fit coefficients
+EXAMPLES = "examples.safetensors"
 TABLES = ("curves", "certificates", "shares")
 Row = dict[str, object]
 
@@ -87,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
     summary = print_tables(tables)
     write_table(out / "needed.csv", summary)
-    layer, images = load_layer(out), load_file(out / "images.safetensors")
-    drawn = figures(tables, int(images["size"])) | explanations(layer, images)
+    kept = load(out / EXAMPLES)
+    drawn = figures(tables, kept["size"]) | explanations(kept)
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=120)
     print(f"\nfigures and tables: {out}")
@@ -185,17 +183,14 @@ def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None
     model = trained(options.models, data, classifier(data, size), training, progress=False)
     layer = model.network("input")[0].to_layer()
     first, second = layer(data.test_x).topk(2).indices.T
-    images: dict[str, Tensor] = {"size": torch.tensor(size), "shape": torch.tensor(data.shape)}
+    images = {}
     masks = {"right": first == data.test_y, "wrong": (first != data.test_y) & (second == data.test_y)}
     for name, mask in masks.items():
         if bool(mask.any()):
             index = int(mask.nonzero()[0])
-            images[name], images[f"{name}_label"] = data.test_x[index].clone(), data.test_y[index].clone()
-    names = torch.tensor(list("\n".join(data.class_names).encode()), dtype=torch.uint8)
-    replace_files(
-        [(out / "images.safetensors", save({key: value.cpu() for key, value in images.items()} | {"names": names}))]
-    )
-    save_layer(layer, out)
+            images[name] = {"image": data.test_x[index], "label": int(data.test_y[index])}
+    about = {"size": size, "shape": data.shape, "names": data.class_names}
+    save({"layer": layer, "images": images, **about}, out / EXAMPLES)
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

@@ -30,7 +30,9 @@ from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version
 from tensornet_interp.results import CPResult, TuckerResult
+from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.store import register_type
 
 __version__ = package_version()
 tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to TensorLy
@@ -63,12 +65,15 @@ __all__ = [
     "inner",
     "lift",
     "list_decompositions",
+    "load",
     "norm",
     "odt",
     "plan",
     "register_decomposition",
+    "register_type",
     "relative_error",
     "rename",
+    "save",
     "similarity",
 ]
 

@@ -25,10 +25,12 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
+from tensornet_interp.store import register_type
 
 __all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract", "mode_sizes", "plan", "rename"]
 
 
+@register_type("Term")
 class Term(NamedTuple):
     """A term is one array with a name for each of its axes."""
 

@@ -1,17 +1,51 @@
-"""Conversion of other formats of a bilinear tensor to the CP factors down (out, rank), left and right (in, rank)."""
+"""Conversion of other formats of a bilinear tensor to the CP factors down (out, rank), left and right (in, rank).
 
-from typing import Any
+Layers own their factors: what is made of weights, CP tensors or modules is a copy without a graph of gradients, so that
+a later training step changes no layer and no result.
+"""
+
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_choice, check_kind, check_list, check_size, check_tensor
+from tensornet_interp.checks import check_bool, check_choice, check_kind, check_list, check_size, check_tensor
 
-__all__ = ["cp_factors", "dense_factors", "module_factors"]
+__all__ = ["LayerFactors", "cp_factors", "dense_factors", "linear_factors", "module_factors", "owned"]
 
 
-def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the factors of a TensorLy CP tensor `(weights, [down, left, right])`; down absorbs the weights."""
+class LayerFactors(TypedDict):
+    """The factors of a layer, by the names that it has for them."""
+
+    down: Tensor  # (out, rank)
+    left: Tensor  # (in, rank)
+    right: Tensor  # (in, rank)
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor, without a graph of gradients."""
+    return tensor.detach().clone()
+
+
+def linear_factors(left: Any, right: Any, down: Any, share: Any) -> LayerFactors:
+    """Return a copy of the factors of `nn.Linear` weights: left, right (rank, in), down (out, rank).
+
+    share=True copies nothing.
+    """
+    for name, value, modes in (("left", left, ("rank", "in")), ("right", right, ("rank", "in"))):
+        check_tensor(name, value, modes)
+    check_tensor("down", down, ("out", "rank"))
+    if check_bool("share", share):
+        return {"down": down, "left": left.T, "right": right.T}
+    return {"down": owned(down), "left": owned(left).T, "right": owned(right).T}
+
+
+def cp_factors(cp_tensor: Any) -> LayerFactors:
+    """Return a copy of the factors of a TensorLy CP tensor `(weights, [down, left, right])`.
+
+    down absorbs the weights.
+    """
     if isinstance(cp_tensor, str | Tensor) or not hasattr(cp_tensor, "__len__") or len(cp_tensor) != 2:
         raise TypeError(f"cp_tensor must be a pair (weights, [down, left, right]), got {type(cp_tensor).__name__}")
     weights, factors = cp_tensor
@@ -23,21 +57,24 @@ def cp_factors(cp_tensor: Any) -> tuple[Tensor, Tensor, Tensor]:
         check_tensor("weights", weights, ("rank",))
         check_size("rank", down=down.shape[1], weights=weights.shape[0])
         down = down * weights
-    return (down, left, right)
+    for name, value in (("left", left), ("right", right)):
+        check_tensor(name, value, ("in", "rank"))
+    own_left = owned(left)
+    return {"down": owned(down), "left": own_left, "right": own_left if right is left else owned(right)}
 
 
-def dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dense_factors(tensor: Tensor, *, own: bool = False) -> LayerFactors:
     """Return CP factors that equal a dense tensor (out, in1, in2) with in1 = in2; their rank is in * min(in, out).
 
-    The columns of two of the three factors are unit vectors.
+    The columns of two of the three factors are unit vectors. The third is a view of the tensor; own=True: of a copy.
     """
     check_tensor("tensor", tensor, ("out", "in1", "in2"))
     check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])
-    return _dense_factors(tensor)
+    return _dense_factors(owned(tensor) if own else tensor)
 
 
-def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the CP factors of a `torch.nn.Bilinear` without bias.
+def module_factors(module: Any, inputs: str) -> LayerFactors:
+    """Return a copy of the CP factors of a `torch.nn.Bilinear` without bias.
 
     inputs: "one" if both inputs of the module are the same vector; the tensor is then symmetrized. "two" if they are
     different vectors x1 and x2; the input of the layer is then cat([x1, x2]).
@@ -48,14 +85,11 @@ def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
             "the torch.nn.Bilinear has a bias, but a bilinear layer has none; lift the layer instead:"
             " lift(BilinearLayer.from_tensor(module.weight.detach()), bias=module.bias.detach())"
         )
-    weight = module.weight.detach()
+    weight = owned(module.weight)
     if inputs == "two":
-        down, left, right = _dense_factors(weight)
-        return (
-            down,
-            torch.nn.functional.pad(left, (0, 0, 0, len(right))),
-            torch.nn.functional.pad(right, (0, 0, len(left), 0)),
-        )
+        made = _dense_factors(weight)
+        left = pad(made["left"], (0, 0, 0, len(made["right"])))
+        return {"down": made["down"], "left": left, "right": pad(made["right"], (0, 0, len(made["left"]), 0))}
     if module.in1_features != module.in2_features:
         raise ValueError(
             f"two inputs of {module.in1_features} and {module.in2_features} coordinates cannot be one vector; give"
@@ -64,12 +98,12 @@ def module_factors(module: Any, inputs: str) -> tuple[Tensor, Tensor, Tensor]:
     return dense_factors((weight + weight.mT) / 2)
 
 
-def _dense_factors(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dense_factors(tensor: Tensor) -> LayerFactors:
     out, in1, in2 = tensor.shape
     left = _unit(in1, tensor).repeat_interleave(min(in2, out), dim=1)  # (in1, in1 * min)
     if in2 <= out:
-        return (tensor.reshape(out, -1), left, _unit(in2, tensor).repeat(1, in1))
-    return (_unit(out, tensor).repeat(1, in1), left, tensor.permute(2, 1, 0).reshape(in2, -1))
+        return {"down": tensor.reshape(out, -1), "left": left, "right": _unit(in2, tensor).repeat(1, in1)}
+    return {"down": _unit(out, tensor).repeat(1, in1), "left": left, "right": tensor.permute(2, 1, 0).reshape(in2, -1)}
 
 
 def _unit(size: int, like: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
-from tensornet_interp.formats import cp_factors, dense_factors, module_factors
+from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, module_factors
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
+from tensornet_interp.store import register_type
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
 
@@ -60,7 +61,7 @@ class TensorNetwork(ABC):
         if self.modes != _MODES:
             kind = type(self).__name__
             raise ValueError(f"a layer has the modes {_MODES}, but this {kind} has {self.modes}; rename its modes")
-        return BilinearLayer.from_tensor(self.to_tensor())
+        return BilinearLayer(**dense_factors(self.to_tensor()))
 
 
 class BilinearMap(TensorNetwork):
@@ -138,6 +139,7 @@ class BilinearMap(TensorNetwork):
         return lift_vectors(name, x, self.sizes["in1"], constant=self.constant_in, like=self.terms()[0].data)
 
 
+@register_type("BilinearLayer")
 @dataclass(frozen=True, eq=False, kw_only=True)  # a tensor has no single truth value
 class BilinearLayer(BilinearMap):
     """A bilinear layer `y = down((left x) * (right x))` is a CP tensor.
@@ -180,27 +182,25 @@ class BilinearLayer(BilinearMap):
         name: str = "",
         history: tuple[str, ...] = (),
         basis: str = AS_GIVEN,
+        share: bool = False,
     ) -> Self:
         """Make the layer `down((left x) * (right x))` of `nn.Linear` weights.
 
         left, right: (rank, in); down: (out, rank). For a layer with biases, pass the result on to `lift`.
+        The layer is a copy without gradients. With `share=True` its factors are views of the weights, through which
+        gradients flow and training steps show; `repr` says "with gradients".
         """
-        check_tensor("left", left, ("rank", "in"))
-        check_tensor("right", right, ("rank", "in"))
-        check_tensor("down", down, ("out", "rank"))
-        return cls(down=down, left=left.T, right=right.T, name=name, history=history, basis=basis)
+        return cls(**linear_factors(left, right, down, share), name=name, history=history, basis=basis)
 
     @classmethod
     def from_cp(cls, cp_tensor: Any, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
-        """Make a layer of a TensorLy CP tensor `(weights, [down, left, right])`; `down` absorbs the weights."""
-        down, left, right = cp_factors(cp_tensor)
-        return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
+        """Copy a TensorLy CP tensor `(weights, [down, left, right])` to a layer; `down` absorbs the weights."""
+        return cls(**cp_factors(cp_tensor), name=name, history=history, basis=basis)
 
     @classmethod
     def from_tensor(cls, tensor: Tensor, name: str = "", history: tuple[str, ...] = (), basis: str = AS_GIVEN) -> Self:
-        """Write a dense tensor (out, in1, in2) exactly as a CP tensor, without arithmetic. Rank: in * min(in, out)."""
-        down, left, right = dense_factors(tensor)
-        return cls(down=down, left=left, right=right, name=name, history=history, basis=basis)
+        """Copy a dense tensor (out, in1, in2) exactly to a CP tensor, without arithmetic. Rank: in * min(in, out)."""
+        return cls(**dense_factors(tensor, own=True), name=name, history=history, basis=basis)
 
     @classmethod
     def from_torch_bilinear(
@@ -210,8 +210,7 @@ class BilinearLayer(BilinearMap):
 
         module: a `torch.nn.Bilinear` without bias. inputs: "one", which is all the same x, or "two".
         """
-        down, left, right = module_factors(module, inputs)
-        return cls(down=down, left=left, right=right, name=name, basis=basis)
+        return cls(**module_factors(module, inputs), name=name, basis=basis)
 
     @property
     def cp(self) -> CPTensor:
@@ -231,6 +230,7 @@ class BilinearLayer(BilinearMap):
     def __repr__(self) -> str:
         sizes = f"out={self.shape[0]}, in={self.shape[1]}, rank={self.rank}"
         extra = f", lifted in={self.constant_in} out={self.constant_out}" * (self.constant_in or self.constant_out)
+        extra += ", with gradients" * any(term.data.requires_grad for term in self.terms())
         dtype = str(self.down.dtype).removeprefix("torch.")
         return f"BilinearLayer({self.name!r}, {sizes}, {dtype}{extra}, basis={self.basis!r})"
 

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from tensornet_interp.checks import check_alike, check_kind, check_number, check_size, check_tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
+from tensornet_interp.store import register_type
 
 __all__ = ["Split", "lift", "split"]
 
@@ -28,7 +29,8 @@ def lift(
 
     left_bias, right_bias: (rank,); bias: (out,); residual: a number. One hidden unit (1 * 1) is added for the constant,
     which becomes output coordinate 0 and also carries `bias`. For a residual, one hidden unit (x_j * 1) is added per
-    coordinate. A call takes and returns vectors without the constant coordinate.
+    coordinate. A call takes and returns vectors without the constant coordinate. Gradients flow to the biases if the
+    weights of the layer have gradients, as after `BilinearLayer.from_weights(..., share=True)`.
     Raises ValueError if the layer is already lifted, if sizes differ, or for a residual if in and out differ.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
@@ -39,13 +41,15 @@ def lift(
     if residual and n_in != n_out:
         raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
 
+    shared = any(term.data.requires_grad for term in layer.terms())
+
     def row(name: str, value: Tensor | None, size: int, mode: str) -> Tensor:
         if value is None:
             return layer.down.new_zeros(size)
         check_tensor(name, value, (mode,))
         check_size(mode, layer=size, **{name: value.shape[0]})
         check_alike(layer=layer.down, **{name: value})
-        return value
+        return value if shared else value.detach()
 
     left = torch.cat([row("left_bias", left_bias, layer.rank, "rank")[None], layer.left])  # (1 + in, rank)
     right = torch.cat([row("right_bias", right_bias, layer.rank, "rank")[None], layer.right])
@@ -63,6 +67,7 @@ def lift(
     return replace(layer, down=down, left=left, right=right, history=history, constant_in=True, constant_out=True)
 
 
+@register_type("Split")
 class Split(NamedTuple):
     """A split holds the function of a lifted layer by degree: y = interaction(x) + linear x + constant.
 

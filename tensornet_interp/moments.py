@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from tensornet_interp.checks import check_alike, check_int, check_iterations, check_size, check_tensor, check_text
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.places import check_device, check_place
+from tensornet_interp.store import register_type
 
 __all__ = [
     "HiddenMeans",
@@ -26,6 +27,7 @@ __all__ = [
 _CHUNK_ELEMENTS = 2**22  # entries of a block of rows that is held at once (32 MB)
 
 
+@register_type("Moments", make=lambda **fields: Moments._stored(**fields))
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Moments are the mean and the covariance of the inputs of a layer or network.
@@ -119,6 +121,16 @@ class Moments:
         """Return the moments of x / scale; `scale` is a positive number."""
         check_tensor("scale", scale, ())
         return self._with(self.mean / scale, self.covariance / scale / scale)
+
+    @classmethod
+    def _stored(cls, mean: Tensor, covariance: Tensor, count: int | None = None, note: str = "") -> "Moments":
+        """Make stored moments again: the covariance was checked up to the rounding of the dtype it was given in."""
+        size = len(check_tensor("mean", mean, ("in",)))
+        check_tensor("covariance", covariance, ("in", "in"))
+        for found in covariance.shape:
+            check_size("in", mean=size, covariance=found)
+        unit = cls(torch.zeros_like(mean), torch.eye(size, dtype=mean.dtype, device=mean.device), count, note)
+        return unit._with(mean, covariance)
 
     def _with(self, mean: Tensor, covariance: Tensor) -> "Moments":
         """Return a copy with another mean and covariance, which are not checked because they come from checked ones."""

@@ -9,10 +9,12 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.store import register_type
 
 __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
 
 
+@register_type("BilinearNetwork", ["parts"])
 class BilinearNetwork(TensorNetwork):
     """A bilinear network is a stack of L parts, bottom first: y = part_L(... part_1(x)).
 

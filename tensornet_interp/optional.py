@@ -1,9 +1,9 @@
-"""Import of optional dependencies; no other module of the package imports them."""
+"""Import of modules by name: of optional dependencies, and of the rooms of this package that a file names."""
 
 import importlib
 from types import ModuleType
 
-__all__ = ["optional"]
+__all__ = ["import_page", "optional"]
 
 _PACKAGES = {"sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
 
@@ -21,3 +21,8 @@ def optional(module: str, purpose: str, extra: str = "data") -> ModuleType:
         raise ImportError(
             f"{package} is needed {purpose}: pip install {package}, or pip install 'tensornet_interp[{extra}]'"
         ) from error
+
+
+def import_page(module: str) -> ModuleType:
+    """Import a contents page of this package, by the name that `pages.pages_of` gives."""
+    return importlib.import_module(module)

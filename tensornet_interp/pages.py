@@ -1,6 +1,6 @@
-"""Error messages for names that a contents page does not have: they suggest a similar name, or the right page.
+"""Contents pages, which are modules that define __all__: where a name is, and errors for names that a page lacks.
 
-A contents page is a module that defines __all__.
+The errors suggest a similar name, or the right page.
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["explain_missing_names"]
+__all__ = ["explain_missing_names", "pages_of"]
 
 _FOLDER = Path(__file__).parent
 
@@ -28,6 +28,11 @@ def explain_missing_names(page: str) -> None:
         raise AttributeError(f"module '{page}' has no name '{name}'{_hint(page, name)}", name=name)
 
     setattr(sys.modules[page], "__getattr__", __getattr__)  # noqa: B010 - mypy knows no such attribute of modules
+
+
+def pages_of(name: str) -> list[str]:
+    """Return the contents pages that have a public name; nothing is imported."""
+    return _pages().get(name, [])
 
 
 def _hint(page: str, name: str) -> str:

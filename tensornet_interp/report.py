@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.store import register_type
 
 __all__ = ["Report", "Start", "package_version", "versions"]
 
@@ -35,6 +36,7 @@ def _versions() -> dict[str, str]:
     return {"tensornet_interp": package_version(), "python": platform.python_version()} | libraries
 
 
+@register_type("Start")
 class Start(NamedTuple):
     """A start records how the fit from one of several starting points ended."""
 
@@ -45,6 +47,7 @@ class Start(NamedTuple):
     stop_reason: str  # why the iteration ended
 
 
+@register_type("Report")
 @dataclass(frozen=True)
 class Report:
     """A report says which layer was decomposed, how, and how accurate the result is."""

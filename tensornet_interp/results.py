@@ -14,6 +14,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.report import Report
+from tensornet_interp.store import register_type
 
 __all__ = ["CPResult", "Result", "TuckerResult"]
 
@@ -100,6 +101,7 @@ class Result(BilinearMap):
         return f"of {self.report.layer!r}, basis={self.report.basis!r}, relative error {error}"
 
 
+@register_type("CPResult")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CPResult(Result):
     """A CP result holds weights and three factors.
@@ -144,6 +146,7 @@ class CPResult(Result):
         return CPTensor((self.weights, [self.outputs, self.left, self.right]))
 
 
+@register_type("TuckerResult")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TuckerResult(Result):
     """A Tucker result holds a core (itself a layer), an output factor, and one input factor for both input modes.

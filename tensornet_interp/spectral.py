@@ -14,10 +14,12 @@ from tensornet_interp.contraction import Term
 from tensornet_interp.layer import CHANGED, BilinearLayer
 from tensornet_interp.numerics import eigenvalue_noise, nonzero, without_autocast
 from tensornet_interp.results import Result
+from tensornet_interp.store import register_type
 
 __all__ = ["EigenGroup", "SpectralResult"]
 
 
+@register_type("EigenGroup")
 class EigenGroup(NamedTuple):
     """An eigengroup holds eigenvalues of one block that are equal within a tolerance.
 
@@ -29,6 +31,7 @@ class EigenGroup(NamedTuple):
     projector: Tensor  # (in, in)
 
 
+@register_type("SpectralResult")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpectralResult(Result):
     """A spectral result is a sum of blocks; each is an output vector times a symmetric matrix, given by eigenpairs.

@@ -7,7 +7,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 
 ACCEPTED = [
     # defaults
-    ("*", "beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|index|input_bias|input_bias|k|ks|labels|left_bias|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|path|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
+    ("*", "beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|index|input_bias|input_bias|k|ks|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|path|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
     ("Dictionary", "encoder_bias|decoder_bias", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
@@ -21,11 +21,14 @@ ACCEPTED = [
     # what a word, a truth value, a number or an empty list can be
     ("*", "name|basis|note|title|point|left|right|down|left_bias|right_bias|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
-    ("sweep|load_records|save_dictionary|save_layer", "path|folder|parent", "string", "any word is a path, and a new file is made or none is read"),
+    ("sweep|load_records|save_dictionary|save|load", "path|parent", "string", "any word is a path, and a new file is made or none is read"),
     ("WeightFiles|load_config|load_dictionary|load_layer|load_tensor|tensor_names", "source", "string", "any word is a path: FileNotFoundError names it"),
-    ("*", "constant_in|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed", "bool", "True is a truth value"),
+    ("*", "constant_in|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|share", "bool", "True is a truth value"),
     ("as_network|check_network", "name", "*", "it is only shown in errors", lambda network: len(network.modes) == 3),
     ("WeightFiles.missing", "name", "*", "it is only shown in an error", lambda text: text.startswith("tensor")),
+    ("save", "obj", "*", "any plain value is kept", lambda nothing: nothing is None),
+    ("register_type", "name", "string", "any identifier is a name", callable),
+    ("register_type", "fields", "empty list|longer list", "a class may have no fields; which it has, the class shows", callable),
     ("lift|Layout", "residual", "negative int|huge int", "a whole number is a number"),
     ("low_rank_correlation|components_needed|activations|bond_curves|truncation_curves|similarity_matrix", "active|accuracy|drop|eigenvalue|loss|high", "negative int|huge int", "a whole number is a number, and any is drawn"),
     ("Smooth|Sparse|SpectralResult.groups|ordered_similarity|FeatureInteractions.statistics|check_decomposition", "strength|rtol|z|exact_tolerance", "huge int", "a whole number is a number"),

@@ -42,6 +42,7 @@ from models.storage import load_info, load_model, save_model
 from models.tables import read_table, write_table
 from models.text import encode_to_file, load_tokenizer, load_tokens, read_stories, save_tokenizer, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp import Moments, decompose, load, save
 from tensornet_interp.disk import open_file, read_file, read_json, read_lines
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import describe
@@ -53,10 +54,10 @@ from tensornet_interp.weights import (
     load_layer,
     load_tensor,
     save_dictionary,
-    save_layer,
     tensor_names,
 )
 
+OLD_LAYER = Path(__file__).with_name("stored") / "layer-format-1.safetensors"
 SECONDS, MEMORY = 10, 512 << 20
 ERRORS = (ValueError, TypeError, OSError)
 RAW = (UnicodeError, json.JSONDecodeError)  # of the family, but they name no file
@@ -152,6 +153,12 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
     return make
 
 
+def keep(folder: Path) -> None:
+    layer = random_layer(3, 4, 5, seed=0)
+    kept = {"results": [decompose(layer, name) for name in ("eigen", "hosvd", "cp")], "moments": Moments.standard(3)}
+    save(kept, folder / "kept.safetensors")
+
+
 def lines(folder: Path) -> Any:
     with open_file(folder / "a.csv") as file:
         return list(read_lines(file, folder / "a.csv"))
@@ -164,8 +171,11 @@ FIRST = "transformer.h.0.mlp.w.weight"
 
 # By the name on the contents page, and what is read in brackets where there are several ways.
 LOADERS: dict[str, Loader] = {
-    "load_layer (own)": Loader(
-        lambda f: save_layer(random_layer(3, 4, 5, seed=0), f), lambda f: layer_words(load_layer(f)), True
+    "load": Loader(keep, lambda f: describe(load(f / "kept.safetensors")), True),
+    "load (an old layer)": Loader(
+        lambda f: f.mkdir(parents=True, exist_ok=True) or shutil.copy(OLD_LAYER, f),
+        lambda f: layer_words(load(f / OLD_LAYER.name)),
+        True,
     ),
     "load_layer (published)": Loader(published, lambda f: layer_words(load_layer(f, 1))),
     "load_layer (saved model)": Loader(

@@ -24,6 +24,11 @@ def layer_of(n_out, n_in, rank, seed=0, device="cpu", *, dtype=torch.float64, sc
     return BilinearLayer.from_cp((None, factors), name=name)
 
 
+def of_factors(down, left, right):
+    """A layer of these very tensors, through which gradients flow."""
+    return BilinearLayer(down=down, left=left, right=right)
+
+
 def with_spectra(eigenvalues, seed):
     """A layer whose i-th output has the interaction matrix of the i-th row of eigenvalues, each in its own basis."""
     count, size = eigenvalues.shape

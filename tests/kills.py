@@ -38,11 +38,12 @@ from models.tables import read_table, write_table
 from models.text import encode_to_file, load_tokens, train_tokenizer
 from models.training import TrainingConfig
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp import Eigen, load, save
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import digest
 from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
-from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary, save_layer
+from tensornet_interp.weights import load_dictionary, save_dictionary
 
 # tqdm's own lock is shared by forks: one that is killed while it has it would keep it from all for ever
 tqdm.set_lock(threading.RLock())
@@ -94,10 +95,10 @@ SAVES = {
         save_huggingface,
         lambda f: parameters(load_huggingface(f)),
     ),
-    "save_layer": Saved(
+    "save": Saved(
         [random_layer(9, 60, 80, seed=0), replace(random_layer(5, 30, 40, seed=1), history=("other",))],
-        save_layer,
-        lambda f: digest(load_layer(f)),
+        lambda layer, f: save({"layer": layer, "result": Eigen(rank=2)(layer)}, f / "kept.safetensors"),
+        lambda f: digest(load(f / "kept.safetensors")),
     ),
     "save_dictionary": Saved(
         [Dictionary(draw(i), draw(i).T.contiguous(), k=2, name="1-mlp-out-x3-k2") for i in range(2)],
@@ -309,21 +310,19 @@ def inside(folder: Path, kind: str) -> Counter[str]:
     said = Counter[str]()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=True)
     stuffing = folder / "stuffing"
-    for name, save in SAVES.items():
+    for name, one in SAVES.items():
         for path in folder.iterdir():
             subprocess.run(["rm", "-rf", str(path)], check=True)
-        save.write(save.versions[0], folder / name)
-        expected = save.read(folder / name)
+        one.write(one.versions[0], folder / name)
+        expected = one.read(folder / name)
         before = sorted(folder.rglob("*"))
         make_unwritable(folder, kind)
-        wrong = not refused(
-            lambda save=save, name=name: save.write(save.versions[1], folder / name), OSError, str(folder)
-        )
-        wrong |= save.read(folder / name) != expected
+        wrong = not refused(lambda one=one, name=name: one.write(one.versions[1], folder / name), OSError, str(folder))
+        wrong |= one.read(folder / name) != expected
         make_writable(folder, kind)
         wrong |= sorted(folder.rglob("*")) != before
-        save.write(save.versions[1], folder / name)
-        wrong |= save.read(folder / name) == expected
+        one.write(one.versions[1], folder / name)
+        wrong |= one.read(folder / name) == expected
         said["torn" if wrong else "whole"] += 1
     for path in folder.iterdir():
         subprocess.run(["rm", "-rf", str(path)], check=True)

@@ -18,7 +18,7 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.plots import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.spectra import spectra
-from tensornet_interp.weights import load_config, load_dictionary, load_layer, save_layer
+from tensornet_interp.weights import load_config, load_dictionary, load_layer
 
 
 def interactions(**options):
@@ -40,7 +40,6 @@ TABLE = [
     ("a pickle", lambda: load_layer("model.bin", 0), ValueError, "model.bin is a pickle by its name, .*convert it"),
     ("index a float", lambda: load_layer("x", 1.0), TypeError, r"index must be a whole number, got 1\.0"),
     ("layout a typo", lambda: load_layer("x", 1, layout="lama"), ValueError, "layout must be one of .*; did you mean 'llama'"),
-    ("save a tensor", lambda: save_layer(DOWN, "x"), TypeError, "layer must be a BilinearLayer, got Tensor"),
     ("dictionary of no folder", lambda: load_dictionary("/no/such/folder"), FileNotFoundError, "neither a folder"),
     ("decoder as encoder", lambda: Dictionary(normal(7, 5), normal(7, 5)), ValueError, r"decoder \(d, feature\), got \(7, 5\) and \(7, 5\)"),
     ("dictionary, NaN", lambda: Dictionary.from_matrix(spoiled(float("nan"))), ValueError, "decoder has 1 entries that are NaN"),

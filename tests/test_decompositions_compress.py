@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import dense, dense_error, normal, orthonormal, unfold
+from helpers import dense, dense_error, normal, of_factors, orthonormal, unfold
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.decompositions.compress import compress, unfolding
@@ -129,7 +129,7 @@ def test_singular_values_are_differentiable(mode, path):
     weights = [t.requires_grad_() for t in (layer.down, layer.left, layer.right)]
 
     def values(*factors):
-        return unfolding(BilinearLayer.from_cp((None, list(factors))), mode, max_elements=PATHS[path])[1]
+        return unfolding(of_factors(*factors), mode, max_elements=PATHS[path])[1]
 
     assert torch.autograd.gradcheck(values, weights)
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import dense, dense_error, normal, times
+from helpers import dense, dense_error, normal, of_factors, times
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
@@ -194,7 +194,7 @@ def test_a_lifted_layer_keeps_its_constant_coordinates(method, device):
 def test_fits_carry_no_gradient(method, rank):
     """They are not differentiable: half a gradient, through the scale alone, would be a trap."""
     layer = random_layer(3, 5, 4, seed=1)
-    layer = BilinearLayer.from_cp((None, [t.requires_grad_() for t in (layer.down, layer.left, layer.right)]))
+    layer = of_factors(*(t.requires_grad_() for t in (layer.down, layer.left, layer.right)))
     assert not decompose(layer, method, rank=rank, max_iterations=2).to_tensor().requires_grad
     with torch.inference_mode():
         assert decompose(random_layer(3, 5, 4, seed=1), method, rank=rank, max_iterations=2).relative_error < 1

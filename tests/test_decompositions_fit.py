@@ -4,9 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import assert_close, dense, normal
+from helpers import assert_close, dense, normal, of_factors
 
-from tensornet_interp import BilinearLayer
 from tensornet_interp.decompositions.compress import compress
 from tensornet_interp.decompositions.fit import descend, gauss_newton, gradient, overlaps
 from tensornet_interp.decompositions.parametrize import Free, Tied
@@ -64,7 +63,7 @@ def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
 def test_products_are_differentiable_in_the_layer_and_the_components():
     layer = random_layer(*SIZES, seed=1)
     inputs = [t.requires_grad_() for t in (layer.down, layer.left, layer.right, *triple())]
-    assert torch.autograd.gradcheck(lambda *w: overlaps(BilinearLayer.from_cp((None, list(w[:3]))), w[3:]), inputs)
+    assert torch.autograd.gradcheck(lambda *w: overlaps(of_factors(*w[:3]), w[3:]), inputs)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -130,7 +129,7 @@ def test_gauss_newton_never_rises(name, seed):
 def test_gauss_newton_ends_at_an_exact_sum_that_is_near(name):
     """From a start 1 % away it converges at second order, to the rounding of the loss."""
     model, parameters = MODELS[name]("cpu")
-    core = compress(BilinearLayer.from_cp((None, list(model.components(parameters)))), inputs=False).core
+    core = compress(of_factors(*model.components(parameters)), inputs=False).core
     start = model.balance((core.down.norm() / model.components(parameters)[0].norm() * parameters[0], *parameters[1:]))
     near = tuple(p * (1 + 0.01 * normal(*p.shape, seed=8)) for p in start)
     fit = gauss_newton(core, model, near, max_iterations=40, tolerance=1e-4)

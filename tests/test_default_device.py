@@ -12,8 +12,8 @@ from models.sae import SAEConfig, autoencoder_at
 from models.text import encode, encode_to_file, load_tokens, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
 from models.vectors import windows
+from tensornet_interp import load, save
 from tensornet_interp.testing import random_layer
-from tensornet_interp.weights import load_layer, save_layer
 
 LANGUAGE = TransformerConfig(vocabulary=7, d_model=4, d_hidden=6, n_layers=2, n_heads=1, context=3)
 GATED = TransformerConfig(**vars(LANGUAGE) | {"gate": "silu"})
@@ -58,10 +58,10 @@ def gates(folder):
 
 
 def files(folder):
-    save_layer(LAYER, folder)
+    save(LAYER, folder / "layer.safetensors")
     tokenizer = train_tokenizer(["a story"], 257)
     encode_to_file(tokenizer, ["a story"], folder / "tokens.npy")
-    return [load_layer(folder).down, encode(tokenizer, ["a story"]), load_tokens(folder / "tokens.npy")]
+    return [load(folder / "layer.safetensors").down, encode(tokenizer, ["a story"]), load_tokens(folder / "tokens.npy")]
 
 
 @pytest.mark.parametrize("work", [classifier, language, resumed, autoencoder, gates, files])

@@ -15,9 +15,10 @@ from models.storage import load_model, save_model
 from models.tables import read_table
 from models.text import load_tokens, read_stories
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp import load, save
 from tensornet_interp.disk import appending, open_file, parse_json, read_file, read_json, replace_file, replace_files
 from tensornet_interp.testing import random_layer
-from tensornet_interp.weights import WeightFiles, load_config, load_layer, pack, save_layer
+from tensornet_interp.weights import WeightFiles, load_config, pack
 
 SMALL = ClassifierConfig(inputs=7, width=5, hidden=6, classes=3)
 
@@ -152,17 +153,18 @@ def test_a_read_is_of_one_version(tmp_path):
     """A writer replaces the file while others read it: every layer has one value in all of its tensors."""
     layer = random_layer(3, 5, 4, seed=0)
     versions = [type(layer)(**{name: torch.full_like(getattr(layer, name), i) for name in constant(0)}) for i in (1, 2)]
-    save_layer(versions[0], tmp_path)
+    path = tmp_path / "layer.safetensors"
+    save(versions[0], path)
     end = time.monotonic() + 2
 
     def write():
         while time.monotonic() < end:
             for version in versions:
-                save_layer(version, tmp_path)
+                save(version, path)
 
     def read():
         while time.monotonic() < end:
-            found = load_layer(tmp_path)
+            found = load(path)
             values = torch.cat([found.down.flatten(), found.left.flatten(), found.right.flatten()])
             assert float(values.min()) == float(values.max())
 

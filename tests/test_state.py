@@ -16,11 +16,13 @@ from tensornet_interp import (
     inner,
     lift,
     list_decompositions,
+    load,
     norm,
     odt,
     plan,
     relative_error,
     rename,
+    save,
     similarity,
 )
 from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
@@ -81,7 +83,7 @@ from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
-from tensornet_interp.weights import load_config, load_layer, load_tensor, save_layer
+from tensornet_interp.weights import load_config, load_layer, load_tensor
 
 BOND_RECORD = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
 
@@ -108,7 +110,7 @@ class Given:
         self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
         self.folder = folder
         save_model(build_classifier(CONFIG, seed=0), folder / "given")
-        save_layer(self.lifted, folder / "layer")
+        save(self.lifted, folder / "layer.safetensors")
         self.dictionary = Dictionary(normal(7, 5, seed=10), normal(5, 7, seed=11), decoder_bias=normal(5, seed=12), k=2)
 
 
@@ -239,11 +241,9 @@ CALLS = {
         g.x @ g.result.eigenvectors[0], g.result.eigenvalues[0]
     ),
     "plot correlations": lambda g: correlation_by_rank(low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x")),
-    "save layer": lambda g: save_layer(g.lifted, g.folder / "saved"),
-    "load layer": lambda g: [
-        load_layer(g.folder / "layer"),
-        load_layer(g.folder / "given", 0, layout="tensornet_interp"),
-    ],
+    "save": lambda g: save({"lifted": g.lifted, "results": [g.result, g.cp, g.circuit]}, g.folder / "saved"),
+    "load": lambda g: load(g.folder / "layer.safetensors"),
+    "load layer": lambda g: load_layer(g.folder / "given", 0, layout="tensornet_interp"),
     "load tensor": lambda g: (load_tensor(g.folder / "given", "head.weight"), load_config(g.folder / "given")),
     "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], by) for by in EIGENVALUE_RANKINGS],
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),

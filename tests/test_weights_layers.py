@@ -11,13 +11,11 @@ import pytest
 import torch
 from helpers import normal
 from published import attention, logits, make_config, make_tensors, one_shard_a_layer, raw_mlp, rms, write
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models import ClassifierConfig, build_classifier, save_model
 from models.logic_gates import LogicGate, LogicGateConfig, LogicGateModel
-from tensornet_interp import BilinearLayer, lift
-from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor, save_layer
+from tensornet_interp.weights import LAYOUTS, Layout, load_layer, load_tensor
 
 X = normal(5, 12, seed=7)
 
@@ -176,54 +174,6 @@ def test_gate_models_and_gated_models_of_this_project(tmp_path):
     save_model(build_classifier(replace(OWN["all"], gate="relu"), seed=0), tmp_path / "relu")
     with pytest.raises(ValueError, match=r"has a gate \(gate='relu' in config.json\).*gate_removed=True"):
         load_layer(tmp_path / "relu", 0, layout="tensornet_interp")
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_written_layers_come_back(tmp_path, device, dtype):
-    plain = BilinearLayer(
-        down=normal(3, 4),
-        left=normal(5, 4),
-        right=normal(5, 4, seed=1),
-        name="layer 0",
-        history=("scaled",),
-        basis="é",
-    )
-    lifted = lift(plain, bias=normal(3)).drop_constant()
-    tied = replace(plain, right=plain.left)
-    for i, layer in enumerate(part.to(device, dtype) for part in (plain, lifted, tied)):
-        save_layer(layer, tmp_path / str(i))
-        back = load_layer(tmp_path / str(i), device=device)
-        for key in ("down", "left", "right"):
-            assert torch.equal(getattr(back, key), getattr(layer, key))
-        assert vars(back) | {"down": 0, "left": 0, "right": 0} == vars(layer) | {"down": 0, "left": 0, "right": 0}
-        assert back.down.dtype == dtype
-        assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["layer.safetensors"]
-    assert load_layer(tmp_path / "1" / "layer.safetensors").constant_in
-
-
-def test_a_layer_file_without_a_basis_states_none(tmp_path):
-    save_layer(BilinearLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4, seed=1), basis="x"), tmp_path)
-    file = tmp_path / "layer.safetensors"
-    with safe_open(file, "pt") as opened:
-        tensors, metadata = {key: opened.get_tensor(key) for key in ("down", "left", "right")}, opened.metadata()
-    about = json.loads(metadata["layer"])
-    assert about.pop("basis") == "x"
-    save_file(tensors, file, {"format": metadata["format"], "layer": json.dumps(about)})
-    assert load_layer(tmp_path).basis == "as given"
-
-
-def test_an_interrupted_save_leaves_the_old_layer(tmp_path, monkeypatch):
-    old = BilinearLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4, seed=1))
-    save_layer(old, tmp_path)
-
-    def full_disk(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        save_layer(old.symmetrize(), tmp_path)
-    assert load_layer(tmp_path).rank == 4
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 MEASURE = Path(__file__).with_name("measure_reading.py")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import normal
 from published import make_config, make_tensors, write
-from safetensors.torch import save_file
 
+from tensornet_interp import BilinearLayer, save
 from tensornet_interp.weights import LAYOUTS, Layout, load_layer
 
 MLP = "transformer.h.1.mlp"
@@ -134,20 +134,8 @@ def test_what_is_no_bilinear_layer(case, tmp_path):
         load_layer(tmp_path, index, layout=layout)
 
 
-def test_files_that_save_layer_did_not_write(tmp_path):
-    write(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"layer\.safetensors is missing \(index=None reads .* give a layer's index"
-    ):
-        load_layer(tmp_path)
-    with pytest.raises(ValueError, match="was not written by save_layer: give the index of a layer"):
-        load_layer(tmp_path / "model.safetensors")
-    layer = {"down": normal(3, 4), "left": normal(5, 4), "right": normal(5, 4, seed=1)}
-    file, about = tmp_path / "layer.safetensors", {"format": "tensornet_interp layer 1"}
-    for metadata in ({}, {"layer": "{"}, {"layer": "[]"}, {"layer": '{"name": "a"}'}):
-        save_file(layer, file, about | metadata)
-        with pytest.raises(ValueError, match=r"layer\.safetensors is corrupt: its metadata"):
-            load_layer(tmp_path)
-    save_file({"down": layer["down"]}, file, about)
-    with pytest.raises(ValueError, match="must hold down, left and right, got down"):
-        load_layer(tmp_path)
+def test_a_file_of_save_is_no_checkpoint(tmp_path):
+    save(BilinearLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4)), tmp_path / "kept.safetensors")
+    for source in (tmp_path, tmp_path / "kept.safetensors"):
+        with pytest.raises(ValueError, match=r"was written by save: tensornet_interp\.load opens it"):
+            load_layer(source, 0)

@@ -39,6 +39,7 @@ from tensornet_interp import (
     keys,
     lift,
     lifting,
+    load,
     network,
     norm,
     odt,
@@ -47,8 +48,10 @@ from tensornet_interp import (
     registry,
     relative_error,
     rename,
+    save,
     similarity,
     spectra,
+    store,
     sweep,
     testing,
     weights,
@@ -98,8 +101,8 @@ FITTED = dict(rank=2, priors=(), start=None, starts=2, max_iterations=2, toleran
 TERMS = [Term(normal(2, 3), ("a", "b")), Term(normal(3, 4), ("b", "c")), Term(normal(3, 4), ("b", "c"))]
 CONTRACTED = dict(network=TERMS, output=("a", "c"), chunk="a", optimize="auto", max_elements=100)
 
-for _folder in ("layer", "checkpoint"):
-    weights.save_layer(LAYER, HOME / _folder)
+save(LAYER, HOME / "layer" / "layer.safetensors")
+(HOME / "checkpoint").mkdir()
 weights.save_dictionary(SAVED, HOME)
 (HOME / "layer" / "config.json").write_text("{}", encoding="utf-8")
 FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
@@ -118,7 +121,7 @@ def _axes():
 CALLS = {
     # layers and networks
     "BilinearLayer": (BilinearLayer, dict(down=LAYER.down, left=LAYER.left, right=LAYER.right, name="a", history=("b",), basis="c", constant_in=True, constant_out=True)),
-    "BilinearLayer.from_weights": (BilinearLayer.from_weights, dict(left=LAYER.left.T, right=LAYER.right.T, down=LAYER.down, name="a", history=("b",), basis="c")),
+    "BilinearLayer.from_weights": (BilinearLayer.from_weights, dict(left=LAYER.left.T, right=LAYER.right.T, down=LAYER.down, name="a", history=("b",), basis="c", share=True)),
     "BilinearLayer.from_cp": (BilinearLayer.from_cp, dict(cp_tensor=(None, [LAYER.down, LAYER.left, LAYER.right]), name="a", history=("b",), basis="c")),
     "BilinearLayer.from_tensor": (BilinearLayer.from_tensor, dict(tensor=normal(2, 3, 3), name="a", history=("b",), basis="c")),
     "BilinearLayer.from_torch_bilinear": (BilinearLayer.from_torch_bilinear, dict(module=torch.nn.Bilinear(3, 3, 2, bias=False), name="a", basis="c", inputs="one")),
@@ -323,7 +326,9 @@ CALLS = {
     "tensor_names": (weights.tensor_names, dict(source=STORED["source"])),
     "pack": (weights.pack, dict(tensors={"a": X}, metadata={"b": "c"})),
     "save_dictionary": (weights.save_dictionary, dict(dictionary=SAVED, parent=HOME)),
-    "save_layer": (weights.save_layer, dict(layer=LAYER, folder=HOME / "layer")),
+    "save": (save, dict(obj=LAYER, path=HOME / "saved.safetensors")),
+    "load": (load, dict(path=STORED["source"], device="cpu")),
+    "register_type": (store.register_type, dict(name="Peak", fields=("place",), make=None)),
 }  # fmt: skip
 
 # What has no row, and why.
@@ -336,8 +341,8 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFidelity", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
-    TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "hidden_means", "input_gram", "input_moments", "lift_vectors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
+    TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read"],
     STEP: ["*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
 }  # fmt: skip

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from torch import Tensor
 
 from models.tables import interval
-from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp import decompose
 from tensornet_interp.fidelity import components_needed
 from tensornet_interp.plots import curves, explanation
 
@@ -157,17 +157,12 @@ def _finish(figure: Figure) -> None:
             figure.legend(handles, labels, loc="outside right upper", title=legend.get_title().get_text(), fontsize=8)
 
 
-def explanations(layer: BilinearLayer, images: dict[str, Tensor]) -> dict[str, Figure]:
+def explanations(kept: dict[str, Any]) -> dict[str, Figure]:
     """Draw one right and one wrong decision taken apart; a kind that does not exist is left out."""
-    result = decompose(layer, "eigen")
-    names = bytes(images["names"].tolist()).decode().split("\n")
-    height, width = images["shape"].tolist()
+    result = decompose(kept["layer"], "eigen")
     return {
-        f"explanation_{name}": explanation(
-            result, images[name], (height, width), names, label=int(images[f"{name}_label"])
-        )
-        for name in ("right", "wrong")
-        if name in images
+        f"explanation_{name}": explanation(result, one["image"], kept["shape"], kept["names"], label=one["label"])
+        for name, one in kept["images"].items()
     }
 
 

@@ -11,6 +11,7 @@ from tensornet_interp.checks import check_int
 from tensornet_interp.inner_products.stack import Stack
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
+from tensornet_interp.store import register_type
 
 _EPS = torch.finfo(torch.float64).eps
 FLOOR = math.sqrt(_EPS)  # Gram matrices resolve singular values down to this share of the largest
@@ -18,6 +19,7 @@ FLOOR = math.sqrt(_EPS)  # Gram matrices resolve singular values down to this sh
 Scaled = tuple[Tensor, float]  # (matrix, log_scale) stands for matrix * exp(log_scale)
 
 
+@register_type("Bond")
 @dataclass(frozen=True, eq=False)
 class Bond:
     """Bond l of a network carries the outputs of layer l to layer l + 1; bond 0 is the input and bond L the output.

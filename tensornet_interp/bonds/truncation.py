@@ -13,10 +13,12 @@ from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
 from tensornet_interp.network import BilinearNetwork, as_network
+from tensornet_interp.store import register_type
 
 Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
 
+@register_type("Truncation")
 @dataclass(frozen=True, eq=False)
 class Truncation:
     """A truncation holds a network with cut bonds, and its relative distance from the original network in tree norm."""
@@ -34,6 +36,7 @@ class Truncation:
         return f"Truncation(relative error {self.measured:.3e}, at most {self.bound:.3e}\n{cuts}{clusters})"
 
 
+@register_type("ODT")
 @dataclass(frozen=True, eq=False)
 class ODT:
     """An ODT holds a network and its bonds with their singular values, input first; call `odt` to create one."""

@@ -21,6 +21,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up
 from tensornet_interp.decompositions.compress import Compressed, compress
+from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.network import as_network
@@ -110,7 +111,7 @@ def circuit(
         made.append(level.to(like.dtype))
         if not bool(torch.isfinite(made[-1].eigenvalues).all()):
             raise ValueError(f"the eigenvalues of layer {level.layer} overflow {like.dtype}: scale the weights down")
-    return Circuit(network, direction, tuple(made), ruler.name, name)
+    return Circuit(network, owned(direction), tuple(made), ruler.name, name)
 
 
 class _Ruler:

@@ -10,10 +10,12 @@ from torch import Tensor
 from tensornet_interp.balance import balance, rescale, times_power
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.store import register_type
 
 _PRINTED = 4  # children of a component that `str` prints
 
 
+@register_type("Level")
 @dataclass(frozen=True, eq=False)
 class Level:
     """A level holds the components that read the input of one layer, best first.
@@ -36,6 +38,7 @@ class Level:
         return Level(self.layer, self.parents, *(tensor.to(dtype) for tensor in floats))
 
 
+@register_type("Component")
 @dataclass(frozen=True, eq=False)
 class Component:
     """A component is one node of the tree; its contribution is added to the coordinate of its parent.
@@ -51,6 +54,7 @@ class Component:
     children: tuple["Component", ...]  # best first; none at the lowest layer
 
 
+@register_type("Circuit")
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """A circuit is the tree of components that produce one output of a network.

@@ -16,8 +16,10 @@ from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.store import register_type
 
 
+@register_type("Matching")
 @dataclass(frozen=True, eq=False)
 class Matching:
     """A matching pairs components of a with components of b and says how similar the components of each pair are.
@@ -42,6 +44,7 @@ class Matching:
         return f"Matching({len(self.pairs)} pairs, congruence mean {self.mean:.4f}, lowest {lowest:.4f})"
 
 
+@register_type("Stability")
 @dataclass(frozen=True, eq=False)
 class Stability:
     """A stability says how similar the results of several fits are; no fit is compared with itself."""

@@ -19,11 +19,13 @@ from tensornet_interp.checks import (
 from tensornet_interp.compare.components import match
 from tensornet_interp.numerics import EPS, eigenvalue_noise, nonzero, t_quantile, unit_columns
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.store import register_type
 
 EIGENVALUE_RANKINGS = ("positive", "negative", "magnitude")
 Pairs = tuple[tuple[int, int], ...]
 
 
+@register_type("OrderedSimilarity")
 @dataclass(frozen=True, eq=False)
 class OrderedSimilarity:
     """An ordered similarity compares eigenvectors at the same place of the ranking, per pair of runs, in float64.
@@ -54,6 +56,7 @@ class OrderedSimilarity:
         return f"OrderedSimilarity({self.ranking}, {len(self.gaps)} runs, {len(self.pairs)} pairs, first {first:.4f})"
 
 
+@register_type("Interval")
 @dataclass(frozen=True, eq=False)
 class Interval:
     """An interval holds a mean over pairs of runs, its standard error and both ends of its confidence interval.

@@ -23,10 +23,12 @@ from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult
+from tensornet_interp.store import register_type
 
 _OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # what the adapter itself answers for
 
 
+@register_type("TensorTrainResult")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorTrainResult(Result):
     """A tensor-train result holds the three cores of a tensor train.

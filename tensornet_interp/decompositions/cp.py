@@ -11,7 +11,15 @@ from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.compress import Compressed
 from tensornet_interp.decompositions.parametrize import Free, Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
-from tensornet_interp.decompositions.starts import Triple, eigen_start, join, paired_start, random_start, untie
+from tensornet_interp.decompositions.starts import (
+    Triple,
+    as_layer,
+    eigen_start,
+    join,
+    paired_start,
+    random_start,
+    untie,
+)
 from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.results import CPResult
@@ -149,7 +157,7 @@ def extend(given: Triple | None, core: BilinearLayer, rank: int, seed: int, *, p
     if missing < 0:
         raise ValueError(f"start has {rank - missing} components, more than rank={rank}")
     if missing:
-        rest = core if given is None else difference(BilinearLayer.from_cp((None, list(given))), core)
+        rest = core if given is None else difference(as_layer(given), core)
         more = (paired_start if paired else eigen_start)(rest, missing)
         terms = more if terms is None else join(terms, more)
     if terms is None:

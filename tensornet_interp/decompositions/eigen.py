@@ -10,6 +10,7 @@ from torch import Tensor
 from tensornet_interp.balance import balance, balance_rows, rescale, times_power
 from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import EPS, row_noise
 from tensornet_interp.report import Report
@@ -51,6 +52,7 @@ class Eigen:
     directions: Tensor | None = None
     rank: int | None = None
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    differentiable: ClassVar[bool] = True  # the result keeps the graph of gradients of a layer that has one
 
     def __post_init__(self) -> None:
         if self.directions is not None:
@@ -85,8 +87,8 @@ class Eigen:
         if self.directions is None:
             directions = outputs = torch.eye(n_out, dtype=torch.float64, device=layer.down.device)
         else:
-            directions = self.directions.to(torch.float64)
-            outputs = invert_directions(self.directions)
+            given = owned(self.directions)  # gradients flow to the weights only
+            directions, outputs = given.to(torch.float64), invert_directions(given)
             self._check_constant(layer, outputs @ directions)
         values, vectors = eigenpairs(wide, directions, kept)
         return measured(

@@ -37,6 +37,7 @@ class OutputSVD:
     blocks: int | None = None
     rank: int | None = None
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    differentiable: ClassVar[bool] = True  # the result keeps the graph of gradients of a layer that has one
 
     def __post_init__(self) -> None:
         for name in ("blocks", "rank"):

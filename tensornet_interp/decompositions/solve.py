@@ -16,7 +16,7 @@ from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Model
 from tensornet_interp.decompositions.priors import Factors, Prior
-from tensornet_interp.decompositions.starts import Triple
+from tensornet_interp.decompositions.starts import Triple, as_layer
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report, Start
 
@@ -178,11 +178,7 @@ class BestFit:
 
 
 def _nearest(best: Triple, other: Triple) -> float:
-    return float(
-        congruence(BilinearLayer.from_cp((None, list(best))), BilinearLayer.from_cp((None, list(other))))[0]
-        .amax(1)
-        .mean()
-    )
+    return float(congruence(as_layer(best), as_layer(other))[0].amax(1).mean())
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:

@@ -15,6 +15,12 @@ _PUSH = 1e-2  # how far parallel factors are moved apart, as a share of their le
 Triple = tuple[Tensor, Tensor, Tensor]  # outputs (out, rank), left (in, rank), right (in, rank)
 
 
+def as_layer(terms: Triple) -> BilinearLayer:
+    """Return the sum of terms as a layer, which shares their arrays."""
+    down, left, right = terms
+    return BilinearLayer(down=down, left=left, right=right)
+
+
 def eigen_start(layer: BilinearLayer, rank: int) -> Triple:
     """Return the eigencomponents of largest magnitude over all outputs, at most `rank`; left and right are one object.
 

@@ -48,6 +48,7 @@ class HOSVD:
     energy: float | None = None
     error: float | None = None
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    differentiable: ClassVar[bool] = True  # the result keeps the graph of gradients of a layer that has one
 
     def __post_init__(self) -> None:
         _check_options(self.ranks, self.energy, self.error)

@@ -16,12 +16,15 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.features.points import check_points
+from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
+from tensornet_interp.store import register_type
 
 
+@register_type("Dictionary")
 @dataclass(frozen=True, eq=False)  # a tensor has no single truth value
 class Dictionary:
     """A dictionary encodes vectors x as codes f, with one number per feature, and decodes codes as vectors.
@@ -82,10 +85,10 @@ class Dictionary:
     ) -> "Dictionary":
         """Return the linear dictionary f = encoder x, x = decoder f without biases, for example from any matrix.
 
-        decoder: (d, feature). encoder: (feature, d); by default the transpose of the decoder.
+        decoder: (d, feature). encoder: (feature, d); by default the transpose of the decoder. Both are copied.
         """
-        check_tensor("decoder", decoder, ("d", "feature"))
-        encoder = decoder.T if encoder is None else encoder
+        decoder = owned(check_tensor("decoder", decoder, ("d", "feature")))
+        encoder = decoder.T if encoder is None else owned(check_tensor("encoder", encoder, ("feature", "d")))
         return cls(encoder, decoder, rectify=False, name=name, point=point)
 
     @property

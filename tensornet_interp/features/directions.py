@@ -8,8 +8,10 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_alike, check_int, check_names, check_size, check_tensor
 from tensornet_interp.numerics import row_noise, unit_columns
+from tensornet_interp.store import register_type
 
 
+@register_type("Projection")
 class Projection(NamedTuple):
     """A projection holds the coordinates of vectors in a set of eigenvectors, float64."""
 
@@ -18,6 +20,7 @@ class Projection(NamedTuple):
     captured: Tensor  # (vector,): share of |x|^2 in the span of the eigenvectors
 
 
+@register_type("Label")
 class Label(NamedTuple):
     """A label is the name of a vector near a direction, and the cosine of the two."""
 
@@ -25,6 +28,7 @@ class Label(NamedTuple):
     cosine: float
 
 
+@register_type("Overlap")
 class Overlap(NamedTuple):
     """An overlap measures how much the spans of two sets of directions share, float64."""
 

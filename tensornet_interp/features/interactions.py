@@ -26,11 +26,13 @@ from tensornet_interp.features.statistics import Statistics, summarize
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import check_network, wide_layer
 from tensornet_interp.numerics import EPS
+from tensornet_interp.store import register_type
 
 _PAIRS = ("all", "cross", "self")
 _RANKINGS = ("magnitude", "negative", "positive")
 
 
+@register_type("Interaction")
 class Interaction(NamedTuple):
     """An interaction is one entry Q[first, second] of the matrix Q of `FeatureInteractions`, with first <= second.
 
@@ -42,6 +44,7 @@ class Interaction(NamedTuple):
     value: float
 
 
+@register_type("Submatrix")
 class Submatrix(NamedTuple):
     """A submatrix is the part of Q for some features: their indices, and the matrix of their interactions, float64."""
 
@@ -49,6 +52,7 @@ class Submatrix(NamedTuple):
     matrix: Tensor  # (feature, feature)
 
 
+@register_type("FeatureInteractions")
 @dataclass(frozen=True, eq=False)
 class FeatureInteractions:
     """Feature interactions hold the matrix Q of all pairs of input features along one output direction, as factors.

@@ -24,6 +24,7 @@ from tensornet_interp.decompositions import decompose
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import t_quantile, unit_columns, without_autocast
+from tensornet_interp.store import register_type
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RemovalRule:
 REMOVAL_RULE = RemovalRule()
 
 
+@register_type("Verdict")
 @dataclass(frozen=True)
 class Verdict:
     """A verdict is the result of `removal_test`; drops and their difference are shares of the mean activation."""

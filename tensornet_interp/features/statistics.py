@@ -11,11 +11,13 @@ from torch import Tensor
 
 from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_list, check_number, check_share
+from tensornet_interp.store import register_type
 
 _BINS = 2**16
 _LEAST = -1100  # the exponent of zeros, below the exponents of all other numbers
 
 
+@register_type("Statistics")
 @dataclass(frozen=True)
 class Statistics:
     """Statistics summarize a set of numbers.

@@ -25,11 +25,13 @@ from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.store import register_type
 
 COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are in memory at once
 
 
+@register_type("Fidelity")
 @dataclass(frozen=True)
 class Fidelity:
     """A fidelity compares an approximation with its reference; all values are means over samples.
@@ -90,6 +92,7 @@ def fidelity(
     )
 
 
+@register_type("LayerFidelity")
 @dataclass(frozen=True)
 class LayerFidelity:
     """A layer fidelity measures one approximated part while all other parts are those of the reference."""
@@ -100,6 +103,7 @@ class LayerFidelity:
     constant_error: float | None  # largest |output constant - 1| over the samples; None without a constant output
 
 
+@register_type("NetworkFidelity")
 @dataclass(frozen=True)
 class NetworkFidelity:
     """A network fidelity holds the fidelity of the whole approximation, and of each part approximated alone.

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tensornet_interp.store import register_type
+
 _MOST = 700.0  # exp(700) fits in float64
 
 
+@register_type("Estimate")
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """An estimate holds the number value * exp(log_scale), and says how this number was obtained.

@@ -19,15 +19,18 @@ from tensornet_interp.checks import (
     check_tensor,
 )
 from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs, invert_directions
+from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.store import register_type
 
 _CHUNK_ELEMENTS = 2**25  # the most numbers in memory for one chunk of directions (256 MB)
 
 
+@register_type("Spectra")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spectra:
     """Spectra hold the k eigenvalues of largest magnitude per direction, their eigenvectors, and error bounds.
@@ -197,7 +200,7 @@ def spectra(
         steps=found.steps,
         method=method,
         tolerance=tolerance,
-        directions=directions,
+        directions=owned(directions),
         report=replace(Report.of(layer, None, None, seed=seed), method=options),
         constant_in=layer.constant_in,
         constant_out=layer.constant_out,

@@ -4,11 +4,11 @@ Pickles are never opened, because they can run code.
 """
 
 from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
-from tensornet_interp.weights.layers import load_layer, save_layer
+from tensornet_interp.weights.layers import load_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
-from tensornet_interp.weights.tensors import pack
 
 __all__ = [
     "LAYOUTS",
@@ -21,7 +21,6 @@ __all__ = [
     "load_tensor",
     "pack",
     "save_dictionary",
-    "save_layer",
     "tensor_names",
 ]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from tensornet_interp.checks import check_kind, check_path, check_tensor
 from tensornet_interp.disk import replace_files
 from tensornet_interp.features.dictionary import Dictionary
+from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.files import Source, WeightFiles, read_object
-from tensornet_interp.weights.tensors import pack
 
 SAELENS_FILE = "sae_weights.safetensors"  # SAELens puts sparsity.safetensors beside it
 PAPER_FILE = "model.safetensors"

@@ -14,7 +14,7 @@ from tensornet_interp.checks import check_path, check_text, suggestion
 from tensornet_interp.disk import MAX_JSON, parse_json, read_file, read_json
 from tensornet_interp.optional import optional
 from tensornet_interp.places import check_place
-from tensornet_interp.weights.tensors import TensorFile, convert
+from tensornet_interp.tensorfile import TensorFile, convert
 
 WEIGHTS, SHARDS, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

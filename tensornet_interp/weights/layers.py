@@ -1,6 +1,5 @@
 """Layers on disk: one layer of a checkpoint is loaded without the other layers and without the class of the model."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +7,12 @@ from typing import Any
 
 import torch
 
-from tensornet_interp.checks import check_bool, check_choice, check_int, check_kind, check_path, suggestion
-from tensornet_interp.disk import parse_json, replace_files
-from tensornet_interp.layer import AS_GIVEN, BilinearLayer
+from tensornet_interp.checks import check_bool, check_choice, check_int, check_path, suggestion
+from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.weights.files import Source, WeightFiles, load_config, locate
+from tensornet_interp.weights.files import Source, WeightFiles, load_config
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
-from tensornet_interp.weights.tensors import pack
 
-LAYER_FILE, FORMAT = "layer.safetensors", "tensornet_interp layer 1"
 GATES = (  # what configs call it
     *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
     *("mlp_hidden_act", "ffn_hidden_act", "hidden_act_fn", "act_fn", "dense_act_fn"),
@@ -28,7 +24,7 @@ SIZES = {"in": ("d_model", "hidden_size"), "out": ("d_model", "hidden_size"), "r
 
 def load_layer(
     source: Source,
-    index: int | None = None,
+    index: int,
     *,
     layout: str | Layout = "published",
     gate_removed: bool = False,
@@ -54,7 +50,7 @@ def load_layer(
     A gate, in the layout or in the config, is refused, because the layer would not compute what the model computes.
     `gate_removed=True` says that these weights were trained or fine-tuned to work without the gate.
 
-    `index=None` reads what `save_layer` wrote: the weights, name, history, basis and constant coordinates.
+    A layer that `save` wrote is opened by `load`, which also gives its name, history, basis and constant coordinates.
 
     `dtype=None` keeps the file's dtype. Raises ValueError for missing tensors, for tensors of the layer's module that
     the layout does not name, for wrong shapes, a gate, a pickle or a broken file; FileNotFoundError if there is no
@@ -64,8 +60,6 @@ def load_layer(
     """
     check_path("source", source)
     check_bool("gate_removed", gate_removed)
-    if index is None:
-        return _load_saved(source, device, dtype)
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
@@ -82,6 +76,8 @@ def load_layer(
         layout = LAYOUTS[layout]
     _check_gate(layout, options, gate_removed)
     files = files or WeightFiles(source)
+    if files.metadata.get("format", "").startswith("tensornet_interp"):
+        raise ValueError(f"{str(source)!r} was written by save: tensornet_interp.load opens it")
     weights, biases = _find(files, layout, index, options)
     _check_shapes(files, layout, weights, biases, sized)
 
@@ -100,64 +96,9 @@ def load_layer(
         down = parts.get("down")
         if down is None:
             down = torch.eye(len(parts["left"]), device=parts["left"].device, dtype=parts["left"].dtype)
-        layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, **about)
+        layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, share=True, **about)
     lifted = {role: parts[role] for role in biases}
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
-
-
-def save_layer(layer: BilinearLayer, folder: str | Path) -> None:
-    """Write a layer to `<folder>/layer.safetensors`: down, left, right; name, history, basis, constants as metadata.
-
-    `load_layer(folder)` gives the same layer, bit by bit, on the CPU. An old file stays until the new one is complete.
-    Raises TypeError for anything but a `BilinearLayer`. Memory: a copy of the layer.
-
-    Example:
-    >>> import tempfile
-    >>> layer = BilinearLayer(down=torch.ones(3, 4), left=torch.ones(2, 4), right=torch.ones(2, 4), history=("scaled",))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_layer(layer, folder)
-    ...     load_layer(folder).history
-    ('scaled',)
-    """
-    check_kind("layer", layer, BilinearLayer, "; see to_layer()")
-
-    tensors = {"down": layer.down, "left": layer.left, "right": layer.right}
-    about: dict[str, Any] = {"name": layer.name, "history": layer.history, "basis": layer.basis}
-    about |= {"constant_in": layer.constant_in, "constant_out": layer.constant_out}
-    folder = check_path("folder", folder)
-    replace_files([(folder / LAYER_FILE, pack(tensors, {"format": FORMAT, "layer": json.dumps(about)}))])
-
-
-def _load_saved(source: Source, device: torch.device | str, dtype: torch.dtype | None) -> BilinearLayer:
-    try:
-        path = Path(source) if Path(source).is_file() else locate(source, LAYER_FILE)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error} (index=None reads what save_layer wrote; else give a layer's index)"
-        ) from error
-    files = WeightFiles(path)
-    if files.metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} was not written by save_layer: give the index of a layer, and its layout")
-    if files.names != ("down", "left", "right"):
-        raise ValueError(f"{path} must hold down, left and right, got {', '.join(files.names)}")
-    try:
-        about = parse_json(files.metadata["layer"], "layer")
-        name, history = str(about["name"]), tuple(str(note) for note in about["history"])
-        basis = str(about.get("basis", AS_GIVEN))  # of a file from before there was one
-        constant_in, constant_out = about["constant_in"] is True, about["constant_out"] is True
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is corrupt: its metadata are not those of a layer ({error!r})") from error
-    down, left, right = (files.read(key, device=device, dtype=dtype) for key in files.names)
-    return BilinearLayer(
-        down=down,
-        left=left,
-        right=right,
-        name=name,
-        history=history,
-        basis=basis,
-        constant_in=constant_in,
-        constant_out=constant_out,
-    )
 
 
 def _optional_config(source: Source | WeightFiles) -> dict[str, Any] | None:

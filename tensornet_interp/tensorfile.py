@@ -17,7 +17,11 @@ from tensornet_interp.checks import check_kind, check_mapping, check_text
 from tensornet_interp.disk import open_file, parse_json
 from tensornet_interp.keys import digest
 
+__all__ = ["ALL_DTYPES", "DTYPES", "TensorFile", "convert", "pack"]
+
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+WHOLE = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+ALL_DTYPES = {**DTYPES, **WHOLE, "BOOL": torch.bool}
 BITS = {  # an entry, of all that safetensors knows
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -61,6 +65,8 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(bytes(content[8:start])), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors stand at multiples of 8 bytes
+    if len(header) > MAX_HEADER:
+        raise ValueError(f"names and metadata take {len(header)} bytes, but a header has at most {MAX_HEADER}")
     return b"".join([len(header).to_bytes(8, "little"), header, content[start:]])
 
 
@@ -79,20 +85,25 @@ class TensorFile:
         self.entries, self.metadata = self._header()
         self._sums = self._checksums()
 
-    def read(self, name: str) -> Tensor:
+    @property
+    def verified(self) -> bool:
+        """Return True if the file has checksums, with which metadata and tensors are compared."""
+        return self._sums is not None
+
+    def read(self, name: str, dtypes: Mapping[str, torch.dtype] = DTYPES) -> Tensor:
         """Return one tensor, read directly into its own memory; no other part of the file is read or mapped.
 
-        Raises ValueError if the dtype is not a floating-point type that the package uses, or if the checksum does not
-        match.
+        dtypes: those that are allowed, by their names in the file; by default the floating-point types that the
+        package uses. Raises ValueError for another dtype, or if the checksum does not match.
         """
         entry = self.entries[name]
-        if entry.dtype not in DTYPES:
-            raise ValueError(f"tensor {name!r} is stored as {entry.dtype}; convert it to one of {', '.join(DTYPES)}")
-        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="cpu")
+        if entry.dtype not in dtypes:
+            raise ValueError(f"tensor {name!r} is stored as {entry.dtype}; convert it to one of {', '.join(dtypes)}")
+        tensor = torch.empty(entry.shape, dtype=dtypes[entry.dtype], device="cpu")
         if tensor.nbytes:
             array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
             self._read_into(memoryview(array), name, entry.start)
-        if self._sums and self._sums.get(name) != _sum(tensor):
+        if self._sums is not None and self._sums.get(name) != _sum(tensor):
             raise ValueError(f"{self.path} is corrupt: the checksum of {name!r} does not match")
         return tensor
 
@@ -138,10 +149,10 @@ class TensorFile:
             ) from error
         return entries, metadata
 
-    def _checksums(self) -> dict[str, str]:
+    def _checksums(self) -> dict[str, str] | None:
         text = self.metadata.pop(SUMS, None)
         if text is None:  # of another writer
-            return {}
+            return None
         sums = parse_json(text, f"{SUMS} of {self.path}")
         tensors = sums.get("tensors") if isinstance(sums, dict) else None
         if not isinstance(tensors, dict) or sums.get("metadata") != digest(self.metadata):

@@ -1,0 +1,176 @@
+"""One small object of every type that `save` keeps, and the files of `stored/`: `python tests/stored_objects.py`.
+
+The objects are written down and not computed, so that they are the same with every version of torch. A file in
+`stored/` is never written again: it stands for the files of users of the version that wrote it, and must open for ever.
+The command writes the files that are missing. Without new types it does nothing.
+"""
+
+from pathlib import Path
+
+import torch
+
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    CPResult,
+    Estimate,
+    Moments,
+    Report,
+    SpectralResult,
+    Term,
+    TuckerResult,
+    save,
+)
+from tensornet_interp.bonds import ODT, Bond, Truncation
+from tensornet_interp.circuits import Circuit, Component, Level
+from tensornet_interp.compare import Interval, Matching, OrderedSimilarity, Stability
+from tensornet_interp.decompositions import TensorTrainResult
+from tensornet_interp.features import (
+    Dictionary,
+    FeatureInteractions,
+    Interaction,
+    Label,
+    Overlap,
+    Projection,
+    Statistics,
+    Submatrix,
+    Verdict,
+)
+from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
+from tensornet_interp.lifting import Split
+from tensornet_interp.report import Start
+from tensornet_interp.spectra import Spectra
+from tensornet_interp.spectral import EigenGroup
+
+STORED = Path(__file__).with_name("stored")
+
+
+def numbers(*shape, dtype=torch.float64, shift=0.0):
+    """Return -1/2, -3/8, -1/4, ... and `shift`, which every dtype holds exactly."""
+    count = torch.Size(shape).numel()
+    return (torch.arange(count, dtype=torch.float64) / 8 - 0.5 + shift).reshape(shape).to(dtype)
+
+
+def layer(out=2, size=3, rank=2, dtype=torch.float64, **about):
+    return BilinearLayer(
+        down=numbers(out, rank, dtype=dtype),
+        left=numbers(size, rank, dtype=dtype),
+        right=numbers(size, rank, dtype=dtype, shift=1),
+        **about,
+    )
+
+
+REPORT = Report(
+    method="CP(rank=2, priors=[Sparse('outputs')])",
+    layer="small model layer 3",
+    history=("lifted", "symmetrized"),
+    basis="residual stream after the norm",
+    relative_error=0.1,
+    relative_error_bound=float("inf"),
+    warnings=("the cut is within a cluster",),
+    seed=3,
+    convergence=(0.5, 0.25, 0.1),
+    stop_reason="tolerance",
+    floor=1e-15,
+    starts=(Start(None, 0.1, 1.0, 2, "tolerance"), Start(4, 0.2, float("nan"), 9, "max_iterations")),
+    versions={"tensornet_interp": "0.1.0", "torch": "2.0"},
+)
+LIFTED = {"report": REPORT, "constant_in": True, "constant_out": True}
+LAYER = layer(
+    dtype=torch.bfloat16,
+    name="small model layer 3",
+    history=("lifted",),
+    basis="pixels",
+    constant_in=True,
+    constant_out=True,
+)
+CP = CPResult(**LIFTED, weights=numbers(2), outputs=numbers(2, 2), left=numbers(3, 2), right=numbers(3, 2, shift=1))
+SPECTRAL = SpectralResult(
+    **LIFTED,
+    outputs=numbers(2, 2, dtype=torch.float32),
+    eigenvalues=numbers(2, 2, dtype=torch.float32),
+    eigenvectors=numbers(2, 3, 2, dtype=torch.float32),
+    directions=numbers(2, 2, dtype=torch.float32),
+    singular_values=numbers(2),
+)
+TUCKER = TuckerResult(
+    report=REPORT,
+    core=layer(1, 2, 2),
+    outputs=numbers(2, 1),
+    inputs=numbers(3, 2),
+    singular_values=(numbers(1), numbers(2)),
+)
+TRAIN = TensorTrainResult(report=REPORT, outputs=numbers(2, 2), middle=numbers(2, 3, 2), inputs=numbers(3, 2))
+SQUARE = layer(3, 3)
+NETWORK = BilinearNetwork([SQUARE, SQUARE, layer(name="top")])
+BOND = Bond(1, 3, 2, 0.25, numbers(3), numbers(2), numbers(2, 3), numbers(3, 2), numbers(3))
+LEVELS = (
+    Level(2, torch.tensor([0]), numbers(1), numbers(1, 3), numbers(1)),
+    Level(1, torch.tensor([0, 0]), numbers(2), numbers(2, 3), numbers(2)),
+)
+FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
+
+OBJECTS = {
+    type(value).__name__: value
+    for value in (
+        LAYER,
+        NETWORK,
+        CP,
+        SPECTRAL,
+        TUCKER,
+        TRAIN,
+        REPORT,
+        REPORT.starts[1],
+        EigenGroup((0, 2), 0.5, numbers(3, 3)),
+        Term(numbers(2, 3), ("out", "rank")),
+        Split(layer(), numbers(2, 3), numbers(2)),
+        # of covariances that were checked up to the rounding of float32
+        Moments(numbers(2), torch.tensor([[1.0, 1.0], [1.0, 1.0 - 2**-23]], dtype=torch.float32), 9, "from data"),
+        Estimate(torch.tensor(0.5, dtype=torch.float64), "sampled", 800.0, torch.tensor(0.1), ("few samples",)),
+        BOND,
+        ODT(NETWORK, (BOND, BOND), numbers(3, 3)),
+        Truncation(NETWORK, {1: 2, 2: 1}, 0.5, 0.25, {1: 4.0, 2: float("inf")}, (2,)),
+        LEVELS[0],
+        Component(1, 0, 0.5, 0.25, numbers(3), (Component(0, 1, 0.25, 0.5, numbers(3), ()),)),
+        Circuit(NETWORK, numbers(2), LEVELS, "contribution", "class 3"),
+        Matching(((0, 1), (1, 0)), numbers(2), numbers(2, 2), CP),
+        Stability(torch.tensor([[float("nan"), 0.5], [0.5, float("nan")]]), (numbers(2), numbers(3))),
+        OrderedSimilarity(
+            "positive", ((0, 1),), numbers(1, 2, 3), numbers(1, 2, 3), numbers(2, 2, 3), numbers(2, 2, 3) > 0
+        ),
+        Interval(numbers(2), numbers(2), numbers(2), numbers(2), 5),
+        Dictionary(
+            numbers(4, 2), numbers(2, 4), numbers(4), numbers(2), numbers(4), 2, False, False, "mine", "3-mlp-in"
+        ),
+        FeatureInteractions(numbers(4, 2), numbers(2), numbers(4), 0.5, "pixels", "layer 3", 100),
+        Interaction(1, 2, -0.5),
+        Submatrix((1, 3), numbers(2, 2)),
+        Statistics(9, 0.5, 1.0, 3.0, -1.0, 2.0, {0.01: -1.0, 0.5: 0.25}, 1, 5.0),
+        Label("cat", 0.5),
+        Overlap(numbers(2), 0.5, 0.25),
+        Projection(numbers(2, 3), numbers(2, 3), numbers(2)),
+        Verdict(3, "the plane", 9, 4, 0.5, 0.1, 0.9, 0.2, 0.7, 0.6, 0.8, "confirmed"),
+        FIDELITY,
+        LayerFidelity(1, 0.5, FIDELITY, None),
+        NetworkFidelity(FIDELITY, (LayerFidelity(0, 0.25, FIDELITY, 0.125),)),
+        Spectra(
+            eigenvalues=numbers(2, 1, dtype=torch.float32),
+            eigenvectors=numbers(2, 3, 1, dtype=torch.float32),
+            bounds=numbers(2, 1),
+            residuals=numbers(2, 1),
+            proven=torch.tensor([True, False]),
+            steps=torch.tensor([5, 0]),
+            method="krylov",
+            tolerance=1e-3,
+            directions=numbers(2, 2),
+            report=REPORT,
+            constant_in=True,
+        ),
+    )
+}
+
+if __name__ == "__main__":
+    STORED.mkdir(exist_ok=True)
+    for name, value in OBJECTS.items():
+        if not (STORED / f"{name}.safetensors").exists():
+            save(value, STORED / f"{name}.safetensors")

@@ -149,10 +149,8 @@ class FeatureInteractions:
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")
-        return {
-            "self": summarize(lambda: iter([self.diagonal()]), z, quantiles),
-            "cross": summarize(self._cross, z, quantiles),
-        }
+        parts = {"self": lambda: iter([self.diagonal()]), "cross": self._cross}
+        return {name: summarize(part, z, quantiles) for name, part in parts.items()}
 
     def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
         """Return the n strongest interactions as text, one per line.
@@ -295,9 +293,8 @@ def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:
 
 def _indices(name: str, value: Sequence[int] | Tensor, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        value = torch.tensor(
-            [check_int(name, item, 0, len(like) - 1) for item in check_list(name, value)], device="cpu"
-        )
+        numbers = [check_int(name, item, 0, len(like) - 1) for item in check_list(name, value)]
+        value = torch.tensor(numbers, device="cpu")
     if not value.numel():
         raise ValueError(f"{name} is empty: give numbers of features")
     return check_whole(name, value, "feature", len(like)).to(like.device)

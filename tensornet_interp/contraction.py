@@ -24,7 +24,8 @@ from tensornet_interp.checks import (
     suggestion,
 )
 from tensornet_interp.numerics import without_autocast
-from tensornet_interp.planning import SHARED, Chunk, Modes, Optimizer, Plan, Step, make_plan
+from tensornet_interp.paths import Modes, Optimizer, find_path
+from tensornet_interp.planning import SHARED, Chunk, Plan, Step, make_plan
 from tensornet_interp.store import register_type
 
 __all__ = ["HasTerms", "Modes", "Optimizer", "Plan", "Step", "Term", "contract", "mode_sizes", "plan", "rename"]
@@ -80,9 +81,10 @@ def plan(
     output: modes of the result. The default is the open modes of the network; for terms, the modes that appear once.
     chunk: a mode of the output, for example the batch. If the contraction needs more than `max_elements`, it runs slice
     by slice along this mode, with slices small enough for the limit. The whole output counts towards the limit.
-    optimize: "shared" (contract all copies of a part in the same way, so that each is computed once) or an opt_einsum
-    optimizer, by name or as a callable. Avoid `"auto"`: the factors of a layer share a mode (a hyperedge), and for
-    hyperedges it can find paths that cost many times more.
+    optimize: "shared" (contract all copies of a part in the same way, so that each is computed once); an optimizer of
+    opt_einsum or cotengra, by name or as an object; or a path, such as [(0, 2), (0, 1)]. One path serves all slices.
+    Avoid "auto": the factors of a layer share a mode (a hyperedge), and for hyperedges it can find paths that cost many
+    times more.
     max_elements: the most array elements that may be in memory at once, without the given terms.
     Raises ValueError if sizes do not match or if more than `max_elements` elements would be in memory at once.
     """
@@ -125,13 +127,13 @@ def _plan(terms: tuple[Term, ...], output: Modes, chunk: str | None, optimize: O
             " cannot be cut into slices"
         )
     check_number("max_elements", max_elements, 1)
-    if not isinstance(optimize, str) and not callable(optimize):
-        raise TypeError(f"optimize must be 'shared' or an opt_einsum optimizer, got {optimize!r:.60}")
     slots: dict[tuple[int, tuple[bool, ...]], int] = {}
     # an array gets two slots if two terms slice it along different axes, or if only one of them slices it
     keys = [(id(data), tuple(mode == chunk for mode in modes)) for data, modes in terms]
     leaves = tuple(slots.setdefault(key, len(slots)) for key in keys)
     sizes, term_modes = mode_sizes(terms), tuple(term.modes for term in terms)
+    if not isinstance(optimize, str) or optimize != SHARED:
+        optimize = find_path(term_modes, sizes, output, optimize)  # one path for all slices
     result = make_plan(term_modes, leaves, sizes, output, optimize, max_elements)
     count = 1
     while result.peak_elements > max_elements and chunk is not None and count < sizes[chunk]:

@@ -1,20 +1,19 @@
 """Plan contractions: find the order of the pairwise sums and their cost from mode names and sizes, without arrays."""
 
-import copy
 import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import opt_einsum
 
-__all__ = ["SHARED", "Chunk", "Modes", "Optimizer", "Plan", "Step", "make_plan"]
+from tensornet_interp.paths import Modes, Optimizer, Path, find_path
 
-Modes = tuple[str, ...]
-Optimizer = str | Callable[..., Any]
+__all__ = ["SHARED", "Chunk", "Plan", "Step", "make_plan"]
+
 SHARED = "shared"  # the default optimizer
 _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most contractions
 
@@ -117,42 +116,41 @@ def make_plan(
 ) -> Plan:
     """Return the plan for terms with these modes; `leaves` are the slots of their arrays.
 
-    "shared" compares up to three orders of contraction. The first two contract all copies of a sub-network in the same
-    way, so that copies cost nothing. The third, for at most 64 terms, is opt_einsum's "auto-hq". Among the orders that
-    stay within max_elements, the order with the fewest flops is taken; copies count once. Plans are cached by modes,
-    slots and sizes.
+    optimize: as in `find_path`, or "shared", which compares up to three orders of contraction. The first two contract
+    all copies of a sub-network in the same way, so that copies cost nothing. The third, for at most 64 terms, is
+    opt_einsum's "auto-hq". Among the orders that stay within max_elements, the order with the fewest flops is taken;
+    copies count once. Plans are cached by modes, slots, sizes and path.
     """
-    make = _cached_plan if isinstance(optimize, Hashable) else _plan
-    return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)
+    shared = isinstance(optimize, str) and optimize == SHARED
+    path = None if shared else find_path(term_modes, sizes, output, optimize)
+    return _plan(term_modes, leaves, tuple(sizes.items()), output, path, max_elements)
 
 
+@functools.lru_cache(maxsize=1024)
 def _plan(
     term_modes: tuple[Modes, ...],
     leaves: tuple[int, ...],
     size_items: tuple[tuple[str, int], ...],
     output: Modes,
-    optimize: Optimizer,
+    path: Path | None,
     max_elements: float,
 ) -> Plan:
-    """Return the plan for these arguments without the cache; sizes come as pairs (mode, size)."""
+    """Return the plan for these arguments; sizes come as pairs (mode, size), and the path is None for "shared"."""
     sizes = dict(size_items)
 
     def program() -> _Program:
         return _Program(term_modes, leaves, sizes, output)
 
-    if optimize != SHARED:
-        return program().follow(_path(term_modes, sizes, output, optimize))
+    if path is not None:
+        return program().follow(path)
     carried = Counter(mode for modes in term_modes for mode in set(modes))
     batch = {mode for mode in output if carried[mode] > 1}
     candidates = [program().follow_classes(set())]
     if batch:
         candidates.append(program().follow_classes(batch))
     if len(term_modes) <= _MAX_SEARCHED:
-        candidates.append(program().follow(_path(term_modes, sizes, output, "auto-hq")))
+        candidates.append(program().follow(find_path(term_modes, sizes, output, "auto-hq")))
     return min(candidates, key=lambda p: (max(p.peak_elements, max_elements), p.flops, p.peak_elements))
-
-
-_cached_plan = functools.lru_cache(maxsize=1024)(_plan)
 
 
 class _Product(NamedTuple):
@@ -178,16 +176,24 @@ class _Program:
         self.steps: list[Step] = []
         self.unshared = 0
 
-    def follow(self, path: Iterable[Sequence[int]]) -> Plan:
-        """Return the plan of an opt_einsum path: each entry lists positions among the remaining operands.
+    def follow(self, path: Path) -> Plan:
+        """Return the plan of a path: each entry lists positions among the remaining operands.
 
-        The result of each contraction is put at the end of the remaining operands.
+        The result of each contraction is put at the end of the remaining operands. Raises ValueError if a position does
+        not exist, or if several operands remain.
         """
-        for positions in path:
+        for step, positions in enumerate(path):
             numbers = list(self.live)
+            if not positions or len(set(positions)) < len(positions) or not set(positions) <= set(range(len(numbers))):
+                raise ValueError(
+                    f"step {step} of the path of `optimize` is {positions}; it must name different positions among the"
+                    f" {len(numbers)} terms that are left, from 0 to {len(numbers) - 1}"
+                )
             self.contract([numbers[i] for i in positions])
         if len(self.live) > 1:
             raise ValueError(f"the path of `optimize` leaves {len(self.live)} terms; it must contract all into one")
+        if not self.steps:
+            self.contract(list(self.live))
         return self.finish()
 
     def follow_classes(self, first: set[str]) -> Plan:
@@ -265,24 +271,6 @@ class _Program:
         freed = [tuple(slot for slot, at in last.items() if at == number) for number in range(len(self.steps))]
         steps = tuple(step._replace(last_use=slots) for step, slots in zip(self.steps, freed, strict=True))
         return Plan(self.output, self.sizes, self.leaves, steps, self.unshared)
-
-
-def _path(
-    term_modes: tuple[Modes, ...], sizes: Mapping[str, int], output: Modes, optimize: Optimizer
-) -> list[tuple[int, ...]]:
-    """Return the path that the opt_einsum optimizer finds, as positions among the remaining operands."""
-    letters = {mode: opt_einsum.get_symbol(i) for i, mode in enumerate(sizes)}
-    equation = _equation(term_modes, output, letters.__getitem__, "", ",")
-    shapes = [tuple(sizes[mode] for mode in modes) for modes in term_modes]
-    if callable(optimize) and not isinstance(optimize, opt_einsum.paths.PathOptimizer):
-        indices = [frozenset(letters[mode] for mode in modes) for modes in term_modes]
-        wanted = frozenset(letters[mode] for mode in output)
-        return list(optimize(indices, wanted, {letters[mode]: size for mode, size in sizes.items()}, None))
-    try:  # a copy: an optimizer object serves one contraction, and chunks are several
-        path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=copy.deepcopy(optimize))
-    except KeyError as error:
-        raise ValueError(f"optimize must be an opt_einsum optimizer, got {optimize!r}: {error.args[0]}") from None
-    return list(path)
 
 
 def _equation(

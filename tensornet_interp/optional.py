@@ -17,7 +17,8 @@ def optional(module: str, purpose: str, extra: str = "data") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = _PACKAGES.get(module.split(".")[0], module)
+        package = module.split(".")[0]
+        package = _PACKAGES.get(package, package)
         raise ImportError(
             f"{package} is needed {purpose}: pip install {package}, or pip install 'tensornet_interp[{extra}]'"
         ) from error

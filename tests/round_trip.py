@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tensornet_interp import BilinearNetwork, load, save
+from tensornet_interp import TensorNetwork, load, save
 from tensornet_interp.store import stored_type
 
 
@@ -27,10 +27,10 @@ def same(a, b):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, float):
         return np.float64(a).tobytes() == np.float64(b).tobytes()
-    if isinstance(a, BilinearNetwork):
-        return same(a.parts, b.parts)
     if dataclasses.is_dataclass(a):
         return all(same(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
+    if isinstance(a, TensorNetwork):
+        return all(same(getattr(a, name), getattr(b, name)) for name in stored_type(type(a)).fields)
     if isinstance(a, Mapping):
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):

@@ -37,6 +37,7 @@ from tensornet_interp.features import (
     Verdict,
 )
 from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
+from tensornet_interp.interchange import TermNetwork
 from tensornet_interp.lifting import Split
 from tensornet_interp.report import Start
 from tensornet_interp.spectra import Spectra
@@ -123,6 +124,7 @@ OBJECTS = {
         REPORT.starts[1],
         EigenGroup((0, 2), 0.5, numbers(3, 3)),
         Term(numbers(2, 3), ("out", "rank")),
+        TermNetwork([Term(numbers(2, 3), ("a", "b")), Term(numbers(2, 3), ("c", "b"))], ("b", "a")),
         Split(layer(), numbers(2, 3), numbers(2)),
         # of covariances that were checked up to the rounding of float32
         Moments(numbers(2), torch.tensor([[1.0, 1.0], [1.0, 1.0 - 2**-23]], dtype=torch.float32), 9, "from data"),

@@ -14,16 +14,18 @@ from tensornet_interp.decompositions.adapter import (
     TensorlyNonNegativeParafac,
     TensorlyParafac,
     TensorlyTucker,
-    TensorTrainResult,
     tensorly_adapter,
 )
 from tensornet_interp.decompositions.block_term import BlockTerm
 from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
+from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.decompositions.output_svd import OutputSVD
 from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.decompositions.solve import FitOptions
+from tensornet_interp.decompositions.tensor_train import TensorTrainResult
+from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
@@ -57,6 +59,8 @@ __all__ = [
     "Tucker",
     "build",
     "decompose",
+    "from_tensorly",
+    "measured",
     "tensorly_adapter",
 ]
 
@@ -65,7 +69,10 @@ __all__ = [
 class Decomposition(Protocol):
     """A decomposition is an object, such as a frozen dataclass, whose fields are options; it is called on a layer.
 
-    Any object with these two methods is one.
+    Any object with these two methods is one. Its class may declare what holds for the steps of its ladder:
+    `nested = True`, the error never rises along the ladder; `fitted = True`, no scalar times the result fits the layer
+    better; `odd = True`, the decomposition of -layer is minus that of the layer. What a class does not declare counts
+    as False. `check_decomposition` tests what is declared.
     """
 
     def __call__(self, layer: BilinearLayer) -> TensorNetwork:

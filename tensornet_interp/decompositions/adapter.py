@@ -16,59 +16,15 @@ from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_kind, suggestion
-from tensornet_interp.contraction import Term
-from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.decompositions.tensor_train import TensorTrainResult
+from tensornet_interp.decompositions.tensorly_forms import fields_of
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult
-from tensornet_interp.store import register_type
 
 _OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # what the adapter itself answers for
-
-
-@register_type("TensorTrainResult")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TensorTrainResult(Result):
-    """A tensor-train result holds the three cores of a tensor train.
-
-    B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]
-    """
-
-    outputs: Tensor  # (out, a)
-    middle: Tensor  # (a, in, b)
-    inputs: Tensor  # (in, b)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_arrays(outputs=("out", "a"), middle=("a", "in", "b"), inputs=("in", "b"))
-
-    def __repr__(self) -> str:
-        n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]
-        ranks = (self.outputs.shape[1], self.inputs.shape[1])
-        return f"TensorTrainResult(out={n_out}, in={n_in}, ranks={ranks}, {self._provenance})"
-
-    def terms(self) -> tuple[Term, ...]:
-        """Return three terms, one for each core of the train."""
-        return (
-            Term(self.outputs, ("out", "a")),
-            Term(self.middle, ("a", "in1", "b")),
-            Term(self.inputs, ("in2", "b")),
-        )
-
-    def to_layer(self) -> BilinearLayer:
-        """Return the train as a layer with a * b hidden units."""
-        a, size, b = self.middle.shape
-        return self._made_layer(
-            down=self.outputs.repeat_interleave(b, 1),
-            left=self.middle.permute(1, 0, 2).reshape(size, a * b),
-            right=self.inputs.repeat(1, a),
-        )
-
-    def to_tensorly(self) -> TTTensor:
-        """Return the train as a `TTTensor` of TensorLy."""
-        return TTTensor([self.outputs[None], self.middle, self.inputs.T[:, :, None]])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,11 +39,12 @@ class TensorlyDecomposition:
     seed: the number that is passed to TensorLy as random_state.
     max_elements: the largest number of entries, out * in^2, of a dense tensor that may be formed.
 
-    Result: a `CPResult`, a `TuckerResult` or a `TensorTrainResult`. Its report holds TensorLy's relative errors as
-    convergence. The stop reason is "tolerance" or "max_iterations"; "direct" for a function that does not iterate; "not
-    told by TensorLy" for a function that iterates and returns no errors. TensorLy fits two different input factors to a
-    Tucker tensor. The `TuckerResult` instead holds one orthonormal basis of both factors, so its input rank can be
-    twice the given one; the core is transformed to this basis, and nothing is lost. Not differentiable.
+    Result: a `CPResult`, a `TuckerResult` or a `TensorTrainResult`. The convergence in its report holds TensorLy's
+    errors, which are of tensors that are not symmetrized, and ends with the relative error of the result. The stop
+    reason is "tolerance" or "max_iterations"; "direct" for a function that does not iterate; "not told by TensorLy" for
+    a function that iterates and returns no errors. TensorLy fits two different input factors to a Tucker tensor. The
+    `TuckerResult` instead holds one orthonormal basis of both factors, so its input rank can be twice the given one;
+    the core is transformed to this basis, and nothing is lost. Not differentiable.
     Cost: memory for out * in^2 numbers, and the work of TensorLy on them.
     Raises ValueError if the rank or the dense tensor is too large, if the layer is zero, or if TensorLy returns numbers
     that are not finite; TypeError if TensorLy returns another kind of tensor.
@@ -116,12 +73,12 @@ class TensorlyDecomposition:
         Return an empty list for all other functions.
         """
         n_out, n_in, _ = layer.shape
-        half = (n_in + 1) // 2
+        few = (n_in + 3) // 4  # TensorLy's two input factors together span twice as many
         if cls.function == "tucker":
-            ranks = [(1, 1, 1), (min(half, n_out), half, half), (n_out, n_in, n_in)]
-            return [cls(rank=rank) for rank in ranks]
+            ranks = [(1, 1, 1), (min(few, n_out), few, few), (n_out, n_in, n_in)]
+            return [cls(rank=rank) for rank in dict.fromkeys(ranks)]
         if cls.function == "tensor_train":
-            return [cls(rank=1), cls(rank=(min(n_out, n_in**2), n_in))]
+            return [cls(rank=rank) for rank in dict.fromkeys([(1, 1), (min(n_out, n_in**2), n_in)])]
         return []
 
     @torch.no_grad()
@@ -148,12 +105,17 @@ class TensorlyDecomposition:
             raise TypeError(f"{self.function} returned a {type(tensor).__name__}, which no result type can hold")
         if not all(bool(torch.isfinite(array).all()) for array in _arrays(tensor)):
             raise ValueError(f"{self!r} of {layer!r}: TensorLy returned numbers that are not finite")
-        made = self._fields(tensor, scale)
+        kinds: dict[type, type[Result]] = {CPTensor: CPResult, TuckerTensor: TuckerResult, TTTensor: TensorTrainResult}
+        kind = kinds[type(tensor)]
+        made = fields_of(_times(tensor, scale), kind)
         convergence = tuple(float(error) for error in errors)
         stop = self._stop_reason(len(convergence))
         report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
-        kind: type[Result] = CPResult if "weights" in made else TuckerResult if "core" in made else TensorTrainResult
-        return measured(kind, layer, report, **made)
+        result = measured(kind, layer, report, **made)
+        if convergence and result.relative_error is not None:
+            ended = replace(result.report, convergence=(*convergence[:-1], result.relative_error))
+            result = replace(result, report=ended)
+        return result
 
     def _arguments(self) -> dict[str, Any]:
         own = {f.name for f in fields(TensorlyDecomposition)}
@@ -192,15 +154,6 @@ class TensorlyDecomposition:
             return "not told by TensorLy" if limit else "direct"
         return "max_iterations" if iterations >= limit else "tolerance"
 
-    def _fields(self, tensor: Any, scale: float) -> dict[str, Any]:
-        if isinstance(tensor, CPTensor):
-            layer = BilinearLayer.from_cp(tensor)
-            return canonical_cp(replace(layer, down=layer.down * scale))
-        if isinstance(tensor, TuckerTensor):
-            return _tucker_fields(tensor[0] * scale, *tensor[1])
-        first, middle, last = tensor.factors
-        return {"outputs": first[0], "middle": middle * scale, "inputs": last[:, :, 0].T}
-
 
 def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
     """Return the decomposition class that calls `tensorly.decomposition.<function>(tensor, rank, ...)`.
@@ -221,6 +174,8 @@ def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
     if missing:
         raise ValueError(f"tensorly.decomposition.{function} takes no {' and no '.join(missing)}: it cannot be adapted")
     options = list(parameters.values())[1:]  # the first is the tensor
+    anyone = "a function of `tensorly.decomposition`"
+    described = (TensorlyDecomposition.__doc__ or "").replace(anyone, f"`tensorly.decomposition.{function}`")
     return make_dataclass(
         "Tensorly" + function.title().replace("_", ""),
         [
@@ -229,7 +184,7 @@ def tensorly_adapter(function: str) -> type[TensorlyDecomposition]:
             if p.name not in _OURS
         ],
         bases=(TensorlyDecomposition,),
-        namespace={"function": function, "__doc__": TensorlyDecomposition.__doc__, "__module__": __name__},
+        namespace={"function": function, "__doc__": described, "__module__": __name__},
         frozen=True,
         eq=False,
         repr=False,
@@ -248,17 +203,15 @@ def _arrays(tensor: Any) -> list[Tensor]:
     return list(tensor.factors)
 
 
-def _tucker_fields(core: Tensor, outputs: Tensor, first: Tensor, second: Tensor) -> dict[str, Any]:
-    """Return the fields of a `TuckerResult` for a Tucker tensor with two different input factors; nothing is lost.
-
-    The one input factor is an orthonormal basis of both given input factors, and the core is transformed to this basis.
-    """
-    (outputs, r), (first, r1), (second, r2) = (torch.linalg.qr(factor) for factor in (outputs, first, second))
-    both = torch.cat([first, second], 1)  # (in, b + c)
-    basis, values, _ = torch.linalg.svd(both, full_matrices=False)
-    basis = basis[:, values > max(both.shape) * torch.finfo(both.dtype).eps * values[0]]
-    core = torch.einsum("abc,xa,yb,zc->xyz", core, r, basis.T @ first @ r1, basis.T @ second @ r2)
-    return {"core": BilinearLayer.from_tensor(core, basis="Tucker factors"), "outputs": outputs, "inputs": basis}
+def _times(tensor: Any, scale: float) -> Any:
+    """Return a tensor of TensorLy times a number."""
+    if isinstance(tensor, CPTensor):
+        first, *others = tensor.factors
+        return CPTensor((tensor.weights, [first * scale, *others]))
+    if isinstance(tensor, TuckerTensor):
+        return TuckerTensor((tensor.core * scale, tensor.factors))
+    first, *others = tensor.factors
+    return TTTensor([first * scale, *others])
 
 
 @contextmanager

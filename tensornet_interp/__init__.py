@@ -29,7 +29,7 @@ from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version
-from tensornet_interp.results import CPResult, TuckerResult
+from tensornet_interp.results import CPResult, Result, TuckerResult
 from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
@@ -52,6 +52,7 @@ __all__ = [
     "OutputSVD",
     "Plan",
     "Report",
+    "Result",
     "SpectralResult",
     "SymmetricCP",
     "TensorNetwork",

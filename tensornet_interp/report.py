@@ -80,9 +80,12 @@ class Report:
         starts: tuple[Start, ...] = (),
         warnings: Sequence[str] = (),
     ) -> "Report":
-        """Return the report of a decomposition `method` of `layer`; the other arguments are fields of the report."""
+        """Return the report of a decomposition of `layer`; the other arguments are fields of the report.
+
+        method: the decomposition, whose repr the report shows, or a text.
+        """
         return cls(
-            method=repr(method),
+            method=method if isinstance(method, str) else repr(method),
             layer=layer.name,
             history=layer.history,
             basis=layer.basis,

@@ -19,9 +19,13 @@ from tensornet_interp.store import register_type
 __all__ = ["CPResult", "Result", "TuckerResult"]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Result(BilinearMap):
-    """A result is a decomposition of a layer: a bilinear map with a report of its origin and error."""
+    """A result is a decomposition of a layer: a bilinear map with a report of its origin and error.
+
+    A subclass adds arrays as fields, which `check_arrays` checks, and defines `terms()` and `to_layer()`; the latter
+    returns what `made_layer` makes. The mode "out" is that of `outputs`.
+    """
 
     report: Report
     outputs: Tensor  # (out, block), (out, rank) or (out, a)
@@ -33,8 +37,19 @@ class Result(BilinearMap):
         check_bool("constant_in", self.constant_in)
         check_bool("constant_out", self.constant_out)
 
-    def _check_arrays(self, **arrays: Modes) -> None:
-        """Check the modes of these arrays, and that the sizes, dtypes and devices of all terms agree."""
+    def __repr__(self) -> str:
+        sizes = mode_sizes(self.terms())
+        sizes = {"out": sizes.pop("out"), "in": sizes.pop("in1"), **sizes}
+        del sizes["in2"]
+        return (
+            f"{type(self).__name__}({', '.join(f'{mode}={size}' for mode, size in sizes.items())}, {self._provenance})"
+        )
+
+    def check_arrays(self, **arrays: Modes) -> None:
+        """Check that the fields of these names are tensors with these modes, and that sizes, dtypes and devices agree.
+
+        Raises ValueError or TypeError that names the field.
+        """
         for name, modes in arrays.items():
             check_tensor(name, getattr(self, name), modes)
         check_alike(**{name: getattr(self, name) for name in arrays})
@@ -82,7 +97,7 @@ class Result(BilinearMap):
         """Return ||symmetrized layer - result|| / ||symmetrized layer||; None if it was not measured."""
         return self.report.relative_error
 
-    def _made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
+    def made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
         """Return a layer with these factors; its name, basis and history come from the report of the result."""
         return BilinearLayer(
             down=down,
@@ -102,7 +117,7 @@ class Result(BilinearMap):
 
 
 @register_type("CPResult")
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class CPResult(Result):
     """A CP result holds weights and three factors.
 
@@ -118,10 +133,7 @@ class CPResult(Result):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_arrays(weights=("rank",), outputs=("out", "rank"), left=("in", "rank"), right=("in", "rank"))
-
-    def __repr__(self) -> str:
-        return f"CPResult(out={self.outputs.shape[0]}, in={self.left.shape[0]}, rank={self.rank}, {self._provenance})"
+        self.check_arrays(weights=("rank",), outputs=("out", "rank"), left=("in", "rank"), right=("in", "rank"))
 
     @property
     def rank(self) -> int:
@@ -139,7 +151,7 @@ class CPResult(Result):
 
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer; its factor down is outputs * weights."""
-        return self._made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
+        return self.made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
 
     def to_tensorly(self) -> CPTensor:
         """Return the result as a `CPTensor` of TensorLy."""
@@ -164,7 +176,7 @@ class TuckerResult(Result):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind("core", self.core, BilinearLayer)
-        self._check_arrays(outputs=("out", "a"), inputs=("in", "b"))
+        self.check_arrays(outputs=("out", "a"), inputs=("in", "b"))
         if self.singular_values is not None and not isinstance(self.singular_values, tuple):
             raise TypeError(f"singular_values must be a pair of tensors, got {type(self.singular_values).__name__}")
         for values in self.singular_values or ():
@@ -198,7 +210,7 @@ class TuckerResult(Result):
     @without_autocast
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer with as many hidden units as the core; the factors of the two are multiplied."""
-        return self._made_layer(
+        return self.made_layer(
             down=self.outputs @ self.core.down, left=self.inputs @ self.core.left, right=self.inputs @ self.core.right
         )
 

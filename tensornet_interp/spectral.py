@@ -32,7 +32,7 @@ class EigenGroup(NamedTuple):
 
 
 @register_type("SpectralResult")
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SpectralResult(Result):
     """A spectral result is a sum of blocks; each is an output vector times a symmetric matrix, given by eigenpairs.
 
@@ -52,19 +52,12 @@ class SpectralResult(Result):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_arrays(
-            outputs=("out", "block"), eigenvalues=("block", "rank"), eigenvectors=("block", "in", "rank")
-        )
+        self.check_arrays(outputs=("out", "block"), eigenvalues=("block", "rank"), eigenvectors=("block", "in", "rank"))
         if self.directions is not None:
             check_tensor("directions", self.directions, ("block", "out"))
             check_size("block", eigenvalues=len(self.eigenvalues), directions=len(self.directions))
         if self.singular_values is not None:
             check_tensor("singular_values", self.singular_values, ("number",))
-
-    def __repr__(self) -> str:
-        n_out, n_in, _ = (self.sizes[mode] for mode in self.modes)
-        blocks, rank = self.eigenvalues.shape
-        return f"SpectralResult(out={n_out}, in={n_in}, block={blocks}, rank={rank}, {self._provenance})"
 
     @property
     def rank(self) -> int:
@@ -84,7 +77,7 @@ class SpectralResult(Result):
         """Return the result as a layer of rank block * rank, whose left and right factors are both the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
         down = (self.outputs[:, :, None] * self.eigenvalues).flatten(1)
-        return self._made_layer(down=down, left=vectors, right=vectors)
+        return self.made_layer(down=down, left=vectors, right=vectors)
 
     def interaction_matrix(self, direction: Tensor) -> Tensor:
         """Return the interaction matrix of each output direction, (..., in, in).

@@ -46,9 +46,9 @@ ACCEPTED = [
     ("Layout.indices|Layout.leftover", "names", "empty list|empty tensor", "no names, no layers", lambda found: found == []),
     ("*", "history|ignore|attention|priors", "empty list|longer list", "none, or one more of a kind"),
     ("rename|mode_sizes", "terms", "empty list", "no terms", lambda found: not found),
-    ("contract|plan|rename|mode_sizes|Query", "network|terms", "longer list", "the last term once more"),
+    ("contract|plan|rename|mode_sizes|Query|TermNetwork", "network|terms", "longer list", "the last term once more"),
     ("rename", "names", "empty mapping", "nothing is renamed", lambda terms: terms[0].modes == ("a", "b")),
-    ("Query", "modes", "empty list", "a number has no modes"),
+    ("Query|TermNetwork", "modes", "empty list", "a number has no modes"),
     ("build", "options", "empty mapping", "all options have defaults"),
     ("ODT.truncate", "ranks", "empty mapping", "nothing is cut", lambda cut: cut.measured == 0),
     ("project", "values", "empty mapping", "nothing is projected"),
@@ -62,6 +62,8 @@ ACCEPTED = [
     # networks
     ("*", NETWORKS, "a result", "a decomposition stands wherever its layer stood"),
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),
+    ("from_tensorly", "layer", "None", "None is the default: the error is not measured"),
+    ("measured", "known", "None|negative int|huge int", "None is the default; a number is what the method says, and rounding may make it negative"),
     # tensors
     ("BilinearLayer|BilinearLayer.*|SpectralResult|CPResult|TuckerResult", "down|tensor|outputs", "mode 0 larger", "a layer of more outputs"),
     ("BilinearLayer.from_tensor|Moments|Moments.of|Moments.divided_by|difference_certificate|jackknife|energy_share|participation|rare_inputs|circuit_tests|random_part|FeatureInteractions.__call__|adversarial_masks|baseline_masks|eigenvector_plane|image_cell|similarity_matrix", "*", "half", "no other tensor has to share the dtype"),

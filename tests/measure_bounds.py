@@ -24,7 +24,7 @@ POWERS = {torch.float64: 150, torch.float32: 12, torch.bfloat16: 12, torch.float
 def case(choose):
     """A layer and a step of a method's ladder, all drawn."""
     dtype = choose.choice(list(POWERS))
-    name = choose.choice(list_decompositions())
+    name = choose.choice(list_decompositions()).name
     wide = dtype in HALF and not name.startswith("tensorly") and choose.random() < 0.2
     recipe = Recipe(
         seed=choose.randrange(10**6),

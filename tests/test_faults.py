@@ -144,6 +144,6 @@ def test_w10_autocast_does_not_reach_the_library(method):
 
 
 def test_the_list_of_methods_is_whole():
-    others = {name for name in list_decompositions() if name.startswith(("tensorly", "random"))}
+    others = {entry.name for entry in list_decompositions() if entry.name.startswith(("tensorly", "random"))}
     assert set(OURS) | others >= {"eigen", "cp"}
     assert math.isfinite(float(np.float64(1)))

@@ -26,7 +26,9 @@ from tensornet_interp.registry import get_decomposition
 from tensornet_interp.spectra import spectra
 
 METHODS = [name for name in sorted(BUILT_IN) if name != "tensorly_non_negative_parafac"]
-NESTED = [name for name in METHODS if getattr(get_decomposition(name), "nested", False)]
+NESTED, FITTED, ODD = (
+    [name for name in METHODS if getattr(get_decomposition(name), flag, False)] for flag in ("nested", "fitted", "odd")
+)
 FITS = [name for name in METHODS if issubclass(get_decomposition(name), FitOptions)]
 DIRECT = ["eigen", "output_svd", "hosvd"]  # they follow the layer through changes of basis without a search
 EPS = torch.finfo(torch.float64).eps
@@ -148,6 +150,31 @@ def test_the_error_never_rises_along_the_ladder_of_a_nested_method(recipe, name)
     assume(worst < 1e6)
     slack = 1e-10 * worst + (0 if layer.down.dtype == torch.float64 else 4 * torch.finfo(layer.down.dtype).eps * worst)
     assert all(after <= before + slack for before, after in pairwise(errors))
+
+
+@law(WIDE, st.sampled_from(FITTED), st.floats(0, 1), small=25)
+def test_no_scalar_times_the_result_of_a_method_that_is_fitted_fits_better(recipe, name, at):
+    layer = recipe.layer()
+    worst = amplification(layer)
+    assume(worst < 1e4)
+    truth, found = extended.dense(layer), extended.dense(middle(name, layer, at)(layer))
+    scale = extended.norm(truth)
+    product, squared = ((found / scale) * (truth / scale)).sum(), ((found / scale) ** 2).sum()
+    assert abs(float(product - squared)) <= 1e-9 * worst
+
+
+@law(WIDE, st.sampled_from(ODD), st.floats(0, 1), small=25)
+def test_a_method_that_is_odd_takes_minus_the_layer_to_minus_the_result(recipe, name, at):
+    """If no cut runs between equal values, which rounding decides."""
+    layer = recipe.layer()
+    worst = amplification(layer)
+    assume(worst < 1e4 and not layer.constant_out)
+    method = middle(name, layer, at)
+    result = method(layer)
+    assume(not any("nearly equal" in warning for warning in result.report.warnings))
+    minus = with_parts(layer, down=-layer.down, left=layer.left, right=layer.right)
+    off = extended.norm(extended.dense(method(minus)) + extended.dense(result)) / extended.norm(extended.dense(layer))
+    assert float(off) <= 1e-6 * worst
 
 
 @law(WIDE, METHOD, st.floats(0, 1), small=25)

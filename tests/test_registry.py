@@ -17,6 +17,10 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.registry import ENTRY_POINT_GROUP, Registry, scratch_registry
 
 
+def names():
+    return [listed.name for listed in list_decompositions()]
+
+
 @pytest.fixture
 def layer():
     g = torch.Generator().manual_seed(0)
@@ -47,7 +51,7 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer):
                 history=layer.history,
             )
 
-    assert "scaled" in list_decompositions()
+    assert "scaled" in names()
     torch.testing.assert_close(decompose(layer, "scaled").to_tensor(), 2 * layer.to_tensor())
     torch.testing.assert_close(decompose(layer, "scaled", factor=3.0).to_tensor(), 3 * layer.to_tensor())
     with pytest.raises(TypeError, match=r"'scaled' has no option 'facto'; it has: factor; did you mean 'factor'\?"):
@@ -55,14 +59,14 @@ def test_a_decorated_class_is_used_by_name_with_its_options(layer):
 
 
 def test_what_is_registered_in_a_scratch_block_is_forgotten_at_its_end():
-    names = list_decompositions()
+    before = names()
     with scratch_registry():
         register_decomposition("scaled")(dict)
         with scratch_registry():
             register_decomposition("nested")(list)
-        assert list_decompositions() == sorted([*names, "scaled"])
+        assert names() == sorted([*before, "scaled"])
         assert registry.get_decomposition("scaled") is dict
-    assert list_decompositions() == names
+    assert names() == before
     with scratch_registry():
         register_decomposition("scaled")(list)  # the name is free again
 
@@ -75,11 +79,11 @@ def test_a_scratch_block_that_fails_is_forgotten_too():
 
     with pytest.raises(KeyError):
         fail()
-    assert "scaled" not in list_decompositions()
+    assert "scaled" not in names()
 
 
 def test_every_built_in_of_the_table_is_registered():
-    assert set(BUILT_IN) <= set(list_decompositions())
+    assert set(BUILT_IN) <= set(names())
     assert all(registry.get_decomposition(name) is built_in for name, built_in in BUILT_IN.items())
 
 
@@ -153,6 +157,22 @@ class Impostor:
 
 not_callable = 3
 """
+BOTH = """
+import tensornet_interp as ti
+
+@ti.register_decomposition("both")
+class Both:
+    \"\"\"Return the layer unchanged.
+
+    The rest is not shown.
+    \"\"\"
+
+    def __init__(self, rank: int, seed: int = 0) -> None:
+        pass
+
+    def __call__(self, layer):
+        return layer
+"""
 PLUGINS = {  # distribution: (module, its text, entry points)
     "good_plugin": (
         "good_plugin_module",
@@ -160,10 +180,11 @@ PLUGINS = {  # distribution: (module, its text, entry points)
         {"twice": "Twice", "eigen": "Impostor", "number": "not_callable", "absent": "Nothing"},
     ),
     "broken_plugin": ("broken_plugin_module", "raise RuntimeError('half installed')", {"broken": "Anything"}),
-    "second_plugin": ("second_plugin_module", "class Other:\n    pass", {"twice": "Other"}),
+    "second_plugin": ("second_plugin_module", "class Other:\n    pass", {"twice": "Other", "later": "Other"}),
+    "both_plugin": ("both_plugin_module", BOTH, {"both": "Both"}),
 }
 SCRIPT = """
-import json, sys
+import json, sys, warnings
 import tensornet_interp as ti
 from tensornet_interp import registry
 from tensornet_interp.decompositions import Eigen
@@ -177,15 +198,24 @@ def error(action):
 
 layer = ti.BilinearLayer(down=torch.ones(2, 3), left=torch.ones(4, 3), right=torch.ones(4, 3), name="layer 0")
 modules = ["good_plugin_module", "broken_plugin_module"]
-out = {"names": ti.list_decompositions()}
-out["imported by listing"] = [name for name in modules if name in sys.modules]
-out["eigen is ours"] = type(ti.decompose(layer, "eigen")).__name__ == "SpectralResult"
-out["imported by eigen"] = [name for name in modules if name in sys.modules]
-with registry.scratch_registry():
-    ti.decompose(layer, "twice")
-    error(lambda: ti.decompose(layer, "broken"))
-    out["names in a scratch block"] = ti.list_decompositions()
-out["names after a scratch block"] = ti.list_decompositions()
+def names():
+    return [listed.name for listed in ti.list_decompositions()]
+
+out = {}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import both_plugin_module  # its decorator comes before its entry point
+    out["eigen is ours"] = type(ti.decompose(layer, "eigen")).__name__ == "SpectralResult"
+    out["warnings of eigen"] = [str(warning.message) for warning in caught]
+    out["imported by eigen"] = [name for name in modules if name in sys.modules]
+    ti.register_decomposition("later")(dict)
+    with registry.scratch_registry():
+        ti.decompose(layer, "twice")
+        error(lambda: ti.decompose(layer, "broken"))
+        out["names in a scratch block"] = names()
+    out["names after a scratch block"] = out["names"] = names()
+    out["warnings"] = [str(warning.message) for warning in caught]
+out["listed"] = {listed.name: listed[1:] for listed in ti.list_decompositions()}
 out["broken"] = error(lambda: ti.decompose(layer, "broken"))
 out["broken again"] = error(lambda: ti.decompose(layer, "broken"))
 out["number"] = error(lambda: ti.decompose(layer, "number"))
@@ -196,7 +226,7 @@ out["twice, factor 5"] = ti.decompose(layer, "twice", factor=5.0).to_tensor().un
 out["option"] = error(lambda: ti.decompose(layer, "twice", factr=5.0))
 out["problems"] = registry.decomposition_problems()
 out["eigen is ours after all"] = registry.get_decomposition("eigen") is Eigen
-out["names after"] = ti.list_decompositions()
+out["names after"] = names()
 print(json.dumps(out))
 """
 
@@ -248,7 +278,6 @@ def test_the_entry_point_of_an_installed_package_is_used_by_name(plugins):
 
 
 def test_plugins_are_imported_on_first_need_only(plugins):
-    assert plugins["imported by listing"] == []
     assert plugins["imported by eigen"] == []
 
 
@@ -284,6 +313,38 @@ def test_two_plugins_with_one_name_one_wins_and_the_other_is_listed(plugins):
     losers = [f"{name}: {why}" for name, why in plugins["problems"].items() if name.startswith("twice")]
     assert len(losers) == 1
     assert "second_plugin" in losers[0].replace("-", "_")
+
+
+def test_a_refused_entry_point_warns_with_its_distribution(plugins):
+    """At the first name that is asked for, also if it is another, and once; the same object twice is no clash."""
+    taken, second = plugins["warnings of eigen"]
+    words = "the decomposition 'eigen' of good-plugin 1.0, good_plugin_module:Impostor is not used: the name 'eigen' is"
+    assert f"{words} taken by tensornet_interp.decompositions.eigen.Eigen" == taken.replace("_plugin ", "-plugin ")
+    assert second.replace("_plugin ", "-plugin ").startswith(
+        "the decomposition 'twice' of second-plugin 1.0, second_pl"
+    )
+    later = [text for text in plugins["warnings"] if text not in (taken, second)]
+    assert len(later) == 1
+    assert "'later' of second" in later[0]
+
+
+def test_the_list_says_what_a_method_does_where_it_is_from_and_what_it_takes(plugins):
+    listed = {
+        name: (summary, origin.replace("_plugin ", "-plugin "), options)
+        for name, (summary, origin, options) in plugins["listed"].items()
+    }
+    assert listed["both"] == (
+        "Return the layer unchanged.",
+        "both-plugin 1.0, both_plugin_module:Both",
+        ["rank", "seed=0"],
+    )
+    assert listed["twice"] == ("", "good-plugin 1.0, good_plugin_module:Twice", ["factor=2.0"])
+    summary, origin, options = listed["broken"]
+    assert summary.endswith("failed to load: RuntimeError: half installed")
+    assert (origin, options) == ("broken-plugin 1.0, broken_plugin_module:Anything", [])
+    summary, origin, options = listed["eigen"]
+    assert summary == "Decompose the symmetrized interaction matrix M_u of each output direction u into eigenpairs."
+    assert (origin, options) == ("tensornet_interp", ["directions=None", "rank=None"])
 
 
 def test_a_scratch_block_loses_no_plugin(plugins):

@@ -19,8 +19,9 @@ GROUND = {
     "pages": set(),
     "registry": set(),
     "store": {"checks", "registry"},
-    "planning": set(),
-    "contraction": {"checks", "numerics", "planning", "store"},
+    "paths": {"checks"},
+    "planning": {"paths"},
+    "contraction": {"checks", "numerics", "paths", "planning", "store"},
     "keys": {"layer"},
     "tensorfile": {"checks", "disk", "keys"},
     "concentration": {"checks", "numerics"},
@@ -52,9 +53,10 @@ ROOMS = {
     "features": ALL_GROUND | {"inner_products", "decompositions"},
     "weights": ALL_GROUND | {"features"},
     "adversarial": ALL_GROUND,
+    "interchange": ALL_GROUND,
     "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
-    "testing": ALL_GROUND | {"inner_products", "decompositions"},
+    "testing": ALL_GROUND | {"decompositions", "sweep"},
     "__init__": ALL_GROUND | {"inner_products", "decompositions", "bonds"},
 }
 
@@ -69,12 +71,21 @@ ONLY = {  # what else they may import
     "pages": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
     "numerics": {*sys.stdlib_module_names, "torch", "scipy"},
+    "paths": {*sys.stdlib_module_names, "opt_einsum"},
     "planning": {*sys.stdlib_module_names, "opt_einsum"},
     "contraction": {*sys.stdlib_module_names, "torch"},
 }
 
 
-KNOW_TENSORLY = {"__init__.py", "layer.py", "results.py", "spectral.py", "decompositions/adapter.py"}
+KNOW_TENSORLY = {
+    "__init__.py",
+    "layer.py",
+    "results.py",
+    "spectral.py",
+    "decompositions/adapter.py",
+    "decompositions/tensor_train.py",
+    "decompositions/tensorly_forms.py",
+}
 
 
 # optional dependencies, at the one named place

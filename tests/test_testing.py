@@ -1,52 +1,68 @@
 """The shipped check passes for what is right and names what is wrong."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields
 
 import pytest
-import torch
+from global_state import state
+from wrong_plugins import MORE, TEN, KeepUnits, Reporting
 
-from tensornet_interp import BilinearLayer
 from tensornet_interp.decompositions import BUILT_IN
 from tensornet_interp.registry import register_decomposition, scratch_registry
 from tensornet_interp.testing import check_decomposition
 
-# options without which a method cannot be built; every rank fits the smallest layer of the check
-OPTIONS: dict[str, dict[str, object]] = {
-    "random_components": {"rank": 2},
+OPTIONS: dict[str, dict[str, object]] = {  # of methods that cannot be built without, and have no ladder
     "tensorly_non_negative_parafac": {"rank": 2},
     "tensorly_parafac": {"rank": 3},
-    "tensorly_tucker": {"rank": (3, 5, 5)},
 }
-NO_EXACT_END = {"tensorly_non_negative_parafac", "tensorly_parafac"}
+FITS = {"block_term", "cp", "symmetric_cp"}
+# by the attribute that declares it: who does not
+NOT_DECLARED = {
+    "nested": {*FITS, *OPTIONS, "tensorly_tucker", "tucker"},
+    "fitted": {*OPTIONS, "tensorly_tucker"},
+    "odd": {*FITS, *OPTIONS, "tensorly_tucker"},
+}
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_built_ins_keep_the_laws(name: str, device: str) -> None:
     report = check_decomposition(name, device=device, **OPTIONS.get(name, {}))
-    assert len(report.passed) >= (28 if name in NO_EXACT_END else 30)
-    declared = {"the method says that it has no exact end"} if name in NO_EXACT_END else set()
-    assert set(report.skipped.values()) == declared
+    assert len(report.passed) >= (37 if name in OPTIONS else 45)
+    expected = {f"the class does not declare {flag} = True" for flag, names in NOT_DECLARED.items() if name in names}
+    if name in OPTIONS:
+        expected.add("the ladder is empty: the method has no exact end")
+    assert set(report.skipped.values()) == expected
+
+
+@pytest.mark.parametrize("kind", [KeepUnits, Reporting])
+@scratch_registry()
+def test_what_the_wrong_plugins_are_made_of_is_right(kind: type) -> None:
+    register_decomposition("right")(kind)
+    report = check_decomposition("right")
+    assert set(report.skipped.values()) == {
+        *(f"the class does not declare {flag} = True" for flag in NOT_DECLARED),
+        *(["the results have no report"] if kind is KeepUnits else []),
+    }
+    assert "not tested  f(-layer) = -f(layer): the class does not declare odd = True" in str(report)
+
+
+@pytest.mark.parametrize("title", [*TEN, *MORE])
+@scratch_registry()
+def test_a_wrong_plugin_is_caught_and_its_fault_named(title: str) -> None:
+    kind, words = (TEN | MORE)[title]
+    register_decomposition("wrong")(kind)
+    before = state()
+    with pytest.raises(AssertionError) as caught:
+        check_decomposition("wrong")
+    assert words in str(caught.value)
+    assert state() == before  # whatever the plugin does
 
 
 @scratch_registry()
-def test_a_broken_decomposition_is_named() -> None:
-    @register_decomposition("broken")
-    @dataclass(frozen=True)
-    class Broken:
-        scale: float = 1.1
-
-        @classmethod
-        def ladder(cls, layer: BilinearLayer) -> Sequence["Broken"]:
-            return [cls()]
-
-        def __call__(self, layer: BilinearLayer) -> BilinearLayer:
-            noise = torch.rand(layer.down.shape).to(layer.down)  # unseeded: never the same answer
-            return replace(layer, down=self.scale * layer.down + noise)
-
-    with pytest.raises(AssertionError) as caught:
-        check_decomposition("broken")
-    message = str(caught.value)
-    assert "wide: same seed, same answer" in message
-    assert "wide: exact end" in message
-    assert "wide: same modes" not in message
+def test_options_are_of_one_more_decomposition() -> None:
+    register_decomposition("right")(KeepUnits)
+    assert [field.name for field in fields(KeepUnits)] == ["rank"]
+    with pytest.raises(TypeError, match="'right' has no option 'ranks'; it has: rank"):
+        check_decomposition("right", ranks=2)
+    check_decomposition("right", rank=3)
+    with pytest.raises(AssertionError, match="selected index k out of range"):
+        check_decomposition("right", rank=99)

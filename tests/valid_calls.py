@@ -18,9 +18,11 @@ from tensornet_interp import (
     BilinearMap,
     BilinearNetwork,
     BlockTerm,
+    CPResult,
     Eigen,
     Moments,
     OutputSVD,
+    Report,
     SymmetricCP,
     Term,
     Tucker,
@@ -36,6 +38,7 @@ from tensornet_interp import (
     fidelity,
     inner,
     inner_products,
+    interchange,
     keys,
     lift,
     lifting,
@@ -308,6 +311,9 @@ CALLS = {
     "load_records": (sweep.load_records, dict(path=HOME / "records.jsonl")),
     "parameters": (sweep.parameters, dict(result=RESULT)),
     "to_frame": (sweep.to_frame, dict(records=RECORDS)),
+    "from_tensorly": (decompositions.from_tensorly, dict(tensor=LAYER.cp, kind=CPResult, layer=LAYER)),
+    "TermNetwork": (interchange.TermNetwork, dict(terms=TERMS, modes=("a", "c"))),
+    "measured": (decompositions.measured, dict(kind=CPResult, layer=LAYER, report=Report.of(LAYER, "made"), known=0.0, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right)),
     "check_decomposition": (testing.check_decomposition, dict(name="eigen", device="cpu", exact_tolerance=1e-9)),
     "random_layer": (testing.random_layer, dict(n_out=2, n_in=3, rank=4, seed=0, dtype=torch.float64, device="cpu")),
     # files of weights
@@ -335,14 +341,16 @@ CALLS = {
 TAKES_NOTHING = "it takes no argument"
 MADE = "the package makes it; users read its fields"
 DATA = "a type, a constant or a protocol: nothing to call"
+EXTRA = "it needs an extra that may not be installed: tests/test_interchange.py calls it"
 TOOL = "a tool between the package's own modules, which hand it what was checked where it came in"
 STEP = "a step of a fit or of a product, called by the object itself with what it made"
 CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
+    EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read"],
-    STEP: ["*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read"],
+    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
 }  # fmt: skip

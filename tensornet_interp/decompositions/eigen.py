@@ -52,6 +52,8 @@ class Eigen:
     directions: Tensor | None = None
     rank: int | None = None
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    fitted: ClassVar[bool] = True  # the best scalar is 1
+    odd: ClassVar[bool] = True  # -layer gives minus the result
     differentiable: ClassVar[bool] = True  # the result keeps the graph of gradients of a layer that has one
 
     def __post_init__(self) -> None:

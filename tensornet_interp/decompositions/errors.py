@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
+from tensornet_interp.checks import check_kind, check_number
 from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -21,12 +22,25 @@ FACTORS = 4  # the most arrays that are multiplied in a term of a result; each i
 
 
 def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
-    """Return a result in the dtype of the layer, made from float64 fields; its report says how accurate the result is.
+    """Return a result of this type in the dtype of the layer; its report says how accurate the result is.
 
-    known: the relative squared error that the method computed itself, or None. The reported error includes the rounding
-    of the fields to the dtype. Raises ValueError if the largest number of a field is above the range of the dtype.
+    layer: what was decomposed. report: as `Report.of` makes it; its relative error, the bound on the error and warnings
+    about rounding are filled in. known: the relative squared error that the method computed itself, or None. fields:
+    the arrays of the result, in float64 if they are to be rounded only once.
+
+    The reported error includes the rounding of the fields to the dtype. Raises TypeError for arguments of another kind;
+    ValueError if the largest number of a field is above the range of the dtype, or if sizes do not fit the layer.
+    Cost: 2 out in^2 hidden flops, and at most 2e11.
     """
+    if not isinstance(kind, type) or not issubclass(kind, Result):
+        raise TypeError(f"kind must be a subclass of Result, got {kind!r:.60}")
+    check_kind("layer", layer, BilinearLayer)
+    check_kind("report", report, Report)
+    known = None if known is None else check_number("known", known)
     exact = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
+    if exact.sizes != layer.sizes:
+        raise ValueError(f"{', '.join(fields)} make a tensor of sizes {exact.sizes}, the layer has {layer.sizes}")
+    exact = exact.to(dtype=torch.float64)
     small = _check_range(exact, layer.down.dtype)
     result = exact.to(dtype=layer.down.dtype)
     found = measure(result, exact, layer, known)

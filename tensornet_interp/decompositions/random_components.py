@@ -51,6 +51,8 @@ class RandomComponents:
     refit: str = "outputs"
     seed: int = 0
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    fitted: ClassVar[bool] = True  # the best scalar is 1
+    odd: ClassVar[bool] = True  # -layer gives minus the result
 
     def __post_init__(self) -> None:
         check_int("rank", self.rank, 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class FitOptions:
     max_iterations: int | None = None
     tolerance: float = 1e-4
     seed: int = 0
+    fitted: ClassVar[bool] = True  # the best scalar is 1
 
     def __post_init__(self) -> None:
         # a generator would be used up here, and the fit would then have no priors

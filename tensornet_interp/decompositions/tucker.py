@@ -48,6 +48,8 @@ class HOSVD:
     energy: float | None = None
     error: float | None = None
     nested: ClassVar[bool] = True  # the error never rises along the ladder
+    fitted: ClassVar[bool] = True  # the best scalar is 1
+    odd: ClassVar[bool] = True  # -layer gives minus the result
     differentiable: ClassVar[bool] = True  # the result keeps the graph of gradients of a layer that has one
 
     def __post_init__(self) -> None:
@@ -93,6 +95,8 @@ class Tucker:
     error: float | None = None
     max_iterations: int = 100
     tolerance: float = 1e-10
+    fitted: ClassVar[bool] = True  # the best scalar is 1
+    odd: ClassVar[bool] = True  # -layer gives minus the result
 
     def __post_init__(self) -> None:
         _check_options(self.ranks, self.energy, self.error)

@@ -6,6 +6,8 @@
 import torch
 from torch import nn
 
+from tensornet_interp.weights import from_module, verify
+
 
 class Mix(nn.Module):
     """A block that adds to its input what two of its readings make together."""
@@ -199,3 +201,35 @@ TAKEN = {  # what it is: the class, the shape of one input
     "convolutional": (SmallConvNet, (1, 6, 6)),
 }
 REFUSED = {"a ReLU in the middle": (WithReLU, (6,)), "an RMSNorm": (Normed, (6,))}
+
+
+def built(kind, dtype):
+    """A model of a class, in evaluation mode; its weights are the same in every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind().eval().to(dtype)
+
+
+def inputs(count, shape, dtype, seed=1):
+    numbers = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return numbers.to(dtype)
+
+
+def main():
+    print("| model | relative difference, float32 | float64 | hidden units per layer |\n|---|---|---|---|")
+    for name, (kind, shape) in (TAKEN | REFUSED).items():
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            model, x = built(kind, dtype), inputs(100, shape, dtype)
+            try:
+                network = from_module(model, x)
+                found.append(f"{verify(network, model, x).relative:.0e}")
+            except ValueError as error:
+                print(f"| {name} | refused: {str(error).split(', /')[0].partition(': ')[2]} | | |")
+                break
+        else:
+            print(f"| {name} | {found[0]} | {found[1]} | {', '.join(str(part.rank) for part in network.layers)} |")
+
+
+if __name__ == "__main__":
+    main()

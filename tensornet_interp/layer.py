@@ -8,7 +8,7 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
 
-from tensornet_interp.affine import affine_matrix, check_direction, check_inputs, check_pair, lift_vectors
+from tensornet_interp.affine import affine_matrix, check_direction, check_inputs, lift_vectors
 from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
@@ -20,6 +20,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, module_factors
+from tensornet_interp.modules import LayerModule, layer_modules
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.store import register_type
@@ -91,6 +92,10 @@ class BilinearMap(TensorNetwork):
         """Return the map on a device and in a dtype; its arrays are converted before they are multiplied."""
         return self.to_layer().to(device, dtype)
 
+    def to_module(self) -> LayerModule:
+        """Return down(left(x) * right(x)) as a torch module of three `nn.Linear`, copies of the weights to train."""
+        return layer_modules([self.drop_constant().to_layer()], constant=self.constant_in)[0]
+
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Return B(x1, x2) over all coordinates, constant ones included: (..., in) -> (..., out)."""
         return self.to_layer().multilinear(x1, x2)
@@ -101,9 +106,8 @@ class BilinearMap(TensorNetwork):
         The results of symmetric decompositions (eigen, symmetric_cp) give (B(x1, x2) + B(x2, x1)) / 2.
 
         Example:
-        >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))
-        >>> layer(torch.tensor([3.0, 4.0]))
-        tensor([25.])
+        >>> BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))(torch.ones(2))
+        tensor([2.])
         """
         x1 = self.lift_input("x1", x1)
         y = self.multilinear(x1, None if x2 is None else self.lift_input("x2", x2))
@@ -115,10 +119,8 @@ class BilinearMap(TensorNetwork):
 
         The shape is (..., out, rank), and the sum over rank is exactly the output. Memory: batch * out * rank.
         """
-        layer = self.to_layer()
-        x1 = self.lift_input("x1", x1)
-        x2 = x1 if x2 is None else self.lift_input("x2", x2)
-        check_pair(x1, x2)
+        layer, x1 = self.to_layer(), self.lift_input("x1", x1)
+        x2 = check_inputs(x1, None if x2 is None else self.lift_input("x2", x2), layer.left)
         parts = layer.down * ((x1 @ layer.left) * (x2 @ layer.right))[..., None, :]
         return parts[..., 1:, :] if self.constant_out else parts
 
@@ -283,16 +285,14 @@ class BilinearLayer(BilinearMap):
         elif basis:
             raise ValueError(f"basis={basis!r} names the coordinates of new inputs; give inputs or input_bias with it")
         if outputs is not None or output_bias is not None:
-            full = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out)
-            down = full @ down
+            down = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out) @ down
         history = (*self.history, note or "change of basis")
         return replace(self, down=down, left=left, right=right, history=history, basis=new_basis)
 
     def drop_constant(self) -> "BilinearLayer":
         """Return the same function without the constant output coordinate, as the last layer of a network needs it."""
-        if not self.constant_out:
-            return self
-        return replace(self, down=self.down[1:], constant_out=False, history=(*self.history, "constant output dropped"))
+        history = (*self.history, "constant output dropped")
+        return replace(self, down=self.down[1:], constant_out=False, history=history) if self.constant_out else self
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearLayer":
         """Return the layer on a device and in a dtype."""

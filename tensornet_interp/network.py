@@ -9,6 +9,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.modules import layer_modules
 from tensornet_interp.store import register_type
 
 __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
@@ -103,6 +104,14 @@ class BilinearNetwork(TensorNetwork):
                 " network.layers"
             )
         return self.parts[0].to_layer()
+
+    def to_module(self) -> torch.nn.Sequential:
+        """Return a torch module of the same function, one `LayerModule` per part, with parameters to train.
+
+        (..., in) -> (..., out), without constant coordinates: what the constant brings is the biases of the modules.
+        The parameters are copies. `weights.from_module` makes a network of it again.
+        """
+        return torch.nn.Sequential(*layer_modules(self.layers, constant=self.constant_in))
 
     def replace(self, i: int, part: TensorNetwork) -> "BilinearNetwork":
         """Return the network with part i replaced by `part`, for example by a decomposition of that layer."""

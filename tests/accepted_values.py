@@ -64,6 +64,7 @@ ACCEPTED = [
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),
     ("from_tensorly", "layer", "None", "None is the default: the error is not measured"),
     ("measured", "known", "None|negative int|huge int", "None is the default; a number is what the method says, and rounding may make it negative"),
+    ("verify", "network|model", "a stack|a result", "a network or a result is compared like a layer"),
     # tensors
     ("BilinearLayer|BilinearLayer.*|SpectralResult|CPResult|TuckerResult", "down|tensor|outputs", "mode 0 larger", "a layer of more outputs"),
     ("BilinearLayer.from_tensor|Moments|Moments.of|Moments.divided_by|difference_certificate|jackknife|energy_share|participation|rare_inputs|circuit_tests|random_part|FeatureInteractions.__call__|adversarial_masks|baseline_masks|eigenvector_plane|image_cell|similarity_matrix", "*", "half", "no other tensor has to share the dtype"),
@@ -77,6 +78,8 @@ ACCEPTED = [
     ("certificate|difference_certificate|evaluation|low_rank_correlation|rare_inputs|orient|Moments.of", "x", "mode 0 larger", "more samples"),
     ("Moments.of|rare_inputs", "x", "mode 1 larger", "more inputs"),
     ("Eigen|spectra|label_directions|rank_by_structure|overlap|orient|adversarial_masks", "directions|a|b|vectors", "mode [01] larger", "more directions, outputs or vectors"),
+    ("from_module|polynomial_parts|verify", "example|x", "mode 0 larger", "more samples"),
+    ("from_module|polynomial_parts", "example", "one dimension more", "what a linear map does to the last axis"),
     ("jackknife", "values", "mode 1 larger|NaN entry|infinite entry", "more columns; what has no value is NaN"),
     ("energy_share", "vectors", BATCH + "|NaN entry|infinite entry", "any vectors; what has no value is NaN"),
     ("participation", "values", "mode [01] larger|one dimension more|one dimension less|NaN entry|infinite entry", "any numbers; what has no value is NaN"),

@@ -42,6 +42,7 @@ from tensornet_interp.lifting import Split
 from tensornet_interp.report import Start
 from tensornet_interp.spectra import Spectra
 from tensornet_interp.spectral import EigenGroup
+from tensornet_interp.weights import Verification
 
 STORED = Path(__file__).with_name("stored")
 
@@ -152,6 +153,7 @@ OBJECTS = {
         Overlap(numbers(2), 0.5, 0.25),
         Projection(numbers(2, 3), numbers(2, 3), numbers(2)),
         Verdict(3, "the plane", 9, 4, 0.5, 0.1, 0.9, 0.2, 0.7, 0.6, 0.8, "confirmed"),
+        Verification(0.5, 0.25, 3, 1, numbers(2), 7),
         FIDELITY,
         LayerFidelity(1, 0.5, FIDELITY, None),
         NetworkFidelity(FIDELITY, (LayerFidelity(0, 0.25, FIDELITY, 0.125),)),

@@ -83,7 +83,7 @@ from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.spectra import spectra
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import check_decomposition
-from tensornet_interp.weights import load_config, load_layer, load_tensor
+from tensornet_interp.weights import from_module, load_config, load_layer, load_tensor, polynomial_parts, verify
 
 BOND_RECORD = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
 
@@ -108,6 +108,7 @@ class Given:
         self.features = feature_interactions(self.layer, self.x[0], self.x.T, basis="x")
         self.labels = torch.arange(7) % 5
         self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
+        self.module = torch.nn.Sequential(torch.nn.Linear(5, 3, dtype=torch.float64)).eval()
         self.folder = folder
         save_model(build_classifier(CONFIG, seed=0), folder / "given")
         save(self.lifted, folder / "layer.safetensors")
@@ -241,6 +242,9 @@ CALLS = {
         g.x @ g.result.eigenvectors[0], g.result.eigenvalues[0]
     ),
     "plot correlations": lambda g: correlation_by_rank(low_rank_correlation(g.layer, g.x, g.x, (1, 2), basis="x")),
+    "network of a module": lambda g: verify(from_module(g.module, g.x), g.module, g.x),
+    "parts of a module": lambda g: polynomial_parts(g.module, g.x),
+    "module of a network": lambda g: (g.network.to_module(), g.lifted.to_module(), g.result.to_module()),
     "save": lambda g: save({"lifted": g.lifted, "results": [g.result, g.cp, g.circuit]}, g.folder / "saved"),
     "load": lambda g: load(g.folder / "layer.safetensors"),
     "load layer": lambda g: load_layer(g.folder / "given", 0, layout="tensornet_interp"),

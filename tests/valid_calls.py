@@ -113,6 +113,7 @@ FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
 (HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
+MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4, dtype=torch.float64)).eval()
 LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
 
 
@@ -316,7 +317,10 @@ CALLS = {
     "measured": (decompositions.measured, dict(kind=CPResult, layer=LAYER, report=Report.of(LAYER, "made"), known=0.0, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right)),
     "check_decomposition": (testing.check_decomposition, dict(name="eigen", device="cpu", exact_tolerance=1e-9)),
     "random_layer": (testing.random_layer, dict(n_out=2, n_in=3, rank=4, seed=0, dtype=torch.float64, device="cpu")),
-    # files of weights
+    # modules and files of weights
+    "from_module": (weights.from_module, dict(model=MODEL, example=X, max_elements=1000)),
+    "polynomial_parts": (weights.polynomial_parts, dict(model=MODEL, example=X, max_elements=1000)),
+    "verify": (weights.verify, dict(network=LAYER, model=LAYER, x=X)),
     "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
     "Layout.at": (LAYOUT.at, dict(index=1)),
     "Layout.indices": (LAYOUT.indices, dict(names=["0.w"])),
@@ -347,10 +351,10 @@ STEP = "a step of a fit or of a product, called by the object itself with what i
 CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
 
 NOT_CALLED = {
-    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict"],
+    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules"],
     STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
 }  # fmt: skip

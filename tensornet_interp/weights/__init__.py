@@ -1,4 +1,4 @@
-"""Weights on disk: layers of checkpoints, feature dictionaries and single tensors, in safetensors files only.
+"""Weights of others: modules as networks, and layers, dictionaries and tensors in safetensors files.
 
 Pickles are never opened, because they can run code.
 """
@@ -9,19 +9,25 @@ from tensornet_interp.weights.dictionaries import load_dictionary, save_dictiona
 from tensornet_interp.weights.files import Source, WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.layers import load_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
+from tensornet_interp.weights.modules import from_module, polynomial_parts
+from tensornet_interp.weights.verification import Verification, verify
 
 __all__ = [
     "LAYOUTS",
     "Layout",
     "Source",
+    "Verification",
     "WeightFiles",
+    "from_module",
     "load_config",
     "load_dictionary",
     "load_layer",
     "load_tensor",
     "pack",
+    "polynomial_parts",
     "save_dictionary",
     "tensor_names",
+    "verify",
 ]
 
 explain_missing_names(__name__)

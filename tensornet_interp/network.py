@@ -1,7 +1,9 @@
 """Represent a stack of bilinear layers, or of decompositions of layers, as one tensor network."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -9,13 +11,14 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.names import Named, Names
 from tensornet_interp.store import register_type
 
 __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
 
 
 @register_type("BilinearNetwork", ["parts"])
-class BilinearNetwork(TensorNetwork):
+class BilinearNetwork(Named, TensorNetwork):
     """A bilinear network is a stack of L parts, bottom first: y = part_L(... part_1(x)).
 
     Each part is a layer or a decomposition of a layer; a part of another class with modes (out, in1, in2) is replaced
@@ -58,6 +61,18 @@ class BilinearNetwork(TensorNetwork):
     def constant_in(self) -> bool:
         """Return True if input coordinate 0 is the constant 1, which every call adds to its input."""
         return self.parts[0].constant_in
+
+    @property
+    def names(self) -> Names:
+        """Return the names of the inputs of the first part and of the outputs of the last one."""
+        return replace(self.parts[0].names, output_names=self.parts[-1].output_names)
+
+    def _renamed(self, names: Names) -> Self:
+        """Return the network with these names of the inputs of the first part and of the outputs of the last one."""
+        parts = list(self.parts)
+        parts[0] = parts[0].with_names(input_names=names.input_names, input_shape=names.input_shape)
+        parts[-1] = parts[-1].with_names(output_names=names.output_names)
+        return type(self)(parts)
 
     def __len__(self) -> int:
         return len(self.parts)

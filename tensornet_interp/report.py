@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.names import Names
 from tensornet_interp.store import register_type
 
 __all__ = ["Report", "Start", "package_version", "versions"]
@@ -65,6 +66,7 @@ class Report:
     floor: float | None = None  # singular values below this share of the largest are rounding errors
     starts: tuple[Start, ...] = ()  # how each start ended, best first; empty if there was only one
     versions: Mapping[str, str] = field(default_factory=versions)  # what computed the result
+    names: Names = field(default_factory=Names)  # of the inputs and outputs of the layer
 
     @classmethod
     def of(
@@ -93,4 +95,5 @@ class Report:
             floor=floor,
             starts=starts,
             warnings=tuple(warnings),
+            names=layer.names,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_bool, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.names import Names
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.report import Report
@@ -40,6 +41,15 @@ class Result(BilinearMap):
         check_alike(**{name: getattr(self, name) for name in arrays})
         sizes = mode_sizes(self.terms())
         check_size("in", in1=sizes["in1"], in2=sizes["in2"])
+        self.names.check(inputs=sizes["in1"] - self.constant_in, outputs=sizes["out"] - self.constant_out)
+
+    @property
+    def names(self) -> Names:
+        """Return the names of inputs and outputs, which are those of the layer."""
+        return self.report.names
+
+    def _renamed(self, names: Names) -> Self:
+        return replace(self, report=replace(self.report, names=names))
 
     def drop_constant(self) -> Self:
         """Return the result without its constant output coordinate, as the last part of a network needs it.
@@ -93,6 +103,7 @@ class Result(BilinearMap):
             basis=self.report.basis,
             constant_in=self.constant_in,
             constant_out=self.constant_out,
+            names=self.names,
         )
 
     @property

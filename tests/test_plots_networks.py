@@ -164,16 +164,17 @@ def test_leaves_are_images_of_the_vectors_without_the_constant():
     assert_no_overlap(figure, [*texts(figure, "component").values(), *cells, *texts(figure, "title").values()])
 
 
-def test_leaves_are_labelled_with_the_largest_entries_by_name():
+def test_leaves_are_bars_of_the_largest_entries_by_name():
     tree = lifted_circuit(widths=1, x=torch.ones(4, 6, dtype=torch.float64))
     figure = draw_circuit(tree, names="abcdef")
     vector = tree.levels[-1].vectors[0, 1:]
-    best = vector.abs().argsort(descending=True)[:4].tolist()
-    (leaf,) = texts(figure, "leaf").values()
-    assert leaf.get_text() == "\n".join(f"{'abcdef'[i]} {float(vector[i]):+.2f}" for i in best)
+    order = vector.abs().argsort(descending=True)
+    (leaf,) = figure.axes[0].child_axes
+    assert [text.get_text() for text in leaf.texts] == ["abcdef"[i] for i in order]
+    np.testing.assert_allclose([bar.get_width() for bar in leaf.patches], vector[order] / vector.abs().max())
     unnamed = draw_circuit(lifted_circuit(widths=2))
-    assert len(texts(unnamed, "leaf")) == 4
-    assert {line.split(" ")[0] for text in texts(unnamed, "leaf").values() for line in text.get_text().split("\n")} <= {
+    assert len(unnamed.axes[0].child_axes) == 4
+    assert {text.get_text() for cell in unnamed.axes[0].child_axes for text in cell.texts} == {
         f"x{i}" for i in range(6)
     }
     assert "rms over 4 inputs" in texts(figure, "title")["title"].get_text()

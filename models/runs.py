@@ -43,6 +43,7 @@ def trained(
         model = load_model(place, device=device)
         if not isinstance(model, BilinearClassifier):
             raise ValueError(f"{place} holds a {type(model).__name__}, not a BilinearClassifier; remove it")
+        model.names = data.names
         return model
     model = build_classifier(config, training.seed, device=device, dtype=data.train_x.dtype)
     history = train(model, data, training, progress, transform=transform)

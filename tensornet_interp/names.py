@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
+from tensornet_interp.cards import Card, Shown, map_card
 from tensornet_interp.checks import check_int, check_names
+from tensornet_interp.store import register_type
 
 __all__ = ["AS_GIVEN", "CHANGED", "Named", "Names", "Shape", "check_shape"]
 
@@ -25,6 +27,7 @@ def check_shape(shape: Shape, size: int | None = None, name: str = "shape") -> S
     return height, width
 
 
+@register_type("Names")
 @dataclass(frozen=True)
 class Names:
     """Names say what the plain coordinates of a layer are, without the constant one; None: not known.
@@ -63,7 +66,7 @@ class Names:
         return replace(kept, output_names=None) if outputs else kept
 
 
-class Named:
+class Named(Shown):
     """A named map knows what its inputs and outputs are: layers, results and networks."""
 
     @property
@@ -107,6 +110,15 @@ class Named:
         """
         given: dict[str, Any] = {"input_names": input_names, "output_names": output_names, "input_shape": input_shape}
         return self._renamed(replace(self.names, **{k: v for k, v in given.items() if v is not None}))
+
+    def _card(self) -> Card:
+        """Return the card of a layer; results and networks have their own."""
+        layer = cast(Any, self).to_layer()
+        about = [("rank", str(layer.rank)), ("basis", layer.basis), ("history", "; ".join(layer.history))]
+        units = layer.down.norm(dim=0) * layer.left.norm(dim=0) * layer.right.norm(dim=0)
+        title = f"{type(self).__name__} {layer.name!r}"
+        caption = "sizes of the hidden units, |down| |left| |right|"
+        return map_card(self, title, about, values=units.detach().tolist(), caption=caption)
 
     def _renamed(self, names: Names) -> Self:
         return cast(Self, replace(cast(Any, self), names=names))

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tensornet_interp.cards import Card
 from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
@@ -85,6 +86,11 @@ class BilinearNetwork(Named, TensorNetwork):
 
     def __repr__(self) -> str:
         return "BilinearNetwork([\n" + "".join(f"  {part!r},\n" for part in self.parts) + "])"
+
+    def _card(self) -> Card:
+        rows = [(f"part {i}", repr(part)) for i, part in enumerate(self.parts)]
+        sizes = self.parts[-1].sizes["out"], self.parts[0].sizes["in1"] - self.constant_in
+        return Card(f"BilinearNetwork: {len(self)} parts, out={sizes[0]}, in={sizes[1]}", rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output (..., out) for inputs x (..., in), computed layer by layer, without constant coordinates.

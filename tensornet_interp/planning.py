@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 
 import opt_einsum
 
+from tensornet_interp.cards import Card, Shown
+
 __all__ = ["SHARED", "Chunk", "Modes", "Optimizer", "Plan", "Step", "make_plan"]
 
 Modes = tuple[str, ...]
 Optimizer = str | Callable[..., Any]
 SHARED = "shared"  # the default optimizer
+_SHOWN = 12  # steps on the card of a plan
 _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most contractions
 
 
@@ -48,7 +51,7 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """A plan is the order of the pairwise sums of a contraction, with their cost; `print` shows it.
 
     A sum that occurs several times is one step. If there is a `chunk`, `sizes` and `steps` describe one slice.
@@ -90,6 +93,12 @@ class Plan:
         if self.chunk is None:
             return 0
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
+
+    def _card(self) -> Card:
+        head, cost, sizes, *_ = str(self).split("\n")
+        steps = [(step.names, f"{step.flops:.2e} flops", f"{step.elements:.2e} elements") for step in self.steps]
+        more = [(f"... and {len(steps) - _SHOWN} further steps",)] if len(steps) > _SHOWN else []
+        return Card(head, [(cost.strip(),), (sizes.strip(),), *steps[:_SHOWN], *more])
 
     def __str__(self) -> str:
         width = max((len(step.names) for step in self.steps), default=0)

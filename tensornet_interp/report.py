@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tensornet_interp.cards import Card, Shown
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.names import Names
 from tensornet_interp.store import register_type
@@ -50,7 +51,7 @@ class Start(NamedTuple):
 
 @register_type("Report")
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """A report says which layer was decomposed, how, and how accurate the result is."""
 
     method: str  # the decomposition with its options, as `repr` shows it
@@ -97,3 +98,25 @@ class Report:
             warnings=tuple(warnings),
             names=layer.names,
         )
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is known of the result as pairs of texts, for tables."""
+        error = "not measured" if self.relative_error is None else f"{self.relative_error:.4g}"
+        found = {
+            "layer": self.layer,
+            "history": "; ".join(self.history),
+            "basis": self.basis,
+            "method": self.method,
+            "relative error": error,
+            "at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
+            "seed": "" if self.seed is None else str(self.seed),
+            "stopped": ""
+            if self.stop_reason == "direct"
+            else f"{self.stop_reason}, {len(self.convergence)} iterations",
+        }
+        return [(name, text) for name, text in found.items() if text]
+
+    def _card(self) -> Card:
+        made = [("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))]
+        caption = "relative error after each iteration"
+        return Card("Report", [*self.rows(), *made], self.convergence, caption, self.warnings)

@@ -8,6 +8,7 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
+from tensornet_interp.cards import Card, map_card
 from tensornet_interp.checks import check_alike, check_bool, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
@@ -106,6 +107,15 @@ class Result(BilinearMap):
             names=self.names,
         )
 
+    def _card(self) -> Card:
+        values, caption = self._spectrum()
+        about = self.report.rows()
+        listed = values.detach().flatten().tolist()
+        return map_card(self, type(self).__name__, about, values=listed, caption=caption, warnings=self.report.warnings)
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.outputs.new_zeros(0), ""
+
     @property
     def _provenance(self) -> str:
         error = "not measured" if self.relative_error is None else f"{self.relative_error:.3g}"
@@ -147,6 +157,9 @@ class CPResult(Result):
             Term(self.left, ("in1", "rank")),
             Term(self.right, ("in2", "rank")),
         )
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.weights, "weights of the components"
 
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer; its factor down is outputs * weights."""
@@ -205,6 +218,11 @@ class TuckerResult(Result):
             Term(self.core.left, ("core_in1", "rank")),
             Term(self.core.right, ("core_in2", "rank")),
         )
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        if self.singular_values is None:
+            return super()._spectrum()
+        return self.singular_values[1], "singular values of the input unfolding"
 
     @without_autocast
     def to_layer(self) -> BilinearLayer:

@@ -80,6 +80,9 @@ class SpectralResult(Result):
             Term(self.eigenvectors, ("block", "in2", "rank")),
         )
 
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.eigenvalues, "eigenvalues of all blocks"
+
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer of rank block * rank, whose left and right factors are both the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)

@@ -78,7 +78,7 @@ def test_labels_say_what_is_where(result: CPResult) -> None:
     norm = np.linalg.norm(images(figure)[0, 1])
     assert figure.axes[1].get_title() == f"|l + r| = {norm:.2f}"
     assert [text.get_text() for text in figure.axes[4].get_yticklabels()] == list(NAMES)
-    assert figure.get_suptitle() == "The 2 largest of 5 components, basis: as given"
+    assert figure.get_suptitle().replace("\n", " ") == "The 2 largest of 5 components, basis: as given"
 
 
 def test_the_heat_map_holds_unit_outputs_by_weight(result: CPResult) -> None:

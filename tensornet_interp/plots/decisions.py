@@ -15,10 +15,10 @@ from tensornet_interp.checks import (
     check_size,
     check_tensor,
 )
-from tensornet_interp.names import Names, Shape
+from tensornet_interp.names import Shape
 from tensornet_interp.plots.blocks import block_names, pixels, result_view
 from tensornet_interp.plots.images import to_numpy
-from tensornet_interp.plots.inputs import input_view, output_names
+from tensornet_interp.plots.inputs import output_names, vector_view
 from tensornet_interp.plots.sheets import LABEL, Sheet, fitted, legend, line_height, numbers
 from tensornet_interp.spectral import SpectralResult
 
@@ -133,9 +133,7 @@ def activations(
     """
     check_number("eigenvalue", eigenvalue)
     check_tensor("vector", vector, ("in",))
-    known = Names(input_names=None if input_names is None else tuple(input_names))
-    known.check(inputs=len(vector), outputs=1)
-    view = input_view(None, len(vector), shape, known.input_names)
+    view = vector_view("vector", len(vector), shape, input_names)
     if not check_mapping("inputs", inputs):
         raise ValueError("inputs is empty: give the inputs to draw by name")
     for name, x in inputs.items():

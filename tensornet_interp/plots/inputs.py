@@ -88,10 +88,15 @@ def output_names(part: Named, count: int, names: Sequence[str] | None = None, wh
     return part.output_names or [f"output {number}" for number in range(count)]
 
 
-def input_view(
-    part: Named | None, size: int, shape: Shape | None = None, names: Sequence[str] | None = None
-) -> InputView:
+def vector_view(what: str, size: int, shape: Shape | None, input_names: Sequence[str] | None) -> InputView:
+    """Return the view of vectors that come without a map; `what` is their name in errors."""
+    if input_names is not None and len(check_names("input_names", input_names)) != size:
+        raise ValueError(f"input_names must be one per input, got {len(input_names)} for {size} inputs of {what}")
+    return InputView(None if shape is None else check_shape(shape, size), input_names, size)
+
+
+def input_view(part: Named, size: int, shape: Shape | None = None, names: Sequence[str] | None = None) -> InputView:
     """Return the view of the inputs of a layer, result or network; a shape or names that are given come first."""
-    if part is not None and shape is None and names is None:
+    if shape is None and names is None:
         shape, names = part.input_shape, part.input_names
     return InputView(None if shape is None else check_shape(shape, size), names, size)

@@ -15,10 +15,10 @@ from tensornet_interp.checks import (
     check_tensor,
     check_text,
 )
-from tensornet_interp.names import Names, Shape
+from tensornet_interp.names import Shape
 from tensornet_interp.plots.blocks import block_names, check_count, pixels, result_view
 from tensornet_interp.plots.images import to_numpy
-from tensornet_interp.plots.inputs import input_view, output_names
+from tensornet_interp.plots.inputs import output_names, vector_view
 from tensornet_interp.plots.sheets import LABEL, Sheet, bare, fitted, line_height, numbers, signs
 from tensornet_interp.spectral import SpectralResult
 
@@ -214,9 +214,7 @@ def compared_vectors(
         if name in values:
             check_tensor(f"values['{name}']", values[name], ("vector",))
             check_size("vector", vectors=len(rows), values=len(values[name]))
-    known = Names(input_names=None if input_names is None else tuple(input_names))
-    known.check(inputs=first.shape[1], outputs=1)
-    view = input_view(None, first.shape[1], shape, known.input_names)
+    view = vector_view("vectors", first.shape[1], shape, input_names)
     count = max(len(rows) for rows in vectors.values())
     labels, left, _ = fitted(vectors, 1.6, LABEL, 4)
     pitch = line_height(LABEL) + view.height + UNDER

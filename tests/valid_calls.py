@@ -40,7 +40,6 @@ from tensornet_interp import (
     lift,
     lifting,
     load,
-    names,
     network,
     norm,
     odt,
@@ -278,8 +277,7 @@ CALLS = {
     "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK, kind="gaussian", draws=2, seed=0, allowed=MASK)),
     "mask_effect": (adversarial.mask_effect, dict(network=LAYER, mask=IN, x=X, labels=LABELS, target=0, norms=[0.1, 1.0], clip=(0.0, 1.0))),
     # names
-    "Names": (names.Names, dict(input_names=["a", "b"], output_names=["c"], input_shape=(1, 2))),
-    "Named.with_names": (LAYER.with_names, dict(input_names=["a", "b", "c"], output_names=["d", "e"], input_shape=(1, 3))),
+    "Named.with_names": (LAYER.with_names, dict(input_names=list("abcde"), output_names=list("fgh"), input_shape=(1, 5))),
     # plots
     "activations": (plots.activations, dict(eigenvalue=0.5, vector=PIXELS, inputs={"a": PIXELS}, shape=SHAPE, input_names=list("abcdef"))),
     "bond_curves": (plots.bond_curves, dict(records=BOND_ROWS, accuracy=0.9, loss=1.0)),

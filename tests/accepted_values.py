@@ -59,6 +59,7 @@ ACCEPTED = [
     ("*", "counts|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
     ("Layout.indices|Layout.leftover", "names", "longer list", "a name twice is one"),
     ("FeatureInteractions.block", "rows", "longer list", "a row can be asked for twice"),
+    ("Named.with_names", "input_names|output_names", "string", "a string stands for its letters"),
     # networks
     ("*", NETWORKS, "a result", "a decomposition stands wherever its layer stood"),
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),

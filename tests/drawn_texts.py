@@ -19,26 +19,27 @@ def drawn_texts(figure):
         draw(text, renderer)
 
     canvas = FigureCanvasAgg(figure)
-    figure.draw_without_rendering()  # places what a layout engine places
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # it places the texts
     with mock.patch.object(Text, "draw", record):
         canvas.draw()
     return drawn
 
 
-def cut_off(figure):
+def cut_off(figure, texts):
     """Texts that leave the canvas."""
     edge = figure.bbox
     return [
         text
-        for text, box in drawn_texts(figure)
+        for text, box in texts
         if box.x0 < edge.x0 - TOUCH or box.y0 < edge.y0 - TOUCH or box.x1 > edge.x1 + TOUCH or box.y1 > edge.y1 + TOUCH
     ]
 
 
-def overlapping(figure):
+def overlapping(texts):
     """Pairs of texts that lie over each other."""
     return [
         (one, other)
-        for (one, a), (other, b) in combinations(drawn_texts(figure), 2)
+        for (one, a), (other, b) in combinations(texts, 2)
         if min(a.x1, b.x1) - max(a.x0, b.x0) > TOUCH and min(a.y1, b.y1) - max(a.y0, b.y0) > TOUCH
     ]

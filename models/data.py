@@ -17,7 +17,6 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_bool, check_choice, check_labels
 from tensornet_interp.disk import open_file
-from tensornet_interp.names import Names
 from tensornet_interp.optional import optional
 
 DIGITS_SPLIT_SEED = 0
@@ -86,11 +85,6 @@ class Dataset:
     shape: tuple[int, int]  # (h, w)
     class_names: tuple[str, ...]
     source: str = ""  # the origin, and how it was split
-
-    @property
-    def names(self) -> Names:
-        """Return the names of inputs and outputs of a classifier of these images."""
-        return Names(output_names=self.class_names, input_shape=self.shape)
 
     def __post_init__(self) -> None:
         tensors = (self.train_x, self.train_y, self.test_x, self.test_y)

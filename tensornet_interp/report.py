@@ -108,7 +108,7 @@ class Report(Shown):
             "basis": self.basis,
             "method": self.method,
             "relative error": error,
-            "at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
+            "proven to be at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
             "seed": "" if self.seed is None else str(self.seed),
             "stopped": ""
             if self.stop_reason == "direct"

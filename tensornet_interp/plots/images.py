@@ -35,7 +35,7 @@ def image_cell(
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)
     scale = f"±{largest:.3g}" if symmetric else f"{low:.3g} to {high:.3g}"
-    axes.set_xlabel(scale, fontsize=SMALL, color="0.35", labelpad=1)
+    axes.set_xlabel(scale, fontsize=SMALL, color="0.35", labelpad=2)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

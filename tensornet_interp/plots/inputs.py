@@ -78,7 +78,7 @@ class InputView:
         bare(axes)
         axes.set_title(title, fontsize=8)
         more = f"{len(best)} of {len(vector)}, " if len(best) < len(vector) else ""
-        axes.set_xlabel(f"{more}±{limit:.3g}", fontsize=SMALL, color="0.35", labelpad=1)
+        axes.set_xlabel(f"{more}±{limit:.3g}", fontsize=SMALL, color="0.35", labelpad=2)
 
 
 def output_names(part: Named, count: int, names: Sequence[str] | None = None, what: str = "output") -> Sequence[str]:

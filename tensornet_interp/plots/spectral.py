@@ -64,7 +64,9 @@ def _draw_spectrum(axes: Axes, values: np.ndarray) -> None:
     small = np.flatnonzero(np.abs(values) <= _SMALL * np.abs(values).max())
     numbers_of = np.arange(1, len(values) + 1)
     axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.set(xlabel="eigenvalue number, largest first", ylabel="eigenvalue")
+    axes.set_xlabel("eigenvalue number, largest first", fontsize=LABEL)
+    axes.set_ylabel("eigenvalue", fontsize=LABEL)
+    axes.tick_params(labelsize=LABEL)
     axes.set_title("spectrum", fontsize=LABEL)
     if len(small) <= _LEAST:
         axes.plot(numbers_of, values, ".-", markersize=4, linewidth=0.8)

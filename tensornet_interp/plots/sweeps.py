@@ -100,6 +100,7 @@ def curves(
         check_number(f"whole[{name!r}]", value)
     for name, ends in {} if bands is None else check_mapping("bands", bands).items():
         check_names(f"bands[{name!r}]", ends, 2, "end")
+    groups = dict.fromkeys(str(_get(record, by)) if by else "" for record in records)
     figure = Sheet(3.4 * len(y) + 0.4, 3.2, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False)[0], y, strict=True):
         points = [(_get(record, by) if by else "", *xy) for record in records if (xy := _numbers(record, x, name))]
@@ -107,15 +108,17 @@ def curves(
             raise ValueError(f"no record has finite numbers for both x='{x}' and y='{name}'")
         if whole is not None and name in whole:
             axes.axhline(whole[name], color="0.4", linestyle="--", linewidth=1, label="reference")
-        groups = dict.fromkeys(str(value) for value, _, _ in points)
-        for group, marker, style in zip(groups, cycle(_MARKERS), cycle(_STYLES), strict=False):
+        for number, group in enumerate(groups):  # the same colour in all panels
             mine = sorted((px, py) for value, px, py in points if str(value) == group)
-            many = len(mine) > _MOST_MARKERS
-            look: dict[str, Any] = {"linestyle": style} if many else {"marker": marker, "markersize": 4}
-            (line,) = axes.plot(*zip(*mine, strict=True), label=group or "fits", **look)
+            if not mine:
+                continue
+            look: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 4}
+            if len(mine) > _MOST_MARKERS:
+                look = {"linestyle": _STYLES[number % len(_STYLES)]}
+            axes.plot(*zip(*mine, strict=True), color=f"C{number}", label=group or "fits", **look)
             if bands is not None and name in bands:
                 rows = [record for record in records if not by or str(_get(record, by)) == group]
-                _band(axes, rows, x, bands[name], line.get_color())
+                _band(axes, rows, x, bands[name], f"C{number}")
         values = sorted({px for _, px, _ in points})
         if _spread(values):
             axes.set_xscale("log")

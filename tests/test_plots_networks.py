@@ -142,11 +142,16 @@ def test_a_circuit_shows_its_best_components_and_says_how_many_there_are():
     figure = draw_circuit(tree, (2, 3), count=2)
     shown = texts(figure, "component")
     assert len(shown) == 2 + 4
+    decimals = {text.get_text().split("\n")[0].partition(".")[2] for text in shown.values()}
+    assert len({len(digits) for digits in decimals}) == 1
     for gid, text in shown.items():
         layer, number = (int(part) for part in gid.split(" ")[1].split("."))
         level = tree.levels[1 - layer]
         lines = text.get_text().split("\n")
-        assert lines[:2] == [f"λ {float(level.eigenvalues[number]):+.2g}", f"{100 * float(level.scores[number]):.3g} %"]
+        sign, eigenvalue = lines[0].split(" ")
+        assert sign == "λ"
+        assert abs(float(eigenvalue) - float(level.eigenvalues[number])) <= 0.5 * 10.0 ** -len(eigenvalue.split(".")[1])
+        assert lines[1] == f"{100 * float(level.scores[number]):.1f} %"
         assert lines[2] == f"const {float(level.vectors[number, 0]):+.2f}"
         assert lines[3:] == (["2 of 3"] if layer else [])
     assert texts(figure, "output")["output"].get_text() == "a - b\n2 of 3"

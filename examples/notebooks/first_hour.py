@@ -90,7 +90,7 @@ wines
 eigenvectors(decompose(wines, "eigen"), count=1)
 
 # %%
-fit = decompose(wines, "cp", rank=3)
+fit = decompose(wines, "cp", rank=2)
 components(fit)
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 """Figures of circuits: the tree of components of an output, with inputs at the leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from tensornet_interp.circuits import Circuit, Component
 from tensornet_interp.names import Shape
 from tensornet_interp.plots.inputs import input_view
 from tensornet_interp.plots.networks import canvas
-from tensornet_interp.plots.sheets import LABEL, line_height, plain, readable, wrap
+from tensornet_interp.plots.sheets import LABEL, line_height, numbers, plain, readable, wrap
 
 _COLUMN, _ROW, _MARGIN = 1.15, 1.15, 0.85  # inches
 _MOST_LEAVES = 64
@@ -48,6 +48,8 @@ def draw_circuit(
     height = _ROW * depth + view.height + 0.75 + head
     figure, axes = canvas(width, height, title, LABEL)
     widest = max(float(level.scores.max()) for level in circuit.levels)
+    drawn = list(_drawn(circuit.components, count))
+    shown = dict(zip(drawn, numbers(node.eigenvalue for node in drawn), strict=True))
     column = 0
 
     def level_height(row: int) -> float:
@@ -70,7 +72,7 @@ def draw_circuit(
             ends = level_height(row - 1), level_height(row)
             line = 0.6 + 4.4 * node.score / (widest or 1)
             axes.plot([parent, x], ends, color=color, linewidth=line, alpha=0.6, zorder=1)
-            label = f"λ {node.eigenvalue:+.2g}\n{100 * node.score:.3g} %"
+            label = f"λ {shown[node]}\n{100 * node.score:.1f} %"
             label += f"\nconst {float(node.vector[0]):+.2f}" if circuit.network[node.layer].constant_in else ""
             label += f"\n{count} of {len(node.children)}" if len(node.children) > count else ""
             _box(axes, x, ends[1], label, f"component {node.layer}.{node.number}")
@@ -86,6 +88,12 @@ def draw_circuit(
     for row, level in enumerate(circuit.levels, 1):
         axes.text(0.1, level_height(row), f"layer {level.layer}", fontsize=8, va="center", color="0.4")
     return figure
+
+
+def _drawn(components: Sequence[Component], count: int) -> Iterator[Component]:
+    for node in components[:count]:
+        yield node
+        yield from _drawn(node.children, count)
 
 
 def _leaves(components: Sequence[Component], count: int) -> int:

@@ -93,7 +93,8 @@ def explanation(
     height = max(view.height, len(shown) * (row + 0.02), 1.0)
     above, gap = line_height(LABEL) * (heads + 2) + 0.1, 0.15
     start = gap + view.width + gap + widest + 0.1
-    figure = Sheet(start + 1.7 + count * (view.width + gap), above + height + 0.5, title, view.note)
+    note = f"{view.note} Outputs: the largest is red, the next one orange." if n_out > 1 else view.note
+    figure = Sheet(start + 1.7 + count * (view.width + gap), above + height + 0.5, title, note)
     middle = above + (height - view.height) / 2
     (given,), _, _ = fitted(["input" if label is None else f"input, label {names[label]}"], view.width, LABEL, 5)
     view.draw(figure.panel(gap, middle, view.width, view.height), x, given, weights=False)

@@ -144,6 +144,14 @@ def test_the_check_sees_what_is_cut_off_and_what_meets():
     assert ("one above", "another") in overlapping(texts)
 
 
+@pytest.mark.parametrize("make", [OF_INPUTS["eigenvectors"], lambda n, _: OF_OUTPUTS["curves"](n)])
+def test_a_title_that_is_set_later_wraps_and_covers_nothing(make):
+    figure = make(3, "images")
+    figure.suptitle("A title of two lines\n" + " ".join(names(5)))
+    assert figure.get_suptitle().count("\n") >= 2
+    assert_readable(figure)
+
+
 @pytest.mark.parametrize("kind", ["images", "names"])
 @pytest.mark.parametrize("name", OF_INPUTS)
 def test_cells_of_a_figure_have_one_height_and_a_stated_scale(name, kind):

@@ -45,7 +45,8 @@ def similarity_matrix(
     )
     for (row, column), value in np.ndenumerate(values) if written else ():
         dark = abs(value) > 0.6 * end if signed else value < 0.6 * end
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
+        text = f"{value:.2f}".replace("-0.00", "0.00")
+        axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
     return figure
 
 

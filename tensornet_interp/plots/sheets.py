@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 TITLE, LABEL, SMALL = 10, 8, 6.5  # points
@@ -21,28 +22,58 @@ _SLACK = 1.05  # rendered text is up to this much wider than its outlines
 class Sheet(Figure):
     """A sheet is a figure with a title and a note that wrap to its width; notebooks show it without a plotting backend.
 
-    width, height: of what lies between title and note, in inches. The figure is higher by the lines of both.
+    width, height: of what lies between title and note, in inches. The figure is higher by the lines of both, also if
+    the title is set later.
     """
 
     def __init__(self, width: float, height: float, title: str = "", note: str = "", layout: Any = None) -> None:
         width = max(width, 3.6)
-        title, note = (wrap(plain(text), width - 2 * _MARGIN, size) for text, size in ((title, TITLE), (note, SMALL)))
-        self._above = (line_height(TITLE) * (1 + title.count("\n")) if title else 0.0) + _MARGIN
+        note = wrap(plain(note), width - 2 * _MARGIN, SMALL)
+        self._above = _MARGIN
+        self._title: Text | None = None
+        self._panels: list[tuple[Axes, float, float, float, float]] = []
         below = (line_height(SMALL) * (1 + note.count("\n")) if note else 0.0) + _MARGIN
-        full = height + self._above + below
-        super().__init__(figsize=(width, full), layout=layout)
-        free = layout is None  # else the layout engine places both
+        super().__init__(figsize=(width, height + self._above + below), layout=layout)
+        self._note = self.supxlabel(note, fontsize=SMALL, color="0.35") if note else None
         if title:
-            self.suptitle(title, fontsize=TITLE, **({"y": 1 - 0.6 * _MARGIN / full, "va": "top"} if free else {}))
-        if note:
-            place = {"y": 0.5 * _MARGIN / full, "va": "bottom"} if free else {}
-            self.supxlabel(note, fontsize=SMALL, color="0.35", **place)
+            self.suptitle(plain(title))
+        else:
+            self._arrange()
+
+    def suptitle(self, t: str, **options: Any) -> Text:
+        """Set the title, which wraps to the width of the figure; the figure grows with its lines."""
+        width, height = self.get_size_inches()
+        text = wrap(t, width - 2 * _MARGIN, options.get("fontsize", TITLE))
+        made = self._title = super().suptitle(text, **{"fontsize": TITLE, **options})
+        above = (line_height(TITLE) * (1 + text.count("\n")) if text else 0.0) + _MARGIN
+        self.set_size_inches(width, height - self._above + above)
+        self._above = above
+        self._arrange()
+        return made
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
         """Return axes of this size in inches; `top` is their distance from the title."""
+        axes = self.add_axes((0, 0, 1, 1))
+        self._panels.append((axes, left, top, width, height))
+        self._place(*self._panels[-1])
+        return axes
+
+    def _place(self, axes: Axes, left: float, top: float, width: float, height: float) -> None:
         full_width, full_height = self.get_size_inches()
         bottom = full_height - self._above - top - height
-        return self.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
+        axes.set_position((left / full_width, bottom / full_height, width / full_width, height / full_height))
+
+    def _arrange(self) -> None:
+        """Place title, note and panels; a layout engine does it by itself."""
+        if self.get_layout_engine() is not None:
+            return
+        height = self.get_size_inches()[1]
+        if self._title is not None:
+            self._title.set(y=1 - 0.6 * _MARGIN / height, va="top")
+        if self._note is not None:
+            self._note.set(y=0.5 * _MARGIN / height, va="bottom")
+        for placed in self._panels:
+            self._place(*placed)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

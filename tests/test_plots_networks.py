@@ -201,3 +201,27 @@ def test_lines_are_red_where_a_component_adds_and_wider_for_larger_scores():
     expected = sorted((0.6 + 4.4 * share, "tab:red" if value > 0 else "tab:blue") for share, value in signs)
     assert [color for _, color in drawn] == [color for _, color in expected]
     np.testing.assert_allclose([width for width, _ in drawn], [width for width, _ in expected])
+
+
+class Evaluation(TensorNetwork):
+    """A stack on a batch of inputs, which is a mode of the output too."""
+
+    modes = ("batch", "out")
+
+    def __init__(self, network, x):
+        self.network, self.x = network, x
+
+    def terms(self):
+        inputs = [Term(self.x, ("batch", mode)) for mode in self.network.modes[1:]]
+        return (*self.network.terms(), *inputs)
+
+
+def test_an_evaluation_has_its_output_on_top_and_its_inputs_by_name():
+    figure = draw_network(Evaluation(stack(2), torch.ones(7, 5, dtype=torch.float64)))
+    heights = {gid: text.get_position()[1] for gid, text in texts(figure, "mode").items()}
+    assert heights["mode out"] == max(heights.values())
+    assert heights["mode batch"] == min(heights.values())
+    names = [text.get_text() for text in texts(figure, "tensor").values()]
+    assert names.count("x") == 4
+    assert not [name for name in names if name == "tensor"]
+    assert "network.0.left" in names

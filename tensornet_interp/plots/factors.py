@@ -94,6 +94,7 @@ def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
     axes.set_xlabel("component, largest weight first", fontsize=LABEL)
     axes.set_ylabel("output", fontsize=LABEL)
     bar = figure.colorbar(shown, cax=figure.panel(left + width + 0.15, 1.05, 0.12, height), ticks=[-1, 0, 1])
+    bar.ax.tick_params(labelsize=LABEL - 1)
     bar.set_label("output weight, unit norm" if height > 1.5 else "weight", fontsize=LABEL)
     return figure
 

@@ -185,10 +185,13 @@ def legend(axes: Axes, title: str | None = None, *, handles: Sequence[Any] | Non
     widest = max(measure(plain(label), LABEL) for label in labels) + 0.6
     rows = len(labels) + (title is not None)
     if widest <= 0.5 * room[0] and line_height(LABEL) * rows <= 0.5 * room[1]:
-        axes.legend(shown, [plain(label) for label in labels], title=title, fontsize=LABEL, loc="best")
+        axes.legend(
+            shown, [plain(label) for label in labels], title=title, fontsize=LABEL, title_fontsize=LABEL, loc="best"
+        )
         return
     columns = max(1, min(len(labels), int((width - 2 * _MARGIN) / widest)))
     texts = [wrap(plain(label), width - 1.2, LABEL, 3) for label in labels]
     lines = math.ceil(len(texts) / columns) * (1 + max(text.count("\n") for text in texts)) + (title is not None)
     figure.set_size_inches(width, height + line_height(LABEL) * 1.15 * lines + 0.2)
-    figure.legend(shown, texts, title=title, fontsize=LABEL, loc="outside lower center", ncols=columns)
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+    figure.legend(shown, texts, title=title, fontsize=LABEL, title_fontsize=LABEL, **place)

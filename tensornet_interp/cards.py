@@ -1,13 +1,15 @@
 """What notebooks show of an object: a short table, a small spectrum and the warnings, as HTML without scripts."""
 
 import html
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Card", "Shown", "map_card"]
+__all__ = ["Card", "Shown", "map_card", "text_card"]
 
 _MOST = 64  # values of a spectrum that are drawn
 _NAMES = 6  # names that are listed
+_LINES = 14  # of a printed table
 _BAR, _HEIGHT = 5, 44  # pixels
 
 
@@ -39,6 +41,13 @@ class Shown:
             f'<div style="max-width:60em"><b>{html.escape(card.title)}</b><table style="border:none">{table}</table>'
             f"{_spectrum(card.values, card.caption)}{notes}</div>"
         )
+
+
+def text_card(text: str) -> Card:
+    """Return the card of a printed table: the first line is the title, and two spaces part its columns."""
+    title, *lines = text.split("\n")
+    rows = [re.split(r" {2,}", line.strip()) for line in lines[:_LINES]]
+    return Card(title, rows + [[f"... and {len(lines) - _LINES} further lines"]] * (len(lines) > _LINES))
 
 
 def map_card(part: Any, title: str, more: Sequence[Sequence[str]] = (), **options: Any) -> Card:

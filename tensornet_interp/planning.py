@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import opt_einsum
 
-from tensornet_interp.cards import Card, Shown
+from tensornet_interp.cards import Card, Shown, text_card
 
 __all__ = ["SHARED", "Chunk", "Modes", "Optimizer", "Plan", "Step", "make_plan"]
 
 Modes = tuple[str, ...]
 Optimizer = str | Callable[..., Any]
 SHARED = "shared"  # the default optimizer
-_SHOWN = 12  # steps on the card of a plan
 _MAX_SEARCHED = 64  # opt_einsum's search on more terms takes longer than most contractions
 
 
@@ -95,10 +94,7 @@ class Plan(Shown):
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
 
     def _card(self) -> Card:
-        head, cost, sizes, *_ = str(self).split("\n")
-        steps = [(step.names, f"{step.flops:.2e} flops", f"{step.elements:.2e} elements") for step in self.steps]
-        more = [(f"... and {len(steps) - _SHOWN} further steps",)] if len(steps) > _SHOWN else []
-        return Card(head, [(cost.strip(),), (sizes.strip(),), *steps[:_SHOWN], *more])
+        return text_card(str(self))
 
     def __str__(self) -> str:
         width = max((len(step.names) for step in self.steps), default=0)
@@ -127,9 +123,8 @@ def make_plan(
     """Return the plan for terms with these modes; `leaves` are the slots of their arrays.
 
     "shared" compares up to three orders of contraction. The first two contract all copies of a sub-network in the same
-    way, so that copies cost nothing. The third, for at most 64 terms, is opt_einsum's "auto-hq". Among the orders that
-    stay within max_elements, the order with the fewest flops is taken; copies count once. Plans are cached by modes,
-    slots and sizes.
+    way, so that copies cost nothing. The third, for at most 64 terms, is opt_einsum's "auto-hq". Of the orders within
+    max_elements, the one with the fewest flops is taken; copies count once. Plans are cached by modes, slots and sizes.
     """
     make = _cached_plan if isinstance(optimize, Hashable) else _plan
     return make(term_modes, leaves, tuple(sizes.items()), output, optimize, max_elements)

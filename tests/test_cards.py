@@ -66,7 +66,7 @@ def test_a_card_says_names_basis_error_and_warnings():
 def test_long_plans_and_spectra_are_cut():
     network = BilinearNetwork([random_layer(2, 2, 3, seed=i) for i in range(5)])
     deep = plan(network, max_elements=1e12)
-    assert re.search(r"and \d+ further steps", deep._repr_html_())
+    assert re.search(r"and \d+ further lines", deep._repr_html_())
     wide = decompose(random_layer(9, 30, 40, seed=0), "eigen")
     assert len(list(parsed(wide).iter("rect"))) == 64
     assert "64 of 270" in wide._repr_html_()

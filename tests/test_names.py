@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import normal
 
-from tensornet_interp import BilinearNetwork, decompose, difference, lift, odt
+from tensornet_interp import BilinearNetwork, decompose, difference, lift, load, odt, save
 from tensornet_interp.testing import random_layer
 
 INPUTS = ("a", "b", "c", "d", "e", "f")
@@ -86,3 +86,9 @@ def test_what_is_not_given_stays():
 def test_wrong_names_are_one_clear_error_everywhere(make, names, kind, message):
     with pytest.raises(kind, match=message):
         make().with_names(**names)
+
+
+def test_names_are_kept_in_files(tmp_path):
+    kept = {"layer": named(), "result": decompose(named(), "eigen"), "network": BilinearNetwork([named()])}
+    save(kept, tmp_path / "all.safetensors")
+    assert [seen(part) for part in load(tmp_path / "all.safetensors").values()] == [ALL, ALL, ALL]

@@ -225,3 +225,10 @@ def test_an_evaluation_has_its_output_on_top_and_its_inputs_by_name():
     assert names.count("x") == 4
     assert not [name for name in names if name == "tensor"]
     assert "network.0.left" in names
+
+
+def test_a_circuit_of_one_output_has_its_name():
+    network = BilinearNetwork([random_layer(2, 4, 3, seed=0)]).with_names(output_names=["red", "white"])
+    for direction, name in (([0.0, 1.0], "white"), ([1.0, -1.0], "an output direction")):
+        figure = draw_circuit(circuit(network, torch.tensor(direction).double(), widths=2, progress=False))
+        assert f"Circuit of {name}\n" in texts(figure, "title")["title"].get_text()

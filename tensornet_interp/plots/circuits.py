@@ -42,7 +42,8 @@ def draw_circuit(
     depth = len(circuit.levels)
     step = max(_COLUMN, view.width + 0.15)
     width = max(_MARGIN + step * leaves + 0.15, 6.5)
-    title = f"Circuit of {circuit.name or 'an output direction'}\nλ: eigenvalue; %: {circuit.ranking}. A red line adds"
+    named = _output_name(circuit)
+    title = f"Circuit of {named or 'an output direction'}\nλ: eigenvalue; %: {circuit.ranking}. A red line adds"
     title = wrap(plain(f"{title} to its parent, a blue one subtracts. {view.note}"), width - 0.3, LABEL)
     head = line_height(LABEL) * (1 + title.count("\n")) + 0.55
     height = _ROW * depth + view.height + 0.75 + head
@@ -84,10 +85,16 @@ def draw_circuit(
 
     top = draw(circuit.components, 1)
     more = f"\n{count} of {len(circuit.components)}" if len(circuit.components) > count else ""
-    _box(axes, top, level_height(0), f"{wrap(readable(circuit.name or 'output'), 2.5, 7, 2)}{more}", "output")
+    _box(axes, top, level_height(0), f"{wrap(readable(named or 'output'), 2.5, 7, 2)}{more}", "output")
     for row, level in enumerate(circuit.levels, 1):
         axes.text(0.1, level_height(row), f"layer {level.layer}", fontsize=8, va="center", color="0.4")
     return figure
+
+
+def _output_name(circuit: Circuit) -> str:
+    """Return the name of the circuit, or of the output that its direction is; "" if there is none."""
+    names, outputs = circuit.network.output_names, circuit.direction.nonzero()[:, 0]
+    return circuit.name or (names[int(outputs[0])] if names is not None and len(outputs) == 1 else "")
 
 
 def _drawn(components: Sequence[Component], count: int) -> Iterator[Component]:

@@ -1,5 +1,6 @@
 """The one place that decides how a vector of the input space is drawn: as an image, or as bars with names."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class InputView:
             return max(0.3, _IMAGE * min(1.0, self.shape[0] / self.shape[1]))
         return min(self.size, _BARS) * (0.14 if self._name_width <= _WIDEST else 0.25)
 
-    @property
+    @functools.cached_property
     def _name_width(self) -> float:
         names = [self.name(i) for i in range(self.size)]
         if len(names) > _LONGEST:

@@ -174,11 +174,11 @@ def bare(axes: Axes) -> None:
 
 def legend(axes: Axes, title: str | None = None, *, handles: Sequence[Any] | None = None) -> None:
     """Put a legend into the axes, or below the figure if it would cover much of them."""
-    figure = axes.get_figure(root=True)
+    figure = axes.figure
     shown, labels = axes.get_legend_handles_labels()
     if handles is not None:
         shown, labels = list(handles), [handle.get_label() for handle in handles]
-    if not labels or figure is None:
+    if not labels or not isinstance(figure, Figure):
         return
     width, height = figure.get_size_inches()
     room = axes.get_position().width * width, axes.get_position().height * height

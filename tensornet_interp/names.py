@@ -98,7 +98,7 @@ class Named(Shown):
     ) -> Self:
         """Return the same map with these names; what is not given stays as it is.
 
-        The names travel into results, tables and figures. `change_basis` drops those of the side that it changes.
+        The names travel into results, tables and figures. A change of basis drops those of the side that it changes.
         input_names, output_names: one per coordinate, without the constant one of a lifted layer; a string stands for
         its letters. input_shape: (height, width), if the inputs are the pixels of an image, row after row.
         Raises ValueError for a wrong number of names, or for a name that appears twice.

@@ -4,7 +4,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -172,12 +172,10 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def legend(axes: Axes, title: str | None = None, *, handles: Sequence[Any] | None = None) -> None:
+def legend(axes: Axes, title: str | None = None) -> None:
     """Put a legend into the axes, or below the figure if it would cover much of them."""
     figure = axes.figure
     shown, labels = axes.get_legend_handles_labels()
-    if handles is not None:
-        shown, labels = list(handles), [handle.get_label() for handle in handles]
     if not labels or not isinstance(figure, Figure):
         return
     width, height = figure.get_size_inches()

@@ -210,12 +210,24 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
     fields = ("beta", "during_loss", "above_baseline")
     points = [found | {"held_out_loss": found["during_loss"]} for found in summarise(records, ("run", "step"), fields)]
     bands = {"above_baseline": ("above_baseline_low", "above_baseline_high")}
-    figure = curves(points, "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
+    points = [{name: value for name, value in point.items() if name != "beta"} for point in points]
+    figure = curves([*betas(rows), *points], "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
     figure.set_size_inches(12, 3.8)
     title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats per token on held-out text"
     figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
     figure.savefig(out / "anneal.png", dpi=120)
     print(f"\nfigure, tables and models: {out}")
+
+
+def betas(rows: list[Row]) -> list[Row]:
+    """Return beta at every step of every run: between the few steps at which losses are measured, it is no line."""
+    found = []
+    for row in {row["run"]: row for row in rows if row["run"] not in (START, CUT)}.values():
+        steps, start, end = (int(row[name]) for name in ("steps", "start", "end"))
+        name = "linear" if row["run"] == ABRUPT else row["run"]
+        beta = None if row["run"] == BASELINE else schedule(name, start, end)
+        found += [{"run": row["run"], "step": step, "beta": beta(step) if beta else 1.0} for step in range(steps + 1)]
+    return found
 
 
 def _runs(options: argparse.Namespace) -> list[Run]:

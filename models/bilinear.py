@@ -10,6 +10,7 @@ from torch.nn import functional
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
 from tensornet_interp.checks import check_bool, check_choice, check_int, check_number
 from tensornet_interp.layer import AS_GIVEN
+from tensornet_interp.names import Names
 
 GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # bilinear
@@ -176,6 +177,7 @@ class BilinearClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.names = Names()  # training fills them from the data set, and `network` hands them on
         size, bias = config.embedded, config.bias
         if config.width is None:
             self.embedding = None
@@ -218,7 +220,7 @@ class BilinearClassifier(nn.Module):
         `basis` has no default, because spectra depend on it. "input" absorbs the embedding in the first layer, and the
         network takes x. "embedding" leaves the embedding out, and the network takes `embed(x)`. The head is absorbed in
         the last layer. With biases or residuals, every layer is lifted. The layers are named "layer 0", "layer 1", ...,
-        and every layer states its basis.
+        and every layer states its basis. A trained model knows the classes and the images of its data set (`names`).
 
         Raises ValueError for a gated model, for an unknown basis, and for "embedding" if the model has no embedding.
         Cost: 2 hidden (2 inputs width + classes width) flops, two matrix products per layer, and memory for the copies.
@@ -240,7 +242,8 @@ class BilinearClassifier(nn.Module):
         layers[-1] = layers[-1].change_basis(
             outputs=_weight(self.head), output_bias=_bias(self.head), note="head absorbed: outputs are logits"
         )
-        return BilinearNetwork(layers)
+        names = self.names.without(inputs=basis == "embedding")
+        return BilinearNetwork(layers).with_names(output_names=names.output_names, input_shape=names.input_shape)
 
 
 def build_classifier(

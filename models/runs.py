@@ -9,6 +9,7 @@ from models.data import Dataset
 from models.storage import WEIGHTS, load_info, load_model, save_model
 from models.training import TrainingConfig, Transform, train
 from tensornet_interp.keys import digest
+from tensornet_interp.names import Names
 
 
 def trained(
@@ -43,6 +44,7 @@ def trained(
         model = load_model(place, device=device)
         if not isinstance(model, BilinearClassifier):
             raise ValueError(f"{place} holds a {type(model).__name__}, not a BilinearClassifier; remove it")
+        model.names = Names(output_names=data.class_names, input_shape=data.shape)
         return model
     model = build_classifier(config, training.seed, device=device, dtype=data.train_x.dtype)
     history = train(model, data, training, progress, transform=transform)

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.bilinear import BilinearClassifier, ClassifierConfig
 from models.logic_gates import LogicGateConfig, LogicGateModel
 from tensornet_interp.disk import replace_files
+from tensornet_interp.names import Names
 from tensornet_interp.weights import WeightFiles, pack
 
 FORMAT = 1
@@ -55,6 +56,8 @@ def save_model(model: Model, folder: str | Path, extra: Mapping[str, Any] | None
     if name not in CLASSES:
         raise TypeError(f"model is a {name}; only these can be stored: {', '.join(sorted(CLASSES))}")
     info = {"format": FORMAT, "class": name, "config": asdict(model.config), "extra": dict(extra or {})}
+    if isinstance(model, BilinearClassifier):
+        info["names"] = asdict(model.names)
     save_unit(folder, model.state_dict(), info)
 
 
@@ -90,7 +93,16 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Mod
     if len(dtypes) > 1:
         raise ValueError(f"{path} must hold tensors of one dtype, got {', '.join(dtypes)}")
     model.load_state_dict(tensors, assign=True)
+    if isinstance(model, BilinearClassifier):
+        model.names = _read_names(info.get("names", {}), folder)
     return model.to(device)
+
+
+def _read_names(names: Any, folder: str | Path) -> Names:
+    try:
+        return Names(**names)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: the names in the config are not valid: {error}") from error
 
 
 def load_info(folder: str | Path) -> dict[str, Any]:

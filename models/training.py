@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.bilinear import BilinearClassifier
 from models.data import Dataset
 from models.tables import write_table
 from tensornet_interp.checks import check_bool, check_int, check_number
+from tensornet_interp.names import Names
 
 Record = dict[str, float | int]
 # images (batch, h * w) and the random stream of the run -> randomly changed images
@@ -88,6 +90,8 @@ def train(
     """
     x, y = dataset.train_x, dataset.train_y
     _check_match(model, dataset)
+    if isinstance(model, BilinearClassifier):
+        model.names = Names(output_names=dataset.class_names, input_shape=dataset.shape)
     batch_size = min(config.batch_size, len(x))
     steps = len(x) // batch_size if config.drop_last else math.ceil(len(x) / batch_size)
     generator = torch.Generator(device=x.device).manual_seed(config.seed)

@@ -1,5 +1,6 @@
 """Rescale by powers of two, which is exact, so that later computations neither overflow nor underflow."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -7,8 +8,9 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.names import Names
 
-__all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power"]
+__all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power", "without_names"]
 
 
 class Balanced(NamedTuple):
@@ -55,6 +57,11 @@ def balance(*layers: BilinearLayer) -> Balanced:
             )
         )
     return Balanced(tuple(cores), exponent)
+
+
+def without_names(layer: BilinearLayer) -> BilinearLayer:
+    """Return the layer over all coordinates, constant ones included, which have no names: arrays for arithmetic."""
+    return replace(layer, constant_in=False, constant_out=False, names=Names())
 
 
 def balance_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -231,12 +231,12 @@ def check_list(name: str, value: object, empty: str | None = None) -> Sequence[A
     return value
 
 
-def check_names(name: str, value: object, count: int, what: str) -> Sequence[str]:
-    """Return `count` names, one per thing (`what`); a single string such as "0123456789" is one name per letter."""
+def check_names(name: str, value: object, count: int | None = None, what: str = "") -> Sequence[str]:
+    """Return names, `count` of them if it is given, one per `what`; a string such as "012" is one name per letter."""
     names = value if isinstance(value, str) else check_list(name, value)
     for number, item in enumerate(names):
         check_text(f"{name}[{number}]", item, empty=True)
-    if len(names) != count:
+    if count is not None and len(names) != count:
         raise ValueError(f"{name} must be one per {what}, got {len(names)} for {count} {what}s")
     return names
 

@@ -21,13 +21,13 @@ from tensornet_interp.checks import (
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, module_factors
 from tensornet_interp.modules import LayerModule, layer_modules
+from tensornet_interp.names import AS_GIVEN, CHANGED, Named, Names
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.store import register_type
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
 
-AS_GIVEN, CHANGED = "as given", "changed"  # names of bases whose coordinates are not known
 _MODES = ("out", "in1", "in2")
 
 
@@ -56,8 +56,7 @@ class TensorNetwork(ABC):
     def to_layer(self) -> "BilinearLayer":
         """Return the same map as a CP tensor, exactly.
 
-        The dense tensor (out * in^2) is made on the way; most subclasses avoid this.
-        Raises ValueError if the modes are not ("out", "in1", "in2").
+        Most subclasses avoid the dense tensor (out * in^2). Raises ValueError if the modes are not (out, in1, in2).
         """
         if self.modes != _MODES:
             kind = type(self).__name__
@@ -65,7 +64,7 @@ class TensorNetwork(ABC):
         return BilinearLayer(**dense_factors(self.to_tensor()))
 
 
-class BilinearMap(TensorNetwork):
+class BilinearMap(Named, TensorNetwork):
     """A bilinear map is a layer or a decomposition of a layer: y[out] = sum B[out, in1, in2] x1[in1] x2[in2].
 
     A subclass defines `terms()` and `to_layer()`; the rest follows. If `constant_in` is true, input coordinate 0 is
@@ -128,8 +127,7 @@ class BilinearMap(TensorNetwork):
     def interaction_matrix(self, direction: Tensor) -> Tensor:
         """Return the symmetrized matrix M[in1, in2] = sum_out direction[out] B[out, in1, in2] of each direction.
 
-        direction: (..., out), the constant coordinate of a lifted output included; result (..., in, in).
-        Cost: directions * in^2 * rank.
+        direction: (..., out), a constant output included; result (..., in, in). Cost: directions * in^2 * rank.
         """
         check_direction(direction, self.sizes["out"], self.terms()[0].data)
         layer = self.to_layer()
@@ -150,7 +148,7 @@ class BilinearLayer(BilinearMap):
 
     The rank is the hidden width, and columns are hidden units. `name`: which layer of which model. `history`: what was
     done to its weights. `basis`: the coordinates of the inputs, as "pixels" or "residual stream after the norm".
-    Raises ValueError if sizes, dtypes or devices differ, or if entries are not finite.
+    `names`: see `with_names`. Raises ValueError if sizes, dtypes or devices differ, or if entries are not finite.
     """
 
     down: Tensor  # (out, rank)
@@ -161,6 +159,7 @@ class BilinearLayer(BilinearMap):
     basis: str = AS_GIVEN
     constant_in: bool = False
     constant_out: bool = False
+    names: Names = Names()  # noqa: RUF009
 
     def __post_init__(self) -> None:
         for side, mode in (("down", "out"), ("left", "in"), ("right", "in")):
@@ -173,6 +172,7 @@ class BilinearLayer(BilinearMap):
         object.__setattr__(self, "history", check_notes("history", self.history))
         check_bool("constant_in", self.constant_in)
         check_bool("constant_out", self.constant_out)
+        self.names.check(inputs=len(self.left) - self.constant_in, outputs=len(self.down) - self.constant_out)
 
     @classmethod
     def from_weights(
@@ -233,8 +233,7 @@ class BilinearLayer(BilinearMap):
         sizes = f"out={self.shape[0]}, in={self.shape[1]}, rank={self.rank}"
         extra = f", lifted in={self.constant_in} out={self.constant_out}" * (self.constant_in or self.constant_out)
         extra += ", with gradients" * any(term.data.requires_grad for term in self.terms())
-        dtype = str(self.down.dtype).removeprefix("torch.")
-        return f"BilinearLayer({self.name!r}, {sizes}, {dtype}{extra}, basis={self.basis!r})"
+        return f"BilinearLayer({self.name!r}, {sizes}, {str(self.down.dtype)[6:]}{extra}, basis={self.basis!r})"
 
     def terms(self) -> tuple[Term, ...]:
         """Return three terms that share the mode "rank"."""
@@ -287,7 +286,8 @@ class BilinearLayer(BilinearMap):
         if outputs is not None or output_bias is not None:
             down = affine_matrix("output", outputs, output_bias, axis=1, like=down, constant=self.constant_out) @ down
         history = (*self.history, note or "change of basis")
-        return replace(self, down=down, left=left, right=right, history=history, basis=new_basis)
+        names = self.names.without(inputs=inputs is not None, outputs=outputs is not None)
+        return replace(self, down=down, left=left, right=right, history=history, basis=new_basis, names=names)
 
     def drop_constant(self) -> "BilinearLayer":
         """Return the same function without the constant output coordinate, as the last layer of a network needs it."""

@@ -1,22 +1,26 @@
 """Represent a stack of bilinear layers, or of decompositions of layers, as one tensor network."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.cards import Card
 from tensornet_interp.checks import check_alike, check_int
 from tensornet_interp.contraction import Modes, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.modules import layer_modules
+from tensornet_interp.names import Named, Names
 from tensornet_interp.store import register_type
 
 __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
 
 
 @register_type("BilinearNetwork", ["parts"])
-class BilinearNetwork(TensorNetwork):
+class BilinearNetwork(Named, TensorNetwork):
     """A bilinear network is a stack of L parts, bottom first: y = part_L(... part_1(x)).
 
     Each part is a layer or a decomposition of a layer; a part of another class with modes (out, in1, in2) is replaced
@@ -60,6 +64,18 @@ class BilinearNetwork(TensorNetwork):
         """Return True if input coordinate 0 is the constant 1, which every call adds to its input."""
         return self.parts[0].constant_in
 
+    @property
+    def names(self) -> Names:
+        """Return the names of the inputs of the first part and of the outputs of the last one."""
+        return replace(self.parts[0].names, output_names=self.parts[-1].output_names)
+
+    def _renamed(self, names: Names) -> Self:
+        """Return the network with these names of the inputs of the first part and of the outputs of the last one."""
+        parts = list(self.parts)
+        parts[0] = parts[0].with_names(input_names=names.input_names, input_shape=names.input_shape)
+        parts[-1] = parts[-1].with_names(output_names=names.output_names)
+        return type(self)(parts)
+
     def __len__(self) -> int:
         return len(self.parts)
 
@@ -71,6 +87,11 @@ class BilinearNetwork(TensorNetwork):
 
     def __repr__(self) -> str:
         return "BilinearNetwork([\n" + "".join(f"  {part!r},\n" for part in self.parts) + "])"
+
+    def _card(self) -> Card:
+        rows = [(f"part {i}", repr(part)) for i, part in enumerate(self.parts)]
+        sizes = self.parts[-1].sizes["out"], self.parts[0].sizes["in1"] - self.constant_in
+        return Card(f"BilinearNetwork: {len(self)} parts, out={sizes[0]}, in={sizes[1]}", rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output (..., out) for inputs x (..., in), computed layer by layer, without constant coordinates.

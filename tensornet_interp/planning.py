@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import opt_einsum
 
+from tensornet_interp.cards import Card, Shown, text_card
 from tensornet_interp.paths import Modes, Optimizer, Path, find_path
 
 __all__ = ["SHARED", "Chunk", "Plan", "Step", "make_plan"]
@@ -47,7 +48,7 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """A plan is the order of the pairwise sums of a contraction, with their cost; `print` shows it.
 
     A sum that occurs several times is one step. If there is a `chunk`, `sizes` and `steps` describe one slice.
@@ -89,6 +90,9 @@ class Plan:
         if self.chunk is None:
             return 0
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
+
+    def _card(self) -> Card:
+        return text_card(str(self))
 
     def __str__(self) -> str:
         width = max((len(step.names) for step in self.steps), default=0)

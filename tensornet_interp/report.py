@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tensornet_interp.cards import Card, Shown
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.names import Names
 from tensornet_interp.store import register_type
 
 __all__ = ["Report", "Start", "package_version", "versions"]
@@ -49,7 +51,7 @@ class Start(NamedTuple):
 
 @register_type("Report")
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """A report says which layer was decomposed, how, and how accurate the result is."""
 
     method: str  # the decomposition with its options, as `repr` shows it
@@ -65,6 +67,7 @@ class Report:
     floor: float | None = None  # singular values below this share of the largest are rounding errors
     starts: tuple[Start, ...] = ()  # how each start ended, best first; empty if there was only one
     versions: Mapping[str, str] = field(default_factory=versions)  # what computed the result
+    names: Names = field(default_factory=Names)  # of the inputs and outputs of the layer
 
     @classmethod
     def of(
@@ -96,4 +99,27 @@ class Report:
             floor=floor,
             starts=starts,
             warnings=tuple(warnings),
+            names=layer.names,
         )
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is known of the result as pairs of texts, for tables."""
+        error = "not measured" if self.relative_error is None else f"{self.relative_error:.4g}"
+        found = {
+            "layer": self.layer,
+            "history": "; ".join(self.history),
+            "basis": self.basis,
+            "method": self.method,
+            "relative error": error,
+            "proven to be at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
+            "seed": "" if self.seed is None else str(self.seed),
+            "stopped": ""
+            if self.stop_reason == "direct"
+            else f"{self.stop_reason}, {len(self.convergence)} iterations",
+        }
+        return [(name, text) for name, text in found.items() if text]
+
+    def _card(self) -> Card:
+        made = [("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))]
+        caption = "relative error after each iteration"
+        return Card("Report", [*self.rows(), *made], self.convergence, caption, self.warnings)

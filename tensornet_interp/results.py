@@ -8,9 +8,11 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
+from tensornet_interp.cards import Card, map_card
 from tensornet_interp.checks import check_alike, check_bool, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.names import Names
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.report import Report
@@ -55,6 +57,15 @@ class Result(BilinearMap):
         check_alike(**{name: getattr(self, name) for name in arrays})
         sizes = mode_sizes(self.terms())
         check_size("in", in1=sizes["in1"], in2=sizes["in2"])
+        self.names.check(inputs=sizes["in1"] - self.constant_in, outputs=sizes["out"] - self.constant_out)
+
+    @property
+    def names(self) -> Names:
+        """Return the names of inputs and outputs, which are those of the layer."""
+        return self.report.names
+
+    def _renamed(self, names: Names) -> Self:
+        return replace(self, report=replace(self.report, names=names))
 
     def drop_constant(self) -> Self:
         """Return the result without its constant output coordinate, as the last part of a network needs it.
@@ -108,7 +119,17 @@ class Result(BilinearMap):
             basis=self.report.basis,
             constant_in=self.constant_in,
             constant_out=self.constant_out,
+            names=self.names,
         )
+
+    def _card(self) -> Card:
+        values, caption = self._spectrum()
+        about = self.report.rows()
+        listed = values.detach().flatten().tolist()
+        return map_card(self, type(self).__name__, about, values=listed, caption=caption, warnings=self.report.warnings)
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.outputs.new_zeros(0), ""
 
     @property
     def _provenance(self) -> str:
@@ -148,6 +169,9 @@ class CPResult(Result):
             Term(self.left, ("in1", "rank")),
             Term(self.right, ("in2", "rank")),
         )
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.weights, "weights of the components"
 
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer; its factor down is outputs * weights."""
@@ -206,6 +230,11 @@ class TuckerResult(Result):
             Term(self.core.left, ("core_in1", "rank")),
             Term(self.core.right, ("core_in2", "rank")),
         )
+
+    def _spectrum(self) -> tuple[Tensor, str]:
+        if self.singular_values is None:
+            return super()._spectrum()
+        return self.singular_values[1], "singular values of the input unfolding"
 
     @without_autocast
     def to_layer(self) -> BilinearLayer:

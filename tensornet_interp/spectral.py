@@ -73,6 +73,9 @@ class SpectralResult(Result):
             Term(self.eigenvectors, ("block", "in2", "rank")),
         )
 
+    def _spectrum(self) -> tuple[Tensor, str]:
+        return self.eigenvalues, "eigenvalues of all blocks"
+
     def to_layer(self) -> BilinearLayer:
         """Return the result as a layer of rank block * rank, whose left and right factors are both the eigenvectors."""
         vectors = self.eigenvectors.permute(1, 0, 2).flatten(1)  # (in, block * rank)
@@ -149,7 +152,8 @@ class SpectralResult(Result):
         layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
         method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
-        report = replace(self.report, method=method, basis=layer.basis, relative_error=None, relative_error_bound=None)
+        report = replace(self.report, method=method, basis=layer.basis, names=layer.names)
+        report = replace(report, relative_error=None, relative_error_bound=None)
         return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:

@@ -7,7 +7,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 
 ACCEPTED = [
     # defaults
-    ("*", "beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|index|input_bias|input_bias|k|ks|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|path|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
+    ("*", "beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
     ("Dictionary", "encoder_bias|decoder_bias", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
@@ -59,6 +59,7 @@ ACCEPTED = [
     ("*", "counts|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
     ("Layout.indices|Layout.leftover", "names", "longer list", "a name twice is one"),
     ("FeatureInteractions.block", "rows", "longer list", "a row can be asked for twice"),
+    ("Named.with_names", "input_names|output_names", "string", "a string stands for its letters"),
     # networks
     ("*", NETWORKS, "a result", "a decomposition stands wherever its layer stood"),
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),

@@ -39,6 +39,7 @@ from tensornet_interp.features import (
 from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
 from tensornet_interp.interchange import TermNetwork
 from tensornet_interp.lifting import Split
+from tensornet_interp.names import Names
 from tensornet_interp.report import Start
 from tensornet_interp.spectra import Spectra
 from tensornet_interp.spectral import EigenGroup
@@ -122,6 +123,7 @@ OBJECTS = {
         TUCKER,
         TRAIN,
         REPORT,
+        Names(("a", " b", "c"), ("d", "é"), (1, 3)),
         REPORT.starts[1],
         EigenGroup((0, 2), 0.5, numbers(3, 3)),
         Term(numbers(2, 3), ("out", "rank")),

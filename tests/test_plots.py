@@ -63,7 +63,7 @@ def test_eigenvectors_leaves_cells_empty_if_no_eigenvalue_has_the_sign() -> None
     layer = BilinearLayer(left=torch.eye(4), right=torch.eye(4), down=torch.tensor([[1.0, 0, 0, 0], [-1, -2, 3, 0]]))
     figure = eigenvectors(decompose(layer, "eigen"), (2, 2), ["a", "b"], count=2)
     titles = [cell.get_title() for cell in figure.axes]  # by row: positive 1, positive 2, negative 2, negative 1
-    assert titles == ["a\n+1", "b\n+3", "", "", "", "-1", "", "-2"]
+    assert titles == ["a\n+1.00", "b\n+3.00", "", "", "", "-1.00", "", "-2.00"]
     assert [len(cell.images) for cell in figure.axes] == [1, 1, 0, 0, 0, 1, 0, 1]
 
 
@@ -125,8 +125,8 @@ def test_explanation_adds_up_to_the_margin(result: SpectralResult) -> None:
 def test_activation_figure_prints_the_product_and_its_square() -> None:
     vector = torch.tensor([1.0, 0, 0, 0, 0, 0])
     figure = activations(-2.0, vector, {"match": 3 * vector, "nothing": vector.roll(1)}, SHAPE)
-    assert figure.axes[1].get_xlabel() == "v·x = +3.00\nλ(v·x)² = -18"
-    assert figure.axes[2].get_xlabel() == "v·x = +0.00\nλ(v·x)² = -0"
+    assert figure.axes[1].get_xlabel() == "0 to 3\nv·x = +3.00\nλ(v·x)² = -18.0"
+    assert figure.axes[2].get_xlabel() == "0 to 1\nv·x = 0.00\nλ(v·x)² = 0.0"
 
 
 def test_a_shape_that_does_not_fit_is_an_error(result: SpectralResult) -> None:
@@ -138,7 +138,7 @@ def test_vectors_of_models_stand_in_named_rows() -> None:
     vectors = {"noise 0": torch.arange(12.0).reshape(2, 6) - 4, "noise 1": torch.ones(1, 6)}
     figure = compared_vectors(vectors, {"noise 0": torch.tensor([1.5, -2.0])}, SHAPE, title="class 5, seed 0")
     assert [axes.get_ylabel() for axes in figure.axes] == ["noise 0", "", "noise 1", ""]
-    assert [axes.get_title() for axes in figure.axes] == ["+1.5", "-2", "", ""]
+    assert [axes.get_title() for axes in figure.axes] == ["+1.50", "-2.00", "", ""]
     np.testing.assert_array_equal(image(figure, 1), vectors["noise 0"][1].reshape(SHAPE))
     np.testing.assert_array_equal(image(figure, 2), np.ones(SHAPE))
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]

@@ -142,11 +142,16 @@ def test_a_circuit_shows_its_best_components_and_says_how_many_there_are():
     figure = draw_circuit(tree, (2, 3), count=2)
     shown = texts(figure, "component")
     assert len(shown) == 2 + 4
+    decimals = {text.get_text().split("\n")[0].partition(".")[2] for text in shown.values()}
+    assert len({len(digits) for digits in decimals}) == 1
     for gid, text in shown.items():
         layer, number = (int(part) for part in gid.split(" ")[1].split("."))
         level = tree.levels[1 - layer]
         lines = text.get_text().split("\n")
-        assert lines[:2] == [f"λ {float(level.eigenvalues[number]):+.2g}", f"{100 * float(level.scores[number]):.3g} %"]
+        sign, eigenvalue = lines[0].split(" ")
+        assert sign == "λ"
+        assert abs(float(eigenvalue) - float(level.eigenvalues[number])) <= 0.5 * 10.0 ** -len(eigenvalue.split(".")[1])
+        assert lines[1] == f"{100 * float(level.scores[number]):.1f} %"
         assert lines[2] == f"const {float(level.vectors[number, 0]):+.2f}"
         assert lines[3:] == (["2 of 3"] if layer else [])
     assert texts(figure, "output")["output"].get_text() == "a - b\n2 of 3"
@@ -164,16 +169,17 @@ def test_leaves_are_images_of_the_vectors_without_the_constant():
     assert_no_overlap(figure, [*texts(figure, "component").values(), *cells, *texts(figure, "title").values()])
 
 
-def test_leaves_are_labelled_with_the_largest_entries_by_name():
+def test_leaves_are_bars_of_the_largest_entries_by_name():
     tree = lifted_circuit(widths=1, x=torch.ones(4, 6, dtype=torch.float64))
     figure = draw_circuit(tree, names="abcdef")
     vector = tree.levels[-1].vectors[0, 1:]
-    best = vector.abs().argsort(descending=True)[:4].tolist()
-    (leaf,) = texts(figure, "leaf").values()
-    assert leaf.get_text() == "\n".join(f"{'abcdef'[i]} {float(vector[i]):+.2f}" for i in best)
+    order = vector.abs().argsort(descending=True)
+    (leaf,) = figure.axes[0].child_axes
+    assert [text.get_text() for text in leaf.texts] == ["abcdef"[i] for i in order]
+    np.testing.assert_allclose([bar.get_width() for bar in leaf.patches], vector[order] / vector.abs().max())
     unnamed = draw_circuit(lifted_circuit(widths=2))
-    assert len(texts(unnamed, "leaf")) == 4
-    assert {line.split(" ")[0] for text in texts(unnamed, "leaf").values() for line in text.get_text().split("\n")} <= {
+    assert len(unnamed.axes[0].child_axes) == 4
+    assert {text.get_text() for cell in unnamed.axes[0].child_axes for text in cell.texts} == {
         f"x{i}" for i in range(6)
     }
     assert "rms over 4 inputs" in texts(figure, "title")["title"].get_text()
@@ -195,3 +201,34 @@ def test_lines_are_red_where_a_component_adds_and_wider_for_larger_scores():
     expected = sorted((0.6 + 4.4 * share, "tab:red" if value > 0 else "tab:blue") for share, value in signs)
     assert [color for _, color in drawn] == [color for _, color in expected]
     np.testing.assert_allclose([width for width, _ in drawn], [width for width, _ in expected])
+
+
+class Evaluation(TensorNetwork):
+    """A stack on a batch of inputs, which is a mode of the output too."""
+
+    modes = ("batch", "out")
+
+    def __init__(self, network, x):
+        self.network, self.x = network, x
+
+    def terms(self):
+        inputs = [Term(self.x, ("batch", mode)) for mode in self.network.modes[1:]]
+        return (*self.network.terms(), *inputs)
+
+
+def test_an_evaluation_has_its_output_on_top_and_its_inputs_by_name():
+    figure = draw_network(Evaluation(stack(2), torch.ones(7, 5, dtype=torch.float64)))
+    heights = {gid: text.get_position()[1] for gid, text in texts(figure, "mode").items()}
+    assert heights["mode out"] == max(heights.values())
+    assert heights["mode batch"] == min(heights.values())
+    names = [text.get_text() for text in texts(figure, "tensor").values()]
+    assert names.count("x") == 4
+    assert not [name for name in names if name == "tensor"]
+    assert "network.0.left" in names
+
+
+def test_a_circuit_of_one_output_has_its_name():
+    network = BilinearNetwork([random_layer(2, 4, 3, seed=0)]).with_names(output_names=["red", "white"])
+    for direction, name in (([0.0, 1.0], "white"), ([1.0, -1.0], "an output direction")):
+        figure = draw_circuit(circuit(network, torch.tensor(direction).double(), widths=2, progress=False))
+        assert f"Circuit of {name}\n" in texts(figure, "title")["title"].get_text()

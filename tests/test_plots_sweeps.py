@@ -33,7 +33,7 @@ def test_the_front_is_what_no_record_beats():
     assert shown == {"cp": [[100, 0.5], [1000, 0.05]], "eigen": [[100, 0.8], [400, 0.5], [2000, 0.01]]}
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters", "relative error")
-    assert axes.get_title().startswith("2 records without")
+    assert figure.get_suptitle().startswith("2 records without")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Pareto front", "cp", "eigen"]
 
 
@@ -42,7 +42,7 @@ def test_larger_may_be_better():
     figure = pareto(rows, y="cosine", maximize=True)
     assert lines(figure)["Pareto front"] == [[10, 30], [0.05, 0.9]]
     assert figure.axes[0].get_yscale() == "linear"
-    assert figure.axes[0].get_title() == ""
+    assert figure.get_suptitle() == ""
 
 
 def test_options_are_fields_too():

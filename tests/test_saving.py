@@ -49,6 +49,7 @@ REFUSED = {
         Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac TensorlyTucker
         Tree Tucker""",
     "a plan holds no data: plan() makes it again in milliseconds": "Chunk Plan Step",
+    "what a notebook shows, made again from its object": "Card",
     "a question to a network: keep the network, and what it was asked": "Query",
     "what a test or a list found, for a person to read": "CheckReport Listed",
     "between two steps of one calculation": "Balanced Factors HiddenMeans StoredType",

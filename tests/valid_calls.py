@@ -280,11 +280,13 @@ CALLS = {
     "adversarial_masks": (adversarial.adversarial_masks, dict(vectors=normal(2, 1, 5), allowed=MASK, rtol=0.1)),
     "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK, kind="gaussian", draws=2, seed=0, allowed=MASK)),
     "mask_effect": (adversarial.mask_effect, dict(network=LAYER, mask=IN, x=X, labels=LABELS, target=0, norms=[0.1, 1.0], clip=(0.0, 1.0))),
+    # names
+    "Named.with_names": (LAYER.with_names, dict(input_names=list("abcde"), output_names=list("fgh"), input_shape=(1, 5))),
     # plots
-    "activations": (plots.activations, dict(eigenvalue=0.5, vector=PIXELS, inputs={"a": PIXELS}, shape=SHAPE)),
+    "activations": (plots.activations, dict(eigenvalue=0.5, vector=PIXELS, inputs={"a": PIXELS}, shape=SHAPE, input_names=list("abcdef"))),
     "bond_curves": (plots.bond_curves, dict(records=BOND_ROWS, accuracy=0.9, loss=1.0)),
     "bond_spectra": (plots.bond_spectra, dict(odts={"a": ODTS})),
-    "compared_vectors": (plots.compared_vectors, dict(vectors={"a": normal(2, 6)}, values={"a": normal(2)}, shape=SHAPE, title="a")),
+    "compared_vectors": (plots.compared_vectors, dict(vectors={"a": normal(2, 6)}, values={"a": normal(2)}, shape=SHAPE, input_names=list("abcdef"), title="a")),
     "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1)),
     "correlation_by_rank": (plots.correlation_by_rank, dict(records=CORRELATIONS)),
     "curves": (plots.curves, dict(records=RECORDS, x="parameters", y=["relative_error"], by="method", whole={"relative_error": 0.1}, bands={"relative_error": ("relative_error", "parameters")})),
@@ -351,10 +353,10 @@ STEP = "a step of a fit or of a product, called by the object itself with what i
 CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
 
 NOT_CALLED = {
-    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification"],
+    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules"],
-    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

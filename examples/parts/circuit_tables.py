@@ -126,11 +126,11 @@ def draw_circuit_of(
     decoder = inputs.decoder[:, alive]
     found = feature_interactions(layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
     matrix = interaction_submatrix(found, min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2), labels)
-    matrix.axes[0].set_title(title.replace("$", r"\$"), fontsize=10)
+    matrix.suptitle(title.replace("$", r"\$") + f"\n{matrix.get_suptitle()}")
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
     points = projections(decoder, pair.eigenvectors[0]).coordinates
     values = pair.eigenvalues[0]
-    plane = eigenvector_plane(points, values, labels, count=8, basis=layer.basis, name=title.replace("$", r"\$"))
+    plane = eigenvector_plane(points, values, labels, count=8, basis=layer.basis, name=title)
     return {f"interactions-{feature}": matrix, f"plane-{feature}": plane}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import balance, times_power
+from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.inner_products.frobenius import frobenius
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
@@ -53,7 +53,7 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     Only the rounding of float64 is lost, whatever the dtype of the layer. Differentiable. Cost: 2 * in * (2 * hidden)^2
     flops.
     """
-    (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
+    (core,), exponent = balance(without_names(layer))
     basis = _basis(core) if inputs else None
     if basis is not None:
         core = replace(core, left=basis.T @ core.left, right=basis.T @ core.right)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import balance, balance_rows, rescale, times_power
+from tensornet_interp.balance import balance, balance_rows, rescale, times_power, without_names
 from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.formats import owned
@@ -146,7 +146,7 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
     if 2 * layer.rank >= layer.shape[1] or flops["dense"] <= flops["thin"]:
         return layer, None
     basis, core = torch.linalg.qr(torch.cat([layer.left, layer.right], 1))  # (in, 2 hidden), (2 hidden, 2 hidden)
-    return replace(layer, left=core[:, : layer.rank], right=core[:, layer.rank :], constant_in=False), basis
+    return replace(without_names(layer), left=core[:, : layer.rank], right=core[:, layer.rank :]), basis
 
 
 def eigenpairs(layer: BilinearLayer, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:

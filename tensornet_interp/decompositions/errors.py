@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import balance, times_power
+from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.checks import check_kind, check_number
 from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
 from tensornet_interp.layer import BilinearLayer
@@ -61,7 +61,7 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     `distance` measures it if `known` is None, else the error is `known` combined with the rounding. The error of a zero
     layer is 0, because its result is zero.
     """
-    (core,), exponent = balance(replace(layer, constant_in=False, constant_out=False))
+    (core,), exponent = balance(without_names(layer))
     if not core.down.any():
         return Distance(0.0, 0.0)
     whole = frobenius(core)

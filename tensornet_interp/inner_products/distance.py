@@ -63,8 +63,8 @@ def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     check_alike(before=old.down, after=new.down)
     name = f"{new.name or 'after'} - {old.name or 'before'}"
     history = (*new.history, "difference of two layers")
-    made = replace(aligned(old, new), name=name, history=history, basis=new.basis, constant_in=old.constant_in)
-    return replace(made, constant_out=old.constant_out).drop_constant()
+    made = aligned(old, new)
+    return replace(new, down=made.down, left=made.left, right=made.right, name=name, history=history).drop_constant()
 
 
 def _two_layers(before: TensorNetwork, after: TensorNetwork) -> tuple[BilinearLayer, BilinearLayer]:

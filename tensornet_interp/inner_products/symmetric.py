@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import without_names
 from tensornet_interp.inner_products.frobenius import output_products
 from tensornet_interp.inner_products.stack import Stack, largest_entry
 from tensornet_interp.layer import BilinearLayer
@@ -86,7 +87,7 @@ def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
 def change_input(stack: Stack, basis: Tensor) -> Stack:
     """Return the stack as a function of t, where x = basis t and `basis` has shape (in, new in)."""
     first = stack.layers[0]
-    first = replace(first, left=basis.T @ first.left, right=basis.T @ first.right, constant_in=False)
+    first = replace(without_names(first), left=basis.T @ first.left, right=basis.T @ first.right)
     return replace(stack, layers=(first, *stack.layers[1:]))
 
 

@@ -3,20 +3,13 @@
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
+from tensornet_interp.plots.decisions import activations, explanation, truncation_curves
 from tensornet_interp.plots.factors import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
 from tensornet_interp.plots.images import image_cell, to_numpy
 from tensornet_interp.plots.matrices import similarity_matrix
 from tensornet_interp.plots.networks import draw_network
-from tensornet_interp.plots.spectral import (
-    activations,
-    compared_vectors,
-    eigenvectors,
-    explanation,
-    output_directions,
-    spectrum,
-    truncation_curves,
-)
+from tensornet_interp.plots.spectral import compared_vectors, eigenvectors, output_directions, spectrum
 from tensornet_interp.plots.sweeps import curves, dots, pareto
 
 __all__ = [

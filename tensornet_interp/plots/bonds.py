@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from tensornet_interp.bonds.truncation import ODT
 from tensornet_interp.checks import check_kind, check_mapping, check_number, check_records
 from tensornet_interp.plots.images import to_numpy
+from tensornet_interp.plots.sheets import Sheet, legend
 
 _FLOOR = 1e-8  # singular values below this share of the largest are rounding
 
@@ -26,7 +27,7 @@ def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
     if len(depths) > 1:
         raise ValueError(f"odts must be of networks of equal depth, got {sorted(depths)} bonds")
     count = depths.pop()
-    figure = Figure(figsize=(4.2 * count + 1, 3.8), layout="constrained")
+    figure = Sheet(4.2 * count + 1, 3.8, layout="constrained")
     panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
     for number, axes in enumerate(panels):
         for color, (name, found) in enumerate(bonds.items()):
@@ -43,7 +44,7 @@ def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
         axes.set(yscale="log", xlabel="number", title=f"bond {bond.index}, {title}")
         axes.grid(True, color="0.92")
     panels[0].set_ylabel("singular value / norm of the network")
-    panels[0].legend(fontsize=8)
+    legend(panels[0])
     return figure
 
 
@@ -57,7 +58,7 @@ def bond_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float
     check_number("loss", loss)
     keys = ("metric", "removed", "accuracy", "cross_entropy", "measured", "bound")
     check_records("records", records, keys, "there is nothing to draw")
-    figure = Figure(figsize=(12.5, 3.8), layout="constrained")
+    figure = Sheet(12.5, 3.8, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for color, metric in enumerate(dict.fromkeys(str(record["metric"]) for record in records)):
         rows = [record for record in records if record["metric"] == metric]

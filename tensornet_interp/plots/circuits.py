@@ -1,18 +1,18 @@
 """Figures of circuits: the tree of components of an output, with inputs at the leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_kind, check_names
 from tensornet_interp.circuits import Circuit, Component
-from tensornet_interp.plots.images import Shape, check_shape, image_cell
+from tensornet_interp.names import Shape
+from tensornet_interp.plots.inputs import input_view
 from tensornet_interp.plots.networks import canvas
+from tensornet_interp.plots.sheets import LABEL, line_height, numbers, plain, readable, wrap
 
-_COLUMN, _ROW, _LEAF, _MARGIN = 1.15, 1.15, 1.0, 0.85  # inches
-_ENTRIES = 4  # largest entries of a vector that label a leaf
+_COLUMN, _ROW, _MARGIN = 1.15, 1.15, 0.85  # inches
 _MOST_LEAVES = 64
 
 
@@ -22,18 +22,17 @@ def draw_circuit(
     """Draw the best `count` children of every component, with eigenvalue and score.
 
     Red components add to their parent, blue ones subtract, and lines are wider for larger scores. Leaves are
-    eigenvectors in the input space: images if a shape is given, else their largest entries by name (by default x0, x1,
-    ...). "const" is the entry of the constant coordinate; if it is large, a component acts on its parent as the linear
-    function 2 λ const (v . x). Raises ValueError for more than 64 leaves.
+    eigenvectors in the input space: images if their shape is given or known to the network, else bars for their largest
+    entries by name (by default x0, x1, ...). "const" is the entry of the constant coordinate; if it is large, a
+    component acts on its parent as the linear function 2 λ const (v . x). Raises ValueError for more than 64 leaves.
     """
     check_int("count", count, 1)
     check_kind("circuit", circuit, Circuit)
     lifted = circuit.network.constant_in
     inputs = circuit.levels[-1].vectors.shape[1] - lifted
-    if shape is not None:
-        check_shape(shape, inputs)
-    names = [f"x{i}" for i in range(inputs)] if names is None else names
-    check_names("names", names, inputs, "input")
+    if names is not None:
+        check_names("names", names, inputs, "input")
+    view = input_view(circuit.network, inputs, shape, names)
     leaves = _leaves(circuit.components, count)
     if leaves > _MOST_LEAVES:
         raise ValueError(
@@ -41,14 +40,21 @@ def draw_circuit(
             " or the widths of the circuit"
         )
     depth = len(circuit.levels)
-    width, height = max(_MARGIN + _COLUMN * leaves + 0.15, 6.5), _ROW * depth + _LEAF + 1.5
-    title = f"Circuit of {circuit.name or 'an output direction'}\nλ: eigenvalue; %: {circuit.ranking}"
-    figure, axes = canvas(width, height, title)
+    step = max(_COLUMN, view.width + 0.15)
+    width = max(_MARGIN + step * leaves + 0.15, 6.5)
+    named = _output_name(circuit)
+    title = f"Circuit of {named or 'an output direction'}\nλ: eigenvalue; %: {circuit.ranking}. A red line adds"
+    title = wrap(plain(f"{title} to its parent, a blue one subtracts. {view.note}"), width - 0.3, LABEL)
+    head = line_height(LABEL) * (1 + title.count("\n")) + 0.55
+    height = _ROW * depth + view.height + 0.75 + head
+    figure, axes = canvas(width, height, title, LABEL)
     widest = max(float(level.scores.max()) for level in circuit.levels)
+    drawn = list(_drawn(circuit.components, count))
+    shown = dict(zip(drawn, numbers(node.eigenvalue for node in drawn), strict=True))
     column = 0
 
     def level_height(row: int) -> float:
-        return height - 0.95 - _ROW * row
+        return height - head - _ROW * row
 
     def draw(components: Sequence[Component], row: int) -> float:
         """Draw siblings and everything below them; return the position of their parent."""
@@ -58,7 +64,7 @@ def draw_circuit(
             if node.children:
                 x = draw(node.children, row + 1)
             else:
-                x = _MARGIN + _COLUMN * (column + 0.5)
+                x = _MARGIN + step * (column + 0.5)
                 column += 1
             positions.append(x)
         parent = (positions[0] + positions[-1]) / 2
@@ -67,20 +73,34 @@ def draw_circuit(
             ends = level_height(row - 1), level_height(row)
             line = 0.6 + 4.4 * node.score / (widest or 1)
             axes.plot([parent, x], ends, color=color, linewidth=line, alpha=0.6, zorder=1)
-            label = f"λ {node.eigenvalue:+.2g}\n{100 * node.score:.3g} %"
+            label = f"λ {shown[node]}\n{100 * node.score:.1f} %"
             label += f"\nconst {float(node.vector[0]):+.2f}" if circuit.network[node.layer].constant_in else ""
             label += f"\n{count} of {len(node.children)}" if len(node.children) > count else ""
             _box(axes, x, ends[1], label, f"component {node.layer}.{node.number}")
             if not node.children:
-                _leaf(axes, x, ends[1] - 0.38, node, node.vector[lifted:], shape, names)
+                place = (x - view.width / 2, ends[1] - 0.42 - view.height, view.width, view.height)
+                cell = axes.inset_axes(place, transform=axes.transData)
+                view.draw(cell, node.vector[lifted:])
         return parent
 
     top = draw(circuit.components, 1)
     more = f"\n{count} of {len(circuit.components)}" if len(circuit.components) > count else ""
-    _box(axes, top, level_height(0), f"{circuit.name or 'output'}{more}", "output")
+    _box(axes, top, level_height(0), f"{wrap(readable(named or 'output'), 2.5, 7, 2)}{more}", "output")
     for row, level in enumerate(circuit.levels, 1):
         axes.text(0.1, level_height(row), f"layer {level.layer}", fontsize=8, va="center", color="0.4")
     return figure
+
+
+def _output_name(circuit: Circuit) -> str:
+    """Return the name of the circuit, or of the output that its direction is; "" if there is none."""
+    names, outputs = circuit.network.output_names, circuit.direction.nonzero()[:, 0]
+    return circuit.name or (names[int(outputs[0])] if names is not None and len(outputs) == 1 else "")
+
+
+def _drawn(components: Sequence[Component], count: int) -> Iterator[Component]:
+    for node in components[:count]:
+        yield node
+        yield from _drawn(node.children, count)
 
 
 def _leaves(components: Sequence[Component], count: int) -> int:
@@ -90,16 +110,3 @@ def _leaves(components: Sequence[Component], count: int) -> int:
 def _box(axes: Axes, x: float, y: float, text: str, gid: str) -> None:
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "0.5"}
     axes.text(x, y, text, fontsize=7, ha="center", va="center", bbox=box, zorder=3, gid=gid)
-
-
-def _leaf(
-    axes: Axes, x: float, y: float, node: Component, vector: Tensor, shape: Shape | None, names: Sequence[str]
-) -> None:
-    """Draw a vector under the point (x, y): as an image, or as its largest entries."""
-    if shape is not None:
-        cell = axes.inset_axes((x - _LEAF / 2, y - _LEAF, _LEAF, _LEAF), transform=axes.transData)
-        image_cell(cell, vector, shape, "")
-        return
-    best = vector.abs().argsort(descending=True, stable=True)[:_ENTRIES].tolist()
-    text = "\n".join(f"{names[i]} {float(vector[i]):+.2f}" for i in best)
-    axes.text(x, y - 0.05, text, fontsize=7, ha="center", va="top", gid=f"leaf {node.layer}.{node.number}")

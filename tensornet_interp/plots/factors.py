@@ -4,70 +4,98 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from tensornet_interp.checks import check_int, check_kind, check_names
+from tensornet_interp.checks import check_int, check_kind
+from tensornet_interp.names import Shape
 from tensornet_interp.numerics import nonzero
-from tensornet_interp.plots.images import DIVERGING, Shape, check_shape, image_cell, to_numpy
+from tensornet_interp.plots.images import DIVERGING, to_numpy
+from tensornet_interp.plots.inputs import input_view, output_names
+from tensornet_interp.plots.sheets import LABEL, Sheet, fitted, line_height, signs
 from tensornet_interp.results import CPResult
 
 
-def components(result: CPResult, shape: Shape, names: Sequence[str], *, count: int = 8) -> Figure:
-    """Draw CP components as two images and their outputs: one column per component, largest weight first.
+def components(
+    result: CPResult, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int | None = None
+) -> Figure:
+    """Draw CP components as two vectors of the inputs and their outputs: one column each, largest weight first.
 
     weight c sym(l r^T) = weight c / 4 ((l + r)(l + r)^T - (l - r)(l - r)^T)
 
-    Top: the image l + r, whose squared product with x adds to the outputs, times weight c / 4. Middle: the image
-    l - r, whose squared product is subtracted. Bottom: weight c as bars. Every image has its own colour limits and its
-    norm as title. names: one per output.
+    Top: the vector l + r, whose squared product with x adds to the outputs, times weight c / 4. Middle: the vector
+    l - r, whose squared product is subtracted. Bottom: weight c as bars. Every vector has its own scale and its norm as
+    title. shape: of images of the inputs, names: one per output; by default those that the result knows. count: by
+    default 8, or the rank if that is smaller.
     Signs: r has the sign with l . r >= 0, so that |l + r| >= |l - r|, and the weight takes the change of sign. Then
-    the largest entry of each image is made positive, which changes no product. If l and r are orthogonal, the sign of r
-    is undefined, and so is which image adds.
+    the largest entry of each vector is made positive, which changes no product. If l and r are orthogonal, the sign of
+    r is undefined, and so is which vector adds.
     """
     outputs, plus, minus = _gauge(result)
-    count = check_int("count", count, 1, result.rank, "the rank of the result")
-    check_names("names", names, len(outputs), "output")
-    check_shape(shape, len(plus))
-    figure = Figure(figsize=(1.3 * count + 0.5, 2.9 + 0.16 * len(names)), layout="constrained")
-    grid = figure.subplots(3, count, squeeze=False, height_ratios=[1.3, 1.3, 0.16 * len(names)])
+    count = (
+        min(8, result.rank) if count is None else check_int("count", count, 1, result.rank, "the rank of the result")
+    )
+    names = output_names(result, len(outputs), names)
+    view = input_view(result, len(plus), shape)
+    labels, widest, row = fitted(names, 1.8, LABEL - 1, 1)
+    left, gap = max(0.4, widest + 0.2), 0.15
+    pitch = line_height(LABEL) + view.height + 0.25
+    below = max(0.5, len(names) * (row + 0.02))
+    title = f"The {count} largest of {result.rank} components, basis: {result.report.basis}"
+    figure = Sheet(left + count * (view.width + gap) + 0.1, 2 * pitch + below + 0.5, title, view.note)
     limit = 1.1 * float(outputs[:, :count].abs().max()) or 1.0
-    for number in range(count):
-        for axes, image, sign in zip(grid[:2, number], (plus[:, number], minus[:, number]), "+−", strict=True):
-            image_cell(axes, image, shape, f"|l {sign} r| = {float(image.norm()):.2f}")
-        bars = grid[2, number]
-        weights = to_numpy(outputs[:, number])
-        bars.barh(range(len(names)), weights, color=["tab:red" if w > 0 else "tab:blue" for w in weights])
+    rows = (("left + right", plus, "+"), ("left − right", minus, "−"))
+    for at, (label, vectors, sign) in enumerate(rows):
+        for column in range(count):
+            place = left + column * (view.width + gap), at * pitch + line_height(LABEL) + 0.05
+            cell = figure.panel(*place, view.width, view.height)
+            view.draw(cell, vectors[:, column], f"|l {sign} r| = {float(vectors[:, column].norm()):.2f}")
+            if column == 0:
+                cell.set_ylabel(label, fontsize=LABEL)
+    for column in range(count):
+        bars = figure.panel(left + column * (view.width + gap), 2 * pitch + 0.15, view.width, below)
+        weights = to_numpy(outputs[:, column])
+        bars.barh(range(len(names)), weights, color=signs(weights))
         bars.axvline(0, color="0.6", linewidth=0.6)
-        bars.set_yticks(range(len(names)), list(names) if number == 0 else [""] * len(names), fontsize=7)
-        bars.tick_params(axis="x", labelsize=7)
+        bars.set_yticks(range(len(names)), labels if column == 0 else [""] * len(names), fontsize=LABEL - 1)
+        bars.locator_params(axis="x", nbins=3)
+        bars.tick_params(axis="x", labelsize=LABEL - 2)
         bars.set_xlim(-limit, limit)
         bars.invert_yaxis()
-    for axes, label in zip(grid[:, 0], ("left + right", "left − right", "weight × output"), strict=True):
-        axes.set_ylabel(label, fontsize=8)
-    figure.suptitle(f"The {count} largest of {result.rank} components, basis: {result.report.basis}", fontsize=10)
+    figure.axes[2 * count].set_title("weight × output", fontsize=LABEL, loc="left")
     return figure
 
 
-def outputs_map(result: CPResult, names: Sequence[str]) -> Figure:
+def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
     """Draw outputs[out, rank] of unit norm as a heat map, largest weight first, with |weight| above.
 
-    Signs are those of `components`. names: one per output.
+    Signs are those of `components`. names: one per output, by default those that the result knows.
     """
     outputs, _, _ = _gauge(result)
-    check_names("names", names, len(outputs), "output")
+    names = output_names(result, len(outputs), names)
     weights = outputs.norm(dim=0)
-    figure = Figure(figsize=(min(12.0, 3 + 0.12 * result.rank), 1.6 + 0.2 * len(names)), layout="constrained")
-    top, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.25 * len(names)])
+    labels, widest, row = fitted(names, 2.2, LABEL, 2)
+    left, width, height = widest + 0.55, min(9.0, max(2.0, 0.12 * result.rank)), max(1.2, len(names) * (row + 0.06))
+    figure = Sheet(left + width + 1.1, height + 1.6, f"Outputs of {result.rank} components")
+    top = figure.panel(left, 0.1, width, 0.8)
     top.bar(range(1, result.rank + 1), to_numpy(weights), color="0.5", width=0.9)
-    top.set_ylabel("|weight|", fontsize=8)
+    top.set_ylabel("|weight|", fontsize=LABEL)
+    top.tick_params(axis="y", labelsize=LABEL - 1)
+    top.set_xticks([])
     unit = to_numpy(outputs / nonzero(weights))
+    axes = figure.panel(left, 1.05, width, height)
     shown = axes.imshow(
         unit, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", extent=(0.5, result.rank + 0.5, len(names) - 0.5, -0.5)
     )
-    axes.set_yticks(range(len(names)), list(names), fontsize=8)
-    axes.set(xlabel="component, largest weight first", ylabel="output")
-    figure.colorbar(shown, ax=axes, label="output weight, unit norm")
-    figure.suptitle(f"Outputs of {result.rank} components", fontsize=10)
+    top.set_xlim(axes.get_xlim())
+    axes.set_yticks(range(len(names)), labels, fontsize=LABEL)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.tick_params(axis="x", labelsize=LABEL - 1)
+    axes.set_xlabel("component, largest weight first", fontsize=LABEL)
+    axes.set_ylabel("output", fontsize=LABEL)
+    bar = figure.colorbar(shown, cax=figure.panel(left + width + 0.15, 1.05, 0.12, height), ticks=[-1, 0, 1])
+    bar.ax.tick_params(labelsize=LABEL - 1)
+    bar.set_label("output weight, unit norm" if height > 1.5 else "weight", fontsize=LABEL)
     return figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,9 +20,12 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.features import FeatureInteractions
 from tensornet_interp.plots.images import DIVERGING, to_numpy
+from tensornet_interp.plots.matrices import heat_map
+from tensornet_interp.plots.sheets import LABEL, SMALL, Sheet, line_height, measure, numbers, readable, wrap
 
 _MANY = 40  # the most rows of a heat map that get labels, and the most features that get a line each
 _GRID = 200  # points per side of the grid for contours
+_SIDE = 4.6  # inches: the side of the plane
 
 
 def interaction_submatrix(
@@ -34,21 +38,20 @@ def interaction_submatrix(
     check_kind("interactions", interactions, FeatureInteractions)
     features, matrix = interactions.smallest_submatrix(n, pairs=pairs)
     labels = _picked(names, len(interactions), features)
-    size = len(features)
-    side = 2.6 + min(0.24 * size, 8.0)
-    figure = Figure(figsize=(side + 1.4, side), layout="constrained")
-    axes = figure.subplots()
-    values = to_numpy(matrix)
-    limit = float(np.abs(values).max()) or 1.0
-    image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
-    if size <= _MANY:
-        axes.set_xticks(range(size), labels, rotation=90, fontsize=8)
-        axes.set_yticks(range(size), labels, fontsize=8)
-    axes.tick_params(length=0)
-    axes.set(xlabel="feature2", ylabel="feature1")
-    figure.colorbar(image, ax=axes, label="Q[feature1, feature2]", shrink=0.8)
+    limit = float(matrix.abs().max()) or 1.0
     kind = "" if pairs == "all" else f"{pairs} "
-    figure.suptitle(f"{size} features hold the top {n} {kind}interactions\nbasis: {interactions.basis}", fontsize=10)
+    named = labels if len(features) <= _MANY else []
+    figure, _ = heat_map(
+        to_numpy(matrix),
+        named,
+        named,
+        cell=0.24 if named else 0.05,
+        cmap=DIVERGING,
+        limits=(-limit, limit),
+        legend="Q[feature1, feature2]",
+        axis_names=("feature1", "feature2"),
+        title=f"{len(features)} features hold the top {n} {kind}interactions\nbasis: {interactions.basis}",
+    )
     return figure
 
 
@@ -68,7 +71,8 @@ def eigenvector_plane(
     coordinates: (vector, rank >= 2), such as `projections(...).coordinates`; eigenvalues: (rank,). The first two of
     both are drawn. The lines are hyperbolas if the signs of the eigenvalues differ, else ellipses; red is positive,
     blue negative. The `count` vectors furthest from the origin get their names. basis: of the inputs, name: of the
-    direction; both are for the title.
+    direction; both are for the title. A name that would cover another
+    one is left out.
     """
     check_tensor("coordinates", coordinates, ("vector", "rank"))
     check_tensor("eigenvalues", eigenvalues, ("rank",))
@@ -81,8 +85,10 @@ def eigenvector_plane(
     points, (first, second) = to_numpy(coordinates[:, :2]), eigenvalues[:2].tolist()
     furthest = np.argsort(-np.hypot(*points.T), kind="stable")[:count]
     labels = _picked(names, len(points), furthest.tolist())
-    figure = Figure(figsize=(6.6, 5.6), layout="constrained")
-    axes = figure.subplots()
+    title = f"Plane of the two leading eigenvectors{f' of {name}' if name else ''}; lines: equal activation, red"
+    title += " positive, blue negative" + (f"\nbasis: {basis}" if basis else "")
+    figure = Sheet(6.6, _SIDE + 0.7, title)
+    axes = figure.panel(0.9, 0.1, _SIDE, _SIDE)
     limit = 1.25 * float(np.abs(points).max()) or 1.0
     line = np.linspace(-limit, limit, _GRID)
     activation = first * line[None, :] ** 2 + second * line[:, None] ** 2
@@ -93,27 +99,51 @@ def eigenvector_plane(
         levels = [*-steps[::-1], 0, *steps]
         colors = ["tab:blue"] * 5 + ["0.6"] + ["tab:red"] * 5
         contours = axes.contour(line, line, activation, levels=levels, colors=colors, linewidths=0.9, alpha=0.6)
-        axes.clabel(contours, fontsize=7, fmt="%.2g")
+        bar = figure.colorbar(contours, cax=figure.panel(0.9 + _SIDE + 0.15, 0.1, 0.15, _SIDE), ticks=levels)
+        bar.set_ticklabels(numbers(levels))
+        bar.ax.tick_params(labelsize=SMALL)
+        bar.set_label("activation", fontsize=LABEL)
     axes.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     axes.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     axes.plot(*points.T, ".", color="0.55", markersize=4, zorder=2)
     axes.plot(*points[furthest].T, "o", color="black", markersize=4, zorder=3)
-    for at, label in zip(furthest, labels, strict=True):
-        place = points[at]
-        axes.annotate(
-            label,
-            place,
-            xytext=(5 if place[0] >= 0 else -5, 4 if place[1] >= 0 else -4),
-            textcoords="offset points",
-            ha="left" if place[0] >= 0 else "right",
-            va="bottom" if place[1] >= 0 else "top",
-            fontsize=8,
-        )
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     axes.set(xlabel=f"v1 · x, eigenvalue {first:+.3g}", ylabel=f"v2 · x, eigenvalue {second:+.3g}")
-    title = f"Plane of the two leading eigenvectors{f' of {name}' if name else ''}; lines: equal activation"
-    figure.suptitle(f"{title}\nbasis: {basis}" if basis else title, fontsize=10)
+    _name_points(axes, points[furthest], labels, limit)
     return figure
+
+
+def _name_points(axes: Axes, places: np.ndarray, labels: Sequence[str], limit: float) -> None:
+    """Write names on the far side of their points, seen from the origin, or where they meet no other name."""
+    taken: list[tuple[float, float, float, float]] = []
+    inches = _SIDE / (2 * limit)
+    for place, label in zip(places, labels, strict=True):
+        text = wrap(readable(label), _SIDE / 3, LABEL, 2)
+        width, height = measure(text, LABEL), line_height(LABEL) * (1 + text.count("\n"))
+        x, y = (place + limit) * inches
+        right, up = place[0] >= 0, place[1] >= 0
+        for to_right, to_top in ((right, up), (not right, up), (right, not up), (not right, not up)):
+            box = (
+                x + (0.07 if to_right else -0.07 - width),
+                y + (0.06 if to_top else -0.06 - height),
+                x + (0.07 + width if to_right else -0.07),
+                y + (0.06 + height if to_top else -0.06),
+            )
+            outside = min(box) < 0 or max(box) > _SIDE
+            if outside or any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                continue
+            taken.append(box)
+            axes.annotate(
+                text,
+                place,
+                xytext=(5 if to_right else -5, 4 if to_top else -4),
+                textcoords="offset points",
+                ha="left" if to_right else "right",
+                va="bottom" if to_top else "top",
+                fontsize=LABEL,
+                gid="name",
+            )
+            break
 
 
 def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
@@ -124,7 +154,8 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
     """
     keys = ("k", "feature", "correlation", "active_correlation", "basis")
     check_records("records", records, keys, "low_rank_correlation gives them")
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    title = f"Activation of features from k leading eigenpairs\nbasis: {records[0]['basis']}"
+    figure = Sheet(9, 3.4, title, layout="constrained")
     ks = sorted({record["k"] for record in records})
     for axes, key, title in zip(
         figure.subplots(1, 2, sharey=True),
@@ -151,12 +182,10 @@ def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
         left_out = len({record["feature"] for record in records}) - len(lines)
         axes.set(xlabel="eigenpairs k", title=title + (f" ({left_out} features undefined)" if left_out else ""))
     figure.axes[0].set_ylabel("correlation with the true activation")
-    figure.suptitle(f"Activation of features from k leading eigenpairs\nbasis: {records[0]['basis']}", fontsize=10)
     return figure
 
 
 def _picked(names: Sequence[str] | None, size: int, picks: Sequence[int]) -> list[str]:
     if names is not None:
         check_names("names", names, size, "vector")
-    # tokens may hold dollar signs, which matplotlib takes for mathematics
-    return [str(at) if names is None else names[at].replace("$", r"\$") for at in picks]
+    return [str(at) if names is None else names[at] for at in picks]

@@ -5,44 +5,37 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor, float64, strided
 
-from tensornet_interp.checks import check_bool, check_choice, check_int, check_kind, check_tensor, check_text
-from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.checks import check_bool, check_choice, check_kind, check_tensor, check_text
+from tensornet_interp.names import Shape, check_shape
+from tensornet_interp.plots.sheets import SMALL
 
-Shape = tuple[int, int]
 DIVERGING = "RdBu_r"  # red positive, blue negative, white zero
-
-
-def check_shape(shape: Shape, size: int) -> None:
-    """Check that an image of this shape has as many pixels as a vector has numbers."""
-    if not isinstance(shape, tuple | list) or len(shape) != 2:
-        raise TypeError(f"shape must be a pair (height, width), got {shape!r:.60}")
-    for name, pixels in zip(("height of shape", "width of shape"), shape, strict=True):
-        check_int(name, pixels, 1)
-    if size != shape[0] * shape[1]:
-        raise ValueError(f"an image of shape {shape} needs {shape[0] * shape[1]} pixels, but the input has {size}")
 
 
 def image_cell(
     axes: Axes, values: Tensor, shape: Shape, title: str, *, cmap: str = DIVERGING, symmetric: bool = True
 ) -> None:
-    """Draw `values` as an image without ticks; `symmetric` puts zero in the middle of the colours."""
+    """Draw `values` as an image without ticks; its scale stands below it.
+
+    symmetric: zero is in the middle of the colours, which end at plus and minus the largest magnitude. Otherwise the
+    colours go from 0, or from the smallest value if that is negative, to the largest.
+    """
     check_tensor("values", values, ("...",) * (getattr(values, "ndim", 0) - 1) + ("pixel",))
     check_text("title", title, empty=True)
     check_choice("cmap", cmap, colormaps)
     check_bool("symmetric", symmetric)
     check_shape(shape, values.numel())
     image = to_numpy(values).reshape(shape)
-    limit = float(np.abs(image).max()) or 1.0
-    axes.imshow(image, cmap=cmap, vmin=-limit if symmetric else 0, vmax=limit)
+    largest = float(np.abs(image).max()) or 1.0
+    low, high = (-largest, largest) if symmetric else (min(0.0, float(image.min())), max(0.0, float(image.max())))
+    if low == high:
+        high = 1.0
+    axes.imshow(image, cmap=cmap, vmin=low, vmax=high)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)
-
-
-def pixels(result: SpectralResult, block: int, rank: int) -> Tensor:
-    """Return an eigenvector without the constant coordinate of a lifted input."""
-    vector = result.eigenvectors[block, :, rank]
-    return vector[1:] if result.constant_in else vector
+    scale = f"±{largest:.3g}" if symmetric else f"{low:.3g} to {high:.3g}"
+    axes.set_xlabel(scale, fontsize=SMALL, color="0.35", labelpad=2)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -1,15 +1,18 @@
-"""Figures of matrices of similarities."""
+"""Figures of matrices: heat maps with labels and a colour bar."""
 
 from collections.abc import Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from tensornet_interp.checks import check_names, check_number, check_tensor, check_text
-from tensornet_interp.plots.images import to_numpy
+from tensornet_interp.plots.images import DIVERGING, to_numpy
+from tensornet_interp.plots.sheets import LABEL, SMALL, Sheet, fitted
 
-_CELL = 0.36  # inches
-_MOST_NUMBERS = 30  # the most networks for which the cells show their numbers
+_CELL, _NARROW = 0.38, 0.17  # inches: of a cell with its number, of one with a label alone
+_MOST_NUMBERS = 30  # the most rows or columns for which the cells show their numbers
 
 
 def similarity_matrix(
@@ -17,8 +20,8 @@ def similarity_matrix(
 ) -> Figure:
     """Draw similarities (network, network) as a heat map, with one label per network.
 
-    Colours run from the smallest value, or 0 if that is smaller, to `high`. columns: labels of the columns, if they
-    differ from those of the rows, for example for the outputs of two layers.
+    Colours run from 0 to `high`; if a value is negative, they are symmetric about 0, which is white. columns: labels of
+    the columns, if they differ from those of the rows, for example for the outputs of two layers.
     """
     check_tensor("matrix", matrix, ("network", "network"))
     columns = labels if columns is None else columns
@@ -26,21 +29,63 @@ def similarity_matrix(
     check_names("columns", columns, matrix.shape[1], "column")
     check_text("title", title, empty=True)
     check_number("high", high)
-    values, count = to_numpy(matrix), max(len(labels), len(columns))
-    side = max(_CELL * count, 2.4)
-    figure = Figure(figsize=(side + 2.3, side + 1.5), layout="constrained")
-    axes = figure.subplots()
-    low = min(float(values.min()), 0.0)
-    image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high)
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    for (row, column), value in [] if count > _MOST_NUMBERS else _cells(values.tolist()):
-        color = "black" if value > low + 0.6 * (high - low) else "white"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=color)
-    figure.colorbar(image, ax=axes, label="similarity", shrink=0.8)
-    axes.set_title(title, fontsize=10)
+    values = to_numpy(matrix)
+    signed = float(values.min()) < 0
+    end = max(high, float(np.abs(values).max())) if signed else high
+    written = max(values.shape) <= _MOST_NUMBERS
+    figure, axes = heat_map(
+        values,
+        labels,
+        columns,
+        cell=_CELL if written else _NARROW,
+        cmap=DIVERGING if signed else "viridis",
+        limits=(-end if signed else 0.0, end),
+        legend="similarity",
+        title=title,
+    )
+    for (row, column), value in np.ndenumerate(values) if written else ():
+        dark = abs(value) > 0.6 * end if signed else value < 0.6 * end
+        text = f"{value:.2f}".replace("-0.00", "0.00")
+        axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
     return figure
 
 
-def _cells(values: list[list[float]]) -> list[tuple[tuple[int, int], float]]:
-    return [((row, column), value) for row, line in enumerate(values) for column, value in enumerate(line)]
+def heat_map(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    cell: float,
+    cmap: str,
+    limits: tuple[float, float],
+    legend: str,
+    axis_names: tuple[str, str] = ("", ""),
+    title: str = "",
+) -> tuple[Figure, Axes]:
+    """Draw a matrix with a colour bar and return the figure and its axes; without labels if there are none.
+
+    cell: the size of an entry in inches. axis_names: of the rows and of the columns.
+    """
+    size = min(cell, 16 / max(values.shape))
+    height, width = (size * n for n in values.shape)
+    height, width = max(height, 0.5), max(width, 0.5)
+    left, under = (0.35 if name else 0.15 for name in axis_names)
+    row_labels: list[str] = []
+    column_labels: list[str] = []
+    if len(rows) and len(columns):
+        row_labels, widest, _ = fitted(rows, 2.4, LABEL, 1)
+        column_labels, highest, _ = fitted(columns, 2.4, LABEL, 1)
+        left, under = left + widest + 0.1, under + highest + 0.1
+    figure = Sheet(left + width + 1.3, height + under + 0.15, title)
+    axes = figure.panel(left, 0.1, width, height)
+    image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_xticks(range(len(column_labels)), column_labels, rotation=90, fontsize=LABEL)
+    axes.set_yticks(range(len(row_labels)), row_labels, fontsize=LABEL)
+    axes.tick_params(length=0)
+    axes.set_xlabel(axis_names[1], fontsize=LABEL)
+    axes.set_ylabel(axis_names[0], fontsize=LABEL)
+    bar = figure.colorbar(image, cax=figure.panel(left + width + 0.15, 0.1, 0.14, max(height, 1.0)))
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.locator_params(nbins=5)
+    bar.set_label(legend, fontsize=LABEL)
+    return figure, axes

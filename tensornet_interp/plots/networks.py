@@ -1,7 +1,7 @@
 """Figures of tensor networks: tensors are boxes, modes are lines, a mode of three or more tensors is a dot."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tensornet_interp.checks import check_text
+from tensornet_interp.contraction import Term
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
+from tensornet_interp.plots.sheets import TITLE, Sheet, line_height, plain, wrap
 
 Vertex = tuple[str, str | int]  # ("mode", its name) or ("tensor", its number among the terms)
 _COLORS = ("#cfe2f3", "#fce5cd", "#d9ead3", "#ead1dc", "#fff2cc", "#d0e0e3")  # one per part, from the bottom
@@ -19,13 +21,14 @@ _COLUMN, _ROW = 1.25, 0.52  # inches
 _MOST_TENSORS = 100
 
 
-def canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float, title: str, size: float = TITLE) -> tuple[Figure, Axes]:
     """Return a figure and one empty Axes that fills it, whose units are inches from the lower left corner."""
-    figure = Figure(figsize=(width, height))
+    figure = Sheet(width, 0)
+    figure.set_size_inches(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
-    axes.text(0.15, height - 0.12, title, ha="left", va="top", fontsize=11, gid="title")
+    axes.text(0.15, height - 0.12, title, ha="left", va="top", fontsize=size, gid="title")
     return figure, axes
 
 
@@ -43,15 +46,20 @@ def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
             f"the network has {len(terms)} tensors, but a figure holds at most {_MOST_TENSORS}; draw a part of it,"
             " such as network[0]"
         )
-    graph = _Graph([term.modes for term in terms], network.modes)
+    first = [mode for mode in network.modes if mode == "out"]  # on top, also of an evaluation with a batch
+    graph = _Graph([term.modes for term in terms], [*first, *(mode for mode in network.modes if mode not in first)])
     columns, rows = graph.size
-    width, height = max(_COLUMN * columns + 0.4, 4.0), _ROW * rows + 0.8
-    figure, axes = canvas(width, height, title or f"{type(network).__name__}: {len(terms)} tensors")
+    width = max(_COLUMN * columns + 0.4, 4.0)
+    title = title or f"{type(network).__name__}: {len(terms)} tensors. Red modes are open"
+    title = wrap(plain(title), width - 0.3, TITLE)
+    head = line_height(TITLE) * (1 + title.count("\n")) + 0.45
+    height = _ROW * rows + head + 0.15
+    figure, axes = canvas(width, height, title)
     left = (width - _COLUMN * columns) / 2
 
     def place(vertex: Vertex) -> tuple[float, float]:
         column, row = graph.places[vertex]
-        return left + _COLUMN * (column + 0.5), height - 0.65 - _ROW * row
+        return left + _COLUMN * (column + 0.5), height - head - _ROW * row
 
     sizes = {mode: size for term in terms for mode, size in zip(term.modes, term.data.shape, strict=True)}
     for mode, tensors in graph.tensors.items():
@@ -104,14 +112,21 @@ def _fields(part: TensorNetwork) -> list[str]:
     """
     names: dict[int, deque[str]] = defaultdict(deque)
 
-    def collect(owner: object, prefix: str) -> None:
-        for name, value in getattr(owner, "__dict__", {}).items():
+    def collect(fields: Iterable[tuple[str, object]], prefix: str) -> None:
+        for name, value in fields:
+            if isinstance(value, Term):
+                value = value.data
             if isinstance(value, Tensor):
                 names[id(value)].append(prefix + name)
             elif isinstance(value, TensorNetwork):
-                collect(value, f"{prefix}{name}.")
+                collect(vars(value).items(), f"{prefix}{name}.")
+            elif isinstance(value, tuple | list):
+                inner = prefix if name == "parts" else f"{prefix}{name}."
+                collect(((str(number), item) for number, item in enumerate(value)), inner)
+            elif isinstance(value, dict):
+                collect(((str(key), item) for key, item in value.items()), f"{prefix}{name}.")
 
-    collect(part, "")
+    collect(vars(part).items() if hasattr(part, "__dict__") else (), "")
     found = []
     for term in part.terms():
         held = names.get(id(term.data), deque(["tensor"]))

@@ -1,74 +1,134 @@
-"""Figures of eigendecompositions: spectra, eigenvectors, truncation, and explanations of single inputs."""
+"""Figures of eigendecompositions: spectra, eigenvectors, and the output directions that outputs share."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from tensornet_interp.checks import (
-    check_alike,
     check_int,
-    check_kind,
     check_mapping,
     check_names,
-    check_number,
-    check_records,
     check_size,
     check_tensor,
     check_text,
 )
-from tensornet_interp.plots.images import Shape, check_shape, image_cell, pixels, to_numpy
+from tensornet_interp.names import Shape
+from tensornet_interp.plots.blocks import block_names, check_count, pixels, result_view
+from tensornet_interp.plots.images import to_numpy
+from tensornet_interp.plots.inputs import output_names, vector_view
+from tensornet_interp.plots.sheets import LABEL, Sheet, bare, fitted, line_height, numbers, signs
 from tensornet_interp.spectral import SpectralResult
 
+_WIDEST = 13.0  # inches: more columns continue in further rows
+GAP = 0.12  # inches between cells
+UNDER = 0.2  # inches for the scale below a cell
+_SMALL = 0.01  # eigenvalues below this share of the largest magnitude are left out of a spectrum ...
+_LEAST = 10  # ... if there are more of them than this
 
-def spectrum(result: SpectralResult, block: int, shape: Shape, *, name: str = "", count: int = 4) -> Figure:
-    """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors."""
-    check_shape(shape, _inputs(result))
+
+def spectrum(
+    result: SpectralResult, block: int, shape: Shape | None = None, *, name: str = "", count: int | None = None
+) -> Figure:
+    """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors.
+
+    Eigenvalues between the two ends that are below 1 % of the largest magnitude are left out, if there are many.
+    shape, name: of images of the inputs, and of the block; by default those that the result knows. count: by default 4,
+    or the rank if that is smaller.
+    """
+    view = result_view(result, shape)
     check_int("block", block, 0, len(result.eigenvalues) - 1)
-    check_int("count", count, 1, result.rank, "the rank of the result")
+    count = check_count(count, result, 4)
     check_text("name", name, empty=True)
     values = to_numpy(result.eigenvalues[block])
     order = np.argsort(values)[::-1]
-    figure = Figure(figsize=(5 + 1.5 * count, 3.6), layout="constrained")
-    grid = figure.add_gridspec(2, count + 3)
-    axes = figure.add_subplot(grid[:, :3])
-    axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.plot(range(1, len(values) + 1), values[order], ".-", markersize=4, linewidth=0.8)
-    axes.set(xlabel="eigenvalue number, largest first", ylabel="eigenvalue", title="spectrum")
-    for row, picks in enumerate((order[:count], order[::-1][:count])):
+    pitch = line_height(LABEL) + view.height + UNDER + GAP
+    height, left = max(2 * pitch, 2.6), 4.4
+    title = f"Interaction matrix of {name or block_names(result)[block]}, basis: {result.report.basis}"
+    figure = Sheet(left + count * (view.width + GAP) + 0.2, height, title, view.note)
+    axes = figure.panel(0.8, 0.3, left - 1.1, height - 0.8)
+    _draw_spectrum(axes, values[order])
+    rows = (order[:count], order[::-1][:count])
+    texts = numbers(values[np.concatenate(rows)])
+    for row, picks in enumerate(rows):
         for column, pick in enumerate(picks):
-            cell = figure.add_subplot(grid[row, 3 + column])
-            image_cell(cell, pixels(result, block, int(pick)), shape, f"{values[pick]:+.3g}")
-    figure.suptitle(f"Interaction matrix of {name or f'block {block}'}, basis: {result.report.basis}")
+            cell = figure.panel(left + column * (view.width + GAP), 0.2 + row * pitch, view.width, view.height)
+            view.draw(cell, pixels(result, block, int(pick)), texts[row * count + column])
     return figure
 
 
-def eigenvectors(result: SpectralResult, shape: Shape, names: Sequence[str], *, count: int = 2) -> Figure:
+def _draw_spectrum(axes: Axes, values: np.ndarray) -> None:
+    """Draw sorted eigenvalues against their number; many small ones are one gap."""
+    small = np.flatnonzero(np.abs(values) <= _SMALL * np.abs(values).max())
+    numbers_of = np.arange(1, len(values) + 1)
+    axes.axhline(0, color="0.7", linewidth=0.8)
+    axes.set_xlabel("eigenvalue number, largest first", fontsize=LABEL)
+    axes.set_ylabel("eigenvalue", fontsize=LABEL)
+    axes.tick_params(labelsize=LABEL)
+    axes.set_title("spectrum", fontsize=LABEL)
+    if len(small) <= _LEAST:
+        axes.plot(numbers_of, values, ".-", markersize=4, linewidth=0.8)
+        axes.locator_params(axis="x", integer=True)
+        return
+    first, last = small[0], small[-1] + 1  # the values are sorted, so the small ones stand together
+    gap = max(2, (len(values) - len(small)) // 8)
+    places = np.concatenate([numbers_of[:first], numbers_of[last:] - (last - first) + gap])
+    kept = np.concatenate([values[:first], values[last:]])
+    for part in (places <= first, places > first):
+        axes.plot(places[part], kept[part], ".-", color="C0", markersize=4, linewidth=0.8)
+    axes.axvspan(first + 0.5, first + gap + 0.5, color="0.93", zorder=0)
+    axes.set_title(f"spectrum, without {len(small)} values below {_SMALL:.0%} of the largest (grey)", fontsize=LABEL)
+    ends = sorted({1, int(first), int(last) + 1, len(values)} - {0, len(values) + 1})
+    axes.set_xticks([end if end <= first else end - (last - first) + gap for end in ends], [str(end) for end in ends])
+
+
+def eigenvectors(
+    result: SpectralResult,
+    shape: Shape | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    count: int | None = None,
+) -> Figure:
     """Draw the `count` most positive and most negative eigenvectors of every block, one column per block.
 
-    A cell is empty if a block has fewer eigenvalues of that sign. Raises ValueError if there is no name for a block.
+    A cell is empty if a block has fewer eigenvalues of that sign. shape: of images of the inputs, names: one per block;
+    by default those that the result knows. count: by default 2, or the rank if that is 1. Blocks that do not fit side
+    by side continue below. Raises ValueError if there is no name for a block.
     """
-    check_shape(shape, _inputs(result))
+    view = result_view(result, shape)
     blocks = len(result.eigenvalues)
-    check_names("names", names, blocks, "block")
-    check_int("count", count, 1, result.rank, "the rank of the result")
-    figure = Figure(figsize=(1.15 * blocks + 0.6, 1.35 * 2 * count + 0.6), layout="constrained")
-    grid = figure.subplots(2 * count, blocks, squeeze=False)
-    for block in range(blocks):
-        for row, pick in enumerate(_extremes(result.eigenvalues[block], count)):
-            if pick is None:
-                grid[row, block].set(xticks=[], yticks=[], title=names[block] if row == 0 else "")
-                grid[row, block].spines[:].set_visible(False)
-                continue
-            title = f"{float(result.eigenvalues[block, pick]):+.2g}"
-            image_cell(
-                grid[row, block], pixels(result, block, pick), shape, f"{names[block]}\n{title}" if row == 0 else title
-            )
-    for row in range(2 * count):
-        grid[row, 0].set_ylabel(f"positive {row + 1}" if row < count else f"negative {2 * count - row}", fontsize=8)
-    figure.suptitle(f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}")
+    names = block_names(result) if names is None else check_names("names", names, blocks, "block")
+    count = check_count(count, result, 2)
+    left = 0.35
+    columns = min(blocks, max(1, int((_WIDEST - left) / (view.width + GAP))))
+    labels, _, head = fitted(names, view.width, LABEL, 3)
+    pitch = line_height(LABEL) + view.height + UNDER
+    band = head + 2 * count * pitch + GAP
+    bands = -(-blocks // columns)
+    title = f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}"
+    figure = Sheet(left + columns * (view.width + GAP) + 0.1, bands * band + 0.1, title, view.note)
+    picked = [_extremes(result.eigenvalues[block], count) for block in range(blocks)]
+    texts = iter(
+        numbers(float(result.eigenvalues[b, i]) for b, picks in enumerate(picked) for i in picks if i is not None)
+    )
+    shown = {(b, i): next(texts) for b, picks in enumerate(picked) for i in picks if i is not None}
+    for start in range(0, blocks, columns):
+        for row in range(2 * count):
+            top = start // columns * band + head + row * pitch + line_height(LABEL) + 0.05
+            for block in range(start, min(start + columns, blocks)):
+                pick = picked[block][row]
+                cell = figure.panel(left + (block - start) * (view.width + GAP), top, view.width, view.height)
+                above = f"{labels[block]}\n" if row == 0 else ""
+                if pick is None:
+                    bare(cell)
+                    cell.set_title(above.rstrip("\n") and f"{labels[block]}\n ", fontsize=LABEL)
+                else:
+                    view.draw(cell, pixels(result, block, pick), f"{above}{shown[block, pick]}")
+                if block == start:
+                    side = f"positive {row + 1}" if row < count else f"negative {2 * count - row}"
+                    cell.set_ylabel(side, fontsize=LABEL)
     return figure
 
 
@@ -81,161 +141,96 @@ def _extremes(values: Tensor, count: int) -> list[int | None]:
 
 
 def output_directions(
-    result: SpectralResult, shape: Shape, names: Sequence[str], *, directions: int = 4, count: int = 2
+    result: SpectralResult,
+    shape: Shape | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    directions: int = 4,
+    count: int | None = None,
 ) -> Figure:
     """Draw shared output directions, one row each: their weights on every output and their leading eigenvectors.
 
     result: from `output_svd`. Bars show the weights; to their right are the `count` most positive and most negative
-    eigenvectors. A direction and its eigenvalues may change sign together.
+    eigenvectors. A direction and its eigenvalues may change sign together. shape: of images of the inputs, names: one
+    per output; by default those that the result knows. count: by default 2, or the rank if that is 1.
     """
-    check_shape(shape, _inputs(result))
-    check_names("names", names, result.drop_constant().outputs.shape[0], "output")
-    check_int("count", count, 1, result.rank, "the rank of the result")
+    view = result_view(result, shape)
+    outputs = to_numpy(result.drop_constant().outputs)
+    names = output_names(result, len(outputs), names)
+    count = check_count(count, result, 2)
     if result.singular_values is None:
         raise ValueError("result has no singular values; decompose the layer by 'output_svd'")
+    singular = to_numpy(result.singular_values)
     rows = min(check_int("directions", directions, 1), result.outputs.shape[1])
-    outputs, singular = to_numpy(result.drop_constant().outputs), to_numpy(result.singular_values)
-    figure = Figure(figsize=(3.4 + 1.5 * 2 * count, 1.75 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, 1 + 2 * count, squeeze=False, width_ratios=[2.2] + [1.0] * (2 * count))
+    labels, widest, _ = fitted(names, 2.2, LABEL - 1, 1)
+    flat = widest <= 0.2
+    under = line_height(LABEL) + 0.05 if flat else widest + 0.1  # labels of the bars, upright if they are long
+    width, left = max(2.4, 0.17 * len(names)), 0.6
+    pitch = line_height(LABEL) + max(view.height + UNDER, 0.9 + under) + GAP
+    title = "Output directions by singular value, most positive and most negative eigenvectors"
+    title += f"\nbasis: {result.report.basis}"
+    figure = Sheet(left + width + 0.2 + 2 * count * (view.width + GAP), rows * pitch + 0.1, title, view.note)
     limit = 1.05 * float(np.abs(outputs[:, :rows]).max())
-    for block, (bars, *cells) in enumerate(grid):
-        bars.bar(range(len(names)), outputs[:, block], color=np.where(outputs[:, block] > 0, "tab:red", "tab:blue"))
+    for block in range(rows):
+        top = block * pitch + line_height(LABEL) + 0.1
+        bars = figure.panel(left, top, width, pitch - line_height(LABEL) - GAP - under)
+        bars.bar(range(len(names)), outputs[:, block], color=signs(outputs[:, block]))
         bars.axhline(0, color="0.4", linewidth=0.8)
-        bars.set_xticks(range(len(names)), list(names), fontsize=7, rotation=0 if max(map(len, names)) < 3 else 90)
+        bars.set_xticks(range(len(names)), labels, fontsize=LABEL - 1, rotation=0 if flat else 90)
+        bars.tick_params(axis="y", labelsize=LABEL - 1)
         bars.set_ylim(-limit, limit)
         share = singular[block] ** 2 / (singular**2).sum()
-        bars.set_title(f"direction {block + 1}: σ = {singular[block]:.3g}, {share:.0%} of the norm²", fontsize=8)
+        bars.set_title(f"direction {block + 1}: σ = {singular[block]:.3g}, {share:.0%} of the norm²", fontsize=LABEL)
         order = result.eigenvalues[block].argsort(descending=True).tolist()
-        for cell, pick in zip(cells, [*order[:count], *order[-count:]], strict=True):
-            image_cell(cell, pixels(result, block, pick), shape, f"{float(result.eigenvalues[block, pick]):+.2g}")
-    figure.suptitle(
-        "Output directions by singular value, most positive and most negative eigenvectors\n"
-        f"basis: {result.report.basis}",
-        fontsize=10,
-    )
+        picks = [*order[:count], *order[-count:]]
+        for column, (pick, text) in enumerate(
+            zip(picks, numbers(result.eigenvalues[block, picks].tolist()), strict=True)
+        ):
+            place = left + width + 0.2 + column * (view.width + GAP)
+            view.draw(figure.panel(place, top, view.width, view.height), pixels(result, block, pick), text)
     return figure
 
 
 def compared_vectors(
-    vectors: Mapping[str, Tensor], values: Mapping[str, Tensor], shape: Shape, *, title: str = ""
+    vectors: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    shape: Shape | None = None,
+    *,
+    input_names: Sequence[str] | None = None,
+    title: str = "",
 ) -> Figure:
-    """Draw vectors (count, in) of several models as images: one row per model, one column per vector.
+    """Draw vectors (count, in) of several models: one row per model, one column per vector.
 
-    values: (count,) of each model, such as eigenvalues, printed above its images; models may be left out. Every image
-    has its own colour limits, with zero in the middle.
+    shape: the vectors are images of this size, else they are drawn as bars with `input_names`. values: (count,) of each
+    model, such as eigenvalues, printed above its vectors; models may be left out. Every vector has its own scale, with
+    zero in the middle.
     """
     check_text("title", title, empty=True)
     check_mapping("values", values)
     if not check_mapping("vectors", vectors):
         raise ValueError("vectors is empty: give the vectors (count, in) of at least one model")
-    for name, images in vectors.items():
-        check_tensor(f"vectors['{name}']", images, ("vector", "in"))
-        check_shape(shape, images.shape[1])
+    first = next(iter(vectors.values()))
+    for name, rows in vectors.items():
+        check_tensor(f"vectors['{name}']", rows, ("vector", "in"))
+        check_size("in", vectors=first.shape[1], **{f"vectors['{name}']": rows.shape[1]})
         if name in values:
             check_tensor(f"values['{name}']", values[name], ("vector",))
-            check_size("vector", vectors=len(images), values=len(values[name]))
-    count = max(len(images) for images in vectors.values())
-    figure = Figure(figsize=(1.15 * count + 1.9, 1.4 * len(vectors) + 0.4), layout="constrained")
-    grid = figure.subplots(len(vectors), count, squeeze=False)
-    for row, (name, images) in zip(grid, vectors.items(), strict=True):
-        row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
-        for cell in row[len(images) :]:
-            cell.set_axis_off()
-        for column, image in enumerate(images):
-            value = f"{float(values[name][column]):+.2g}" if name in values else ""
-            image_cell(row[column], image, shape, value)
-    figure.suptitle(title, fontsize=10)
+            check_size("vector", vectors=len(rows), values=len(values[name]))
+    view = vector_view("vectors", first.shape[1], shape, input_names)
+    count = max(len(rows) for rows in vectors.values())
+    labels, left, _ = fitted(vectors, 1.6, LABEL, 4)
+    pitch = line_height(LABEL) + view.height + UNDER
+    left += 0.3
+    figure = Sheet(left + count * (view.width + GAP) + 0.1, len(vectors) * pitch + 0.1, title, view.note)
+    for row, (label, (name, drawn)) in enumerate(zip(labels, vectors.items(), strict=True)):
+        texts = numbers(values[name].tolist()) if name in values else [""] * count
+        for column in range(count):
+            place = left + column * (view.width + GAP), row * pitch + line_height(LABEL) + 0.05
+            cell = figure.panel(*place, view.width, view.height)
+            if column < len(drawn):
+                view.draw(cell, drawn[column], texts[column])
+            else:
+                cell.set_axis_off()
+            if column == 0:
+                cell.set_ylabel(label, fontsize=LABEL, rotation=0, ha="right", va="center")
     return figure
-
-
-def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Draw accuracy and cross-entropy against components per class: one line per ranking, the whole model dashed."""
-    check_number("accuracy", accuracy)
-    check_number("loss", loss)
-    check_records("records", records, ("ranking", "components", "accuracy", "cross_entropy"))
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
-        axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
-        for ranking in dict.fromkeys(str(record["ranking"]) for record in records):
-            rows = [record for record in records if record["ranking"] == ranking]
-            axes.plot(
-                [r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {ranking}"
-            )
-        axes.set_xscale("log", base=2)
-        ticks = sorted({int(record["components"]) for record in records})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.set(
-            xlabel="eigenvectors kept per class",
-            ylabel=key.replace("_", "-") + (" (nats)" if key != "accuracy" else ""),
-        )
-    left.legend()
-    return figure
-
-
-def explanation(
-    result: SpectralResult, x: Tensor, shape: Shape, names: Sequence[str], *, label: int, count: int = 4
-) -> Figure:
-    """Draw why one input is decided as it is: the image, the outputs, and the components that matter most.
-
-    Components are ranked by |contribution| to the margin, which is the largest output minus the second largest.
-    """
-    check_shape(shape, _inputs(result))
-    check_tensor("x", x, ("in",))
-    n_out = len(result.drop_constant().outputs)
-    check_names("names", names, n_out, "output")
-    check_int("label", label, 0, n_out - 1, "an output")
-    count = min(check_int("count", count, 1), result.eigenvalues.numel())
-    with torch.no_grad():
-        parts = result.contributions(x[None])[0]  # (out, block, rank)
-    outputs = parts.sum((1, 2))
-    first, second = outputs.topk(2).indices.tolist()
-    margin = parts[first] - parts[second]  # (block, rank)
-    top = margin.flatten().abs().topk(min(count, margin.numel())).indices.tolist()
-    figure = Figure(figsize=(4.6 + 1.7 * count, 3.0), layout="constrained")
-    grid = figure.add_gridspec(1, 4 + count, width_ratios=[1.5, 0.2, 1.6, 0.2] + [1.2] * count)
-    image_cell(figure.add_subplot(grid[0]), x, shape, f"input, label {names[label]}", cmap="gray_r", symmetric=False)
-    bars = figure.add_subplot(grid[2])
-    colors = ["tab:red" if i == first else "tab:orange" if i == second else "0.7" for i in range(len(outputs))]
-    bars.barh(list(names), to_numpy(outputs), color=colors)
-    bars.invert_yaxis()
-    bars.set(xlabel="output", title=f"decides {names[first]}")
-    for column, index in enumerate(top):
-        block, rank = divmod(index, margin.shape[1])
-        title = (
-            f"{names[block]}, λ={float(result.eigenvalues[block, rank]):+.2g}\nmargin {float(margin[block, rank]):+.2f}"
-        )
-        image_cell(figure.add_subplot(grid[4 + column]), pixels(result, block, rank), shape, title)
-    rest = float(margin.sum()) - float(margin.flatten()[top].sum())
-    verdict = "right" if first == label else "wrong"
-    figure.suptitle(
-        f"A {verdict} decision: margin {names[first]} over {names[second]} = {float(margin.sum()):.2f},"
-        f" all other components {rest:+.2f}"
-    )
-    return figure
-
-
-def activations(eigenvalue: float, vector: Tensor, inputs: Mapping[str, Tensor], shape: Shape) -> Figure:
-    """Draw an eigenvector v and named inputs x, with v . x and the activation eigenvalue (v . x)^2 of each."""
-    check_number("eigenvalue", eigenvalue)
-    check_tensor("vector", vector, ("in",))
-    check_shape(shape, len(vector))
-    if not check_mapping("inputs", inputs):
-        raise ValueError("inputs is empty: give the inputs to draw by name")
-    for name, x in inputs.items():
-        check_tensor(f"inputs[{name!r}]", x, ("in",))
-        check_size("in", vector=len(vector), **{f"inputs[{name!r}]": len(x)})
-        check_alike(vector=vector, **{f"inputs[{name!r}]": x})
-    figure = Figure(figsize=(1.9 * (len(inputs) + 1), 2.7), layout="constrained")
-    axes = figure.subplots(1, len(inputs) + 1)
-    image_cell(axes[0], vector, shape, f"eigenvector v\nλ = {eigenvalue:+.3g}")
-    for cell, (name, x) in zip(axes[1:], inputs.items(), strict=True):
-        image_cell(cell, x, shape, name, cmap="gray_r", symmetric=False)
-        product = float(vector @ x)
-        cell.set_xlabel(f"v·x = {product:+.2f}\nλ(v·x)² = {eigenvalue * product**2:+.3g}", fontsize=9)
-    return figure
-
-
-def _inputs(result: SpectralResult) -> int:
-    """How many inputs the eigenvectors show; an error for anything but a SpectralResult."""
-    return check_kind("result", result, SpectralResult).eigenvectors.shape[1] - result.constant_in

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,9 +18,13 @@ from tensornet_interp.checks import (
     check_records,
     check_text,
 )
+from tensornet_interp.plots.sheets import LABEL, TITLE, Sheet, fitted, legend, plain, wrap
 
 Record = Mapping[str, Any]
 _MARKERS = "os^Dv<>pP"
+_STYLES = ("-", "--", ":", "-.")
+_MOST_MARKERS = 40  # of a line with more points, the points are not marked
+_ROUNDING = 1e-6  # an error below it, and as far below the next one, is that of an exact fit
 
 
 def pareto(
@@ -36,8 +40,8 @@ def pareto(
     x, y, by: fields of the records, or options. The front joins the records that no other record beats. A record is
     beaten by another one if that has no larger x, no larger y (with maximize=True: no smaller y), and is better in one
     of them. Records without the two numbers (failed fits) are left out, and the title says how many. An axis is
-    logarithmic if all its values are positive and span more than a factor 10, except a y that is maximized. Leave out
-    exact fits, whose error is rounding, if they squeeze the other points together.
+    logarithmic if all its values are positive and span more than a factor 10, except a y that is maximized. Exact fits,
+    whose error is rounding, are arrows at the end of the axis if they would squeeze the other points together.
     """
     check_records("records", records)
     for name, field in {"x": x, "y": y, "by": by}.items():
@@ -46,7 +50,9 @@ def pareto(
     points = [(value, *xy) for record in records if (xy := _numbers(record, x, y)) for value in [_get(record, by)]]
     if not points:
         raise ValueError(f"no record has finite numbers for both x='{x}' and y='{y}'")
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    left_out = len(records) - len(points)
+    title = f"{left_out} records without these numbers are not shown" if left_out else ""
+    figure = Sheet(7, 4.2, title, layout="constrained")
     axes = figure.subplots()
     front = _front([(px, py) for _, px, py in points], maximize)
     # steps: between two points, the left one is the best known
@@ -61,7 +67,11 @@ def pareto(
         axes.tick_params(axis="x", which="minor", labelsize=6)  # at full size "2×10³ 3×10³" would overlap
     if not maximize and _spread([py for _, _, py in points]):
         axes.set_yscale("log")
-    _label(axes, x, y, by, len(records) - len(points))
+        _set_exact_fits_apart(axes, points, _words(y))
+    axes.set(xlabel=_words(x), ylabel=_words(y))
+    axes.grid(True, color="0.92")
+    axes.set_axisbelow(True)
+    legend(axes, _words(by))
     return figure
 
 
@@ -90,19 +100,25 @@ def curves(
         check_number(f"whole[{name!r}]", value)
     for name, ends in {} if bands is None else check_mapping("bands", bands).items():
         check_names(f"bands[{name!r}]", ends, 2, "end")
-    figure = Figure(figsize=(3.4 * len(y) + 0.4, 3.2), layout="constrained")
+    groups = dict.fromkeys(str(_get(record, by)) if by else "" for record in records)
+    figure = Sheet(3.4 * len(y) + 0.4, 3.2, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False)[0], y, strict=True):
         points = [(_get(record, by) if by else "", *xy) for record in records if (xy := _numbers(record, x, name))]
         if not points:
             raise ValueError(f"no record has finite numbers for both x='{x}' and y='{name}'")
         if whole is not None and name in whole:
             axes.axhline(whole[name], color="0.4", linestyle="--", linewidth=1, label="reference")
-        for group, marker in zip(dict.fromkeys(str(value) for value, _, _ in points), cycle(_MARKERS), strict=False):
+        for number, group in enumerate(groups):  # the same colour in all panels
             mine = sorted((px, py) for value, px, py in points if str(value) == group)
-            (line,) = axes.plot(*zip(*mine, strict=True), marker=marker, markersize=4, label=group or "fits")
+            if not mine:
+                continue
+            look: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 4}
+            if len(mine) > _MOST_MARKERS:
+                look = {"linestyle": _STYLES[number % len(_STYLES)]}
+            axes.plot(*zip(*mine, strict=True), color=f"C{number}", label=group or "fits", **look)
             if bands is not None and name in bands:
                 rows = [record for record in records if not by or str(_get(record, by)) == group]
-                _band(axes, rows, x, bands[name], line.get_color())
+                _band(axes, rows, x, bands[name], f"C{number}")
         values = sorted({px for _, px, _ in points})
         if _spread(values):
             axes.set_xscale("log")
@@ -112,12 +128,12 @@ def curves(
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
-        axes.set(xlabel=x.replace("_", " "), ylabel=name.replace("_", " "))
+        axes.set(xlabel=_words(x), ylabel=_words(name))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)
     for axes in figure.axes:
         if len(axes.lines) > 1:
-            axes.legend(title=by, fontsize=8, loc="best")
+            legend(axes, None if by is None else _words(by))
             break
     return figure
 
@@ -134,8 +150,8 @@ def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "
     check_text("by", by)
     check_text("title", title, empty=True)
     names = [str(_get(record, by)) for record in records]
-    width = 2.4 * len(y) + 0.08 * max(map(len, names))
-    figure = Figure(figsize=(width, 1.0 + 0.28 * len(names)), layout="constrained")
+    labels, widest, row = fitted(names, 2.4, LABEL, 2)
+    figure = Sheet(2.4 * len(y) + widest, 1.0 + max(0.28, row + 0.05) * len(names), title, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(y), squeeze=False, sharey=True)[0], y, strict=True):
         places = {at: xy[0] for at, record in enumerate(records) if (xy := _numbers(record, name, name))}
         if not places:
@@ -143,14 +159,13 @@ def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "
         ends = {at: xy for at in places if (xy := _numbers(records[at], f"{name}_low", f"{name}_high"))}
         axes.hlines(list(ends), [low for low, _ in ends.values()], [high for _, high in ends.values()], color="0.6")
         axes.plot(list(places.values()), list(places), "o", markersize=5)
-        axes.set_xlabel(name.replace("_", " "))
+        axes.set_xlabel(wrap(plain(_words(name)), 2.2, TITLE))
         axes.tick_params(axis="x", labelsize=8)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)
-    figure.axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    figure.axes[0].set_yticks(range(len(names)), labels, fontsize=LABEL)
     figure.axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -167,13 +182,21 @@ def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], 
     axes.fill_between(at, [lows[i] for i in at], [highs[i] for i in at], color=color, alpha=0.15, linewidth=0)
 
 
-def _label(axes: Axes, x: str, y: str, by: str, left_out: int) -> None:
-    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-    axes.grid(True, color="0.92")
-    axes.set_axisbelow(True)
-    axes.legend(title=by, fontsize=8, loc="best")
-    if left_out:
-        axes.set_title(f"{left_out} records without these numbers are not shown", fontsize=9)
+def _set_exact_fits_apart(axes: Axes, points: Sequence[tuple[Any, float, float]], name: str) -> None:
+    """End the axis above errors that are rounding, which would squeeze the others; arrows at its end stand for them."""
+    values = sorted({y for _, _, y in points})
+    gap, at = max((high / low, n) for n, (low, high) in enumerate(pairwise(values), 1))
+    if values[at - 1] > _ROUNDING or gap < 1 / _ROUNDING:
+        return
+    bottom = values[at] * (values[at] / values[-1]) ** 0.15 / 2
+    axes.set_ylim(bottom=bottom)
+    exact = [x for _, x, y in points if y < values[at]]
+    label = f"exact: {name} at most {values[at - 1]:.0e}"
+    axes.plot(exact, [0.02] * len(exact), "v", color="0.2", transform=axes.get_xaxis_transform(), label=label)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _spread(values: Sequence[float]) -> bool:

@@ -76,3 +76,9 @@ def test_z_is_a_positive_number(z):
 def test_quantiles_are_shares(quantiles):
     with pytest.raises(ValueError, match=r"quantiles (is empty|must be in \[0, 1\], got)"):
         summarize(chunked(VALUES["normal"], 100), 5.0, quantiles)
+
+
+def test_a_number_at_z_standard_deviations_is_no_outlier():
+    values = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    assert summarize(chunked(values, 2), 1.0, (0.5,)).outliers == 0
+    assert summarize(chunked(values, 2), 0.999, (0.5,)).outliers == 2

@@ -266,3 +266,10 @@ def test_arguments_are_checked():
         relative_error(BilinearNetwork([layer_of(4, 4, 6, 1), a]), a)
     with pytest.raises(ValueError, match="mode 'in'"):
         inner(lift(a), a)
+
+
+@pytest.mark.parametrize("call", [similarity, difference, relative_error])
+def test_operands_on_two_devices_are_refused(call):
+    layer = layer_of(3, 4, 5, 0)
+    with pytest.raises(ValueError, match=r"share one device.*(cpu.*meta|meta.*cpu)"):
+        call(layer, layer.to("meta"))

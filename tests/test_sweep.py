@@ -134,6 +134,15 @@ def test_another_kind_of_file_is_refused_and_left_alone(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_a_broken_line_is_named_by_its_number(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    run(path=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"[1]\n" + b"".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"^line 2 of .* is not a record of a sweep"):
+        load_records(path)
+
+
 def test_a_stop_keeps_what_was_done(counted, tmp_path):
     path = tmp_path / "runs.jsonl"
 

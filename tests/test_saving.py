@@ -323,8 +323,8 @@ EDITED = {
     "broken JSON": ({"content": "{"}, "content is not valid JSON"),
     "deep JSON": ({"content": "[" * 10**5}, "content is not valid JSON"),
     "a type of a plugin": (
-        lambda c: c.update(object="Spikes", package="brains"),
-        r"holds a Spikes of the package 'brains', which is not known here: install that package, or import it before",
+        lambda c: c.update(object="Synapses", package="brains"),
+        r"holds a Synapses of the package 'brains', which is not known here: install that package, or import it before",
     ),
     "a type that was removed": (lambda c: c.update(object="Gone"), "holds a Gone of the package 'tensornet_interp'"),
     "a name that is no type": (lambda c: c.update(object="decompose"), "holds a decompose of the package"),

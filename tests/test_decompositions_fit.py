@@ -102,6 +102,10 @@ def test_balancing_changes_scales_and_not_the_tensor(name, device):
     if name == "free":
         norms = torch.stack([factor.norm(dim=0) for factor in balanced])
         assert (norms / norms[0] - 1).abs().max() <= 1e-12
+    else:  # an output vector has the joint norm of the vectors of its block
+        outputs, vectors = balanced
+        joint = (vectors.square() @ model.signs.abs().T).sum(0).sqrt()
+        assert (outputs.norm(dim=0) / joint - 1).abs().max() <= 1e-12
     zero = tuple(0 * p for p in parameters)
     assert not any(bool(p.any()) or not bool(torch.isfinite(p).all()) for p in model.balance(zero))
 

@@ -17,7 +17,7 @@ def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
 
 
 def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
-    """Check inputs (..., in) over all coordinates; return x2, or x1 if x2 is None.
+    """Check inputs (..., in), constant coordinate included; return x2, or x1 if x2 is None.
 
     `like` is an array of the layer with one row per coordinate. NaN entries are allowed.
     """
@@ -32,7 +32,7 @@ def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
 
 
 def check_pair(x1: Tensor, x2: Tensor) -> None:
-    """Raise ValueError unless the axes before the last of both inputs broadcast."""
+    """Raise ValueError unless the batch axes (all axes but the last) of x1 and x2 broadcast."""
     pairs = zip(reversed(x1.shape[:-1]), reversed(x2.shape[:-1]), strict=False)
     if any(a != b and 1 not in (a, b) for a, b in pairs):
         raise ValueError(f"x1 and x2 must have batches that broadcast, got {tuple(x1.shape)} and {tuple(x2.shape)}")

@@ -1,4 +1,4 @@
-"""What notebooks show of an object: a short table, a small spectrum and the warnings, as HTML without scripts."""
+"""Cards that notebooks show for an object: a short table, a small spectrum and warnings, as HTML without scripts."""
 
 import html
 import re
@@ -14,7 +14,7 @@ _BAR, _HEIGHT = 5, 44  # pixels
 
 
 class Card(NamedTuple):
-    """A card holds what is shown of an object."""
+    """A card holds the texts and numbers that a notebook shows for an object."""
 
     title: str
     rows: Sequence[Sequence[str]]
@@ -24,7 +24,7 @@ class Card(NamedTuple):
 
 
 class Shown:
-    """An object that a notebook shows as a card."""
+    """Base class of objects that a notebook shows as a card."""
 
     def _card(self) -> Card:
         return Card(repr(self), ())
@@ -44,14 +44,14 @@ class Shown:
 
 
 def text_card(text: str) -> Card:
-    """Return the card of a printed table: the first line is the title, and two spaces part its columns."""
+    """Return the card of a printed table: the first line is its title, and two spaces separate its columns."""
     title, *lines = text.split("\n")
     rows = [re.split(r" {2,}", line.strip()) for line in lines[:_LINES]]
     return Card(title, rows + [[f"... and {len(lines) - _LINES} further lines"]] * (len(lines) > _LINES))
 
 
 def map_card(part: Any, title: str, more: Sequence[Sequence[str]] = (), **options: Any) -> Card:
-    """Return the card of a layer or of a decomposition: sizes, names, the coordinates, and `more` rows below."""
+    """Return the card of a layer or of a decomposition: sizes, names, dtype and device, and the rows `more` below."""
     array, sizes = part.terms()[0].data, part.sizes
     counts = {"outputs": sizes["out"] - part.constant_out, "inputs": sizes["in1"] - part.constant_in}
     constant = [side for side, has in (("input", part.constant_in), ("output", part.constant_out)) if has]

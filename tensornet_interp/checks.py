@@ -142,7 +142,7 @@ def check_seed(name: str, value: object) -> int:
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
-    """Return a number (no bool) from 0 to 1 as a float; low_open excludes 0, and high_open excludes 1."""
+    """Return a number from 0 to 1 as a float; bools are refused. low_open excludes 0, and high_open excludes 1."""
     value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
@@ -152,7 +152,10 @@ def check_share(name: str, value: object, *, low_open: bool, high_open: bool) ->
 def check_number(
     name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
 ) -> float:
-    """Return a finite number (no bool) from `minimum` to `maximum` as a float; low_open excludes `minimum`."""
+    """Return a finite number from `minimum` to `maximum` as a float; bools are refused.
+
+    low_open: if True, `minimum` itself is refused too.
+    """
     value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
@@ -232,7 +235,10 @@ def check_list(name: str, value: object, empty: str | None = None) -> Sequence[A
 
 
 def check_names(name: str, value: object, count: int | None = None, what: str = "") -> Sequence[str]:
-    """Return names, `count` of them if it is given, one per `what`; a string such as "012" is one name per letter."""
+    """Return names after checking that all are strings and that there are `count` of them, if `count` is given.
+
+    A string such as "012" counts as one name per letter. what: the thing that each name names, for the error.
+    """
     names = value if isinstance(value, str) else check_list(name, value)
     for number, item in enumerate(names):
         check_text(f"{name}[{number}]", item, empty=True)

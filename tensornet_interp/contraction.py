@@ -78,7 +78,8 @@ def plan(
 ) -> Plan:
     """Return the plan that `contract` follows for the same arguments; no array is allocated.
 
-    output: modes of the result. The default is the open modes of the network; for terms, the modes that appear once.
+    network: a network, or a list of terms. output: the modes of the result. The default is the open modes of the
+    network; for a list of terms, the default is the modes that appear once.
     chunk: a mode of the output, for example the batch. If the contraction needs more than `max_elements`, it runs slice
     by slice along this mode, with slices small enough for the limit. The whole output counts towards the limit.
     optimize: "shared" (contract all copies of a part in the same way, so that each is computed once); an optimizer of

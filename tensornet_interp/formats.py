@@ -1,7 +1,7 @@
 """Conversion of other formats of a bilinear tensor to the CP factors down (out, rank), left and right (in, rank).
 
-Layers own their factors: what is made of weights, CP tensors or modules is a copy without a graph of gradients, so that
-a later training step changes no layer and no result.
+Layers own their factors: the factors are copies of weights, CP tensors or modules, without a graph of gradients. So a
+later training step changes no layer and no result.
 """
 
 from typing import Any, TypedDict
@@ -16,7 +16,7 @@ __all__ = ["LayerFactors", "cp_factors", "dense_factors", "linear_factors", "mod
 
 
 class LayerFactors(TypedDict):
-    """The factors of a layer, by the names that it has for them."""
+    """The factors of a layer, by the names of its fields."""
 
     down: Tensor  # (out, rank)
     left: Tensor  # (in, rank)
@@ -31,7 +31,7 @@ def owned(tensor: Tensor) -> Tensor:
 def linear_factors(left: Any, right: Any, down: Any, share: Any) -> LayerFactors:
     """Return a copy of the factors of `nn.Linear` weights: left, right (rank, in), down (out, rank).
 
-    share=True copies nothing.
+    share: if True, nothing is copied.
     """
     for name, value, modes in (("left", left, ("rank", "in")), ("right", right, ("rank", "in"))):
         check_tensor(name, value, modes)
@@ -44,7 +44,7 @@ def linear_factors(left: Any, right: Any, down: Any, share: Any) -> LayerFactors
 def cp_factors(cp_tensor: Any) -> LayerFactors:
     """Return a copy of the factors of a TensorLy CP tensor `(weights, [down, left, right])`.
 
-    down absorbs the weights.
+    The weights are multiplied into down.
     """
     if isinstance(cp_tensor, str | Tensor) or not hasattr(cp_tensor, "__len__") or len(cp_tensor) != 2:
         raise TypeError(f"cp_tensor must be a pair (weights, [down, left, right]), got {type(cp_tensor).__name__}")
@@ -66,7 +66,8 @@ def cp_factors(cp_tensor: Any) -> LayerFactors:
 def dense_factors(tensor: Tensor, *, own: bool = False) -> LayerFactors:
     """Return CP factors that equal a dense tensor (out, in1, in2) with in1 = in2; their rank is in * min(in, out).
 
-    The columns of two of the three factors are unit vectors. The third is a view of the tensor; own=True: of a copy.
+    The columns of two factors are unit vectors. The third factor is a view of the tensor, or of a copy if `own` is
+    True.
     """
     check_tensor("tensor", tensor, ("out", "in1", "in2"))
     check_size("in", in1=tensor.shape[1], in2=tensor.shape[2])

@@ -19,9 +19,9 @@ __all__ = ["TermNetwork", "from_quimb", "to_quimb"]
 
 @register_type("TermNetwork", ["arrays", "modes"], make=lambda arrays, modes: TermNetwork(arrays, modes))
 class TermNetwork(TensorNetwork):
-    """A network of terms with open modes of any names: what comes from elsewhere, or is put together by hand.
+    """A term network is made of any terms and open modes, from another library or put together by hand.
 
-    terms: the arrays with their modes. modes: the open ones; a mode that several terms share may be among them.
+    terms: the arrays with their modes. modes: the open modes; a mode that several terms share may be open too.
     Raises ValueError if an open mode is in no term or named twice, or if sizes, dtypes or devices of terms differ.
 
     Example:
@@ -57,10 +57,11 @@ class TermNetwork(TensorNetwork):
 
 
 def to_quimb(network: TensorNetwork) -> tuple[Any, Modes]:
-    """Return a layer, a result or a network as a tensor network of quimb, and its open modes, quimb's output_inds.
+    """Return a layer, a result or a network as a tensor network of quimb, and its open modes for `output_inds`.
 
-    Every term is one tensor, over the same array; modes are its indices. The hidden units of a layer are one index of
-    three tensors, a hyperedge. quimb sums such an index unless it is among output_inds, so pass these to its methods.
+    Every term becomes one tensor over the same array; its modes become indices. The hidden units of a layer are one
+    index of three tensors (a hyperedge). quimb sums such an index unless `output_inds` names it, so pass the open modes
+    as `output_inds` to the methods of quimb.
     Raises ImportError if quimb is not installed.
     """
     quimb = _quimb("to make a quimb network")
@@ -71,12 +72,12 @@ def to_quimb(network: TensorNetwork) -> tuple[Any, Modes]:
 def from_quimb(network: Any, output_inds: Sequence[str]) -> TermNetwork:
     """Return a tensor network or a tensor of quimb as a network of terms, with these open modes.
 
-    output_inds: the open indices, in the order of the axes; an index of several tensors may be among them. Indices of
-    any number of tensors stay as they are. Arrays of torch and numpy are shared; an exponent that quimb keeps apart
-    is multiplied into the first array.
+    output_inds: the open indices, in the order of the axes; an index of several tensors may be open too. An index may
+    belong to any number of tensors. Arrays of torch and numpy are shared. If quimb keeps an exponent apart, the first
+    array is multiplied by 10 to this power.
 
-    Raises ImportError if quimb is not installed; TypeError for another object, or arrays that are not real floating
-    point; ValueError if an open index is in no tensor or named twice.
+    Raises ImportError if quimb is not installed. Raises TypeError for another object, or if arrays are not real
+    floating point. Raises ValueError if an open index is in no tensor or named twice.
     """
     quimb = _quimb("to read a quimb network")
     if not isinstance(network, quimb.Tensor | quimb.TensorNetwork):
@@ -90,12 +91,12 @@ def from_quimb(network: Any, output_inds: Sequence[str]) -> TermNetwork:
 
 
 def _as_torch(data: Any) -> Any:
-    """Return an array of numpy as a tensor, over the same memory if it is writable; anything else as it is."""
+    """Return a numpy array as a tensor, over the same memory if it is writable; return other objects unchanged."""
     if not isinstance(data, np.ndarray | np.generic | float):
         return data
     return torch.from_numpy(np.require(np.asarray(data), requirements=["C", "W"]))
 
 
 def _quimb(purpose: str) -> ModuleType:
-    """Return the module of tensor networks of quimb; ImportError with a hint if quimb is not installed."""
+    """Return quimb's module of tensor networks; raise ImportError with a hint if quimb is not installed."""
     return optional("quimb.tensor", purpose, "interop")

@@ -67,8 +67,8 @@ class TensorNetwork(ABC):
 class BilinearMap(Named, TensorNetwork):
     """A bilinear map is a layer or a decomposition of a layer: y[out] = sum B[out, in1, in2] x1[in1] x2[in2].
 
-    A subclass defines `terms()` and `to_layer()`; the rest follows. If `constant_in` is true, input coordinate 0 is
-    the constant 1 of a lifted layer; a call takes the plain x and adds it. `constant_out` says the same of outputs.
+    A subclass defines only `terms()` and `to_layer()`. If `constant_in` is true, input coordinate 0 is the constant 1
+    of a lifted layer; a call takes inputs without it. If `constant_out` is true, output coordinate 0 is constant.
     """
 
     constant_in: bool
@@ -92,7 +92,7 @@ class BilinearMap(Named, TensorNetwork):
         return self.to_layer().to(device, dtype)
 
     def to_module(self) -> LayerModule:
-        """Return down(left(x) * right(x)) as a torch module of three `nn.Linear`, copies of the weights to train."""
+        """Return down(left(x) * right(x)) as a torch module of three `nn.Linear`, with copies of the weights."""
         return layer_modules([self.drop_constant().to_layer()], constant=self.constant_in)[0]
 
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
@@ -127,7 +127,7 @@ class BilinearMap(Named, TensorNetwork):
     def interaction_matrix(self, direction: Tensor) -> Tensor:
         """Return the symmetrized matrix M[in1, in2] = sum_out direction[out] B[out, in1, in2] of each direction.
 
-        direction: (..., out), a constant output included; result (..., in, in). Cost: directions * in^2 * rank.
+        direction: (..., out), constant output included. Result: (..., in, in). Cost: directions * in^2 * rank.
         """
         check_direction(direction, self.sizes["out"], self.terms()[0].data)
         layer = self.to_layer()
@@ -146,8 +146,8 @@ class BilinearLayer(BilinearMap):
 
     B[out, in1, in2] = sum_rank down[out, rank] left[in1, rank] right[in2, rank]
 
-    The rank is the hidden width, and columns are hidden units. `name`: which layer of which model. `history`: what was
-    done to its weights. `basis`: the coordinates of the inputs, as "pixels" or "residual stream after the norm".
+    The rank is the hidden width, and columns are hidden units. `name`: the model and the layer. `history`: the changes
+    of the weights. `basis`: the coordinates of the inputs, such as "pixels" or "residual stream after the norm".
     `names`: see `with_names`. Raises ValueError if sizes, dtypes or devices differ, or if entries are not finite.
     """
 
@@ -188,9 +188,9 @@ class BilinearLayer(BilinearMap):
     ) -> Self:
         """Make the layer `down((left x) * (right x))` of `nn.Linear` weights.
 
-        left, right: (rank, in); down: (out, rank). For a layer with biases, pass the result on to `lift`.
-        The layer is a copy without gradients. With `share=True` its factors are views of the weights, through which
-        gradients flow and training steps show; `repr` says "with gradients".
+        left, right: (rank, in). down: (out, rank). For a layer with biases, pass the result on to `lift`.
+        share: if False, the layer is a copy without gradients. If True, its factors are views of the weights: gradients
+        flow to the weights, and training steps change the layer; its `repr` says "with gradients".
         """
         return cls(**linear_factors(left, right, down, share), name=name, history=history, basis=basis)
 
@@ -210,13 +210,13 @@ class BilinearLayer(BilinearMap):
     ) -> Self:
         """Make the layer module(x, x) from the symmetric part of the weight, or module(x1, x2) of cat([x1, x2]).
 
-        module: a `torch.nn.Bilinear` without bias. inputs: "one", which is all the same x, or "two".
+        module: a `torch.nn.Bilinear` without bias. inputs: "one" for module(x, x), or "two" for module(x1, x2).
         """
         return cls(**module_factors(module, inputs), name=name, basis=basis)
 
     @property
     def cp(self) -> CPTensor:
-        """Return a TensorLy `CPTensor` that shares the storage; its weights are ones, so all of TensorLy takes it."""
+        """Return a `CPTensor` of the same storage with weights of one, which every TensorLy function accepts."""
         return CPTensor((torch.ones_like(self.down[0]), [self.down, self.left, self.right]))
 
     @property
@@ -250,7 +250,7 @@ class BilinearLayer(BilinearMap):
         return ((x1 @ self.left) * (x2 @ self.right)) @ self.down.T
 
     def symmetrize(self) -> "BilinearLayer":
-        """Return the same function with a symmetric tensor, (B[out, i, j] + B[out, j, i]) / 2, of twice the rank."""
+        """Return the same function with the symmetric tensor (B[out, i, j] + B[out, j, i]) / 2 and twice the rank."""
         pairs = ((self.down / 2, self.down / 2), (self.left, self.right), (self.right, self.left))
         down, left, right = (torch.cat(pair, 1) for pair in pairs)
         return replace(self, down=down, left=left, right=right, history=(*self.history, "symmetrized"))
@@ -268,9 +268,9 @@ class BilinearLayer(BilinearMap):
     ) -> "BilinearLayer":
         """Absorb linear maps exactly: return `outputs @ layer(inputs @ x + input_bias) + output_bias` as a layer.
 
-        inputs (in, new in): an embedding or the decoder of a dictionary. outputs (new out, out): an unembedding or a
-        head. Both have the layout of `nn.Linear.weight`. Biases need a lifted layer, whose constant coordinate is kept.
-        basis: name of the new input coordinates, by default "changed". note: added to the history.
+        inputs: (in, new in), an embedding or the decoder of a dictionary. outputs: (new out, out), an unembedding or a
+        head. Both have the layout of `nn.Linear.weight`. Biases need a lifted layer; its constant coordinate stays.
+        basis: the name of the new input coordinates, by default "changed". note: a text that is added to the history.
         Cost: 2 rank in (new in) + rank out (new out). Raises ValueError if sizes do not match.
         """
         check_text("basis", basis, empty=True)

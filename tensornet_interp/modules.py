@@ -1,4 +1,4 @@
-"""Layers as torch modules with parameters, to train further: three `nn.Linear`, as users write them."""
+"""Layers as torch modules of three `nn.Linear`, whose parameters can be trained further."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ __all__ = ["HasFactors", "LayerModule", "layer_modules"]
 
 
 class LayerModule(nn.Module):
-    """A layer as a module: down(left(x) * right(x)), with biases where the layer was lifted."""
+    """A layer module computes down(left(x) * right(x)); its linear maps have biases if the layer was lifted."""
 
     def __init__(self, left: nn.Linear, right: nn.Linear, down: nn.Linear) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class LayerModule(nn.Module):
 
 
 class HasFactors(Protocol):
-    """A layer has the factors down, left and right."""
+    """A class has factors if its objects offer the tensors down, left and right."""
 
     @property
     def down(self) -> Tensor:
-        """Return (out, rank)."""
+        """Return the factor of the outputs, (out, rank)."""
 
     @property
     def left(self) -> Tensor:
@@ -40,9 +40,10 @@ class HasFactors(Protocol):
 def layer_modules(layers: Sequence[HasFactors], *, constant: bool) -> list[LayerModule]:
     """Return modules of layers, bottom first; their parameters are copies.
 
-    constant: whether the first input coordinate of the bottom layer is the constant 1. Columns of left and right for
-    it become biases, and units that read nothing else the bias of down. A constant output is then no coordinate of the
-    modules; if a layer gives it only approximately, as some truncated ones do, it is a coordinate like others.
+    constant: whether the first input coordinate of the bottom layer is the constant 1. The weights of left and right at
+    this coordinate become biases. The units that read only this coordinate become the bias of down. A constant output
+    is dropped, because the biases of the next module replace it. If a layer gives the constant output only
+    approximately, as some truncated layers do, it stays as an ordinary coordinate.
     """
     modules = []
     for i, layer in enumerate(layers):

@@ -17,7 +17,7 @@ Shape = tuple[int, int]
 
 
 def check_shape(shape: Shape, size: int | None = None, name: str = "shape") -> Shape:
-    """Check a pair (height, width) of an image; if `size` is given, the image has as many pixels."""
+    """Return (height, width) of an image after a check; if `size` is given, the image must have `size` pixels."""
     if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise TypeError(f"{name} must be a pair (height, width), got {shape!r:.60}")
     height, width = (check_int(f"{side} of {name}", n, 1) for side, n in zip(("height", "width"), shape, strict=True))
@@ -30,11 +30,11 @@ def check_shape(shape: Shape, size: int | None = None, name: str = "shape") -> S
 @register_type("Names")
 @dataclass(frozen=True)
 class Names:
-    """Names say what the plain coordinates of a layer are, without the constant one; None: not known.
+    """Names label the inputs and outputs of a layer, without the constant coordinate; unknown fields are None.
 
-    `input_names`, `output_names`: one per coordinate, all different. `input_shape`: the inputs are the pixels of an
-    image (height, width), row after row.
-    Raises TypeError for other kinds of values and ValueError for a name that appears twice.
+    `input_names`, `output_names`: one name per coordinate, all different. `input_shape`: (height, width) if the inputs
+    are the pixels of an image, row after row.
+    Raises TypeError for values of a wrong type, and ValueError for a name that appears twice.
     """
 
     input_names: tuple[str, ...] | None = None
@@ -53,7 +53,7 @@ class Names:
             object.__setattr__(self, "input_shape", check_shape(self.input_shape, name="input_shape"))
 
     def check(self, *, inputs: int, outputs: int) -> None:
-        """Check that there is one name per plain coordinate, and one pixel per input; else ValueError."""
+        """Raise ValueError unless there is one name per coordinate (without the constant) and one pixel per input."""
         for field, count in (("input_names", inputs), ("output_names", outputs)):
             if getattr(self, field) is not None:
                 check_names(field, getattr(self, field), count, field.removesuffix("_names"))
@@ -61,13 +61,13 @@ class Names:
             check_shape(self.input_shape, inputs, "input_shape")
 
     def without(self, *, inputs: bool = False, outputs: bool = False) -> "Names":
-        """Return the names that hold after a change of the input coordinates or of the output coordinates."""
+        """Return the names that still hold after a change of the input or the output coordinates."""
         kept = replace(self, input_names=None, input_shape=None) if inputs else self
         return replace(kept, output_names=None) if outputs else kept
 
 
 class Named(Shown):
-    """A named map knows what its inputs and outputs are: layers, results and networks."""
+    """A named map is a layer, a result or a network with names of inputs and outputs."""
 
     @property
     def names(self) -> Names:
@@ -76,12 +76,12 @@ class Named(Shown):
 
     @property
     def input_names(self) -> tuple[str, ...] | None:
-        """Return one name per plain input, or None."""
+        """Return one name per input without the constant; None if the names are not known."""
         return self.names.input_names
 
     @property
     def output_names(self) -> tuple[str, ...] | None:
-        """Return one name per plain output, or None."""
+        """Return one name per output without the constant; None if the names are not known."""
         return self.names.output_names
 
     @property
@@ -96,11 +96,12 @@ class Named(Shown):
         output_names: Sequence[str] | None = None,
         input_shape: Shape | None = None,
     ) -> Self:
-        """Return the same map with these names; what is not given stays as it is.
+        """Return the same map with these names; arguments that are not given leave the present names.
 
-        The names travel into results, tables and figures. A change of basis drops those of the side that it changes.
-        input_names, output_names: one per coordinate, without the constant one of a lifted layer; a string stands for
-        its letters. input_shape: (height, width), if the inputs are the pixels of an image, row after row.
+        Results, tables and figures use the names. A change of basis drops the names of the side that it changes.
+        input_names, output_names: one name per coordinate, without the constant coordinate of a lifted layer. A string
+        counts as one name per letter. input_shape: (height, width) if the inputs are the pixels of an image, row after
+        row.
         Raises ValueError for a wrong number of names, or for a name that appears twice.
 
         Example:

@@ -1,4 +1,4 @@
-"""Paths of contractions: the order of the pairwise sums, as an optimizer finds it or as it is given."""
+"""Paths of contractions: the order of the pairwise sums, found by an optimizer or given by the caller."""
 
 import copy
 import functools
@@ -19,11 +19,12 @@ Optimizer = str | Callable[..., Any] | Sequence[Sequence[int]]
 
 
 def find_path(term_modes: tuple[Modes, ...], sizes: Mapping[str, int], output: Modes, optimize: Optimizer) -> Path:
-    """Return the path that an optimizer of opt_einsum's kind finds; cached by modes, sizes and optimizer.
+    """Return the path that an optimizer finds; it is cached by modes, sizes and optimizer.
 
-    optimize: one of opt_einsum's names; a path, which is returned; or an object or a function that is called with the
-    modes of every term, those of the output, all sizes and, if it takes four arguments, None for the memory limit. An
-    optimizer object serves any number of contractions, unless it is one of opt_einsum's with a pool.
+    optimize: the name of an optimizer of opt_einsum; a path, which is returned as it is; or an optimizer object or a
+    function. Such an object or function is called with the modes of every term, the modes of the output, the sizes of
+    all modes and, if it takes four arguments, None for the memory limit. One optimizer object serves any number of
+    contractions, except objects of opt_einsum with a pool.
     """
     if not isinstance(optimize, str) and not callable(optimize):
         return _given(optimize)
@@ -32,7 +33,7 @@ def find_path(term_modes: tuple[Modes, ...], sizes: Mapping[str, int], output: M
 
 
 def _given(path: object) -> Path:
-    """Return a given path as tuples; TypeError or ValueError if it is none."""
+    """Return a given path as tuples; raise TypeError or ValueError if it is not a path."""
     if not isinstance(path, list | tuple) or not all(isinstance(step, list | tuple) for step in path):
         raise TypeError(
             "optimize must be a name, an optimizer of opt_einsum's kind, or a path, which is a list of tuples of"
@@ -47,7 +48,7 @@ def _find(
     output: Modes,
     optimize: str | Callable[..., Any],
 ) -> Path:
-    """Return the path that an optimizer finds, without the cache; sizes come as pairs (mode, size)."""
+    """Return the path that an optimizer finds, without a cache; `size_items` holds pairs (mode, size)."""
     letters = {mode: opt_einsum.get_symbol(i) for i, (mode, _) in enumerate(size_items)}
     sizes = {letters[mode]: size for mode, size in size_items}
     *inputs, wanted = ("".join(letters[mode] for mode in modes) for modes in (*term_modes, output))
@@ -67,10 +68,10 @@ def _find(
 
 
 def _own(optimize: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a copy of an optimizer object, with lists and dicts of its own: some serve one contraction only.
+    """Return a copy of an optimizer object with new lists and dicts, because some objects serve only one contraction.
 
-    A deep copy is no way: it fails on the locks and modules that optimizers hold, and what it has copied of a pool by
-    then closes the pool's pipes. An optimizer that shuts down its pool in the end is not copied at all.
+    A deep copy does not work: it fails on the locks and modules that optimizers hold, and the half-made copy of a pool
+    then closes the pipes of the pool. An optimizer that shuts down its pool when it is deleted is not copied.
     """
     shuts_down = hasattr(type(optimize), "__del__") and getattr(optimize, "parallel", False)
     if not isinstance(optimize, PathOptimizer) or shuts_down:

@@ -38,14 +38,15 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
     """Write an object to one safetensors file, which `load` opens.
 
     obj: a layer, a network, a result, a report or any other value of a registered type (`register_type`); a tensor; or
-    a dict, a list or a tuple of such values, so several objects go into one file as a dict. A file that exists is
-    replaced in one step, when the new one is complete; missing folders are made.
+    a dict, a list or a tuple of such values. Put several objects into one file as a dict. path: the file. An existing
+    file is replaced in one step, after the new file is complete; missing folders are created.
 
-    Tensors are stored by their place, such as "result.outputs", and the rest as JSON in the metadata, with checksums.
-    A tensor that is used twice is stored once. Gradients, devices and strides are not stored.
-    Raises TypeError that names the place of a value that cannot be stored, such as a function; ValueError for a folder,
-    for values nested more than 100 levels deep, or for more than 32 MiB of values outside of tensors.
-    Memory: three times the tensors.
+    A tensor is stored under its place in the object, such as "result.outputs". All other values are stored as JSON in
+    the metadata. Both have checksums. A tensor that is used twice is stored once. Gradients, devices and strides are
+    not stored.
+    Raises TypeError if a value cannot be stored, such as a function; the message names its place. Raises ValueError if
+    the path is a folder, if values are nested more than 100 levels deep, or if values outside of tensors take more than
+    32 MiB. Memory: three times the size of the tensors.
 
     Example:
     >>> import tempfile
@@ -67,14 +68,15 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
-    """Read what `save` wrote: an equal object of the same type, its tensors bit for bit, on the CPU or on `device`.
+    """Read a file of `save` and return an equal object of the same type; its tensors are equal bit for bit.
 
-    The rooms and plugins that the file's types come from are imported. Nothing is unpickled: an object is made by its
-    class from checked fields. Layers that earlier versions saved open too, by file or folder.
+    device: the device of the tensors. The modules and plugins that define the types in the file are imported. Nothing
+    is unpickled: the class of an object makes it from checked fields. Files and folders of layers that earlier versions
+    saved can be read too.
 
-    Raises FileNotFoundError if there is no file; ValueError if it is cut or edited, of a newer format, of a type that
-    is not registered here, or written by something else; ImportError if a type's plugin cannot be imported.
-    Memory: the tensors.
+    Raises FileNotFoundError if there is no file. Raises ValueError if the file is truncated or edited, has a newer
+    format, holds a type that is not registered here, or was not written by `save`. Raises ImportError if the plugin of
+    a type cannot be imported. Memory: the size of the tensors.
     """
     file = check_path("path", path)
     place = check_device(device)
@@ -93,14 +95,17 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
 
 
 class _Writer:
-    """Takes objects apart into JSON and tensors by name."""
+    """A writer turns objects into JSON and named tensors."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._names: dict[int, str] = {}  # by id of a tensor that `tensors` or its owner keeps alive
 
     def encode(self, value: Any, place: str, inside: tuple[int, ...]) -> Any:
-        """Return the JSON of a value; `place` says where it is, and `inside` the ids of what it is in."""
+        """Return the JSON of a value.
+
+        place: the place of the value in the object. inside: the ids of the values that contain it.
+        """
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
@@ -163,7 +168,7 @@ class _Writer:
 
 
 class _Reader:
-    """Makes objects from their JSON and the tensors of a file."""
+    """A reader makes objects from their JSON and the tensors of a file."""
 
     def __init__(self, file: TensorFile, device: torch.device) -> None:
         self._file, self._device = file, device
@@ -237,7 +242,7 @@ class _Reader:
 
 
 def _find_type(name: str, package: str) -> StoredType:
-    """Return a type by its name; its room or its plugin is imported if need be."""
+    """Return the type with this name; import its module or its plugin if the type is not known yet."""
     if package == _PACKAGE and name not in list_types():
         for page in pages_of(name):
             import_page(page)
@@ -254,7 +259,7 @@ def _find_type(name: str, package: str) -> StoredType:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Name the file in errors; what a class raises about its fields becomes a ValueError."""
+    """Name the file in errors; an error that a class raises about its fields becomes a ValueError."""
     try:
         yield
     except (ImportError, MemoryError, OSError):

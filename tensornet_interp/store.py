@@ -1,4 +1,4 @@
-"""The table of types that `save` writes and `load` reads: a type joins by a name and the names of its fields."""
+"""The table of types that `save` writes and `load` reads; a type is registered by its name and its fields."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=type)
 
 
 class StoredType(NamedTuple):
-    """A stored type says how objects of one class are taken apart and made again."""
+    """A stored type says which fields of a class `save` writes, and how `load` makes an object from them."""
 
     name: str
     fields: tuple[str, ...]
@@ -29,16 +29,18 @@ _latest: dict[str, type] = {}  # by name: a notebook's cell that runs twice defi
 def register_type(
     name: str, fields: Sequence[str] | None = None, make: Callable[..., Any] | None = None
 ) -> Callable[[T], T]:
-    """Return a decorator that lets `save` and `load` keep objects of a class, under `name` in the file.
+    """Return a decorator for a class whose objects `save` and `load` should handle; files call the class `name`.
 
-    fields: the attributes that are stored; by default those of a dataclass or a NamedTuple, so write the decorator
-    above `@dataclass`. make: what is called with the fields by name to make the object again; by default the class. A
-    field may hold a tensor, a numpy array, a number, a text, None, a dtype, a tuple, a list or a dict of these, or an
-    object of a registered class. A field that a later version adds needs a default value, so that old files open.
+    fields: the names of the attributes that are stored; by default, the fields of the dataclass or NamedTuple. So write
+    the decorator above `@dataclass`. make: a function that returns the object and takes the fields as keyword
+    arguments; by default, the class. A field may hold a tensor, a numpy array, a number, a text, None, a dtype, an
+    object of a registered class, or a tuple, a list or a dict of these. If a later version adds a field, the field
+    needs a default value, so that old files can be read.
 
-    A plugin that an entry point names, of a decomposition or in the group "tensornet_interp.types", is imported when
-    `load` meets a type that is not known. Raises ValueError if another class has the name, TypeError if the fields are
-    not known. A class that is defined again in its module, as in a notebook, replaces the old one.
+    If `load` finds an unknown type, it imports the plugins that entry points name: those of decompositions and those in
+    the group "tensornet_interp.types". A class that is defined again in its module, as in a notebook, replaces the old
+    class. Raises ValueError if another class has the name. Raises TypeError if `fields` is left out for another kind of
+    class.
 
     Example:
     >>> @register_type("Peak")
@@ -73,9 +75,10 @@ def stored_type(kind: type) -> StoredType | None:
 
 
 def get_type(name: str) -> StoredType:
-    """Return the type of that name; raises ValueError that lists the known ones, ImportError if a plugin is broken.
+    """Return the type with this name.
 
-    If an entry point has the name, its package is imported.
+    If an entry point has the name, its package is imported. Raises ValueError, which lists the known types, if the name
+    is unknown, and ImportError if a plugin cannot be imported.
     """
     found: Any = _types.get(name)
     if name not in _latest:  # an entry point to a class without the decorator

@@ -1,4 +1,4 @@
-"""One safetensors file: it is opened once, its header is checked against its size, and tensors are read one by one."""
+"""Safetensors files: open a file once, check its header against its size, and read its tensors one by one."""
 
 import json
 import math
@@ -34,7 +34,7 @@ SUMS = "checksums"
 
 
 class Entry(NamedTuple):
-    """An entry of the header holds the dtype and the shape of a tensor, and the bytes where it starts and ends.
+    """An entry of the header holds the dtype and the shape of a tensor, and the bytes at which it starts and ends.
 
     The byte `end` is the first one after the tensor.
     """
@@ -87,14 +87,14 @@ class TensorFile:
 
     @property
     def verified(self) -> bool:
-        """Return True if the file has checksums, with which metadata and tensors are compared."""
+        """Return True if the file has checksums of its metadata and tensors."""
         return self._sums is not None
 
     def read(self, name: str, dtypes: Mapping[str, torch.dtype] = DTYPES) -> Tensor:
-        """Return one tensor, read directly into its own memory; no other part of the file is read or mapped.
+        """Return one tensor, read directly into new memory; no other part of the file is read or mapped.
 
-        dtypes: those that are allowed, by their names in the file; by default the floating-point types that the
-        package uses. Raises ValueError for another dtype, or if the checksum does not match.
+        dtypes: the allowed dtypes by their names in the file; by default, the floating-point types that the package
+        uses. Raises ValueError if the tensor has another dtype, or if the checksum does not match.
         """
         entry = self.entries[name]
         if entry.dtype not in dtypes:
@@ -176,7 +176,7 @@ def _entry(item: Mapping[str, Any], base: int) -> Entry:
 
 
 def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
-    """Raise ValueError unless the tensors fill the file, from the end of the header on, without gaps."""
+    """Raise ValueError unless the tensors fill the file without gaps, from the end of the header to the end."""
     at = base
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.start != at:
@@ -187,7 +187,7 @@ def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
 
 
 def convert(path: Path) -> str:
-    """Return what error messages advise about a pickle: how to convert it to a safetensors file."""
+    """Return advice for error messages: how to convert a pickle to a safetensors file."""
     return (
         "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
         "'model.safetensors'), and pass that file or its folder"

@@ -93,7 +93,7 @@ class Bond:
 def make_bonds(stack: Stack, moment: Tensor) -> tuple[Bond, ...]:
     """Return every bond of a stack, input first; moment (in, in) is X_0, the second moment of the input.
 
-    Raises ValueError if the network is zero on these moments. Cost: O(rank^2 * in + in^3) per layer.
+    Raises ValueError if the Gram matrix of the output is zero. Cost: O(rank^2 * in + in^3) per layer.
     """
     layers = stack.layers
     up = upward(layers, moment)

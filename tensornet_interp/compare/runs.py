@@ -85,10 +85,11 @@ def ordered_similarity(
     by: rank "positive" eigenvalues (largest first), "negative" eigenvalues (most negative first), or all by
     "magnitude".
     count: the number of places. Signs of vectors do not matter. No run is compared with itself.
-    rtol: a share of the block's largest magnitude. If an eigenvalue (its sign reversed for "negative") is not above
-    this share, its place is absent and the value is NaN. Gaps up to this share are degenerate. The default is the
-    rounding error of float64, 10 * in * 2.2e-16; for results in a narrower dtype, the default for gaps adds the
-    rounding error of that dtype.
+    rtol: a share of the block's largest magnitude. A place is absent, and the value is NaN, if the number that ranks it
+    (the eigenvalue, its negative for "negative", its absolute value for "magnitude") is not above this share. A gap
+    that is not above this share marks both eigenvalues as `degenerate`. The default for both limits is the rounding
+    error of float64, 10 * in * 2.2e-16; for results in a narrower dtype, the limit for gaps adds the rounding error of
+    that dtype.
     Raises ValueError for fewer than two results, if sizes or devices differ, or if only some have a constant
     coordinate.
     Cost: pairs * block * in * count^2. Source: Pearce et al. 2025, figure 5A.

@@ -143,9 +143,10 @@ def _constant_is_off(result: Result) -> list[str]:
 def cut_warning(values: Tensor, kept: int, what: str, floor: float) -> list[str]:
     """Return a list with one warning if rounding decides which values a cut keeps; otherwise an empty list.
 
-    Rounding decides if the two values next to the cut are nearly equal. values: sorted, largest magnitude first; the
-    cut is after the first `kept` of them. what: the name of the cut in the warning. floor: the rounding error of the
-    values, as a share of the largest magnitude.
+    This happens if the two values next to the cut are nearly equal. There is no warning if the first dropped value is
+    at most the floor, because it is then only rounding error.
+    values: sorted, largest magnitude first; the cut is after the first `kept` of them. what: the name of the cut in the
+    warning. floor: the rounding error of the values, as a share of the largest magnitude.
     """
     if not 0 < kept < len(values):
         return []

@@ -85,7 +85,10 @@ class FitOptions:
         return compress(layer, inputs=not self.priors)
 
     def given_start(self, state: Compressed) -> Triple | None:
-        """Return the terms of `start` in the coordinates and at the scale of the compressed layer, or None."""
+        """Return the terms of `start` in the coordinates and at the scale of the compressed layer.
+
+        Return None if `start` is None.
+        """
         if self.start is None:
             return None
         (layer,), exponent = balance(self.start.to_layer().to(state.core.down.device))

@@ -60,10 +60,10 @@ class FeatureInteractions:
     Q[feature1, feature2] = sum_rank factors[feature1, rank] signs[rank] factors[feature2, rank]
 
     Q itself is never formed. Calling the object on codes returns the output along the direction, `codes Q codes +
-    linear codes + offset`, for the inputs x = decoder @ codes + bias. factors[feature] holds the coordinates of the
-    decoder column of the feature in the eigenvectors, each multiplied by |eigenvalue|^(1/2), so |Q[i, j]| <=
-    |factors[i]| |factors[j]|. signs holds the signs of the eigenvalues. All arrays are float64. `basis` states the
-    coordinates of the inputs and of the decoder columns.
+    linear codes + offset`, for the inputs x = decoder @ codes + bias. factors[feature, rank] is the inner product of
+    the feature's decoder column with an eigenvector, times |eigenvalue|^(1/2), so |Q[i, j]| <= |factors[i]|
+    |factors[j]|. signs holds the signs of the eigenvalues. All arrays are float64. `basis` states the coordinates of
+    the inputs and of the decoder columns.
     Memory: features * rank numbers, and a few tiles of at most max_elements entries at once.
     """
 

@@ -1,4 +1,4 @@
-"""What figures of spectral results share: the view of their inputs, and the names of their blocks."""
+"""Helpers for figures of spectral results: the view of the inputs, and the names of the blocks."""
 
 from torch import Tensor
 
@@ -11,20 +11,20 @@ _OTHER = 1e-6  # a block belongs to one output if it adds to the others less tha
 
 
 def result_view(result: SpectralResult, shape: Shape | None) -> InputView:
-    """Return the view of the eigenvectors; an error for anything but a SpectralResult."""
+    """Return the view that draws the eigenvectors; raise TypeError if `result` is not a SpectralResult."""
     size = check_kind("result", result, SpectralResult).eigenvectors.shape[1] - result.constant_in
     return input_view(result, size, shape)
 
 
 def check_count(count: int | None, result: SpectralResult, default: int) -> int:
-    """Return a number of eigenpairs of a block, by default this many or all."""
+    """Return `count` after a check; by default, return `default`, or the rank of the result if that is smaller."""
     if count is None:
         return min(default, result.rank)
     return check_int("count", count, 1, result.rank, "the rank of the result")
 
 
 def block_names(result: SpectralResult) -> list[str]:
-    """Return the name of the output that a block adds to, or the number of the block if it adds to several."""
+    """Return one name per block: the output that it adds to, or "block" and its number if it adds to several."""
     outputs = result.outputs.detach().abs()
     plain = outputs[int(result.constant_out) :]
     names = output_names(result, len(plain))

@@ -15,8 +15,9 @@ _FLOOR = 1e-8  # singular values below this share of the largest are rounding
 def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
     """Draw the singular values at every bond between layers: one panel per bond, one colour per ODT, by name.
 
-    Values are relative to the norm of the network, as in the ODT. Solid lines leave out the constant coordinate, which
-    gives the cost of a cut; dashed lines are for all coordinates. For a network of one layer the bond is its input.
+    odts: results of ODT by name, of networks of equal depth. Singular values are divided by the norm of the network.
+    Solid lines show the values without the constant coordinate, which determine the error of a cut. Dashed lines show
+    the values of all coordinates. A network of one layer has no bond between layers, so its input bond is drawn.
     """
     for name, found in check_mapping("odts", odts).items():
         check_kind(f"odts[{name!r}]", found, ODT)
@@ -51,8 +52,9 @@ def bond_spectra(odts: Mapping[str, ODT]) -> Figure:
 def bond_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
     """Draw accuracy, cross-entropy and error against the share of removed bond dimensions, one colour per metric.
 
-    records: with "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound". accuracy, loss: of the whole
-    network, drawn as dotted lines. Errors are relative errors of the tree tensor, in the norm of their metric.
+    records: mappings with the keys "metric", "removed", "accuracy", "cross_entropy", "measured" and "bound". The last
+    two are the relative error of the tree tensor in the norm of the metric, and a bound on this error. accuracy: the
+    accuracy of the whole network. loss: the cross-entropy of the whole network. Dotted lines show these two numbers.
     """
     check_number("accuracy", accuracy)
     check_number("loss", loss)

@@ -19,12 +19,14 @@ _MOST_LEAVES = 64
 def draw_circuit(
     circuit: Circuit, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int = 2
 ) -> Figure:
-    """Draw the best `count` children of every component, with eigenvalue and score.
+    """Draw a circuit as a tree: of every component the `count` children of largest score, with eigenvalue and score.
 
-    Red components add to their parent, blue ones subtract, and lines are wider for larger scores. Leaves are
-    eigenvectors in the input space: images if their shape is given or known to the network, else bars for their largest
-    entries by name (by default x0, x1, ...). "const" is the entry of the constant coordinate; if it is large, a
-    component acts on its parent as the linear function 2 λ const (v . x). Raises ValueError for more than 64 leaves.
+    A red line means that a component adds to its parent, a blue line that it subtracts. A larger score has a wider
+    line. Leaves are eigenvectors in the input space.
+    shape: (height, width) of inputs that are images. Without it, a leaf is drawn as bars of its largest entries. names:
+    one per input, by default x0, x1, ... If neither is given, both come from the network, as far as it knows them.
+    The number "const" is the component's entry at the constant coordinate. If this entry is large, the component acts
+    on its parent as the linear function 2 λ const (v . x). Raises ValueError if the figure has more than 64 leaves.
     """
     check_int("count", count, 1)
     check_kind("circuit", circuit, Circuit)
@@ -92,7 +94,7 @@ def draw_circuit(
 
 
 def _output_name(circuit: Circuit) -> str:
-    """Return the name of the circuit, or of the output that its direction is; "" if there is none."""
+    """Return the name of the circuit, or of the only output in its direction; "" if neither is known."""
     names, outputs = circuit.network.output_names, circuit.direction.nonzero()[:, 0]
     return circuit.name or (names[int(outputs[0])] if names is not None and len(outputs) == 1 else "")
 

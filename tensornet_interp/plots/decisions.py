@@ -1,4 +1,4 @@
-"""Figures of single inputs and of accuracy: what decides, what activates, and how much a truncation costs."""
+"""Figures of the decision about one input, of activations, and of the accuracy after truncation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,11 @@ _MOST = 12  # outputs that get a bar
 
 
 def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Draw accuracy and cross-entropy against components per class: one line per ranking, the whole model dashed."""
+    """Draw accuracy and cross-entropy against components per class, with one line per ranking.
+
+    records: mappings with the keys "ranking", "components", "accuracy" and "cross_entropy". accuracy: the accuracy of
+    the whole model. loss: the cross-entropy of the whole model, in nats. Dashed lines show these two numbers.
+    """
     check_number("accuracy", accuracy)
     check_number("loss", loss)
     check_records("records", records, ("ranking", "components", "accuracy", "cross_entropy"))
@@ -59,12 +63,14 @@ def explanation(
     label: int | None = None,
     count: int = 4,
 ) -> Figure:
-    """Draw why one input is decided as it is: the input, the outputs, and the components that matter most.
+    """Draw the decision about one input: the input, the outputs, and the components that matter most.
 
-    Components are ranked by |contribution| to the margin, which is the largest output minus the second largest; if
-    there is one output, to the output itself. shape: of images of the inputs, names: one per output; by default those
-    that the result knows. label: the number of the right output, if it is known. Of more than 12 outputs, the largest
-    are drawn.
+    Components are ranked by |contribution| to the margin, which is the largest output minus the second largest. If
+    there is only one output, they are ranked by |contribution| to this output. If there are more than 12 outputs, the
+    12 largest are drawn.
+    x: (in,), the input without a constant coordinate. shape: (height, width) of inputs that are images. names: one per
+    output. By default, both come from the result, as far as it knows them. label: the number of the right output, if it
+    is known. count: the number of components.
     """
     view = result_view(result, shape)
     check_tensor("x", x, ("in",))
@@ -128,9 +134,9 @@ def activations(
     *,
     input_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw an eigenvector v and named inputs x, with v . x and the activation eigenvalue (v . x)^2 of each.
+    """Draw an eigenvector v and inputs x by name; below each x are v . x and the activation eigenvalue (v . x)^2.
 
-    shape: v and x are images of this size, else they are drawn as bars with `input_names`.
+    shape: (height, width) if v and x are images; without it they are drawn as bars with `input_names`.
     """
     check_number("eigenvalue", eigenvalue)
     check_tensor("vector", vector, ("in",))

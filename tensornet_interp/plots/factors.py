@@ -1,4 +1,4 @@
-"""Figures of CP components: two images each, and their outputs."""
+"""Figures of CP components: two input vectors per component, and the outputs."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,18 @@ from tensornet_interp.results import CPResult
 def components(
     result: CPResult, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int | None = None
 ) -> Figure:
-    """Draw CP components as two vectors of the inputs and their outputs: one column each, largest weight first.
+    """Draw CP components, one column per component, largest weight first: two input vectors and the outputs.
 
     weight c sym(l r^T) = weight c / 4 ((l + r)(l + r)^T - (l - r)(l - r)^T)
 
-    Top: the vector l + r, whose squared product with x adds to the outputs, times weight c / 4. Middle: the vector
-    l - r, whose squared product is subtracted. Bottom: weight c as bars. Every vector has its own scale and its norm as
-    title. shape: of images of the inputs, names: one per output; by default those that the result knows. count: by
-    default 8, or the rank if that is smaller.
-    Signs: r has the sign with l . r >= 0, so that |l + r| >= |l - r|, and the weight takes the change of sign. Then
-    the largest entry of each vector is made positive, which changes no product. If l and r are orthogonal, the sign of
-    r is undefined, and so is which vector adds.
+    c, l and r are the output vector and the two input vectors of a component. Top: the vector l + r; its squared
+    product with x, times weight c / 4, adds to the outputs. Middle: the vector l - r; its squared product with x, times
+    weight c / 4, is subtracted. Bottom: weight c as bars. Every vector has its own scale, and its norm is its title.
+    shape: (height, width) of inputs that are images. names: one per output. By default, both come from the result, as
+    far as it knows them. count: by default 8, or the rank if that is smaller.
+    Signs: the sign of r is chosen so that l . r >= 0, hence |l + r| >= |l - r|; if r changes its sign, the weight does
+    too. Then the largest entry of each vector is made positive, which changes no squared product. If l and r are
+    orthogonal, the sign of r is undefined, so it is also undefined which of the two vectors adds.
     """
     outputs, plus, minus = _gauge(result)
     count = (
@@ -67,9 +68,9 @@ def components(
 
 
 def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
-    """Draw outputs[out, rank] of unit norm as a heat map, largest weight first, with |weight| above.
+    """Draw outputs[out, rank] of unit norm as a heat map, largest weight first, with bars of |weight| above.
 
-    Signs are those of `components`. names: one per output, by default those that the result knows.
+    The signs are those of `components`. names: one per output; by default, the names that the result knows, or numbers.
     """
     outputs, _, _ = _gauge(result)
     names = output_names(result, len(outputs), names)

@@ -33,7 +33,9 @@ def interaction_submatrix(
 ) -> Figure:
     """Draw Q[features, features] as a heat map, for the features that take part in the n strongest interactions.
 
-    names: one per feature of the dictionary, by default its number. Above 40 features the axes have no labels.
+    n: the number of interactions. names: one per feature of the dictionary; by default, features are numbered. pairs:
+    "all", "self" (a feature with itself) or "cross" (two different features). With more than 40 features, the axes have
+    no labels.
     """
     check_kind("interactions", interactions, FeatureInteractions)
     features, matrix = interactions.smallest_submatrix(n, pairs=pairs)
@@ -68,11 +70,12 @@ def eigenvector_plane(
 
     activation = eigenvalue1 (v1 . x)^2 + eigenvalue2 (v2 . x)^2
 
-    coordinates: (vector, rank >= 2), such as `projections(...).coordinates`; eigenvalues: (rank,). The first two of
-    both are drawn. The lines are hyperbolas if the signs of the eigenvalues differ, else ellipses; red is positive,
-    blue negative. The `count` vectors furthest from the origin get their names. basis: of the inputs, name: of the
-    direction; both are for the title. A name that would cover another
-    one is left out.
+    coordinates: (vector, rank) with rank at least 2, such as `projections(...).coordinates`. eigenvalues: (rank,). Only
+    the first two eigenvectors are drawn. The lines are hyperbolas if the signs of the eigenvalues differ, otherwise
+    ellipses. Positive activations have red lines, negative ones blue lines.
+    names: one per vector; by default, vectors are numbered. The `count` vectors furthest from the origin are labelled.
+    A label that would cover another label is left out. basis: the basis of the inputs, for the title. name: the name of
+    the direction, for the title.
     """
     check_tensor("coordinates", coordinates, ("vector", "rank"))
     check_tensor("eigenvalues", eigenvalues, ("rank",))
@@ -114,7 +117,7 @@ def eigenvector_plane(
 
 
 def _name_points(axes: Axes, places: np.ndarray, labels: Sequence[str], limit: float) -> None:
-    """Write names on the far side of their points, seen from the origin, or where they meet no other name."""
+    """Write labels beside their points, away from the origin, or in another corner if they would cover a label."""
     taken: list[tuple[float, float, float, float]] = []
     inches = _SIDE / (2 * limit)
     for place, label in zip(places, labels, strict=True):
@@ -147,10 +150,11 @@ def _name_points(axes: Axes, places: np.ndarray, labels: Sequence[str], limit: f
 
 
 def correlation_by_rank(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw how well the activation of k eigenpairs correlates with the true one: all tokens left, active tokens right.
+    """Draw the correlation of k eigenpairs with the true activation: over all tokens (left) and active tokens (right).
 
-    records: from `low_rank_correlation`. Thin lines are features (up to 40), the thick line is their mean, and the band
-    holds the middle half. Features whose correlation is undefined are left out, and the title counts them.
+    records: the records of `low_rank_correlation`. Thin lines are features (up to 40), the thick line is the mean of
+    all features, and the band holds the middle half of them. Features with an undefined correlation are left out, and
+    the title counts these.
     """
     keys = ("k", "feature", "correlation", "active_correlation", "basis")
     check_records("records", records, keys, "low_rank_correlation gives them")

@@ -1,4 +1,4 @@
-"""Helpers that figures share: they draw a vector of the input space as an image."""
+"""Helpers that draw a vector of the input space as an image."""
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,10 +15,10 @@ DIVERGING = "RdBu_r"  # red positive, blue negative, white zero
 def image_cell(
     axes: Axes, values: Tensor, shape: Shape, title: str, *, cmap: str = DIVERGING, symmetric: bool = True
 ) -> None:
-    """Draw `values` as an image without ticks; its scale stands below it.
+    """Draw `values` as an image without ticks; a text below the image gives the scale of the colours.
 
-    symmetric: zero is in the middle of the colours, which end at plus and minus the largest magnitude. Otherwise the
-    colours go from 0, or from the smallest value if that is negative, to the largest.
+    symmetric: if True, zero is in the middle of the colours, which end at plus and minus the largest magnitude. If
+    False, the colours go from 0, or from the smallest value if that is negative, to the largest value.
     """
     check_tensor("values", values, ("...",) * (getattr(values, "ndim", 0) - 1) + ("pixel",))
     check_text("title", title, empty=True)

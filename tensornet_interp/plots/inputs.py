@@ -22,7 +22,7 @@ _LONGEST = 4000  # of more names than these, only those that are drawn are measu
 
 @dataclass(frozen=True)
 class InputView:
-    """A view draws vectors of inputs in cells of one size: images if their shape is known, else bars by name."""
+    """A view draws vectors of inputs in cells of one size: as images if `shape` is known, otherwise as named bars."""
 
     shape: Shape | None
     names: Sequence[str] | None
@@ -30,7 +30,7 @@ class InputView:
 
     @property
     def note(self) -> str:
-        """Return what colours and numbers of the cells mean."""
+        """Return a text that explains the colours and numbers of the cells."""
         if self.shape is not None:
             return "Red is positive, blue is negative, white is 0. ± below an image: the values of the full colours."
         return "Red is positive, blue is negative; largest entries first. ± below bars: the value of the longest bar."
@@ -61,7 +61,10 @@ class InputView:
         return f"x{at}" if self.names is None else self.names[at]
 
     def draw(self, axes: Axes, vector: Tensor, title: str = "", *, weights: bool = True) -> None:
-        """Draw a vector with its scale; weights=False: an input, drawn in grey if it is an image without negatives."""
+        """Draw a vector with its scale.
+
+        weights: if False, the vector is an input; an image of an input without negative entries is drawn in grey.
+        """
         if self.shape is not None:
             signed = weights or bool((vector < 0).any())
             image_cell(axes, vector, self.shape, title, cmap=DIVERGING if signed else "gray_r", symmetric=signed)
@@ -83,21 +86,24 @@ class InputView:
 
 
 def output_names(part: Named, count: int, names: Sequence[str] | None = None, what: str = "output") -> Sequence[str]:
-    """Return one name per output: those that are given, else those of the map, else numbers."""
+    """Return one name per output: the given names, else the names that the map knows, else "output" and a number."""
     if names is not None:
         return check_names("names", names, count, what)
     return part.output_names or [f"output {number}" for number in range(count)]
 
 
 def vector_view(what: str, size: int, shape: Shape | None, input_names: Sequence[str] | None) -> InputView:
-    """Return the view of vectors that come without a map; `what` is their name in errors."""
+    """Return the view of vectors that belong to no layer or result; `what` names the vectors in errors."""
     if input_names is not None and len(check_names("input_names", input_names)) != size:
         raise ValueError(f"input_names must be one per input, got {len(input_names)} for {size} inputs of {what}")
     return InputView(None if shape is None else check_shape(shape, size), input_names, size)
 
 
 def input_view(part: Named, size: int, shape: Shape | None = None, names: Sequence[str] | None = None) -> InputView:
-    """Return the view of the inputs of a layer, result or network; a shape or names that are given come first."""
+    """Return the view of the inputs of a layer, result or network.
+
+    If `shape` or `names` is given, nothing is taken from `part`.
+    """
     if shape is None and names is None:
         shape, names = part.input_shape, part.input_names
     return InputView(None if shape is None else check_shape(shape, size), names, size)

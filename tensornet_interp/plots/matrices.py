@@ -18,10 +18,11 @@ _MOST_NUMBERS = 30  # the most rows or columns for which the cells show their nu
 def similarity_matrix(
     matrix: Tensor, labels: Sequence[str], title: str = "", *, columns: Sequence[str] | None = None, high: float = 1.0
 ) -> Figure:
-    """Draw similarities (network, network) as a heat map, with one label per network.
+    """Draw a matrix of similarities (network, network) as a heat map, with one label per row and per column.
 
-    Colours run from 0 to `high`; if a value is negative, they are symmetric about 0, which is white. columns: labels of
-    the columns, if they differ from those of the rows, for example for the outputs of two layers.
+    Colours run from 0 to `high`. If a value is negative, colours are symmetric about 0, which is white.
+    labels: the labels of the rows. columns: the labels of the columns; by default, those of the rows. They differ, for
+    example, for the outputs of two layers.
     """
     check_tensor("matrix", matrix, ("network", "network"))
     columns = labels if columns is None else columns
@@ -62,9 +63,11 @@ def heat_map(
     axis_names: tuple[str, str] = ("", ""),
     title: str = "",
 ) -> tuple[Figure, Axes]:
-    """Draw a matrix with a colour bar and return the figure and its axes; without labels if there are none.
+    """Draw a matrix with a colour bar and return the figure and its axes.
 
-    cell: the size of an entry in inches. axis_names: of the rows and of the columns.
+    rows, columns: labels; if one of them is empty, no labels are drawn. cell: the size of an entry in inches. limits:
+    the values at both ends of the colours. legend: the label of the colour bar. axis_names: the names of the two axes,
+    rows first.
     """
     size = min(cell, 16 / max(values.shape))
     height, width = (size * n for n in values.shape)

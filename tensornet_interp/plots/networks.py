@@ -22,7 +22,7 @@ _MOST_TENSORS = 100
 
 
 def canvas(width: float, height: float, title: str, size: float = TITLE) -> tuple[Figure, Axes]:
-    """Return a figure and one empty Axes that fills it, whose units are inches from the lower left corner."""
+    """Return a figure and one empty Axes that fills it; the units of the Axes are inches from the lower left corner."""
     figure = Sheet(width, 0)
     figure.set_size_inches(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -35,9 +35,10 @@ def canvas(width: float, height: float, title: str, size: float = TITLE) -> tupl
 def draw_network(network: TensorNetwork, *, title: str = "") -> Figure:
     """Draw the tensors of `network.terms()` as boxes and its modes as lines with name and size, output on top.
 
-    A mode that three or more tensors share is a dot, and the line of an open mode ends freely. A box shows the name of
-    the field that holds its tensor and, in a stack, the number of its part. Copies of a part have the same colour.
-    Raises ValueError above 100 tensors, which could not be read: draw a part of the network.
+    A mode that three or more tensors share is a dot, and the line of an open mode has a free end. A box shows the name
+    of the field that holds the tensor and, in a stack, the number of the part. Copies of a part have the same colour.
+    title: by default, the type of the network and the number of its tensors.
+    Raises ValueError for more than 100 tensors, because such a figure could not be read; draw a part of the network.
     """
     terms = check_network("network", network).terms()
     check_text("title", title, empty=True)
@@ -106,9 +107,9 @@ def _labels(network: TensorNetwork) -> Iterator[tuple[str, int]]:
 
 
 def _fields(part: TensorNetwork) -> list[str]:
-    """Return for every term the field that holds its array, or "tensor" if there is none.
+    """Return for every term the name of the field that holds its array, or "tensor" if no field does.
 
-    If several fields hold one array, its terms get their names in turn.
+    If several fields hold the same array, the terms of this array get the names of these fields in turn.
     """
     names: dict[int, deque[str]] = defaultdict(deque)
 
@@ -137,7 +138,11 @@ def _fields(part: TensorNetwork) -> list[str]:
 
 @dataclass
 class _Graph:
-    """Places of tensors and modes: rows are distances from the first open mode, columns are leaves of that tree."""
+    """A graph holds the places of tensors and modes in trees, one tree per connected part of the network.
+
+    The row of a vertex is its distance from the root, which is an open mode if there is one. Each leaf has its own
+    column.
+    """
 
     terms: Sequence[Sequence[str]]  # modes of every tensor
     open_modes: Sequence[str]
@@ -181,7 +186,10 @@ class _Graph:
         return [("mode", mode) for mode in self.terms[int(name)]]
 
     def _set(self, vertex: Vertex, row: int) -> float:
-        """Place a subtree and return its column; children that lead to no open mode are in the middle."""
+        """Place a vertex and its subtree, and return the column of the vertex.
+
+        Children that lead to no open mode are in the middle.
+        """
         children = [child for child in self._children[vertex] if self._leads_out(child)]
         middle = len(children) // 2
         children[middle:middle] = [child for child in self._children[vertex] if child not in children]

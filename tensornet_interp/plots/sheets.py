@@ -1,4 +1,4 @@
-"""The style of all figures: sheets that notebooks show, texts that fit, numbers with the same decimals."""
+"""The style of all figures: sheets that notebooks show, texts that fit, numbers with equally many decimals."""
 
 import functools
 import io
@@ -22,8 +22,8 @@ _SLACK = 1.05  # rendered text is up to this much wider than its outlines
 class Sheet(Figure):
     """A sheet is a figure with a title and a note that wrap to its width; notebooks show it without a plotting backend.
 
-    width, height: of what lies between title and note, in inches. The figure is higher by the lines of both, also if
-    the title is set later.
+    width: the width of the figure in inches, at least 3.6. height: the height in inches between title and note. The
+    figure is higher by the lines of title and note, also if the title is set later.
     """
 
     def __init__(self, width: float, height: float, title: str = "", note: str = "", layout: Any = None) -> None:
@@ -41,7 +41,7 @@ class Sheet(Figure):
             self._arrange()
 
     def suptitle(self, t: str, **options: Any) -> Text:
-        """Set the title, which wraps to the width of the figure; the figure grows with its lines."""
+        """Set the title, wrapped to the width of the figure; the figure grows by the lines of the title."""
         width, height = self.get_size_inches()
         text = wrap(t, width - 2 * _MARGIN, options.get("fontsize", TITLE))
         made = self._title = super().suptitle(text, **{"fontsize": TITLE, **options})
@@ -52,7 +52,7 @@ class Sheet(Figure):
         return made
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Return axes of this size in inches; `top` is their distance from the title."""
+        """Return new axes; all four numbers are in inches, and `top` is the distance from the title."""
         axes = self.add_axes((0, 0, 1, 1))
         self._panels.append((axes, left, top, width, height))
         self._place(*self._panels[-1])
@@ -64,7 +64,7 @@ class Sheet(Figure):
         axes.set_position((left / full_width, bottom / full_height, width / full_width, height / full_height))
 
     def _arrange(self) -> None:
-        """Place title, note and panels; a layout engine does it by itself."""
+        """Place title, note and panels, unless the figure has a layout engine, which places them."""
         if self.get_layout_engine() is not None:
             return
         height = self.get_size_inches()[1]
@@ -95,12 +95,12 @@ def measure(text: str, size: float) -> float:
 
 
 def plain(text: str) -> str:
-    """Return a text that is drawn as it is: matplotlib would take dollar signs for mathematics."""
+    """Return a text with escaped dollar signs, because matplotlib would read them as mathematics."""
     return text.replace("$", r"\$")
 
 
 def readable(name: str) -> str:
-    """Return the name of an input or output, such as a token, with its outer spaces and its line breaks visible."""
+    """Return the name of an input or output, such as a token, with visible line breaks, tabs and outer spaces."""
     name = name.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     inner = name.strip(" ")
     before = len(name) - len(name.lstrip(" ")) if inner else len(name)
@@ -108,7 +108,10 @@ def readable(name: str) -> str:
 
 
 def wrap(text: str, width: float, size: float, lines: int = 1000) -> str:
-    """Break a text into lines of at most `width` inches, at spaces or within words; "…" stands for further lines."""
+    """Break a text into lines of at most `width` inches, at spaces or within words.
+
+    lines: the largest number of lines; "…" at the end of the last one stands for the rest of the text.
+    """
     rows: list[str] = []
     for paragraph in text.split("\n"):
         row = ""
@@ -131,9 +134,10 @@ def wrap(text: str, width: float, size: float, lines: int = 1000) -> str:
 
 
 def fitted(names: Iterable[str], width: float, size: float, lines: int) -> tuple[list[str], float, float]:
-    """Return names as labels of at most that width and number of lines, with the width and the height of the largest.
+    """Return one label per name, the width of the widest label and the height of the highest label, in inches.
 
-    Labels of different names differ: if the ends were cut off alike, the number of the name is put in front.
+    width: the largest width of a label in inches. lines: the largest number of lines of a label. Labels of different
+    names differ: if two names would be cut to the same label, their numbers are put in front.
     """
     names = [readable(name) for name in names]
     labels = [wrap(name, width, size, lines) for name in names]
@@ -149,7 +153,7 @@ def fitted(names: Iterable[str], width: float, size: float, lines: int) -> tuple
 
 
 def numbers(values: Iterable[float], digits: int = 3) -> list[str]:
-    """Return numbers with their sign and the same decimals; the largest has that many digits."""
+    """Return signed numbers with equally many decimals, as texts; the largest number has `digits` digits."""
     values = list(values)
     largest = max((abs(value) for value in values), default=0.0)
     power = math.floor(math.log10(largest)) if largest and math.isfinite(largest) else 0
@@ -166,7 +170,7 @@ def signs(values: Iterable[float]) -> list[str]:
 
 
 def bare(axes: Axes) -> None:
-    """Take away the frame and the ticks."""
+    """Remove the frame and the ticks of the axes."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -34,9 +34,9 @@ def spectrum(
 ) -> Figure:
     """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors.
 
-    Eigenvalues between the two ends that are below 1 % of the largest magnitude are left out, if there are many.
-    shape, name: of images of the inputs, and of the block; by default those that the result knows. count: by default 4,
-    or the rank if that is smaller.
+    If more than 10 eigenvalues are below 1 % of the largest magnitude, the spectrum leaves these out. shape: (height,
+    width) of inputs that are images. name: the name of the block in the title. By default, both come from the result,
+    as far as it knows them. count: by default 4, or the rank if that is smaller.
     """
     view = result_view(result, shape)
     check_int("block", block, 0, len(result.eigenvalues) - 1)
@@ -60,7 +60,7 @@ def spectrum(
 
 
 def _draw_spectrum(axes: Axes, values: np.ndarray) -> None:
-    """Draw sorted eigenvalues against their number; many small ones are one gap."""
+    """Draw sorted eigenvalues against their number; if many of them are small, a grey gap stands for these."""
     small = np.flatnonzero(np.abs(values) <= _SMALL * np.abs(values).max())
     numbers_of = np.arange(1, len(values) + 1)
     axes.axhline(0, color="0.7", linewidth=0.8)
@@ -93,9 +93,10 @@ def eigenvectors(
 ) -> Figure:
     """Draw the `count` most positive and most negative eigenvectors of every block, one column per block.
 
-    A cell is empty if a block has fewer eigenvalues of that sign. shape: of images of the inputs, names: one per block;
-    by default those that the result knows. count: by default 2, or the rank if that is 1. Blocks that do not fit side
-    by side continue below. Raises ValueError if there is no name for a block.
+    A cell is empty if a block has fewer than `count` eigenvalues of that sign. shape: (height, width) of inputs that
+    are images. names: one per block. By default, both come from the result, as far as it knows them. count: by default
+    2, or the rank if that is 1. Blocks that do not fit side by side continue below. Raises ValueError unless there is
+    one name per block.
     """
     view = result_view(result, shape)
     blocks = len(result.eigenvalues)
@@ -150,9 +151,11 @@ def output_directions(
 ) -> Figure:
     """Draw shared output directions, one row each: their weights on every output and their leading eigenvectors.
 
-    result: from `output_svd`. Bars show the weights; to their right are the `count` most positive and most negative
-    eigenvectors. A direction and its eigenvalues may change sign together. shape: of images of the inputs, names: one
-    per output; by default those that the result knows. count: by default 2, or the rank if that is 1.
+    result: the result of `output_svd`. Bars show the weights; to their right are the `count` most positive and most
+    negative eigenvectors. A direction and its eigenvalues may change sign together.
+    shape: (height, width) of inputs that are images. names: one per output. By default, both come from the result, as
+    far as it knows them. directions: the number of rows; there are fewer if the result has fewer directions. count: by
+    default 2, or the rank if that is 1.
     """
     view = result_view(result, shape)
     outputs = to_numpy(result.drop_constant().outputs)
@@ -201,9 +204,9 @@ def compared_vectors(
 ) -> Figure:
     """Draw vectors (count, in) of several models: one row per model, one column per vector.
 
-    shape: the vectors are images of this size, else they are drawn as bars with `input_names`. values: (count,) of each
-    model, such as eigenvalues, printed above its vectors; models may be left out. Every vector has its own scale, with
-    zero in the middle.
+    shape: (height, width) if the vectors are images; without it they are drawn as bars with `input_names`.
+    values: numbers above the vectors, such as eigenvalues, (count,) per model; a model without an entry has no numbers.
+    Every vector has its own scale, with zero in the middle.
     """
     check_text("title", title, empty=True)
     check_mapping("values", values)

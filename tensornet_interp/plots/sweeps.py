@@ -37,11 +37,12 @@ def pareto(
 ) -> Figure:
     """Draw y against x of every record, one colour per value of `by`, and the Pareto front as a line.
 
-    x, y, by: fields of the records, or options. The front joins the records that no other record beats. A record is
-    beaten by another one if that has no larger x, no larger y (with maximize=True: no smaller y), and is better in one
-    of them. Records without the two numbers (failed fits) are left out, and the title says how many. An axis is
-    logarithmic if all its values are positive and span more than a factor 10, except a y that is maximized. Exact fits,
-    whose error is rounding, are arrows at the end of the axis if they would squeeze the other points together.
+    x, y, by: names of fields or of options of the records. The front joins the records that no other record beats.
+    Record a beats record b if the x of a is not larger, the y of a is not larger (with maximize=True: not smaller), and
+    one of the two is better. Records without the two numbers (failed fits) are left out, and the title says how many.
+    An axis is logarithmic if all its values are positive and span more than a factor 10; a y axis that is maximized
+    never is. Exact fits, whose error is only rounding, are arrows at the end of the axis if they would squeeze the
+    other points together.
     """
     check_records("records", records)
     for name, field in {"x": x, "y": y, "by": by}.items():
@@ -86,10 +87,10 @@ def curves(
 ) -> Figure:
     """Draw every field of y against x: one panel per field, one line per value of `by`, with records in order of x.
 
-    x, y, by: fields of the records, or options. whole: {field of y: a number to compare with}, dashed. bands: {field
-    of y: (field of the lower end, field of the upper end)}, shaded. A panel leaves out records without a finite number,
-    and a band leaves out records without both ends. x is logarithmic if all values are positive and span more than a
-    factor 10; y never is.
+    x, y, by: names of fields or of options of the records. whole: {field of y: number}; a dashed line shows this
+    number. bands: {field of y: (field of the lower end, field of the upper end)}; the area between both ends is shaded.
+    A panel leaves out records without a finite number, and a band leaves out records without both ends. The x axis is
+    logarithmic if all values are positive and span more than a factor 10; a y axis never is.
     """
     check_records("records", records)
     check_text("x", x)
@@ -139,11 +140,11 @@ def curves(
 
 
 def dots(records: Sequence[Record], y: Sequence[str], by: str, *, title: str = "") -> Figure:
-    """Draw every field of y in a panel, with one row and dot per record, named by the field `by`, the first on top.
+    """Draw one panel per field of y, with one dot in one row per record; the first record is on top.
 
-    If a record has numbers NAME_low and NAME_high, they are drawn as an interval. Unlike bars, dots need no axis that
-    starts at zero, so that similar accuracies can be distinguished. A record without a finite number has no dot in that
-    panel.
+    by: the field that labels the rows. If a record has numbers in the fields NAME_low and NAME_high, where NAME is a
+    field of y, an interval between them is drawn. Unlike bars, dots need no axis that starts at zero, so similar
+    accuracies can be distinguished. A record without a finite number has no dot in the panel of this field.
     """
     check_records("records", records, empty="there is nothing to draw")
     _check_fields(y)
@@ -183,7 +184,10 @@ def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], 
 
 
 def _set_exact_fits_apart(axes: Axes, points: Sequence[tuple[Any, float, float]], name: str) -> None:
-    """End the axis above errors that are rounding, which would squeeze the others; arrows at its end stand for them."""
+    """Let the y axis end above the errors of exact fits, and draw these fits as arrows at the end of the axis.
+
+    Otherwise exact fits would squeeze the other points together.
+    """
     values = sorted({y for _, _, y in points})
     gap, at = max((high / low, n) for n, (low, high) in enumerate(pairwise(values), 1))
     if values[at - 1] > _ROUNDING or gap < 1 / _ROUNDING:

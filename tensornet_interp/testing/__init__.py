@@ -25,7 +25,7 @@ explain_missing_names(__name__)
 
 @dataclass
 class CheckReport:
-    """A check report lists the laws that held, that failed and why, and that were not tested and why; `print` it."""
+    """A check report lists the laws that held, and with reasons the laws that failed or were not tested; `print` it."""
 
     name: str
     passed: list[str] = field(default_factory=list)
@@ -42,7 +42,10 @@ class CheckReport:
 def random_layer(
     n_out: int, n_in: int, rank: int, *, seed: int, dtype: torch.dtype = torch.float64, device: str = "cpu"
 ) -> BilinearLayer:
-    """Draw a layer of standard normal weights from a generator of its own; the weights are equal on every device."""
+    """Return a layer of standard normal weights, which are the same on every device.
+
+    seed: the seed of a separate generator; the global random state is neither used nor changed.
+    """
     for name, size in {"n_out": n_out, "n_in": n_in, "rank": rank}.items():
         check_iterations(name, size, most=10**9)
     generator = torch.Generator().manual_seed(check_seed("seed", seed))
@@ -60,20 +63,23 @@ def check_decomposition(
 ) -> CheckReport:
     """Check every law of decompositions on random layers.
 
-    name: a registered decomposition. options: of one more decomposition to check beside those of the ladder. They are
-    needed only if the class cannot be built without options and has no ladder.
+    name: the name of a registered decomposition. device: the device of the layers. exact_tolerance: the largest
+    relative error that the last step of the ladder may have. options: the options of one more decomposition, which is
+    checked in addition to the ladder. They are needed only if the class cannot be built without options and has no
+    ladder.
 
-    Always: modes, sizes, dtype, device, constants, name, basis and history are kept. The layer, the global random state
-    and the settings of torch do not change. The same call gives the same answer. Terms, layer and call agree, and the
-    result drops into a network. It is no worse than the zero layer, and the numbers of its report are true. Unknown
-    options are refused. Along the ladder results hold more and more numbers, and the last one is exact.
+    These laws are always checked. Modes, sizes, dtype, device, constants, name, basis and history are kept. The layer,
+    the global random state and the settings of torch do not change. The same call gives the same answer. The result
+    gives the same outputs by its terms, as a layer, as a call and in a network. Its error is not larger than the error
+    of the zero layer, and the numbers of its report are true. Unknown options are refused. Every step of the ladder
+    holds more numbers than the step before, and the last step is exact.
 
-    If the class declares it: `nested = True`, the error never rises along the ladder; `fitted = True`, the best scalar
-    is 1 up to 1e-6; `odd = True`, the decomposition of -layer is minus that of the layer. The report says what the
-    class does not declare.
+    These laws are checked if the class declares them. `nested = True`: the error never rises along the ladder. `fitted
+    = True`: no multiple of the result fits the layer better (up to 1e-6). `odd = True`: the decomposition of -layer is
+    minus the decomposition of the layer. The report lists the laws that the class does not declare.
 
-    Returns the report. If a law fails, raises AssertionError with the report, so that a call of this function is a
-    whole test.
+    Returns the report. Raises AssertionError with the report if a law fails, so one call of this function is a complete
+    test.
     """
     factory = get_decomposition(name)
     check_device(device)
@@ -109,14 +115,14 @@ def check_decomposition(
 
 
 def _required(factory: Callable[..., object]) -> list[str]:
-    """Return the options without which a decomposition cannot be built."""
+    """Return the names of the options that have no default value."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(factory).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
 
 
 def _layers(device: str) -> dict[str, BilinearLayer]:
-    """Return four layers by what is special in them; each has a history and a basis of its own."""
+    """Return four layers, named by their special property; each has a different history and basis."""
     layers = {
         "wide": random_layer(3, 11, 4, seed=1, device=device),
         "deep": random_layer(4, 5, 13, seed=2, device=device),
@@ -130,7 +136,7 @@ def _layers(device: str) -> dict[str, BilinearLayer]:
 
 
 def _check_runs(report: CheckReport, title: str, runs: Sequence[Run], tested: Collection[str]) -> None:
-    """Enter the laws of single results."""
+    """Check the laws of single results and enter the findings in the report."""
     checks = dict(ALWAYS)
     if all(run.report is None for run in runs):
         del checks[THE_REPORT]
@@ -143,7 +149,7 @@ def _check_runs(report: CheckReport, title: str, runs: Sequence[Run], tested: Co
 def _check_ladder(
     report: CheckReport, title: str, steps: Sequence[Run], tested: Collection[str], tolerance: float
 ) -> None:
-    """Enter the laws of a ladder."""
+    """Check the laws of a ladder and enter the findings in the report."""
     checks = {"parameters grow along the ladder": laws.parameters_grow}
     if "nested" in tested:
         checks[DECLARED["nested"]] = laws.error_falls
@@ -153,7 +159,7 @@ def _check_ladder(
 
 
 def _enter(report: CheckReport, law: str, checks: Iterable[tuple[object, Callable[[], str | None]]]) -> None:
-    """Enter a law as failed with the first finding, or as passed if there is none."""
+    """Enter a law in the report: as failed with the first finding, or as passed if there is no finding."""
     for method, check in checks:
         try:
             wrong = check()

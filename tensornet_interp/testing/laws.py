@@ -1,4 +1,4 @@
-"""The laws of decompositions: each takes what was made of a layer, and returns what is wrong, or None."""
+"""Laws of decompositions: each function checks one law on results, and returns what is wrong, or None."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _ROOT = 1e-7  # the square root of what rounding leaves of a relative squared er
 
 @dataclass(frozen=True)
 class Run:
-    """A decomposition of one layer, called twice; `changed` names what the first call changed and should not."""
+    """A run holds the results of two equal calls for one layer; `changed` names what the first call wrongly changed."""
 
     method: Method
     layer: BilinearLayer
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def slack(self) -> float:
-        """Return ten roundings to the dtype of the layer, or 0 for float64."""
+        """Return ten times the rounding error of the layer's dtype, or 0 for float64."""
         return 0.0 if self.layer.down.dtype == torch.float64 else 10 * torch.finfo(self.layer.down.dtype).eps
 
     @property
@@ -52,7 +52,7 @@ class Run:
 
 
 def run(method: Method, layer: BilinearLayer) -> Run:
-    """Decompose a layer twice; the layer and the global state are then as they were."""
+    """Decompose a layer twice, then restore the layer and the global state."""
     before = [term.data.clone() for term in layer.terms()]
     with kept_global_state() as state:
         result = decompose(layer, method)
@@ -72,7 +72,7 @@ def _dense(part: BilinearMap) -> Tensor:
 
 
 def _global_state() -> dict[str, Any]:
-    """Return what a decomposition must not change, by name."""
+    """Return, by name, the global state that a decomposition must not change."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
         "torch's random state": [torch.get_rng_state(), *cuda],
@@ -85,7 +85,7 @@ def _global_state() -> dict[str, Any]:
 
 @contextmanager
 def kept_global_state() -> Iterator[dict[str, Any]]:
-    """Set everything back at the end that `_global_state` holds, whatever a decomposition does."""
+    """Restore the global state (see `_global_state`) at the end, whatever a decomposition does."""
     state = _global_state()
     try:
         yield state
@@ -101,7 +101,7 @@ def kept_global_state() -> Iterator[dict[str, Any]]:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Return True if two values are equal, arrays in every entry."""
+    """Return True if two values are equal; arrays must be equal in every entry."""
     if isinstance(first, Tensor | np.ndarray):
         return first.shape == second.shape and bool((first == second).all())
     if isinstance(first, list | tuple):
@@ -118,7 +118,7 @@ def same_place(made: Run) -> str | None:
 
 
 def same_origin(made: Run) -> str | None:
-    """The result has the name, basis and constants of the layer, and its history to begin with."""
+    """The result has the name, basis and constants of the layer, and its history starts with the layer's history."""
     found, layer = made.result.to_layer(), made.layer
     for what in ("name", "basis", "constant_in", "constant_out"):
         if getattr(found, what) != getattr(layer, what):
@@ -129,7 +129,7 @@ def same_origin(made: Run) -> str | None:
 
 
 def nothing_changed(made: Run) -> str | None:
-    """The call changes neither its layer nor what belongs to the user."""
+    """The call changes neither the layer nor the global state."""
     return f"the call changed {', '.join(made.changed)}" if made.changed else None
 
 
@@ -140,7 +140,7 @@ def repeatable(made: Run) -> str | None:
 
 
 def consistent(made: Run) -> str | None:
-    """Terms, layer and call are one map, also as the last part of a network."""
+    """The result gives the same outputs by terms(), by to_layer(), as a call, and as the last part of a network."""
     layer, result = made.layer, made.result
     generator = torch.Generator().manual_seed(5)
     size = layer.shape[1] - layer.constant_in
@@ -165,7 +165,7 @@ def no_worse_than_zero(made: Run) -> str | None:
 
 
 def true_report(made: Run) -> str | None:
-    """The errors that the report states are those of the result."""
+    """The errors in the report are the true errors of the result."""
     if made.report is None:
         return None
     error, off = made.error, 1e-6 * made.error + max(_ROOT, made.slack)
@@ -180,14 +180,15 @@ def true_report(made: Run) -> str | None:
 
 
 def fitted(made: Run) -> str | None:
-    """The scalar that makes the result fit the layer best is 1."""
+    """No multiple of the result fits the layer better than the result."""
     result, layer = _dense(made.result), _dense(made.layer)
     scalar = float((result * layer).sum() / result.square().sum()) if result.any() else 1.0
     return None if abs(scalar - 1) <= 1e-6 + made.slack else f"times {scalar:.7g} it fits the layer better"
 
 
 def odd(made: Run) -> str | None:
-    """The decomposition of -layer is minus that of the layer; a lifted layer hands on 1 and has no -layer."""
+    """The decomposition of -layer is minus the decomposition of the layer; layers with a constant output are
+    skipped."""
     if made.layer.constant_out:
         return None
     minus = decompose(replace(made.layer, down=-made.layer.down), made.method)
@@ -215,7 +216,7 @@ def exact(last: Run, tolerance: float) -> str | None:
 
 
 def zero_to_zero(made: Run) -> str | None:
-    """The zero layer gives zero or a ValueError."""
+    """The decomposition of the zero layer is zero, or raises ValueError."""
     try:
         found = _dense(decompose(replace(made.layer, down=0 * made.layer.down), made.method))
     except ValueError:
@@ -224,13 +225,13 @@ def zero_to_zero(made: Run) -> str | None:
 
 
 def shown(made: Run) -> str | None:
-    """The repr of the method goes into reports and tables."""
+    """The repr of the method is not an address, because reports and tables show it."""
     text = repr(made.method)
     return "its repr is an address, and should show its options" if " at 0x" in text or not text else None
 
 
 def strict(name: str) -> str | None:
-    """An option that does not exist is refused."""
+    """An option that does not exist raises TypeError."""
     try:
         build(name, {"no_such_option": 1})
     except TypeError:

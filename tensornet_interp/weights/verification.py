@@ -1,4 +1,4 @@
-"""Whether a network, a layer or a decomposition computes what a model does, on given inputs."""
+"""Compare the outputs of a network, a layer or a decomposition with those of a model, on given inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["Verification", "verify"]
 @register_type("Verification")
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """A verification says how far network(x) is from model(x); outputs are flattened behind the batch."""
+    """A verification holds the difference between network(x) and model(x), with all axes after the batch flattened."""
 
     difference: float  # the largest |network(x) - model(x)|
     relative: float  # the same over the largest |model(x)|, or over 1 if all outputs are 0
@@ -36,13 +36,14 @@ class Verification:
 
 @without_autocast
 def verify(network: TensorNetwork, model: Callable[[Tensor], Tensor], x: Tensor) -> Verification:
-    """Return how far a network is from the model that it stands for, on inputs x (sample, ...).
+    """Return how far a network is from a model on inputs x (sample, ...).
 
     difference = max |network(x.reshape(sample, -1)) - model(x).reshape(sample, -1)|
 
-    network: a layer, a decomposition or a network, of whatever dtype; it computes in its own. model: any function of x,
-    as a module in evaluation mode or a submodule. So it serves weights copied by hand, and truncated networks as well.
-    Rounding gives a relative difference of some 1e-7 in float32 and 1e-16 in float64, times the number of layers.
+    network: a layer, a decomposition or a network; it computes in its own dtype. model: any function of x, such as a
+    module in evaluation mode or a submodule. Use this function also for weights that you copied by hand, and for
+    truncated networks. Rounding gives a relative difference of about 1e-7 in float32 and 1e-16 in float64, times the
+    number of layers.
     Raises ValueError if sizes differ, if the model is in training mode, or if its outputs are not finite.
 
     Example:

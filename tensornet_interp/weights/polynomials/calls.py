@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 class Refusal(Exception):
-    """An operation is neither affine nor a product; the message is a predicate that says why."""
+    """An operation is neither affine nor a product; the message says why in a verb phrase, such as "is random"."""
 
 
 def replace_leaves(item: Any, change: Callable[[Any], Any]) -> Any:

@@ -10,7 +10,10 @@ __all__ = ["affine_matrix", "check_direction", "check_inputs", "check_pair", "li
 
 
 def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
-    """Check that a direction is a tensor (..., out) with this size, and with the dtype and device of `like`."""
+    """Raise an error unless a direction is a tensor (..., out) that matches the layer.
+
+    size: the number of outputs. like: an array of the layer, whose dtype and device the direction must have.
+    """
     check_batch("direction", direction, "out")
     check_size("out", layer=size, direction=direction.shape[-1])
     check_alike(layer=like, direction=direction)
@@ -19,7 +22,7 @@ def check_direction(direction: Tensor, size: int, like: Tensor) -> None:
 def check_inputs(x1: Tensor, x2: Tensor | None, like: Tensor) -> Tensor:
     """Check inputs (..., in), constant coordinate included; return x2, or x1 if x2 is None.
 
-    `like` is an array of the layer with one row per coordinate. NaN entries are allowed.
+    like: an array of the layer with one row per input coordinate. NaN and infinite entries are allowed.
     """
     for name, x in [("x1", x1)] + ([] if x2 is None else [("x2", x2)]):
         check_batch(name, x, "in", finite=False)
@@ -39,9 +42,10 @@ def check_pair(x1: Tensor, x2: Tensor) -> None:
 
 
 def lift_vectors(name: str, x: Tensor, size: int, *, constant: bool, like: Tensor) -> Tensor:
-    """Check vectors (..., in) without the constant and return them, with the constant 1 in front if `constant` is true.
+    """Check vectors (..., in) without the constant and return them; if `constant` is true, put the 1 in front.
 
-    `size` counts the constant. The vectors must have the dtype and device of `like`, an array of the layer.
+    size: the number of input coordinates, constant included. like: an array of the layer, whose dtype and device the
+    vectors must have.
     """
     check_batch(name, x, "in")
     if x.shape[-1] != size - constant:
@@ -56,9 +60,10 @@ def affine_matrix(
 ) -> Tensor:
     """Return the matrix of the map x -> matrix @ x + bias, or [[1, 0], [bias, matrix]] with a constant coordinate.
 
-    name: "input" or "output", for error messages. axis: the axis of the matrix that has one entry per (plain) row of
-    `like`, an array of the layer. If `matrix` is None, the map is x + bias. Raises ValueError for a bias without a
-    constant coordinate, and if sizes, dtypes or devices differ.
+    name: "input" or "output", for error messages. matrix: if it is None, the map is x + bias. like: an array of the
+    layer with one row per coordinate. axis: the axis of the matrix that has one entry per row of `like`, without the
+    constant row. constant: whether the layer has a constant coordinate. Raises ValueError for a bias without a constant
+    coordinate, and if sizes, dtypes or devices differ.
     """
     size = len(like) - constant
     if bias is not None and not constant:

@@ -91,7 +91,7 @@ def _all_finite(value: Tensor) -> bool:
 
 
 def check_batch(name: str, value: object, mode: str, *, finite: bool = True) -> Tensor:
-    """Return vectors (..., mode), with any number of axes before the last, checked as in `check_tensor`."""
+    """Return vectors (..., mode) after the checks of `check_tensor`; any number of axes may come before the last."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         raise TypeError(f"{name} must be a tensor (..., {mode}), got {type(value).__name__}")
     return check_tensor(name, value, ("...",) * (value.ndim - 1) + (mode,), finite=finite)
@@ -107,7 +107,10 @@ def check_alike(**tensors: Tensor) -> None:
 
 
 def check_size(mode: str, **sizes: int) -> None:
-    """Raise ValueError unless a mode has the same size everywhere; each keyword names an array and gives its size."""
+    """Raise ValueError unless a mode has the same size in all arrays.
+
+    sizes: the size of the mode in each array, by the name of the array.
+    """
     (first, expected), *others = sizes.items()
     for name, size in others:
         if size != expected:
@@ -115,7 +118,10 @@ def check_size(mode: str, **sizes: int) -> None:
 
 
 def check_int(name: str, value: object, low: int, high: int | None = None, why: str = "") -> int:
-    """Return an int from `low` to `high`, both included; a bool or float raises. why: the reason for the bounds."""
+    """Return a whole number from `low` to `high`, both included, as an int; bools and floats are refused.
+
+    high: if None, there is no upper bound. why: the reason for the bounds, for the error.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
     number = int(value)
@@ -126,7 +132,7 @@ def check_int(name: str, value: object, low: int, high: int | None = None, why: 
 
 
 def check_iterations(name: str, value: object, low: int = 1, why: str = "", *, most: int = 10**6) -> int:
-    """Return a number of repetitions, from `low` to `most`; the upper limit stops work that would never end."""
+    """Return a number of repetitions from `low` to `most`; the upper limit prevents work that would never end."""
     number = check_int(name, value, low, why=why)
     if number > most:
         raise ValueError(f"{name} must be at most {most}, or it would never end, got {value}")
@@ -142,7 +148,10 @@ def check_seed(name: str, value: object) -> int:
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
-    """Return a number from 0 to 1 as a float; bools are refused. low_open excludes 0, and high_open excludes 1."""
+    """Return a number from 0 to 1 as a float; bools are refused.
+
+    low_open: if True, 0 is refused too. high_open: if True, 1 is refused too.
+    """
     value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
@@ -169,7 +178,10 @@ def check_number(
 
 
 def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
-    """Return the class numbers of a batch, int64 of shape (batch,): one per sample, each from 0 to classes - 1."""
+    """Return the class numbers of a batch after a check: int64, one per sample, each from 0 to classes - 1.
+
+    samples: the number of samples in the batch. classes: the number of classes.
+    """
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1 or value.layout != torch.strided:
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
@@ -181,7 +193,7 @@ def check_labels(name: str, value: object, *, samples: int, classes: int) -> Ten
 
 
 def check_mask(name: str, value: object, modes: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
-    """Return `value` if it is a dense boolean tensor of this shape; `modes` names its axes in messages."""
+    """Return `value` if it is a dense boolean tensor of this shape; `modes` names the axes in error messages."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a boolean tensor ({', '.join(modes)}), got {found}")
@@ -226,7 +238,10 @@ def check_notes(name: str, value: object) -> tuple[str, ...]:
 
 
 def check_list(name: str, value: object, empty: str | None = None) -> Sequence[Any]:
-    """Return a sequence that is not a string; if `empty` is given, an empty sequence raises with this text."""
+    """Return `value` if it is a sequence but not a string.
+
+    empty: the text of the error for an empty sequence; if it is None, an empty sequence is allowed.
+    """
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list or a tuple, got {value!r:.60} ({type(value).__name__})")
     if empty is not None and not len(value):
@@ -255,7 +270,10 @@ def check_mapping(name: str, value: object) -> Mapping[Any, Any]:
 
 
 def check_records(name: str, value: object, keys: Iterable[str] = (), empty: str | None = None) -> Sequence[Any]:
-    """Return a list of mappings after checking that each has these keys; ValueError names the missing keys."""
+    """Return a list of mappings after checking that each has these keys; the error names the missing keys.
+
+    empty: the text of the error for an empty list; if it is None, an empty list is allowed.
+    """
     records = check_list(name, value, empty)
     for number, record in enumerate(records):
         check_mapping(f"{name}[{number}]", record)
@@ -281,7 +299,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" if a known word is similar to `word`, otherwise an empty string."""
+    """Return "; did you mean ...?" if a word in `known` is similar to `word`, otherwise an empty string."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 

@@ -41,7 +41,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # do not w
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file for writing; if the `with` block ends without an error, it replaces `path` in one step."""
+    """Open a new file for writing; if the `with` block ends without an error, this file replaces `path` in one step."""
     with _beside(path) as (file, temporary):
         yield file
         _to_disk(file)
@@ -70,10 +70,10 @@ def replace_files(parts: Sequence[tuple[Path, bytes]]) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for appending, locked so that only one thread of one process has it; a missing file is created.
+    """Open a file for appending, locked for one thread of one process; a missing file is created.
 
     Writes go to the end of the file and are not buffered. Raises TimeoutError if another process or thread keeps the
-    file locked for a minute, ValueError if the path is not a regular file.
+    file locked for a minute. Raises ValueError if the path is not a regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAIT, 0o666), "a+b", buffering=0) as file:
@@ -104,7 +104,8 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the content of a regular file; raise ValueError, before reading, if it has more than `limit` bytes."""
+    """Return the content of a regular file; if the file has more than `limit` bytes, raise ValueError before
+    reading."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(size + 1) if 0 < size <= limit else b""
@@ -130,7 +131,7 @@ def read_lines(file: IO[bytes], path: str | os.PathLike[str], start: int = 0) ->
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the value in a JSON file of at most 32 MiB.
 
-    Raises FileNotFoundError if there is no such file, ValueError if the file is larger or is not valid JSON.
+    Raises FileNotFoundError if there is no such file. Raises ValueError if the file is larger or is not valid JSON.
     """
     return parse_json(read_file(path, MAX_JSON), os.fspath(path))
 
@@ -199,7 +200,7 @@ def _locked(file: IO[bytes]) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Add the name of the file to an OSError that has none, such as the error of a full disk."""
+    """Add the name of the file to an OSError without a file name, such as the error of a full disk."""
     try:
         yield
     except OSError as error:

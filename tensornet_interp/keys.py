@@ -45,7 +45,8 @@ def digest(*values: object) -> str:
 def fingerprint(part: TensorNetwork) -> str:
     """Return the first 16 hexadecimal digits of a SHA-256 hash of the arrays of a network.
 
-    Modes, shapes, dtypes and constant coordinates count; names and devices do not. Raises TypeError for other objects.
+    The hash depends on modes, shapes, dtypes and constant coordinates, but not on names and devices. Raises TypeError
+    if the object is not a network.
     """
     made = hashlib.sha256()
     if not isinstance(part, TensorNetwork):

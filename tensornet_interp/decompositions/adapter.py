@@ -1,4 +1,4 @@
-"""TensorLy's decompositions of the dense tensor of a layer: baselines, and methods that users of TensorLy know."""
+"""Decompose the dense tensor of a layer by functions of TensorLy, as baselines or because users know them."""
 
 import copy
 import inspect
@@ -36,7 +36,7 @@ class TensorlyDecomposition:
     rank: the rank in the form that the function takes. A CP tensor takes one number; a Tucker tensor takes (out, in1,
     in2) or one number for all modes; a tensor train takes (a, b) or one number for both. No rank may be above the size
     of its mode; the rank of a CP tensor is at most min(out * in, in^2).
-    seed: the number that is passed to TensorLy as random_state.
+    seed: a whole number, passed to TensorLy as random_state.
     max_elements: the largest number of entries, out * in^2, of a dense tensor that may be formed.
 
     Result: a `CPResult`, a `TuckerResult` or a `TensorTrainResult`. The convergence in its report holds TensorLy's
@@ -204,7 +204,7 @@ def _arrays(tensor: Any) -> list[Tensor]:
 
 
 def _times(tensor: Any, scale: float) -> Any:
-    """Return a tensor of TensorLy times a number."""
+    """Return a tensor of TensorLy, multiplied by `scale`."""
     if isinstance(tensor, CPTensor):
         first, *others = tensor.factors
         return CPTensor((tensor.weights, [first * scale, *others]))

@@ -1,4 +1,4 @@
-"""Results that are tensor trains."""
+"""The result type of decompositions into tensor trains."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from tensornet_interp.store import register_type
 @register_type("TensorTrainResult")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorTrainResult(Result):
-    """A tensor-train result holds the three cores of a tensor train.
+    """A tensor-train result holds the three cores of a tensor train with the ranks a and b.
 
     B[out, in1, in2] = sum_a,b outputs[out, a] middle[a, in1, b] inputs[in2, b]
     """

@@ -30,7 +30,7 @@ CHUNK = 2**22  # pairs of hidden units in a block (32 MB)
 
 
 class Measured(NamedTuple):
-    """`value` is a computed norm; the exact norm lies within `rounding` of it."""
+    """A computed norm `value`; the exact norm differs from this value by at most `rounding`."""
 
     value: Tensor  # ()
     rounding: float
@@ -43,7 +43,7 @@ def unit_sizes(layer: BilinearLayer) -> Tensor:
 
 
 def output_sizes(layer: BilinearLayer) -> Tensor:
-    """Return sum_h |down[out, h]| ||left_h|| ||right_h|| per output, (out,): an upper bound on the norm of B[out]."""
+    """Return sum_h |down[out, h]| ||left_h|| ||right_h||, (out,), an upper bound on the norm of each B[out]."""
     return layer.down.abs() @ (
         torch.linalg.vector_norm(layer.left, dim=0) * torch.linalg.vector_norm(layer.right, dim=0)
     )
@@ -72,7 +72,7 @@ def frobenius(layer: BilinearLayer) -> Measured:
 
 
 class Distance(NamedTuple):
-    """`error` is a computed relative error; the exact relative error is at most `bound`."""
+    """A computed relative error `error`, and an upper bound `bound` on the exact relative error."""
 
     error: float
     bound: float

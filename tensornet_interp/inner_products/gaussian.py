@@ -21,14 +21,14 @@ from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_
 
 
 class LayerMoments(NamedTuple):
-    """Layer moments hold the means of a layer's hidden units and a scale of its outputs, as the closure needs them."""
+    """Layer moments hold the means of a layer's hidden units and a scale of its outputs, which the closure needs."""
 
     means: HiddenMeans
     scale: Tensor
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
-    """Return the input moments divided by a scale, and the logarithm of the factor that products then lack.
+    """Return the scaled input moments, and the logarithm of the factor by which products are then too small.
 
     A network with L layers is homogeneous of degree 2^L in its input (constant coordinate included), so a product of
     two networks has degree 2^(L + 1).
@@ -87,7 +87,7 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
 
 
 class Hermite(NamedTuple):
-    """These are Hermite coefficients, by order, of a product q(z) * r(z) of quadratic polynomials per hidden unit.
+    """The Hermite coefficients, by order, of the product q(z) * r(z) of two quadratic polynomials per hidden unit.
 
     q(z) = c + a . z + z^T Q z has mean t, and r(z) = c' + b . z + z^T R z has mean s, for standard normal z.
     """

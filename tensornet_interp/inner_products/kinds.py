@@ -137,7 +137,7 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Tree, Symmetric, Ga
 
 
 def as_kind(kind: object) -> Kind:
-    """Return a kind unchanged, or the kind with this name and its default options.
+    """Return a kind object unchanged; for a name, return the kind with this name and default options.
 
     Raises ValueError for an unknown name and TypeError for any other object.
     """

@@ -12,7 +12,8 @@ Networks = TensorNetwork | Sequence[TensorNetwork]
 def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwork]:
     """Return the networks to compare by the names that errors use: "a" and "b", or list positions "0", "1", ...
 
-    Raises TypeError unless the arguments are two networks or one list of networks; ValueError if the list is empty.
+    Raises TypeError unless the arguments are two networks or one list of networks. Raises ValueError if the list is
+    empty.
     """
     if b is not None:
         if not isinstance(a, TensorNetwork):
@@ -26,7 +27,7 @@ def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwo
 
 
 def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
-    """Return all operands as networks; ValueError if their depth, inputs, outputs or devices differ."""
+    """Return all operands as networks; raise ValueError if their depth, inputs, outputs or devices differ."""
     networks = {name: as_network(part, name) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():
@@ -40,7 +41,7 @@ def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
 def check_comparable(layers: dict[str, BilinearLayer], *, inputs: bool = True, outputs: bool = True) -> None:
     """Raise ValueError unless all named layers have the same inputs, the same outputs and the same device.
 
-    `inputs` and `outputs` say which of the two modes are compared.
+    inputs, outputs: whether the sizes of the inputs and of the outputs are compared.
     """
     for mode, axis, wanted in (("in", 1, inputs), ("out", 0, outputs)):
         if wanted:

@@ -37,8 +37,9 @@ def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", prog
 
     <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`
 
-    a, b: of equal depth, with the same inputs and outputs. `Tree` and `Symmetric` treat the constant coordinate of a
-    lifted input like any other coordinate. The constant coordinate of a lifted output is dropped.
+    a, b: layers, decompositions or networks of equal depth with the same inputs and outputs. `Tree` and `Symmetric`
+    treat the constant coordinate of a lifted input like any other coordinate. The constant coordinate of a lifted
+    output is dropped.
     kind: a kind object, or its name ("tree", "symmetric", "gaussian") for the default options.
     progress: whether work that takes more than a second shows a progress bar.
     Use `float(result)` or `result.to_tensor()` for the number; `result.value` alone lacks the factor exp(log_scale).
@@ -56,9 +57,9 @@ def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", prog
 def inner_by_output(
     a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True
 ) -> Estimate:
-    """Return the inner product of each output of a with the same output of b: `value` has shape (out,).
+    """Return the inner product of each output of a with the same output of b; `value` has shape (out,).
 
-    The sum over outputs is the number of `inner`. Arguments, errors and cost are those of `inner`.
+    The sum over outputs is the result of `inner`. Arguments, errors and cost are those of `inner`.
     """
     return _inner(a, b, kind, by_output=True, progress=progress)
 
@@ -138,7 +139,7 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
 
 
 def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
-    """Return the inner products as an estimate with a last axis over outputs, of size 1 for their sum."""
+    """Return the inner products as an estimate; its last axis runs over outputs, or has size 1 for their sum."""
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
     warnings = () if table.draws is None else heavy_tails(table.draws[0])
@@ -146,7 +147,7 @@ def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: b
 
 
 def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
-    """Return the cosines as an estimate with a last axis over outputs, of size 1 for the whole network."""
+    """Return the cosines as an estimate; its last axis runs over outputs, or has size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
     table = _table(named, pairs, kind, by_output=by_output, progress=progress)
@@ -165,7 +166,7 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
 def _table(
     named: Mapping[str, TensorNetwork], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
 ) -> Table:
-    """Check the arguments that all functions here share, and compute the products of the given pairs of networks."""
+    """Check the arguments that all functions of this module share, and compute the products of these pairs."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
     stacks = [as_stack(network) for network in as_networks(named)]
     return kind.compute(Task(stacks, pairs, by_output, progress))

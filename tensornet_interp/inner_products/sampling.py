@@ -64,7 +64,7 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
 
 
 def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
-    """Return the products of two networks' outputs (n, out), per output (n, out) or summed over outputs (n, 1)."""
+    """Return the products of the outputs (n, out) of two networks: (n, out), or (n, 1) if they are summed."""
     each = (f * g.conj()).real
     return each if by_output else each.sum(1, keepdim=True)
 
@@ -77,9 +77,9 @@ def _chunks(samples: int, widest: int) -> Iterator[int]:
 
 
 def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the outputs (n, out) of n inputs, each row divided by its scale, and the logarithms of the scales (n,).
+    """Return the outputs of n inputs, (n, out), each row divided by a scale, and the logarithms of the scales, (n,).
 
-    The largest entry of each row is then 1, unless the row is zero.
+    The largest magnitude of each row is then 1, unless the row is zero.
     """
     log = torch.zeros_like(x[:, 0].real)
     for layer in stack.layers:

@@ -63,7 +63,7 @@ class Forms(NamedTuple):
 
 
 def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
-    """Return product(forms of f, forms of g) for all hidden units of both second layers, (units, units'), in chunks."""
+    """Return product(forms of f, forms of g) for all pairs of hidden units of the second layers, (units, units')."""
     return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
 
 
@@ -85,7 +85,7 @@ def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
 
 
 def change_input(stack: Stack, basis: Tensor) -> Stack:
-    """Return the stack as a function of t, where x = basis t and `basis` has shape (in, new in)."""
+    """Return the stack as a function of t, for inputs x = basis @ t; `basis` has shape (in, new in)."""
     first = stack.layers[0]
     first = replace(without_names(first), left=basis.T @ first.left, right=basis.T @ first.right)
     return replace(stack, layers=(first, *stack.layers[1:]))

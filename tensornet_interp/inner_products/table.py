@@ -37,7 +37,11 @@ class Table:
 
 
 def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:
-    """Return the table of all pairs; product(i, j) returns the values (out,) of a pair and the log of their scale."""
+    """Return the table of all pairs in the task.
+
+    product: a function; product(i, j) returns the values (out,) of one pair and the logarithm of their scale. method:
+    the text that the table gives as its method. title: the text of the progress bar.
+    """
     values, logs = [], []
     quiet = not task.progress or len(task.pairs) < 4  # two networks have nothing to show between the products
     for i, j in tqdm(task.pairs, desc=title, leave=False, delay=1, disable=quiet):
@@ -79,9 +83,9 @@ def cosines(table: Table, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def heavy_tails(deviations: Tensor) -> tuple[str, ...]:
-    """Return a warning if few draws carry most of the variance, for deviations d of shape (samples, ...); otherwise ().
+    """Return a warning if few draws carry most of the variance; otherwise return ().
 
-    effective number of draws = (sum d^2)^2 / sum d^4
+    effective number of draws = (sum d^2)^2 / sum d^4, for deviations d of shape (samples, ...)
 
     For normally distributed deviations this number is a third of the samples. If it is small, the next draw may be
     larger than all draws so far; then the mean and its standard error are usually too small.

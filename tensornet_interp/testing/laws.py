@@ -187,8 +187,7 @@ def fitted(made: Run) -> str | None:
 
 
 def odd(made: Run) -> str | None:
-    """The decomposition of -layer is minus the decomposition of the layer; layers with a constant output are
-    skipped."""
+    """The decomposition of -layer is minus that of layer; a layer with a constant output is not tested."""
     if made.layer.constant_out:
         return None
     minus = decompose(replace(made.layer, down=-made.layer.down), made.method)

@@ -1,4 +1,4 @@
-"""Networks of modules: the forward pass is read, not the names of parameters, so that any code will do."""
+"""Networks of modules: the forward pass is read, not the names of parameters, so any style of code works."""
 
 from collections.abc import Iterator, Sequence
 
@@ -41,19 +41,22 @@ def from_module(model: torch.nn.Module, example: Tensor, *, max_elements: float 
 
     network(x.reshape(batch, -1)) = model(x).reshape(batch, -1)
 
-    The forward pass is read by `torch.export`, on the first sample of the example, so the names of parameters and the
-    order of the code do not matter. Each product of two values that depend on the input makes hidden units, and all
-    affine operations between products (linear maps, convolutions, poolings, BatchNorm in evaluation mode, biases,
-    residuals, permutations) go into their weights. A value that is needed later is carried past a product as s_j * 1,
-    so most networks are lifted. A layer's name is the path of the submodules whose products it computes.
+    `torch.export` reads the forward pass on the first sample of the example, so the names of parameters and the order
+    of the code do not matter. Each product of two values that depend on the input becomes hidden units. All affine
+    operations between products (linear maps, convolutions, poolings, BatchNorm in evaluation mode, biases, residuals,
+    permutations) go into the weights of these units. A layer passes on a value s_j that a later layer needs as the
+    product s_j * 1, so most networks are lifted. The name of a layer lists the paths of the submodules whose products
+    it computes.
 
-    model: in evaluation mode, with one input (batch, ...) and one output (batch, ...), rows independent of each other.
-    example: an input, in the model's dtype. max_elements: how many weights the network may have.
-    The result is compared with the model on the example (32 samples at most) and on 32 random inputs, as a batch and
-    one by one, before it is returned.
-    Raises TypeError for another kind of argument, else ValueError. For an operation that is no polynomial (a ReLU, a
-    norm, a softmax, a division by data) it names the submodule, the operation and the line; `polynomial_parts` returns
-    the stretches between such operations. Cost: one export (0.1 to 1 s), and the weights of the network in float64.
+    model: a module in evaluation mode with one input (batch, ...) and one output (batch, ...); the rows of a batch must
+    not affect each other. example: an input, in the dtype of the model. max_elements: the largest number of weights
+    that the network may have.
+    Before the network is returned, it is compared with the model on the example (at most 32 samples) and on 32 random
+    inputs, as a batch and one by one.
+    Raises TypeError for a wrong type of argument, and ValueError for all other faults. If an operation is not
+    polynomial (a ReLU, a norm, a softmax, a division by data), the error names the submodule, the operation and the
+    line; `polynomial_parts` returns the parts between such operations. Cost: one export (0.1 to 1 s), and the weights
+    of the network in float64.
 
     Example:
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 3)).eval()
@@ -89,13 +92,14 @@ def from_module(model: torch.nn.Module, example: Tensor, *, max_elements: float 
 def polynomial_parts(
     model: torch.nn.Module, example: Tensor, *, max_elements: float = _MAX_ELEMENTS
 ) -> dict[str, BilinearNetwork]:
-    """Return the networks of the largest submodules that consist of affine operations and products, by their paths.
+    """Return by path the networks of the largest submodules that consist of affine operations and products.
 
-    A part has at least one product, and one value goes in and one out; both are flattened, so the MLP of a transformer
-    on 5 tokens of width 8 is a network of 40 inputs. Its input is what the submodule gets: behind a norm, for example.
-    A path is as in `torch.nn.Module.named_modules`, with "@1" behind it for the second call; "" is the whole model.
-    example: as for `from_module`; it may also hold whole numbers (tokens). Each part is compared with what its
-    submodule computes in the model. Raises as `from_module` does, but for operations that are no polynomials.
+    A part has at least one product, one input and one output. Input and output are flattened, so the MLP of a
+    transformer on 5 tokens of width 8 is a network with 40 inputs. The input of a part is the input of its submodule,
+    for example the result of a norm. Paths are those of `torch.nn.Module.named_modules`; "@1" is added for the second
+    call of a submodule, and "" is the whole model. example: as for `from_module`; it may also hold whole numbers
+    (tokens). Each part is compared with the outputs of its submodule in the model. Raises the same errors as
+    `from_module`, except the error for operations that are not polynomial.
     """
     _check_arguments(model, example, max_elements)
     forward = forward_pass(model, example)
@@ -140,7 +144,7 @@ def _check_arguments(model: torch.nn.Module, example: Tensor, max_elements: floa
 
 
 def _network(forward: ForwardPass, source: Value, output: Value, name: str, max_elements: float) -> BilinearNetwork:
-    """Return the float64 network from one value to another."""
+    """Return the float64 network that computes the value `output` from the value `source`."""
     plan = stages(source, output)
     count = sum(stage.weights for stage in plan)
     if count > max_elements:
@@ -174,7 +178,7 @@ def _paths(stage: Stage) -> str:
 
 
 def _parts(forward: ForwardPass, path: str, depth: int, steps: Sequence[fx.Node]) -> Iterator[tuple[str, Value, Value]]:
-    """Yield path, input and output of the largest module calls without a refused operation, from `path` inwards."""
+    """Yield path, input and output of the largest module calls inside `path` without a refused operation."""
     inside = set(steps)
     entering = dict.fromkeys(
         node for step in steps for node in step.all_input_nodes if node not in inside and node not in forward.constants

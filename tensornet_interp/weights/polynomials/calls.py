@@ -32,7 +32,7 @@ class Refusal(Exception):
 
 
 def replace_leaves(item: Any, change: Callable[[Any], Any]) -> Any:
-    """Return nested lists, tuples and dicts with every leaf changed."""
+    """Return nested lists, tuples and dicts with every leaf replaced by change(leaf)."""
     if isinstance(item, dict):
         return {key: replace_leaves(part, change) for key, part in item.items()}
     if isinstance(item, list | tuple):
@@ -49,7 +49,10 @@ def leaves(item: Any) -> list[Any]:
 
 
 def apply(path: str, function: Callable[..., Any], shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    """Return the value of an affine function of the values among its arguments; without any, its result."""
+    """Return function(*args, **kwargs) as a value that is affine in the values among the arguments.
+
+    If no argument is a value, return the result of the function. shape: the shape of the result.
+    """
     parents = tuple(leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Value))
     if not parents:
         return function(*args, **kwargs)

@@ -13,7 +13,7 @@ _ENDLESS = 2**31 - 1  # capacities are 32-bit numbers
 
 
 class Stage(NamedTuple):
-    """A stage is one layer of the network to be: it reads the values `below` and computes the values `above`.
+    """A stage is one planned layer of the network: it reads the values `below` and computes the values `above`.
 
     above = affine in (products, below); the factors of the products are affine in `below`.
     """
@@ -38,9 +38,9 @@ class Stage(NamedTuple):
 def stages(source: Value, output: Value) -> list[Stage]:
     """Return the layers of a network from `source` to `output`, bottom first.
 
-    A product may be computed as soon as its factors are there, or as late as its result is needed. Neither is always
-    better (early: few values wait; late: few results wait), so both are tried, and the smaller network is taken.
-    Raises ValueError for more coordinates than capacities of a cut can count.
+    A product can be computed as soon as its factors are known, or just before its result is needed. An early product
+    saves passing on its factors, a late one saves passing on its result. So both plans are made, and the smaller
+    network is taken. Raises ValueError if the values have more than 2^31 - 1 coordinates.
     """
     values = ancestors([output], {source})
     total = sum(value.size for value in values)
@@ -67,7 +67,7 @@ def _late(values: Sequence[Value], output: Value) -> dict[Value, int]:
 
 
 def _plan(values: Sequence[Value], source: Value, output: Value, when: Mapping[Value, int]) -> list[Stage]:
-    """Return the stages if product p is computed by layer when[p], from 1."""
+    """Return the stages of the plan in which layer when[p] computes product p; layers count from 1."""
     ready: dict[Value, int] = {}  # the layer behind which a value can be computed
     for value in values:
         below = max((ready[parent] for parent in value.parents), default=0) if value is not source else 0
@@ -92,9 +92,11 @@ def _plan(values: Sequence[Value], source: Value, output: Value, when: Mapping[V
 
 
 def _smallest_cut(values: Sequence[Value], there: set[Value], needed: set[Value]) -> tuple[Value, ...]:
-    """Return the values of smallest total size from which all `needed` ones can be computed, given those `there`.
+    """Return the values of smallest total size from which all `needed` values can be computed.
 
-    It is a minimum vertex cut. Among several, the one nearest to what is there: it is the same for every maximum flow.
+    They can be computed from the values `there`, and they are a minimum vertex cut between these and the `needed`
+    values. If there are several minimum cuts, the cut nearest to the values `there` is returned, because it is the same
+    for every maximum flow.
     """
     at = {value: 2 + 2 * i for i, value in enumerate(values)}  # a value enters at an even node, leaves at the odd one
     edges = [(0, at[value], _ENDLESS) for value in values if value in there]

@@ -26,12 +26,12 @@ _INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<"
 
 
 class NotPolynomial(Exception):
-    """A forward pass has an operation that is neither affine nor a product: what is wrong, and the step."""
+    """An operation of a forward pass is neither affine nor a product; the arguments are the reason and the step."""
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """A forward pass is a graph whose operations are in order; its parameters and buffers are constants, in float64."""
+    """A forward pass is a graph with its operations in order; parameters and buffers are constants in float64."""
 
     steps: tuple[fx.Node, ...]
     constants: dict[fx.Node, Any]
@@ -40,7 +40,7 @@ class ForwardPass:
     device: torch.device
 
     def values(self, steps: Sequence[fx.Node], given: dict[fx.Node, Value]) -> dict[fx.Node, Any]:
-        """Return the values that some steps compute, those of `given` nodes included.
+        """Return the values that these steps compute, and the values of the `given` nodes.
 
         Raises NotPolynomial for the first step that is neither affine nor a product.
         """
@@ -52,7 +52,7 @@ class ForwardPass:
 
 
 def forward_pass(model: torch.nn.Module, example: Tensor) -> ForwardPass:
-    """Return the forward pass of a module on the first sample of an example; ValueError if it is no fixed graph."""
+    """Return the forward pass of a module on the first sample; raise ValueError if it is not a fixed graph."""
     name = type(model).__name__
     try:
         exported = _export(model, example, strict=False)
@@ -90,7 +90,7 @@ def forward_pass(model: torch.nn.Module, example: Tensor) -> ForwardPass:
 
 
 def line_of(step: fx.Node, model: torch.nn.Module, example: Tensor) -> str:
-    """Return ", file:line: `code`" of a step, the innermost line that is the user's; "" if it is not known.
+    """Return ", file:line: `code`" of a step, for the innermost line of the user's code; "" if it is not known.
 
     The graph knows the lines of `forward` methods only, so the function is traced once more in the slower way that
     knows every line. If that fails or finds other operations, the line in `forward` is returned.
@@ -157,7 +157,7 @@ def _name(step: fx.Node) -> str:
 
 
 def _line(step: fx.Node) -> str:
-    """Return the user's line: the last of the frames outside torch."""
+    """Return the line in the user's code: the last frame outside of torch and this package; "" if there is none."""
     frames = re.findall(r'File "(.*?)", line (\d+).*\n\s*(.*)', step.meta.get("stack_trace") or "")
     own = [frame for frame in frames if not frame[0].startswith(_INSIDE)]
     return ", {}:{}: `{}`".format(*own[-1]) if own else ""
@@ -172,7 +172,7 @@ def _is_check(step: fx.Node) -> bool:
 
 
 def _wide(item: Any, name: str, device: torch.device) -> Any:
-    """Return constants on the device, real ones in float64."""
+    """Return constants on the device, with real numbers in float64."""
 
     def widen(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -191,7 +191,7 @@ def _export(model: torch.nn.Module, example: Tensor, *, strict: bool) -> torch.e
 
 
 def sharing_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy of the module tree that shares all tensors: a call may store what it likes in it."""
+    """Return a copy of the module tree that shares all tensors, so attributes that a call stores do not matter."""
     parts = [leaf for module in model.modules() for leaf in leaves(dict(vars(module)))]
     return copy.deepcopy(model, {id(part): part for part in parts if isinstance(part, Tensor)})
 
@@ -211,7 +211,7 @@ def _explanation(name: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Run torch's tracers without the messages for their developers, and outside of the caller's modes."""
+    """Run torch's tracers without their warnings and logs, and without inference mode and gradients."""
     before = logging.root.manager.disable
     with (
         warnings.catch_warnings(),

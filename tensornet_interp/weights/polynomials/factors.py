@@ -1,4 +1,4 @@
-"""The weights of stages, read off affine stretches of a forward pass by forward derivatives."""
+"""Read the weights of stages from the affine parts of a forward pass, by forward derivatives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ _BLOCK = 256  # unit vectors at a time
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of one stage, over s = (1, state): the constant coordinate comes first.
+    """Weights describe one stage as a function of s = (1, state), in which the constant coordinate comes first.
 
     above[out] = sum_rank down[out, rank] (left[rank] . s) (right[rank] . s) + linear[out] . s
     """
@@ -28,7 +28,7 @@ class Weights:
 def read_weights(plan: Sequence[Stage], device: torch.device) -> list[Weights]:
     """Return the weights of every stage, bottom first, in float64.
 
-    What is constant is folded into the stage that reads it, and coordinates that nobody reads are dropped.
+    A constant coordinate goes into the weights of the stage that reads it. Coordinates that no stage reads are dropped.
     """
     found = [_simplify(_read_stage(stage, device)) for stage in plan]
     for i in range(len(found) - 1):
@@ -52,9 +52,9 @@ def _read_stage(stage: Stage, device: torch.device) -> Weights:
 
 
 def _read_affine(sources: Sequence[Value], targets: Sequence[Value], device: torch.device) -> Tensor:
-    """Return (target coordinates, 1 + source coordinates): the constant part, then the matrix.
+    """Return the affine map from sources to targets, (target, 1 + source): the constant part, then the matrix.
 
-    Forward derivatives lose nothing beside a large constant part, as differences f(e_j) - f(0) would.
+    Forward derivatives stay accurate if the constant part is large; the differences f(e_j) - f(0) would lose digits.
     """
     sizes = [value.size for value in sources]
 
@@ -76,7 +76,7 @@ def _read_affine(sources: Sequence[Value], targets: Sequence[Value], device: tor
 
 
 def _simplify(weights: Weights) -> Weights:
-    """Return the weights with products of which one factor is constant as linear parts, and without unused ones."""
+    """Return the weights without unused products; a product with a constant factor becomes a linear part."""
     left, right, down, linear = weights.left, weights.right, weights.down, weights.linear
     for constant, other in ((left, right), (right, left)):
         fixed = ~constant[:, 1:].any(1) & down.any(0)
@@ -87,7 +87,7 @@ def _simplify(weights: Weights) -> Weights:
 
 
 def _fold_constants(below: Weights, above: Weights) -> tuple[Weights, Weights]:
-    """Return two stages without the constant coordinates between them, the upper one simplified."""
+    """Return two stages without the constant coordinates between them; the upper stage is simplified."""
     fixed = ~below.down.any(1) & ~below.linear[:, 1:].any(1)
     values = below.linear[fixed, 0]
 
@@ -101,7 +101,7 @@ def _fold_constants(below: Weights, above: Weights) -> tuple[Weights, Weights]:
 
 
 def _drop_unread(below: Weights, above: Weights) -> tuple[Weights, Weights]:
-    """Return two stages without the coordinates between them that the upper one does not read."""
+    """Return two stages without the coordinates between them that the upper stage does not read."""
     read = torch.cat([above.left, above.right, above.linear])[:, 1:].any(0)
     with_constant = torch.cat([read.new_ones(1), read])
     left, right, linear = (side[:, with_constant] for side in (above.left, above.right, above.linear))

@@ -1,6 +1,7 @@
-"""Operations of a forward pass as values: each is affine, or a sum of products, or refused.
+"""Turn operations of a forward pass into values: an operation is affine, a sum of products, or refused.
 
-The lists are closed. A test on random inputs cannot replace them: a clamp at a million passes every such test.
+Only operations in these lists are accepted. Tests on random inputs cannot replace the lists, because a clamp at a
+million passes every such test.
 """
 
 from collections.abc import Callable
@@ -72,7 +73,7 @@ _WHY = {
 def value_of(call: Call) -> Any:
     """Return the value that a call computes, or a tuple of values for an operation with several results.
 
-    Raises Refusal for what is neither affine nor a sum of products.
+    Raises Refusal if the operation is neither affine nor a sum of products.
     """
     if call.name in _OF_SHAPE:
         like = torch.zeros(call.args[0].shape, dtype=torch.float64, device=call.device)
@@ -98,7 +99,7 @@ def _rounds(call: Call) -> bool:
 
 
 def _ignored(call: Call) -> set[int]:
-    """Return the places of arguments of which only the shape is read."""
+    """Return the places of the arguments of which the operation reads only the shape."""
     return {0} if call.name in ("copy", "fill") else set()
 
 
@@ -120,12 +121,12 @@ def _affine(call: Call) -> Any:
 
 
 def _reshape(x: Tensor, shape: list[int]) -> Tensor:
-    """A view of a tensor that `vmap` may have laid out in another order."""
+    """Return a reshaped tensor; a view fails if `vmap` has laid out the tensor in another order."""
     return x.reshape(shape)
 
 
 def _slice(x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
-    """A slice whose open end is not the largest integer, which `vmap` cannot take."""
+    """Return a slice whose open end is the size of the axis, because `vmap` cannot take the largest integer."""
     size = x.shape[dim]
     return torch.ops.aten.slice(x, dim, start, size if end is None else min(end, size), step)
 

@@ -1,4 +1,4 @@
-"""Operations that multiply two values, as sums of products entry by entry."""
+"""Write operations that multiply two values as sums of entry by entry products."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def _multiply(call: Call) -> Any:
 
 
 def _matrix_product(call: Call) -> Any:
-    """[..., n, k] times [..., k, m]: all products of entries, then the sum over k."""
+    """Return [..., n, k] times [..., k, m] as products of entries, summed over k."""
     first = 1 if call.name in ("addmm", "addmv", "baddbmm") else 0
     a, b = call.args[first : first + 2]
     if b.ndim == 1:  # mv, dot
@@ -71,7 +71,7 @@ def _by_squaring(path: str, x: Item, exponent: int, shape: torch.Size) -> Any:
 
 
 def _product_along(call: Call) -> Any:
-    """The product of the entries along an axis, or of all, as a balanced tree."""
+    """Return the product of the entries along an axis, or of all entries, as a balanced tree of products."""
     x = call.args[0]
     if len(call.args) == 1:
         x, dim, keepdim = apply(call.path, lambda x: x.reshape(-1), (x.size,), x), 0, False
@@ -96,9 +96,9 @@ def _product_along(call: Call) -> Any:
 
 
 def _trilinear(call: Call) -> Any:
-    """sum a w b over axes, of which a and b depend on the input: the sum of w times b over the axes that a lacks first.
+    """Return the sum of a w b over axes, with a constant w; first w times b is summed over the axes that a lacks.
 
-    This is `torch.nn.Bilinear`: (w b) is affine, so there are out * in1 products instead of out * in1 * in2.
+    `torch.nn.Bilinear` computes such a sum. (w b) is affine, so out * in1 products suffice instead of out * in1 * in2.
     """
     a, w, b, *expand, summed = call.args[:7]
     if not isinstance(a, Value) or not isinstance(b, Value) or isinstance(w, Value):

@@ -1,4 +1,4 @@
-"""Trials of a network that was read: against the graph in float64, and against the module in its own dtype."""
+"""Compare a network with the graph that it was read from, in float64, and with the module, in its own dtype."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,11 @@ _STEPS = 16  # roundings per degree that a forward pass may have, each of the si
 
 
 def probes(example: Tensor) -> Tensor:
-    """Return samples of the example, 32 at most, and 32 random ones of its size; whole numbers are only moved."""
+    """Return at most 32 samples of the example and 32 random samples of similar size.
+
+    The random samples have the root mean square of the example. If the example holds whole numbers, the second part
+    holds its samples with the last axis reversed instead.
+    """
     given = example[:_COUNT].detach()
     if not example.is_floating_point():
         return torch.cat([given, given.flip(-1)])
@@ -28,7 +32,7 @@ def probes(example: Tensor) -> Tensor:
 
 
 def check_against_graph(network: BilinearNetwork, source: Value, output: Value, x: Tensor) -> None:
-    """Check that a float64 network computes what the graph does on rows (sample, in)."""
+    """Raise ValueError unless a float64 network computes the same as the graph on rows x (sample, in)."""
     expected = torch.stack([evaluate([output], {source: row.reshape(source.shape)})[0].reshape(-1) for row in x])
     _compare(network(x), expected, _tolerance(network, x, degree(output), torch.float64), "the graph of model", x.dtype)
 
@@ -36,9 +40,10 @@ def check_against_graph(network: BilinearNetwork, source: Value, output: Value, 
 def check_against_model(
     network: BilinearNetwork, model: Callable[[Tensor], Tensor], samples: Tensor, power: int
 ) -> None:
-    """Check that a float64 network, rounded to the samples' dtype, computes what the module does, at degree `power`.
+    """Raise ValueError unless a float64 network, rounded to the samples' dtype, computes the same as the module.
 
-    The samples are given together and one by one: only so is it seen if the module mixes the rows of a batch.
+    The module gets the samples together and one by one, which shows whether it mixes the rows of a batch. power: the
+    degree of the polynomial, which determines the tolerance.
     """
     with torch.no_grad(), _full_precision():
         apart = torch.cat([_call(model, sample[None]) for sample in samples])
@@ -60,7 +65,7 @@ def check_against_model(
 
 
 def watch(model: torch.nn.Module, paths: Iterable[str], samples: Tensor) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Call the model once, and return the inputs and outputs of submodules that take one tensor and return one."""
+    """Call the model once; return inputs and outputs of the submodules that take one tensor and return one tensor."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in paths}
     for path, pairs in seen.items():
 
@@ -78,7 +83,7 @@ def watch(model: torch.nn.Module, paths: Iterable[str], samples: Tensor) -> dict
 
 
 def check_part(network: BilinearNetwork, path: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Check a float64 part on the inputs and outputs of its submodule, where these have a row per sample."""
+    """Check a float64 part on the inputs and outputs of its submodule, if these have one row per sample."""
     n_in, n_out = network.sizes["in1"] - network.constant_in, network.sizes["out"]
     for x, y in pairs:
         if len(x) == len(y) and (x[0].numel(), y[0].numel()) == (n_in, n_out):
@@ -88,7 +93,7 @@ def check_part(network: BilinearNetwork, path: str, pairs: Sequence[tuple[Tensor
 
 
 def _call(model: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
-    """Return rows (sample, out); the module gets a copy, since it may write to its input."""
+    """Return rows (sample, out) of the module, which gets a copy because it may write to its input."""
     try:
         result = model(samples.clone())
     except Exception as error:  # the user's code
@@ -97,7 +102,7 @@ def _call(model: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
 
 
 def _tolerance(network: BilinearNetwork, x: Tensor, power: int, dtype: torch.dtype) -> Tensor:
-    """Return the rounding error (sample, out) of one evaluation in a dtype: a share of the sums of magnitudes."""
+    """Return a bound (sample, out) on the rounding error of one evaluation: a share of the sums of magnitudes."""
     size = network.parts[0].lift_input("x", x).abs()
     for layer in network.layers:
         size = ((size @ layer.left.abs()) * (size @ layer.right.abs())) @ layer.down.abs().T
@@ -105,7 +110,7 @@ def _tolerance(network: BilinearNetwork, x: Tensor, power: int, dtype: torch.dty
 
 
 def _worst(found: Tensor, expected: Tensor, tolerance: Tensor) -> float:
-    """Return the largest difference over tolerance, of the samples at which the expected values are finite."""
+    """Return the largest ratio of difference and tolerance over the samples with finite expected values."""
     found, expected = found.to(tolerance), expected.to(tolerance)
     finite = torch.isfinite(expected).all(1) & torch.isfinite(tolerance).all(1)
     ratio = ((found - expected).abs() / tolerance)[finite]
@@ -126,7 +131,7 @@ def _compare(found: Tensor, expected: Tensor, tolerance: Tensor, what: str, dtyp
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products in the dtype they are written in: GPUs may round float32 to ten bits."""
+    """Compute products in their full dtype, because GPUs may round float32 to ten bits."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

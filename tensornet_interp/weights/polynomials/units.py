@@ -1,4 +1,4 @@
-"""Hidden units of layers: as few as the forms that they multiply allow."""
+"""Hidden units of layers: write a stage with as few products of linear forms as possible."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tensornet_interp.weights.polynomials.factors import Weights
 
 
 class Units(NamedTuple):
-    """The factors of a layer over the coordinates of its input, each row of left and right a form."""
+    """Units hold the factors of a layer; each row of left and of right is a linear form in the inputs."""
 
     left: Tensor  # (rank, in)
     right: Tensor  # (rank, in)
@@ -20,10 +20,10 @@ class Units(NamedTuple):
 
 
 def units_of(stages: Sequence[Weights]) -> tuple[list[Units], bool]:
-    """Return the units of every stage, and whether they have a constant coordinate in front.
+    """Return the units of every stage, and whether the layers have a constant coordinate in front.
 
-    They need one if there is a bias, or a value that is carried past a product. Then the units are those of the
-    products, one s_j * 1 per carried coordinate, and the constant 1 * 1.
+    A constant coordinate is needed if there is a bias, or if a layer passes on a value s_j to a later layer. Then the
+    units of a layer are its products, one unit s_j * 1 per coordinate that is passed on, and the constant unit 1 * 1.
     """
     lifted = any(bool(part.any()) for stage in stages for part in (stage.left[:, 0], stage.right[:, 0], stage.linear))
     if not lifted:
@@ -47,9 +47,9 @@ def _lifted(stage: Weights, *, constant_out: bool) -> Units:
 
 
 def _fewest(units: Units) -> Units:
-    """Return the same function without unused units, with repeated ones merged, and regrouped where that saves units.
+    """Return the same function with fewer units: drop unused units, merge equal units, and regroup if that saves units.
 
-    Units that share a form f are f * (sum of the others) for each output, which is fewer if outputs are few:
+    Units that share a form f are f * (sum of the other forms) for each output, so one unit per output suffices:
     down[out, r] (f . x) (g_r . x) summed over r = (f . x) ((sum_r down[out, r] g_r) . x)
     """
     left, right, down = units

@@ -1,4 +1,4 @@
-"""Values of the forward pass of one sample: the input, affine functions of values, products of two values."""
+"""Values in the forward pass of one sample: the input, affine functions of values, and products of two values."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Value:
 
 
 def ancestors(values: Iterable[Value], known: Collection[Value] = ()) -> list[Value]:
-    """Return the values and all that they are computed from, parents first; nothing is below a `known` value."""
+    """Return the values and all values that they are computed from, parents first, but no parents of `known` values."""
     found: set[Value] = set()
     todo = list(values)
     while todo:
@@ -50,7 +50,7 @@ def ancestors(values: Iterable[Value], known: Collection[Value] = ()) -> list[Va
 
 
 def evaluate(targets: Sequence[Value], known: Mapping[Value, Tensor]) -> list[Tensor]:
-    """Return the tensors of `targets`, computed from those of `known` values."""
+    """Return the tensors of the values `targets`, computed from the tensors of the `known` values."""
     tensors = dict(known)
     for value in ancestors(targets, known):
         if value not in tensors:
@@ -60,7 +60,7 @@ def evaluate(targets: Sequence[Value], known: Mapping[Value, Tensor]) -> list[Te
 
 
 def levels(values: Iterable[Value]) -> dict[Value, int]:
-    """Return how many products lie one behind the other on the way to each value."""
+    """Return for each value the largest number of products on one path from the input to this value."""
     found: dict[Value, int] = {}
     for value in values:
         found[value] = max((found[parent] for parent in value.parents), default=0) + value.is_product
@@ -68,7 +68,7 @@ def levels(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def degree(output: Value) -> int:
-    """Return the degree in the input that the operations allow: products add the degrees of their factors."""
+    """Return an upper bound on the degree of a value in the input: products add the degrees of their factors."""
     found: dict[Value, int] = {}
     for value in ancestors([output]):
         below = [found[parent] for parent in value.parents]

@@ -107,10 +107,7 @@ def check_alike(**tensors: Tensor) -> None:
 
 
 def check_size(mode: str, **sizes: int) -> None:
-    """Raise ValueError unless a mode has the same size in all arrays.
-
-    sizes: the size of the mode in each array, by the name of the array.
-    """
+    """Raise ValueError unless a mode has the same size in all arrays; `sizes` holds the size per array name."""
     (first, expected), *others = sizes.items()
     for name, size in others:
         if size != expected:
@@ -148,10 +145,7 @@ def check_seed(name: str, value: object) -> int:
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:
-    """Return a number from 0 to 1 as a float; bools are refused.
-
-    low_open: if True, 0 is refused too. high_open: if True, 1 is refused too.
-    """
+    """Return a number from 0 to 1 as a float; bools are refused. low_open excludes 0, and high_open excludes 1."""
     value = _real(name, value)
     if not (value > 0 if low_open else value >= 0) or not (value < 1 if high_open else value <= 1):
         raise ValueError(f"{name} must be in {'(' if low_open else '['}0, 1{')' if high_open else ']'}, got {value}")
@@ -161,10 +155,7 @@ def check_share(name: str, value: object, *, low_open: bool, high_open: bool) ->
 def check_number(
     name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, low_open: bool = False
 ) -> float:
-    """Return a finite number from `minimum` to `maximum` as a float; bools are refused.
-
-    low_open: if True, `minimum` itself is refused too.
-    """
+    """Return a finite number from `minimum` to `maximum` as a float, but no bool; low_open excludes `minimum`."""
     value = _real(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
@@ -178,10 +169,7 @@ def check_number(
 
 
 def check_labels(name: str, value: object, *, samples: int, classes: int) -> Tensor:
-    """Return the class numbers of a batch after a check: int64, one per sample, each from 0 to classes - 1.
-
-    samples: the number of samples in the batch. classes: the number of classes.
-    """
+    """Return int64 class numbers (samples,) after checking that each is from 0 to classes - 1."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1 or value.layout != torch.strided:
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")

@@ -104,8 +104,7 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the content of a regular file; if the file has more than `limit` bytes, raise ValueError before
-    reading."""
+    """Return the content of a regular file; raise ValueError, before it is read, if it exceeds `limit` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(size + 1) if 0 < size <= limit else b""

@@ -47,7 +47,7 @@ class Matching:
 @register_type("Stability")
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """A stability says how similar the results of several fits are; no fit is compared with itself."""
+    """A stability says how similar the results of several fits are; every pair has two different fits."""
 
     matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
     components: tuple[Tensor, ...]  # per fit (component,): mean congruence with the partners in the other fits
@@ -74,9 +74,9 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     of components, with congruence |c . c'| |<M, M'>| / (||M|| ||M'||). Use blocks if eigenvalues are degenerate, and
     for block-term decompositions.
 
-    Congruence says that factors agree, not that they are right: if a CP decomposition is not unique, other fits are
-    equally good. Raises ValueError if sizes, constant coordinates or devices differ; TypeError for blocks of anything
-    but `SpectralResult`s. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the assignment.
+    A high congruence says that factors agree, not that they are right: if a CP decomposition is not unique, other fits
+    are equally good. Raises ValueError if sizes, constant coordinates or devices differ. Raises TypeError if `blocks`
+    is True and a or b is not a `SpectralResult`. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the assignment.
 
     Example:
     >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))
@@ -101,11 +101,11 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
 
 
 def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stability:
-    """Return how similar several fits are (for example of different seeds): the congruence of `match` per pair of fits.
+    """Return how similar several fits are, for example of different seeds: the congruence of `match` per pair of fits.
 
-    `matrix` holds the mean congruence per pair of fits, and `components` that of every component; a component without a
-    partner (if ranks differ) counts as 0 there. blocks: as in `match`. Raises ValueError for fewer than two results.
-    Cost: that of `match` per pair.
+    `matrix` holds the mean congruence per pair of fits, and `components` holds the congruence of every component. If
+    ranks differ, a component without a partner counts as 0 in `components`. blocks: as in `match`. Raises ValueError
+    for fewer than two results. Cost: the cost of `match` per pair.
     """
     check_bool("blocks", blocks)
     if len(check_list("results", results)) < 2:
@@ -224,7 +224,7 @@ def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
 
 
 def _part(name: str, part: TensorNetwork) -> TensorNetwork:
-    """Return the single part of a network of one part, because its type and report matter; other objects unchanged."""
+    """Return the part of a network of one part, because its type and report matter; return other objects unchanged."""
     check_network(name, part)
     return part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part
 

@@ -61,7 +61,7 @@ class OrderedSimilarity:
 class Interval:
     """An interval holds a mean over pairs of runs, its standard error and both ends of its confidence interval.
 
-    All four are float64 tensors.
+    These four numbers are float64 tensors.
     """
 
     mean: Tensor  # (...)
@@ -82,15 +82,15 @@ def ordered_similarity(
     results: eigendecompositions of two or more runs with the same inputs and blocks, with all eigenpairs kept. The
     vectors are compared as they are. If embeddings differ between runs and the results are in the embedding basis,
     apply `pull_back` to the results first.
-    by: rank "positive" eigenvalues (largest first), "negative" eigenvalues (most negative first), or all by
-    "magnitude".
+    by: the ranking. "positive" ranks positive eigenvalues, largest first; "negative" ranks negative eigenvalues, most
+    negative first; "magnitude" ranks all eigenvalues.
     count: the number of places. Signs of vectors do not matter. No run is compared with itself.
     rtol: a share of the block's largest magnitude. A place is absent, and the value is NaN, if the number that ranks it
     (the eigenvalue, its negative for "negative", its absolute value for "magnitude") is not above this share. A gap
     that is not above this share marks both eigenvalues as `degenerate`. The default for both limits is the rounding
     error of float64, 10 * in * 2.2e-16; for results in a narrower dtype, the limit for gaps adds the rounding error of
     that dtype.
-    Raises ValueError for fewer than two results, if sizes or devices differ, or if only some have a constant
+    Raises ValueError for fewer than two results, if sizes or devices differ, or if only some results have a constant
     coordinate.
     Cost: pairs * block * in * count^2. Source: Pearce et al. 2025, figure 5A.
 
@@ -133,7 +133,8 @@ def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Ten
     places by magnitude. If partners have parallel output vectors, as in an eigendecomposition of every output, the
     value is the mean of two cosines. Partners are in the same block if the output vectors of different blocks are
     orthogonal.
-    Raises the same errors as `ordered_similarity`. Cost: that of `match` per pair.
+    count: the number of eigenvectors per block. Raises the same errors as `ordered_similarity`. Cost: the cost of
+    `match` per pair.
     """
     _check_runs(results)
     count = check_int("count", count, 1, min(result.rank for result in results), "eigenpairs of the smallest result")
@@ -153,12 +154,12 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
 
     mean +- t * standard_error, standard_error^2 = (n - 1) / n * sum_run (mean without run - average of these means)^2
 
-    values: (pair, ...), one number per pair of runs; pairs: all pairs of n >= 3 runs. Pairs share runs, so they are not
-    independent: the sample size is n, not n * (n - 1) / 2. Each run is left out with all its pairs, and t has n - 1
-    degrees of freedom. If the number of a pair is the average of one number per run, the result is the usual interval
-    of a mean. Otherwise the standard error is on average too large rather than too small (Efron and Stein 1981). The
-    interval of a cosine may extend above 1. Raises ValueError if a pair is missing or given twice, or for fewer than 3
-    runs.
+    values: (pair, ...), one number per pair of runs. pairs: all pairs of n runs, with n at least 3. confidence: the
+    probability that the interval contains the true mean. Pairs share runs, so they are not independent: the sample size
+    is n, not n * (n - 1) / 2. Each run is left out with all its pairs, and t has n - 1 degrees of freedom. If the
+    number of a pair is the average of one number per run, the result is the usual interval of a mean. Otherwise the
+    standard error is on average too large rather than too small (Efron and Stein 1981). The interval of a cosine may
+    extend above 1. Raises ValueError if a pair is missing or given twice, or if there are fewer than 3 runs.
     """
     check_tensor("values", values, ("pair",) + ("...",) * (getattr(values, "ndim", 1) - 1), finite=False)
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in check_list("pairs", pairs)):

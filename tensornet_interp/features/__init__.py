@@ -1,8 +1,8 @@
 """Dictionary features before and after a layer: interactions of input features, eigenpairs of output features, labels.
 
 Most functions take plain matrices: input features are the columns of a decoder (in, feature), and output features are
-the rows of an encoder (feature, out). The coordinates of the inputs, before or after a norm, are stated by the layer or
-by the argument "basis"; they are never assumed.
+the rows of an encoder (feature, out). The layer or the argument "basis" must state the coordinates of the inputs,
+before or after a norm; no coordinates are ever assumed.
 """
 
 from tensornet_interp.features.dictionary import Dictionary, between

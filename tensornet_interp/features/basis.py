@@ -1,4 +1,4 @@
-"""The basis of the inputs of a layer: the layer or the caller states it; it is never assumed."""
+"""The basis of the inputs of a layer, which the layer or the caller must state; no basis is ever assumed."""
 
 from tensornet_interp.checks import check_text
 from tensornet_interp.layer import AS_GIVEN, CHANGED, BilinearLayer

@@ -107,7 +107,7 @@ class Dictionary:
 
     @without_autocast
     def pre_activations(self, x: Tensor) -> Tensor:
-        """Return encoder x + `reading_bias()`, the codes before the three steps of act: (..., d) -> (..., feature)."""
+        """Return encoder x + `reading_bias()`, the codes before the steps of act: (..., d) -> (..., feature)."""
         y = self._checked("x", x, "d", self.width) @ self.encoder.T
         bias = self.reading_bias()
         return y if bias is None else y + bias
@@ -116,7 +116,7 @@ class Dictionary:
     def reading_bias(self) -> Tensor | None:
         """Return encoder_bias - encoder center, the constant part of the pre-activations, (feature,).
 
-        None means that there are no biases.
+        Return None if the dictionary has no biases.
         """
         if self.decoder_bias is None or not self.centered:
             return self.encoder_bias
@@ -140,7 +140,7 @@ class Dictionary:
         return x if self.decoder_bias is None else x + self.decoder_bias
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
-        """Return the dictionary on a device and in a dtype; None keeps the present one."""
+        """Return the dictionary on a device and in a dtype; None keeps the present device or dtype."""
         moved = {
             key: value.to(*check_place(device, dtype, value))
             for key, value in vars(self).items()
@@ -168,8 +168,8 @@ def between(
     the rows of its encoder are used: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier
     and threshold are left out, because they are not bilinear. A dictionary of the residual stream after the layer reads
     y + x, not y.
-    `biases`: if True and a dictionary has biases, a layer that is not lifted is lifted, which adds one hidden unit. If
-    False, the biases of both dictionaries are left out; the basis and the history of the result record this.
+    `biases`: if True and a dictionary has biases, the layer is lifted unless it is lifted already; this adds one hidden
+    unit. If False, the result ignores the biases of both dictionaries; its basis and its history record this.
 
     Raises ValueError if a dictionary and the layer have different widths, or if the layer does not read or write at the
     `point` of a dictionary, such as "3-mlp-out" for inputs.

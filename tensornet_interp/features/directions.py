@@ -44,9 +44,10 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
     coordinates[vector, rank] = sum_in eigenvectors[in, rank] vectors[in, vector]
 
     vectors: (in, vector), one vector per column, such as a decoder, differences of token unembeddings or an embedded
-    prompt. They must be in the input space of the layer. eigenvectors: (in, rank), such as
-    `result.eigenvectors[block]`. For a lifted layer both have the constant coordinate first; it is 0 for a direction
-    and 1 for an input. Raises ValueError if sizes differ. Cost: 2 * in * vectors * rank flops.
+    prompt. These vectors must be in the input space of the layer. eigenvectors: (in, rank), such as
+    `result.eigenvectors[block]`. For a lifted layer, vectors and eigenvectors have the constant coordinate first; this
+    coordinate is 0 for a direction and 1 for an input. Raises ValueError if sizes differ. Cost: 2 * in * vectors * rank
+    flops.
     """
     check_tensor("vectors", vectors, ("in", "vector"))
     check_tensor("eigenvectors", eigenvectors, ("in", "rank"))
@@ -111,7 +112,7 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def _row_basis(rows: Tensor) -> Tensor:
-    """Return orthonormal rows with the same span as `rows`, up to the rounding of their dtype; lengths do not count."""
+    """Return orthonormal rows with the same span as `rows`, up to rounding; the lengths of `rows` do not matter."""
     units = unit_columns(rows.to(torch.float64).T)[0].T
     _, values, basis = torch.linalg.svd(units, full_matrices=False)
     return basis[values > row_noise(units, rows.dtype) * values[0]]

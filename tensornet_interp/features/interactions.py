@@ -46,7 +46,7 @@ class Interaction(NamedTuple):
 
 @register_type("Submatrix")
 class Submatrix(NamedTuple):
-    """A submatrix is the part of Q for some features: their indices, and the matrix of their interactions, float64."""
+    """A submatrix holds the indices of some features, and the float64 matrix Q of the interactions between them."""
 
     features: tuple[int, ...]
     matrix: Tensor  # (feature, feature)
@@ -97,7 +97,7 @@ class FeatureInteractions:
         return self.factors.square() @ self.signs
 
     def block(self, rows: Sequence[int] | Tensor, columns: Sequence[int] | Tensor) -> Tensor:
-        """Return Q[rows, columns] for two lists of features; more than max_elements entries raise ValueError."""
+        """Return Q[rows, columns] for two lists of features; raise ValueError for more than max_elements entries."""
         picks = [_indices(name, value, self.factors) for name, value in (("rows", rows), ("columns", columns))]
         if len(picks[0]) * len(picks[1]) > self.max_elements:
             raise ValueError(
@@ -133,7 +133,7 @@ class FeatureInteractions:
     def smallest_submatrix(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> Submatrix:
         """Return the part of Q for all features that take part in one of the n strongest interactions.
 
-        These are at most 2 * n features, in the order in which `top` names them.
+        There are at most 2 * n such features, in the order in which `top` names them.
         """
         named = [feature for entry in self.top(n, pairs=pairs, by=by) for feature in (entry.first, entry.second)]
         features = tuple(dict.fromkeys(named))
@@ -144,8 +144,9 @@ class FeatureInteractions:
     ) -> dict[str, Statistics]:
         """Return statistics of the interactions: "self" for i = j, and "cross" for i < j.
 
-        z: an outlier is more than z standard deviations away from the mean. quantiles: shares from 0 to 1. Cost: at
-        most 4 * features^2 * rank flops, in two passes over all tiles. Raises ValueError if there is only one feature.
+        z: a number is an outlier if it is more than z standard deviations away from the mean. quantiles: shares from 0
+        to 1. Cost: at most 4 * features^2 * rank flops, in two passes over all tiles. Raises ValueError if there is
+        only one feature.
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")
@@ -172,7 +173,7 @@ class FeatureInteractions:
         return norm * norm
 
     def _norm(self) -> float:
-        """Return the square root of the squared norm; it does not overflow if the entries of Q do not."""
+        """Return the Frobenius norm of Q, which does not overflow if the entries of Q do not."""
         factors, exponent = rescale(self.factors)
         gram = factors.T @ factors * self.signs  # (rank, rank)
         return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
@@ -241,8 +242,9 @@ def feature_interactions(
     decoder: (in, feature), whose columns are the input features, without a constant coordinate. bias: (in,), the vector
     that the input dictionary adds to every input; this bias and the constant of a lifted layer determine the linear
     terms and the offset.
-    basis: the coordinates of inputs and decoder, such as "residual stream after the norm". Leave it out if the layer
-    states its basis. A decoder that was trained before a norm does not describe inputs after this norm.
+    basis: the coordinates of inputs and decoder, such as "residual stream after the norm". If the layer states its
+    basis, this argument is not needed. A decoder that was trained before a norm does not describe inputs after this
+    norm.
     rank: the number of leading eigenpairs of M to use; None uses all min(in, 2 * hidden), where hidden is the number of
     hidden units, which is exact.
     max_elements: the largest number of entries of Q that are computed at once.

@@ -41,14 +41,14 @@ def low_rank_correlation(
 
     corr(sum_{rank < k} eigenvalue (v . x)^2, direction . layer(x))
 
-    directions: (feature, out), such as encoder rows; they include the constant coordinate of a lifted output. x:
-    (token, in), inputs in the basis (see `feature_interactions`), without a constant coordinate. The nonlinearity of
-    the dictionary is left out on both sides.
-    ks: the numbers of eigenpairs to try; by default those of 1, 2, 4, 8, 16, 32 that are at most min(in, 2 * hidden),
+    directions: (feature, out), such as encoder rows. For a lifted output, each direction includes the constant
+    coordinate. x: (token, in), inputs without a constant coordinate. basis: the coordinates of x, as for
+    `feature_interactions`. Neither side of the correlation contains the nonlinearity of the dictionary.
+    ks: the numbers of eigenpairs to try. The default is all of 1, 2, 4, 8, 16, 32 that are at most min(in, 2 * hidden),
     where hidden is the number of hidden units.
-    active: on which tokens a feature is active. Either a boolean tensor (token, feature), for example from a TopK
-    dictionary; or a threshold, which `direction . layer(x) + bias` must exceed. bias: (feature,), the encoder bias; it
-    is used only for this threshold.
+    active: the tokens on which a feature is active, as a boolean tensor (token, feature), for example from a TopK
+    dictionary. If `active` is a number, a feature is active if `direction . layer(x) + bias` is above this number.
+    bias: (feature,), the encoder bias, which is used only for this comparison.
     Returns one record per feature and k: "feature", "k", "correlation" (over all tokens), "active_correlation" (over
     active tokens), "tokens", "active" (the number of active tokens), "basis". A correlation is NaN if it is undefined:
     if there are fewer than two tokens, or if a side has no variance above rounding. Raises ValueError if sizes differ
@@ -120,7 +120,7 @@ def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     two eigenvalues of opposite sign; the record then has "opposite": True. A single square has share 1 and "opposite":
     False. A zero matrix has share 0. The share depends on the coordinates of the inputs, which "basis" reports, but not
     on the length of the direction.
-    directions: (feature, out); they include the constant coordinate of a lifted output.
+    directions: (feature, out). For a lifted output, each direction includes the constant coordinate.
     A record has "place" (from 1), "feature" (the index), "share", "opposite", "first" and "second" (the two leading
     eigenvalues, largest magnitude first), "norm" (the Frobenius norm), "effective_rank" ((sum |eigenvalue|)^2 / sum
     eigenvalue^2) and "basis".

@@ -39,7 +39,7 @@ def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
 
 
 def _parse(point: str, *, before: bool) -> tuple[int, str] | None:
-    """Return the layer index and the place that a point names; None if one of them is unknown.
+    """Return the layer index and the place that a point names; return None if one of them is unknown.
 
     before: if True, resid-post of layer n is returned as resid-pre of layer n + 1.
     """

@@ -1,6 +1,6 @@
 """Tests of circuits: does an output feature lose its activation if the inputs of the circuit are removed?
 
-The tests use tokens that were held out. As a control, an equally long part of other features is removed.
+The tests use held-out tokens. As a control, the tests also remove a part of other features that has the same length.
 """
 
 from dataclasses import asdict, dataclass
@@ -203,9 +203,9 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
 
     codes: (token, feature). decoder: (in, feature). like: (token, in), whose length the result has on every token.
-    count: (token,), how many active features to draw per token. leave: (member,), the indices of the features that are
-    never drawn. If a token has fewer active features than `count`, all of them are used; if it has none, its part is
-    zero.
+    count: (token,), the number of active features to draw per token. leave: (member,), the indices of the features that
+    are never drawn. seed: the seed of the draws. If a token has fewer active features than `count`, all its active
+    features are used. If a token has no active features, its part is zero.
     """
     check_tensor("codes", codes, ("token", "feature"))
     check_tensor("decoder", decoder, ("in", "feature"))

@@ -110,7 +110,7 @@ def _moments(values: Tensor) -> _Moments:
 
 
 def _divided(moments: _Moments, exponent: int) -> _Moments:
-    """Return the same moments, expressed with a larger exponent."""
+    """Return the same moments, written with a larger exponent."""
     n, own, *numbers = moments
     degrees = (1, 2, 3, 4, 1, 1)
     return _Moments(n, exponent, *(math.ldexp(x, d * (own - exponent)) for x, d in zip(numbers, degrees, strict=True)))

@@ -155,11 +155,11 @@ def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: f
     mean +- t * standard_error, standard_error^2 = (n - 1) / n * sum_run (mean without run - average of these means)^2
 
     values: (pair, ...), one number per pair of runs. pairs: all pairs of n runs, with n at least 3. confidence: the
-    probability that the interval contains the true mean. Pairs share runs, so they are not independent: the sample size
-    is n, not n * (n - 1) / 2. Each run is left out with all its pairs, and t has n - 1 degrees of freedom. If the
-    number of a pair is the average of one number per run, the result is the usual interval of a mean. Otherwise the
-    standard error is on average too large rather than too small (Efron and Stein 1981). The interval of a cosine may
-    extend above 1. Raises ValueError if a pair is missing or given twice, or if there are fewer than 3 runs.
+    level of the interval, between 0 and 1. Pairs share runs, so they are not independent: the sample size is n, not n *
+    (n - 1) / 2. Each run is left out with all its pairs, and t has n - 1 degrees of freedom. If the number of a pair is
+    the average of one number per run, the result is the usual interval of a mean. Otherwise the standard error is on
+    average too large rather than too small (Efron and Stein 1981). The interval of a cosine may extend above 1. Raises
+    ValueError if a pair is missing or given twice, or if there are fewer than 3 runs.
     """
     check_tensor("values", values, ("pair",) + ("...",) * (getattr(values, "ndim", 1) - 1), finite=False)
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in check_list("pairs", pairs)):

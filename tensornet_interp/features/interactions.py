@@ -144,9 +144,8 @@ class FeatureInteractions:
     ) -> dict[str, Statistics]:
         """Return statistics of the interactions: "self" for i = j, and "cross" for i < j.
 
-        z: a number is an outlier if it is more than z standard deviations away from the mean. quantiles: shares from 0
-        to 1. Cost: at most 4 * features^2 * rank flops, in two passes over all tiles. Raises ValueError if there is
-        only one feature.
+        z: outliers are more than z standard deviations away from the mean. quantiles: shares from 0 to 1. Cost: at most
+        4 * features^2 * rank flops, in two passes over all tiles. Raises ValueError if there is only one feature.
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")
@@ -242,9 +241,8 @@ def feature_interactions(
     decoder: (in, feature), whose columns are the input features, without a constant coordinate. bias: (in,), the vector
     that the input dictionary adds to every input; this bias and the constant of a lifted layer determine the linear
     terms and the offset.
-    basis: the coordinates of inputs and decoder, such as "residual stream after the norm". If the layer states its
-    basis, this argument is not needed. A decoder that was trained before a norm does not describe inputs after this
-    norm.
+    basis: the coordinates of inputs and decoder, such as "residual stream after the norm"; not needed if the layer
+    states it. A decoder that was trained before a norm does not describe inputs after this norm.
     rank: the number of leading eigenpairs of M to use; None uses all min(in, 2 * hidden), where hidden is the number of
     hidden units, which is exact.
     max_elements: the largest number of entries of Q that are computed at once.

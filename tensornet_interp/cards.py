@@ -18,7 +18,7 @@ class Card(NamedTuple):
 
     title: str
     rows: Sequence[Sequence[str]]
-    values: Sequence[float] = ()  # of the spectrum, drawn by magnitude
+    values: Sequence[float] = ()  # the spectrum, drawn by magnitude
     caption: str = ""  # what the values are
     warnings: Sequence[str] = ()
 

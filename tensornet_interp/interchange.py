@@ -57,11 +57,11 @@ class TermNetwork(TensorNetwork):
 
 
 def to_quimb(network: TensorNetwork) -> tuple[Any, Modes]:
-    """Return a layer, a result or a network as a tensor network of quimb, and its open modes for `output_inds`.
+    """Return a layer, a result or a network as a tensor network of quimb, and its open modes.
 
     Every term becomes one tensor over the same array; its modes become indices. The hidden units of a layer are one
-    index of three tensors (a hyperedge). quimb sums such an index unless `output_inds` names it, so pass the open modes
-    as `output_inds` to the methods of quimb.
+    index of three tensors (a hyperedge). quimb sums such an index unless its argument output_inds names the index, so
+    pass the open modes as output_inds to the methods of quimb.
     Raises ImportError if quimb is not installed.
     """
     quimb = _quimb("to make a quimb network")

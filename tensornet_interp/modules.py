@@ -22,7 +22,7 @@ class LayerModule(nn.Module):
 
 
 class HasFactors(Protocol):
-    """A class has factors if its objects offer the tensors down, left and right."""
+    """An object has factors if it offers the tensors down, left and right."""
 
     @property
     def down(self) -> Tensor:

@@ -31,7 +31,7 @@ _OLD_FORMAT, _OLD_FILE = "tensornet_interp layer 1", "layer.safetensors"
 _PACKAGE = __name__.split(".")[0]
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in ALL_DTYPES.values()}
 _DEPTH = 100  # levels of nested values
-_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # which JSON has not
+_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # numbers that JSON does not have
 
 
 def save(obj: object, path: str | os.PathLike[str]) -> None:

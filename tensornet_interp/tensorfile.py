@@ -22,7 +22,7 @@ __all__ = ["ALL_DTYPES", "DTYPES", "TensorFile", "convert", "pack"]
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WHOLE = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 ALL_DTYPES = {**DTYPES, **WHOLE, "BOOL": torch.bool}
-BITS = {  # an entry, of all that safetensors knows
+BITS = {  # bits per entry, for every dtype that safetensors knows
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),

@@ -24,7 +24,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result, TuckerResult
 
-_OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # what the adapter itself answers for
+_OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # arguments that the adapter itself sets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,12 +40,12 @@ class TensorlyDecomposition:
     max_elements: the largest number of entries, out * in^2, of a dense tensor that may be formed.
 
     Result: a `CPResult`, a `TuckerResult` or a `TensorTrainResult`. The convergence in its report holds TensorLy's
-    errors, which are of tensors that are not symmetrized, and ends with the relative error of the result. The stop
-    reason is "tolerance" or "max_iterations"; "direct" for a function that does not iterate; "not told by TensorLy" for
-    a function that iterates and returns no errors. TensorLy fits two different input factors to a Tucker tensor. The
-    `TuckerResult` instead holds one orthonormal basis of both factors, so its input rank can be twice the given one;
-    the core is transformed to this basis, and nothing is lost. Not differentiable.
-    Cost: memory for out * in^2 numbers, and the work of TensorLy on them.
+    errors, which are the errors of tensors that are not symmetrized; its last entry is the relative error of the
+    result. The stop reason is "tolerance" or "max_iterations"; "direct" for a function that does not iterate; "not told
+    by TensorLy" for a function that iterates and returns no errors. TensorLy fits two different input factors to a
+    Tucker tensor. The `TuckerResult` instead holds one orthonormal basis of both factors, so its input rank can be
+    twice the given input rank. The core is transformed to this basis without loss. The result is not differentiable.
+    Cost: memory for out * in^2 numbers, and the work of TensorLy on these numbers.
     Raises ValueError if the rank or the dense tensor is too large, if the layer is zero, or if TensorLy returns numbers
     that are not finite; TypeError if TensorLy returns another kind of tensor.
     Source: Kossaifi, Panagakis, Anandkumar and Pantic, TensorLy, JMLR 20(26), 2019.

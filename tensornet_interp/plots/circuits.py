@@ -19,10 +19,10 @@ _MOST_LEAVES = 64
 def draw_circuit(
     circuit: Circuit, shape: Shape | None = None, names: Sequence[str] | None = None, *, count: int = 2
 ) -> Figure:
-    """Draw a circuit as a tree: of every component the `count` children of largest score, with eigenvalue and score.
+    """Draw a circuit as a tree, with the `count` children of largest score below every component.
 
-    A red line means that a component adds to its parent, a blue line that it subtracts. A larger score has a wider
-    line. Leaves are eigenvectors in the input space.
+    A box shows the eigenvalue and the score of a component. A red line means that the component adds to its parent, a
+    blue line that it subtracts. A larger score has a wider line. Leaves are eigenvectors in the input space.
     shape: (height, width) of inputs that are images. Without it, a leaf is drawn as bars of its largest entries. names:
     one per input, by default x0, x1, ... If neither is given, both come from the network, as far as it knows them.
     The number "const" is the component's entry at the constant coordinate. If this entry is large, the component acts

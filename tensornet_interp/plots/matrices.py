@@ -21,7 +21,7 @@ def similarity_matrix(
     """Draw a matrix of similarities (network, network) as a heat map, with one label per row and per column.
 
     Colours run from 0 to `high`. If a value is negative, colours are symmetric about 0, which is white.
-    labels: the labels of the rows. columns: the labels of the columns; by default, those of the rows. They differ, for
+    labels: the labels of the rows. columns: the labels of the columns; by default, those of the rows. Give both, for
     example, for the outputs of two layers.
     """
     check_tensor("matrix", matrix, ("network", "network"))

@@ -23,8 +23,8 @@ from tensornet_interp.plots.sheets import LABEL, TITLE, Sheet, fitted, legend, p
 Record = Mapping[str, Any]
 _MARKERS = "os^Dv<>pP"
 _STYLES = ("-", "--", ":", "-.")
-_MOST_MARKERS = 40  # of a line with more points, the points are not marked
-_ROUNDING = 1e-6  # an error below it, and as far below the next one, is that of an exact fit
+_MOST_MARKERS = 40  # lines with more points have no markers
+_ROUNDING = 1e-6  # fits are exact if their errors are below this number, and below this share of the next error
 
 
 def pareto(
@@ -184,7 +184,7 @@ def _band(axes: Axes, records: Sequence[Record], x: str, ends: tuple[str, str], 
 
 
 def _set_exact_fits_apart(axes: Axes, points: Sequence[tuple[Any, float, float]], name: str) -> None:
-    """Let the y axis end above the errors of exact fits, and draw these fits as arrows at the end of the axis.
+    """Start the y axis above the errors of exact fits, and draw these fits as arrows at the end of the axis.
 
     Otherwise exact fits would squeeze the other points together.
     """

@@ -74,9 +74,10 @@ def check_decomposition(
     of the zero layer, and the numbers of its report are true. Unknown options are refused. Every step of the ladder
     holds more numbers than the step before, and the last step is exact.
 
-    These laws are checked if the class declares them. `nested = True`: the error never rises along the ladder. `fitted
-    = True`: no multiple of the result fits the layer better (up to 1e-6). `odd = True`: the decomposition of -layer is
-    minus the decomposition of the layer. The report lists the laws that the class does not declare.
+    These laws are checked if the class declares them; the report lists the laws that it does not declare.
+    `nested = True`: the error never rises along the ladder.
+    `fitted = True`: no multiple of the result fits the layer better (up to 1e-6).
+    `odd = True`: the decomposition of -layer is minus the decomposition of the layer.
 
     Returns the report. Raises AssertionError with the report if a law fails, so one call of this function is a complete
     test.

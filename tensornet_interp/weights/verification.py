@@ -21,9 +21,9 @@ class Verification:
     """A verification holds the difference between network(x) and model(x), with all axes after the batch flattened."""
 
     difference: float  # the largest |network(x) - model(x)|
-    relative: float  # the same over the largest |model(x)|, or over 1 if all outputs are 0
+    relative: float  # difference / the largest |model(x)|, or / 1 if all outputs are 0
     worst_input: int  # the row of x at which the difference is largest
-    worst_output: int  # and the output
+    worst_output: int  # the output at which the difference is largest
     by_output: Tensor  # (out,), the largest difference of each output, float64
     samples: int
 

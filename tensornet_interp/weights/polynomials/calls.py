@@ -12,13 +12,13 @@ from tensornet_interp.weights.polynomials.values import Value
 class Call(NamedTuple):
     """A call is one operation of the graph, with values or constant tensors as its arguments."""
 
-    name: str  # as "add"
+    name: str  # such as "add"
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    shapes: Sequence[torch.Size]  # of the results
-    several: bool
-    path: str  # of the module call
+    shapes: Sequence[torch.Size]  # one per result
+    several: bool  # whether the operation has several results
+    path: str  # the path of the module call
     device: torch.device
 
     @property

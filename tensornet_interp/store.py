@@ -37,10 +37,10 @@ def register_type(
     object of a registered class, or a tuple, a list or a dict of these. If a later version adds a field, the field
     needs a default value, so that old files can be read.
 
-    If `load` finds an unknown type, it imports the plugins that entry points name: those of decompositions and those in
-    the group "tensornet_interp.types". A class that is defined again in its module, as in a notebook, replaces the old
-    class. Raises ValueError if another class has the name. Raises TypeError if `fields` is left out for another kind of
-    class.
+    If `load` finds an unknown type, it imports the plugins that entry points name: plugins of decompositions, and
+    plugins in the group "tensornet_interp.types". A class that is defined again in its module, as in a notebook,
+    replaces the old class. Raises ValueError if another class has the name. Raises TypeError if `fields` is None and
+    the class is neither a dataclass nor a NamedTuple.
 
     Example:
     >>> @register_type("Peak")

@@ -167,12 +167,13 @@ def circuit_tests(
 ) -> tuple[Verdict, Verdict]:
     """Test a circuit in two ways: by its input features, and by the plane of the two leading eigenvectors.
 
-    The eigenvectors are those of the interaction matrix of the output feature. feature: the index of the output
+    The first test removes decoder[:, members] codes[members] from x. The second test removes the part of x in the plane
+    of the two leading eigenvectors of the output feature's interaction matrix. The control of each test removes a part
+    of other features that has the same length (`random_part`): in the first test, of as many features as members are
+    active on the token; in the second test, of two features. Returns both verdicts.
+    inputs: the dictionary before the layer. outputs: the dictionary after the layer. feature: the index of the output
     feature. members: (member,), the indices of the input features of the circuit. x: (token, in), held-out inputs on
-    which the output feature is active. window: (token,), as in `removal_test`. The first test removes decoder[:,
-    members] codes[members] from x; the second removes the part of x in the plane. The control of each test removes an
-    equally long part of other features (`random_part`): as many features as members are active on the token, or two
-    features for the plane. Returns both verdicts.
+    which the output feature is active. window: (token,), as in `removal_test`. seed: the seed of the controls.
     Cost: the input encoder, one eigendecomposition, and two calls of `removal_test`.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")

@@ -71,11 +71,11 @@ def similarity(
 
     cosine = <a, b> / sqrt(<a, a> <b, b>)
 
-    a: a network, or a list of networks if b is left out. The products are those of `inner`, with the same arguments;
-    means are not subtracted. In a list, each pair is computed once, and quantities of a single network are computed
-    once per network. If the products are sampled, all pairs share the same draws. The cosine is then a ratio of
-    averages, so it is slightly biased, and its standard error is correct to first order in the deviations of these
-    averages. The draws take pairs * samples float64 numbers of memory.
+    a: a network, or a list of networks if b is None. kind, progress: as in `inner`, which defines the products; means
+    are not subtracted. In a list, each pair is computed once, and quantities of a single network are computed once per
+    network. If the products are sampled, all pairs share the same draws. The cosine is then a ratio of averages, so it
+    is slightly biased, and its standard error is correct to first order in the deviations of these averages. The draws
+    take pairs * samples float64 numbers of memory.
     Raises ValueError if a network is zero.
 
     Example:

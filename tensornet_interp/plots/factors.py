@@ -103,7 +103,7 @@ def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
 def _gauge(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
     """Return weight * outputs (out, rank), and left + right and left - right (in, rank), largest weight first.
 
-    Constant coordinates are left out.
+    The arrays do not contain constant coordinates.
     """
     check_kind("result", result, CPResult, "; decompose(layer, 'cp') gives one")
     order = result.weights.abs().argsort(descending=True, stable=True)

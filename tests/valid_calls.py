@@ -85,6 +85,7 @@ MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.
 TREE = circuits.circuit(STACK, OUT, widths=2, x=X, progress=False)
 ODTS = odt(STACK)
 INTERACTIONS = features.feature_interactions(LAYER, OUT, normal(5, 7, seed=7), basis="made")
+TARGETS = LAYER(X)
 CURVE = fidelity.truncation_curve(RESULT, LAYER, X, LABELS, [1, 2])
 RANKING = fidelity.component_ranking(RESULT, "magnitude")
 RUNS = [Eigen()(LAYER), Eigen()(OTHER), Eigen()(layer_of(3, 5, 4, seed=20))]
@@ -219,12 +220,12 @@ CALLS = {
     "spectra": (spectra.spectra, dict(layer=LAYER, directions=normal(2, 3), k=2, tolerance=1e-3, max_steps=4, method="krylov", seed=0, progress=False)),
     "krylov_flops": (spectra.krylov_flops, dict(n_in=5, hidden=4, blocks=2, steps=3)),
     # fidelity
-    "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
-    "network_fidelity": (fidelity.network_fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
+    "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, targets=TARGETS, seed=0)),
+    "network_fidelity": (fidelity.network_fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, targets=TARGETS, seed=0)),
     "certificate": (fidelity.certificate, dict(result=RESULT, rank=2, x=X)),
     "difference_certificate": (fidelity.difference_certificate, dict(layer=LAYER, counts=[1, 2], x=X)),
     "component_ranking": (fidelity.component_ranking, dict(result=RESULT, by="ablation", x=X, labels=LABELS)),
-    "components_needed": (fidelity.components_needed, dict(records=CURVE, accuracy=0.9, drop=0.1)),
+    "components_needed": (fidelity.components_needed, dict(records=CURVE, accuracy=0.9, drop=0.1, field="r_squared")),
     "keep_first": (fidelity.keep_first, dict(ranking=RANKING, count=2)),
     "refit": (fidelity.refit, dict(result=RESULT, kept=fidelity.keep_first(RANKING, 2), x=X, targets=LABELS, max_iterations=2)),
     "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),

@@ -56,6 +56,7 @@ from tensornet_interp import (
     spectra,
     store,
     sweep,
+    tables,
     testing,
     weights,
 )
@@ -314,7 +315,8 @@ CALLS = {
     "sweep": (sweep.sweep, dict(layer=LAYER, method="cp", grid={"rank": [1]}, seeds=[0], path=HOME / "records.jsonl", measure=lambda result: {}, errors="raise", progress=False)),
     "load_records": (sweep.load_records, dict(path=HOME / "records.jsonl")),
     "parameters": (sweep.parameters, dict(result=RESULT)),
-    "to_frame": (sweep.to_frame, dict(records=RECORDS)),
+    "to_frame": (tables.to_frame, dict(records=RECORDS)),
+    "write_csv": (tables.write_csv, dict(records=RECORDS, path=HOME / "records.csv")),
     "from_tensorly": (decompositions.from_tensorly, dict(tensor=LAYER.cp, kind=CPResult, layer=LAYER)),
     "TermNetwork": (interchange.TermNetwork, dict(terms=TERMS, modes=("a", "c"))),
     "measured": (decompositions.measured, dict(kind=CPResult, layer=LAYER, report=Report.of(LAYER, "made"), known=0.0, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right)),
@@ -354,10 +356,10 @@ STEP = "a step of a fit or of a product, called by the object itself with what i
 CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
 
 NOT_CALLED = {
-    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
+    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
     MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
     STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

@@ -13,6 +13,7 @@ from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 
 @register_type("Fidelity")
@@ -54,7 +55,7 @@ class Fidelity:
         """Return R squared of every output."""
         return tuple(None if share is None else 1 - share for share in self.relative_mse_per_output)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return one record of all outputs together, whose "output" is None, and then one record per output."""
         values = asdict(self)
         names = values.pop("output_names")
@@ -137,7 +138,7 @@ class LayerFidelity:
     alone: Fidelity  # of the network in which only this part is approximated
     constant_error: float | None  # largest |output constant - 1| over the samples; None without a constant output
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return one record: the errors of the part, and the fidelity of all outputs with only it approximated."""
         own = {"part": self.part, "relative_error": self.relative_error, "constant_error": self.constant_error}
         return [own | self.alone.records()[0]]
@@ -174,7 +175,7 @@ class NetworkFidelity:
             lines.append(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, columns.values(), strict=True)))
         return "\n".join(lines)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return one record of the whole network, whose "part" is None, and one of every part alone."""
         errors = {"part": None, "relative_error": None, "constant_error": None}
         return [errors | self.total.records()[0], *(record for one in self.layers for record in one.records())]

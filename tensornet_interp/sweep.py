@@ -151,20 +151,17 @@ def _filled(records: Sequence[Record]) -> list[Record]:
     return [dict.fromkeys(keys) | record for record in records]
 
 
-def _layers(layer: object) -> list[tuple[str, BilinearLayer]]:
+def _layers(layer: Any) -> list[tuple[str, BilinearLayer]]:
     """Return the layers to fit with their names."""
-    if isinstance(layer, Mapping):
-        named = [(name, check_network(f"layer[{name!r}]", part).to_layer()) for name, part in layer.items()]
-        check_names("layer", list(layer))
-    elif isinstance(layer, list | tuple):
-        parts = [check_network(f"layer[{at}]", part).to_layer() for at, part in enumerate(layer)]
-        named = [(part.name, part) for part in parts]
-    else:
-        only = check_network("layer", layer).to_layer()
-        named = [(only.name, only)]
-    if not named:
+    several = isinstance(layer, Mapping | list | tuple)
+    if several and not layer:
         raise ValueError("layer is empty: give at least one layer")
-    return named
+    if isinstance(layer, Mapping):
+        check_names("layer", list(layer))
+        return [(name, check_network(f"layer[{name!r}]", part).to_layer()) for name, part in layer.items()]
+    given = {f"layer[{at}]": part for at, part in enumerate(layer)} if several else {"layer": layer}
+    parts = [check_network(name, part).to_layer() for name, part in given.items()]
+    return [(part.name, part) for part in parts]
 
 
 def _grids(method: object, grid: Grid | None) -> list[tuple[Any, Any]]:

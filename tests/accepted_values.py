@@ -64,6 +64,7 @@ ACCEPTED = [
     # networks
     ("*", NETWORKS, "a result", "a decomposition stands wherever its layer stood"),
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),
+    ("fidelity|network_fidelity", "targets", "half", "data may have another dtype than the layer"),
     ("from_tensorly", "layer", "None", "None is the default: the error is not measured"),
     ("measured", "known", "None|negative int|huge int", "None is the default; a number is what the method says, and rounding may make it negative"),
     ("verify", "network|model", "a stack|a result", "a network or a result is compared like a layer"),

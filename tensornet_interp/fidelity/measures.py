@@ -267,4 +267,4 @@ def _relative_per_output(difference: Tensor, reference: Tensor, dtype: torch.dty
 
 def _constant(variance: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
     """Return if the variance of numbers computed in `dtype` is no more than rounding of their mean square."""
-    return variance <= (8 * torch.finfo(dtype).eps) ** 2 * square
+    return variance <= (2 * torch.finfo(dtype).eps) ** 2 * square

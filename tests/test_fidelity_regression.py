@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp import BilinearLayer, decompose, lift, load, save
 from tensornet_interp.fidelity import (
     COMPONENT_RANKINGS,
     certificate,
@@ -129,3 +129,12 @@ def test_records_have_the_names_of_the_outputs() -> None:
     whole = network_fidelity(decompose(layer, "eigen", rank=2), layer, X).records()
     assert [row["part"] for row in whole] == [None, 0]
     assert math.isclose(whole[1]["mse"], got.mse)
+
+
+def test_a_fidelity_is_saved_with_all_its_numbers(tmp_path) -> None:
+    layer = random_layer(3, 9, 6, seed=0).with_names(output_names=["a", "b", "c"])
+    layer = replace(layer, down=layer.down * torch.tensor([[1.0], [0.0], [2.0]]).double())  # one output is constant
+    got = fidelity(decompose(layer, "eigen", rank=2), layer, X, targets=layer(X))
+    assert got.relative_mse_per_output[1] is None
+    save(got, tmp_path / "fidelity.safetensors")
+    assert load(tmp_path / "fidelity.safetensors") == got

@@ -251,8 +251,6 @@ def check_data(x: Tensor, labels: Tensor | None, n_out: int) -> None:
     check_tensor("x", x, ("batch", "in"))
     if labels is not None:
         check_labels("labels", labels, samples=len(x), classes=n_out)
-        if n_out < 2:
-            raise ValueError(f"labels need at least 2 outputs to decide between, got {n_out}; leave them out")
 
 
 def _relative_per_output(difference: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[float | None, ...]:

@@ -6,7 +6,6 @@ a minute; `--dataset mnist --data-root DIR` takes about 6 minutes on two cores.
 """
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from tensornet_interp.decompositions import Factors, NonNegative, Prior, Smooth,
 from tensornet_interp.fidelity import fidelity
 from tensornet_interp.plots import components, curves, outputs_map, pareto
 from tensornet_interp.sweep import sweep
+from tensornet_interp.tables import write_csv
 
 Record = dict[str, Any]
 
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     records += non_negative(job, records)
     records += truncated_output_svd(job)
     draw(job, "plain", [])
-    write(records, out / "records.csv")
+    write_csv([record | {"options": label(record)} for record in records], out / "records.csv")
     print(f"\nfigures, tables and records: {out}")
 
 
@@ -253,15 +253,6 @@ def label(record: Record) -> str:
         else:
             words.append(f"{name} {value}")
     return ", ".join(words)
-
-
-def write(records: Sequence[Record], path: Path) -> None:
-    """Write the records as a CSV file."""
-    fields = ["method", "options", "seed", *(n for n in records[0] if n not in ("method", "options", "seed"))]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(record | {"options": label(record)} for record in records)
 
 
 def classifier(data: Dataset, preset: Mapping[str, Any], options: argparse.Namespace, out: Path) -> BilinearClassifier:

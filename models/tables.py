@@ -1,15 +1,15 @@
 """Tables in CSV files, and means with confidence intervals over their rows."""
 
 import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tensornet_interp.disk import open_file, read_lines, replace_files
+from tensornet_interp.disk import open_file, read_lines
 from tensornet_interp.numerics import t_quantile
+from tensornet_interp.tables import write_csv
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -18,11 +18,10 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
     If a row lacks a name, its cell is empty. An existing table is replaced in one step: if the process is killed, the
     old table or the new one is complete on disk.
     """
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_files([(Path(path), file.getvalue().encode())])
+    for number, row in enumerate(rows):
+        if more := [name for name in row if name not in rows[0]]:
+            raise ValueError(f"row {number} has fields not in fieldnames, those of the first row: {more}")
+    write_csv(list(rows), path)
 
 
 def read_table(path: str | Path) -> list[dict[str, float | str]]:

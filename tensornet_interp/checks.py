@@ -174,6 +174,8 @@ def check_labels(name: str, value: object, *, samples: int, classes: int) -> Ten
         shape = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor (batch,) of int64 class numbers, got {shape}")
     check_size("batch", x=samples, **{name: len(value)})
+    if classes < 2:
+        raise ValueError(f"{name} need at least 2 outputs to decide between, got {classes}; a regression has no labels")
     low, high = (int(value.min()), int(value.max())) if samples else (0, 0)
     if low < 0 or high >= classes:
         raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {low} to {high}")

@@ -12,6 +12,7 @@ import opt_einsum
 
 from tensornet_interp.cards import Card, Shown, text_card
 from tensornet_interp.paths import Modes, Optimizer, Path, find_path
+from tensornet_interp.tables import Record
 
 __all__ = ["SHARED", "Chunk", "Plan", "Step", "make_plan"]
 
@@ -90,6 +91,10 @@ class Plan(Shown):
         if self.chunk is None:
             return 0
         return math.prod(self.sizes[mode] for mode in self.output) // self.chunk.size * self.chunk.total
+
+    def records(self) -> list[Record]:
+        """Return one record per step."""
+        return [{"equation": step.names, "flops": step.flops, "elements": step.elements} for step in self.steps]
 
     def _card(self) -> Card:
         return text_card(str(self))

@@ -13,6 +13,7 @@ from tensornet_interp.cards import Card, Shown
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.names import Names
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 __all__ = ["Report", "Start", "package_version", "versions"]
 
@@ -118,6 +119,25 @@ class Report(Shown):
             else f"{self.stop_reason}, {len(self.convergence)} iterations",
         }
         return [(name, text) for name, text in found.items() if text]
+
+    def records(self) -> list[Record]:
+        """Return one record with all that is plain; the starts, a list of named tuples, are a table of their own."""
+        return [
+            {
+                "layer": self.layer,
+                "history": "; ".join(self.history),
+                "basis": self.basis,
+                "method": self.method,
+                "relative_error": self.relative_error,
+                "relative_error_bound": self.relative_error_bound,
+                "seed": self.seed,
+                "iterations": len(self.convergence),
+                "stop_reason": self.stop_reason,
+                "floor": self.floor,
+                "warnings": " ".join(self.warnings),
+                "versions": dict(self.versions),
+            }
+        ]
 
     def _card(self) -> Card:
         made = [("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))]

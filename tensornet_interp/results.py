@@ -17,6 +17,7 @@ from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import check_place
 from tensornet_interp.report import Report
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, entries
 
 __all__ = ["CPResult", "Result", "TuckerResult"]
 
@@ -122,6 +123,19 @@ class Result(BilinearMap):
             names=self.names,
         )
 
+    def records(self) -> list[Record]:
+        """Return one record per column of `outputs`, with its norm, and its entries if the outputs have names."""
+        return [
+            {"component": at, "norm": float(column.detach().norm()), "outputs": self._output_entries(column)}
+            for at, column in enumerate(self.outputs.T)
+        ]
+
+    def _output_entries(self, vector: Tensor) -> dict[str, float] | None:
+        return entries(vector, self.output_names, self.constant_out)
+
+    def _input_entries(self, vector: Tensor) -> dict[str, float] | None:
+        return entries(vector, self.input_names, self.constant_in)
+
     def _card(self) -> Card:
         values, caption = self._spectrum()
         about = self.report.rows()
@@ -169,6 +183,19 @@ class CPResult(Result):
             Term(self.left, ("in1", "rank")),
             Term(self.right, ("in2", "rank")),
         )
+
+    def records(self) -> list[Record]:
+        """Return one record per component: its weight, and the entries of its vectors if they have names."""
+        return [
+            {
+                "component": at,
+                "weight": weight,
+                "outputs": self._output_entries(self.outputs[:, at]),
+                "left": self._input_entries(self.left[:, at]),
+                "right": self._input_entries(self.right[:, at]),
+            }
+            for at, weight in enumerate(self.weights.tolist())
+        ]
 
     def _spectrum(self) -> tuple[Tensor, str]:
         return self.weights, "weights of the components"
@@ -230,6 +257,17 @@ class TuckerResult(Result):
             Term(self.core.left, ("core_in1", "rank")),
             Term(self.core.right, ("core_in2", "rank")),
         )
+
+    def records(self) -> list[Record]:
+        """Return one record per column of the two factors: its side, its singular value if known, its named entries."""
+        found = []
+        for side, factor in enumerate((self.outputs, self.inputs)):
+            known = self.singular_values[side].tolist() if self.singular_values else [None] * factor.shape[1]
+            for at, (column, value) in enumerate(zip(factor.T, known, strict=False)):
+                named = (None, self._input_entries(column)) if side else (self._output_entries(column), None)
+                found.append({"side": "input" if side else "output", "component": at, "singular_value": value})
+                found[-1] |= {"outputs": named[0], "inputs": named[1]}
+        return found
 
     def _spectrum(self) -> tuple[Tensor, str]:
         if self.singular_values is None:

@@ -15,6 +15,7 @@ from tensornet_interp.layer import CHANGED, BilinearLayer
 from tensornet_interp.numerics import eigenvalue_noise, nonzero, without_autocast
 from tensornet_interp.results import Result
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 __all__ = ["EigenGroup", "SpectralResult"]
 
@@ -72,6 +73,20 @@ class SpectralResult(Result):
             Term(self.eigenvectors, ("block", "in1", "rank")),
             Term(self.eigenvectors, ("block", "in2", "rank")),
         )
+
+    def records(self) -> list[Record]:
+        """Return one record per eigenpair: block, component, eigenvalue, and the entries of its vectors with names."""
+        return [
+            {
+                "block": block,
+                "component": at,
+                "eigenvalue": value,
+                "outputs": self._output_entries(self.outputs[:, block]),
+                "inputs": self._input_entries(self.eigenvectors[block, :, at]),
+            }
+            for block, values in enumerate(self.eigenvalues.tolist())
+            for at, value in enumerate(values)
+        ]
 
     def _spectrum(self) -> tuple[Tensor, str]:
         return self.eigenvalues, "eigenvalues of all blocks"

@@ -18,8 +18,8 @@ from tensornet_interp.checks import (
     check_bool,
     check_choice,
     check_list,
+    check_names,
     check_path,
-    check_records,
     check_seed,
 )
 from tensornet_interp.decompositions import build, decompose
@@ -29,22 +29,22 @@ from tensornet_interp.inner_products.pairs import similarity
 from tensornet_interp.keys import describe, fingerprint
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
-from tensornet_interp.optional import optional
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result, TuckerResult
+from tensornet_interp.tables import Record, to_frame
 
 __all__ = ["Grid", "Record", "load_records", "parameters", "sweep", "to_frame"]
 
-Record = dict[str, Any]
 Grid = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
 _START = b'{"method": '  # how every line begins
 _KEY = ("method", "options", "seed", "fingerprint")
+_NUMBERS = ("parameters", "relative_error", "cosine", "iterations", "stop_reason", "seconds")
 
 
 def sweep(
-    layer: TensorNetwork,
-    method: str,
-    grid: Grid,
+    layer: TensorNetwork | Sequence[TensorNetwork] | Mapping[str, TensorNetwork],
+    method: str | Sequence[str] | Mapping[str, Grid],
+    grid: Grid | None = None,
     *,
     seeds: Sequence[int] = (0,),
     path: str | Path | None = None,
@@ -54,6 +54,8 @@ def sweep(
 ) -> list[Record]:
     """Fit `decompose(layer, method, **options, seed=seed)` for every grid point and seed; return one record per fit.
 
+    layer: a layer; or several, as a list, or as {name: layer} with the names that the records give them. method: a
+    name; a list of names, which share the grid; or {name: grid}, without `grid`. Every layer is fitted by every method.
     grid: {option: values}, of which all combinations are fitted, or a list of {option: value}. seeds: the seeds of each
     grid point, for methods with an option "seed"; all other methods are fitted once, with seed None. measure: a
     function of the result that returns more numbers by name, such as the accuracy. errors: "record" writes the error of
@@ -69,56 +71,58 @@ def sweep(
 
     Each record has the fields method, options, seed, fingerprint, layer, parameters, relative_error, cosine (similarity
     to the symmetrized layer), seconds, iterations, stop_reason and error (None, or the message), and the numbers of
-    `measure`. The record of a failed fit has only the key, layer, seconds and error. `keys.describe` converts options
+    `measure`. All records have the same keys: what a failed fit does not have is None, and a warning says how many fits
+    failed. `keys.describe` converts options
     to JSON; if it cannot describe an option, such as a lambda, TypeError is raised before the first fit.
     """
     check_choice("errors", errors, ("record", "raise"))
     check_bool("progress", progress)
     if measure is not None and not callable(measure):
         raise TypeError(f"measure must be a function of a result, got {measure!r:.60}")
-    target = check_network("layer", layer).to_layer()
-    mark = fingerprint(target)
-    jobs: dict[str, tuple[dict[str, Any], int | None, Record]] = {}
-    for options, seed in _points(method, grid, seeds):
-        seeded = options if seed is None else options | {"seed": seed}
-        build(method, seeded)
-        head = {"method": method, "options": describe(options), "seed": seed, "fingerprint": mark, "layer": target.name}
-        jobs[_key(head)] = (seeded, seed, head)
+    jobs: dict[tuple[str, str], tuple[BilinearLayer, dict[str, Any], Record]] = {}
+    for name, target in _layers(layer):
+        mark = fingerprint(target)
+        for chosen, points in _grids(method, grid):
+            for options, seed in _points(chosen, points, seeds):
+                seeded = options if seed is None else options | {"seed": seed}
+                build(chosen, seeded)
+                head = {
+                    "method": chosen,
+                    "options": describe(options),
+                    "seed": seed,
+                    "fingerprint": mark,
+                    "layer": name,
+                }
+                jobs[_key(head), name] = (target, seeded, head)
     store = _Store(None if path is None else check_path("path", path))
     records = []
-    for key, (options, _, head) in tqdm(jobs.items(), desc=f"sweep {method}", disable=not progress):
+    methods = ", ".join(dict.fromkeys(head["method"] for *_, head in jobs.values()))
+    for (key, name), (target, options, head) in tqdm(jobs.items(), desc=f"sweep {methods}", disable=not progress):
         if key not in store.known:
-            store.add(key, head | _fit(target, method, options, measure, errors))
-        records.append(store.known[key])
-    return records
+            store.add(key, head | _fit(target, head["method"], options, measure, errors))
+        records.append(store.known[key] | {"layer": name})
+    failed = [record for record in records if record["error"] is not None]
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {len(records)} fits failed; their records have no numbers. The first error: "
+            f"{failed[0]['method']} {failed[0]['options']}: {failed[0]['error']}",
+            stacklevel=2,
+        )
+    return _filled(records)
 
 
 def load_records(path: str | Path) -> list[Record]:
     """Return all records of a file that `sweep` wrote, or [] if there is no such file.
 
-    An incomplete last line is left out. The file is not changed, and other processes may append to it meanwhile. Raises
-    ValueError if `sweep` did not write the file.
+    All records have the same keys; what a record lacks is None. An incomplete last line is left out. The file is not
+    changed, and other processes may append to it meanwhile. Raises ValueError if `sweep` did not write the file.
     """
     path = check_path("path", path)
     try:
         with open_file(path) as file:
-            return _records(file, path)[0]
+            return _filled(_records(file, path)[0])
     except FileNotFoundError:
         return []
-
-
-def to_frame(records: Sequence[Mapping[str, Any]]) -> Any:
-    """Return a pandas DataFrame with one row per record and one column per option.
-
-    If an option has the same name as another field of the record, its column has the name "option_" + name.
-    """
-    pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
-    rows = []
-    for record in check_records("records", records, ("options",)):
-        taken = record.keys() - {"options"}
-        options = {f"option_{k}" if k in taken else k: v for k, v in record["options"].items()}
-        rows.append({k: v for k, v in record.items() if k != "options"} | options)
-    return pandas.DataFrame(rows)
 
 
 def parameters(result: TensorNetwork) -> int:
@@ -141,6 +145,38 @@ def parameters(result: TensorNetwork) -> int:
     return sum(array.numel() for array in distinct)
 
 
+def _filled(records: Sequence[Record]) -> list[Record]:
+    """Return the records with the keys of all of them; what a record lacks is None."""
+    keys = dict.fromkeys(key for record in sorted(records, key=len, reverse=True) for key in record)
+    return [dict.fromkeys(keys) | record for record in records]
+
+
+def _layers(layer: Any) -> list[tuple[str, BilinearLayer]]:
+    """Return the layers to fit with their names."""
+    several = isinstance(layer, Mapping | list | tuple)
+    if several and not layer:
+        raise ValueError("layer is empty: give at least one layer")
+    if isinstance(layer, Mapping):
+        check_names("layer", list(layer))
+        return [(name, check_network(f"layer[{name!r}]", part).to_layer()) for name, part in layer.items()]
+    given = {f"layer[{at}]": part for at, part in enumerate(layer)} if several else {"layer": layer}
+    parts = [check_network(name, part).to_layer() for name, part in given.items()]
+    return [(part.name, part) for part in parts]
+
+
+def _grids(method: object, grid: Grid | None) -> list[tuple[Any, Any]]:
+    """Return the methods with their grids."""
+    if isinstance(method, Mapping):
+        if grid is not None:
+            raise ValueError("method gives every method its own grid, so leave grid out")
+        pairs = list(method.items())
+    else:
+        pairs = [(name, grid) for name in (method if isinstance(method, list | tuple) else [method])]
+    if not pairs:
+        raise ValueError("method is empty: give at least one name")
+    return pairs
+
+
 def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
     start = time.perf_counter()
     try:
@@ -150,7 +186,8 @@ def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure:
     except Exception as error:  # one failed fit must not stop the whole sweep
         if errors == "raise":
             raise
-        return {"seconds": time.perf_counter() - start, "error": f"{type(error).__name__}: {error}"}
+        lacking = dict.fromkeys(_NUMBERS)
+        return lacking | {"seconds": time.perf_counter() - start, "error": f"{type(error).__name__}: {error}"}
     more = {} if measure is None else {name: describe(value) for name, value in measure(result).items()}
     taken = more.keys() & {*record, *_KEY, "layer"}
     if taken:

@@ -14,6 +14,7 @@ ACCEPTED = [
     ("BlockTerm|OutputSVD", "blocks", "None", "None is the default"),
     ("adversarial_masks|baseline_masks", "allowed", "None", "None is the default"),
     ("between", "inputs|outputs", "None", "None is the default"),
+    ("fidelity|network_fidelity|truncation_curve|truncation_curves", "targets|counts|accuracy|loss", "None", "None is the default"),
     ("circuit", "widths", "None", "None keeps every eigenpair"),
     ("circuit|orient", "x", "None", "None is the default"),
     ("curves", "by|whole|bands", "None", "None is the default"),
@@ -21,7 +22,7 @@ ACCEPTED = [
     # what a word, a truth value, a number or an empty list can be
     ("*", "name|basis|note|title|point|left|right|down|left_bias|right_bias|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
-    ("sweep|load_records|save_dictionary|save|load", "path|parent", "string", "any word is a path, and a new file is made or none is read"),
+    ("sweep|load_records|write_csv|save_dictionary|save|load", "path|parent", "string", "any word is a path, and a new file is made or none is read"),
     ("WeightFiles|load_config|load_dictionary|load_layer|load_tensor|tensor_names", "source", "string", "any word is a path: FileNotFoundError names it"),
     ("*", "constant_in|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|share", "bool", "True is a truth value"),
     ("as_network|check_network", "name", "*", "it is only shown in errors", lambda network: len(network.modes) == 3),
@@ -55,7 +56,7 @@ ACCEPTED = [
     ("compared_vectors|curves", "values|whole|bands", "empty mapping", "nothing more is drawn"),
     ("pack", "tensors|metadata", "empty mapping", "a file without tensors or metadata"),
     ("sweep", "grid", "empty mapping", "one fit with the defaults"),
-    ("to_frame|truncation_curves", "records", "empty list", "no rows, no lines"),
+    ("to_frame|write_csv|truncation_curves", "records", "empty list", "no rows, no lines"),
     ("*", "counts|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
     ("Layout.indices|Layout.leftover", "names", "longer list", "a name twice is one"),
     ("FeatureInteractions.block", "rows", "longer list", "a row can be asked for twice"),
@@ -63,6 +64,7 @@ ACCEPTED = [
     # networks
     ("*", NETWORKS, "a result", "a decomposition stands wherever its layer stood"),
     ("fidelity|decompose|as_network|check_network|fingerprint|odt|truncation_curve|circuit|degree_weights|evaluation|expansion|interaction_tensor|project|mask_effect|draw_network|parameters", NETWORKS, "a stack", "a stack is a network"),
+    ("fidelity|network_fidelity", "targets", "half", "data may have another dtype than the layer"),
     ("from_tensorly", "layer", "None", "None is the default: the error is not measured"),
     ("measured", "known", "None|negative int|huge int", "None is the default; a number is what the method says, and rounding may make it negative"),
     ("verify", "network|model", "a stack|a result", "a network or a result is compared like a layer"),

@@ -42,6 +42,7 @@ from tensornet_interp import Eigen, load, save
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import digest
 from tensornet_interp.sweep import load_records, sweep
+from tensornet_interp.tables import write_csv
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import load_dictionary, save_dictionary
 
@@ -104,6 +105,11 @@ SAVES = {
         [Dictionary(draw(i), draw(i).T.contiguous(), k=2, name="1-mlp-out-x3-k2") for i in range(2)],
         save_dictionary,
         lambda f: digest(load_dictionary(f / "1-mlp-out-x3-k2").encoder),
+    ),
+    "write_csv": Saved(
+        [[{"a": float(i), "options": {"b": "text"}}] * 3000 for i in range(2)],
+        lambda rows, f: write_csv(rows, f / "a.csv"),
+        lambda f: digest(read_table(f / "a.csv")),
     ),
     "write_table": Saved(
         [[{"a": float(i), "b": "text"}] * 3000 for i in range(2)],

@@ -142,8 +142,14 @@ def test_bad_input() -> None:
         fidelity(result, layer, x[:0])
     with pytest.raises(ValueError, match="did you mean 'magnitude'"):
         component_ranking(result, "magnitud")
-    with pytest.raises(ValueError, match="needs x and labels"):
-        component_ranking(result, "ablation", x)
+    with pytest.raises(ValueError, match="by='ablation' needs x"):
+        component_ranking(result, "ablation")
+    with pytest.raises(ValueError, match="labels need at least 2 outputs to decide between, got 1"):
+        fidelity(random_layer(1, 9, 6, seed=0), random_layer(1, 9, 5, seed=1), x, labels)
+    with pytest.raises(ValueError, match="mode 'out' has size 4 in reference but 3 in targets"):
+        fidelity(result, layer, x, targets=layer(x)[:, :3])
+    with pytest.raises(ValueError, match="the accuracy of records is None"):
+        components_needed(truncation_curve(result, layer, x), 0.9, 0.1)
     with pytest.raises(ValueError, match="counts must be from 1 to 9"):
         truncation_curve(result, layer, x, labels, [10])
 

@@ -80,6 +80,43 @@ def test_a_grid_is_all_combinations_or_a_list(counted):
     assert [r["options"] for r in listed] == [{"rank": 1}, {"rank": 2, "prior": "b"}]  # no point runs twice
 
 
+def test_several_layers_and_methods_in_one_call(tmp_path):
+    path, other = tmp_path / "runs.jsonl", random_layer(3, 7, 4, seed=1)
+    grid = {"rank": [1, 2]}
+    alone = run(method="cp", grid=grid, seeds=[3], path=path)
+    records = run([LAYER, other], grid, ["eigen", "cp"], seeds=[3], path=path)
+    assert [(r["layer"], r["method"], r["seed"], r["options"]["rank"]) for r in records] == [
+        (name, method, seed, rank)
+        for name in ("random 0", "random 1")
+        for method, seed in (("eigen", None), ("cp", 3))
+        for rank in (1, 2)
+    ]
+    assert records[2:4] == alone  # a file of an earlier call is continued
+    named = sweep(
+        {"first": LAYER, "again": LAYER},
+        {"eigen": {"rank": [1]}, "hosvd": [{"ranks": (2, 3)}]},
+        path=path,
+        progress=False,
+    )
+    assert [(r["layer"], r["method"]) for r in named] == [
+        (name, method) for name in ("first", "again") for method in ("eigen", "hosvd")
+    ]
+    assert len(load_records(path)) == 8 + 1  # layers of the same weights are fitted once
+
+
+def test_a_file_of_an_earlier_version_is_read_and_continued(counted, tmp_path):
+    """There, a failed fit lacked the numbers."""
+    path = tmp_path / "runs.jsonl"
+    failed = {"method": "counted", "options": {"rank": 13}, "seed": 0, "fingerprint": fingerprint(LAYER)}
+    failed |= {"layer": "random 0", "seconds": 0.5, "error": "RuntimeError: did not converge"}
+    path.write_text(json.dumps(failed) + "\n")
+    with pytest.warns(UserWarning, match="1 of 2 fits failed"):
+        records = run(grid={"rank": [13, 1]}, method="counted", path=path)
+    assert counted == [(1, 0)]
+    assert records[0] == dict.fromkeys(records[1]) | failed
+    assert load_records(path) == records
+
+
 def test_a_method_without_seed_runs_once():
     assert [r["seed"] for r in run(grid={"rank": [1]}, seeds=[0, 1, 2])] == [None]
 
@@ -160,10 +197,14 @@ def test_a_stop_keeps_what_was_done(counted, tmp_path):
 
 def test_one_fit_that_fails_is_a_record(counted, tmp_path):
     path = tmp_path / "runs.jsonl"
-    records = run(grid={"rank": [1, 13, 2]}, method="counted", path=path)
+    with pytest.warns(UserWarning, match=r"1 of 3 fits failed.*counted \{'rank': 13\}: RuntimeError: did not converge"):
+        records = run(grid={"rank": [1, 13, 2]}, method="counted", path=path, measure=lambda result: {"size": 1.0})
     assert [r["error"] for r in records] == [None, "RuntimeError: did not converge", None]
-    assert "relative_error" not in records[1]
-    run(grid={"rank": [13]}, method="counted", path=path)
+    assert len({tuple(r) for r in records}) == 1  # all have the same keys
+    assert (records[1]["relative_error"], records[1]["size"], records[0]["size"]) == (None, None, 1.0)
+    assert load_records(path) == records
+    with pytest.warns(UserWarning, match="1 of 1 fits failed"):
+        run(grid={"rank": [13]}, method="counted", path=path)
     assert len(counted) == 3
     with pytest.raises(RuntimeError, match="did not converge"):
         run(grid={"rank": [13]}, method="counted", errors="raise")
@@ -297,6 +338,11 @@ def test_without_pandas_there_is_a_hint(monkeypatch):
 WRONG = {
     "unknown method": (lambda: run(method="eigens"), ValueError, "did you mean 'eigen'"),
     "a method object": (lambda: run(method=Eigen()), TypeError, "must be a registered name"),
+    "no layers": (lambda: run(layer=[]), ValueError, "layer is empty"),
+    "a layer that is none": (lambda: run(layer=[LAYER, 3]), TypeError, r"layer\[1\]"),
+    "no methods": (lambda: run(method=[]), ValueError, "method is empty"),
+    "two grids": (lambda: run(method={"eigen": RANKS}), ValueError, "leave grid out"),
+    "no grid": (lambda: run(grid=None), TypeError, "grid must be a mapping of lists"),
     "unknown option": (lambda: run(grid={"ranks": [1]}), TypeError, "no option 'ranks'"),
     "bad value, after good ones": (lambda: run(grid={"rank": [1, 0]}), ValueError, "rank must be at least 1"),
     "a lone value": (lambda: run(grid={"rank": 3}), TypeError, r"grid\['rank'\] must be a list"),

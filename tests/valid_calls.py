@@ -56,6 +56,7 @@ from tensornet_interp import (
     spectra,
     store,
     sweep,
+    tables,
     testing,
     weights,
 )
@@ -85,6 +86,7 @@ MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.
 TREE = circuits.circuit(STACK, OUT, widths=2, x=X, progress=False)
 ODTS = odt(STACK)
 INTERACTIONS = features.feature_interactions(LAYER, OUT, normal(5, 7, seed=7), basis="made")
+TARGETS = LAYER(X)
 CURVE = fidelity.truncation_curve(RESULT, LAYER, X, LABELS, [1, 2])
 RANKING = fidelity.component_ranking(RESULT, "magnitude")
 RUNS = [Eigen()(LAYER), Eigen()(OTHER), Eigen()(layer_of(3, 5, 4, seed=20))]
@@ -219,12 +221,12 @@ CALLS = {
     "spectra": (spectra.spectra, dict(layer=LAYER, directions=normal(2, 3), k=2, tolerance=1e-3, max_steps=4, method="krylov", seed=0, progress=False)),
     "krylov_flops": (spectra.krylov_flops, dict(n_in=5, hidden=4, blocks=2, steps=3)),
     # fidelity
-    "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
-    "network_fidelity": (fidelity.network_fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, seed=0)),
+    "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, targets=TARGETS, seed=0)),
+    "network_fidelity": (fidelity.network_fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, targets=TARGETS, seed=0)),
     "certificate": (fidelity.certificate, dict(result=RESULT, rank=2, x=X)),
     "difference_certificate": (fidelity.difference_certificate, dict(layer=LAYER, counts=[1, 2], x=X)),
     "component_ranking": (fidelity.component_ranking, dict(result=RESULT, by="ablation", x=X, labels=LABELS)),
-    "components_needed": (fidelity.components_needed, dict(records=CURVE, accuracy=0.9, drop=0.1)),
+    "components_needed": (fidelity.components_needed, dict(records=CURVE, accuracy=0.9, drop=0.1, field="r_squared")),
     "keep_first": (fidelity.keep_first, dict(ranking=RANKING, count=2)),
     "refit": (fidelity.refit, dict(result=RESULT, kept=fidelity.keep_first(RANKING, 2), x=X, targets=LABELS, max_iterations=2)),
     "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),
@@ -313,7 +315,8 @@ CALLS = {
     "sweep": (sweep.sweep, dict(layer=LAYER, method="cp", grid={"rank": [1]}, seeds=[0], path=HOME / "records.jsonl", measure=lambda result: {}, errors="raise", progress=False)),
     "load_records": (sweep.load_records, dict(path=HOME / "records.jsonl")),
     "parameters": (sweep.parameters, dict(result=RESULT)),
-    "to_frame": (sweep.to_frame, dict(records=RECORDS)),
+    "to_frame": (tables.to_frame, dict(records=RECORDS)),
+    "write_csv": (tables.write_csv, dict(records=RECORDS, path=HOME / "records.csv")),
     "from_tensorly": (decompositions.from_tensorly, dict(tensor=LAYER.cp, kind=CPResult, layer=LAYER)),
     "TermNetwork": (interchange.TermNetwork, dict(terms=TERMS, modes=("a", "c"))),
     "measured": (decompositions.measured, dict(kind=CPResult, layer=LAYER, report=Report.of(LAYER, "made"), known=0.0, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right)),
@@ -353,10 +356,10 @@ STEP = "a step of a fit or of a product, called by the object itself with what i
 CLASSED = "abstract, or another class says what its arguments are: the subclasses have rows"
 
 NOT_CALLED = {
-    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
+    CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
     MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
     STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
 from tensornet_interp.network import BilinearNetwork, as_network
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 Maps = Mapping[int, tuple[Tensor, Tensor]]  # per cut bond: encoder and decoder
 
@@ -30,6 +32,14 @@ class Truncation:
     gaps: Mapping[int, float]  # per cut bond: last kept singular value divided by the first discarded one
     clusters: tuple[int, ...]  # bonds that are cut between equal singular values; other cuts are equally good
 
+    def records(self) -> list[Record]:
+        """Return one record per cut bond, with the relative error of the whole truncation."""
+        errors = {"relative_error": self.measured, "relative_error_bound": self.bound}
+        return [
+            {"bond": bond, "rank": rank, "gap": self.gaps[bond], "in_cluster": bond in self.clusters} | errors
+            for bond, rank in self.ranks.items()
+        ]
+
     def __repr__(self) -> str:
         cuts = "".join(f"  bond {bond}: rank {rank}, gap {self.gaps[bond]:.4g}\n" for bond, rank in self.ranks.items())
         clusters = f"  cut within a cluster at bonds {self.clusters}\n" if self.clusters else ""
@@ -44,6 +54,16 @@ class ODT:
     network: BilinearNetwork
     bonds: tuple[Bond, ...]
     input_moment: Tensor  # X_0 (in, in), float64, the constant coordinate included
+
+    def records(self) -> list[Record]:
+        """Return one record per bond and singular value, largest first; None if there are fewer of one kind."""
+        return [
+            {"bond": bond.index, "number": number, "singular_value": whole, "singular_value_without_constant": plain}
+            for bond in self.bonds
+            for number, (whole, plain) in enumerate(
+                zip_longest(bond.singular_values.tolist(), bond.singular_values_without_constant.tolist())
+            )
+        ]
 
     def __repr__(self) -> str:
         def leading(values: Tensor) -> str:

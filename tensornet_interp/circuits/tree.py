@@ -11,6 +11,7 @@ from tensornet_interp.balance import balance, rescale, times_power
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, entries
 
 _PRINTED = 4  # children of a component that `str` prints
 
@@ -137,6 +138,30 @@ class Circuit:
         if not output.any():
             raise ValueError("the relative error is undefined: the output is zero on every x")
         return float((times_power(kept, of_kept - of_output) - output).norm() / output.norm())
+
+    def records(self) -> list[Record]:
+        """Return one record per component; those of the lowest layer have entries if the inputs have names."""
+        lowest, names = self.levels[-1].layer, self.network.input_names
+        return [
+            {
+                "layer": level.layer,
+                "component": number,
+                "parent": parent,
+                "eigenvalue": eigenvalue,
+                "score": score,
+                "inputs": entries(vector, names, self.network[0].constant_in) if level.layer == lowest else None,
+            }
+            for level in self.levels
+            for number, (parent, eigenvalue, score, vector) in enumerate(
+                zip(
+                    level.parents.tolist(),
+                    level.eigenvalues.tolist(),
+                    level.scores.tolist(),
+                    level.vectors,
+                    strict=True,
+                )
+            )
+        ]
 
     @cached_property
     def components(self) -> tuple[Component, ...]:

@@ -17,6 +17,7 @@ from tensornet_interp.report import Report
 from tensornet_interp.results import CPResult, Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 
 @register_type("Matching")
@@ -39,6 +40,13 @@ class Matching:
         """Return the mean congruence of the pairs."""
         return float(self.congruence.mean())
 
+    def records(self) -> list[Record]:
+        """Return one record per pair: its components of a and of b, and their congruence."""
+        return [
+            {"a": a, "b": b, "congruence": value}
+            for (a, b), value in zip(self.pairs, self.congruence.tolist(), strict=True)
+        ]
+
     def __repr__(self) -> str:
         lowest = float(self.congruence.min())
         return f"Matching({len(self.pairs)} pairs, congruence mean {self.mean:.4f}, lowest {lowest:.4f})"
@@ -56,6 +64,14 @@ class Stability:
     def mean(self) -> float:
         """Return the mean congruence over all pairs of two different fits."""
         return float(self.matrix.nanmean())
+
+    def records(self) -> list[Record]:
+        """Return one record per component of each fit: the mean congruence with its partners in the other fits."""
+        return [
+            {"fit": fit} | row
+            for fit, values in enumerate(self.components)
+            for row in indexed(("component",), congruence=values)
+        ]
 
     def __repr__(self) -> str:
         return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f})"

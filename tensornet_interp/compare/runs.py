@@ -20,6 +20,7 @@ from tensornet_interp.compare.components import match
 from tensornet_interp.numerics import EPS, eigenvalue_noise, nonzero, t_quantile, unit_columns
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 EIGENVALUE_RANKINGS = ("positive", "negative", "magnitude")
 Pairs = tuple[tuple[int, int], ...]
@@ -51,6 +52,11 @@ class OrderedSimilarity:
         """
         return 1 - (1 - self.values.mean(0)) * (1 - 1 / len(self.gaps))
 
+    def records(self) -> list[Record]:
+        """Return one record per pair of runs, block and position."""
+        rows = indexed(("pair", "block", "position"), similarity=self.values, subspace=self.subspaces)
+        return [dict(zip(("first", "second"), self.pairs[row.pop("pair")], strict=True)) | row for row in rows]
+
     def __repr__(self) -> str:
         first = float(self.values[:, :, 0].nanmean())
         return f"OrderedSimilarity({self.ranking}, {len(self.gaps)} runs, {len(self.pairs)} pairs, first {first:.4f})"
@@ -69,6 +75,12 @@ class Interval:
     low: Tensor  # (...)
     high: Tensor  # (...)
     runs: int
+
+    def records(self) -> list[Record]:
+        """Return one record per number, with its index along every axis."""
+        axes = [f"axis_{axis}" for axis in range(self.mean.ndim)]
+        rows = indexed(axes, mean=self.mean, standard_error=self.standard_error, low=self.low, high=self.high)
+        return [row | {"runs": self.runs} for row in rows]
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import t_quantile, unit_columns, without_autocast
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """Return the verdict as one record of a table, with one entry per field."""
         return asdict(self)
+
+    def records(self) -> list[Record]:
+        """Return the `record` alone in a list, as tables need it."""
+        return [self.record()]
 
 
 @torch.no_grad()

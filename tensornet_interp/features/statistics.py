@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tensornet_interp.balance import rescale, times_power
 from tensornet_interp.checks import check_list, check_number, check_share
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 _BINS = 2**16
 _LEAST = -1100  # the exponent of zeros, below the exponents of all other numbers
@@ -37,6 +38,10 @@ class Statistics:
     quantiles: Mapping[float, float]
     outliers: int  # further than z std from the mean
     z: float
+
+    def records(self) -> list[Record]:
+        """Return one record with one entry per field."""
+        return [asdict(self) | {"quantiles": dict(self.quantiles)}]
 
     def __str__(self) -> str:
         quantiles = ", ".join(f"{share:g}: {value:+.3g}" for share, value in self.quantiles.items())

@@ -1,17 +1,13 @@
-"""Measure what a decomposition does to the function: accuracy, cross-entropy, proofs and refitted coefficients."""
+"""Measure what a decomposition does to the function: accuracy, squared error, proofs and refitted coefficients."""
 
 from tensornet_interp.fidelity.certificates import certificate, difference_certificate
 from tensornet_interp.fidelity.curves import (
     COMPONENT_RANKINGS,
-    Fidelity,
-    LayerFidelity,
-    NetworkFidelity,
     component_ranking,
     components_needed,
-    fidelity,
-    network_fidelity,
     truncation_curve,
 )
+from tensornet_interp.fidelity.measures import Fidelity, LayerFidelity, NetworkFidelity, fidelity, network_fidelity
 from tensornet_interp.fidelity.refitting import keep_first, refit
 from tensornet_interp.pages import explain_missing_names
 

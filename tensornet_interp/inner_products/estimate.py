@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 _MOST = 700.0  # exp(700) fits in float64
 
@@ -39,6 +40,14 @@ class Estimate:
                 f" {tuple(self.value.shape)}; use to_tensor()"
             )
         return float(self._scaled(self.value))
+
+    def records(self) -> list[Record]:
+        """Return one record per number: of which networks and which output, its value, and how it was obtained."""
+        axes = (["first", "second"] if self.value.ndim > 1 else []) + (["output"] if self.value.ndim % 2 else [])
+        rest = {"log_scale": self.log_scale, "method": self.method}
+        rows = indexed(axes, value=self.value)
+        errors = [None] * len(rows) if self.standard_error is None else self.standard_error.flatten().tolist()
+        return [row | {"standard_error": error} | rest for row, error in zip(rows, errors, strict=True)]
 
     def __repr__(self) -> str:
         error = "" if self.standard_error is None else f" +- {self.standard_error.tolist()}"

@@ -1,6 +1,7 @@
 """Figures of the decision about one input, of activations, and of the accuracy after truncation."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -23,34 +24,48 @@ from tensornet_interp.plots.sheets import LABEL, Sheet, fitted, legend, line_hei
 from tensornet_interp.spectral import SpectralResult
 
 _MOST = 12  # outputs that get a bar
+_LABELS = {
+    "accuracy": "accuracy",
+    "cross_entropy": "cross-entropy (nats)",
+    "r_squared": "R squared",
+    "relative_mse": "squared error / variance",
+}
 
 
-def truncation_curves(records: Sequence[Mapping[str, float | str]], *, accuracy: float, loss: float) -> Figure:
-    """Draw accuracy and cross-entropy against components per class, with one line per ranking.
+def truncation_curves(
+    records: Sequence[Mapping[str, Any]], *, accuracy: float | None = None, loss: float | None = None
+) -> Figure:
+    """Draw what is left against components per output: one line per ranking.
 
-    records: mappings with the keys "ranking", "components", "accuracy" and "cross_entropy". accuracy: the accuracy of
-    the whole model. loss: the cross-entropy of the whole model, in nats. Dashed lines show these two numbers.
+    records: from `truncation_curve`. If they have accuracies, the panels are accuracy and cross-entropy, with those of
+    the whole model dashed; `accuracy` and `loss` are these two numbers. Records made without labels have none, and the
+    panels are R squared, dashed at 1, and the relative squared error.
+    Raises ValueError if `accuracy` or `loss` is given for records without accuracies.
     """
-    check_number("accuracy", accuracy)
-    check_number("loss", loss)
     check_records("records", records, ("ranking", "components", "accuracy", "cross_entropy"))
+    for name, value in (("accuracy", accuracy), ("loss", loss)):
+        if value is not None:
+            check_number(name, value)
+    labelled = all(record["accuracy"] is not None for record in records)
+    if not labelled:
+        check_records("records", records, ("r_squared", "relative_mse"))
+        if accuracy is not None or loss is not None:
+            raise ValueError("records were made without labels: they have no accuracy to compare with; leave it out")
+    panels = {"accuracy": accuracy, "cross_entropy": loss} if labelled else {"r_squared": 1.0, "relative_mse": None}
     figure = Sheet(9, 3.6, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, key, whole in ((left, "accuracy", accuracy), (right, "cross_entropy", loss)):
-        axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
+    for axes, (key, whole) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        if whole is not None:
+            axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label="whole model")
         for ranking in dict.fromkeys(str(record["ranking"]) for record in records):
-            rows = [record for record in records if record["ranking"] == ranking]
+            rows = [record for record in records if record["ranking"] == ranking and record[key] is not None]
             axes.plot(
                 [r["components"] for r in rows], [r[key] for r in rows], "o-", markersize=4, label=f"by {ranking}"
             )
         axes.set_xscale("log", base=2)
         ticks = sorted({int(record["components"]) for record in records})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.set(
-            xlabel="eigenvectors kept per class",
-            ylabel=key.replace("_", "-") + (" (nats)" if key != "accuracy" else ""),
-        )
-    legend(left)
+        axes.set(xlabel="eigenvectors kept per output", ylabel=_LABELS[key])
+    legend(figure.axes[0])
     return figure
 
 

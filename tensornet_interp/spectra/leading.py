@@ -26,6 +26,7 @@ from tensornet_interp.report import Report
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 _CHUNK_ELEMENTS = 2**25  # the most numbers in memory for one chunk of directions (256 MB)
 
@@ -66,6 +67,13 @@ class Spectra:
         An eigenvalue of 0 passes only if its bound is 0.
         """
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
+
+    def records(self) -> list[Record]:
+        """Return one record per eigenpair: its eigenvalue with the bound, and how its direction was searched."""
+        parts = {"eigenvalue": self.eigenvalues, "bound": self.bounds, "residual": self.residuals}
+        rows = indexed(("block", "component"), **parts)
+        proven, steps = self.proven.tolist(), self.steps.tolist()
+        return [row | {"proven": proven[row["block"]], "steps": steps[row["block"]]} for row in rows]
 
     def __repr__(self) -> str:
         blocks, k = self.eigenvalues.shape

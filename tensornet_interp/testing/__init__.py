@@ -1,7 +1,7 @@
 """A check of the laws of decompositions for authors of plugins: `check_decomposition("name")`."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -15,6 +15,7 @@ from tensornet_interp.lifting import lift
 from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.places import check_device, check_place
 from tensornet_interp.registry import get_decomposition
+from tensornet_interp.tables import Record
 from tensornet_interp.testing import laws
 from tensornet_interp.testing.laws import ALWAYS, DECLARED, THE_REPORT, Method, Run
 
@@ -31,6 +32,19 @@ class CheckReport:
     passed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def records(self) -> list[Record]:
+        """Return one record per law, with its outcome and the reason."""
+        parts: dict[str, Mapping[str, str | None]] = {
+            "passed": dict.fromkeys(self.passed),
+            "failed": self.failed,
+            "not tested": self.skipped,
+        }
+        return [
+            {"name": self.name, "law": law, "outcome": outcome, "reason": reason}
+            for outcome, laws in parts.items()
+            for law, reason in laws.items()
+        ]
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} not tested"]

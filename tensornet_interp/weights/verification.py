@@ -11,6 +11,7 @@ from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 __all__ = ["Verification", "verify"]
 
@@ -26,6 +27,10 @@ class Verification:
     worst_output: int  # the output at which the difference is largest
     by_output: Tensor  # (out,), the largest difference of each output, float64
     samples: int
+
+    def records(self) -> list[Record]:
+        """Return one record per output with its largest difference."""
+        return indexed(("output",), difference=self.by_output)
 
     def __str__(self) -> str:
         return (

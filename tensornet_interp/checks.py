@@ -260,10 +260,7 @@ def check_mapping(name: str, value: object) -> Mapping[Any, Any]:
 
 
 def check_records(name: str, value: object, keys: Iterable[str] = (), empty: str | None = None) -> Sequence[Any]:
-    """Return a list of mappings after checking that each has these keys; the error names the missing keys.
-
-    empty: the text of the error for an empty list; if it is None, an empty list is allowed.
-    """
+    """Return a list of mappings after checking that each of them has these keys; `empty` is that of `check_list`."""
     records = check_list(name, value, empty)
     for number, record in enumerate(records):
         check_mapping(f"{name}[{number}]", record)

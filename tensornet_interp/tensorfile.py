@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from tensornet_interp.checks import check_kind, check_mapping, check_text
 from tensornet_interp.disk import open_file, parse_json
 from tensornet_interp.keys import digest
 
-__all__ = ["ALL_DTYPES", "DTYPES", "TensorFile", "convert", "pack"]
+__all__ = ["ALL_DTYPES", "DTYPES", "TensorFile", "convert", "explain", "pack"]
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WHOLE = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
@@ -141,12 +141,10 @@ class TensorFile:
             entries = {name: _entry(item, 8 + length) for name, item in header.items()}
             _check_layout(entries, 8 + length, size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # a zip archive, or a pickle of protocol 2 to 5
-            pickled = start[:2] == b"PK" or start[:1] == b"\x80"
-            hint = f"; it looks like a pickle: {convert(self.path)}" if pickled else ""
-            raise ValueError(
-                f"{self.path} is not a whole safetensors file: corrupt or truncated ({error}){hint}"
-            ) from error
+            known = explain(self.path)
+            if known:
+                raise ValueError(f"{self.path} {known}") from error
+            raise ValueError(f"{self.path} is not a whole safetensors file: corrupt or truncated ({error})") from error
         return entries, metadata
 
     def _checksums(self) -> dict[str, str] | None:
@@ -186,9 +184,63 @@ def _check_layout(entries: Mapping[str, Entry], base: int, size: int) -> None:
         raise ValueError(f"the tensors end at byte {at} of {size}")
 
 
-def convert(path: Path) -> str:
-    """Return advice for error messages: how to convert a pickle to a safetensors file."""
-    return (
-        "convert it where it came from, with safetensors.torch.save_file(torch.load(file, weights_only=True), "
-        "'model.safetensors'), and pass that file or its folder"
-    )
+def explain(path: Path) -> str:
+    """Return what a file that is no safetensors file is, by its first bytes, and what to do; "" if it is not known."""
+    with open_file(path) as file:
+        start = file.read(START)
+    if start.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer and not the file itself: run 'git lfs pull' in its repository"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return (
+            "is an HTML page and not the file itself: download it again, on the hub from the address with /resolve/ "
+            "instead of /blob/, and signed in if the model asks for it"
+        )
+    if _is_numpy(start):
+        return f"is a NumPy file: {convert([path])}"
+    if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive, or a pickle of protocol 2 to 5
+        return f"looks like a pickle, and opening a pickle can run code: {convert([path])}"
+    return ""
+
+
+def convert(paths: Sequence[Path]) -> str:
+    """Return what error messages advise about files of one other format: the code that makes one safetensors file."""
+    with open_file(paths[0]) as file:
+        start = file.read(START)
+    target = paths[0].with_suffix(".safetensors")
+    if target in paths:
+        target = target.with_stem(f"{target.stem}-converted")
+    if _is_numpy(start):
+        how, steps = "", NUMPY
+    elif start[:2] == b"PK" or start.startswith(TORCH):
+        how, steps = "where torch is installed, ", PICKLE.format(load=TORCH_LOAD)
+    else:
+        how, steps = "if you trust it, since this runs its code, ", PICKLE.format(load=PICKLE_LOAD)
+    code = CONVERT.format(files=[str(path) for path in paths], steps=steps, target=str(target))
+    return f"convert it {how}with\n\n{code}\nand pass {str(target)!r}"
+
+
+def _is_numpy(start: bytes) -> bool:
+    name = start[30 : 30 + int.from_bytes(start[26:28], "little")]  # of the first file in a zip archive
+    return start.startswith(b"\x93NUMPY") or (start[:2] == b"PK" and name.endswith(b".npy"))
+
+
+START = 512  # bytes that show what a file is
+TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began files before it wrote zip archives
+CONVERT = """\
+    import pickle, numpy, torch
+    from safetensors.torch import save_file
+    tensors = {{}}
+    for path in {files}:
+{steps}
+        tensors |= {{name: torch.as_tensor(x).clone().contiguous() for name, x in found.items() if hasattr(x, "shape")}}
+    save_file(tensors, {target!r})
+"""
+PICKLE = """\
+        state = {load}
+        inside = [x for x in (state, *state.values()) if hasattr(x, "items")]  # such as state["model_state_dict"]
+        found = max(inside, key=lambda x: sum(hasattr(value, "shape") for value in x.values()))"""
+TORCH_LOAD = 'torch.load(path, map_location="cpu", weights_only=True)'
+PICKLE_LOAD = 'pickle.load(open(path, "rb"))'
+NUMPY = """\
+        found = numpy.load(path)
+        found = found if hasattr(found, "items") else {"array": found}"""

@@ -208,7 +208,12 @@ BAD = {
     "normalized": (
         saelens,
         {"normalize_activations": "layer_norm"},
-        "'layer_norm' scales the inputs outside .*fold it",
+        "'layer_norm' divides each input by its own norm, so no weights compute it; use a dictionary .*trained",
+    ),
+    "scaled": (
+        saelens,
+        {"normalize_activations": "expected_average_only_in"},
+        r"'expected_average_only_in' scales the inputs .*fold it into them \(SAELens: fold_activation_norm",
     ),
     "rescaled": (saelens, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor scales activations"),
     "topk of what": (saelens, {"architecture": "topk"}, "TopK without k"),

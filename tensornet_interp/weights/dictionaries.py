@@ -1,6 +1,5 @@
 """Feature dictionaries on disk, in the layouts of SAELens (read only) and of Pearce et al., 2025 (read and written)."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,16 +13,18 @@ from tensornet_interp.checks import check_kind, check_path, check_tensor
 from tensornet_interp.disk import replace_files
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.tensorfile import pack
-from tensornet_interp.weights.files import Source, WeightFiles, read_object
+from tensornet_interp.weights.files import WeightFiles, read_object
+from tensornet_interp.weights.sources import Source, folder_of, locate
 
 SAELENS_FILE = "sae_weights.safetensors"  # SAELens puts sparsity.safetensors beside it
+SAELENS_CONFIG = "cfg.json"
 PAPER_FILE = "model.safetensors"
 PAPER_FOLDER = re.compile(r"(?P<layer>\d+)-(?P<point>.+)-x(?P<expansion>\d+)-k(?P<k>\d+)")
 PAPER_NAME = "{layer}-{point}-x{expansion}-k{k}"
 
 
 def load_dictionary(
-    source: Source, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    source: Source, *, subfolder: str = "", device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Dictionary:
     """Load a dictionary in the layout of SAELens or of Pearce et al. (2025); the tensor names decide which it is.
 
@@ -36,18 +37,21 @@ def load_dictionary(
     w_dec.weight (d_in, d_sae), b_dec, and optionally w_enc.bias. The encoder subtracts b_dec from its inputs, keeps the
     k largest codes and sets negative codes to zero.
 
+    `source`: a folder, or a hub name "owner/name" or "owner/name@revision"; `subfolder`: the dictionary's folder in it,
+    such as "12-mlp-out-x4-k30" (see `WeightFiles`).
     `dtype=None` keeps the dtype of the file. Raises ValueError for missing or additional tensors and for wrong shapes,
     FileNotFoundError if there is no such file. Memory: the size of the dictionary, or twice that if norms are absorbed.
     """
-    path = Path(os.path.abspath(check_path("source", source)))
-    files = WeightFiles(path / SAELENS_FILE if (path / SAELENS_FILE).is_file() else source)
-    folder = path.parent if path.is_file() else path
-    if "W_enc" in files.names:
-        load = _load_saelens
-    else:
-        load = _load_paper
+    path, folder = check_path("source", source), folder_of(source, subfolder)
     try:
-        return load(files, folder, device, dtype)
+        files = WeightFiles(path if path.is_file() else locate(source, SAELENS_FILE, subfolder))
+    except OSError:  # no such file, or it is not in the cache of a hub that cannot be reached
+        files = WeightFiles(source, subfolder)
+    try:
+        if "W_enc" in files.names:
+            config = locate(source, SAELENS_CONFIG, subfolder)
+            return _load_saelens(files, folder, config, device, dtype)
+        return _load_paper(files, folder, device, dtype)
     except (TypeError, ValueError) as error:  # some, of an option or an entry, name no file
         raise ValueError(f"{folder} holds no dictionary: {error}") from error
 
@@ -81,9 +85,8 @@ def save_dictionary(dictionary: Dictionary, parent: str | Path) -> Path:
 
 
 def _load_saelens(
-    files: WeightFiles, folder: Path, device: torch.device | str, dtype: torch.dtype | None
+    files: WeightFiles, folder: Path, file: Path, device: torch.device | str, dtype: torch.dtype | None
 ) -> Dictionary:
-    file = folder / "cfg.json"
     config = read_object(file)
     kind = _saelens_kind(file, config)
     k = _saelens_k(file, config, kind)
@@ -116,10 +119,16 @@ def _saelens_kind(file: Path, config: Mapping[str, Any]) -> str:
     kind = config.get("architecture", "standard")
     if kind not in ("standard", "topk", "jumprelu"):
         raise ValueError(f"{file}: architecture must be standard, topk or jumprelu, got {kind!r}")
-    if config.get("normalize_activations") not in (None, False, "none"):
+    scaling = config.get("normalize_activations")
+    if scaling == "expected_average_only_in":
         raise ValueError(
-            f"{file}: normalize_activations={config['normalize_activations']!r} scales the inputs outside of the "
-            "weights; fold it into them (SAELens: fold_activation_norm_scaling_factor) and save again"
+            f"{file}: normalize_activations={scaling!r} scales the inputs by a number outside of the weights; fold it "
+            "into them (SAELens: fold_activation_norm_scaling_factor) and save again"
+        )
+    if scaling not in (None, False, "none"):
+        raise ValueError(
+            f"{file}: normalize_activations={scaling!r} divides each input by its own norm, so no weights compute it; "
+            "use a dictionary that was trained with 'none' or 'expected_average_only_in'"
         )
     if config.get("finetuning_scaling_factor"):
         raise ValueError(f"{file}: finetuning_scaling_factor scales activations outside of the weights; fold it in")

@@ -1,17 +1,27 @@
 """Layers on disk: one layer of a checkpoint is loaded without the other layers and without the class of the model."""
 
-import os
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tensornet_interp.checks import check_bool, check_choice, check_int, check_path, suggestion
+from tensornet_interp.checks import (
+    check_alike,
+    check_bool,
+    check_choice,
+    check_int,
+    check_path,
+    check_tensor,
+    suggestion,
+)
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.weights.files import Source, WeightFiles, load_config
+from tensornet_interp.weights.files import WeightFiles, load_config
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
+from tensornet_interp.weights.sources import Source, title
 
 GATES = (  # what configs call it
     *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
@@ -19,7 +29,11 @@ GATES = (  # what configs call it
 )
 NO_GATE = (None, False, "", "none", "None", "identity", "linear")
 COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
-SIZES = {"in": ("d_model", "hidden_size"), "out": ("d_model", "hidden_size"), "rank": ("d_hidden", "intermediate_size")}
+SIZES = {
+    "in": ("d_model", "hidden_size"),
+    "out": ("d_model", "hidden_size"),
+    "rank": ("d_hidden", "intermediate_size", "d_mlp"),
+}
 
 
 def load_layer(
@@ -27,6 +41,7 @@ def load_layer(
     index: int,
     *,
     layout: str | Layout = "published",
+    subfolder: str = "",
     gate_removed: bool = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -35,17 +50,24 @@ def load_layer(
 
     B[out, in1, in2] = sum_rank down[out, rank] left[rank, in1] right[rank, in2]
 
-    `source`: a folder, a safetensors file or a hub name "owner/name" (see `WeightFiles`). `layout`: a `Layout`, or
+    `source`: a folder, a safetensors file or a hub name "owner/name" or "owner/name@revision", and `subfolder` in it
+    (see `WeightFiles`). `layout`: a `Layout`, or
 
     - "published": transformer.h.{i}.mlp.w.weight (2 d_hidden, d_model), left rows above right rows, and mlp.p.weight;
     - "llama": gate_proj (left), up_proj (right), down_proj: gated, see below;
+    - "transformer_lens": blocks.{i}.mlp.W_gate (left), W_in (right), W_out (down), all transposed: gated as well;
     - "torch_bilinear": {i}.weight (out, in, in) of `torch.nn.Bilinear`, applied to one input twice;
     - "tensornet_interp": models that this project saved; the residual of a block is part of the layer.
 
     Biases that the layout names and the file has are lifted exactly, and so is the layout's `residual`. Apart from
     that, the residual stream, attention and norms stay outside of the layer. The layer's `basis` says where its
     inputs are taken: after the norm that the config's "normalization" names. Without a config.json the history says
-    that gate and norm are not known.
+    that gate and norm are not known. Prefixes that wrappers add to names are found (see `Layout`).
+
+    Sizes are compared with d_model and d_hidden in the config. Sizes that only the other value of `transposed` explains
+    are an error in every layout. Other differences are an error in the layouts above, and a warning in a `Layout` of
+    your own, which may name a layer that the config does not describe. Without a config, only sizes that contradict
+    each other are found.
 
     A gate, in the layout or in the config, is refused, because the layer would not compute what the model computes.
     `gate_removed=True` says that these weights were trained or fine-tuned to work without the gate.
@@ -63,31 +85,36 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
-    files = WeightFiles(source) if Path(source).exists() else None  # from a hub the config is fetched first
-    config = _optional_config(source if files is None else files)
+    files = WeightFiles(source, subfolder) if Path(source).exists() else None  # from a hub the config is fetched first
+    config = _optional_config(files or source, subfolder)
     options: Mapping[str, Any] = config or {}
     if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
         options = {**options, **options["text_config"]}
-    sized = options if isinstance(layout, str) else {}  # an own layout may name other tensors than the config's
+    own = isinstance(layout, Layout)
     if layout == SAVED_MODEL:
         layout = saved_model_layout(options, index)
-        options = sized = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
+        options = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]
-    _check_gate(layout, options, gate_removed)
-    files = files or WeightFiles(source)
+    if files is None and config is not None:  # before gigabytes are fetched
+        _check_gate(layout, options, gate_removed)
+    files = files or WeightFiles(source, subfolder)
     if files.metadata.get("format", "").startswith("tensornet_interp"):
         raise ValueError(f"{str(source)!r} was written by save: tensornet_interp.load opens it")
+    layout = layout.in_file(files.names, index)
     weights, biases = _find(files, layout, index, options)
-    _check_shapes(files, layout, weights, biases, sized)
+    _check_shapes(files, layout, weights | biases, options, own=own)
+    _check_gate(layout, options, gate_removed)
 
     read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *biases.values()}}
+    if layout.transposed:
+        read |= {name: read[name].T for name in weights.values()}
     parts = {role: read[name] for role, name in (weights | biases).items()}
     for left, right in (("left", "right"), ("left_bias", "right_bias")):
         if left in parts and parts[left] is parts.get(right):  # stacked: (2 rank, ...) to twice (rank, ...)
             first, second = parts[left].chunk(2)
             parts[left], parts[right] = (first, second) if layout.first == "left" else (second, first)
-    name = f"{os.path.basename(os.path.abspath(source))} layer {index}"
+    name = f"{title(source, subfolder)} layer {index}"
     about: dict[str, Any] = {"name": name, "history": _history(layout, config, gate_removed)}
     about |= {"basis": _basis(layout, options)}
     if "dense" in parts:
@@ -98,12 +125,16 @@ def load_layer(
             down = torch.eye(len(parts["left"]), device=parts["left"].device, dtype=parts["left"].dtype)
         layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, share=True, **about)
     lifted = {role: parts[role] for role in biases}
+    if "hidden_bias" in lifted:  # down(h + hidden_bias) = down h + down hidden_bias
+        hidden = check_tensor("hidden_bias", lifted.pop("hidden_bias"), ("rank",))
+        check_alike(down=layer.down, hidden_bias=hidden)
+        lifted["bias"] = layer.down @ hidden + lifted.get("bias", 0)
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
 
 
-def _optional_config(source: Source | WeightFiles) -> dict[str, Any] | None:
+def _optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
     try:
-        return source.config() if isinstance(source, WeightFiles) else load_config(source)
+        return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)
     except FileNotFoundError:
         return None
 
@@ -155,41 +186,58 @@ def _find(
 
 
 def _check_shapes(
-    files: WeightFiles,
-    layout: Layout,
-    weights: dict[str, str],
-    biases: dict[str, str],
-    options: Mapping[str, Any],
+    files: WeightFiles, layout: Layout, names: Mapping[str, str], options: Mapping[str, Any], *, own: bool
 ) -> None:
-    """Raise ValueError if sizes of tensors differ from each other or from the config; no weight is read for this."""
-    modes = {"left": ("rank", "in"), "right": ("rank", "in"), "down": ("out", "rank"), "dense": ("out", "in", "in")}
-    modes |= {"left_bias": ("rank",), "right_bias": ("rank",), "bias": ("out",)}
-    sizes: dict[str, tuple[int, str]] = {}
+    """Raise ValueError if sizes of tensors differ from each other or from the config; no weight is read for this.
+
+    If only the config differs from an `own` layout, this warns, unless the sizes are those of the transposed layout.
+    """
+    sizes = {}
     for mode, keys in SIZES.items():
         key = next((key for key in keys if isinstance(options.get(key), int)), None)
-        if key is not None:
+        if key is not None and (mode != "out" or layout.down or layout.dense):
             sizes[mode] = (options[key], f"config.json's {key}")
-    if layout.down is None and not layout.dense:
-        modes["bias"] = ("rank",)
-        sizes.pop("out", None)
-    for role, name in (*weights.items(), *biases.items()):
+    wrong = _disagreement(files, layout, names, sizes)
+    if wrong is None:
+        return
+    other = not layout.transposed
+    if not layout.dense and _disagreement(files, replace(layout, transposed=other), names, sizes) is None:
+        raise ValueError(
+            f"{wrong}; all sizes agree if left, right and down are read as {'(in, out)' if other else '(out, in)'}: "
+            f"pass a Layout with transposed={other}, made by dataclasses.replace(layout, transposed={other})"
+        )
+    if not own or _disagreement(files, layout, names, {}) is not None:
+        raise ValueError(wrong)
+    warnings.warn(f"{wrong}; does the layout name tensors that the config does not describe?", stacklevel=3)
+
+
+def _disagreement(
+    files: WeightFiles, layout: Layout, names: Mapping[str, str], expected: Mapping[str, tuple[int, str]]
+) -> str | None:
+    """Return which sizes of the tensors, by their role, contradict each other or the expected sizes of modes."""
+    modes: dict[str, tuple[str, ...]] = {"left": ("rank", "in"), "right": ("rank", "in"), "down": ("out", "rank")}
+    if layout.transposed:
+        modes = {role: found[::-1] for role, found in modes.items()}
+    modes |= {"dense": ("out", "in", "in"), "bias": ("out",) if layout.down or layout.dense else ("rank",)}
+    modes |= dict.fromkeys(("left_bias", "right_bias", "hidden_bias"), ("rank",))
+    partner = {"left": "right", "right": "left", "left_bias": "right_bias", "right_bias": "left_bias"}
+    sizes = dict(expected)
+    for role, name in names.items():
         shape = files.shape(name)
         if len(shape) != len(modes[role]):
-            raise ValueError(f"tensor {name!r} must have {len(modes[role])} modes {modes[role]}, got shape {shape}")
-        found = list(shape)
-        other = {"left": "right", "right": "left", "left_bias": "right_bias", "right_bias": "left_bias"}.get(role)
-        stacked = other is not None and (weights | biases).get(other) == name
-        if stacked:
-            if shape[0] % 2:
-                raise ValueError(f"tensor {name!r} stacks left and right, so its rows must be even, got shape {shape}")
-            found[0] //= 2
-        for mode, size in zip(modes[role], found, strict=True):
-            expected, where = sizes.setdefault(mode, (size, repr(name)))
-            if size != expected:
-                half = " (half of its rows)" if stacked and mode == "rank" else ""
-                raise ValueError(
-                    f"mode '{mode}' has size {expected} in {where} but {size} in {name!r}{half}, of shape {shape}"
-                )
+            return f"tensor {name!r} must have {len(modes[role])} modes {modes[role]}, got shape {shape}"
+        stacked = names.get(partner.get(role, "")) == name
+        for mode, size in zip(modes[role], shape, strict=True):
+            halved = stacked and mode == "rank"
+            if halved and size % 2:
+                rows = "columns" if layout.transposed and len(shape) == 2 else "rows"
+                return f"tensor {name!r} stacks left and right, so its {rows} must be even, got shape {shape}"
+            found = size // 2 if halved else size
+            wanted, where = sizes.setdefault(mode, (found, repr(name)))
+            if found != wanted:
+                half = " (half of its size)" if halved else ""
+                return f"mode {mode!r} has size {wanted} in {where} but {found} in {name!r}{half}, of shape {shape}"
+    return None
 
 
 def _basis(layout: Layout, options: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Layouts of checkpoints: a layout names the tensors that are left, right and down of a layer."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 from tensornet_interp.checks import check_bool, check_choice, check_int, check_notes, check_number, check_text
+from tensornet_interp.weights.wrappers import bare, unwrapped
 
 INDEX = "{i}"
 
@@ -15,24 +16,30 @@ INDEX = "{i}"
 class Layout:
     """A layout says which tensors of a checkpoint make up one layer.
 
-    y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
+    y = down((left x + left_bias) * (right x + right_bias) + hidden_bias) + bias + residual x
 
     Each field of this equation, apart from the number `residual`, is the name of a tensor, in which `{i}` stands for
-    the index of the layer. Shapes are those of `nn.Linear`: left and right (rank, in), down (out, rank), left_bias and
-    right_bias (rank,), bias (out,).
-    If left and right have the same name, one tensor (2 * rank, in) holds both, and `first` says which of the two has
-    the upper rows; the same holds for left_bias and right_bias. `down=None` means that the hidden units are the
-    outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the layer applies to one
-    input twice. A bias that is not in the file is zero, unless the config says that the model has biases; then a
-    missing bias is an error.
+    the index of the layer. Shapes are those of `nn.Linear`: left and right (rank, in), down (out, rank), left_bias,
+    right_bias and hidden_bias (rank,), bias (out,). `transposed=True` is for weights that stand behind their input, as
+    in x @ W: left and right (in, rank), down (rank, out).
+    If left and right have the same name, one tensor (2 * rank, in), or (in, 2 * rank) if transposed, holds both, and
+    `first` says which of the two comes first; the same holds for left_bias and right_bias. `down=None` means that the
+    hidden units are the outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the
+    layer applies to one input twice. A bias that is not in the file is zero, unless the config says that the model has
+    biases; then a missing bias is an error.
 
     `gated`: whether the model applies a nonlinear gate to left x; a gate is a function, so no tensor shows it. `basis`:
     the coordinates of x, before or after a norm; if it is "", the entry "normalization" of the config decides.
     `ignore`: the names of tensors that belong to the same module but not to the map; any other tensor of the module is
-    an error. `embedding` and `unembedding`, both (vocabulary, d_model), and `attention`: names for `load_tensor`.
+    an error. `embedding` and `unembedding`, both (vocabulary, d_model) apart from (d_model, vocabulary) of a transposed
+    unembedding, and `attention`: names for `load_tensor`.
 
-    Raises ValueError if left or right has no name, or if `dense` is given together with left, right, down or an input
-    bias; TypeError if `ignore` is a string and not a tuple.
+    `prefix`: what stands before the names in the file, such as "student.". With None, the names are tried as they are
+    and with and without the prefixes of wrappers: `module.` (DataParallel), `model.` (trainers) and `base_model.model.`
+    (PEFT). `_orig_mod.`, `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.` are left out of all names.
+
+    Raises ValueError if left or right has no name, or if `dense` is given together with left, right, down, transposed
+    or a bias before the output; TypeError if `ignore` is a string and not a tuple.
     """
 
     left: str = ""
@@ -40,12 +47,15 @@ class Layout:
     down: str | None = None
     left_bias: str | None = None
     right_bias: str | None = None
+    hidden_bias: str | None = None
     bias: str | None = None
     dense: str | None = None
+    transposed: bool = False
     first: str = "left"
     residual: float = 0.0
     gated: bool = False
     basis: str = ""
+    prefix: str | None = None
     ignore: tuple[str, ...] = ()
     embedding: str = ""
     unembedding: str = ""
@@ -55,15 +65,19 @@ class Layout:
         check_choice("first", self.first, ("left", "right"))
         for name in ("left", "right", "embedding", "unembedding"):
             check_text(name, getattr(self, name), empty=True)
-        for name in ("down", "left_bias", "right_bias", "bias", "dense"):
+        for name in ("down", "left_bias", "right_bias", "hidden_bias", "bias", "dense"):
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
         check_notes("ignore", self.ignore)
         check_notes("attention", self.attention)
         check_number("residual", self.residual)
         check_bool("gated", self.gated)
+        check_bool("transposed", self.transposed)
+        if self.prefix is not None:
+            check_text("prefix", self.prefix, empty=True)
         parts = [self.left, self.right]
-        if self.dense and (any(parts) or self.down or self.left_bias or self.right_bias):
+        inner = [self.down, self.left_bias, self.right_bias, self.hidden_bias]
+        if self.dense and (self.transposed or any([*parts, *inner])):
             raise ValueError("dense names the whole tensor; give it with a bias at most, or give left, right and down")
         if not self.dense and not all(parts):
             raise ValueError(f"left and right must both be named, got left={self.left!r} and right={self.right!r}")
@@ -78,8 +92,8 @@ class Layout:
     @property
     def biases(self) -> dict[str, str]:
         """Return the names of the tensors that may be in the file, by their role, such as "left_bias"."""
-        named = {"left_bias": self.left_bias, "right_bias": self.right_bias, "bias": self.bias}
-        return {role: name for role, name in named.items() if name}
+        named = {"left_bias": self.left_bias, "right_bias": self.right_bias, "hidden_bias": self.hidden_bias}
+        return {role: name for role, name in (named | {"bias": self.bias}).items() if name}
 
     def at(self, index: int) -> "Layout":
         """Return the layout of one layer: in every name, the index replaces `{i}`."""
@@ -116,6 +130,32 @@ class Layout:
         beside = {"bias"} if not all(stems) else set()
         return sorted(n for n in set(names) - known if n in beside or n.startswith(tuple(owned)))
 
+    def in_file(self, names: Iterable[str], index: int) -> "Layout":
+        """Return the layout with the names that its tensors have in a checkpoint with these tensor names.
+
+        This applies `prefix`, or finds it. A layout that fits with no prefix is returned as it is. Raises ValueError
+        if layer `index` is there twice, under two prefixes.
+        """
+        check_int("index", index, 0)
+        names = _listed(names)
+        if self.prefix is not None:
+            return self._renamed(unwrapped, unwrapped(self.prefix))
+        prefixes = sorted({name.removesuffix(bare(name)) for name in names} | {""})
+        tried = [self._renamed(unwrapped), *(self._renamed(bare, prefix) for prefix in prefixes)]
+        known = [layout for layout in tried if index in layout.indices(names)]
+        whole = [layout for layout in known if set(layout.at(index).weights.values()) <= set(names)]
+        if len({tuple(layout.weights.values()) for layout in whole}) > 1:
+            one, other = (next(iter(layout.at(index).weights.values())) for layout in (whole[0], whole[-1]))
+            raise ValueError(
+                f"layer {index} is there twice, with {one!r} and with {other!r}: choose one by Layout(prefix=...), "
+                "which is what stands before the names of the layout"
+            )
+        return next(iter([*whole, *known, *(layout for layout in tried if layout.indices(names)), self]))
+
+    def _renamed(self, rename: Callable[[str], str], prefix: str = "") -> "Layout":
+        fields: dict[str, Any] = {role: prefix + rename(name) for role, name in self._named().items()}
+        return replace(self, **fields, ignore=tuple(prefix + rename(name) for name in self.ignore), prefix="")
+
     def _named(self) -> dict[str, str]:
         """Return the names of all weights and biases, by their role."""
         return self.weights | self.biases
@@ -150,6 +190,19 @@ LAYOUTS = {
         basis="residual stream after post_attention_layernorm and its weight",
         embedding="model.embed_tokens.weight",
         unembedding="lm_head.weight",
+    ),
+    "transformer_lens": Layout(
+        left="blocks.{i}.mlp.W_gate",  # (d_model, d_mlp); the gate acts on this one
+        right="blocks.{i}.mlp.W_in",  # (d_model, d_mlp)
+        down="blocks.{i}.mlp.W_out",  # (d_mlp, d_model)
+        hidden_bias="blocks.{i}.mlp.b_in",  # a gated MLP adds it to the product
+        bias="blocks.{i}.mlp.b_out",
+        transposed=True,
+        gated=True,
+        basis="residual stream after ln2, and its weight if it has one",
+        embedding="embed.W_E",
+        unembedding="unembed.W_U",  # (d_model, vocabulary)
+        attention=tuple(f"blocks.{{i}}.attn.W_{name}" for name in "QKVO"),
     ),
     # a ModuleList or Sequential of them; a single one is Layout(dense="weight", bias="bias")
     "torch_bilinear": Layout(dense="{i}.weight", bias="{i}.bias"),

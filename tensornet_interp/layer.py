@@ -23,7 +23,7 @@ from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, 
 from tensornet_interp.modules import LayerModule, layer_modules
 from tensornet_interp.names import AS_GIVEN, CHANGED, Named, Names
 from tensornet_interp.numerics import without_autocast
-from tensornet_interp.places import check_place
+from tensornet_interp.places import move
 from tensornet_interp.store import register_type
 
 __all__ = ["AS_GIVEN", "CHANGED", "BilinearLayer", "BilinearMap", "TensorNetwork"]
@@ -296,5 +296,5 @@ class BilinearLayer(BilinearMap):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BilinearLayer":
         """Return the layer on a device and in a dtype."""
-        down, left, right = (x.to(*check_place(device, dtype, x)) for x in (self.down, self.left, self.right))
+        down, left, right = (move(name, getattr(self, name), device, dtype) for name in ("down", "left", "right"))
         return replace(self, down=down, left=left, right=right)

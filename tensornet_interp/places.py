@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import DTYPE_NAMES, DTYPES
 
-__all__ = ["check_device", "check_place"]
+__all__ = ["check_device", "check_place", "move"]
 
 
 def check_device(value: object) -> torch.device:
@@ -34,3 +34,20 @@ def check_place(device: object, dtype: object, like: Tensor) -> tuple[torch.devi
             " move the layer and its data to the CPU first, with layer.to('cpu')"
         )
     return place, dtype
+
+
+def move(name: str, value: Tensor, device: object, dtype: object) -> Tensor:
+    """Return an array on a device and in a dtype; None stands for its present one.
+
+    Raises ValueError if the dtype is too narrow: if finite entries are too large for it.
+    """
+    moved = value.to(*check_place(device, dtype, value))
+    most = torch.finfo(moved.dtype).max
+    if value.numel() and most < torch.finfo(value.dtype).max:
+        largest = value.detach().abs().amax()
+        if torch.isfinite(largest) and torch.isinf(largest.to(moved.dtype)):
+            raise ValueError(
+                f"dtype {moved.dtype} is too narrow: the largest entry of {name} is {float(largest):.3g}, more than "
+                f"{most:.3g}"
+            )
+    return moved

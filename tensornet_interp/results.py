@@ -14,7 +14,7 @@ from tensornet_interp.contraction import Modes, Term, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.names import Names
 from tensornet_interp.numerics import without_autocast
-from tensornet_interp.places import check_place
+from tensornet_interp.places import move
 from tensornet_interp.report import Report
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, entries
@@ -89,15 +89,15 @@ class Result(BilinearMap):
         A narrower dtype rounds the arrays, so the report of the new result has no relative error.
         """
 
-        def move(name: str, value: Any) -> Any:
+        def moved_field(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
                 kept = value.dtype if name == "singular_values" or dtype is None else dtype
-                return value.to(*check_place(device, kept, value))
+                return move(name, value, device, kept)
             if isinstance(value, tuple):
-                return tuple(move(name, item) for item in value)
+                return tuple(moved_field(name, item) for item in value)
             return value.to(device, dtype) if isinstance(value, BilinearLayer) else value
 
-        moved = replace(self, **{field.name: move(field.name, getattr(self, field.name)) for field in fields(self)})
+        moved = replace(self, **{f.name: moved_field(f.name, getattr(self, f.name)) for f in fields(self)})
         if dtype is None or torch.finfo(dtype).eps <= torch.finfo(self.outputs.dtype).eps:
             return moved
         method = f"{self.report.method}, rounded to {str(dtype).removeprefix('torch.')}"

@@ -43,7 +43,8 @@ ACCEPTED = [
     ("spectra", "max_steps", "huge int", "never more than the size of the matrix"),
     ("draw_circuit|eigenvector_plane|explanation", "count", "huge int", "all there are"),
     ("output_directions", "directions", "huge int", "all there are"),
-    ("Layout.at|Layout.leftover", "index", "huge int", "a number in a name"),
+    ("Layout.at|Layout.leftover|Layout.in_file", "index", "huge int", "a number in a name"),
+    ("Layout.in_file", "names", "empty list|empty tensor", "no names to find the layout in", lambda found: found.left == "{i}.w"),
     ("Layout.indices|Layout.leftover", "names", "empty list|empty tensor", "no names, no layers", lambda found: found == []),
     ("*", "history|ignore|attention|priors", "empty list|longer list", "none, or one more of a kind"),
     ("rename|mode_sizes", "terms", "empty list", "no terms", lambda found: not found),
@@ -58,7 +59,7 @@ ACCEPTED = [
     ("sweep", "grid", "empty mapping", "one fit with the defaults"),
     ("to_frame|write_csv|truncation_curves", "records", "empty list", "no rows, no lines"),
     ("*", "counts|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
-    ("Layout.indices|Layout.leftover", "names", "longer list", "a name twice is one"),
+    ("Layout.indices|Layout.leftover|Layout.in_file", "names", "longer list", "a name twice is one"),
     ("FeatureInteractions.block", "rows", "longer list", "a row can be asked for twice"),
     ("Named.with_names", "input_names|output_names", "string", "a string stands for its letters"),
     # networks

@@ -101,6 +101,20 @@ def test_single_precision_is_worked_in_double() -> None:
     assert torch.equal(proven, exact)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_certificates_of_its_whole_spectrum(dtype: torch.dtype) -> None:
+    layer = random_layer(3, 9, 40, seed=0).to(dtype=dtype)
+    x = torch.randn(2000, 9, generator=torch.Generator().manual_seed(1)).to(dtype).double()
+    decisions = layer.to(dtype=torch.float64)(x).argmax(-1)
+    result = decompose(layer, "eigen")
+    proven = certificate(result, result.rank, x.to(dtype))
+    print(dtype, proven.float().mean())
+    assert proven.float().mean() > 0.5  # many are proven
+    assert torch.equal(result.to(dtype=torch.float64)(x).argmax(-1)[proven], decisions[proven])
+    with pytest.raises(ValueError, match="whole spectrum"):
+        certificate(decompose(layer, "eigen", rank=6), 1, x.to(dtype))
+
+
 def test_bad_input() -> None:
     layer = random_layer(4, 9, 6, seed=0)
     x = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).double()

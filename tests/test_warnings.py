@@ -1,5 +1,7 @@
 """Warnings that a result or an estimate carries: there if they should be, and not otherwise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,7 +76,14 @@ def test_results_that_do_not_fit_the_dtype():
     large = BilinearLayer(down=layer.down * 300, left=layer.left * 300, right=layer.right).to(dtype=torch.float16)
     with pytest.raises(ValueError, match=r"does not fit torch.float16"):
         decompose(large, "eigen")
-    assert not decompose(large.to(dtype=torch.float32), "eigen").report.warnings
+    wide = large.to(dtype=torch.float32)
+    assert not decompose(wide, "eigen").report.warnings
+    too_large = replace(wide, left=wide.left * 1e6)
+    for given in (too_large, decompose(too_large, "eigen"), BilinearNetwork([too_large])):
+        with pytest.raises(
+            ValueError, match=r"dtype torch\.float16 is too narrow: the largest entry of .* more than 6"
+        ):
+            given.to(dtype=torch.float16)
 
 
 @pytest.mark.parametrize("verb", [inner, similarity])

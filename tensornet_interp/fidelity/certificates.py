@@ -26,19 +26,24 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
 
     The decision is the largest output. The cut part of a block adds at least min(0, lowest cut eigenvalue) * rho and at
     most max(0, highest cut eigenvalue) * rho. A decision is proven if its margin to every other output exceeds the most
-    that the cut parts can add to the difference. The error bound of `result` is subtracted from the margin, so if
-    rounding dominates a layer, nothing is proven. |x|^2 includes the 1 of a lifted input.
+    that the cut parts can add to the difference. Two things are subtracted from the margin: the error bound of `result`
+    and what its eigenvectors lack of being orthonormal. So if rounding dominates a layer, nothing is proven. |x|^2
+    includes the 1 of a lifted input.
     x: (batch, in). Raises ValueError if `result` lacks eigenpairs or has fewer than 2 outputs.
-    Cost: batch * block * (in * rank + out).
+    Cost: block * in * (result's rank)^2 + batch * block * (in * rank + out).
     """
     rank = check_int("rank", rank, 1, check_kind("result", result, SpectralResult).rank)
-    if result.relative_error is None or result.relative_error > 1e-3:
+    rounded = 2 * torch.finfo(result.eigenvalues.dtype).eps  # eigenvalues and eigenvectors
+    if result.relative_error is None or result.relative_error > max(1e-3, rounded):
         raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
     check_tensor("x", x, ("batch", "in"))
     # a decision depends on no scale, and squares must neither over- nor underflow
     outputs, _ = rescale(result.drop_constant().outputs)  # (out, block)
     eigenvalues, _ = rescale(result.eigenvalues)
     error = result.report.relative_error_bound or result.relative_error
+    vectors = result.eigenvectors.double()  # (block, in, rank)
+    identity = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
+    error += float(torch.linalg.matrix_norm(vectors.mT @ vectors - identity).max())  # |V^T x|^2 <= (1 + this) |x|^2
     if len(outputs) < 2:
         raise ValueError(f"a decision needs at least 2 outputs, the result has {len(outputs)}")
     scale = torch.linalg.matrix_norm(outputs, 2) * eigenvalues.norm()
@@ -46,7 +51,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     proven = []
     for batch in x.split(_BATCH):
         z = unit_columns(result.lift_input("x", batch).double().T)[0].T
-        projected = torch.einsum("ni,bir->nbr", z, result.eigenvectors[:, :, :rank].double()).square()
+        projected = torch.einsum("ni,bir->nbr", z, vectors[:, :, :rank]).square()
         squared = z.square().sum(-1)
         rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
         logits = (eigenvalues[:, :rank] * projected).sum(-1) @ outputs.T

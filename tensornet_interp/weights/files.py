@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_path, check_text, suggestion
 from tensornet_interp.disk import MAX_JSON, parse_json, read_file, read_json
-from tensornet_interp.places import check_place
+from tensornet_interp.places import move
 from tensornet_interp.tensorfile import TensorFile, convert, explain
 from tensornet_interp.weights.layouts import LAYOUTS
 from tensornet_interp.weights.sources import CONFIG, NUMPY, PICKLES, SHARDS, WEIGHTS, Source, inside, locate
@@ -71,7 +71,7 @@ class WeightFiles:
         """
         file, stored = self._place(name)
         read = file.read(stored)
-        return read.to(*check_place(device, dtype, read))
+        return move(name, read, device, dtype)
 
     def config(self) -> dict[str, Any]:
         """Return the config with which these weights were saved.

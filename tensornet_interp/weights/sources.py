@@ -65,12 +65,11 @@ def locate(source: Source, file: str, subfolder: str = "", *, cached: bool = Fal
         absent = (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
         if isinstance(error, absent) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise FileNotFoundError(
-                f"{source!r} is no folder here{similar}, and the hub has no {named} there, or denies you access: {error}"
+                f"{source!r} is no folder here{similar}, and the hub has no {named} there or denies access: {error}"
             ) from error
         raise ConnectionError(
             f"{source!r} is no folder here{similar}, and the hub could not be reached for its {named}: copy the "
-            f"checkpoint's files ({CONFIG}, {WEIGHTS} or the shards with their index) to a folder and pass this folder; "
-            f"{error}"
+            f"checkpoint's files ({CONFIG}, {WEIGHTS} or the shards with their index) to a folder and pass it; {error}"
         ) from error
 
 

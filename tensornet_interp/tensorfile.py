@@ -239,7 +239,8 @@ PICKLE = """\
         state = {load}
         inside = [x for x in (state, *state.values()) if hasattr(x, "items")]  # such as state["model_state_dict"]
         found = max(inside, key=lambda x: sum(hasattr(value, "shape") for value in x.values()))"""
-TORCH_LOAD = 'torch.load(path, map_location="cpu", weights_only=True)'
+# opened first, because torch.load takes a pickle whose name ends with .safetensors for a safetensors file
+TORCH_LOAD = 'torch.load(open(path, "rb"), map_location="cpu", weights_only=True)'
 PICKLE_LOAD = 'pickle.load(open(path, "rb"))'
 NUMPY = """\
         found = numpy.load(path)

@@ -9,14 +9,17 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import normal
 from published import make_config, make_tensors, one_shard_a_layer, write
 from safetensors.torch import save_file
 
-from tensornet_interp.weights import WeightFiles, load_config, load_layer, load_tensor, tensor_names
+from tensornet_interp.features import Dictionary
+from tensornet_interp.weights import WeightFiles, load_config, load_layer, load_tensor, save_dictionary, tensor_names
 
 TENSORS = make_tensors()
 
@@ -205,9 +208,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """What huggingface-hub asks of the hub when it fetches a file."""
 
     def do_GET(self):
-        name = Path(self.path).name
+        repo, _, name = self.path.partition("/resolve/main/")  # or another revision
+        if not name:
+            repo, _, name = self.path.partition("/resolve/v2/")
         path = self.server.folder / name
-        found = self.path.startswith("/some/model/resolve/main/") and path.is_file()
+        found = repo == "/some/model" and path.is_file()
         content = path.read_bytes() if found else b""
         self.send_response(200 if found else 404)
         self.send_header("X-Repo-Commit", "a" * 40)
@@ -228,27 +233,73 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def run(code, **environment):
     path = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*"} | environment
-    code = f"from tensornet_interp.weights import load_config, load_layer\n{code}"
+    code = f"from tensornet_interp.weights import load_config, load_dictionary, load_layer\n{code}"
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
 
 
-def test_from_the_hub_only_what_the_layer_needs_is_fetched(tmp_path):
+@contextmanager
+def hub(folder):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.fetched = write(tmp_path / "repo", TENSORS, shards=one_shard_a_layer(TENSORS)), []
+    server.folder, server.fetched = folder, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address, home = f"http://127.0.0.1:{server.server_port}", str(tmp_path / "home")
     try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_from_the_hub_only_what_the_layer_needs_is_fetched(tmp_path):
+    folder, home = write(tmp_path / "repo", TENSORS, shards=one_shard_a_layer(TENSORS)), str(tmp_path / "home")
+    with hub(folder) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
         online = run("print(load_layer('some/model', 1))", HF_ENDPOINT=address, HF_HOME=home)
         assert online.returncode == 0, online.stderr
         assert "'model layer 1', out=12, in=12, rank=10" in online.stdout
         assert server.fetched == ["config.json", "model.safetensors.index.json", "model-1.safetensors"]
-    finally:
-        server.shutdown()
-        server.server_close()
     offline = run("print(load_layer('some/model', 1))\nload_layer('some/model', 2)", HF_HUB_OFFLINE="1", HF_HOME=home)
     assert offline.stdout == online.stdout  # what was fetched is kept
     assert "ConnectionError: 'some/model' is no folder here, and the hub could not be reached" in offline.stderr
     assert "model-2.safetensors: copy the checkpoint's files" in offline.stderr
+
+
+SUBFOLDERS = """
+print(load_layer('some/model@v2', 1, subfolder='step-9'))
+for name in ("3-mlp-out-x2-k2", "sae"):
+    found = load_dictionary('some/model', subfolder=name)
+    print(found.name, found.k, tuple(found.encoder.shape))
+"""
+WRONG = """
+for name in ("some/model", "some/modle", "some/model@v3"):
+    try:
+        load_dictionary(name, subfolder="3-mlp-out-x2-k9")
+    except FileNotFoundError as error:
+        print(str(error).splitlines()[0])
+"""
+
+
+def test_subfolders_and_revisions_of_the_hub(tmp_path):
+    folder, home = tmp_path / "repo", str(tmp_path / "home")
+    write(folder / "step-9")
+    dictionary = Dictionary(encoder=normal(10, 5), decoder=normal(5, 10), k=2, name="3-mlp-out-x2-k2")
+    save_dictionary(dictionary, folder)
+    (folder / "sae").mkdir()
+    parts = {"W_enc": torch.ones(5, 7), "W_dec": torch.ones(7, 5), "b_enc": torch.ones(7), "b_dec": torch.ones(5)}
+    save_file(parts, folder / "sae" / "sae_weights.safetensors")
+    (folder / "sae" / "cfg.json").write_text("{}")
+    with hub(folder) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        online = run(SUBFOLDERS, HF_ENDPOINT=address, HF_HOME=home)
+        assert online.returncode == 0, online.stderr
+        wrong = run(WRONG, HF_ENDPOINT=address, HF_HOME=home)
+    assert online.stdout.splitlines()[1:] == ["3-mlp-out-x2-k2 2 (10, 5)", "sae None (7, 5)"]
+    assert "'step-9 layer 1', out=12, in=12, rank=10" in online.stdout
+    assert len(server.fetched) == len(set(server.fetched)) == 5
+    lines = wrong.stdout.splitlines()
+    assert len(lines) == 3, wrong.stderr
+    assert all("is no folder here, and the hub has no 3-mlp-out-x2-k9/model.safetensors" in line for line in lines)
+    offline = run(SUBFOLDERS, HF_HUB_OFFLINE="1", HF_HOME=home)
+    assert offline.stdout == online.stdout, offline.stderr
 
 
 def test_a_hub_name_without_the_client_says_what_to_install(tmp_path, monkeypatch):
@@ -267,16 +318,17 @@ def test_a_hub_name_without_the_client_says_what_to_install(tmp_path, monkeypatc
         ("EntryNotFoundError", FileNotFoundError),
         ("LocalEntryNotFoundError", ConnectionError),
         ("RepositoryNotFoundError", FileNotFoundError),
+        ("RevisionNotFoundError", FileNotFoundError),
         ("HfHubHTTPError", ConnectionError),
     ],
 )
 def test_what_the_hub_lacks_is_told_apart_from_a_hub_that_cannot_be_reached(raised, kind, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: the extra hub")
+    client = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: the extra hub")
     error = getattr(pytest.importorskip("huggingface_hub.errors"), raised)
 
     def download(*_, **__):
         raise error.__new__(error)  # made without its response, which differs between versions of the client
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(client, "hf_hub_download", download)
     with pytest.raises(kind, match="some/model"):
         load_tensor("some/model", "weight")

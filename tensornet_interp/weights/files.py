@@ -86,10 +86,10 @@ class WeightFiles:
 
     def missing(self, name: str) -> str:
         """Return the error message for a tensor that is not in the checkpoint."""
-        tied = {layout.unembedding: layout.embedding for layout in LAYOUTS.values() if layout.embedding in self._stored}
+        tied = [layout.embedding for layout in LAYOUTS.values() if layout.unembedding == str(name)]
         hint = suggestion(name, self.names)
-        if name in tied:
-            hint = f"; an unembedding that is tied to the embedding is stored once, as {tied[name]!r}"
+        for other in set(tied) & self._stored.keys():
+            hint = f"; an unembedding that is tied to the embedding is stored once, as {other!r}"
         return f"tensor of name {name!r} is not in {str(self.source)!r}{hint}"
 
     def _place(self, name: str) -> tuple[TensorFile, str]:

@@ -18,10 +18,10 @@ Source = str | os.PathLike[str]
 
 def folder_of(source: Source, subfolder: str) -> Path:
     """Return the folder of a checkpoint, for messages and names; of a hub name, without its revision."""
-    path = Path(os.path.abspath(source))
+    path, folder = Path(os.path.abspath(source)), inside(source, subfolder)
     if path.exists():
-        return path.parent if path.is_file() else path / subfolder
-    return Path(os.path.abspath(os.path.join(str(source).partition("@")[0], subfolder)))
+        return path.parent if path.is_file() else path / folder
+    return Path(os.path.abspath(os.path.join(str(source).partition("@")[0], folder)))
 
 
 def title(source: Source, subfolder: str) -> str:

@@ -326,7 +326,7 @@ CALLS = {
     "from_module": (weights.from_module, dict(model=MODEL, example=X, max_elements=1000)),
     "polynomial_parts": (weights.polynomial_parts, dict(model=MODEL, example=X, max_elements=1000)),
     "verify": (weights.verify, dict(network=LAYER, model=LAYER, x=X)),
-    "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", transposed=False, hidden_bias="g", prefix=None, residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
+    "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", transposed=False, hidden_bias="g", prefix="k.", residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
     "Layout.at": (LAYOUT.at, dict(index=1)),
     "Layout.indices": (LAYOUT.indices, dict(names=["0.w"])),
     "Layout.in_file": (LAYOUT.in_file, dict(names=["0.w"], index=0)),

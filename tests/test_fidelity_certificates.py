@@ -1,5 +1,7 @@
 """A proof of a decision is never wrong, is found where one is known to exist, and not where none can be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -108,11 +110,23 @@ def test_half_precision_has_certificates_of_its_whole_spectrum(dtype: torch.dtyp
     decisions = layer.to(dtype=torch.float64)(x).argmax(-1)
     result = decompose(layer, "eigen")
     proven = certificate(result, result.rank, x.to(dtype))
-    print(dtype, proven.float().mean())
     assert proven.float().mean() > 0.5  # many are proven
     assert torch.equal(result.to(dtype=torch.float64)(x).argmax(-1)[proven], decisions[proven])
     with pytest.raises(ValueError, match="whole spectrum"):
         certificate(decompose(layer, "eigen", rank=6), 1, x.to(dtype))
+
+
+def test_eigenvectors_that_are_no_unit_vectors_prove_no_more() -> None:
+    """The same function with longer eigenvectors and smaller eigenvalues seems to leave less for the cut part."""
+    layer = random_layer(4, 9, 6, seed=0)
+    x = torch.randn(2000, 9, generator=torch.Generator().manual_seed(1)).double()
+    result = decompose(layer, "eigen")
+    longer = replace(result, eigenvectors=result.eigenvectors * 1.01, eigenvalues=result.eigenvalues / 1.01**2)
+    torch.testing.assert_close(longer(x), result(x))
+    for rank in (4, 6, 8):
+        exact, found = certificate(result, rank, x), certificate(longer, rank, x)
+        assert exact.any()
+        assert not (found & ~exact).any()
 
 
 def test_bad_input() -> None:

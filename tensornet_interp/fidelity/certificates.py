@@ -42,7 +42,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     eigenvalues, _ = rescale(result.eigenvalues)
     error = result.report.relative_error_bound or result.relative_error
     vectors = result.eigenvectors.double()  # (block, in, rank)
-    identity = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
+    identity = torch.eye(vectors.shape[2], dtype=vectors.dtype, device=vectors.device)
     error += float(torch.linalg.matrix_norm(vectors.mT @ vectors - identity).max())  # |V^T x|^2 <= (1 + this) |x|^2
     if len(outputs) < 2:
         raise ValueError(f"a decision needs at least 2 outputs, the result has {len(outputs)}")

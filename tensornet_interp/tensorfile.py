@@ -212,7 +212,7 @@ def convert(paths: Sequence[Path]) -> str:
     if _is_numpy(start):
         how, steps = "", NUMPY
     elif start[:2] == b"PK" or start.startswith(TORCH):
-        how, steps = "where torch is installed, ", PICKLE.format(load=TORCH_LOAD)
+        how, steps = "", PICKLE.format(load=TORCH_LOAD)
     else:
         how, steps = "if you trust it, since this runs its code, ", PICKLE.format(load=PICKLE_LOAD)
     code = CONVERT.format(files=[str(path) for path in paths], steps=steps, target=str(target))

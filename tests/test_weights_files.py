@@ -165,7 +165,7 @@ BROKEN = {
     "config deep": (lambda f: (f / "config.json").write_text("[" * 10**6), ValueError, "is not valid JSON"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "neither model.safetensors nor"),
     "only pickles": (pickled("pytorch_model.bin"), ValueError, "only pickles such as pytorch_model.bin: convert it"),
-    "pickle in disguise": (pickled("model.safetensors"), ValueError, "looks like a pickle, .*: convert it where"),
+    "pickle in disguise": (pickled("model.safetensors"), ValueError, "looks like a pickle, .*: convert it with"),
     "several files": (several, ValueError, r"several safetensors files .* one of \['one.*', 'two.*'\]"),
     "compiled and not": (both_names, ValueError, "has both .*'a.b'.*: two tensors of one name"),
     "index without map": (shard_index({}), ValueError, "must hold a weight_map from tensor names to files"),

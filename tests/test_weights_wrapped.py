@@ -143,6 +143,11 @@ def test_checks_come_in_the_order_of_a_person(tmp_path, monkeypatch):
         load_layer(tmp_path / "llama-1c", 0, layout="llama")
     with pytest.raises(FileNotFoundError, match=r"llama-1b/modle\.safetensors is missing; did you mean 'model\.saf"):
         load_layer("llama-1b/modle.safetensors", 0, layout="llama")
+    (tmp_path / "runs" / "step-100").mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"step-10 is missing .*'step-100'\?; for the hub's .*'runs/step-10@main'"
+    ):
+        load_layer("runs/step-10", 0, layout="llama")  # no waiting for a hub
     with pytest.raises(FileNotFoundError, match=r"nothing\.pt is missing"):
         load_layer("nothing.pt", 0)
     with pytest.raises(ValueError, match=r"no tensor for left 'model\.layers\.0.mlp.gate_proj.weight'"):

@@ -45,7 +45,9 @@ def load_dictionary(
     path, folder = check_path("source", source), folder_of(source, subfolder)
     try:
         files = WeightFiles(path if path.is_file() else locate(source, SAELENS_FILE, subfolder))
-    except OSError:  # no such file, or it is not in the cache of a hub that cannot be reached
+    except ConnectionError:  # what was fetched earlier still loads
+        files = WeightFiles(locate(source, PAPER_FILE, subfolder, cached=True))
+    except FileNotFoundError:
         files = WeightFiles(source, subfolder)
     try:
         if "W_enc" in files.names:

@@ -23,13 +23,13 @@ class WeightFiles:
     """Weight files give the tensors of a checkpoint by name; opening reads only the names, `read` reads one tensor.
 
     `source`: a safetensors file; a folder with model.safetensors, with model.safetensors.index.json and its shards, or
-    with exactly one safetensors file; or a name on the Hugging Face hub, "owner/name" or "owner/name@revision".
-    `subfolder`: the folder in the source, such as "12-mlp-out-x4-k30". `names` leaves out what torch.compile, FSDP and
-    activation checkpoints put into names (`_orig_mod.`, `_fsdp_wrapped_module.`, `_checkpoint_wrapped_module.`);
-    `shape` and `read` also take a name without or with the prefixes `module.`, `model.` and `base_model.model.` if only
-    one tensor can be meant. A shard is opened when one of its tensors is
-    first read; a shard on the hub is then downloaded. An opened shard stays open, so that all reads come from the same
-    version of its file. Memory: the headers.
+    with exactly one safetensors file; or a name on the Hugging Face hub, "owner/name" or "owner/name@revision". If
+    there is a folder "owner" here, only the latter is a name on the hub. `subfolder`: the folder in the source, such as
+    "12-mlp-out-x4-k30". `names` leaves out what torch.compile, FSDP and activation checkpoints put into names
+    (`_orig_mod.`, `_fsdp_wrapped_module.`, `_checkpoint_wrapped_module.`); `shape` and `read` also take a name without
+    or with the prefixes `module.`, `model.` and `base_model.model.` if only one tensor can be meant. A shard is opened
+    when one of its tensors is first read; a shard on the hub is then downloaded. An opened shard stays open, so that
+    all reads come from the same version of its file. Memory: the headers.
 
     Raises FileNotFoundError if there is no such source, ValueError for a pickle or a broken file, ConnectionError if
     the hub cannot be reached.

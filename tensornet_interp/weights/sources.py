@@ -51,9 +51,14 @@ def locate(source: Source, file: str, subfolder: str = "", *, cached: bool = Fal
         raise FileNotFoundError(
             f"{str(source)!r} is neither a folder nor a safetensors file here, nor a hub name 'owner/name'{near(path)}"
         )
-    similar, named = near(path), f"{subfolder}/{file}".removeprefix("/")
+    if path.parent.is_dir() and match["revision"] is None:
+        raise FileNotFoundError(
+            f"{path} is missing from the folder {str(path.parent)!r} here{near(path)}; for the hub's {source!r}, pass "
+            f"'{source}@main'"
+        )
+    named = f"{subfolder}/{file}".removeprefix("/")
     hub, errors = (
-        optional(module, f"for a hub name, and {source!r} is no folder here (or pass a folder{similar})", extra="hub")
+        optional(module, f"for a hub name, and {source!r} is no folder here (or pass a folder)", extra="hub")
         for module in ("huggingface_hub", "huggingface_hub.errors")
     )
     try:
@@ -65,10 +70,10 @@ def locate(source: Source, file: str, subfolder: str = "", *, cached: bool = Fal
         absent = (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
         if isinstance(error, absent) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise FileNotFoundError(
-                f"{source!r} is no folder here{similar}, and the hub has no {named} there or denies access: {error}"
+                f"{source!r} is no folder here, and the hub has no {named} there or denies access: {error}"
             ) from error
         raise ConnectionError(
-            f"{source!r} is no folder here{similar}, and the hub could not be reached for its {named}: copy the "
+            f"{source!r} is no folder here, and the hub could not be reached for its {named}: copy the "
             f"checkpoint's files ({CONFIG}, {WEIGHTS} or the shards with their index) to a folder and pass it; {error}"
         ) from error
 

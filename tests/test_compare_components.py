@@ -194,3 +194,13 @@ def test_what_cannot_be_compared_is_refused(case):
     call, kind, message = WRONG[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_vector_that_is_orthogonal_to_its_partner_keeps_its_sign():
+    first, second = torch.eye(3, dtype=torch.float64)[:, :2].split(1, 1)
+    one = torch.ones(1, dtype=torch.float64)
+    a = CPResult(
+        weights=one, outputs=first, left=first, right=first, report=Report.of(random_layer(3, 3, 1, seed=0), "a")
+    )
+    b = replace(a, outputs=second)
+    assert torch.equal(match(a, b).aligned.outputs, second)

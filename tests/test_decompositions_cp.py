@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import dense, dense_error, normal, of_factors, times
 
-from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp import CP, BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
 from tensornet_interp.testing import random_layer
 
@@ -198,3 +198,8 @@ def test_fits_carry_no_gradient(method, rank):
     assert not decompose(layer, method, rank=rank, max_iterations=2).to_tensor().requires_grad
     with torch.inference_mode():
         assert decompose(random_layer(3, 5, 4, seed=1), method, rank=rank, max_iterations=2).relative_error < 1
+
+
+def test_the_repr_of_a_fit_shows_the_options_that_were_changed():
+    assert repr(CP(rank=3)) == "CP(rank=3)"
+    assert repr(CP(rank=3, starts=2, tolerance=1e-4)) == "CP(starts=2, rank=3)"

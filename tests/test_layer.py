@@ -273,3 +273,9 @@ def test_entries_that_are_not_finite_are_errors():
     bad[0, 0] = float("nan")
     with pytest.raises(ValueError, match="left has 1 entries"):
         BilinearLayer(down=layer.down, left=bad, right=layer.right)
+
+
+def test_batches_of_contributions_that_do_not_broadcast_are_named_in_order():
+    layer = layer_of(OUT, IN, RANK, 1)
+    with pytest.raises(ValueError, match=rf"broadcast, got \(3, {IN}\) and \(4, {IN}\)"):
+        layer.contributions(normal(3, IN, seed=1), normal(4, IN, seed=2))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import tensornet_interp
 from tensornet_interp import Report, decompose, relative_error
-from tensornet_interp.report import versions
+from tensornet_interp.report import package_version, versions
 from tensornet_interp.testing import random_layer
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +64,12 @@ def test_the_error_of_a_report_is_that_of_the_result_in_the_dtype_of_the_layer(m
     layer = random_layer(3, 7, 4, seed=4, dtype=torch.float32)
     result = decompose(layer, method, **options)
     assert result.relative_error == pytest.approx(relative_error(result, layer), rel=1e-5)
+
+
+def test_the_version_of_a_checkout_that_is_not_installed_is_that_of_its_project_file(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert package_version() == project["version"]

@@ -37,7 +37,7 @@ TABLE = [
     # checkpoints and dictionaries
     ("no such folder", lambda: load_layer("/no/such/folder", 0), FileNotFoundError, "neither a folder nor a safetensors file here, nor a hub name 'owner/name'"),
     ("config of no folder", lambda: load_config("nothing here"), FileNotFoundError, "neither a folder"),
-    ("a pickle", lambda: load_layer("model.bin", 0), ValueError, "model.bin is a pickle by its name, .*convert it"),
+    ("a pickle that is not there", lambda: load_layer("model.bin", 0), FileNotFoundError, "model.bin is missing"),
     ("index a float", lambda: load_layer("x", 1.0), TypeError, r"index must be a whole number, got 1\.0"),
     ("layout a typo", lambda: load_layer("x", 1, layout="lama"), ValueError, "layout must be one of .*; did you mean 'llama'"),
     ("dictionary of no folder", lambda: load_dictionary("/no/such/folder"), FileNotFoundError, "neither a folder"),

@@ -58,7 +58,7 @@ def test_target_and_complement_are_close(rule, digits):
 
 def dataset(train_x):
     y = torch.zeros(len(train_x), dtype=torch.int64)
-    return Dataset("made", train_x, y, train_x, y, (1, 2), ("a",))
+    return Dataset("made", train_x, y, train_x, y, (1, 2), ("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_the_notebook_is_that_of_its_script(tmp_path):
     assert (tmp_path / "made.ipynb").read_bytes() == stored.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_shows_what_it_should(executed):
     shown = [output["data"] for cell in executed for output in cell.get("outputs", []) if "data" in output]
     assert sum("image/png" in data for data in shown) == 5  # figures, without %matplotlib inline
@@ -36,6 +37,7 @@ def test_every_cell_runs_and_shows_what_it_should(executed):
     assert not any("%matplotlib" in "".join(cell["source"]) for cell in executed)
 
 
+@pytest.mark.slow
 def test_few_eigenvectors_agree_with_the_layer(executed):
     printed = "".join(
         o["text"] if isinstance(o["text"], str) else "".join(o["text"])

@@ -256,7 +256,7 @@ def random_forward(seed):
     return Forward(forward, **{f"linear{i}": linear(6, 6, seed=3 * seed + i) for i in range(3)})
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 48))])
 def test_random_polynomials_are_read(seed):
     model, x = random_forward(seed), normal(20, 6, seed=seed)
     network = from_module(model, x[:1])
@@ -418,6 +418,7 @@ def test_bad_models_and_examples_are_refused_without_a_word_on_the_console(call,
     assert printed.out + printed.err == ""
 
 
+@pytest.mark.slow
 def test_a_new_process_hears_nothing_from_the_tracer_either():
     code = """
 import torch

@@ -31,7 +31,7 @@ from tensornet_interp.plots import (
 )
 from tensornet_interp.testing import random_layer
 
-COUNTS = (1, 3, 10, 62)
+COUNTS = [1, 3, 10, pytest.param(62, marks=pytest.mark.slow)]
 INPUTS = 12
 
 

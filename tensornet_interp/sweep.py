@@ -273,7 +273,7 @@ def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record],
             break
         try:
             record = parse_json(line, "the line")
-            _key(record)
+            _key(record), record["error"]
         except (ValueError, TypeError, KeyError):
             where = f"line {len(records) + 1} of" if start == 0 else "a line of"
             raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}") from None

@@ -92,7 +92,10 @@ def load_layer(
         options = {**options, **options["text_config"]}
     own = isinstance(layout, Layout)
     if layout == SAVED_MODEL:
-        layout = saved_model_layout(options, index)
+        try:
+            layout = saved_model_layout(options, index)
+        except (TypeError, ValueError) as error:  # of an entry of the config
+            raise ValueError(f"the config of {str(source)!r} is not that of a saved model: {error}") from error
         options = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]

@@ -69,6 +69,7 @@ def doubled(megabytes, found):
     return Checked(2 * found, "checked")
 
 
+@pytest.mark.slow
 def test_main_times_rows_in_processes_and_writes_the_table(model, tmp_path, capsys, monkeypatch):
     rows = [Row(f"{n} MiB", given, {"megabytes": n}, hold, check=doubled) for n in (10, 200)]
     monkeypatch.setitem(sections.SECTIONS, "d", lambda model, sizes: [Table("d. Memory", "", rows, base=1)])
@@ -164,6 +165,7 @@ def test_a_random_layer_has_the_sizes_asked_for():
     assert layer.rank == 5
 
 
+@pytest.mark.slow
 def test_the_import_benchmark_prints_the_ratio_of_its_two_times(capsys):
     benchmark_imports.main(["--repeats", "1"])
     lines = capsys.readouterr().out.splitlines()

@@ -34,6 +34,7 @@ def folders(tmp_path: Path) -> list[str]:
     return ["--models", str(tmp_path / "models"), "--out", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_everything_is_measured_drawn_and_drawn_again(
     second: None, folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

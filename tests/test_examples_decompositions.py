@@ -32,6 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompose_mnist, "STRENGTHS", {"sparse": (0.01, 1.0), "smooth": (0.01, 1.0)})
 
 
+@pytest.mark.slow
 def test_the_decompositions_are_compared_and_resumed(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_ground_truth_writes_its_table_and_draws_it_again(small, tmp_path, capsy
     assert capsys.readouterr().out.split("setting")[1] == printed.split("setting")[1]
 
 
+@pytest.mark.slow
 def test_masks_beat_random_ones_of_their_norm_and_are_drawn_again(small, tmp_path, capsys, monkeypatch):
     options = ["--epochs", "12", "--seeds", "1", "--out", str(tmp_path / "out"), "--models", str(tmp_path / "models")]
     adversarial_masks.main(options)

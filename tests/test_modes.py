@@ -119,6 +119,7 @@ def everything(_):
     return {name: [part.numpy() for part in result_of(name)] for name in CALLS}
 
 
+@pytest.mark.slow
 def test_a_spawned_process_computes_the_same():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         (found,) = pool.map(everything, [0])

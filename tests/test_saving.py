@@ -457,7 +457,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("kind", ENTRIES)
+@pytest.mark.parametrize("kind", ["of a type", pytest.param("of a decomposition", marks=pytest.mark.slow)])
 def test_an_installed_plugin_is_imported_when_its_type_is_met(kind, tmp_path):
     (tmp_path / "brains.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "brains-1.0.dist-info").mkdir()

@@ -278,6 +278,7 @@ for name in ("some/model", "some/modle", "some/model@v3"):
 """
 
 
+@pytest.mark.slow
 def test_subfolders_and_revisions_of_the_hub(tmp_path):
     folder, home = tmp_path / "repo", str(tmp_path / "home")
     write(folder / "step-9")

@@ -273,10 +273,11 @@ def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record],
             break
         try:
             record = parse_json(line, "the line")
-            _key(record), record["error"]
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
+            record = None
+        if not (isinstance(record, dict) and {*_KEY, "error"} <= record.keys()):
             where = f"line {len(records) + 1} of" if start == 0 else "a line of"
-            raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}") from None
+            raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}")
         records.append(record)
         end += len(line)
     return records, end

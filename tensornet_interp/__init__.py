@@ -25,7 +25,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version

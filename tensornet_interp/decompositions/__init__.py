@@ -29,7 +29,7 @@ from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.registry import get_decomposition, register_decomposition
 from tensornet_interp.results import CPResult, TuckerResult
 from tensornet_interp.spectral import SpectralResult

@@ -19,7 +19,7 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "REMOVAL_RULE",

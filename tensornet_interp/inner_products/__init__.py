@@ -14,7 +14,7 @@ from tensornet_interp.inner_products.pairs import (
     similarity,
     similarity_by_output,
 )
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "Estimate",

@@ -50,7 +50,18 @@ GROUND = {
         "store",
         "tables",
     },
-    "saving": {"checks", "contents", "disk", "layer", "optional", "places", "registry", "report", "store", "tensorfile"},
+    "saving": {
+        "checks",
+        "contents",
+        "disk",
+        "layer",
+        "optional",
+        "places",
+        "registry",
+        "report",
+        "store",
+        "tensorfile",
+    },
 }
 
 

@@ -8,6 +8,7 @@ name.
 import tensorly
 
 from tensornet_interp.bonds import odt
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.contraction import Term, contract, plan, rename
 from tensornet_interp.decompositions import (
     CP,
@@ -25,7 +26,6 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
-from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version

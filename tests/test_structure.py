@@ -18,7 +18,7 @@ GROUND = {
     "disk": set(),
     "optional": set(),
     "numerics": set(),
-    "pages": set(),
+    "contents": set(),
     "registry": set(),
     "store": {"checks", "registry"},
     "paths": {"checks"},
@@ -50,7 +50,18 @@ GROUND = {
         "store",
         "tables",
     },
-    "saving": {"checks", "disk", "layer", "optional", "pages", "places", "registry", "report", "store", "tensorfile"},
+    "saving": {
+        "checks",
+        "contents",
+        "disk",
+        "layer",
+        "optional",
+        "places",
+        "registry",
+        "report",
+        "store",
+        "tensorfile",
+    },
 }
 
 
@@ -83,7 +94,7 @@ ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,
     "disk": sys.stdlib_module_names,
     "optional": sys.stdlib_module_names,
-    "pages": sys.stdlib_module_names,
+    "contents": sys.stdlib_module_names,
     "cards": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
     "numerics": {*sys.stdlib_module_names, "torch", "scipy"},

@@ -3,7 +3,7 @@
 Pickles are never opened, because they can run code.
 """
 
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
 from tensornet_interp.weights.files import WeightFiles, load_config, load_tensor, tensor_names

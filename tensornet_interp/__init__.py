@@ -5,6 +5,8 @@ and inner products. Every folder is a room with its own page, such as `tensornet
 name.
 """
 
+from typing import TYPE_CHECKING
+
 import tensorly
 
 from tensornet_interp.bonds import odt
@@ -33,6 +35,9 @@ from tensornet_interp.results import CPResult, Result, TuckerResult
 from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
+
+if TYPE_CHECKING:  # at run time the page is imported when a report is written
+    from tensornet_interp.pages import write_report
 
 __version__ = package_version()
 tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to TensorLy
@@ -76,6 +81,7 @@ __all__ = [
     "rename",
     "save",
     "similarity",
+    "write_report",
 ]
 
-explain_missing_names(__name__)
+explain_missing_names(__name__, lazy={"write_report": "tensornet_interp.pages"})

@@ -18,7 +18,7 @@ GROUND = {
     "disk": set(),
     "optional": set(),
     "numerics": set(),
-    "contents": set(),
+    "contents": {"optional"},
     "registry": set(),
     "store": {"checks", "registry"},
     "paths": {"checks"},
@@ -83,7 +83,9 @@ ROOMS = {
     "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "__init__": ALL_GROUND | {"inner_products", "decompositions", "bonds"},
+    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "fidelity", "plots"},
+    "__init__": ALL_GROUND | {"inner_products", "decompositions", "bonds", "pages"},
+    "__main__": ALL_GROUND | {"decompositions", "pages", "sweep", "weights"},
 }
 
 

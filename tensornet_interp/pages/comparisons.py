@@ -39,6 +39,7 @@ class Data:
 
 
 def fidelity_sections(part: TensorNetwork, data: Data) -> list[Section]:
+    """Return how well a model matches the reference on the inputs; if it is the reference, how accurate it is."""
     if data.reference is None or data.inputs is None:
         return []
     networks = isinstance(part, BilinearNetwork) and isinstance(data.reference, BilinearNetwork)
@@ -60,6 +61,7 @@ def _facts(values: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def curve_sections(result: Result, data: Data) -> list[Section]:
+    """Return what is left of the reference with the first components of a spectral result."""
     if data.reference is None or data.inputs is None or not isinstance(result, SpectralResult):
         return []
     records = truncation_curve(result, data.reference, data.inputs, data.labels)

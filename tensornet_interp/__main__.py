@@ -16,6 +16,7 @@ from tensornet_interp.saving import load
 from tensornet_interp.sweep import load_records
 from tensornet_interp.weights import LAYOUTS, inspect_files, load_layer
 
+_OPTIONS = {"gate_removed=True": "--gate-removed", "overwrite=True": "--overwrite"}  # how errors call them
 _LAYOUTS = (*LAYOUTS, "tensornet_interp")
 
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(options.run(options))
     except (ImportError, OSError, TypeError, ValueError) as error:
         said, *code = str(error).split("\n\n")
+        for argument, option in _OPTIONS.items():
+            said = said.replace(argument, option)
         more = " ...; inspect prints the whole of it" if code else ""
         print(f"error: {' '.join(said.split())}{more}", file=sys.stderr)
         return 2

@@ -77,7 +77,8 @@ def write_report(
         sections = sections_of(obj, data)
     for section in sections:
         section.tables = [table for table in section.tables if table.rows]
-    page = jinja.Environment(autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    page = jinja.Environment(autoescape=True, undefined=jinja.StrictUndefined, **options)
     figures = [figure for section in sections for figure in _figures(section)]
     tables = [table for section in sections for table in section.tables]
     content = {

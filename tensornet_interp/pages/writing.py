@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import (
+    check_alike,
     check_bool,
     check_int,
     check_labels,
@@ -140,6 +141,7 @@ def _check_data(obj: Any, reference: object, inputs: object, labels: object, tar
     x = check_tensor("inputs", inputs, ("batch", "in"))
     own = as_network(network)
     check_size("in", obj=_inputs(own), inputs=x.shape[1])
+    check_alike(obj=network.terms()[0].data, inputs=x)
     if not len(x):
         raise ValueError("inputs is empty: a page needs at least one input, or none at all")
     if labels is not None:

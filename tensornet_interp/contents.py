@@ -31,7 +31,9 @@ def explain_missing_names(page: str, lazy: Mapping[str, str] | None = None) -> N
 
     def __getattr__(name: str) -> Any:
         if lazy is not None and name in lazy:
-            return getattr(import_page(lazy[name]), name)
+            value = getattr(import_page(lazy[name]), name)
+            setattr(sys.modules[page], name, value)
+            return value
         raise AttributeError(f"module '{page}' has no name '{name}'{_hint(page, name)}", name=name)
 
     setattr(sys.modules[page], "__getattr__", __getattr__)  # noqa: B010 - mypy knows no such attribute of modules

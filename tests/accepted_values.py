@@ -20,6 +20,7 @@ ACCEPTED = [
     ("curves", "by|whole|bands", "None", "None is the default"),
     ("similarity_by_output", "b", "None", "None is the default"),
     ("write_report", "reference|targets|explain|title", "None", "None is the default"),
+    ("write_report", "explain", "empty list", "no output is explained"),
     ("write_report", "targets", "half", "targets are compared in the dtype of the outputs"),
     ("write_report", "overwrite", "bool", "the valid one"),
     # what a word, a truth value, a number or an empty list can be

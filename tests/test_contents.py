@@ -107,10 +107,9 @@ def test_no_module_bears_the_name_of_an_export_beside_it():
     assert shadowed == []
 
 
-def test_the_contents_page_imports_no_plotting():
-    run = run_python(
-        f"import sys, {PACKAGE}; print([m for m in ('matplotlib.pyplot', 'models', 'sklearn') if m in sys.modules])"
-    )
+def test_the_contents_page_imports_no_plotting_and_no_extra():
+    modules = ("matplotlib", "models", "sklearn", "bokeh", "jinja2", "pandas", f"{PACKAGE}.pages")
+    run = run_python(f"import sys, {PACKAGE}; print([m for m in {modules} if m in sys.modules])")
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
 

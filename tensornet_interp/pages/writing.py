@@ -51,7 +51,7 @@ def write_report(
 ) -> None:
     """Write a page about an object: one HTML file that opens in any browser, without a network.
 
-    obj: a layer, a result, a network, a circuit, the records of a sweep, or any report with `records()`. The page has
+    obj: a layer, a result, a network, a circuit, the records of a sweep, or any report (`tables.HasRecords`). The page has
     sizes, names, basis, options and versions; spectra; components in the form of their inputs (images, or signed bars
     with names); and tables to sort. A layer is decomposed for its page: by "eigen" if it has up to 64 outputs, else
     into 8 shared output directions by "output_svd"; both keep up to 64 eigenpairs. To choose, decompose it and pass the

@@ -51,12 +51,12 @@ def write_report(
 ) -> None:
     """Write a page about an object: one HTML file that opens in any browser, without a network.
 
-    obj: a layer, a result, a network, a circuit, the records of a sweep, or any report (`tables.HasRecords`). The page has
-    sizes, names, basis, options and versions; spectra; components in the form of their inputs (images, or signed bars
-    with names); and tables to sort. A layer is decomposed for its page: by "eigen" if it has up to 64 outputs, else
-    into 8 shared output directions by "output_svd"; both keep up to 64 eigenpairs. To choose, decompose it and pass the
-    result with `reference=layer`. A page draws the 12 blocks with the largest eigenvalues; its tables have up to
-    10,000 rows.
+    obj: a layer, a result, a network, a circuit, the records of a sweep, or any report (`tables.HasRecords`). The page
+    has sizes, names, basis, options and versions; spectra; components in the form of their inputs (images, or signed
+    bars with names); and tables to sort. A layer is decomposed for its page: by "eigen" if it has up to 64 outputs,
+    else into 8 shared output directions by "output_svd"; both keep up to 64 eigenpairs. To choose, decompose it and
+    pass the result with `reference=layer`. A page draws the 12 blocks with the largest eigenvalues; its tables have up
+    to 10,000 rows.
     path: the file, which ends in .html. Missing folders are made. overwrite: whether an existing file is replaced.
     The file is written in one step: if the process is killed, there is no incomplete page.
     reference: what the result decomposes, or a model to compare with; with `inputs`, the page has the fidelity and the

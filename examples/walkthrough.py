@@ -87,7 +87,8 @@ def language(out: Path, seed: int) -> Subject:
     train_language(model, tokens, LanguageConfig(steps=STEPS, batch_size=16, lr=5e-3, seed=seed), progress=False)
     folder = out / "checkpoint"
     save_transformer(model, folder)
-    kept = tokens.bincount(minlength=config.vocabulary).argsort(descending=True)[:40]
+    counts = tokens.bincount(minlength=config.vocabulary)
+    kept = counts.argsort(descending=True)[: int((counts > 0).sum())]  # the bytes that the text lacks are left out
     names = [str(tokenizer.id_to_token(at)).replace("Ġ", " ") for at in kept.tolist()]
     embedding = load_tensor(folder, "transformer.wte.weight")[kept].T.contiguous()  # (d_model, token)
     unembedding = load_tensor(folder, "lm_head.weight")[kept]  # (token, d_model)

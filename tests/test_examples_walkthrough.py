@@ -51,7 +51,7 @@ def test_it_goes_all_the_way(tmp_path, capsys, data):
 
 
 def test_the_models_have_learned():
-    """Else the walk shows noise: the classifier is right about the wines, the regression about a part of the variance."""
+    """Else the walk shows noise: the classifier knows the wines, the regression explains half of the variance."""
     wines = walkthrough.wine(None, 0)
     assert float((wines.layer(wines.inputs).argmax(-1) == wines.labels).double().mean()) > 0.95
     patients = walkthrough.diabetes(None, 0)

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     save(LAYER, home / "one.safetensors")
     torch.save({"a": torch.ones(2)}, home / "old.pt")
     lens = {LAYOUTS["transformer_lens"].at(2).weights[role]: torch.ones(6, 8) for role in ("left", "right")}
-    lens |= {LAYOUTS["transformer_lens"].at(2).weights["down"]: torch.ones(8, 6).half()}
+    lens |= {LAYOUTS["transformer_lens"].at(2).weights["down"]: torch.ones(8, 6)}
     (home / "lens.safetensors").write_bytes(pack(lens, {}))
     (home / "other.safetensors").write_bytes(pack({f"head.{i}": torch.ones(i) for i in range(9)}, {}))
     (home / "cut.safetensors").write_bytes(pack(lens, {})[:100])
@@ -55,7 +55,7 @@ def test_sizes_dtypes_and_gates_are_those_of_the_layers(folder):
     assert published.layers[1] == expected
     (lens,) = inspect_files(folder / "lens.safetensors").files
     gate = "the layout has a gate on left"
-    assert lens.layers == ({"layer": 2, "in": 6, "out": 6, "rank": 8, "dtype": "F32, F16", "gate": gate},)
+    assert lens.layers == ({"layer": 2, "in": 6, "out": 6, "rank": 8, "dtype": "F32", "gate": gate},)
     assert "no config.json: gate and norm are not known" in lens.note
     records = inspect_files(folder).records()
     assert sum(record["kind"] == "checkpoint" for record in records) == 3

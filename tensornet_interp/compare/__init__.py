@@ -2,6 +2,7 @@
 
 from tensornet_interp.compare.components import Matching, Stability, match, stability
 from tensornet_interp.compare.nulls import NULLS, Null, null
+from tensornet_interp.compare.ranks import RankChoice, choose_rank
 from tensornet_interp.compare.runs import (
     EIGENVALUE_RANKINGS,
     Interval,
@@ -21,7 +22,9 @@ __all__ = [
     "Matching",
     "Null",
     "OrderedSimilarity",
+    "RankChoice",
     "Stability",
+    "choose_rank",
     "component_trust",
     "jackknife",
     "match",

@@ -29,7 +29,9 @@ KINDS = ("cp", "symmetric_cp", "one output", "collinear")
 def planted(kind, rank, noise, seed):
     """The planted layer, and the same with white noise."""
     n_out, size = SIZES[rank]
-    truth = layer_of(1 if kind == "one output" else n_out, size, rank, seed=1000 * seed + rank)
+    if kind == "one output":
+        n_out, size = 1, 6 * rank
+    truth = layer_of(n_out, size, rank, seed=1000 * seed + rank)
     down, right = truth.down, truth.left if kind == "symmetric_cp" else truth.right
     if kind == "collinear":
         down = torch.cat([down[:, :1], down[:, :1], down[:, 2:]], 1)

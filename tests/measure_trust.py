@@ -1,7 +1,7 @@
 """How true the standard errors and the chosen ranks are: of planted tensors with noise.
 
-`python tests/measure_trust.py --seeds 5` prints one row per kind, rank and noise. Every case is one line of a file, so
-a stopped run goes on from there.
+`python tests/measure_trust.py --seeds 5` prints one row per kind, sizes, rank and noise. A stopped run goes on from its
+file, which has one line per case.
 """
 
 import argparse
@@ -20,15 +20,19 @@ from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.compare import choose_rank, component_trust, match
 from tensornet_interp.inner_products import inner, norm
 
-SIZES = {3: (9, 17), 8: (11, 20), 16: (14, 24)}  # rank: outputs, inputs; 11, 5.9 and 4.4 numbers per parameter
+# by rank: outputs, inputs. Ample: 11 to 12 numbers per free parameter of `cp`; tight: about 3
+SIZES = {
+    "ample": {3: (9, 17), 8: (16, 28), 16: (24, 36)},
+    "tight": {3: (5, 8), 8: (9, 13), 16: (12, 20)},
+}
 NOISE = (0.01, 0.1, 0.5)  # the norm of the noise over that of the planted tensor
 STARTS = 10
 KINDS = ("cp", "symmetric_cp", "one output", "collinear")
 
 
-def planted(kind, rank, noise, seed):
+def planted(kind, sizes, rank, noise, seed):
     """The planted layer, and the same with white noise."""
-    n_out, size = SIZES[rank]
+    n_out, size = SIZES[sizes][rank]
     if kind == "one output":
         n_out, size = 1, 6 * rank
     truth = layer_of(n_out, size, rank, seed=1000 * seed + rank)
@@ -57,9 +61,9 @@ def actual_errors(truth, result):
     return [found[at] for at in range(len(pairs))]
 
 
-def case(kind, rank, noise, seed):
+def case(kind, sizes, rank, noise, seed):
     """One record."""
-    truth, layer = planted(kind, rank, noise, seed)
+    truth, layer = planted(kind, sizes, rank, noise, seed)
     floor = noise / math.sqrt(1 + noise**2)
     if kind in ("one output", "collinear"):
         trust = component_trust(decompose(layer, "cp", rank=rank, starts=3), layer)
@@ -106,29 +110,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--ranks", type=int, nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--ranks", type=int, nargs="+", default=[3, 8, 16], choices=[3, 8, 16])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--out", default="out/measure_trust.jsonl")
     options = parser.parse_args()
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(r["kind"], r["rank"], r["noise"], r["seed"]): r for r in known}
+    done = {(r["kind"], r["sizes"], r["rank"], r["noise"], r["seed"]): r for r in known}
     seeds = range(options.seed, options.seed + options.seeds)
     # seeds outside: a run that is stopped has all ranks of the first seeds
-    wanted = [(k, r, n, s) for s in seeds for k in options.kinds for r in options.ranks for n in NOISE]
+    wanted = [
+        (kind, sizes, rank, noise, seed)
+        for seed in seeds
+        for sizes in options.sizes
+        for kind in options.kinds
+        for rank in options.ranks
+        for noise in NOISE
+    ]
     for key in tqdm(wanted, desc="cases"):
         if key not in done:
             started = time.time()
-            record = dict(zip(("kind", "rank", "noise", "seed"), key, strict=True)) | case(*key)
+            record = dict(zip(("kind", "sizes", "rank", "noise", "seed"), key, strict=True)) | case(*key)
             done[key] = record | {"seconds": time.time() - started}
             with path.open("a") as file:
                 file.write(json.dumps(done[key]) + "\n")
     groups = defaultdict(list)
     for key in wanted:
-        groups[key[:3]].append(done[key])
-    for (kind, rank, noise), records in sorted(groups.items()):
-        print(f"{kind:13} rank {rank:2} noise {noise:4}: {row(records)}")
+        groups[key[:4]].append(done[key])
+    for (kind, sizes, rank, noise), records in sorted(groups.items()):
+        print(f"{kind:13} {sizes} rank {rank:2} noise {noise:4}: {row(records)}")
 
 
 if __name__ == "__main__":

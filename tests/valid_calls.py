@@ -76,6 +76,9 @@ OUT, IN, PIXELS = normal(3, seed=4), normal(5, seed=5), normal(6, seed=5)
 MASK = torch.tensor([True, True, False, True, True])
 IMAGES = layer_of(3, 6, 4, seed=2)  # six pixels: images of shape (2, 3)
 IMAGE_RESULT, IMAGE_FIT, IMAGE_SVD = Eigen()(IMAGES), CP()(IMAGES), OutputSVD()(IMAGES)
+FIT_TRUST, EIGEN_TRUST = (
+    compare.ComponentTrust(normal(*shape).abs(), normal(*shape).abs()) for shape in ((4,), (3, 6))
+)
 SHAPE, NAMES = (2, 3), ["a", "b", "c"]
 CODER = features.Dictionary(
     normal(7, 5, seed=6), normal(5, 7, seed=7), normal(7, seed=8), normal(5, seed=9), k=3, name="1-mlp-x7-k3"
@@ -295,7 +298,7 @@ CALLS = {
     "bond_curves": (plots.bond_curves, dict(records=BOND_ROWS, accuracy=0.9, loss=1.0)),
     "bond_spectra": (plots.bond_spectra, dict(odts={"a": ODTS})),
     "compared_vectors": (plots.compared_vectors, dict(vectors={"a": normal(2, 6)}, values={"a": normal(2)}, shape=SHAPE, input_names=list("abcdef"), title="a")),
-    "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1)),
+    "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1, trust=FIT_TRUST)),
     "correlation_by_rank": (plots.correlation_by_rank, dict(records=CORRELATIONS)),
     "curves": (plots.curves, dict(records=RECORDS, x="parameters", y=["relative_error"], by="method", whole={"relative_error": 0.1}, bands={"relative_error": ("relative_error", "parameters")})),
     "dots": (plots.dots, dict(records=RECORDS, y=["relative_error"], by="method", title="a")),
@@ -307,10 +310,10 @@ CALLS = {
     "image_cell": (lambda **options: plots.image_cell(_axes(), **options), dict(values=PIXELS, shape=SHAPE, title="a", cmap="gray", symmetric=True)),
     "interaction_submatrix": (plots.interaction_submatrix, dict(interactions=INTERACTIONS, n=1, names=list("abcdefg"), pairs="all")),
     "output_directions": (plots.output_directions, dict(result=IMAGE_SVD, shape=SHAPE, names=NAMES, directions=1, count=1)),
-    "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES)),
+    "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES, trust=FIT_TRUST)),
     "pareto": (plots.pareto, dict(records=RECORDS, x="parameters", y="relative_error", by="method", maximize=True)),
     "similarity_matrix": (plots.similarity_matrix, dict(matrix=normal(2, 3), labels=["a", "b"], title="c", columns=NAMES, high=1.0)),
-    "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1)),
+    "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1, trust=EIGEN_TRUST)),
     "to_numpy": (plots.to_numpy, dict(tensor=X)),
     "truncation_curves": (plots.truncation_curves, dict(records=CURVE, accuracy=0.9, loss=1.0)),
     # registry, sweeps, the plugin kit

@@ -11,10 +11,12 @@ from tensornet_interp.compare.runs import (
     matched_similarity,
     ordered_similarity,
 )
-from tensornet_interp.compare.trust import ComponentTrust, component_trust
+from tensornet_interp.compare.trust import AGREES, DETERMINED, ComponentTrust, component_trust
 from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
+    "AGREES",
+    "DETERMINED",
     "EIGENVALUE_RANKINGS",
     "NULLS",
     "ComponentTrust",

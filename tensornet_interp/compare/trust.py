@@ -147,7 +147,7 @@ def component_trust(
     Example:
     >>> from tensornet_interp import decompose
     >>> from tensornet_interp.testing import random_layer
-    >>> layer = random_layer(5, 12, 8, seed=0)
+    >>> layer = random_layer(5, 12, 3, seed=0)
     >>> component_trust(decompose(layer, "cp", rank=2), layer).verdicts
     ('locally determined', 'locally determined')
     """

@@ -53,7 +53,7 @@ class RankChoice:
                 "near_best": trust.near_best,
                 "elbow": elbows[at],
                 "core_consistency": None if math.isnan(consistency) else consistency,
-                "accepted": _accepted(trust),
+                "accepted": _accepted(trust, max(1, len(result.report.starts))),
             }
             for at, (rank, result, trust, consistency) in enumerate(
                 zip(self.ranks, self.results, self.trust, self.core_consistency.tolist(), strict=True)
@@ -76,9 +76,10 @@ def choose_rank(
     """Return the largest listed rank at which every component is determined and found by every near-best start.
 
     A rank is accepted if every standard error is below 1/3, and the congruence of every component is above 0.9 in every
-    start whose error is at most 1 % above the best; see `component_trust`. If no other start came near, only the
-    standard errors decide. `rank` is None if no rank is accepted. The table, `records()`, always has all ranks, with
-    two other rules beside this one: the elbow of the error and the core consistency.
+    start whose error is at most 1 % above the best; see `component_trust`. A best fit that no other start came near is
+    not accepted, because it may be one of many; with `starts=1`, only the standard errors decide. `rank` is None if no
+    rank is accepted. The table, `records()`, always has all ranks, with two other rules beside this one: the elbow of
+    the error and the core consistency.
 
     method: "cp" or "symmetric_cp". ranks: increasing. starts, seed, options: of the fits.
     The rule finds the rank of a layer that is a sum of components plus noise. A trained layer need not have such a
@@ -108,14 +109,14 @@ def choose_rank(
         if isinstance(result, CPResult | SpectralResult):
             results.append(result)
     trust = tuple(component_trust(result, wide) for result in results)
-    accepted = [rank for rank, one in zip(listed, trust, strict=True) if _accepted(one)]
+    accepted = [rank for rank, one in zip(listed, trust, strict=True) if _accepted(one, starts)]
     consistency = torch.stack([_core_consistency(result, layer) for result in results]).cpu()
     return RankChoice(max(accepted, default=None), tuple(listed), tuple(results), trust, consistency)
 
 
-def _accepted(trust: ComponentTrust) -> bool:
+def _accepted(trust: ComponentTrust, starts: int) -> bool:
     agreement = trust.start_agreement
-    agrees = agreement is None or bool((agreement > AGREES).all())
+    agrees = starts == 1 if agreement is None else bool((agreement > AGREES).all())
     return agrees and bool((trust.standard_error < DETERMINED).all())
 
 

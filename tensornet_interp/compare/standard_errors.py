@@ -97,7 +97,7 @@ def _residual(result: CPResult | SpectralResult, state: Compressed) -> BilinearL
 
 
 def _structure(residual: BilinearLayer, error: float) -> list[str]:
-    """Return a warning for each unfolding whose leading singular value is above those of white noise of this norm.
+    """Return a warning if a leading singular value of an unfolding is above those of white noise of this norm.
 
     The limit is the 99 % quantile of the largest eigenvalue of a Wishart matrix; for the unfolding along the inputs,
     whose symmetric blocks hold every entry twice, its width is doubled.
@@ -114,11 +114,10 @@ def _structure(residual: BilinearLayer, error: float) -> list[str]:
         leading = float(unfolding(residual, mode)[1][0])
         limit = math.sqrt(variance * most * (1.0 if mode == "out" else 0.5))
         if leading > limit:
-            found.append(
-                f"the residual is not white: its leading singular value along '{mode}' is {leading / limit:.1f} times"
-                " the largest of white noise, so standard errors say what white noise of this size would do"
-            )
-    return found
+            found.append(f"{leading / limit:.1f} times (along '{mode}')")
+    if not found:
+        return []
+    return [f"the residual is not white: its leading singular value is {' and '.join(found)} the limit of white noise"]
 
 
 def _collinear(made: Tangents, active: Tensor, errors: Tensor) -> list[str]:

@@ -57,8 +57,8 @@ def test_standard_errors_stand_at_their_components(result: CPResult) -> None:
     trust = ComponentTrust(errors, torch.zeros(5).double())
     figure = components(shuffled, SHAPE, NAMES, count=5, trust=trust)
     lowest = [axes for axes in figure.axes if not axes.images]
-    titles = [axes.get_title(loc="right") for axes in lowest]
-    assert titles == ["error 0.1", "error 0.2", "error 0.3", "error 0.4", "error inf"]
+    found = [axes.get_xlabel() for axes in lowest]
+    assert found == ["error 0.1", "error 0.2", "error 0.3", "error 0.4", "error inf"]
     assert [axes.patches[0].get_facecolor()[3] > 0 for axes in lowest] == [True] * 3 + [False] * 2
     top = outputs_map(shuffled, NAMES, trust=trust).axes[0]
     (lines,) = [bars.get_segments() for bars in top.collections]

@@ -34,7 +34,7 @@ def components(
     weight c / 4, is subtracted. Bottom: weight c as bars. Every vector has its own scale, and its norm is its title.
     shape: (height, width) of inputs that are images. names: one per output. By default, both come from the result, as
     far as it knows them. count: by default 8, or the rank if that is smaller. trust: that of `component_trust`; the
-    standard error of each component then stands above its bars, and the bars of undetermined components are hollow.
+    standard error of each component then stands below its bars, and the bars of undetermined components are hollow.
     Signs: the sign of r is chosen so that l . r >= 0, hence |l + r| >= |l - r|; if r changes its sign, the weight does
     too. Then the largest entry of each vector is made positive, which changes no squared product. If l and r are
     orthogonal, the sign of r is undefined, so it is also undefined which of the two vectors adds.
@@ -51,7 +51,8 @@ def components(
     pitch = line_height(LABEL) + view.height + 0.25
     below = max(0.5, len(names) * (row + 0.02))
     title = f"The {count} largest of {result.rank} components, basis: {result.report.basis}"
-    figure = Sheet(left + count * (view.width + gap) + 0.1, 2 * pitch + below + 0.5, title, view.note)
+    under = 0.5 if errors is None else 0.5 + line_height(LABEL)
+    figure = Sheet(left + count * (view.width + gap) + 0.1, 2 * pitch + below + under, title, view.note)
     limit = 1.1 * float(outputs[:, :count].abs().max()) or 1.0
     rows = (("left + right", plus, "+"), ("left − right", minus, "−"))
     for at, (label, vectors, sign) in enumerate(rows):
@@ -73,8 +74,8 @@ def components(
         bars.set_xlim(-limit, limit)
         bars.invert_yaxis()
         if errors is not None:
-            bars.set_title(f"error {errors[column]:.2g}", fontsize=LABEL - 1, loc="right")
-    figure.axes[2 * count].set_title("weight × output", fontsize=LABEL if errors is None else LABEL - 2, loc="left")
+            bars.set_xlabel(f"error {errors[column]:.2g}", fontsize=LABEL - 1)
+    figure.axes[2 * count].set_title("weight × output", fontsize=LABEL, loc="left")
     return figure
 
 

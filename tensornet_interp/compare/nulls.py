@@ -72,9 +72,10 @@ def null(
     tensor of numbers; it must return the same shape each time.
     kind: what is destroyed. "shuffled": in each factor of the layer (down, left, right), the hidden units change
     places, each factor on its own and no unit staying; every vector is kept, but which outputs belong to which inputs
-    is random. "turned": the moments of `Whitened(strategy, moments, ridge)` are turned by a random orthogonal matrix,
-    which keeps their spectrum, but not the directions. "permuted": the features of these moments change places, which
-    keeps the variances. The metric error of a control is measured in the control's own metric.
+    is random. "turned": the moments of the strategy, such as Whitened(strategy, moments), are turned by a random
+    orthogonal matrix, which keeps their spectrum, but not the directions. "permuted": the features of these moments
+    change places, which keeps the variances. To see what the true moments are worth, let the statistic measure the
+    result on data or in the true metric; the reported error of a control is that in the control's own metric.
     n: the number of controls. seed: of the random numbers.
 
     A constant output coordinate of a shuffled layer is dropped, because no unit makes it any more. Raises ValueError

@@ -133,7 +133,7 @@ def component_trust(
     norm is a plain one: a diagonal entry of an interaction matrix has this standard deviation, an entry off the
     diagonal this divided by sqrt(2). seed: of the null.
 
-    Agreement between starts is compared if the fit had several (`starts=10`): it is the lowest congruence of the
+    Agreement between starts is compared if the fit had several (starts=10): it is the lowest congruence of the
     component over the fits whose error is at most 1 % above the best. `flags` warns if starts disagree, if the residual
     is not white (a leading singular value of an unfolding is above the 99 % quantile for white noise), if the fit has
     not converged, and if outputs are collinear or there is only one.

@@ -64,7 +64,6 @@ def actual_errors(truth, result):
 def case(kind, sizes, rank, noise, seed):
     """One record."""
     truth, layer = planted(kind, sizes, rank, noise, seed)
-    floor = noise / math.sqrt(1 + noise**2)
     if kind in ("one output", "collinear"):
         trust = component_trust(decompose(layer, "cp", rank=rank, starts=3), layer)
         undetermined = bool((trust.standard_error >= 1 / 3).any())
@@ -72,12 +71,10 @@ def case(kind, sizes, rank, noise, seed):
         return {"undetermined": undetermined, "flagged": undetermined or collinear}
     choice = choose_rank(layer, kind, [rank - 2, rank - 1, rank, rank + 1, rank + 2], starts=STARTS)
     result, trust = choice.results[2], choice.trust[2]
-    n_out, size, _ = layer.shape
-    free = rank * (n_out + (2 * size - 2 if kind == "cp" else size - 1))
-    share = free / (n_out * size * (size + 1) / 2)  # of the noise, which the fit takes up
+    floor = decompose(layer, kind, rank=rank, start=truth).relative_error  # of a fit that starts from the truth
     return {
         "chosen": choice.rank,
-        "reached": result.relative_error < 1.01 * floor * math.sqrt(1 - share),
+        "reached": result.relative_error < 1.001 * floor,
         "error_over_floor": result.relative_error / floor,
         "predicted": trust.standard_error.tolist(),
         "actual": actual_errors(truth, result),

@@ -142,7 +142,7 @@ def component_trust(
     least-squares fit of this layer (of another layer, with priors, in another metric), or if runs have other sizes.
     Cost: one inverse of a matrix of size n = rank * (min(out, rank) + 2 * min(d, 2 * rank)) for `CP`, at most 6000; at
     most 2000 for block terms. Memory: 8 n^2 bytes, three times.
-    Source: Tomasi and Bro, Chemometr. Intell. Lab. Syst. 75(2), 2005, for the Jacobian; congruence: Tucker, 1951.
+    Source: Liu and Sidiropoulos, IEEE Transactions on Signal Processing 49(9), 2001 (the bound for white noise).
 
     Example:
     >>> from tensornet_interp import decompose

@@ -107,6 +107,7 @@ WRONG = {
         ValueError,
         "statistic must be finite",
     ),
+    "no number": (lambda: null(LAYER, "eigen", lambda r: "a", "shuffled"), TypeError, "statistic must return a number"),
     "one unit": (lambda: null(layer_of(3, 6, 1), "eigen", lambda r: 1.0, "shuffled"), ValueError, "at least 2 hidden"),
     "method": (lambda: choose_rank(LAYER, "eigen", [1]), ValueError, "method must be one of cp, symmetric_cp"),
     "order": (lambda: choose_rank(LAYER, "cp", [2, 1]), ValueError, "ranks must increase"),

@@ -149,10 +149,13 @@ def _changed(moments: Moments, kind: str, generator: torch.Generator) -> Moments
         eye = torch.eye(size, dtype=torch.float64, device="cpu")
         turn = eye[torch.randperm(size, generator=generator, device="cpu")]
     turn = turn.to(moments.mean.device)
-    return Moments(turn @ moments.mean, turn @ moments.covariance @ turn.T, moments.count, f"{moments.note}, {kind}")
+    mean, covariance = turn @ moments.mean, turn @ moments.covariance @ turn.T
+    return replace(moments, mean=mean, covariance=covariance, note=f"{moments.note}, {kind}")
 
 
 def _value(found: float | Tensor) -> Tensor:
+    if not isinstance(found, int | float | Tensor):
+        raise TypeError(f"statistic must return a number or a tensor, got {type(found).__name__}")
     value = torch.as_tensor(found, dtype=torch.float64, device="cpu").detach()
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"statistic must be finite, got {found!r:.60}")

@@ -194,6 +194,22 @@ def test_equal_eigenvalues_have_no_eigenvectors():
     assert errors.isinf().tolist() == [False, True, True, False]
 
 
+def test_eigenvectors_of_shared_outputs_and_of_a_narrow_dtype():
+    layer = layer_of(4, 8, 5)
+    wide = component_trust(decompose(layer, "eigen", rank=3), layer)
+    result = decompose(layer, "output_svd", blocks=2, rank=3)
+    shared = component_trust(result, layer)
+    turned = replace(layer, down=result.directions @ layer.down)  # whose first outputs are the shared directions
+    expected = component_trust(decompose(turned, "eigen", rank=3), turned)
+    torch.testing.assert_close(shared.standard_error, expected.standard_error)
+    narrow = decompose(layer, "eigen", rank=3).to(dtype=torch.bfloat16)
+    torch.testing.assert_close(component_trust(narrow, layer).standard_error, wide.standard_error)
+    double = 2 * torch.eye(8).double()
+    pulled, changed = decompose(layer, "eigen", rank=3).pull_back(double), layer.change_basis(inputs=double)
+    with pytest.raises(ValueError, match="no leading eigenvalues of this layer"):
+        component_trust(pulled, changed)
+
+
 def noisy(layer, noise=0.05, seed=9):
     tensor = symmetrized(layer.to_tensor())
     error = white(*tensor.shape[:2], seed)

@@ -17,6 +17,7 @@ from tensornet_interp.spectral import SpectralResult
 _MOST, _MOST_BLOCKS = 6000, 2000  # unknowns: the side of the largest matrix that is inverted
 _CONVERGED, _NOT_FITTED = 0.01, 0.1  # shares of the squared error that one more step would take away
 _EXACT = 1e-6  # a relative error below this is rounding, of float64 weights; no noise can be read from it
+_SAME = 1e-2  # rounding of eigenvalues in the narrowest dtype
 _TAIL = 2.02  # 99 % quantile of the Tracy-Widom law of real symmetric matrices
 
 
@@ -143,7 +144,7 @@ def eigenvector_errors(result: SpectralResult, directions: Tensor, state: Compre
     own = result.eigenvalues[:, : min(kept, size)]
     largest = values.abs().amax(1, keepdim=True)
     apart = (own.abs() - values[:, :kept].abs()).abs().amax(1, keepdim=True)
-    if bool((apart > 1e-5 * largest).any()):
+    if bool((apart > _SAME * largest).any()):
         raise ValueError(
             f"result holds no leading eigenvalues of this layer: they differ by {float((apart / largest).max()):.3g} of"
             " the largest; give the layer that was decomposed, in the same basis"
@@ -158,8 +159,9 @@ def eigenvector_errors(result: SpectralResult, directions: Tensor, state: Compre
         sigma = (values[:, kept:].square().sum(1) / (rest * (rest + 1) / 2)).sqrt()
     else:
         sigma = torch.full_like(values[:, 0], noise)
-    gaps = (own[:, :, None] - values[:, None, :]).abs()  # (block, rank, d)
-    gaps.scatter_(2, gaps.argmin(2, keepdim=True), torch.inf)
+    place = (own[:, :, None] - values[:, None, :]).abs().argmin(2)  # (block, rank): of each in the whole spectrum
+    gaps = (values.gather(1, place)[:, :, None] - values[:, None, :]).abs()  # (block, rank, d)
+    gaps.scatter_(2, place[:, :, None], torch.inf)
     limit = eigenvalue_noise(values, size).amax(1)[:, None, None]
     spread = torch.where(gaps > limit, gaps, 0.0).pow(-2).sum(2).div(2).sqrt()
     errors = torch.zeros_like(result.eigenvalues)

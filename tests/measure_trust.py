@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.compare import choose_rank, component_trust, match
+from tensornet_interp.decompositions import CP
 from tensornet_interp.inner_products import inner, norm
 
 # by rank: outputs, inputs. Ample: 11 to 12 numbers per free parameter of `cp`; tight: about 3
@@ -27,7 +28,7 @@ SIZES = {
 }
 NOISE = (0.01, 0.1, 0.5)  # the norm of the noise over that of the planted tensor
 STARTS = 10
-KINDS = ("cp", "symmetric_cp", "one output", "collinear")
+KINDS = ("cp", "symmetric_cp", "one output", "collinear", "single starts")
 
 
 def planted(kind, sizes, rank, noise, seed):
@@ -69,6 +70,11 @@ def case(kind, sizes, rank, noise, seed):
         undetermined = bool((trust.standard_error >= 1 / 3).any())
         collinear = any("collinear" in flag or "one output" in flag for flag in trust.flags)
         return {"undetermined": undetermined, "flagged": undetermined or collinear}
+    if kind == "single starts":
+        floor = CP(rank=rank, start=truth)(layer).relative_error
+        fits = [CP(rank=rank, start=layer_of(*layer.shape[:2], rank, seed=900 + start))(layer) for start in range(4)]
+        missed = [component_trust(fit, layer).flags for fit in fits if fit.relative_error > 1.001 * floor]
+        return {"missed": len(missed), "flagged": sum(any("white" in flag for flag in flags) for flags in missed)}
     choice = choose_rank(layer, kind, [rank - 2, rank - 1, rank, rank + 1, rank + 2], starts=STARTS)
     result, trust = choice.results[2], choice.trust[2]
     floor = decompose(layer, kind, rank=rank, start=truth).relative_error  # of a fit that starts from the truth
@@ -86,6 +92,9 @@ def case(kind, sizes, rank, noise, seed):
 def row(records):
     """Counts of the records of one kind, rank and noise."""
     count = f"{len(records)} cases"
+    if "missed" in records[0]:
+        missed, flagged = (sum(r[name] for r in records) for name in ("missed", "flagged"))
+        return f"{count}, of {4 * len(records)} single starts {missed} miss the floor, residual flagged {flagged}"
     if "chosen" not in records[0]:
         undetermined, flagged = (sum(r[name] for r in records) for name in ("undetermined", "flagged"))
         return f"{count}, undetermined {undetermined}, flagged {flagged}"

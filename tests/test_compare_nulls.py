@@ -138,7 +138,7 @@ def test_the_planted_rank_is_chosen(method):
     truth = layer_of(6, 8, 2)
     if method == "symmetric_cp":
         truth = BilinearLayer(down=truth.down, left=truth.left, right=truth.left)
-    choice = choose_rank(noisy(truth, 0.1), method, [1, 2, 3], starts=3)
+    choice = choose_rank(noisy(truth, 0.1), method, [1, 2, 3], starts=2, max_iterations=60)
     assert choice.rank == 2
     rows = choice.records()
     assert [row["accepted"] for row in rows][1:] == [True, False]

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from helpers import layer_of, normal, orthonormal, symmetrized, with_spectra
-from torch.func import jacfwd
+from torch.autograd.functional import jacobian
 
 from tensornet_interp import BilinearLayer, CPResult, Report, SpectralResult, decompose, lift, load, save
 from tensornet_interp.compare import component_trust, match
@@ -51,15 +51,18 @@ def dense(factors, kinds, residual):
         return terms([part.view(size) for part, size in zip(parts, sizes, strict=True)], kinds)
 
     flat = torch.cat([factor.flatten() for factor in factors])
-    jacobians = jacfwd(lambda point: coordinates(of(point)))(flat)  # (component, data, parameter)
-    left, values, right = torch.linalg.svd(jacobians.sum(0), full_matrices=False)
+    whole = jacobian(lambda point: coordinates(of(point).sum(0)), flat)  # (data, parameter)
+    rank = torch.arange(len(kinds))
+    vectors = rank.repeat_interleave(torch.tensor([2 if kind == "free" else len(kind) for kind in kinds]))
+    owner = torch.cat([part.repeat(len(factor)) for part, factor in zip((rank, vectors), factors, strict=True)])
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
     kept = values > 1e-9 * values[0]
     span = left[:, kept]
     inverse = right[kept].T / values[kept] @ span.T
     noise = coordinates(residual)
     noise = noise - span @ (span.T @ noise)
     made = of(flat)
-    moves = torch.stack([(own @ inverse).square().sum() for own in jacobians]).sqrt()
+    moves = torch.stack([(whole * (owner == at) @ inverse).square().sum() for at in rank]).sqrt()
     sigma = noise.norm() / (len(noise) - int(kept.sum())) ** 0.5
     tensor = made.sum(0)
     size = tensor.shape[-1]

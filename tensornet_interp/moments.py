@@ -1,6 +1,7 @@
 """Compute moments of inputs, and the Gram matrices that carry second moments through bilinear layers."""
 
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,23 +65,29 @@ class Moments:
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 
     @classmethod
-    def of(cls, x: Tensor) -> "Moments":
-        """Return the mean and the covariance (divided by batch - 1) of inputs x (batch, in).
+    def of(cls, x: Tensor | Iterable[Tensor]) -> "Moments":
+        """Return the mean and the covariance (divided by count - 1) of inputs x (batch, in), or of a stream of batches.
 
-        Raises ValueError for fewer than two inputs.
-        Cost: 2 * batch * in^2 flops, in one pass over x in blocks of rows.
+        A stream is anything that yields tensors (batch, in), such as a generator or a data loader; it is read once, and
+        one batch is in memory at a time.
+        Raises ValueError for fewer than two inputs, for an empty stream, if batches differ in size or device, and for
+        an entry that is NaN or infinite; the message names its row.
+        Cost: 2 * count * in^2 flops, in one pass in blocks of rows.
         """
-        batch, size = check_tensor("x", x, ("batch", "in")).shape
-        if batch < 2:
-            raise ValueError(f"a covariance needs at least 2 inputs, got x of shape {tuple(x.shape)}")
-        count = 0
-        mean, scatter = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
-        for block in x.split(max(1, _CHUNK_ELEMENTS // size)):
-            rows = block.to(torch.float64)
-            center, total = rows.mean(0), count + len(rows)
-            shift, deviations = center - mean, rows - center
-            scatter = scatter + deviations.T @ deviations + (count * len(rows) / total) * torch.outer(shift, shift)
-            mean, count = mean + (len(rows) / total) * shift, total
+        count, mean, scatter = 0, None, None
+        for batch in _batches(x):
+            if mean is None or scatter is None:
+                size = batch.shape[1]
+                mean, scatter = (batch.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
+            for block in batch.split(max(1, _CHUNK_ELEMENTS // len(mean))):
+                rows = block.to(torch.float64)
+                center, total = rows.mean(0), count + len(rows)
+                shift, deviations = center - mean, rows - center
+                scatter = scatter + deviations.T @ deviations + (count * len(rows) / total) * torch.outer(shift, shift)
+                mean, count = mean + (len(rows) / total) * shift, total
+        if mean is None or scatter is None or count < 2:
+            found = f"x of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a stream of {count}"
+            raise ValueError(f"a covariance needs at least 2 inputs, got {found}")
         return cls(mean, scatter / (count - 1), count, "computed from data")
 
     @classmethod
@@ -161,6 +168,24 @@ def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
     check_size("in", network=size, moments=len(given.mean))
     check_alike(network=first.down.new_zeros((), dtype=torch.float64), moments=given.mean)
     return given.lifted() if first.constant_in else given
+
+
+def _batches(x: object) -> Iterator[Tensor]:
+    """Yield the batches (batch, in) of a tensor or of a stream, each checked; errors name the batch and the row."""
+    if not isinstance(x, Tensor) and (isinstance(x, str) or not isinstance(x, Iterable)):
+        raise TypeError(f"x must be a torch.Tensor or a stream of them, got {type(x).__name__}")
+    first: Tensor | None = None
+    for number, batch in enumerate([x] if isinstance(x, Tensor) else x):
+        name = "x" if isinstance(x, Tensor) else f"batch {number} of x"
+        check_tensor(name, batch, ("batch", "in"), finite=False)
+        first = batch if first is None else first
+        check_size("in", **{"batch 0 of x": first.shape[1], name: batch.shape[1]})
+        check_alike(**{"batch 0 of x": first[0, 0], name: batch[0, 0]})
+        bad = ~torch.isfinite(batch).all(1)
+        if batch.device.type != "meta" and bool(bad.any()):
+            rows = bad.nonzero()[:, 0].tolist()
+            raise ValueError(f"{name} has {len(rows)} rows with NaN or infinite entries, the first is row {rows[0]}")
+        yield batch
 
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:

@@ -224,7 +224,7 @@ TABLE = [
     ("note None", lambda: moments(note=None), TypeError, "note must be a text, got None"),
     ("moments of one input", lambda: Moments.of(X[:1]), ValueError, r"a covariance needs at least 2 inputs, got x of shape \(1, 5\)"),
     ("moments of a vector", lambda: Moments.of(X[0]), ValueError, "x must have 2 dimensions"),
-    ("moments of NaN", lambda: Moments.of(X * NAN), ValueError, "x has 10 entries that are NaN"),
+    ("moments of NaN", lambda: Moments.of(X * NAN), ValueError, "x has 2 rows with NaN or infinite entries, the first is row 0"),
     ("moments of integers", lambda: Moments.of(X.long()), TypeError, "x must be real floating point"),
     ("standard moments of nothing", lambda: Moments.standard(0), ValueError, "size must be at least 1, got 0"),
     ("depths", lambda: inner(STACK, LAYER), ValueError, "networks must have the same depth, got 2 and 1 layers"),

@@ -165,7 +165,7 @@ CALLS = {
     "SpectralResult.contributions": (RESULT.contributions, dict(x1=X, x2=X)),
     "SpectralResult.truncate": (RESULT.truncate, dict(rank=2)),
     "SpectralResult.keep": (RESULT.keep, dict(mask=torch.ones(3, 5, dtype=torch.bool))),
-    "SpectralResult.pull_back": (RESULT.pull_back, dict(inputs=normal(5, 2), input_bias=None, basis="a")),
+    "Result.change_basis": (RESULT.change_basis, dict(inputs=normal(5, 2), input_bias=None, basis="a")),
     "SpectralResult.activation_participation": (RESULT.activation_participation, dict(x=X)),
     "SpectralResult.groups": (RESULT.groups, dict(block=1, rtol=0.1)),
     "CPResult": (type(FIT), dict(report=FIT.report, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right, constant_in=True, constant_out=True)),

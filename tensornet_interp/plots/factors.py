@@ -8,12 +8,12 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_kind
+from tensornet_interp.factored import CPResult
 from tensornet_interp.names import Shape
 from tensornet_interp.numerics import nonzero
 from tensornet_interp.plots.images import DIVERGING, to_numpy
 from tensornet_interp.plots.inputs import input_view, output_names
 from tensornet_interp.plots.sheets import LABEL, Sheet, fitted, line_height, signs
-from tensornet_interp.results import CPResult
 
 
 def components(

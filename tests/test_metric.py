@@ -1,0 +1,335 @@
+"""Decompositions in the metric of the data: laws for every name of the registry, on lifted layers and singular moments.
+
+The errors are measured here on dense tensors: ||F^T (B - A) F|| over all coordinates, with any F F^T = S.
+"""
+
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers import dense, layer_of, normal, orthonormal
+from snippets import ROOT
+
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, SpectralResult, decompose, lift, relative_error
+from tensornet_interp.decompositions import BUILT_IN, CP, Eigen, NonNegative, Smooth, Sparse, SymmetricCP, Whitened
+from tensornet_interp.factored import CPResult, TuckerResult
+from tensornet_interp.metric import Metric
+from tensornet_interp.registry import get_decomposition, register_decomposition, scratch_registry
+from tensornet_interp.sweep import sweep
+from tensornet_interp.testing import random_layer
+
+LIFTED, SINGULAR = pytest.mark.parametrize("lifted", [False, True]), pytest.mark.parametrize("rank", [6, 4])
+NAMES = [*sorted(BUILT_IN), "kept_units"]
+KIT = 1e-9  # what `testing.check_decomposition` asks of an exact end
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch):
+    """The example plugin, registered as its distribution would."""
+    monkeypatch.setitem(sys.modules, "kept_units", None)
+    monkeypatch.delitem(sys.modules, "kept_units")
+    monkeypatch.syspath_prepend(ROOT / "examples" / "plugin")
+    with scratch_registry():
+        module = pytest.importorskip("kept_units")
+        register_decomposition("kept_units")(module.KeptUnits)
+        yield
+
+
+def moments_of(size, rank, seed=7, mean=0.5):
+    """Moments of 300 inputs that fill `rank` dimensions."""
+    x = normal(300, rank, seed=seed) @ normal(rank, size, seed=seed + 1) + mean * normal(size, seed=seed + 2)
+    return Moments.of(x - (x.mean(0) if rank < size and mean == 0 else 0))
+
+
+def a_layer(lifted, dtype=torch.float64, seed=1):
+    layer = layer_of(3, 6, 5, seed, dtype=dtype)
+    if not lifted:
+        return layer
+    left, right = normal(5, seed=8, dtype=dtype), normal(5, seed=9, dtype=dtype)
+    return lift(layer, left_bias=left, right_bias=right, bias=normal(3, seed=10, dtype=dtype))
+
+
+def second_moment(moments, lifted):
+    full = moments.lifted() if lifted else moments
+    return full.covariance + torch.outer(full.mean, full.mean)
+
+
+def metric_error(result, layer, moments, ridge=0.0):
+    """||B - A||_S / ||B||_S from dense tensors; S gets the ridge as independent noise would give it."""
+    size = len(moments.mean)
+    matrix = moments.covariance if layer.constant_in else second_moment(moments, False)
+    noisy = Moments(moments.mean, moments.covariance + ridge * matrix.trace() / size * torch.eye(size).double())
+    s = second_moment(noisy, layer.constant_in)
+    whole, lost = dense(layer).double(), dense(layer).double() - dense(result).double()
+
+    def squared(tensor):
+        tensor = (tensor + tensor.mT) / 2
+        return float((tensor * (s @ tensor @ s)).sum())
+
+    return max(0.0, squared(lost) / squared(whole)) ** 0.5
+
+
+def steps(name, layer, moments, ridge=0.0):
+    whitened = Metric.of(moments, ridge=ridge, lifted=layer.constant_in).whiten(layer.to(dtype=torch.float64))
+    return [Whitened(step, moments, ridge) for step in get_decomposition(name).ladder(whitened)]
+
+
+@LIFTED
+@SINGULAR
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_step_of_every_ladder_is_the_layer_in_the_metric(name, lifted, rank):
+    layer, moments = a_layer(lifted), moments_of(6, rank)
+    ladder = steps(name, layer, moments)
+    if not ladder:
+        assert name in ("random_components", "tensorly_non_negative_parafac")  # the names without an exact end
+        return
+    result = decompose(layer, ladder[-1])
+    # squares of differences lose half the digits: 1e-9 of the norm is 1e-18 of its square
+    assert metric_error(result, layer, moments) <= 1e-7
+    assert relative_error(*(whiten(part, moments) for part in (result, layer))) <= KIT
+
+
+def whiten(part, moments):
+    return Metric.of(moments, lifted=part.constant_in).whiten(part.to_layer())
+
+
+@LIFTED
+@pytest.mark.parametrize("name", [n for n in NAMES if getattr(BUILT_IN.get(n), "nested", False)])
+def test_the_metric_error_never_rises_along_a_nested_ladder(name, lifted):
+    layer, moments = a_layer(lifted), moments_of(6, 6)
+    errors = [metric_error(decompose(layer, step), layer, moments) for step in steps(name, layer, moments)]
+    assert len(errors) > 2
+    assert all(after <= before + 1e-7 for before, after in pairwise(errors))
+
+
+@LIFTED
+@pytest.mark.parametrize("name", ["eigen", "output_svd", "hosvd"])
+@pytest.mark.parametrize("condition", [1.0, 30.0, 1e3])
+def test_direct_methods_are_exact_to_rounding_for_a_condition_up_to_a_thousand(name, condition, lifted):
+    layer = a_layer(lifted)
+    turn, sizes = orthonormal(6, 6, seed=3), torch.logspace(0, -1, 6, base=condition).double()
+    moments = Moments(torch.zeros(6), (turn * sizes.square()) @ turn.T)
+    result = steps(name, layer, moments)[-1](layer)
+    assert result.report.metric_error <= 1e-12
+    assert relative_error(*(whiten(part, moments) for part in (result, layer))) <= 1e-12
+
+
+@LIFTED
+@SINGULAR
+@pytest.mark.parametrize("name", ["eigen", "hosvd", "cp", "symmetric_cp"])
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_the_report_has_both_errors_and_says_what_the_metric_is(name, ridge, lifted, rank):
+    layer, moments = a_layer(lifted), moments_of(6, rank)
+    result = steps(name, layer, moments, ridge)[0](layer)
+    report = result.report
+    assert report.metric_error == pytest.approx(metric_error(result, layer, moments, ridge), rel=1e-9)
+    assert report.relative_error == pytest.approx(relative_error(result, layer), rel=1e-9)
+    assert report.relative_error_bound >= report.relative_error
+    assert report.metric_error_bound >= report.metric_error
+    # S has one dimension more than the covariance, along the mean, unless the layer is lifted
+    assert report.metric.rank == (6 if ridge else min(6, rank + (not lifted)))
+    assert (report.metric.ridge, report.metric.count, report.metric.note) == (ridge, 300, "computed from data")
+    assert (report.layer, report.basis, report.history) == (layer.name, layer.basis, layer.history)
+    (record,) = report.records()
+    names = ("metric_error", "metric_rank", "metric_ridge", "metric_samples")
+    assert [record[name] for name in names] == [report.metric_error, report.metric.rank, ridge, 300]
+    assert "error in the metric" in dict(report.rows())
+    assert result.sizes == layer.sizes
+    cut = result.truncate(1) if isinstance(result, SpectralResult) else result.drop_constant()
+    if cut is not result:
+        assert (cut.report.metric_error, cut.report.metric_error_bound, cut.relative_error) == (None, None, None)
+
+
+@LIFTED
+def test_the_metric_is_the_mean_square_on_independent_inputs(lifted):
+    """||B||_S^2 = E |B(x1, x2)|^2 over all pairs of a set of inputs, for any distribution."""
+    layer, x = a_layer(lifted), normal(30, 6, seed=4).exp()
+    count = len(x)
+    moments = Moments.of(x)
+    # Moments divide by count - 1; the mean over all pairs is that of the population
+    population = Moments(moments.mean, moments.covariance * (count - 1) / count)
+    pairs = (layer(x[:, None], x[None]) + layer(x[None], x[:, None])) / 2
+    found = whiten(layer, population).symmetrize()
+    assert float(dense(found).square().sum()) == pytest.approx(float(pairs.square().sum(-1).mean()), rel=1e-12)
+
+
+@LIFTED
+@SINGULAR
+def test_filters_and_patterns(lifted, rank):
+    """W^T S W = 1, P = S W, P^T W = 1, S M_F W = P diag(lambda) with M_F = F F+ M F F+, and E (w . x)^2 = 1."""
+    layer, x = a_layer(lifted), normal(200, rank, seed=1) @ normal(rank, 6, seed=2)
+    moments = Moments.of(x)
+    result = decompose(layer, "eigen", moments=moments, ridge=0)
+    s, one = second_moment(moments, lifted), torch.eye(result.rank).double()
+    for block, (w, p) in enumerate(zip(result.filters, result.patterns, strict=True)):
+        live = result.eigenvalues[block].abs() > 1e-9 * result.eigenvalues[block].abs().max()
+        assert live.sum() >= 4
+        w, p, one = w[:, live], p[:, live], torch.eye(int(live.sum())).double()  # noqa: PLW2901
+        assert (w.T @ s @ w - one).abs().max() <= 1e-10
+        assert (p.T @ w - one).abs().max() <= 1e-10
+        assert (p - s @ w).abs().max() <= 1e-10 * p.abs().max()
+        matrix = layer.interaction_matrix(torch.eye(len(dense(layer))).double()[block])
+        on = s @ torch.linalg.pinv(s, hermitian=True, rtol=1e-12)
+        assert (on @ matrix @ s @ w - w * result.eigenvalues[block][live]).abs().max() <= 1e-9 * matrix.abs().max()
+
+
+def test_without_a_metric_patterns_are_filters():
+    result = decompose(a_layer(False), "cp", rank=2)
+    assert torch.equal(result.patterns, result.filters)
+    assert torch.equal(result.filters, torch.stack([result.left, result.right]))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("eigen", SpectralResult), ("cp", CPResult), ("hosvd", TuckerResult), ("tensorly_parafac", CPResult)]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_type_and_dtype_are_kept(name, kind, dtype):
+    layer, moments = a_layer(True, dtype), moments_of(6, 6)
+    result = steps(name, layer, moments)[-1](layer)
+    assert type(result) is kind
+    assert {term.data.dtype for term in result.terms()} == {dtype}
+    noise = torch.finfo(dtype).eps * 20 if dtype != torch.float64 else 1e-9
+    assert result.report.metric_error <= noise
+    assert relative_error(*(whiten(part.to(dtype=torch.float64), moments) for part in (result, layer))) <= noise
+
+
+def test_a_type_whose_arrays_are_fields_is_kept_and_any_other_becomes_a_layer():
+    layer, moments = a_layer(False), moments_of(6, 6)
+    assert type(decompose(layer, "kept_units", moments=moments)).__name__ == "UnitsResult"
+    plain = decompose(layer, lambda given: given, moments=moments, ridge=0)
+    assert type(plain) is BilinearLayer
+    assert (plain.basis, plain.history[-1][:9]) == (layer.basis, "Whitened(")
+    assert relative_error(plain, layer) <= 1e-12
+    with pytest.raises(ValueError, match="changed the open modes"):
+        decompose(layer, lambda given: given.change_basis(outputs=normal(2, 3)), moments=moments)
+    with pytest.raises(ValueError, match="share one dtype; got the layer that the strategy was given torch.float64"):
+        decompose(layer, lambda given: given.to(dtype=torch.float32), moments=moments)
+
+
+def test_one_place_serves_names_objects_networks_and_sweeps():
+    layer, moments = a_layer(False), moments_of(6, 6)
+    named = decompose(layer, "eigen", rank=2, moments=moments, ridge=0.1)
+    assert "Whitened(strategy=Eigen(directions=every output, rank=2)" in named.report.method
+    for same in (
+        Whitened(Eigen(rank=2), moments, 0.1)(layer),
+        decompose(layer, Eigen(rank=2), moments=moments, ridge=0.1),
+        decompose(BilinearNetwork([layer]), "eigen", rank=2, moments=moments, ridge=0.1)[0],
+        decompose(BilinearNetwork([layer]), {0: Whitened(Eigen(rank=2), moments, 0.1)})[0],
+    ):
+        assert torch.equal(same.eigenvectors, named.eigenvectors)
+    records = sweep(layer, "eigen", {"rank": [1, 2], "moments": [moments], "ridge": [0.1]})
+    assert records[1]["relative_error"] == named.relative_error
+    square = layer_of(6, 6, 4, 3)
+    network = BilinearNetwork([square, layer])
+    two = decompose(network, "eigen", rank=2, moments=[moments_of(6, 6, seed=20), moments])
+    assert [part.report.metric.count for part in two] == [300, 300]
+    one = decompose(network, "eigen", rank=2, moments={-1: moments})
+    assert [part.report.metric is None for part in one] == [True, False]
+    assert decompose(layer, "eigen", moments=None).report.metric is None
+
+
+def test_an_option_of_the_strategy_of_the_same_name_goes_to_the_strategy():
+    class Ridged:
+        def __init__(self, ridge: float = 3.0) -> None:
+            self.ridge = ridge
+
+        def __call__(self, layer):
+            return decompose(layer, "eigen")
+
+        def __repr__(self):
+            return f"Ridged({self.ridge})"
+
+    register_decomposition("ridged")(Ridged)
+    moments = moments_of(6, 6)
+    found = decompose(a_layer(False), "ridged", ridge=5.0, moments=moments)
+    assert "Ridged(5.0)" in found.report.method
+    assert found.report.metric.ridge == 1e-2
+
+
+def test_a_start_is_given_in_the_coordinates_of_the_layer():
+    layer, moments = a_layer(True), moments_of(6, 6)
+    found = decompose(layer, "symmetric_cp", rank=3, moments=moments)
+    again = decompose(layer, SymmetricCP(3, start=found, max_iterations=1), moments=moments)
+    assert again.report.metric_error <= found.report.metric_error * (1 + 1e-9)
+    assert again.report.convergence[0] == pytest.approx(found.report.metric_error, rel=1e-6)
+
+
+def test_gradients_flow_through_the_metric():
+    layer = BilinearLayer(**{k: v.requires_grad_() for k, v in zip(("down", "left", "right"), (normal(3, 5), normal(6, 5), normal(6, 5, seed=2)), strict=True)})
+    result = decompose(layer, "eigen", moments=moments_of(6, 6))
+    result.eigenvalues.square().sum().backward()
+    assert all(bool(part.grad.abs().max() > 0) for part in (layer.down, layer.left, layer.right))
+
+
+def test_a_ridge_is_independent_noise_on_both_inputs():
+    """||B||_{S + eI}^2 = ||B||_S^2 + 2 e sum <B_k, S B_k> + e^2 ||B||^2."""
+    layer, moments = a_layer(False), moments_of(6, 4)
+    s, b = second_moment(moments, False), dense(layer.symmetrize())
+    e = 0.3 * float(s.trace()) / 6
+    found = dense(Metric.of(moments, ridge=0.3).whiten(layer).symmetrize()).square().sum()
+    expected = (b * (s @ b @ s)).sum() + 2 * e * (b * (s @ b)).sum() + e**2 * b.square().sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_what_to_know_of_the_metric_is_a_warning():
+    layer = a_layer(True)
+    few = decompose(layer, "eigen", moments=Moments.of(normal(5, 6, seed=1)), ridge=0).report
+    assert few.warnings[0].startswith("the metric comes from 5 inputs in 6 dimensions, which determine it to about 110%")
+    assert few.warnings[1].startswith("the metric has rank 4 of 6: the result is zero on the other directions")
+    many = decompose(layer, "eigen", moments=moments_of(6, 6)).report
+    assert not [text for text in many.warnings if "metric" in text]
+
+
+def test_a_metric_on_another_device_and_in_a_file(tmp_path):
+    from tensornet_interp import load, save
+
+    result = decompose(a_layer(True), "hosvd", moments=moments_of(6, 6))
+    save(result, tmp_path / "kept.safetensors")
+    again = load(tmp_path / "kept.safetensors")
+    assert torch.equal(again.patterns, result.patterns)
+    assert again.report.metric_error == result.report.metric_error
+    assert torch.equal(result.to("cpu").metric.root, result.metric.root)
+
+
+BAD = [
+    ("moments of another size", lambda: decompose(a_layer(False), "eigen", moments=moments_of(5, 5)), ValueError, "mode 'in' has size 6 in layer but 5 in moments"),
+    ("moments of a lifted layer", lambda: decompose(a_layer(True), "eigen", moments=moments_of(7, 7)), ValueError, "mode 'in' has size 6 in layer but 7 in moments"),
+    ("no moments", lambda: decompose(a_layer(False), "eigen", moments=normal(9, 6)), TypeError, "moments must be a Moments object, got Tensor"),
+    ("ridge without moments", lambda: decompose(a_layer(False), "eigen", ridge=0.1), ValueError, r"\['ridge'\] describe a metric, which needs moments"),
+    ("negative ridge", lambda: decompose(a_layer(False), "eigen", moments=moments_of(6, 6), ridge=-1), ValueError, "ridge must be at least 0"),
+    ("inputs that are all 0", lambda: decompose(a_layer(False), "eigen", moments=Moments.of(torch.zeros(9, 6))), ValueError, "the inputs do not vary: they are all 0"),
+    ("constant inputs of a lifted layer", lambda: decompose(a_layer(True), "eigen", moments=Moments.of(torch.ones(9, 6))), ValueError, "the inputs do not vary: their covariance is 0"),
+    ("a rank above that of the metric", lambda: decompose(a_layer(False), "eigen", rank=6, moments=moments_of(6, 4, mean=0), ridge=0), ValueError, "rank must be from 1 to 4"),
+    ("one moments for two parts", lambda: decompose(BilinearNetwork([layer_of(6, 6, 4), a_layer(False)]), "eigen", moments=moments_of(6, 6)), ValueError, "a network of 2 parts needs one Moments per part, got 1"),
+    ("a part that does not exist", lambda: decompose(BilinearNetwork([a_layer(False)]), "eigen", moments={1: moments_of(6, 6)}), ValueError, "part must be from -1 to 0"),
+    ("a prior on inputs", lambda: decompose(a_layer(False), CP(2, priors=[Smooth((2, 3))]), moments=moments_of(6, 6)), ValueError, r"Smooth\(.*\) speaks of the inputs, but the fit runs in whitened coordinates"),
+    ("a constraint on inputs", lambda: decompose(a_layer(False), CP(2, priors=[NonNegative("inputs")]), moments=moments_of(6, 6)), ValueError, "speaks of the inputs"),
+    ("a start of another size", lambda: decompose(a_layer(False), CP(2, start=layer_of(3, 5, 2)), moments=moments_of(6, 6)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("an unknown option", lambda: decompose(a_layer(False), "eigen", moments=moments_of(6, 6), ridges=1), TypeError, "'eigen' has no option 'ridges'"),
+    ("an empty stream", lambda: Moments.of([]), ValueError, "a covariance needs at least 2 inputs, got a stream of 0"),
+    ("NaN in a stream", lambda: Moments.of(iter([normal(4, 2), torch.tensor([[1.0, 2.0], [float("nan"), 0.0]])])), ValueError, "batch 1 of x has 1 rows with NaN or infinite entries, the first is row 1"),
+    ("batches of two sizes", lambda: Moments.of([normal(4, 2), normal(4, 3)]), ValueError, "mode 'in' has size 2 in batch 0 of x but 3 in batch 1 of x"),
+    ("no stream", lambda: Moments.of(3), TypeError, "x must be a torch.Tensor or a stream of them, got int"),
+    ("a covariance that is not positive", lambda: Moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), ValueError, r"covariance must be positive semidefinite, its lowest eigenvalue is -1\.000e\+00"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input_is_an_error(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_a_prior_on_outputs_is_the_same_in_every_metric():
+    found = decompose(a_layer(False), CP(2, priors=[Sparse("outputs")], max_iterations=3), moments=moments_of(6, 6))
+    assert found.report.metric is not None
+
+
+def test_a_stream_gives_the_moments_of_all_its_inputs():
+    x = normal(50, 4, seed=3) + 2
+    for stream in (x.split(7), (batch for batch in x.split(50)), [x[:1], x[1:]]):
+        found, whole = Moments.of(stream), Moments.of(x)
+        assert found.count == 50
+        torch.testing.assert_close(found.mean, whole.mean, rtol=1e-13, atol=0)
+        torch.testing.assert_close(found.covariance, whole.covariance, rtol=0, atol=1e-13)

@@ -11,13 +11,22 @@ import torch
 from helpers import dense, layer_of, normal, orthonormal
 from snippets import ROOT
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, SpectralResult, decompose, lift, relative_error
-from tensornet_interp.decompositions import BUILT_IN, CP, Eigen, NonNegative, Smooth, Sparse, SymmetricCP, Whitened
+from tensornet_interp import (
+    BilinearLayer,
+    BilinearNetwork,
+    Moments,
+    SpectralResult,
+    decompose,
+    lift,
+    load,
+    relative_error,
+    save,
+)
+from tensornet_interp.decompositions import BUILT_IN, CP, Eigen, Sparse, SymmetricCP, Whitened
 from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.metric import Metric
 from tensornet_interp.registry import get_decomposition, register_decomposition, scratch_registry
 from tensornet_interp.sweep import sweep
-from tensornet_interp.testing import random_layer
 
 LIFTED, SINGULAR = pytest.mark.parametrize("lifted", [False, True]), pytest.mark.parametrize("rank", [6, 4])
 NAMES = [*sorted(BUILT_IN), "kept_units"]
@@ -81,8 +90,8 @@ def steps(name, layer, moments, ridge=0.0):
 def test_the_last_step_of_every_ladder_is_the_layer_in_the_metric(name, lifted, rank):
     layer, moments = a_layer(lifted), moments_of(6, rank)
     ladder = steps(name, layer, moments)
-    if not ladder:
-        assert name in ("random_components", "tensorly_non_negative_parafac")  # the names without an exact end
+    assert bool(ladder) == bool(get_decomposition(name).ladder(layer))
+    if not ladder:  # the method has no exact end
         return
     result = decompose(layer, ladder[-1])
     # squares of differences lose half the digits: 1e-9 of the norm is 1e-18 of its square
@@ -144,7 +153,7 @@ def test_the_report_has_both_errors_and_says_what_the_metric_is(name, ridge, lif
 @LIFTED
 def test_the_metric_is_the_mean_square_on_independent_inputs(lifted):
     """||B||_S^2 = E |B(x1, x2)|^2 over all pairs of a set of inputs, for any distribution."""
-    layer, x = a_layer(lifted), normal(30, 6, seed=4).exp()
+    layer, x = a_layer(lifted).drop_constant(), normal(30, 6, seed=4).exp()
     count = len(x)
     moments = Moments.of(x)
     # Moments divide by count - 1; the mean over all pairs is that of the population
@@ -158,14 +167,14 @@ def test_the_metric_is_the_mean_square_on_independent_inputs(lifted):
 @SINGULAR
 def test_filters_and_patterns(lifted, rank):
     """W^T S W = 1, P = S W, P^T W = 1, S M_F W = P diag(lambda) with M_F = F F+ M F F+, and E (w . x)^2 = 1."""
-    layer, x = a_layer(lifted), normal(200, rank, seed=1) @ normal(rank, 6, seed=2)
+    layer, x = a_layer(lifted).drop_constant(), normal(200, rank, seed=1) @ normal(rank, 6, seed=2)
     moments = Moments.of(x)
     result = decompose(layer, "eigen", moments=moments, ridge=0)
     s, one = second_moment(moments, lifted), torch.eye(result.rank).double()
     for block, (w, p) in enumerate(zip(result.filters, result.patterns, strict=True)):
         live = result.eigenvalues[block].abs() > 1e-9 * result.eigenvalues[block].abs().max()
         assert live.sum() >= 4
-        w, p, one = w[:, live], p[:, live], torch.eye(int(live.sum())).double()  # noqa: PLW2901
+        w, p, one = w[:, live], p[:, live], torch.eye(int(live.sum())).double()
         assert (w.T @ s @ w - one).abs().max() <= 1e-10
         assert (p.T @ w - one).abs().max() <= 1e-10
         assert (p - s @ w).abs().max() <= 1e-10 * p.abs().max()
@@ -180,9 +189,7 @@ def test_without_a_metric_patterns_are_filters():
     assert torch.equal(result.filters, torch.stack([result.left, result.right]))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("eigen", SpectralResult), ("cp", CPResult), ("hosvd", TuckerResult), ("tensorly_parafac", CPResult)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("eigen", SpectralResult), ("cp", CPResult), ("hosvd", TuckerResult)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_type_and_dtype_are_kept(name, kind, dtype):
     layer, moments = a_layer(True, dtype), moments_of(6, 6)
@@ -203,7 +210,7 @@ def test_a_type_whose_arrays_are_fields_is_kept_and_any_other_becomes_a_layer():
     assert relative_error(plain, layer) <= 1e-12
     with pytest.raises(ValueError, match="changed the open modes"):
         decompose(layer, lambda given: given.change_basis(outputs=normal(2, 3)), moments=moments)
-    with pytest.raises(ValueError, match="share one dtype; got the layer that the strategy was given torch.float64"):
+    with pytest.raises(ValueError, match=r"share one dtype; got the layer that the strategy was given torch.float64"):
         decompose(layer, lambda given: given.to(dtype=torch.float32), moments=moments)
 
 
@@ -256,7 +263,12 @@ def test_a_start_is_given_in_the_coordinates_of_the_layer():
 
 
 def test_gradients_flow_through_the_metric():
-    layer = BilinearLayer(**{k: v.requires_grad_() for k, v in zip(("down", "left", "right"), (normal(3, 5), normal(6, 5), normal(6, 5, seed=2)), strict=True)})
+    layer = BilinearLayer(
+        **{
+            k: v.requires_grad_()
+            for k, v in zip(("down", "left", "right"), (normal(3, 5), normal(6, 5), normal(6, 5, seed=2)), strict=True)
+        }
+    )
     result = decompose(layer, "eigen", moments=moments_of(6, 6))
     result.eigenvalues.square().sum().backward()
     assert all(bool(part.grad.abs().max() > 0) for part in (layer.down, layer.left, layer.right))
@@ -275,50 +287,21 @@ def test_a_ridge_is_independent_noise_on_both_inputs():
 def test_what_to_know_of_the_metric_is_a_warning():
     layer = a_layer(True)
     few = decompose(layer, "eigen", moments=Moments.of(normal(5, 6, seed=1)), ridge=0).report
-    assert few.warnings[0].startswith("the metric comes from 5 inputs in 6 dimensions, which determine it to about 110%")
+    assert few.warnings[0].startswith(
+        "the metric comes from 5 inputs in 6 dimensions, which determine it to about 110%"
+    )
     assert few.warnings[1].startswith("the metric has rank 4 of 6: the result is zero on the other directions")
     many = decompose(layer, "eigen", moments=moments_of(6, 6)).report
     assert not [text for text in many.warnings if "metric" in text]
 
 
 def test_a_metric_on_another_device_and_in_a_file(tmp_path):
-    from tensornet_interp import load, save
-
     result = decompose(a_layer(True), "hosvd", moments=moments_of(6, 6))
     save(result, tmp_path / "kept.safetensors")
     again = load(tmp_path / "kept.safetensors")
     assert torch.equal(again.patterns, result.patterns)
     assert again.report.metric_error == result.report.metric_error
     assert torch.equal(result.to("cpu").metric.root, result.metric.root)
-
-
-BAD = [
-    ("moments of another size", lambda: decompose(a_layer(False), "eigen", moments=moments_of(5, 5)), ValueError, "mode 'in' has size 6 in layer but 5 in moments"),
-    ("moments of a lifted layer", lambda: decompose(a_layer(True), "eigen", moments=moments_of(7, 7)), ValueError, "mode 'in' has size 6 in layer but 7 in moments"),
-    ("no moments", lambda: decompose(a_layer(False), "eigen", moments=normal(9, 6)), TypeError, "moments must be a Moments object, got Tensor"),
-    ("ridge without moments", lambda: decompose(a_layer(False), "eigen", ridge=0.1), ValueError, r"\['ridge'\] describe a metric, which needs moments"),
-    ("negative ridge", lambda: decompose(a_layer(False), "eigen", moments=moments_of(6, 6), ridge=-1), ValueError, "ridge must be at least 0"),
-    ("inputs that are all 0", lambda: decompose(a_layer(False), "eigen", moments=Moments.of(torch.zeros(9, 6))), ValueError, "the inputs do not vary: they are all 0"),
-    ("constant inputs of a lifted layer", lambda: decompose(a_layer(True), "eigen", moments=Moments.of(torch.ones(9, 6))), ValueError, "the inputs do not vary: their covariance is 0"),
-    ("a rank above that of the metric", lambda: decompose(a_layer(False), "eigen", rank=6, moments=moments_of(6, 4, mean=0), ridge=0), ValueError, "rank must be from 1 to 4"),
-    ("one moments for two parts", lambda: decompose(BilinearNetwork([layer_of(6, 6, 4), a_layer(False)]), "eigen", moments=moments_of(6, 6)), ValueError, "a network of 2 parts needs one Moments per part, got 1"),
-    ("a part that does not exist", lambda: decompose(BilinearNetwork([a_layer(False)]), "eigen", moments={1: moments_of(6, 6)}), ValueError, "part must be from -1 to 0"),
-    ("a prior on inputs", lambda: decompose(a_layer(False), CP(2, priors=[Smooth((2, 3))]), moments=moments_of(6, 6)), ValueError, r"Smooth\(.*\) speaks of the inputs, but the fit runs in whitened coordinates"),
-    ("a constraint on inputs", lambda: decompose(a_layer(False), CP(2, priors=[NonNegative("inputs")]), moments=moments_of(6, 6)), ValueError, "speaks of the inputs"),
-    ("a start of another size", lambda: decompose(a_layer(False), CP(2, start=layer_of(3, 5, 2)), moments=moments_of(6, 6)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
-    ("an unknown option", lambda: decompose(a_layer(False), "eigen", moments=moments_of(6, 6), ridges=1), TypeError, "'eigen' has no option 'ridges'"),
-    ("an empty stream", lambda: Moments.of([]), ValueError, "a covariance needs at least 2 inputs, got a stream of 0"),
-    ("NaN in a stream", lambda: Moments.of(iter([normal(4, 2), torch.tensor([[1.0, 2.0], [float("nan"), 0.0]])])), ValueError, "batch 1 of x has 1 rows with NaN or infinite entries, the first is row 1"),
-    ("batches of two sizes", lambda: Moments.of([normal(4, 2), normal(4, 3)]), ValueError, "mode 'in' has size 2 in batch 0 of x but 3 in batch 1 of x"),
-    ("no stream", lambda: Moments.of(3), TypeError, "x must be a torch.Tensor or a stream of them, got int"),
-    ("a covariance that is not positive", lambda: Moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), ValueError, r"covariance must be positive semidefinite, its lowest eigenvalue is -1\.000e\+00"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("call", "kind", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_bad_input_is_an_error(call, kind, message):
-    with pytest.raises(kind, match=message):
-        call()
 
 
 def test_a_prior_on_outputs_is_the_same_in_every_metric():

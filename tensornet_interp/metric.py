@@ -2,9 +2,11 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tensornet_interp.affine import affine_matrix
 from tensornet_interp.checks import (
@@ -16,7 +18,6 @@ from tensornet_interp.checks import (
     check_tensor,
     check_text,
 )
-from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import Moments, check_moments
 from tensornet_interp.numerics import EPS
 from tensornet_interp.places import check_place
@@ -26,6 +27,16 @@ __all__ = ["WHITENED", "Metric"]
 
 WHITENED = "whitened by the data"  # the basis of a layer in whitened coordinates
 _FEW = 10  # a second moment is known to about sqrt(in / count): fewer inputs per coordinate than this give a warning
+
+
+class HasBasis(Protocol):
+    """A part has a basis if its inputs can be changed, as those of layers and results."""
+
+    def change_basis(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = "") -> Any:
+        """Return the part as a function of new inputs x', where x = inputs @ x' + input_bias."""
+
+
+R = TypeVar("R", bound=HasBasis)
 
 
 @register_type("Metric")
@@ -106,9 +117,29 @@ class Metric:
         inverse = self.root.T / self.root.square().sum(0)[:, None]
         return inverse, None if self.center is None else -inverse @ self.center
 
-    def whiten(self, layer: BilinearLayer) -> BilinearLayer:
-        """Return a float64 layer in whitened coordinates z, where x = F z, or F z + center for a lifted layer."""
-        return layer.change_basis(self.root, input_bias=self.center, basis=WHITENED)
+    def whiten(self, part: R) -> R:
+        """Return a layer or a result in whitened coordinates z, where x = F z, or F z + center for a lifted layer.
+
+        The tensor products of vectors are those of the metric there: similarities, norms and matches of whitened
+        layers and results are in the metric. Raises ValueError if sizes, dtype (float64) or device differ.
+        """
+        whitened: R = part.change_basis(self.root, input_bias=self.center, basis=WHITENED)
+        return whitened
+
+    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whitened coordinates of plain inputs x (batch, in), and the distances (batch,) to the support.
+
+        z = F+ (x - center), distance = |x - center - F z|
+
+        The coordinates (batch, rank) of a lifted layer have the constant 1 in front. If the distance is not 0 up to
+        rounding, the metric does not see a part of x.
+        """
+        check_tensor("x", x, ("batch", "in"))
+        check_size("in", metric=len(self.root), x=x.shape[1])
+        moved = x.to(torch.float64) if self.center is None else x.to(torch.float64) - self.center
+        z = moved @ self.inverse()[0].T
+        distance = torch.linalg.vector_norm(moved - z @ self.root.T, dim=1)
+        return z if self.center is None else pad(z, (1, 0), value=1.0), distance
 
     def apply(self, vectors: Tensor) -> Tensor:
         """Return S times vectors (..., in, rank) over all coordinates, in the dtype of the vectors."""

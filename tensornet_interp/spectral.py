@@ -12,7 +12,7 @@ from tensornet_interp.checks import check_int, check_mask, check_number, check_s
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import eigenvalue_noise, nonzero, without_autocast
+from tensornet_interp.numerics import eigenvalue_noise, nonzero, row_noise, without_autocast
 from tensornet_interp.results import Result
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -184,10 +184,12 @@ class SpectralResult(Result):
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
         """Return groups of eigenvalues of a block that are equal up to rtol, each with a projector.
 
-        The projector is the sum of v v^T over the eigenvectors v of the group. Neighbours in a group differ by at most
-        rtol times the largest magnitude. The default rtol is the rounding error of equal eigenvalues: 10 * in * eps of
-        float64. For a narrower dtype, the rounding errors of the weights and of each eigenvalue to this dtype are
-        added.
+        The projector is the sum of v v^T over the eigenvectors v of the group. In a metric it is the sum of p w^T over
+        patterns p and filters w: with x - projector @ x, the group adds nothing to the output. After `change_basis`,
+        where eigenvectors are not orthonormal, it is the orthogonal projector to their span. Neighbours in a group
+        differ by at most rtol times the largest magnitude. The default rtol is the rounding error of equal eigenvalues:
+        10 * in * eps of float64. For a narrower dtype, the rounding errors of the weights and of each eigenvalue to
+        this dtype are added.
         """
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
         if rtol is not None:
@@ -203,5 +205,12 @@ class SpectralResult(Result):
         groups = []
         for run in runs:
             vectors = self.eigenvectors[block][:, run]
-            groups.append(EigenGroup(tuple(sorted(run)), float(values[run].mean()), vectors @ vectors.T))
+            dual = self.patterns[block][:, run] if self.metric is not None else _dual(vectors)
+            groups.append(EigenGroup(tuple(sorted(run)), float(values[run].mean()), dual @ vectors.T))
         return sorted(groups, key=lambda group: -abs(group.eigenvalue))
+
+
+def _dual(vectors: Tensor) -> Tensor:
+    """Return P (in, rank) for which P V^T is the orthogonal projector to the span of the columns of V (in, rank)."""
+    wide = vectors.to(torch.float64)
+    return torch.linalg.pinv(wide, rtol=row_noise(wide, vectors.dtype)).T.to(vectors.dtype)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import dense, layer_of, normal, orthonormal
+from metric_cases import LIFTED, SINGULAR, a_layer, moments_of, second_moment, steps
 from snippets import ROOT
 
 from tensornet_interp import (
@@ -17,7 +18,6 @@ from tensornet_interp import (
     Moments,
     SpectralResult,
     decompose,
-    lift,
     load,
     relative_error,
     save,
@@ -28,7 +28,6 @@ from tensornet_interp.metric import Metric
 from tensornet_interp.registry import get_decomposition, register_decomposition, scratch_registry
 from tensornet_interp.sweep import sweep
 
-LIFTED, SINGULAR = pytest.mark.parametrize("lifted", [False, True]), pytest.mark.parametrize("rank", [6, 4])
 NAMES = [*sorted(BUILT_IN), "kept_units"]
 KIT = 1e-9  # what `testing.check_decomposition` asks of an exact end
 
@@ -45,25 +44,6 @@ def plugin(monkeypatch):
         yield
 
 
-def moments_of(size, rank, seed=7, mean=0.5):
-    """Moments of 300 inputs that fill `rank` dimensions."""
-    x = normal(300, rank, seed=seed) @ normal(rank, size, seed=seed + 1) + mean * normal(size, seed=seed + 2)
-    return Moments.of(x - (x.mean(0) if rank < size and mean == 0 else 0))
-
-
-def a_layer(lifted, dtype=torch.float64, seed=1):
-    layer = layer_of(3, 6, 5, seed, dtype=dtype)
-    if not lifted:
-        return layer
-    left, right = normal(5, seed=8, dtype=dtype), normal(5, seed=9, dtype=dtype)
-    return lift(layer, left_bias=left, right_bias=right, bias=normal(3, seed=10, dtype=dtype))
-
-
-def second_moment(moments, lifted):
-    full = moments.lifted() if lifted else moments
-    return full.covariance + torch.outer(full.mean, full.mean)
-
-
 def metric_error(result, layer, moments, ridge=0.0):
     """||B - A||_S / ||B||_S from dense tensors; S gets the ridge as independent noise would give it."""
     size = len(moments.mean)
@@ -77,11 +57,6 @@ def metric_error(result, layer, moments, ridge=0.0):
         return float((tensor * (s @ tensor @ s)).sum())
 
     return max(0.0, squared(lost) / squared(whole)) ** 0.5
-
-
-def steps(name, layer, moments, ridge=0.0):
-    whitened = Metric.of(moments, ridge=ridge, lifted=layer.constant_in).whiten(layer.to(dtype=torch.float64))
-    return [Whitened(step, moments, ridge) for step in get_decomposition(name).ladder(whitened)]
 
 
 @LIFTED
@@ -161,32 +136,6 @@ def test_the_metric_is_the_mean_square_on_independent_inputs(lifted):
     pairs = (layer(x[:, None], x[None]) + layer(x[None], x[:, None])) / 2
     found = whiten(layer, population).symmetrize()
     assert float(dense(found).square().sum()) == pytest.approx(float(pairs.square().sum(-1).mean()), rel=1e-12)
-
-
-@LIFTED
-@SINGULAR
-def test_filters_and_patterns(lifted, rank):
-    """W^T S W = 1, P = S W, P^T W = 1, S M_F W = P diag(lambda) with M_F = F F+ M F F+, and E (w . x)^2 = 1."""
-    layer, x = a_layer(lifted).drop_constant(), normal(200, rank, seed=1) @ normal(rank, 6, seed=2)
-    moments = Moments.of(x)
-    result = decompose(layer, "eigen", moments=moments, ridge=0)
-    s, one = second_moment(moments, lifted), torch.eye(result.rank).double()
-    for block, (w, p) in enumerate(zip(result.filters, result.patterns, strict=True)):
-        live = result.eigenvalues[block].abs() > 1e-9 * result.eigenvalues[block].abs().max()
-        assert live.sum() >= 4
-        w, p, one = w[:, live], p[:, live], torch.eye(int(live.sum())).double()
-        assert (w.T @ s @ w - one).abs().max() <= 1e-10
-        assert (p.T @ w - one).abs().max() <= 1e-10
-        assert (p - s @ w).abs().max() <= 1e-10 * p.abs().max()
-        matrix = layer.interaction_matrix(torch.eye(len(dense(layer))).double()[block])
-        on = s @ torch.linalg.pinv(s, hermitian=True, rtol=1e-12)
-        assert (on @ matrix @ s @ w - w * result.eigenvalues[block][live]).abs().max() <= 1e-9 * matrix.abs().max()
-
-
-def test_without_a_metric_patterns_are_filters():
-    result = decompose(a_layer(False), "cp", rank=2)
-    assert torch.equal(result.patterns, result.filters)
-    assert torch.equal(result.filters, torch.stack([result.left, result.right]))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("eigen", SpectralResult), ("cp", CPResult), ("hosvd", TuckerResult)])

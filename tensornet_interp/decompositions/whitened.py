@@ -108,7 +108,7 @@ class Whitened:
         own = {field.name: getattr(back, field.name) for field in fields(back)}
         arrays = {name: value for name, value in own.items() if name not in ("report", "constant_in", "constant_out")}
         result = measured(type(back), layer, report, None, **arrays)
-        again = result.to(dtype=torch.float64).change_basis(metric.root, input_bias=metric.center)
+        again = metric.whiten(result.to(dtype=torch.float64))
         error = measure(again, again, whitened)
         report = replace(result.report, metric_error=error.error, metric_error_bound=error.bound)
         return replace(result, report=report)
@@ -164,5 +164,4 @@ def _in_metric(strategy: Any, metric: Metric) -> Any:
         return strategy
     part = check_network("start", start)
     kept = part if isinstance(part, Result) and part.input_fields else part.to_layer()
-    wide = kept.to(dtype=torch.float64)
-    return replace(strategy, start=wide.change_basis(metric.root, input_bias=metric.center))
+    return replace(strategy, start=metric.whiten(kept.to(dtype=torch.float64)))

@@ -21,6 +21,7 @@ from tensornet_interp.decompositions import (
     OutputSVD,
     SymmetricCP,
     Tucker,
+    Whitened,
     decompose,
 )
 from tensornet_interp.factored import CPResult, TuckerResult
@@ -35,6 +36,7 @@ from tensornet_interp.report import Report, package_version
 from tensornet_interp.results import Result
 from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.stack_moments import layer_moments
 from tensornet_interp.store import register_type
 
 if TYPE_CHECKING:  # at run time the page is imported when a report is written
@@ -65,11 +67,13 @@ __all__ = [
     "Term",
     "Tucker",
     "TuckerResult",
+    "Whitened",
     "__version__",
     "contract",
     "decompose",
     "difference",
     "inner",
+    "layer_moments",
     "lift",
     "list_decompositions",
     "load",

@@ -17,6 +17,8 @@ from tensornet_interp.store import register_type
 __all__ = [
     "HiddenMeans",
     "Moments",
+    "RunningMoments",
+    "batches",
     "check_moments",
     "cross_gram",
     "cross_moment",
@@ -74,21 +76,10 @@ class Moments:
         an entry that is NaN or infinite; the message names its row.
         Cost: 2 * count * in^2 flops, in one pass in blocks of rows.
         """
-        count, mean, scatter = 0, None, None
-        for batch in _batches(x):
-            if mean is None or scatter is None:
-                size = batch.shape[1]
-                mean, scatter = (batch.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
-            for block in batch.split(max(1, _CHUNK_ELEMENTS // len(mean))):
-                rows = block.to(torch.float64)
-                center, total = rows.mean(0), count + len(rows)
-                shift, deviations = center - mean, rows - center
-                scatter = scatter + deviations.T @ deviations + (count * len(rows) / total) * torch.outer(shift, shift)
-                mean, count = mean + (len(rows) / total) * shift, total
-        if mean is None or scatter is None or count < 2:
-            found = f"x of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a stream of {count}"
-            raise ValueError(f"a covariance needs at least 2 inputs, got {found}")
-        return cls(mean, scatter / (count - 1), count, "computed from data")
+        found = RunningMoments()
+        for name, batch in batches(x):
+            found.add(batch, name)
+        return found.moments()
 
     @classmethod
     def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
@@ -170,22 +161,52 @@ def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
     return given.lifted() if first.constant_in else given
 
 
-def _batches(x: object) -> Iterator[Tensor]:
-    """Yield the batches (batch, in) of a tensor or of a stream, each checked; errors name the batch and the row."""
-    if not isinstance(x, Tensor) and (isinstance(x, str) or not isinstance(x, Iterable)):
-        raise TypeError(f"x must be a torch.Tensor or a stream of them, got {type(x).__name__}")
-    first: Tensor | None = None
-    for number, batch in enumerate([x] if isinstance(x, Tensor) else x):
-        name = "x" if isinstance(x, Tensor) else f"batch {number} of x"
-        check_tensor(name, batch, ("batch", "in"), finite=False)
-        first = batch if first is None else first
-        check_size("in", **{"batch 0 of x": first.shape[1], name: batch.shape[1]})
-        check_alike(**{"batch 0 of x": first[0, 0], name: batch[0, 0]})
-        bad = ~torch.isfinite(batch).all(1)
-        if batch.device.type != "meta" and bool(bad.any()):
+class RunningMoments:
+    """Running moments take batches of inputs one at a time, and keep only their number, mean and scatter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._scatter: Tensor | None = None
+
+    def add(self, x: Tensor, name: str = "x") -> None:
+        """Add inputs x (batch, in); `name` stands for x in errors. Cost: 2 * batch * in^2 flops.
+
+        Raises ValueError if size or device differ from those of earlier batches, and for an entry that is NaN or
+        infinite; the message names its row.
+        """
+        size = check_tensor(name, x, ("batch", "in"), finite=False).shape[1]
+        if self._mean is None or self._scatter is None:
+            self._mean, self._scatter = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
+        check_size("in", **{"the first batch": len(self._mean), name: size})
+        check_alike(**{"the first batch": self._mean, name: x.new_zeros((), dtype=torch.float64)})
+        bad = ~torch.isfinite(x).all(1)
+        if x.device.type != "meta" and bool(bad.any()):
             rows = bad.nonzero()[:, 0].tolist()
             raise ValueError(f"{name} has {len(rows)} rows with NaN or infinite entries, the first is row {rows[0]}")
-        yield batch
+        for block in x.split(max(1, _CHUNK_ELEMENTS // size)):
+            part = block.to(torch.float64)
+            center, total = part.mean(0), self.count + len(part)
+            shift, deviations = center - self._mean, part - center
+            between = (self.count * len(part) / total) * torch.outer(shift, shift)
+            self._scatter = self._scatter + deviations.T @ deviations + between
+            self._mean, self.count = self._mean + (len(part) / total) * shift, total
+
+    def moments(self, note: str = "computed from data") -> Moments:
+        """Return the mean and the covariance (divided by count - 1); raises ValueError for fewer than two inputs."""
+        if self._mean is None or self._scatter is None or self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 inputs, got {self.count}")
+        return Moments(self._mean, self._scatter / (self.count - 1), self.count, note)
+
+
+def batches(x: Tensor | Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield a tensor, or each batch of a stream, with its name for errors; raise TypeError for other objects."""
+    if isinstance(x, Tensor):
+        yield "x", x
+    elif isinstance(x, str) or not isinstance(x, Iterable):
+        raise TypeError(f"x must be a torch.Tensor or a stream of them, got {type(x).__name__}")
+    else:
+        yield from ((f"batch {number} of x", batch) for number, batch in enumerate(x))
 
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:

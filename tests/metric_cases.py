@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import layer_of, normal
+from helpers import dense, layer_of, normal
 
 from tensornet_interp import Moments, lift
 from tensornet_interp.decompositions import Whitened
@@ -34,3 +34,18 @@ def second_moment(moments, lifted):
 def steps(name, layer, moments, ridge=0.0):
     whitened = Metric.of(moments, ridge=ridge, lifted=layer.constant_in).whiten(layer.to(dtype=torch.float64))
     return [Whitened(step, moments, ridge) for step in get_decomposition(name).ladder(whitened)]
+
+
+def metric_error(result, layer, moments, ridge=0.0):
+    """||B - A||_S / ||B||_S from dense tensors; S gets the ridge as independent noise would give it."""
+    size = len(moments.mean)
+    matrix = moments.covariance if layer.constant_in else second_moment(moments, False)
+    noisy = Moments(moments.mean, moments.covariance + ridge * matrix.trace() / size * torch.eye(size).double())
+    s = second_moment(noisy, layer.constant_in)
+    whole, lost = dense(layer).double(), dense(layer).double() - dense(result).double()
+
+    def squared(tensor):
+        tensor = (tensor + tensor.mT) / 2
+        return float((tensor * (s @ tensor @ s)).sum())
+
+    return max(0.0, squared(lost) / squared(whole)) ** 0.5

@@ -222,7 +222,7 @@ TABLE = [
     ("covariance integer", lambda: moments(covariance=torch.eye(5).int()), TypeError, "covariance must be real floating point"),
     ("count 0", lambda: moments(count=0), ValueError, "count must be at least 1, got 0"),
     ("note None", lambda: moments(note=None), TypeError, "note must be a text, got None"),
-    ("moments of one input", lambda: Moments.of(X[:1]), ValueError, r"a covariance needs at least 2 inputs, got x of shape \(1, 5\)"),
+    ("moments of one input", lambda: Moments.of(X[:1]), ValueError, "a covariance needs at least 2 inputs, got 1"),
     ("moments of a vector", lambda: Moments.of(X[0]), ValueError, "x must have 2 dimensions"),
     ("moments of NaN", lambda: Moments.of(X * NAN), ValueError, "x has 2 rows with NaN or infinite entries, the first is row 0"),
     ("moments of integers", lambda: Moments.of(X.long()), TypeError, "x must be real floating point"),

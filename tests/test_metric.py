@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import dense, layer_of, normal, orthonormal
-from metric_cases import LIFTED, SINGULAR, a_layer, moments_of, second_moment, steps
+from metric_cases import LIFTED, SINGULAR, a_layer, metric_error, moments_of, second_moment, steps
 from snippets import ROOT
 
 from tensornet_interp import (
@@ -42,21 +42,6 @@ def plugin(monkeypatch):
         module = pytest.importorskip("kept_units")
         register_decomposition("kept_units")(module.KeptUnits)
         yield
-
-
-def metric_error(result, layer, moments, ridge=0.0):
-    """||B - A||_S / ||B||_S from dense tensors; S gets the ridge as independent noise would give it."""
-    size = len(moments.mean)
-    matrix = moments.covariance if layer.constant_in else second_moment(moments, False)
-    noisy = Moments(moments.mean, moments.covariance + ridge * matrix.trace() / size * torch.eye(size).double())
-    s = second_moment(noisy, layer.constant_in)
-    whole, lost = dense(layer).double(), dense(layer).double() - dense(result).double()
-
-    def squared(tensor):
-        tensor = (tensor + tensor.mT) / 2
-        return float((tensor * (s @ tensor @ s)).sum())
-
-    return max(0.0, squared(lost) / squared(whole)) ** 0.5
 
 
 @LIFTED

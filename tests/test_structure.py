@@ -36,6 +36,7 @@ GROUND = {
     "network": {"cards", "checks", "contraction", "layer", "modules", "names", "store"},
     "lifting": {"checks", "layer", "numerics", "store"},
     "moments": {"checks", "layer", "places", "store"},
+    "stack_moments": {"affine", "checks", "layer", "moments", "network", "numerics"},
     "metric": {"affine", "checks", "layer", "moments", "numerics", "places", "store"},
     "report": {"cards", "layer", "metric", "names", "store", "tables"},
     "results": {

@@ -15,6 +15,7 @@ from tensornet_interp.decompositions.adapter import (
     TensorlyTucker,
     tensorly_adapter,
 )
+from tensornet_interp.decompositions.affine_result import AffineResult
 from tensornet_interp.decompositions.block_term import BlockTerm
 from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
@@ -39,6 +40,7 @@ __all__ = [
     "BUILT_IN",
     "CP",
     "HOSVD",
+    "AffineResult",
     "BlockTerm",
     "Decomposition",
     "Eigen",
@@ -117,7 +119,7 @@ def decompose(
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
     mapping from the index of a part to a name or an object; parts that the mapping does not name stay unchanged.
-    options: also `moments`, and with it `ridge`: the method is then `Whitened(method, moments, ridge)`, which
+    options: also `moments`, and with it `ridge` and `linear`: the method is then a `Whitened` strategy, which
     decomposes in the metric of the inputs. For a network `moments` is a list with one `Moments` per part, or a mapping
     from the index of a part. If a method has an option of such a name itself, it gets the option; use `Whitened` then.
 

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from tensornet_interp.checks import (
     check_alike,
     check_bool,
     check_int,
+    check_kind,
     check_number,
     check_size,
     check_tensor,
@@ -23,12 +24,13 @@ from tensornet_interp.numerics import EPS
 from tensornet_interp.places import check_place
 from tensornet_interp.store import register_type
 
-__all__ = ["WHITENED", "Metric"]
+__all__ = ["Metric"]
 
 WHITENED = "whitened by the data"  # the basis of a layer in whitened coordinates
 _FEW = 10  # a second moment is known to about sqrt(in / count): fewer inputs per coordinate than this give a warning
 
 
+@runtime_checkable
 class HasBasis(Protocol):
     """A part has a basis if its inputs can be changed, as those of layers and results."""
 
@@ -82,7 +84,7 @@ class Metric:
         ridge: a share of the mean eigenvalue. lifted: whether the layer has a constant input.
         Raises ValueError if the inputs do not vary, so that nothing is left. Cost: 9 * in^3 flops.
         """
-        moments = check_moments(moments) or Moments.standard(1)
+        moments = check_kind("moments", check_moments(moments), Moments)
         ridge = check_number("ridge", ridge, 0)
         matrix = moments.covariance if check_bool("lifted", lifted) else moments.second_moment
         values, vectors = torch.linalg.eigh(matrix.detach())
@@ -123,6 +125,8 @@ class Metric:
         The tensor products of vectors are those of the metric there: similarities, norms and matches of whitened
         layers and results are in the metric. Raises ValueError if sizes, dtype (float64) or device differ.
         """
+        if not isinstance(part, HasBasis):
+            raise TypeError(f"part must be a layer or a result, got {type(part).__name__}")
         whitened: R = part.change_basis(self.root, input_bias=self.center, basis=WHITENED)
         return whitened
 

@@ -17,8 +17,6 @@ from tensornet_interp.store import register_type
 __all__ = [
     "HiddenMeans",
     "Moments",
-    "RunningMoments",
-    "batches",
     "check_moments",
     "cross_gram",
     "cross_moment",
@@ -77,7 +75,7 @@ class Moments:
         Cost: 2 * count * in^2 flops, in one pass in blocks of rows.
         """
         found = RunningMoments()
-        for name, batch in batches(x):
+        for name, batch in batches("x", x):
             found.add(batch, name)
         return found.moments()
 
@@ -192,21 +190,21 @@ class RunningMoments:
             self._scatter = self._scatter + deviations.T @ deviations + between
             self._mean, self.count = self._mean + (len(part) / total) * shift, total
 
-    def moments(self, note: str = "computed from data") -> Moments:
+    def moments(self) -> Moments:
         """Return the mean and the covariance (divided by count - 1); raises ValueError for fewer than two inputs."""
         if self._mean is None or self._scatter is None or self.count < 2:
             raise ValueError(f"a covariance needs at least 2 inputs, got {self.count}")
-        return Moments(self._mean, self._scatter / (self.count - 1), self.count, note)
+        return Moments(self._mean, self._scatter / (self.count - 1), self.count, "computed from data")
 
 
-def batches(x: Tensor | Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+def batches(name: str, x: object) -> Iterator[tuple[str, Tensor]]:
     """Yield a tensor, or each batch of a stream, with its name for errors; raise TypeError for other objects."""
     if isinstance(x, Tensor):
-        yield "x", x
+        yield name, x
     elif isinstance(x, str) or not isinstance(x, Iterable):
-        raise TypeError(f"x must be a torch.Tensor or a stream of them, got {type(x).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor or a stream of them, got {type(x).__name__}")
     else:
-        yield from ((f"batch {number} of x", batch) for number, batch in enumerate(x))
+        yield from ((f"batch {number} of {name}", batch) for number, batch in enumerate(x))
 
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:

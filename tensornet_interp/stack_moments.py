@@ -44,7 +44,7 @@ def layer_moments(network: TensorNetwork, inputs: Moments | Tensor | Iterable[Te
     running = [RunningMoments() for _ in network.parts]
     first = network.parts[0]
     like = first.terms()[0].data
-    for name, batch in batches(inputs):
+    for name, batch in batches("inputs", inputs):
         check_tensor(name, batch, ("batch", "in"), finite=False)
         running[0].add(batch, name)  # names a row of NaN
         x = lift_vectors(name, batch, first.sizes["in1"], constant=first.constant_in, like=like)

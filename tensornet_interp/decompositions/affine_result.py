@@ -96,12 +96,11 @@ class AffineResult(BilinearMap):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the result on a device and in a dtype; the errors of a rounded result are not measured."""
-        report = self.report
+        affine, report = move("affine", self.affine, device, dtype), self.report
         if report.metric is not None:
             report = replace(report, metric=report.metric.to(device))
-        if dtype is not None and torch.finfo(dtype).eps > torch.finfo(self.affine.dtype).eps:
-            report = report.unmeasured(f"{report.method}, rounded to {str(dtype).removeprefix('torch.')}")
-        affine = move("affine", self.affine, device, dtype)
+        if torch.finfo(affine.dtype).eps > torch.finfo(self.affine.dtype).eps:
+            report = report.unmeasured(f"{report.method}, rounded to {str(affine.dtype).removeprefix('torch.')}")
         return replace(self, report=report, interaction=self.interaction.to(device, dtype), affine=affine)
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
 from examples.parts.metric_language import measure_language
+from examples.parts.metric_nulls import permuted, turned
 from models import BilinearClassifier, Dataset
 from models.runs import trained
 from models.tables import summarise, write_table
@@ -105,24 +105,6 @@ def image_rows(model: BilinearClassifier, data: Dataset, moments: Moments, seed:
             "relative_error": None if way == "embedding" else result.report.relative_error,  # type: ignore[attr-defined]
             "metric_error": None if way == "embedding" else result.report.metric_error,  # type: ignore[attr-defined]
         }
-
-
-def rotation(size: int, seed: int) -> Tensor:
-    """Return a random rotation (size, size)."""
-    draw = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(draw).Q
-
-
-def turned(moments: Moments, seed: int) -> Moments:
-    """Return the moments of the inputs after a random rotation: the same eigenvalues along other directions."""
-    q = rotation(len(moments.mean), seed)
-    return Moments(q @ moments.mean, q @ moments.covariance @ q.T, moments.count, "turned at random")
-
-
-def permuted(moments: Moments, seed: int) -> Moments:
-    """Return the moments of the inputs after a random permutation of the coordinates."""
-    order = torch.randperm(len(moments.mean), generator=torch.Generator().manual_seed(seed))
-    return Moments(moments.mean[order], moments.covariance[order][:, order], moments.count, "permuted")
 
 
 def stability_rows(layers: Sequence[BilinearLayer], moments: Moments) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from examples.parts.language_job import add_training, language_config, model_config, prepare
+from examples.parts.metric_nulls import turned
 from models.language import held_out_loss, train_language
 from models.text import load_tokens
 from models.transformer import Transformer, build_transformer
@@ -58,11 +59,12 @@ def layer_rows(model: Transformer, layer: int, moments: Moments, x: Tensor) -> l
     print(f"layer {layer}: effective rank of the second moment {rank:.1f} of {len(spread)}")
     rows = []
     for name, chosen in METHODS:
-        plain, found = decompose(part, name, **chosen), decompose(part, name, **chosen, moments=moments)
-        errors = [float((result(x) - whole).norm() / whole.norm()) for result in (plain, found)]
+        ways = [{}, {"moments": moments}, {"moments": turned(moments, 0)}]
+        results = [decompose(part, name, **chosen, **way) for way in ways]
+        plain, found, null = (float((result(x) - whole).norm() / whole.norm()) for result in results)
         row: Row = {"layer": layer, "effective_rank": rank, "method": name, "options": str(chosen)}
-        rows.append(row | {"no metric": errors[0], "metric": errors[1], "ratio": errors[0] / errors[1]})
-        print(f"  {f'{name} {chosen}':<28} {errors[0]:.3f} {errors[1]:.3f} {errors[0] / errors[1]:.2f}")
+        rows.append(row | {"no metric": plain, "metric": found, "turned": null, "ratio": plain / found})
+        print(f"  {f'{name} {chosen}':<28} {plain:.3f} {found:.3f} {null:.3f} {plain / found:.2f}")
     return rows
 
 

@@ -14,6 +14,7 @@ from tensornet_interp.network import check_network
 from tensornet_interp.places import move
 from tensornet_interp.report import Report
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 
 @register_type("AffineResult")
@@ -86,6 +87,14 @@ class AffineResult(BilinearMap):
             constant_out=self.constant_out,
             names=self.names,
         )
+
+    def records(self) -> list[Record]:
+        """Return one record per output: its constant and the norm of its linear part; `interaction` has its own."""
+        constants, norms = self.affine[:, 0].tolist(), self.affine[:, 1:].norm(dim=1).tolist()
+        return [
+            {"output": at, "constant": constant, "linear": norm}
+            for at, (constant, norm) in enumerate(zip(constants, norms, strict=True))
+        ]
 
     def drop_constant(self) -> Self:
         """Return the result without its constant output coordinate; its errors are then not measured."""

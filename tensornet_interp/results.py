@@ -153,7 +153,7 @@ class Result(BilinearMap):
     def filters(self) -> Tensor:
         """Return the vectors that inputs are multiplied with: left and right of every component, (2, in, rank).
 
-        A `SpectralResult` returns its eigenvectors, (block, in, rank), and a `TuckerResult` its `inputs`, (in, b).
+        A `SpectralResult` returns its eigenvectors, (block, in, rank), and a `TuckerResult` its input factor, (in, b).
         """
         layer = self.to_layer()
         return torch.stack([layer.left, layer.right])

@@ -119,7 +119,7 @@ def decompose(
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
     mapping from the index of a part to a name or an object; parts that the mapping does not name stay unchanged.
-    options: also `moments`, and with it `ridge` and `linear`: the method is then a `Whitened` strategy, which
+    options: also `moments`, and with it "ridge" and "linear": the method is then a `Whitened` strategy, which
     decomposes in the metric of the inputs. For a network `moments` is a list with one `Moments` per part, or a mapping
     from the index of a part. If a method has an option of such a name itself, it gets the option; use `Whitened` then.
 

@@ -40,18 +40,18 @@ class Whitened:
 
     x1 and x2 are independent inputs. The strategy decomposes the layer in whitened coordinates z, with x = F z; then
     the result is mapped back by the pseudoinverse of F. For a lifted layer x = F z + mean, and F F^T is the covariance.
-    strategy: a registered name, or a decomposition with its options. A `start` is given in the coordinates of the
+    strategy: a registered name, or a decomposition with its options. A start is given in the coordinates of the
     layer. moments: what the inputs of the layer look like, without a constant coordinate.
     ridge: the share of the mean eigenvalue of S that is added to every eigenvalue, as independent noise on x1 and x2
     would; with few samples it is needed. With ridge 0, the result is zero on directions along which inputs do not vary.
     linear: of a lifted layer, "exact" keeps the constant and the linear part about the mean input outside of the rank,
-    and the strategy decomposes the rest: the result is an `AffineResult`. For Gaussian inputs and all outputs together,
-    the squared error of `eigen` is then the smallest of its rank, 2 sum of the squares of the eigenvalues left out.
+    and the strategy decomposes the rest: the result is an `AffineResult`. For Gaussian inputs, no quadratic part of the
+    same rank per output then has a smaller squared error than that of `Eigen`, 2 sum (eigenvalues left out)^2.
 
-    Result: the type that the strategy returns, if this type has `change_basis`, else a layer. Input vectors of the
-    result are filters w, to take products with: W^T S W = 1 where the strategy has orthonormal vectors. `patterns` are
-    S w. The report has the relative error of the weights, and the error in the metric, its bound and the metric;
-    `convergence` and `starts` hold errors in the metric.
+    Result: the type that the strategy returns, if its arrays are fields (`Result.input_fields`), else a layer. Input
+    vectors of the result are filters w, to take products with: W^T S W = 1 where the strategy has orthonormal vectors.
+    `Result.patterns` are S w. The report has the relative error of the weights, and the error in the metric, its bound
+    and the metric; `Report.convergence` and `Report.starts` hold errors in the metric.
     Cost: that of the strategy, 9 in^3 for F, and that of measuring two errors.
     Raises ValueError if moments have another size or device than the inputs of the layer, if inputs do not vary, or if
     a prior of the strategy speaks of the inputs, because it would be asked in whitened coordinates.
@@ -183,7 +183,7 @@ def _back(moved: BilinearMap, layer: BilinearLayer, report: Report) -> Result | 
 def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
     """Return the decomposition with this registered name and these options; an object is returned unchanged.
 
-    The options `moments`, `ridge` and `linear` make it a `Whitened` decomposition, also of an object. An option that
+    The options moments, ridge and linear make it a `Whitened` decomposition, also of an object. An option that
     the decomposition has itself goes to the decomposition; then use `Whitened` to give the metric too.
     Raises TypeError if the decomposition has no such option, and ValueError if other options are given together with
     an object.

@@ -4,6 +4,7 @@ The errors are measured here on dense tensors: ||F^T (B - A) F|| over all coordi
 """
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -206,6 +207,25 @@ def test_gradients_flow_through_the_metric():
     result = decompose(layer, "eigen", moments=moments_of(6, 6))
     result.eigenvalues.square().sum().backward()
     assert all(bool(part.grad.abs().max() > 0) for part in (layer.down, layer.left, layer.right))
+
+
+@LIFTED
+def test_the_gradient_of_the_metric_norm_is_that_of_autograd(lifted):
+    """Of ||B||_S, by the factors of the whitened layer and on the dense tensor."""
+    moments, layer = moments_of(6, 6), a_layer(lifted)
+    s, factors = second_moment(moments, lifted), ("down", "left", "right")
+    grads = []
+    for of in ("factors", "entries"):
+        parts = {name: getattr(layer, name).clone().requires_grad_() for name in factors}
+        if of == "factors":
+            found = norm(Metric.of(moments, lifted=lifted).whiten(replace(layer, **parts)))
+        else:
+            tensor = torch.einsum("or,ir,jr->oij", *parts.values())
+            tensor = (tensor + tensor.mT) / 2
+            found = (tensor * (s @ tensor @ s)).sum().sqrt()
+        grads.append(torch.autograd.grad(found, list(parts.values())))
+    for own, expected in zip(*grads, strict=True):
+        assert (own - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
 def test_a_ridge_is_independent_noise_on_both_inputs():

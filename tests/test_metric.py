@@ -20,6 +20,7 @@ from tensornet_interp import (
     SpectralResult,
     decompose,
     load,
+    norm,
     relative_error,
     save,
 )

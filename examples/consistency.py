@@ -139,7 +139,7 @@ def eigen(model: BilinearClassifier, basis: str) -> SpectralResult:
     embedding = model.embedding
     if embedding is None:
         raise ValueError("the projected basis needs a model with an embedding")
-    return embedded.pull_back(embedding.weight.detach(), basis="pixels")
+    return embedded.change_basis(embedding.weight.detach(), basis="pixels")
 
 
 def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str]) -> tuple[list[Row], list[Row]]:

@@ -21,8 +21,10 @@ from tensornet_interp.decompositions import (
     OutputSVD,
     SymmetricCP,
     Tucker,
+    Whitened,
     decompose,
 )
+from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.inner_products import Estimate, difference, inner, norm, relative_error, similarity
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
@@ -31,9 +33,10 @@ from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version
-from tensornet_interp.results import CPResult, Result, TuckerResult
+from tensornet_interp.results import Result
 from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
+from tensornet_interp.stack_moments import layer_moments
 from tensornet_interp.store import register_type
 
 if TYPE_CHECKING:  # at run time the page is imported when a report is written
@@ -64,11 +67,13 @@ __all__ = [
     "Term",
     "Tucker",
     "TuckerResult",
+    "Whitened",
     "__version__",
     "contract",
     "decompose",
     "difference",
     "inner",
+    "layer_moments",
     "lift",
     "list_decompositions",
     "load",

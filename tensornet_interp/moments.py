@@ -1,6 +1,7 @@
 """Compute moments of inputs, and the Gram matrices that carry second moments through bilinear layers."""
 
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,24 +65,19 @@ class Moments:
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 
     @classmethod
-    def of(cls, x: Tensor) -> "Moments":
-        """Return the mean and the covariance (divided by batch - 1) of inputs x (batch, in).
+    def of(cls, x: Tensor | Iterable[Tensor]) -> "Moments":
+        """Return the mean and the covariance (divided by count - 1) of inputs x (batch, in), or of a stream of batches.
 
-        Raises ValueError for fewer than two inputs.
-        Cost: 2 * batch * in^2 flops, in one pass over x in blocks of rows.
+        A stream is anything that yields tensors (batch, in), such as a generator or a data loader; it is read once, and
+        one batch is in memory at a time.
+        Raises ValueError for fewer than two inputs, for an empty stream, if batches differ in size or device, and for
+        an entry that is NaN or infinite; the message names its row.
+        Cost: 2 * count * in^2 flops, in one pass in blocks of rows.
         """
-        batch, size = check_tensor("x", x, ("batch", "in")).shape
-        if batch < 2:
-            raise ValueError(f"a covariance needs at least 2 inputs, got x of shape {tuple(x.shape)}")
-        count = 0
-        mean, scatter = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
-        for block in x.split(max(1, _CHUNK_ELEMENTS // size)):
-            rows = block.to(torch.float64)
-            center, total = rows.mean(0), count + len(rows)
-            shift, deviations = center - mean, rows - center
-            scatter = scatter + deviations.T @ deviations + (count * len(rows) / total) * torch.outer(shift, shift)
-            mean, count = mean + (len(rows) / total) * shift, total
-        return cls(mean, scatter / (count - 1), count, "computed from data")
+        found = RunningMoments()
+        for name, batch in batches("x", x):
+            found.add(batch, name)
+        return found.moments()
 
     @classmethod
     def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
@@ -161,6 +157,54 @@ def input_moments(first: BilinearLayer, moments: Moments | None) -> Moments:
     check_size("in", network=size, moments=len(given.mean))
     check_alike(network=first.down.new_zeros((), dtype=torch.float64), moments=given.mean)
     return given.lifted() if first.constant_in else given
+
+
+class RunningMoments:
+    """Running moments take batches of inputs one at a time, and keep only their number, mean and scatter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._scatter: Tensor | None = None
+
+    def add(self, x: Tensor, name: str = "x") -> None:
+        """Add inputs x (batch, in); `name` stands for x in errors. Cost: 2 * batch * in^2 flops.
+
+        Raises ValueError if size or device differ from those of earlier batches, and for an entry that is NaN or
+        infinite; the message names its row.
+        """
+        size = check_tensor(name, x, ("batch", "in"), finite=False).shape[1]
+        if self._mean is None or self._scatter is None:
+            self._mean, self._scatter = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size,), (size, size)))
+        check_size("in", **{"the first batch": len(self._mean), name: size})
+        check_alike(**{"the first batch": self._mean, name: x.new_zeros((), dtype=torch.float64)})
+        bad = ~torch.isfinite(x).all(1)
+        if x.device.type != "meta" and bool(bad.any()):
+            rows = bad.nonzero()[:, 0].tolist()
+            raise ValueError(f"{name} has {len(rows)} rows with NaN or infinite entries, the first is row {rows[0]}")
+        for block in x.split(max(1, _CHUNK_ELEMENTS // size)):
+            part = block.to(torch.float64)
+            center, total = part.mean(0), self.count + len(part)
+            shift, deviations = center - self._mean, part - center
+            between = (self.count * len(part) / total) * torch.outer(shift, shift)
+            self._scatter = self._scatter + deviations.T @ deviations + between
+            self._mean, self.count = self._mean + (len(part) / total) * shift, total
+
+    def moments(self) -> Moments:
+        """Return the mean and the covariance (divided by count - 1); raises ValueError for fewer than two inputs."""
+        if self._mean is None or self._scatter is None or self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 inputs, got {self.count}")
+        return Moments(self._mean, self._scatter / (self.count - 1), self.count, "computed from data")
+
+
+def batches(name: str, x: object) -> Iterator[tuple[str, Tensor]]:
+    """Yield a tensor, or each batch of a stream, with its name for errors; raise TypeError for other objects."""
+    if isinstance(x, Tensor):
+        yield name, x
+    elif isinstance(x, str) or not isinstance(x, Iterable):
+        raise TypeError(f"{name} must be a torch.Tensor or a stream of them, got {type(x).__name__}")
+    else:
+        yield from ((f"batch {number} of {name}", batch) for number, batch in enumerate(x))
 
 
 def _check_covariance(covariance: Tensor, rounding: float) -> None:

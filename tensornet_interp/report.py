@@ -5,12 +5,13 @@ import importlib.metadata
 import platform
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from tensornet_interp.cards import Card, Shown
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.metric import Metric
 from tensornet_interp.names import Names
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -64,12 +65,15 @@ class Report(Shown):
     relative_error_bound: float | None = None  # a proven upper bound on the relative error of the rounded result
     warnings: tuple[str, ...] = ()  # what to know before you trust the result, one sentence each
     seed: int | None = None  # the seed of the random numbers; None if the method draws none
-    convergence: tuple[float, ...] = ()  # the relative error after each iteration; empty if the method does not iterate
+    convergence: tuple[float, ...] = ()  # the error after each iteration, in the metric if there is one; else empty
     stop_reason: str = "direct"  # why the iteration ended; "direct" if the method does not iterate
     floor: float | None = None  # singular values below this share of the largest are rounding errors
     starts: tuple[Start, ...] = ()  # how each start ended, best first; empty if there was only one
     versions: Mapping[str, str] = field(default_factory=versions)  # what computed the result
     names: Names = field(default_factory=Names)  # of the inputs and outputs of the layer
+    metric: Metric | None = None  # the metric of the data in which the layer was decomposed; None weighs inputs alike
+    metric_error: float | None = None  # the relative error in this metric
+    metric_error_bound: float | None = None  # a proven upper bound on it
 
     @classmethod
     def of(
@@ -110,9 +114,22 @@ class Report(Shown):
         least = self.starts[0].relative_error if self.starts else 0.0
         return tuple(start for start in self.starts[1:] if start.relative_error <= 1.01 * least + 1e-7)  # rounding
 
+    def unmeasured(self, method: str) -> "Report":
+        """Return the report of a changed result: another method, and errors that are not measured."""
+        return replace(
+            self,
+            method=method,
+            relative_error=None,
+            relative_error_bound=None,
+            metric_error=None,
+            metric_error_bound=None,
+        )
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what is known of the result as pairs of texts, for tables."""
-        error = "not measured" if self.relative_error is None else f"{self.relative_error:.4g}"
+        error, of_metric = (
+            "not measured" if number is None else f"{number:.4g}" for number in (self.relative_error, self.metric_error)
+        )
         found = {
             "layer": self.layer,
             "history": "; ".join(self.history),
@@ -120,6 +137,8 @@ class Report(Shown):
             "method": self.method,
             "relative error": error,
             "proven to be at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
+            "metric": "" if self.metric is None else repr(self.metric),
+            "error in the metric": "" if self.metric is None else of_metric,
             "seed": "" if self.seed is None else str(self.seed),
             "starts": self._agreement(),
             "stopped": ""
@@ -130,6 +149,7 @@ class Report(Shown):
 
     def records(self) -> list[Record]:
         """Return one record with all that is plain; the starts, a list of named tuples, are a table of their own."""
+        metric = self.metric
         return [
             {
                 "layer": self.layer,
@@ -138,6 +158,10 @@ class Report(Shown):
                 "method": self.method,
                 "relative_error": self.relative_error,
                 "relative_error_bound": self.relative_error_bound,
+                "metric_error": self.metric_error,
+                "metric_rank": metric and metric.rank,
+                "metric_ridge": metric and metric.ridge,
+                "metric_samples": metric and metric.count,
                 "seed": self.seed,
                 "iterations": len(self.convergence),
                 "stop_reason": self.stop_reason,

@@ -1,25 +1,24 @@
-"""Results of decompositions: bilinear maps with the modes of the layer, and a report of their origin and error."""
+"""Results of decompositions are bilinear maps with the modes of the layer, and a report of their origin and error."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from tensorly.cp_tensor import CPTensor
-from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
+from tensornet_interp.affine import affine_matrix
 from tensornet_interp.cards import Card, map_card
 from tensornet_interp.checks import check_alike, check_bool, check_kind, check_size, check_tensor
-from tensornet_interp.contraction import Modes, Term, mode_sizes
+from tensornet_interp.contraction import Modes, mode_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
+from tensornet_interp.metric import Metric
 from tensornet_interp.names import Names
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import move
 from tensornet_interp.report import Report
-from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, entries
 
-__all__ = ["CPResult", "Result", "TuckerResult"]
+__all__ = ["Result"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -75,12 +74,7 @@ class Result(BilinearMap):
         """
         if not self.constant_out:
             return self
-        report = replace(
-            self.report,
-            method=f"{self.report.method}, constant output dropped",
-            relative_error=None,
-            relative_error_bound=None,
-        )
+        report = self.report.unmeasured(f"{self.report.method}, constant output dropped")
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -98,16 +92,87 @@ class Result(BilinearMap):
             return value.to(device, dtype) if isinstance(value, BilinearLayer) else value
 
         moved = replace(self, **{f.name: moved_field(f.name, getattr(self, f.name)) for f in fields(self)})
+        if self.report.metric is not None:
+            moved = replace(moved, report=replace(self.report, metric=self.report.metric.to(device)))
         if dtype is None or torch.finfo(dtype).eps <= torch.finfo(self.outputs.dtype).eps:
             return moved
         method = f"{self.report.method}, rounded to {str(dtype).removeprefix('torch.')}"
-        report = replace(self.report, method=method, relative_error=None, relative_error_bound=None)
-        return replace(moved, report=report)
+        return replace(moved, report=moved.report.unmeasured(method))
+
+    @property
+    def input_fields(self) -> dict[str, int]:
+        """Return the fields that hold the arrays of `terms()` with an input axis, and the number of this axis.
+
+        The dict is empty if one of these arrays is no field; `change_basis` cannot keep the type of such a result.
+        """
+        found: dict[str, int] = {}
+        for data, modes in self.terms():
+            axes = [axis for axis, mode in enumerate(modes) if mode in ("in1", "in2")]
+            own = [f.name for f in fields(self) if getattr(self, f.name) is data]
+            if axes and (len(axes) > 1 or not own):
+                return {}
+            found |= {name: axes[0] for name in own if axes}
+        return found
+
+    @without_autocast
+    def change_basis(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = "") -> Self:
+        """Return the result as an exact function of new inputs x', where x = inputs @ x' + input_bias.
+
+        v'[new in, rank] = sum_in inputs[in, new in] v[in, rank], for every input vector v of the result
+
+        Arguments are those of `BilinearLayer.change_basis`, and the type stays. For example, eigenvectors in an
+        embedding become the images that they respond to. Weights, eigenvalues and singular values do not change; the
+        new vectors v' are neither orthonormal nor of unit norm. To decompose the layer in the new inputs, change the
+        basis of the layer first. The new result has no metric.
+        Raises TypeError if an array of `terms()` with an input axis is no field, as it may be in a type of your own;
+        change the basis of `to_layer()` there.
+        """
+        axes = self.input_fields
+        if not axes:
+            raise TypeError(f"the arrays of {type(self).__name__}.terms() are no fields; use to_layer().change_basis()")
+        frame = self._frame()
+        full = affine_matrix("input", inputs, input_bias, axis=0, like=frame.left, constant=self.constant_in)
+        frame = frame.change_basis(inputs, input_bias=input_bias, basis=basis)
+        method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
+        report = replace(self.report.unmeasured(method), basis=frame.basis, names=frame.names, metric=None)
+        moved = {name: (getattr(self, name).movedim(at, -1) @ full).movedim(-1, at) for name, at in axes.items()}
+        return replace(self, report=report, **moved)
+
+    def _frame(self) -> BilinearLayer:
+        """Return a zero layer with the sizes, names and basis of the result and one hidden unit."""
+        sizes, zeros = self.sizes, self.outputs.new_zeros
+        left = zeros(sizes["in1"], 1)
+        return self.made_layer(down=zeros(sizes["out"], 1), left=left, right=left)
 
     @property
     def relative_error(self) -> float | None:
         """Return ||symmetrized layer - result|| / ||symmetrized layer||; None if it was not measured."""
         return self.report.relative_error
+
+    @property
+    def filters(self) -> Tensor:
+        """Return the vectors that inputs are multiplied with: left and right of every component, (2, in, rank).
+
+        A `SpectralResult` returns its eigenvectors, (block, in, rank), and a `TuckerResult` its input factor, (in, b).
+        """
+        layer = self.to_layer()
+        return torch.stack([layer.left, layer.right])
+
+    @property
+    def patterns(self) -> Tensor:
+        """Return S times the filters: what varies in the data together with the product of a filter with the input.
+
+        patterns = S W, P^T W = 1 for orthonormal components (P patterns, W filters)
+
+        A filter also contains what it must cancel, so draw patterns and multiply with filters. S is the second moment
+        of the metric; without a metric, patterns are filters. Source: Haufe et al., NeuroImage 87 (2014).
+        """
+        return self.filters if self.metric is None else self.metric.apply(self.filters)
+
+    @property
+    def metric(self) -> Metric | None:
+        """Return the metric of the data in which the layer was decomposed, if there is one."""
+        return self.report.metric
 
     def made_layer(self, *, down: Tensor, left: Tensor, right: Tensor) -> BilinearLayer:
         """Return a layer with these factors; its name, basis and history come from the report of the result."""
@@ -149,138 +214,3 @@ class Result(BilinearMap):
     def _provenance(self) -> str:
         error = "not measured" if self.relative_error is None else f"{self.relative_error:.3g}"
         return f"of {self.report.layer!r}, basis={self.report.basis!r}, relative error {error}"
-
-
-@register_type("CPResult")
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class CPResult(Result):
-    """A CP result holds weights and three factors.
-
-    B[out, in1, in2] = sum_rank weights[rank] outputs[out, rank] left[in1, rank] right[in2, rank]
-
-    The columns of the factors have unit norm. The component with the largest weight magnitude comes first.
-    """
-
-    weights: Tensor  # (rank,)
-    outputs: Tensor  # (out, rank)
-    left: Tensor  # (in, rank)
-    right: Tensor  # (in, rank)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_arrays(weights=("rank",), outputs=("out", "rank"), left=("in", "rank"), right=("in", "rank"))
-
-    @property
-    def rank(self) -> int:
-        """Return the number of components."""
-        return len(self.weights)
-
-    def terms(self) -> tuple[Term, ...]:
-        """Return four terms: the weights and the three factors."""
-        return (
-            Term(self.weights, ("rank",)),
-            Term(self.outputs, ("out", "rank")),
-            Term(self.left, ("in1", "rank")),
-            Term(self.right, ("in2", "rank")),
-        )
-
-    def records(self) -> list[Record]:
-        """Return one record per component: its weight, and the entries of its vectors if they have names."""
-        return [
-            {
-                "component": at,
-                "weight": weight,
-                "outputs": self._output_entries(self.outputs[:, at]),
-                "left": self._input_entries(self.left[:, at]),
-                "right": self._input_entries(self.right[:, at]),
-            }
-            for at, weight in enumerate(self.weights.tolist())
-        ]
-
-    def _spectrum(self) -> tuple[Tensor, str]:
-        return self.weights, "weights of the components"
-
-    def to_layer(self) -> BilinearLayer:
-        """Return the result as a layer; its factor down is outputs * weights."""
-        return self.made_layer(down=self.outputs * self.weights, left=self.left, right=self.right)
-
-    def to_tensorly(self) -> CPTensor:
-        """Return the result as a `CPTensor` of TensorLy."""
-        return CPTensor((self.weights, [self.outputs, self.left, self.right]))
-
-
-@register_type("TuckerResult")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TuckerResult(Result):
-    """A Tucker result holds a core (itself a layer), an output factor, and one input factor for both input modes.
-
-    B[out, in1, in2] = sum_a,b,c core[a, b, c] outputs[out, a] inputs[in1, b] inputs[in2, c]
-
-    The columns of the factors are orthonormal.
-    """
-
-    core: BilinearLayer  # (a, b, c)
-    outputs: Tensor  # (out, a)
-    inputs: Tensor  # (in, b)
-    singular_values: tuple[Tensor, Tensor] | None = None  # all those of the output and the input unfolding; float64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kind("core", self.core, BilinearLayer)
-        self.check_arrays(outputs=("out", "a"), inputs=("in", "b"))
-        if self.singular_values is not None and not isinstance(self.singular_values, tuple):
-            raise TypeError(f"singular_values must be a pair of tensors, got {type(self.singular_values).__name__}")
-        for values in self.singular_values or ():
-            check_tensor("singular_values", values, ("number",))
-
-    def __repr__(self) -> str:
-        n_out, n_in = self.outputs.shape[0], self.inputs.shape[0]
-        return f"TuckerResult(out={n_out}, in={n_in}, ranks={self.ranks}, {self._provenance})"
-
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """Return the pair (output rank, input rank)."""
-        return (self.outputs.shape[1], self.inputs.shape[1])
-
-    @property
-    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the factors of the three modes: (outputs, inputs, inputs)."""
-        return (self.outputs, self.inputs, self.inputs)
-
-    def terms(self) -> tuple[Term, ...]:
-        """Return six terms: the output factor, the input factor twice, and the three factors of the core."""
-        return (
-            Term(self.outputs, ("out", "core_out")),
-            Term(self.inputs, ("in1", "core_in1")),
-            Term(self.inputs, ("in2", "core_in2")),
-            Term(self.core.down, ("core_out", "rank")),
-            Term(self.core.left, ("core_in1", "rank")),
-            Term(self.core.right, ("core_in2", "rank")),
-        )
-
-    def records(self) -> list[Record]:
-        """Return one record per column of the two factors: its side, its singular value if known, its named entries."""
-        found = []
-        for side, factor in enumerate((self.outputs, self.inputs)):
-            known = self.singular_values[side].tolist() if self.singular_values else [None] * factor.shape[1]
-            for at, (column, value) in enumerate(zip(factor.T, known, strict=False)):
-                named = (None, self._input_entries(column)) if side else (self._output_entries(column), None)
-                found.append({"side": "input" if side else "output", "component": at, "singular_value": value})
-                found[-1] |= {"outputs": named[0], "inputs": named[1]}
-        return found
-
-    def _spectrum(self) -> tuple[Tensor, str]:
-        if self.singular_values is None:
-            return super()._spectrum()
-        return self.singular_values[1], "singular values of the input unfolding"
-
-    @without_autocast
-    def to_layer(self) -> BilinearLayer:
-        """Return the result as a layer with as many hidden units as the core; the factors of the two are multiplied."""
-        return self.made_layer(
-            down=self.outputs @ self.core.down, left=self.inputs @ self.core.left, right=self.inputs @ self.core.right
-        )
-
-    def to_tensorly(self) -> TuckerTensor:
-        """Return the result as a `TuckerTensor` of TensorLy; its core is dense, with a * b * b entries."""
-        return TuckerTensor((self.core.to_tensor(), list(self.factors)))

@@ -11,8 +11,8 @@ from tensornet_interp.affine import check_direction
 from tensornet_interp.checks import check_int, check_mask, check_number, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
-from tensornet_interp.layer import CHANGED, BilinearLayer
-from tensornet_interp.numerics import eigenvalue_noise, nonzero, without_autocast
+from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import eigenvalue_noise, nonzero, row_noise, without_autocast
 from tensornet_interp.results import Result
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -40,7 +40,8 @@ class SpectralResult(Result):
     B[out, i, j] = sum_block,rank outputs[out, block] eigenvalues[block, rank] v[block, i, rank] v[block, j, rank]
 
     v are the eigenvectors. Eigenvalues keep their sign and are sorted by magnitude, largest first. Eigenvectors have
-    unit norm, and their entry of largest magnitude is positive. If a block has fewer eigenpairs than `rank`, the
+    unit norm, and their entry of largest magnitude is positive; in a metric S they have v^T S v = 1 instead, and after
+    `change_basis` any norm. If a block has fewer eigenpairs than `rank`, the
     missing ones are zero. If the blocks are the interaction matrices of output directions, `directions` (block, out)
     holds these directions.
     """
@@ -64,6 +65,11 @@ class SpectralResult(Result):
     def rank(self) -> int:
         """Return the number of eigenpairs per block."""
         return self.eigenvalues.shape[1]
+
+    @property
+    def filters(self) -> Tensor:
+        """Return the eigenvectors, (block, in, rank)."""
+        return self.eigenvectors
 
     def terms(self) -> tuple[Term, ...]:
         """Return four terms: the outputs, the eigenvalues, and the eigenvectors twice."""
@@ -149,27 +155,8 @@ class SpectralResult(Result):
 
     def _with(self, eigenvalues: Tensor, eigenvectors: Tensor, note: str) -> "SpectralResult":
         """Return the result with other eigenpairs, a note in the report, and unknown error."""
-        report = replace(
-            self.report, method=f"{self.report.method}, {note}", relative_error=None, relative_error_bound=None
-        )
+        report = self.report.unmeasured(f"{self.report.method}, {note}")
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
-
-    def pull_back(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = CHANGED) -> "SpectralResult":
-        """Return the result as an exact function of new inputs x', where x = inputs @ x' + input_bias.
-
-        v'[new in, rank] = sum_in inputs[in, new in] v[in, rank]
-
-        Arguments are those of `BilinearLayer.change_basis`. For example, eigenvectors in an embedding become the images
-        that they respond to. The eigenvalues do not change; the new vectors v' are neither orthonormal nor of unit
-        norm. To get the eigenvectors of the layer in the new inputs, change the basis of the layer first and then
-        decompose it.
-        """
-        layer = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
-        vectors = layer.left.unflatten(1, tuple(self.eigenvalues.shape)).permute(1, 0, 2)
-        method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
-        report = replace(self.report, method=method, basis=layer.basis, names=layer.names)
-        report = replace(report, relative_error=None, relative_error_bound=None)
-        return replace(self, eigenvectors=vectors, report=report)
 
     def effective_rank(self) -> Tensor:
         """Return the effective rank of every block, (block,).
@@ -197,10 +184,12 @@ class SpectralResult(Result):
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
         """Return groups of eigenvalues of a block that are equal up to rtol, each with a projector.
 
-        The projector is the sum of v v^T over the eigenvectors v of the group. Neighbours in a group differ by at most
-        rtol times the largest magnitude. The default rtol is the rounding error of equal eigenvalues: 10 * in * eps of
-        float64. For a narrower dtype, the rounding errors of the weights and of each eigenvalue to this dtype are
-        added.
+        The projector is the sum of v v^T over the eigenvectors v of the group. In a metric it is the sum of p w^T over
+        patterns p and filters w: with x - projector @ x, the group adds nothing to the output. After `change_basis`,
+        where eigenvectors are not orthonormal, it is the orthogonal projector to their span. Neighbours in a group
+        differ by at most rtol times the largest magnitude. The default rtol is the rounding error of equal eigenvalues:
+        10 * in * eps of float64. For a narrower dtype, the rounding errors of the weights and of each eigenvalue to
+        this dtype are added.
         """
         block = check_int("block", block, 0, len(self.eigenvalues) - 1)
         if rtol is not None:
@@ -216,5 +205,12 @@ class SpectralResult(Result):
         groups = []
         for run in runs:
             vectors = self.eigenvectors[block][:, run]
-            groups.append(EigenGroup(tuple(sorted(run)), float(values[run].mean()), vectors @ vectors.T))
+            dual = self.patterns[block][:, run] if self.metric is not None else _dual(vectors)
+            groups.append(EigenGroup(tuple(sorted(run)), float(values[run].mean()), dual @ vectors.T))
         return sorted(groups, key=lambda group: -abs(group.eigenvalue))
+
+
+def _dual(vectors: Tensor) -> Tensor:
+    """Return P (in, rank) for which P V^T is the orthogonal projector to the span of the columns of V (in, rank)."""
+    wide = vectors.to(torch.float64)
+    return torch.linalg.pinv(wide, rtol=row_noise(wide, vectors.dtype)).T.to(vectors.dtype)

@@ -24,13 +24,14 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.decompositions import build, decompose
 from tensornet_interp.disk import appending, open_file, parse_json, read_lines
+from tensornet_interp.factored import TuckerResult
 from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.inner_products.pairs import similarity
 from tensornet_interp.keys import describe, fingerprint
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
 from tensornet_interp.registry import get_decomposition
-from tensornet_interp.results import Result, TuckerResult
+from tensornet_interp.results import Result
 from tensornet_interp.tables import Record, to_frame
 
 __all__ = ["Grid", "Record", "load_records", "parameters", "sweep", "to_frame"]

@@ -5,6 +5,7 @@ The objects are written down and not computed, so that they are the same with ev
 The command writes the files that are missing. Without new types it does nothing.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from tensornet_interp.compare import (
     RankChoice,
     Stability,
 )
-from tensornet_interp.decompositions import TensorTrainResult
+from tensornet_interp.decompositions import AffineResult, TensorTrainResult
 from tensornet_interp.features import (
     Dictionary,
     FeatureInteractions,
@@ -47,6 +48,7 @@ from tensornet_interp.features import (
 from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
 from tensornet_interp.interchange import TermNetwork
 from tensornet_interp.lifting import Split
+from tensornet_interp.metric import Metric
 from tensornet_interp.names import Names
 from tensornet_interp.report import Start
 from tensornet_interp.spectra import Spectra
@@ -130,6 +132,7 @@ TRUST = ComponentTrust(
     method="CP(rank=2)",
 )
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
+METRIC = Metric(numbers(2, 2), numbers(2), 0.25, 9, "from data")
 
 OBJECTS = {
     type(value).__name__: value
@@ -149,6 +152,12 @@ OBJECTS = {
         Split(layer(), numbers(2, 3), numbers(2)),
         # of covariances that were checked up to the rounding of float32
         Moments(numbers(2), torch.tensor([[1.0, 1.0], [1.0, 1.0 - 2**-23]], dtype=torch.float32), 9, "from data"),
+        METRIC,
+        AffineResult(
+            report=replace(REPORT, metric=METRIC, metric_error=0.25, metric_error_bound=0.5),
+            interaction=layer(constant_in=True),
+            affine=numbers(2, 3),
+        ),
         Estimate(torch.tensor(0.5, dtype=torch.float64), "sampled", 800.0, torch.tensor(0.1), ("few samples",)),
         BOND,
         ODT(NETWORK, (BOND, BOND), numbers(3, 3)),

@@ -143,7 +143,7 @@ def test_pulled_back_it_is_the_function_of_the_new_inputs(bias, device):
     if bias:
         layer = lift(layer, left_bias=normal(4, seed=4).to(device)).drop_constant()
     result = decompose(layer, "eigen")
-    pulled = result.pull_back(embedding, input_bias=shift if bias else None, basis="pixels")
+    pulled = result.change_basis(embedding, input_bias=shift if bias else None, basis="pixels")
     x = normal(6, 8, seed=3).to(device)
     torch.testing.assert_close(pulled(x), layer(x @ embedding.T + (shift if bias else 0)))
     assert torch.equal(pulled.eigenvalues, result.eigenvalues)
@@ -157,7 +157,7 @@ def test_the_two_bases_of_one_function_differ():
     """Vectors of M through E^T have the cosines of E E^T; those of E^T M E do not depend on how E is written."""
     layers, embeddings = [random_layer(2, 4, 3, seed=s) for s in (0, 1)], [normal(4, 6, seed=s) for s in (2, 3)]
     embedded = [decompose(layer, "eigen") for layer in layers]
-    found = ordered_similarity([r.pull_back(e) for r, e in zip(embedded, embeddings, strict=True)])
+    found = ordered_similarity([r.change_basis(e) for r, e in zip(embedded, embeddings, strict=True)])
     images = [e.T @ r.eigenvectors[0, :, 0] for r, e in zip(embedded, embeddings, strict=True)]
     assert_numbers(found.values[0, 0, 0], float(abs(images[0] @ images[1]) / images[0].norm() / images[1].norm()))
     turn = normal(4, 4, seed=4)  # another embedding of the same function
@@ -231,8 +231,8 @@ TABLE = [
         ValueError,
         r"confidence must be in \(0, 1\), got 95",
     ),
-    ("pull back", lambda: ONE.pull_back(normal(8, 6)), ValueError, "mode 'in' has size 7 in layer but 8 in inputs"),
-    ("NaN inputs", lambda: ONE.pull_back(normal(7, 6) * NAN), ValueError, "inputs has 42 entries that are NaN"),
+    ("pull back", lambda: ONE.change_basis(normal(8, 6)), ValueError, "mode 'in' has size 7 in layer but 8 in inputs"),
+    ("NaN inputs", lambda: ONE.change_basis(normal(7, 6) * NAN), ValueError, "inputs has 42 entries that are NaN"),
 ]
 
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import normal, orthonormal
 
-from tensornet_interp import BilinearLayer, decompose, lift
+from tensornet_interp import BilinearLayer, Moments, decompose, lift
 from tensornet_interp.fidelity import certificate, difference_certificate
 from tensornet_interp.testing import random_layer
 
@@ -165,3 +166,43 @@ def test_rounding_of_hidden_units_that_cancel_proves_nothing(size: float) -> Non
         down=torch.stack([twice[0].abs(), twice[0].abs() + noise]), left=nearly.left, right=nearly.right
     )
     assert bool((difference_certificate(tied, range(1, 8), x) == -1).all())
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+def test_in_a_metric_a_search_of_inputs_finds_no_false_proof(lifted, ridge):
+    """100,000 inputs in all: those that the moments describe, others far out, and differences of two."""
+    layer = random_layer(4, 6, 9, seed=5)
+    if lifted:
+        layer = lift(layer, left_bias=normal(9, seed=1), bias=normal(4, seed=2)).drop_constant()
+    turn = orthonormal(6, 6, seed=3) * torch.tensor([5.0, 2, 1, 0.5, 0.1, 0.02]).double()
+    data = normal(2000, 6, seed=4) @ turn.T + normal(6, seed=5)
+    result = decompose(layer, "eigen", moments=Moments.of(data), ridge=ridge)
+    draws = normal(23_000, 6, seed=6) @ turn.T
+    x = torch.cat([data, draws[:8000] + data.mean(0), draws[8000:] ** 3])
+    assert len(x) == 25_000
+    decision = layer(x).argmax(-1)
+    shares = []
+    for rank in (1, 3, 5, result.rank):
+        proven = certificate(result, rank, x)
+        assert torch.equal(result.truncate(rank)(x).argmax(-1)[proven], decision[proven])
+        shares.append(float(proven.double().mean()))
+    assert 0 < shares[1] <= shares[2] <= shares[3]
+    assert shares[3] > 0.99
+    # without its metric, the filters would be taken for eigenvectors of unit norm
+    blind = replace(result, report=replace(result.report, metric=None))
+    assert not certificate(blind, 5, x[:500]).any()
+
+
+def test_an_input_off_the_support_of_singular_moments_is_refused():
+    data = normal(300, 6, seed=1) * torch.tensor([1.0, 1, 1, 1, 0, 0])
+    layer = random_layer(3, 6, 5, seed=5)
+    seen, x = decompose(layer, "eigen", moments=Moments.of(data), ridge=0), data[:9].clone()
+    assert seen.report.metric.rank == 4
+    assert certificate(seen, 4, x).all()  # all that is left
+    x[7, 5] = 1e-9
+    with pytest.raises(
+        ValueError, match=r"x\[7\] is off the support of the metric \(rank 4 of 6\) by a part of length 1e-09"
+    ):
+        certificate(seen, 4, x)
+    assert certificate(decompose(layer, "eigen", moments=Moments.of(data), ridge=1e-2), 6, x).all()

@@ -50,7 +50,7 @@ def test_a_change_of_basis_drops_the_names_of_its_side():
     layer = named()
     assert seen(layer.change_basis(inputs=normal(6, 6, seed=1))) == (None, OUTPUTS, None)
     assert seen(layer.change_basis(outputs=normal(3, 3, seed=1))) == (INPUTS, None, (2, 3))
-    assert seen(decompose(layer, "eigen").pull_back(normal(6, 5, seed=1))) == (None, OUTPUTS, None)
+    assert seen(decompose(layer, "eigen").change_basis(normal(6, 5, seed=1))) == (None, OUTPUTS, None)
 
 
 def test_a_network_has_the_inputs_of_its_first_part_and_the_outputs_of_its_last():

@@ -27,7 +27,7 @@ TABLES |= {
 }
 NO_TABLE = {
     "a layer or a network": {"BilinearLayer", "BilinearNetwork", "TermNetwork"},
-    "arrays": {"Term", "Split", "Moments", "Dictionary", "Submatrix", "Overlap", "Projection"},
+    "arrays": {"Term", "Split", "Moments", "Metric", "Dictionary", "Submatrix", "Overlap", "Projection"},
     "a part of another object, which has the records": {"Bond", "Level", "Component", "EigenGroup", "Names"},
     "a named tuple, which is a record itself": {"Start", "Interaction", "Label"},
     "a matrix that is never formed; `top` gives a table": {"FeatureInteractions"},

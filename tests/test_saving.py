@@ -47,7 +47,7 @@ REFUSED = {
     OPTIONS: """
         BlockTerm CP Eigen FitOptions Gaussian HOSVD Layout NonNegative OutputSVD RandomComponents RemovalRule Smooth
         Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac TensorlyTucker
-        Tree Tucker""",
+        Tree Tucker Whitened""",
     "a plan holds no data: plan() makes it again in milliseconds": "Chunk Plan Step",
     "what a notebook shows, made again from its object": "Card",
     "a question to a network: keep the network, and what it was asked": "Query",

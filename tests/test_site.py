@@ -139,7 +139,7 @@ def test_a_private_name_in_a_signature_is_a_complaint(build):
     pages = build.contents_pages()
     reference = build.Reference(pages)
     page = pages["tensornet_interp"]
-    assert "CPResult</a>" in reference.signature("x: tensornet_interp.results.CPResult", page, "f")
+    assert "CPResult</a>" in reference.signature("x: tensornet_interp.factored.CPResult", page, "f")
     assert list(reference.problems) == []
     reference.signature("x: tensornet_interp.decompositions.compress.Compressed", page, "f")
     assert len(reference.problems) == 1

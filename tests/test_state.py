@@ -252,7 +252,7 @@ CALLS = {
     "ordered similarity": lambda g: [ordered_similarity([g.result, g.result], by) for by in EIGENVALUE_RANKINGS],
     "matched similarity": lambda g: matched_similarity([g.result, g.result], 2),
     "jackknife": lambda g: jackknife(g.x[:3], [(0, 1), (0, 2), (1, 2)]),
-    "pull back": lambda g: g.result.pull_back(normal(5, 3, seed=6)),
+    "pull back": lambda g: g.result.change_basis(normal(5, 3, seed=6)),
     "output similarity": lambda g: [
         output_similarity(g.layer, g.other, kind=k) for k in ("tree", "symmetric", "gaussian")
     ],

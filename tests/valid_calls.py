@@ -26,6 +26,7 @@ from tensornet_interp import (
     SymmetricCP,
     Term,
     Tucker,
+    Whitened,
     adversarial,
     circuits,
     compare,
@@ -40,6 +41,7 @@ from tensornet_interp import (
     inner_products,
     interchange,
     keys,
+    layer_moments,
     lift,
     lifting,
     load,
@@ -62,6 +64,7 @@ from tensornet_interp import (
     write_report,
 )
 from tensornet_interp.contraction import mode_sizes
+from tensornet_interp.metric import Metric
 
 _FOLDER = tempfile.TemporaryDirectory()
 HOME = Path(_FOLDER.name)  # every file that a row reads or writes
@@ -87,6 +90,7 @@ READER = features.Dictionary(normal(4, 3, seed=6), normal(3, 4, seed=7), name="o
 SAVED = features.Dictionary(normal(10, 5, seed=6), normal(5, 10, seed=7), k=3, name="1-mlp-x2-k3")
 WINDOW = torch.tensor([0, 0, 1, 1, 2, 2])
 MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64))
+METRIC, AFFINE = Metric.of(MOMENTS), Whitened("eigen", MOMENTS, linear="exact")(LIFTED)
 TREE = circuits.circuit(STACK, OUT, widths=2, x=X, progress=False)
 ODTS = odt(STACK)
 INTERACTIONS = features.feature_interactions(LAYER, OUT, normal(5, 7, seed=7), basis="made")
@@ -168,12 +172,21 @@ CALLS = {
     "SpectralResult.contributions": (RESULT.contributions, dict(x1=X, x2=X)),
     "SpectralResult.truncate": (RESULT.truncate, dict(rank=2)),
     "SpectralResult.keep": (RESULT.keep, dict(mask=torch.ones(3, 5, dtype=torch.bool))),
-    "SpectralResult.pull_back": (RESULT.pull_back, dict(inputs=normal(5, 2), input_bias=None, basis="a")),
+    "Result.change_basis": (RESULT.change_basis, dict(inputs=normal(5, 2), input_bias=None, basis="a")),
     "SpectralResult.activation_participation": (RESULT.activation_participation, dict(x=X)),
     "SpectralResult.groups": (RESULT.groups, dict(block=1, rtol=0.1)),
     "CPResult": (type(FIT), dict(report=FIT.report, weights=FIT.weights, outputs=FIT.outputs, left=FIT.left, right=FIT.right, constant_in=True, constant_out=True)),
     "TuckerResult": (type(CORE), dict(report=CORE.report, core=CORE.core, outputs=CORE.outputs, inputs=CORE.inputs, singular_values=None, constant_in=True, constant_out=True)),
+    "Metric": (Metric, dict(root=normal(5, 3), center=IN, ridge=0.1, count=4, note="a")),
+    "Metric.of": (Metric.of, dict(moments=MOMENTS, ridge=0.1, lifted=True)),
+    "Metric.whiten": (METRIC.whiten, dict(part=LAYER)),
+    "Metric.coordinates": (METRIC.coordinates, dict(x=X)),
+    "Metric.to": (METRIC.to, dict(device="cpu")),
+    "AffineResult": (decompositions.AffineResult, dict(report=AFFINE.report, interaction=AFFINE.interaction, affine=AFFINE.affine)),
+    "AffineResult.to": (AFFINE.to, dict(device="cpu", dtype=torch.float32)),
     # decompositions
+    "Whitened": (lambda **options: Whitened(**options)(LIFTED), dict(strategy="eigen", moments=MOMENTS, ridge=0.1, linear="exact")),
+    "Whitened.__call__": (Whitened("eigen", MOMENTS), dict(layer=LAYER)),
     "decompose": (decompose, dict(part=LAYER, method="cp", options=dict(rank=4))),
     "build": (decompositions.build, dict(method="cp", options={"rank": 2})),
     "tensorly_adapter": (decompositions.tensorly_adapter, dict(function="parafac")),
@@ -212,6 +225,7 @@ CALLS = {
     "Gaussian": (inner_products.Gaussian, dict(moments=MOMENTS, method="auto", samples=10, seed=0)),
     "Moments": (Moments, dict(mean=MOMENTS.mean, covariance=MOMENTS.covariance, count=4, note="a")),
     "Moments.of": (Moments.of, dict(x=X)),
+    "layer_moments": (layer_moments, dict(network=STACK, inputs=X)),
     "Moments.standard": (Moments.standard, dict(size=3, device="cpu")),
     "Moments.to": (MOMENTS.to, dict(device="cpu")),
     "Moments.divided_by": (MOMENTS.divided_by, dict(scale=torch.tensor(2.0))),
@@ -374,5 +388,5 @@ NOT_CALLED = {
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names"],
-    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
+    STEP: ["Metric.apply", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

@@ -10,11 +10,12 @@ from torch import Tensor
 from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_bool, check_list, check_size
 from tensornet_interp.decompositions.canonical import congruence
+from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network, wide_layer
 from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.report import Report
-from tensornet_interp.results import CPResult, Result
+from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed

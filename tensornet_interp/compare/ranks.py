@@ -12,10 +12,10 @@ from tensornet_interp.checks import check_choice, check_int, check_iterations, c
 from tensornet_interp.compare.trust import AGREES, DETERMINED, ComponentTrust, component_trust
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.decompositions.compress import compress
+from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.network import wide_layer
 from tensornet_interp.numerics import unit_columns
-from tensornet_interp.results import CPResult
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record

@@ -93,7 +93,7 @@ def ordered_similarity(
 
     results: eigendecompositions of two or more runs with the same inputs and blocks, with all eigenpairs kept. The
     vectors are compared as they are. If embeddings differ between runs and the results are in the embedding basis,
-    apply `pull_back` to the results first.
+    apply `change_basis` to the results first.
     by: the ranking. "positive" ranks positive eigenvalues, largest first; "negative" ranks negative eigenvalues, most
     negative first; "magnitude" ranks all eigenvalues.
     count: the number of places. Signs of vectors do not matter. No run is compared with itself.

@@ -9,9 +9,9 @@ from torch import Tensor
 from tensornet_interp.compare.tangents import Tangents, block_tangents, cp_tangents
 from tensornet_interp.decompositions.compress import Compressed, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import eigenvalue_noise
-from tensornet_interp.results import CPResult
 from tensornet_interp.spectral import SpectralResult
 
 _MOST, _MOST_BLOCKS = 6000, 2000  # unknowns: the side of the largest matrix that is inverted

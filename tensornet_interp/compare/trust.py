@@ -13,10 +13,10 @@ from tensornet_interp.compare.components import match
 from tensornet_interp.compare.nulls import recombined
 from tensornet_interp.compare.standard_errors import eigenvector_errors, fitted_errors
 from tensornet_interp.decompositions.compress import compress
+from tensornet_interp.factored import CPResult
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.network import wide_layer
-from tensornet_interp.results import CPResult
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed

@@ -3,12 +3,10 @@
 The result is a tensor network with the same open modes as the layer, so it can stand wherever the layer stood.
 """
 
-import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
+from typing import Literal, TypeVar, overload
 
-from tensornet_interp.checks import check_int, check_mapping, suggestion
+from tensornet_interp.checks import check_int
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.decompositions.adapter import (
     TensorlyDecomposition,
@@ -17,6 +15,7 @@ from tensornet_interp.decompositions.adapter import (
     TensorlyTucker,
     tensorly_adapter,
 )
+from tensornet_interp.decompositions.affine_result import AffineResult
 from tensornet_interp.decompositions.block_term import BlockTerm
 from tensornet_interp.decompositions.cp import CP, SymmetricCP
 from tensornet_interp.decompositions.eigen import Eigen
@@ -25,19 +24,23 @@ from tensornet_interp.decompositions.output_svd import OutputSVD
 from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.decompositions.solve import FitOptions
+from tensornet_interp.decompositions.strategies import Decomposition, Strategy, apply_strategy, own_options
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
 from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
+from tensornet_interp.decompositions.whitened import Whitened, build, moments_by_part
+from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
+from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork, check_network
-from tensornet_interp.registry import get_decomposition, register_decomposition
-from tensornet_interp.results import CPResult, TuckerResult
+from tensornet_interp.registry import register_decomposition
 from tensornet_interp.spectral import SpectralResult
 
 __all__ = [
     "BUILT_IN",
     "CP",
     "HOSVD",
+    "AffineResult",
     "BlockTerm",
     "Decomposition",
     "Eigen",
@@ -57,33 +60,13 @@ __all__ = [
     "TensorlyParafac",
     "TensorlyTucker",
     "Tucker",
+    "Whitened",
     "build",
     "decompose",
     "from_tensorly",
     "measured",
     "tensorly_adapter",
 ]
-
-
-@runtime_checkable
-class Decomposition(Protocol):
-    """A decomposition is an object, such as a frozen dataclass, whose fields are options; it is called on a layer.
-
-    Any object with these two methods is one. Its class may declare what holds for the steps of its ladder:
-    `nested = True`, the error never rises along the ladder; `fitted = True`, no scalar times the result fits the layer
-    better; `odd = True`, the decomposition of -layer is minus that of the layer. What a class does not declare counts
-    as False. `check_decomposition` tests what is declared.
-    """
-
-    def __call__(self, layer: BilinearLayer) -> TensorNetwork:
-        """Return a network with modes (out, in1, in2) that approximates the layer, or equals it."""
-
-    @classmethod
-    def ladder(cls, layer: BilinearLayer) -> Sequence["Decomposition"]:
-        """Return decompositions of this layer, from a small one to an exact one.
-
-        The sequence is empty if the method cannot reproduce a layer exactly.
-        """
 
 
 BUILT_IN: dict[str, type] = {
@@ -105,7 +88,6 @@ for _name, _class in BUILT_IN.items():
 explain_missing_names(__name__)
 
 
-Strategy = str | Callable[[BilinearLayer], TensorNetwork]
 R = TypeVar("R", bound=BilinearMap)
 SpectralName = Literal["block_term", "eigen", "output_svd", "symmetric_cp"]
 CPName = Literal["cp", "random_components", "tensorly_non_negative_parafac", "tensorly_parafac"]
@@ -137,6 +119,9 @@ def decompose(
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
     mapping from the index of a part to a name or an object; parts that the mapping does not name stay unchanged.
+    options: also `moments`, and with it "ridge" and "linear": the method is then a `Whitened` strategy, which
+    decomposes in the metric of the inputs. For a network `moments` is a list with one `Moments` per part, or a mapping
+    from the index of a part. If a method has an option of such a name itself, it gets the option; use `Whitened` then.
 
     Result: for a layer, the result of the decomposition, as a bilinear map; for a network, a network whose parts are
     decomposed. A type checker knows the type of the result for every built-in name and for every decomposition object.
@@ -160,41 +145,10 @@ def decompose(
         for i, strategy in method.items():
             part = part.replace(i, decompose(part[i], strategy))
         return part
-    strategy = build(method, options)
     if isinstance(part, BilinearNetwork):
-        return BilinearNetwork([_apply(strategy, layer) for layer in part.layers])
-    return _apply(strategy, check_network("part", part).to_layer())
-
-
-def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
-    """Return the decomposition with this registered name and these options; an object is returned unchanged.
-
-    Raises TypeError if the decomposition has no such option, and ValueError if options are given together with an
-    object.
-    """
-    if not isinstance(method, str):
-        if not callable(method) or isinstance(method, type):
-            raise TypeError(f"method must be a registered name or a decomposition object, got {method!r}")
-        if options:
-            raise ValueError(f"options {sorted(options)} go with a name only; {method!r} has its own options")
-        return method
-    factory = get_decomposition(method)
-    known = list(inspect.signature(factory).parameters)
-    for option in check_mapping("options", options):
-        if option not in known:
-            hint = suggestion(option, known)
-            raise TypeError(f"'{method}' has no option '{option}'; it has: {', '.join(known) or 'none'}{hint}")
-    return cast(Callable[[BilinearLayer], TensorNetwork], factory(**options))
-
-
-def _apply(strategy: Callable[[BilinearLayer], TensorNetwork], layer: BilinearLayer) -> BilinearMap:
-    result = strategy(layer)
-    if not isinstance(result, TensorNetwork):
-        raise TypeError(f"{strategy!r} returned {type(result).__name__}, not a TensorNetwork")
-    if result.sizes != layer.sizes:
-        raise ValueError(f"{strategy!r} changed the open modes from {layer.sizes} to {result.sizes}")
-    if isinstance(result, BilinearMap):
-        return result
-    history = (*layer.history, repr(strategy))
-    made = result.to_layer()
-    return dataclasses.replace(layer, down=made.down, left=made.left, right=made.right, history=history)
+        moments: Sequence[Moments | None] = [None] * len(part)
+        if options.get("moments") is not None and "moments" not in own_options(method):
+            moments = moments_by_part(part, options.pop("moments"))
+        strategies = [build(method, options if given is None else options | {"moments": given}) for given in moments]
+        return BilinearNetwork([apply_strategy(*pair) for pair in zip(strategies, part.layers, strict=True)])
+    return apply_strategy(build(method, options), check_network("part", part).to_layer())

@@ -19,10 +19,11 @@ from tensornet_interp.checks import check_int, check_kind, suggestion
 from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
 from tensornet_interp.decompositions.tensorly_forms import fields_of
+from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
-from tensornet_interp.results import CPResult, Result, TuckerResult
+from tensornet_interp.results import Result
 
 _OURS = ("rank", "random_state", "return_errors", "verbose", "callback")  # arguments that the adapter itself sets
 

@@ -20,9 +20,9 @@ from tensornet_interp.decompositions.starts import (
     random_start,
     untie,
 )
+from tensornet_interp.factored import CPResult
 from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.results import CPResult
 from tensornet_interp.spectral import SpectralResult
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.checks import check_kind, check_number
 from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
-from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
 from tensornet_interp.results import Result
 
@@ -50,7 +50,7 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
 
 
 @torch.no_grad()
-def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | None = None) -> Distance:
+def measure(result: BilinearMap, exact: BilinearMap, layer: BilinearLayer, known: float | None = None) -> Distance:
     """Return the relative error of a result that was rounded to a narrower dtype, and an upper bound on this error.
 
     ||symmetrized layer - result|| / ||symmetrized layer||
@@ -95,7 +95,7 @@ def measure(result: Result, exact: Result, layer: BilinearLayer, known: float | 
     return between(math.hypot(known_error, lost), known_bound - known_error + lost + slack)
 
 
-def _by_entries(result: Result, core: BilinearLayer, exponent: int) -> float:
+def _by_entries(result: BilinearMap, core: BilinearLayer, exponent: int) -> float:
     """Return ||core - result / 2^exponent|| over all entries, computed for some outputs at a time."""
     n_out, n_in, _ = core.shape
     lost = core.down.new_zeros(())

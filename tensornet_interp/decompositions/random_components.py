@@ -11,10 +11,10 @@ from tensornet_interp.checks import check_choice, check_int, check_kind, check_s
 from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report
-from tensornet_interp.results import CPResult
 
 SOURCES = ("hidden", "eigen")
 REFITS = ("outputs", "scalar")

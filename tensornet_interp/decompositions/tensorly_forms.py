@@ -14,10 +14,11 @@ from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import fix_signs
 from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
+from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.numerics import unit_columns
 from tensornet_interp.report import Report
-from tensornet_interp.results import CPResult, Result, TuckerResult
+from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from tensornet_interp.checks import check_int, check_iterations, check_kind, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
 from tensornet_interp.decompositions.errors import cut_warning, measured
+from tensornet_interp.factored import TuckerResult
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import input_gram
 from tensornet_interp.report import Report
-from tensornet_interp.results import TuckerResult
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import t_quantile, unit_columns, without_autocast
+from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
@@ -234,12 +234,15 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
 
 @without_autocast
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
-    """Return the part of x (token, in) that lies in the span of orthonormal columns, vectors (in, rank).
+    """Return the part of x (token, in) that lies in the span of the columns of vectors (in, rank).
 
-    part[token] = sum_rank (vectors[:, rank] . x[token]) vectors[:, rank]
+    part[token] = V V^+ x[token], for orthonormal columns V V^T x[token]
+
+    V are the vectors, and V^+ is their pseudoinverse.
     """
     check_batch("x", x, "in")
     check_tensor("vectors", vectors, ("in", "vector"))
     check_size("in", x=x.shape[-1], vectors=len(vectors))
     check_alike(x=x, vectors=vectors)
-    return (x @ vectors) @ vectors.T
+    wide = vectors.to(torch.float64)
+    return (x @ vectors) @ torch.linalg.pinv(wide, rtol=row_noise(wide, vectors.dtype)).to(vectors.dtype)

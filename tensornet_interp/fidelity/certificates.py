@@ -4,6 +4,7 @@ The decision for an input is the output with the largest value.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from tensornet_interp.balance import balance, rescale
 from tensornet_interp.checks import check_int, check_kind, check_list, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import unit_columns
+from tensornet_interp.metric import Metric
+from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.spectral import SpectralResult
 
 _BATCH = 512  # samples whose component activations are in memory at once
@@ -28,29 +30,46 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     most max(0, highest cut eigenvalue) * rho. A decision is proven if its margin to every other output exceeds the most
     that the cut parts can add to the difference. Two things are subtracted from the margin: the error bound of `result`
     and what its eigenvectors lack of being orthonormal. So if rounding dominates a layer, nothing is proven. |x|^2
-    includes the 1 of a lifted input.
-    x: (batch, in). Raises ValueError if `result` lacks eigenpairs or has fewer than 2 outputs.
-    Cost: block * in * (result's rank)^2 + batch * block * (in * rank + out).
+    includes the 1 of a lifted input. In a metric, filters are not orthonormal but their products in the metric are, so
+    all of this is computed in whitened coordinates: rho = |F+ x|^2 - |W^T x|^2. The result says nothing about an input
+    with a part on which the metric has no weight.
+    x: (batch, in). Raises ValueError if `result` lacks eigenpairs or has fewer than 2 outputs, or if an input is off
+    the support of the metric of the result; the message names its row.
+    Cost: block * in * (result's rank)^2 + batch * block * (in * rank + out); in a metric also batch * in * (its rank).
     """
     rank = check_int("rank", rank, 1, check_kind("result", result, SpectralResult).rank)
     rounded = 2 * torch.finfo(result.eigenvalues.dtype).eps  # eigenvalues and eigenvectors
-    if result.relative_error is None or result.relative_error > max(1e-3, rounded):
-        raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {result.relative_error}")
+    report, metric = result.report, result.metric
+    found, bound = report.relative_error, report.relative_error_bound
+    if metric is not None:
+        found, bound = report.metric_error, report.metric_error_bound
+    if found is None or found > max(1e-3, rounded) or report.relative_error is None:
+        raise ValueError(f"a certificate needs the whole spectrum (rank=None); relative error {found}")
     check_tensor("x", x, ("batch", "in"))
     # a decision depends on no scale, and squares must neither over- nor underflow
     outputs, _ = rescale(result.drop_constant().outputs)  # (out, block)
     eigenvalues, _ = rescale(result.eigenvalues)
-    error = result.report.relative_error_bound or result.relative_error
-    vectors = result.eigenvectors.double()  # (block, in, rank)
+    error = bound or found
+    filters = result.eigenvectors.double()  # (block, in, rank)
+    vectors = filters if metric is None else metric.full().T @ filters  # (block, whitened in, rank)
     identity = torch.eye(vectors.shape[2], dtype=vectors.dtype, device=vectors.device)
     error += float(torch.linalg.matrix_norm(vectors.mT @ vectors - identity).max())  # |V^T x|^2 <= (1 + this) |x|^2
     if len(outputs) < 2:
         raise ValueError(f"a decision needs at least 2 outputs, the result has {len(outputs)}")
-    scale = torch.linalg.matrix_norm(outputs, 2) * eigenvalues.norm()
+    largest = torch.linalg.matrix_norm(outputs, 2)
+    scale = largest * eigenvalues.norm()
+    # the norm of the layer over all inputs: of the result, and of what the result is off
+    gram = (filters.mT @ filters).square()
+    reach = largest * torch.einsum("brs,br,bs->", gram, eigenvalues, eigenvalues).clamp_min(0).sqrt()
+    reach = reach / max(1 - report.relative_error, torch.finfo(reach.dtype).tiny)
     low, high = _cut_range(eigenvalues[:, rank:])  # (block,)
     proven = []
-    for batch in x.split(_BATCH):
-        z = unit_columns(result.lift_input("x", batch).double().T)[0].T
+    for first in range(0, len(x), _BATCH):
+        wide = result.lift_input("x", x[first : first + _BATCH]).double()
+        seen = _Seen(wide, *wide.new_zeros(2, len(wide))) if metric is None else _see(metric, wide, first)
+        columns, lengths = unit_columns(seen.coordinates.T)
+        parts = (seen.noise, seen.distance, unit_columns(wide.T)[1])
+        z, noise, distance, size = columns.T, *(part / nonzero(lengths) for part in parts)
         projected = torch.einsum("ni,bir->nbr", z, vectors[:, :, :rank]).square()
         squared = z.square().sum(-1)
         rho = (squared[:, None] - projected.sum(-1)).clamp_min(0)  # (batch, block)
@@ -60,7 +79,8 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
         worst = gap.clamp_min(0) @ (low * rho)[..., None] + gap.clamp_max(0) @ (high * rho)[..., None]
         margin = logits.gather(-1, winner[:, None]) - logits + worst[..., 0]
         margin.scatter_(-1, winner[:, None], torch.inf)
-        slack = 2 * scale * (error + _ROUNDING) * squared
+        slack = 2 * scale * (error + _ROUNDING + noise * (2 + noise)) * squared
+        slack = slack + 2 * reach * distance * (2 * size + distance)
         proven.append(margin.amin(-1) > slack)
     return torch.cat(proven)
 
@@ -114,6 +134,35 @@ def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tenso
                 least[row, :, b] = torch.minimum(least[row, :, b], -at_most)
     best, winner = least.max(-1)
     return torch.where(best > 0, winner, torch.full_like(winner, -1))
+
+
+class _Seen(NamedTuple):
+    """What a metric sees of inputs: coordinates (batch, in), bounds on their rounding, and distances to the support."""
+
+    coordinates: Tensor
+    noise: Tensor  # (batch,)
+    distance: Tensor  # (batch,)
+
+
+def _see(metric: Metric, x: Tensor, first: int) -> _Seen:
+    """Return what a metric sees of inputs (batch, in), constant included; raise ValueError for inputs off its support.
+
+    first: the number of the first input, for the error.
+    """
+    plain = x if metric.center is None else x[:, 1:]
+    z, distance = metric.coordinates(plain)
+    sizes = plain.abs() if metric.center is None else plain.abs() + metric.center.abs()
+    reached = sizes @ metric.inverse()[0].abs().T  # |F+| (|x| + |center|)
+    share = 4 * sum(metric.root.shape) * torch.finfo(torch.float64).eps
+    allowed = share * torch.linalg.vector_norm(sizes + reached @ metric.root.abs().T, dim=1)
+    off = distance > allowed
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        raise ValueError(
+            f"x[{first + row}] is off the support of the metric (rank {metric.rank} of {len(metric.root)}) by a part of"
+            f" length {float(distance[row]):.3g}, of which the result says nothing; decompose with a ridge above 0"
+        )
+    return _Seen(z, share * torch.linalg.vector_norm(reached, dim=1), distance)
 
 
 def _cut_range(cut: Tensor) -> tuple[Tensor, Tensor]:

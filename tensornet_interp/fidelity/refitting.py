@@ -77,11 +77,7 @@ def refit(
         found, how = _softmax(features, outputs, targets, start, max_iterations), "softmax regression"
     values = times_power(found / scale, -2 * exponent).to(result.eigenvalues.dtype)
     order = values.abs().argsort(dim=1, descending=True, stable=True)
-    report = replace(
-        result.report,
-        method=f"{result.report.method}, {int(kept.sum())} eigenpairs refitted by {how}",
-        relative_error=None,
-    )
+    report = result.report.unmeasured(f"{result.report.method}, {int(kept.sum())} eigenpairs refitted by {how}")
     ordered = small.eigenvectors.gather(2, order[:, None, :].expand_as(small.eigenvectors))
     return replace(result, report=report, eigenvalues=values.gather(1, order), eigenvectors=ordered)
 

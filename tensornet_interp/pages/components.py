@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.decompositions import TensorTrainResult
+from tensornet_interp.factored import CPResult, TuckerResult
 from tensornet_interp.pages.figures import bars, cell, curves, spectrum, strips
 from tensornet_interp.pages.parts import Figure, Group, Section, Table, table_of
 from tensornet_interp.plots.blocks import block_names, pixels
 from tensornet_interp.plots.factors import gauged
 from tensornet_interp.plots.inputs import InputView, input_view, largest, output_names
 from tensornet_interp.plots.sheets import numbers
-from tensornet_interp.results import CPResult, Result, TuckerResult
+from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.tables import HasRecords, Record
 

@@ -107,6 +107,7 @@ def explanation(
     else:
         kind = "Decision" if label is None else "A right decision" if best[0] == label else "A wrong decision"
         title = f"{kind}: margin {names[best[0]]} over {names[best[1]]} = {total}, all other components {others}"
+    title = title if result.metric is None else f"{title}; patterns in the metric of the data"
     shown = sorted(best)
     bar_labels, widest, row = fitted([names[i] for i in shown], 1.8, LABEL, 2)
     blocks, _, head = fitted(block_names(result), view.width, LABEL, 3)

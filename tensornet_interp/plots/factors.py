@@ -9,12 +9,13 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_kind, check_size
 from tensornet_interp.compare import DETERMINED, ComponentTrust
+from tensornet_interp.factored import CPResult
 from tensornet_interp.names import Shape
 from tensornet_interp.numerics import nonzero
+from tensornet_interp.plots.blocks import caption, patterns_of
 from tensornet_interp.plots.images import DIVERGING, to_numpy
 from tensornet_interp.plots.inputs import input_view, output_names
 from tensornet_interp.plots.sheets import LABEL, Sheet, fitted, line_height, signs
-from tensornet_interp.results import CPResult
 
 
 def components(
@@ -31,7 +32,8 @@ def components(
 
     c, l and r are the output vector and the two input vectors of a component. Top: the vector l + r; its squared
     product with x, times weight c / 4, adds to the outputs. Middle: the vector l - r; its squared product with x, times
-    weight c / 4, is subtracted. Bottom: weight c as bars. Every vector has its own scale, and its norm is its title.
+    weight c / 4, is subtracted. In a metric, the patterns of both are drawn. Bottom: weight c as bars. Every vector has
+    its own scale, and its norm is its title.
     shape: (height, width) of inputs that are images. names: one per output. By default, both come from the result, as
     far as it knows them. count: by default 8, or the rank if that is smaller. trust: that of `component_trust`; the
     standard error of each component then stands below its bars, and the bars of undetermined components are hollow.
@@ -50,7 +52,8 @@ def components(
     left, gap = max(0.4, widest + 0.2), 0.15
     pitch = line_height(LABEL) + view.height + 0.25
     below = max(0.5, len(names) * (row + 0.02))
-    title = f"The {count} largest of {result.rank} components, basis: {result.report.basis}"
+    what = "" if result.metric is None else ", drawn as patterns"
+    title = caption(result, f"The {count} largest of {result.rank} components{what}")
     under = 0.5 if errors is None else 0.5 + line_height(LABEL)
     figure = Sheet(left + count * (view.width + gap) + 0.1, 2 * pitch + below + under, title, view.note)
     limit = 1.1 * float(outputs[:, :count].abs().max()) or 1.0
@@ -139,8 +142,8 @@ def gauged(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
     check_kind("result", result, CPResult, "; decompose(layer, 'cp') gives one")
     order = result.weights.abs().argsort(descending=True, stable=True)
     outputs, left, right = ((result.outputs * result.weights)[:, order], result.left[:, order], result.right[:, order])
-    turn = torch.where((left * right).sum(0) < 0, -1.0, 1.0).to(right)
-    images = [left + turn * right, left - turn * right]
+    turn = torch.where((left * patterns_of(result, right)).sum(0) < 0, -1.0, 1.0).to(right)
+    images = [patterns_of(result, left + turn * right), patterns_of(result, left - turn * right)]
     for number, image in enumerate(images):
         largest = image.gather(0, image.abs().argmax(0, keepdim=True))[0]
         images[number] = image * torch.where(largest < 0, -1.0, 1.0).to(image)

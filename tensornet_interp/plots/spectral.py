@@ -18,7 +18,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.compare import DETERMINED, ComponentTrust
 from tensornet_interp.names import Shape
-from tensornet_interp.plots.blocks import block_names, check_count, pixels, result_view
+from tensornet_interp.plots.blocks import block_names, caption, check_count, pixels, result_view
 from tensornet_interp.plots.images import to_numpy
 from tensornet_interp.plots.inputs import output_names, vector_view
 from tensornet_interp.plots.sheets import LABEL, Sheet, bare, fitted, line_height, numbers, signs
@@ -42,10 +42,11 @@ def spectrum(
 ) -> Figure:
     """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors.
 
-    If more than 10 eigenvalues are below 1 % of the largest magnitude, the spectrum leaves these out. shape: (height,
-    width) of inputs that are images. name: the name of the block in the title. By default, both come from the result,
-    as far as it knows them. count: by default 4, or the rank if that is smaller. trust: that of `component_trust`; each
-    eigenvalue then has an error bar, the noise, and is hollow if its eigenvector is undetermined.
+    Of a result in a metric, patterns are drawn, and the title says so. If more than 10 eigenvalues are below 1 % of the
+    largest magnitude, the spectrum leaves these out. shape: (height, width) of inputs that are images. name: the name
+    of the block in the title. By default, both come from the result, as far as it knows them. count: by default 4, or
+    the rank if that is smaller. trust: that of `component_trust`; each eigenvalue then has an error bar, the noise, and
+    is hollow if its eigenvector is undetermined.
     """
     view = result_view(result, shape)
     check_int("block", block, 0, len(result.eigenvalues) - 1)
@@ -55,7 +56,8 @@ def spectrum(
     order = np.argsort(values)[::-1]
     pitch = line_height(LABEL) + view.height + UNDER + GAP
     height, left = max(2 * pitch, 2.6), 4.4
-    title = f"Interaction matrix of {name or block_names(result)[block]}, basis: {result.report.basis}"
+    what = "" if result.metric is None else " and its patterns"
+    title = caption(result, f"Interaction matrix of {name or block_names(result)[block]}{what}")
     figure = Sheet(left + count * (view.width + GAP) + 0.2, height, title, view.note)
     axes = figure.panel(0.8, 0.3, left - 1.1, height - 0.8)
     if trust is None:
@@ -124,10 +126,10 @@ def eigenvectors(
 ) -> Figure:
     """Draw the `count` most positive and most negative eigenvectors of every block, one column per block.
 
-    A cell is empty if a block has fewer than `count` eigenvalues of that sign. shape: (height, width) of inputs that
-    are images. names: one per block. By default, both come from the result, as far as it knows them. count: by default
-    2, or the rank if that is 1. Blocks that do not fit side by side continue below. Raises ValueError unless there is
-    one name per block.
+    Of a result in a metric, patterns are drawn, and the title says so. A cell is empty if a block has fewer than
+    `count` eigenvalues of that sign. shape: (height, width) of inputs that are images. names: one per block. By
+    default, both come from the result, as far as it knows them. count: by default 2, or the rank if that is 1. Blocks
+    that do not fit side by side continue below. Raises ValueError unless there is one name per block.
     """
     view = result_view(result, shape)
     blocks = len(result.eigenvalues)
@@ -139,7 +141,7 @@ def eigenvectors(
     pitch = line_height(LABEL) + view.height + UNDER
     band = head + 2 * count * pitch + GAP
     bands = -(-blocks // columns)
-    title = f"Leading eigenvectors with their eigenvalues, basis: {result.report.basis}"
+    title = caption(result, "Leading eigenvectors with their eigenvalues")
     figure = Sheet(left + columns * (view.width + GAP) + 0.1, bands * band + 0.1, title, view.note)
     picked = [_extremes(result.eigenvalues[block], count) for block in range(blocks)]
     texts = iter(
@@ -183,7 +185,7 @@ def output_directions(
     """Draw shared output directions, one row each: their weights on every output and their leading eigenvectors.
 
     result: the result of `output_svd`. Bars show the weights; to their right are the `count` most positive and most
-    negative eigenvectors. A direction and its eigenvalues may change sign together.
+    negative eigenvectors, or in a metric their patterns. A direction and its eigenvalues may change sign together.
     shape: (height, width) of inputs that are images. names: one per output. By default, both come from the result, as
     far as it knows them. directions: the number of rows; there are fewer if the result has fewer directions. count: by
     default 2, or the rank if that is 1.
@@ -201,8 +203,8 @@ def output_directions(
     under = line_height(LABEL) + 0.05 if flat else widest + 0.1  # labels of the bars, upright if they are long
     width, left = max(2.4, 0.17 * len(names)), 0.6
     pitch = line_height(LABEL) + max(view.height + UNDER, 0.9 + under) + GAP
-    title = "Output directions by singular value, most positive and most negative eigenvectors"
-    title += f"\nbasis: {result.report.basis}"
+    title = caption(result, "Output directions by singular value, most positive and most negative eigenvectors")
+    title = title.replace(", basis: ", "\nbasis: ", 1)
     figure = Sheet(left + width + 0.2 + 2 * count * (view.width + GAP), rows * pitch + 0.1, title, view.note)
     limit = 1.05 * float(np.abs(outputs[:, :rows]).max())
     for block in range(rows):

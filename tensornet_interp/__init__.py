@@ -7,6 +7,7 @@ name.
 
 import tensorly
 
+from tensornet_interp.attention import AttentionLayer
 from tensornet_interp.bonds import odt
 from tensornet_interp.contraction import Term, contract, plan, rename
 from tensornet_interp.decompositions import (
@@ -40,6 +41,7 @@ tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to T
 __all__ = [
     "CP",
     "HOSVD",
+    "AttentionLayer",
     "BilinearLayer",
     "BilinearMap",
     "BilinearNetwork",

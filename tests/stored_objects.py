@@ -21,6 +21,7 @@ from tensornet_interp import (
     TuckerResult,
     save,
 )
+from tensornet_interp.attention import SVD, AttentionLayer, Entry, LowRank
 from tensornet_interp.bonds import ODT, Bond, Truncation
 from tensornet_interp.circuits import Circuit, Component, Level
 from tensornet_interp.compare import Interval, Matching, OrderedSimilarity, Stability
@@ -159,6 +160,24 @@ OBJECTS = {
         FIDELITY,
         LayerFidelity(1, 0.5, FIDELITY, None),
         NetworkFidelity(FIDELITY, (LayerFidelity(0, 0.25, FIDELITY, 0.125),)),
+        AttentionLayer(
+            down=numbers(2, 2, 1),
+            value=numbers(1, 1, 3),
+            mask=numbers(1, 2, 2, shift=1),
+            queries=(numbers(2, 2, 3),),
+            keys=(numbers(1, 2, 3, shift=1),),
+            rotation=numbers(2, 1, 2, 2),
+            softmax=True,
+            name="block 1",
+            history=("lifted",),
+            basis="residual stream after the norm",
+            constant_in=True,
+            constant_out=True,
+            names=Names(("a", "b"), ("c",)),
+        ),
+        LowRank(left=numbers(2, 1), right=numbers(3, 1), rows="position", columns="source", name="head 1"),
+        SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
+        Entry(1, 2, -0.5),
         Spectra(
             eigenvalues=numbers(2, 1, dtype=torch.float32),
             eigenvectors=numbers(2, 3, 1, dtype=torch.float32),

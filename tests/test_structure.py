@@ -32,6 +32,7 @@ GROUND = {
     "modules": set(),
     "formats": {"checks"},
     "layer": {"affine", "checks", "contraction", "formats", "modules", "names", "numerics", "places", "store"},
+    "stepwise": {"contraction", "layer"},
     "balance": {"checks", "layer", "names"},
     "network": {"cards", "checks", "contraction", "layer", "modules", "names", "store"},
     "lifting": {"checks", "layer", "numerics", "store"},
@@ -67,12 +68,13 @@ ROOMS = {
     "circuits": ALL_GROUND | {"inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions"},
     "weights": ALL_GROUND | {"features"},
+    "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,
     "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "__init__": ALL_GROUND | {"inner_products", "decompositions", "bonds"},
+    "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds"},
 }
 
 

@@ -27,6 +27,7 @@ from tensornet_interp import (
     Term,
     Tucker,
     adversarial,
+    attention,
     circuits,
     compare,
     concentration,
@@ -114,6 +115,17 @@ FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
 (HOME / "checkpoint" / "model.safetensors").write_bytes(weights.pack(FACTORS, {}))
 (HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
+HEADS = attention.AttentionLayer.from_weights(
+    queries=[normal(4, 5, seed=1), normal(4, 5, seed=2)],
+    keys=[normal(4, 5, seed=3), normal(4, 5, seed=4)],
+    value=normal(6, 5, seed=5),
+    out=normal(3, 6, seed=6),
+    heads=2,
+    positions=7,
+    rotary=10.0,
+)
+HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
+TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
 MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4, dtype=torch.float64)).eval()
 LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
@@ -252,6 +264,24 @@ CALLS = {
     "Circuit.contributions": (TREE.contributions, dict(x=X)),
     "Circuit.ablations": (TREE.ablations, dict(x=X)),
     "Circuit.relative_error": (TREE.relative_error, dict(x=X)),
+    # attention
+    "AttentionLayer": (attention.AttentionLayer, {name: getattr(HEADS, name) for name in ("down", "value", "mask", "queries", "keys", "rotation")} | dict(softmax=False, name="a", history=("b",), basis="c", constant_in=True, constant_out=True)),
+    "AttentionLayer.from_weights": (attention.AttentionLayer.from_weights, HEAD_WEIGHTS | dict(heads=2, kv_heads=1, positions=7, mask="causal", rotary=10.0, pairs="halves", scale=0.5, softmax=True, query_biases=[normal(4)], key_biases=[normal(2)], value_bias=normal(3), bias=normal(3), name="a", history=("b",), basis="c", share=True)),
+    "AttentionLayer.__call__": (HEADS.__call__, dict(x=X, max_elements=1000)),
+    "AttentionLayer.multilinear": (lambda x1, x2, x3, x4, x5: HEADS.multilinear(x1, x2, x3, x4, x5), dict(x1=X, x2=X, x3=X, x4=X, x5=X)),
+    "AttentionLayer.scores": (HEADS.scores, dict(x=X, score=1)),
+    "AttentionLayer.pattern": (HEADS.pattern, dict(x=X)),
+    "AttentionLayer.given": (HEADS.given, dict(pattern=normal(2, 6, 6))),
+    "AttentionLayer.lift": (HEADS.lift, dict(query_biases=[normal(2, 2), normal(2, 2)], key_biases=[normal(2, 2), normal(2, 2)], value_bias=normal(2, 3), bias=normal(3), residual=0.0)),
+    "AttentionLayer.qk": (HEADS.qk, dict(head=1, offset=-2, score=1)),
+    "AttentionLayer.ov": (HEADS.ov, dict(head=1)),
+    "AttentionLayer.to": (HEADS.to, dict(device="cpu", dtype=torch.float32)),
+    "LowRank": (attention.LowRank, dict(left=normal(4, 2), right=normal(3, 2), rows="a", columns="b", name="c")),
+    "LowRank.change_basis": (TALL.change_basis, dict(rows=normal(4, 3), columns=normal(4, 5))),
+    "LowRank.entries": (TALL.entries, dict(rows=normal(4, 3), columns=normal(4, 5), max_elements=1000)),
+    "LowRank.top": (TALL.top, dict(n=2, chunk=3)),
+    "LowRank.truncate": (TALL.truncate, dict(rank=1)),
+    "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
     "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
     "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),
@@ -358,9 +388,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
-    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "*.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

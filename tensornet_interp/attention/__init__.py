@@ -1,0 +1,10 @@
+"""Attention layers and stacks over positions, as networks of named modes: exact analyses of heads from the weights."""
+
+from tensornet_interp.attention.layer import AttentionLayer
+from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
+from tensornet_interp.attention.making import rotary_rotation
+from tensornet_interp.pages import explain_missing_names
+
+__all__ = ["SVD", "AttentionLayer", "Entry", "LowRank", "rotary_rotation"]
+
+explain_missing_names(__name__)

@@ -7,7 +7,7 @@ name.
 
 import tensorly
 
-from tensornet_interp.attention import AttentionLayer
+from tensornet_interp.attention import AttentionLayer, SequenceNetwork
 from tensornet_interp.bonds import odt
 from tensornet_interp.contraction import Term, contract, plan, rename
 from tensornet_interp.decompositions import (
@@ -55,6 +55,7 @@ __all__ = [
     "Plan",
     "Report",
     "Result",
+    "SequenceNetwork",
     "SpectralResult",
     "SymmetricCP",
     "TensorNetwork",

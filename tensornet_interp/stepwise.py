@@ -13,7 +13,7 @@ from torch import Tensor
 from tensornet_interp.contraction import Modes, Plan, Term, plan
 from tensornet_interp.layer import TensorNetwork
 
-__all__ = ["Planner", "Run", "through"]
+__all__ = ["Planner", "Run", "join", "through"]
 
 Run = Callable[[Sequence[Term], Modes], Tensor]  # the tensor with axes `output`, summed over all other modes
 
@@ -54,6 +54,20 @@ class Planner:
                 f"the evaluation needs {self.peak_elements:.1e} elements at once, more than"
                 f" max_elements={max_elements:.0e}; {remedy}"
             )
+
+
+def join(pieces: Sequence[Tensor], axis: int) -> Tensor:
+    """Return the pieces of an output, joined along an axis; those of a plan are only counted.
+
+    Views of arrays without storage cost nothing, but the first sum or product of them loads torch's tables for seconds.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    if not pieces[0].is_meta:
+        return torch.cat(list(pieces), axis)
+    shape = list(pieces[0].shape)
+    shape[axis] = sum(piece.shape[axis] for piece in pieces)
+    return pieces[0].new_empty(shape)
 
 
 def through(part: TensorNetwork, x: Tensor, run: Run) -> Tensor:

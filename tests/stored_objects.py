@@ -21,7 +21,7 @@ from tensornet_interp import (
     TuckerResult,
     save,
 )
-from tensornet_interp.attention import SVD, AttentionLayer, Entry, LowRank
+from tensornet_interp.attention import SVD, AttentionLayer, Entry, LinearMap, LowRank, Norm, Part, SequenceNetwork
 from tensornet_interp.bonds import ODT, Bond, Truncation
 from tensornet_interp.circuits import Circuit, Component, Level
 from tensornet_interp.compare import Interval, Matching, OrderedSimilarity, Stability
@@ -114,6 +114,8 @@ LEVELS = (
 )
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
 
+LINEAR = LinearMap(weight=numbers(2, 3), bias=numbers(2), name="embedding")
+
 OBJECTS = {
     type(value).__name__: value
     for value in (
@@ -178,6 +180,10 @@ OBJECTS = {
         LowRank(left=numbers(2, 1), right=numbers(3, 1), rows="position", columns="source", name="head 1"),
         SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
         Entry(1, 2, -0.5),
+        LINEAR,
+        Norm(centered=True, eps=0.5, weight=numbers(2, shift=1), bias=numbers(2), scale=numbers(2, 3, shift=1)),
+        Part(LINEAR, 0.0, Norm(eps=0.25), numbers(2)),
+        SequenceNetwork([LINEAR, Part(layer(2, 2), 0.5)]),
         Spectra(
             eigenvalues=numbers(2, 1, dtype=torch.float32),
             eigenvectors=numbers(2, 3, 1, dtype=torch.float32),

@@ -34,7 +34,7 @@ GROUND = {
     "layer": {"affine", "checks", "contraction", "formats", "modules", "names", "numerics", "places", "store"},
     "stepwise": {"contraction", "layer"},
     "balance": {"checks", "layer", "names"},
-    "network": {"cards", "checks", "contraction", "layer", "modules", "names", "store"},
+    "network": {"cards", "checks", "contraction", "layer", "modules", "names", "stepwise", "store"},
     "lifting": {"checks", "layer", "numerics", "store"},
     "moments": {"checks", "layer", "places", "store"},
     "report": {"cards", "layer", "names", "store", "tables"},

@@ -124,6 +124,9 @@ HEADS = attention.AttentionLayer.from_weights(
     positions=7,
     rotary=10.0,
 )
+TRANSFORMER = attention.SequenceNetwork(
+    [attention.Part(HEADS, 0.0, attention.Norm()), attention.LinearMap(weight=normal(5, 3))]
+)
 HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
 TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
@@ -156,6 +159,7 @@ CALLS = {
     "BilinearNetwork.__call__": (STACK.__call__, dict(x=X)),
     "BilinearNetwork.__getitem__": (STACK.__getitem__, dict(i=0)),
     "BilinearNetwork.multilinear": (STACK.multilinear, dict(x=X)),
+    "BilinearNetwork.plan": (STACK.plan, dict(batch=4)),
     "BilinearNetwork.replace": (STACK.replace, dict(i=0, part=SQUARE)),
     "BilinearNetwork.to": (STACK.to, dict(device="cpu", dtype=torch.float32)),
     "as_network": (network.as_network, dict(part=LAYER, name="a")),
@@ -281,6 +285,21 @@ CALLS = {
     "LowRank.entries": (TALL.entries, dict(rows=normal(4, 3), columns=normal(4, 5), max_elements=1000)),
     "LowRank.top": (TALL.top, dict(n=2, chunk=3)),
     "LowRank.truncate": (TALL.truncate, dict(rank=1)),
+    "LinearMap": (attention.LinearMap, dict(weight=normal(3, 5), bias=normal(3), name="a")),
+    "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
+    "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
+    "Norm": (attention.Norm, dict(centered=True, eps=1e-5, weight=normal(5), bias=normal(5), scale=normal(6))),
+    "Norm.__call__": (attention.Norm(weight=IN, scale=normal(6)), dict(x=X)),
+    "Norm.given": (attention.Norm(weight=IN).given, dict(x=X)),
+    "Norm.to": (attention.Norm(weight=IN).to, dict(device="cpu", dtype=torch.float32)),
+    "SequenceNetwork": (attention.SequenceNetwork, dict(parts=[HEADS, attention.LinearMap(weight=normal(2, 3))])),
+    "SequenceNetwork.__getitem__": (TRANSFORMER.__getitem__, dict(i=0)),
+    "SequenceNetwork.__call__": (TRANSFORMER, dict(x=X, chunk="position", max_elements=1000)),
+    "SequenceNetwork.plan": (TRANSFORMER.plan, dict(batch=2, positions=3)),
+    "SequenceNetwork.streams": (TRANSFORMER.streams, dict(x=X)),
+    "SequenceNetwork.given": (TRANSFORMER.given, dict(x=X)),
+    "SequenceNetwork.replace": (TRANSFORMER.replace, dict(i=1, map=attention.LinearMap(weight=normal(5, 3)))),
+    "SequenceNetwork.to": (TRANSFORMER.to, dict(device="cpu", dtype=torch.float32)),
     "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
     "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
@@ -388,9 +407,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
     STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "*.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

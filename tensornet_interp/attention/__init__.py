@@ -3,8 +3,20 @@
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
 from tensornet_interp.attention.making import rotary_rotation
+from tensornet_interp.attention.parts import LinearMap, Norm, Part
+from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.pages import explain_missing_names
 
-__all__ = ["SVD", "AttentionLayer", "Entry", "LowRank", "rotary_rotation"]
+__all__ = [
+    "SVD",
+    "AttentionLayer",
+    "Entry",
+    "LinearMap",
+    "LowRank",
+    "Norm",
+    "Part",
+    "SequenceNetwork",
+    "rotary_rotation",
+]
 
 explain_missing_names(__name__)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_bool, check_int, check_list, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term
 from tensornet_interp.layer import TensorNetwork
-from tensornet_interp.stepwise import Run
+from tensornet_interp.stepwise import Run, join
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -220,8 +220,8 @@ class AttentionArrays(TensorNetwork):
         return run([inputs, *self.query_terms(i, "in", rows), keys], modes).flatten(1, len(self._heads))
 
     def weigh(self, score: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Return the softmax of one score with the mask as weights of the sources."""
-        return (score + self.mask[..., rows, :].to(score.device).log()).softmax(-1)
+        """Return the softmax of one score with the mask as weights of the sources; a plan has no numbers to weigh."""
+        return score if score.is_meta else (score + self.mask[..., rows, :].log()).softmax(-1)
 
     def evaluate(self, inputs: tuple[Tensor, ...], run: Run, step: int | None = None) -> Tensor:
         """Return the output (batch, position, out) for one input for all legs, or for one per leg.
@@ -244,4 +244,4 @@ class AttentionArrays(TensorNetwork):
             if not self.softmax:
                 terms.append(self.mask_term(rows))
             pieces.append(run([*terms, values, self.down_term()], ("batch", "position", "out")))
-        return torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
+        return join(pieces, 1)

@@ -219,9 +219,10 @@ class AttentionLayer(Named, AttentionArrays):
         y = A(x with biases) + bias + residual x
 
         query_biases: one array (head, size) per score. key_biases: as many (shared head, size). value_bias: (shared
-        head, channel). bias: (out,). One more head, whose pattern is the identity, carries the constant, the bias and
-        the residual; it has 1 channel, or 1 + in with a residual, and all heads get as many. If there are scores
-        without softmax, they get one pair of coordinates that is never turned, in which the new head scores 1.
+        head, channel). bias: (out,). For the last two, one more head, whose pattern is the identity, carries the
+        constant, the bias and the residual. It has 1 channel, or 1 + in with a residual, and all heads get as many; and
+        scores without softmax get a pair of coordinates that is never turned, in which it scores 1. In a
+        `SequenceNetwork`, give bias and residual to the `Part`, which costs nothing.
         Raises ValueError if the layer is lifted already, if sizes differ, or for a residual if in and out differ.
         """
         if self.constant_in or self.constant_out:
@@ -234,7 +235,7 @@ class AttentionLayer(Named, AttentionArrays):
             check_number("residual", residual),
             self.softmax,
         )
-        return replace(self, **arrays, constant_in=True, constant_out=True, history=(*self.history, "lifted"))
+        return replace(self, **arrays, history=(*self.history, "lifted"))
 
     def drop_constant(self) -> "AttentionLayer":
         """Return the same function without the constant output coordinate."""

@@ -195,15 +195,23 @@ def lifted_arrays(
         raise ValueError(f"a residual needs as many outputs as inputs, got out={n_out} and in={n_in}")
 
     def with_bias(name: str, array: Tensor, bias: Tensor | None, mode: str) -> Tensor:
-        """Return (head, size, 1 + in) with the bias in front, and one array per head."""
+        """Return (head, size, 1 + in) with the bias in front."""
         if bias is None:
             bias = array.new_zeros(array.shape[:2])
         check_tensor(name, bias, ("head", mode))
         check_size("head", layer=array.shape[0], **{name: bias.shape[0]})
         check_size(mode, layer=array.shape[1], **{name: bias.shape[1]})
         check_alike(layer=down, **{name: bias})
-        return torch.cat([bias[..., None], array], -1).repeat_interleave(heads // len(array), 0)
+        return torch.cat([bias[..., None], array], -1)
 
+    value = with_bias("value_bias", value, value_bias, "channel")
+    scores: dict[str, Any] = {}
+    for side, name in (("queries", "query_biases"), ("keys", "key_biases")):
+        biases = getattr(given, name) or [None] * len(arrays[side])
+        sides = zip(arrays[side], biases, strict=True)
+        scores[side] = tuple(with_bias(f"{name}[{i}]", array, bias, "size") for i, (array, bias) in enumerate(sides))
+    if bias is None and not residual:
+        return {"value": value, **scores, "constant_in": True}
     if bias is None:
         bias = down.new_zeros(n_out)
     check_tensor("bias", bias, ("out",))
@@ -214,18 +222,16 @@ def lifted_arrays(
     read, write = eye[:1], torch.cat([eye[:1, 0], bias])[:, None]  # the constant and the bias: (1, in), (out, 1)
     if residual:
         read, write = eye, torch.cat([write, residual * eye[:, 1:]], 1)
-    value = pad(with_bias("value_bias", value, value_bias, "channel"), (0, 0, 0, width - channels))
+    value = pad(_by_head(value, heads), (0, 0, 0, width - channels))
     down = pad(down, (0, width - channels, 0, 0, 1, 0))
     read, write = pad(read, (0, 0, 0, width - len(read))), pad(write, (0, width - write.shape[1]))
     same = torch.eye(mask.shape[-1], dtype=mask.dtype, device=mask.device)
     full = mask.expand(*mask.shape[:-3], heads, *mask.shape[-2:])
     same = same.expand(*mask.shape[:-3], 1, *mask.shape[-2:])
-    scores: dict[str, Any] = {}
-    for side, name in (("queries", "query_biases"), ("keys", "key_biases")):
-        biases = getattr(given, name) or [None] * len(arrays[side])
-        sides = zip(arrays[side], biases, strict=True)
-        wide = [with_bias(f"{name}[{i}]", array, bias, "size") for i, (array, bias) in enumerate(sides)]
-        scores[side] = tuple(_with_head(array, eye[0], rotation is not None, softmax) for array in wide)
+    for side, wide in scores.items():
+        scores[side] = tuple(
+            _with_head(_by_head(array, heads), eye[0], rotation is not None, softmax) for array in wide
+        )
     if rotation is not None and not softmax:
         still = torch.eye(2, dtype=rotation.dtype, device=rotation.device).expand(len(rotation), 1, 2, 2)
         rotation = torch.cat([rotation, still], 1)
@@ -235,7 +241,14 @@ def lifted_arrays(
         "mask": torch.cat([full, same], -3),
         **scores,
         "rotation": rotation,
+        "constant_in": True,
+        "constant_out": True,
     }
+
+
+def _by_head(array: Tensor, heads: int) -> Tensor:
+    """Return keys or values with one array for each head, also for those that share one."""
+    return array.repeat_interleave(heads // len(array), 0)
 
 
 def _with_head(array: Tensor, constant: Tensor, turned: bool, softmax: bool) -> Tensor:

@@ -21,7 +21,17 @@ from tensornet_interp import (
     TuckerResult,
     save,
 )
-from tensornet_interp.attention import SVD, AttentionLayer, Entry, LinearMap, LowRank, Norm, Part, SequenceNetwork
+from tensornet_interp.attention import (
+    SVD,
+    AttentionLayer,
+    Entry,
+    LinearMap,
+    LowRank,
+    Norm,
+    Part,
+    QueryForm,
+    SequenceNetwork,
+)
 from tensornet_interp.bonds import ODT, Bond, Truncation
 from tensornet_interp.circuits import Circuit, Component, Level
 from tensornet_interp.compare import Interval, Matching, OrderedSimilarity, Stability
@@ -180,6 +190,7 @@ OBJECTS = {
         LowRank(left=numbers(2, 1), right=numbers(3, 1), rows="position", columns="source", name="head 1"),
         SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
         Entry(1, 2, -0.5),
+        QueryForm(numbers(2), numbers(3, 2)),
         LINEAR,
         Norm(centered=True, eps=0.5, weight=numbers(2, shift=1), bias=numbers(2), scale=numbers(2, 3, shift=1)),
         Part(LINEAR, 0.0, Norm(eps=0.25), numbers(2)),

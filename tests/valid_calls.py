@@ -285,6 +285,14 @@ CALLS = {
     "LowRank.entries": (TALL.entries, dict(rows=normal(4, 3), columns=normal(4, 5), max_elements=1000)),
     "LowRank.top": (TALL.top, dict(n=2, chunk=3)),
     "LowRank.truncate": (TALL.truncate, dict(rank=1)),
+    "OVSVD": (lambda **options: attention.OVSVD(**options)(HEADS), dict(rank=2)),
+    "OVSVD.__call__": (attention.OVSVD(), dict(layer=HEADS)),
+    "copying_score": (attention.copying_score, dict(circuit=TALL)),
+    "head_inner": (attention.head_inner, dict(a=HEADS, b=HEADS, offset=-1)),
+    "head_similarity": (attention.head_similarity, dict(a=HEADS, b=HEADS, offset=-1)),
+    "previous_token_score": (attention.previous_token_score, dict(pattern=normal(2, 4, 4), offset=-1)),
+    "prefix_matching_score": (attention.prefix_matching_score, dict(pattern=normal(2, 4, 4), tokens=torch.tensor([1, 2, 1, 3]))),
+    "query_form": (attention.query_form, dict(layer=HEADS, head=1, key=IN, offset=-1)),
     "LinearMap": (attention.LinearMap, dict(weight=normal(3, 5), bias=normal(3), name="a")),
     "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
     "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
@@ -407,7 +415,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],

@@ -30,7 +30,13 @@ from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
 from tensornet_interp.pages import explain_missing_names
-from tensornet_interp.registry import get_decomposition, register_decomposition
+from tensornet_interp.registry import (
+    Listed,
+    decomposition_problems,
+    get_decomposition,
+    list_decompositions,
+    register_decomposition,
+)
 from tensornet_interp.results import CPResult, TuckerResult
 from tensornet_interp.spectral import SpectralResult
 
@@ -130,9 +136,7 @@ def decompose(
 def decompose(part: TensorNetwork, method: Strategy, /, **options: object) -> TensorNetwork: ...
 
 
-def decompose(
-    part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object
-) -> BilinearMap | BilinearNetwork:
+def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object) -> TensorNetwork:
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
@@ -143,6 +147,9 @@ def decompose(
     Cost: that of the decomposition. Most methods then measure the relative error: 2 * out * in^2 * (hidden + rank)
     flops, where hidden and rank count the hidden units of the layer and of the result. If 2 * out * in^2 * hidden is
     above 2e11, the error is computed from the factors instead.
+    A strategy that acts on another kind of network, such as "ov_svd" on attention layers, says so by its class
+    attribute acts_on; it returns a network of that kind.
+    Raises TypeError if a strategy does not act on the kind of the part; the error lists those that do.
     Raises ValueError with the known names if the name is unknown, TypeError with the known options if an option is
     unknown, and ValueError if the result and the layer have different modes or sizes.
     """
@@ -161,9 +168,12 @@ def decompose(
             part = part.replace(i, decompose(part[i], strategy))
         return part
     strategy = build(method, options)
+    _check_acts_on(strategy, check_network("part", part))
+    if hasattr(strategy, "acts_on"):
+        return strategy(cast(BilinearLayer, part))
     if isinstance(part, BilinearNetwork):
         return BilinearNetwork([_apply(strategy, layer) for layer in part.layers])
-    return _apply(strategy, check_network("part", part).to_layer())
+    return _apply(strategy, part.to_layer())
 
 
 def build(method: Strategy, options: Mapping[str, object]) -> Callable[[BilinearLayer], TensorNetwork]:
@@ -185,6 +195,27 @@ def build(method: Strategy, options: Mapping[str, object]) -> Callable[[Bilinear
             hint = suggestion(option, known)
             raise TypeError(f"'{method}' has no option '{option}'; it has: {', '.join(known) or 'none'}{hint}")
     return cast(Callable[[BilinearLayer], TensorNetwork], factory(**options))
+
+
+def _check_acts_on(strategy: object, part: TensorNetwork) -> None:
+    """Raise TypeError unless the strategy acts on networks of this kind; it lists the strategies that do."""
+    own, bilinear = getattr(strategy, "acts_on", None), isinstance(part, BilinearMap | BilinearNetwork)
+    if bilinear if own is None else isinstance(part, own):
+        return
+    declared = {listed.name: getattr(get_decomposition(listed.name), "acts_on", None) for listed in _usable()}
+    fitting = [name for name, other in declared.items() if other is not None and isinstance(part, other)]
+    if own is None and not fitting:
+        return
+    fitting = fitting or [name for name, other in declared.items() if other is None]
+    wanted = BilinearLayer if own is None else own
+    raise TypeError(
+        f"{strategy!r} acts on {wanted.__name__}, not on {type(part).__name__}; these do: {', '.join(fitting)}"
+    )
+
+
+def _usable() -> list[Listed]:
+    broken = decomposition_problems()
+    return [listed for listed in list_decompositions() if listed.name not in broken]
 
 
 def _apply(strategy: Callable[[BilinearLayer], TensorNetwork], layer: BilinearLayer) -> BilinearMap:

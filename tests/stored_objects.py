@@ -24,12 +24,14 @@ from tensornet_interp import (
 from tensornet_interp.attention import (
     SVD,
     AttentionLayer,
+    Contributions,
     Entry,
     LinearMap,
     LowRank,
     Norm,
     Part,
     QueryForm,
+    ReadBack,
     SequenceNetwork,
 )
 from tensornet_interp.bonds import ODT, Bond, Truncation
@@ -191,6 +193,8 @@ OBJECTS = {
         SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
         Entry(1, 2, -0.5),
         QueryForm(numbers(2), numbers(3, 2)),
+        Contributions(("part 1 head 0", "constant"), numbers(3, 2)),
+        ReadBack(Part(LINEAR), Part(LINEAR), numbers(2, 2), (LowRank(left=numbers(2, 1), right=numbers(3, 1)),)),
         LINEAR,
         Norm(centered=True, eps=0.5, weight=numbers(2, shift=1), bias=numbers(2), scale=numbers(2, 3, shift=1)),
         Part(LINEAR, 0.0, Norm(eps=0.25), numbers(2)),

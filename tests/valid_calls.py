@@ -127,6 +127,16 @@ HEADS = attention.AttentionLayer.from_weights(
 TRANSFORMER = attention.SequenceNetwork(
     [attention.Part(HEADS, 0.0, attention.Norm()), attention.LinearMap(weight=normal(5, 3))]
 )
+SQUARE_HEADS = attention.AttentionLayer(
+    down=normal(5, 2, 3),
+    value=HEADS.value,
+    mask=HEADS.mask,
+    queries=HEADS.queries,
+    keys=HEADS.keys,
+    rotation=HEADS.rotation,
+)
+BLOCKS = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), attention.Part(HEADS, 0.0, attention.Norm())])
+BLOCK = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), LAYER])
 HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
 TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
@@ -293,6 +303,16 @@ CALLS = {
     "previous_token_score": (attention.previous_token_score, dict(pattern=normal(2, 4, 4), offset=-1)),
     "prefix_matching_score": (attention.prefix_matching_score, dict(pattern=normal(2, 4, 4), tokens=torch.tensor([1, 2, 1, 3]))),
     "query_form": (attention.query_form, dict(layer=HEADS, head=1, key=IN, offset=-1)),
+    "Contributions": (attention.Contributions, dict(names=("a", "b"), values=normal(3, 2))),
+    "composition": (attention.composition, dict(lower=SQUARE_HEADS, upper=HEADS, kind="key", offsets=[0, -1], score=1)),
+    "pull_back": (attention.pull_back, dict(layer=HEADS, direction=OUT)),
+    "read_back": (attention.read_back, dict(network=BLOCK, i=1, direction=OUT)),
+    "ReadBack.pair": (attention.read_back(BLOCK, 1, OUT).pair, dict(first=0, second=1)),
+    "ReadBack.contributions": (attention.read_back(BLOCK, 1, OUT).contributions, dict(x=X)),
+    "write_contributions": (attention.write_contributions, dict(network=BLOCK, x=X, direction=OUT)),
+    "path_contributions": (attention.path_contributions, dict(network=BLOCKS, x=X, direction=OUT, max_paths=20)),
+    "leg_contributions": (attention.leg_contributions, dict(network=BLOCKS, i=1, x=normal(2, 6, 5), direction=OUT, legs=[0, 1], max_elements=10**6)),
+    "mean_ablated": (attention.mean_ablated, dict(network=BLOCKS, i=0, head=1, x=X)),
     "LinearMap": (attention.LinearMap, dict(weight=normal(3, 5), bias=normal(3), name="a")),
     "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
     "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
@@ -415,7 +435,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],

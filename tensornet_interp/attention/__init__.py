@@ -1,5 +1,13 @@
 """Attention layers and stacks over positions, as networks of named modes: exact analyses of heads from the weights."""
 
+from tensornet_interp.attention.composing import ReadBack, composition, pull_back, read_back
+from tensornet_interp.attention.contributions import (
+    Contributions,
+    leg_contributions,
+    mean_ablated,
+    path_contributions,
+    write_contributions,
+)
 from tensornet_interp.attention.heads import (
     QueryForm,
     copying_score,
@@ -21,20 +29,29 @@ __all__ = [
     "OVSVD",
     "SVD",
     "AttentionLayer",
+    "Contributions",
     "Entry",
     "LinearMap",
     "LowRank",
     "Norm",
     "Part",
     "QueryForm",
+    "ReadBack",
     "SequenceNetwork",
+    "composition",
     "copying_score",
     "head_inner",
     "head_similarity",
+    "leg_contributions",
+    "mean_ablated",
+    "path_contributions",
     "prefix_matching_score",
     "previous_token_score",
+    "pull_back",
     "query_form",
+    "read_back",
     "rotary_rotation",
+    "write_contributions",
 ]
 
 explain_missing_names(__name__)

@@ -17,9 +17,9 @@ from tensornet_interp.store import register_type
 def copying_score(circuit: LowRank) -> float:
     """Return how much a circuit raises what it reads, from -1 to 1: sum Re(eigenvalue) / sum |eigenvalue|.
 
-    circuit: a square matrix, such as the OV circuit from tokens to tokens: `AttentionLayer.ov` after `LowRank.change_basis`
-    with the transposes of the unembedding (rows) and of the embedding (columns). A matrix without eigenvalues other than 0
-    scores 0.
+    circuit: a square matrix, such as the OV circuit from tokens to tokens: `AttentionLayer.ov`, then
+    `LowRank.change_basis` with the transposes of the unembedding (rows) and of the embedding (columns). A matrix
+    without eigenvalues other than 0 scores 0.
     Raises ValueError if the matrix is not square.
     Source: Elhage et al., 2021.
     """

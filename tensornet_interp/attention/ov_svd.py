@@ -20,9 +20,9 @@ class OVSVD:
 
     rank: the number of directions kept per head, at most min(out, channel, in); None keeps that many, which is exact.
 
-    Result: an `AttentionLayer` with the same scores; its channels are the singular directions, largest first. The
-    field down holds write times the singular value, the field value holds read. Heads that shared values get values of their own. With the
-    same pattern, the error of a head is the norm of the singular values left out.
+    Result: an `AttentionLayer` with the same scores; its channels are the singular directions, largest first. The field
+    down holds write times the singular value, the field value holds read. Heads that shared values get values of their
+    own. With the same pattern, the error of a head is the norm of the singular values left out.
     Cost in flops: per head, of order (out + in) * channel^2.
     Raises ValueError if rank is above min(out, channel, in).
     """

@@ -8,6 +8,7 @@ from tensornet_interp.attention.contributions import (
     path_contributions,
     write_contributions,
 )
+from tensornet_interp.attention.gaussian import output_moments, position_inner, update_share
 from tensornet_interp.attention.heads import (
     QueryForm,
     copying_score,
@@ -44,13 +45,16 @@ __all__ = [
     "head_similarity",
     "leg_contributions",
     "mean_ablated",
+    "output_moments",
     "path_contributions",
+    "position_inner",
     "prefix_matching_score",
     "previous_token_score",
     "pull_back",
     "query_form",
     "read_back",
     "rotary_rotation",
+    "update_share",
     "write_contributions",
 ]
 

@@ -176,13 +176,20 @@ def _second(parts: tuple[Part, Part], tables: Tables, positions: int, *, diagona
     # attention with attention
     (ours, our_weights), (theirs, their_weights) = terms
     pairs = (ours[:, None, 1] == theirs[None, :, 1]).nonzero() if diagonal else _all_pairs(ours, theirs)
+    symmetric = parts[0].map is parts[1].map
+    if symmetric:  # half of the pairs suffice, and those of two terms count twice
+        pairs = pairs[pairs[:, 0] <= pairs[:, 1]]
     for batch in pairs.split(_BATCH):
         a, b = ours[batch[:, 0]], theirs[batch[:, 1]]
         (beads, v), (others, w) = _of_head(0, len(layers[0].queries), a), _of_head(1, len(layers[1].queries), b)
         found = Wick(beads + others, tables).with_two(v, w)
         weight = our_weights[batch[:, 0]] * their_weights[batch[:, 1]]
+        weight = weight * (1 + (batch[:, 0] < batch[:, 1])) if symmetric else weight
         half = torch.einsum("obc,bcd,b->bod", downs[0][:, a[:, 0]], found, weight)
         result.index_add_(0, a[:, 1] * positions + b[:, 1], torch.einsum("bod,pbd->bop", half, downs[1][:, b[:, 0]]))
+    if symmetric:
+        square = result.reshape(shape)
+        result = ((square + square.permute(1, 0, 3, 2)) / 2).flatten(0, 1)
     # attention with the residual of the other part, which reads one position
     for own in (0, 1):
         other = parts[1 - own]

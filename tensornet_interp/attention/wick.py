@@ -82,6 +82,7 @@ class Wick:
         self.all = frozenset(range(len(beads)))
         self._kappa: dict[Beads, Tensor] = {}
         self._moment: dict[Beads, Tensor] = {}
+        self._open: dict[tuple[Beads, int], Tensor] = {}
 
     def chains(self, starts: dict[int, Tensor], least: int | None = None) -> dict[tuple[Beads, int], Tensor]:
         """Return the sums over all orders of each subset by its last bead, from a first factor per bead.
@@ -108,11 +109,16 @@ class Wick:
             found[subset] = found[subset] + closed if subset in found else closed
         return found
 
+    def from_means(self) -> dict[tuple[Beads, int], Tensor]:
+        """Return the chains that start at the mean of a bead, as rows (batch, 1, 2 size)."""
+        if not self._open:
+            self._open = self.chains({i: _swap(mean).mT for i, mean in enumerate(self.means)})
+        return self._open
+
     def cumulants(self) -> dict[Beads, Tensor]:
         """Return the joint cumulant of the scores of every subset, (batch,)."""
         if not self._kappa and self.beads:
-            rows = {i: _swap(mean).mT for i, mean in enumerate(self.means)}  # mu
-            open_ends = self.ends(self.chains(rows), self.means)
+            open_ends = self.ends(self.from_means(), self.means)
             self._kappa = {subset: value[:, 0, 0] / 2 for subset, value in open_ends.items()}
             for first in self.all:
                 size = self.steps[first, first].shape[-1]
@@ -136,9 +142,9 @@ class Wick:
 
     def one(self, vector: Vector) -> dict[Beads, Tensor]:
         """Return e_v of every subset, the empty one included: (batch, size, 1)."""
-        starts = {i: self.tables.covariance(vector, bead) for i, bead in enumerate(self.beads)}
-        found = self.ends(self.chains(starts), self.means)
-        return {frozenset(): self.tables.mean(vector)[..., None], **found}
+        last = [_swap(self.tables.covariance(bead, vector)) for bead in self.beads]
+        found = self.ends(self.from_means(), last)  # each order backwards, from the mean to the vector
+        return {frozenset(): self.tables.mean(vector)[..., None], **{s: chain.mT for s, chain in found.items()}}
 
     def with_one(self, v: Vector) -> Tensor:
         """Return E[v prod a], (batch, size)."""

@@ -59,7 +59,11 @@ def contents_pages() -> dict[str, Module]:
     package = importlib.import_module(PACKAGE)
     names = [PACKAGE, *sorted(f"{PACKAGE}.{info.name}" for info in pkgutil.iter_modules(package.__path__))]
     modules = {name: importlib.import_module(name) for name in names}
-    return {name: Module(module) for name, module in modules.items() if hasattr(module, "__all__")}
+    pages = {name: module for name, module in modules.items() if hasattr(module, "__all__")}
+    for module in pages.values():
+        for name in module.__all__:
+            getattr(module, name)  # pdoc does not see what a page imports at the first use
+    return {name: Module(module) for name, module in pages.items()}
 
 
 class Reference:

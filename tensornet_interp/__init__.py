@@ -5,10 +5,13 @@ and inner products. Every folder is a room with its own page, such as `tensornet
 name.
 """
 
+from typing import TYPE_CHECKING
+
 import tensorly
 
 from tensornet_interp.attention import AttentionLayer, SequenceNetwork
 from tensornet_interp.bonds import odt
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.contraction import Term, contract, plan, rename
 from tensornet_interp.decompositions import (
     CP,
@@ -26,7 +29,6 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.lifting import lift
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork
-from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.planning import Plan
 from tensornet_interp.registry import list_decompositions, register_decomposition
 from tensornet_interp.report import Report, package_version
@@ -34,6 +36,9 @@ from tensornet_interp.results import CPResult, Result, TuckerResult
 from tensornet_interp.saving import load, save
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
+
+if TYPE_CHECKING:  # at run time the page is imported when a report is written
+    from tensornet_interp.pages import write_report
 
 __version__ = package_version()
 tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to TensorLy
@@ -79,6 +84,7 @@ __all__ = [
     "rename",
     "save",
     "similarity",
+    "write_report",
 ]
 
-explain_missing_names(__name__)
+explain_missing_names(__name__, lazy={"write_report": "tensornet_interp.pages"})

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Card", "Shown", "map_card", "text_card"]
+__all__ = ["Card", "Shown", "card_of", "map_card", "text_card"]
 
 _MOST = 64  # values of a spectrum that are drawn
 _NAMES = 6  # names that are listed
@@ -41,6 +41,11 @@ class Shown:
             f'<div style="max-width:60em"><b>{html.escape(card.title)}</b><table style="border:none">{table}</table>'
             f"{_spectrum(card.values, card.caption)}{notes}</div>"
         )
+
+
+def card_of(shown: Shown) -> Card:
+    """Return the card of an object."""
+    return shown._card()
 
 
 def text_card(text: str) -> Card:

@@ -25,5 +25,5 @@ def optional(module: str, purpose: str, extra: str = "data") -> ModuleType:
 
 
 def import_page(module: str) -> ModuleType:
-    """Import a contents page of this package, by the name that `pages.pages_of` gives."""
+    """Import a contents page of this package, by the name that `contents.pages_of` gives."""
     return importlib.import_module(module)

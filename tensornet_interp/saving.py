@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_path
+from tensornet_interp.contents import pages_of
 from tensornet_interp.disk import parse_json, replace_file
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.optional import import_page
-from tensornet_interp.pages import pages_of
 from tensornet_interp.places import check_device, check_place
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.report import package_version

@@ -18,7 +18,7 @@ from tensornet_interp.checks import check_list, check_mapping, check_path
 from tensornet_interp.disk import replace_files
 from tensornet_interp.optional import optional
 
-__all__ = ["HasRecords", "Record", "entries", "indexed", "to_frame", "write_csv"]
+__all__ = ["HasRecords", "Record", "entries", "flat_records", "indexed", "to_frame", "write_csv"]
 
 Record = dict[str, Any]
 
@@ -42,7 +42,7 @@ def to_frame(records: HasRecords | Sequence[Any]) -> Any:
     Raises ImportError, saying how to install it, if there is no pandas; TypeError for any other object.
     """
     pandas = optional("pandas", "for a DataFrame of records", extra="pandas")
-    return pandas.DataFrame(_rows(records))
+    return pandas.DataFrame(flat_records(records))
 
 
 def write_csv(records: HasRecords | Sequence[Any], path: str | Path) -> None:
@@ -52,7 +52,7 @@ def write_csv(records: HasRecords | Sequence[Any], path: str | Path) -> None:
     None there, leaves the cell empty. Lists are written as JSON. Missing folders are made. An existing file is replaced
     in one step: if the process is killed, the old file or the new one is complete on disk.
     """
-    rows = _rows(records)
+    rows = flat_records(records)
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)), restval="")
     writer.writeheader()
@@ -77,14 +77,14 @@ def indexed(axes: Sequence[str], **arrays: Tensor) -> list[Record]:
     ]
 
 
-def _rows(records: object) -> list[Record]:
-    """Return the records without dicts inside."""
+def flat_records(records: object) -> list[Record]:
+    """Return the records of a result or a report, or of a list of them, without dicts inside: see `to_frame`."""
     if callable(own := getattr(records, "records", None)):
         return [_flat(record) for record in own()]
     rows = []
     for number, item in enumerate(check_list("records", records)):
         if hasattr(item, "records"):
-            rows += _rows(item)
+            rows += flat_records(item)
         else:
             named = item._asdict() if hasattr(item, "_asdict") else item
             rows.append(_flat(check_mapping(f"records[{number}]", named)))

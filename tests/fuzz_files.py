@@ -49,6 +49,7 @@ from tensornet_interp.keys import describe
 from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import (
+    inspect_files,
     load_config,
     load_dictionary,
     load_layer,
@@ -188,6 +189,8 @@ LOADERS: dict[str, Loader] = {
     "load_config (own)": Loader(lambda f: save_transformer(build_transformer(SMALL, seed=0), f), load_config, True),
     "load_dictionary": Loader(dictionary, lambda f: describe(load_dictionary(f / "1-mlp-out-x3-k2")), True),
     "load_dictionary (SAELens)": Loader(saelens, lambda f: describe(load_dictionary(f))),
+    "inspect_files": Loader(published, lambda f: inspect_files(f).records()),
+    "inspect_files (saved)": Loader(keep, lambda f: inspect_files(f / "kept.safetensors").records()),
     "load_records": Loader(grid, lambda f: load_records(f / "a.jsonl")),
     "sweep": Loader(grid, grid),
     "load_model": Loader(

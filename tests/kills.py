@@ -38,7 +38,7 @@ from models.tables import read_table, write_table
 from models.text import encode_to_file, load_tokens, train_tokenizer
 from models.training import TrainingConfig
 from models.transformer import TransformerConfig, build_transformer
-from tensornet_interp import Eigen, load, save
+from tensornet_interp import Eigen, load, save, write_report
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import digest
 from tensornet_interp.sweep import load_records, sweep
@@ -110,6 +110,11 @@ SAVES = {
         [[{"a": float(i), "options": {"b": "text"}}] * 3000 for i in range(2)],
         lambda rows, f: write_csv(rows, f / "a.csv"),
         lambda f: digest(read_table(f / "a.csv")),
+    ),
+    "write_report": Saved(
+        [[{"a": float(i), "b": "text"}] * 300 for i in range(2)],
+        lambda rows, f: write_report(rows, f / "a.html", overwrite=True),
+        lambda f: digest((f / "a.html").read_text()),
     ),
     "write_table": Saved(
         [[{"a": float(i), "b": "text"}] * 3000 for i in range(2)],
@@ -314,7 +319,7 @@ def changed_options(place: Path) -> Counter[str]:
 def inside(folder: Path, kind: str) -> Counter[str]:
     """In a mount namespace of its own, as root: `folder` becomes a file system that is full, or read-only."""
     said = Counter[str]()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], check=True)
     stuffing = folder / "stuffing"
     for name, one in SAVES.items():
         for path in folder.iterdir():

@@ -1,122 +1,183 @@
-"""What is public stands on a contents page, users import from these alone, and a wrong name is told what is near."""
+"""What a page of `write_report` holds, read from the file; test_pages_browser.py opens pages in a browser."""
 
-import importlib
+import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from snippets import SNIPPETS
-from source import FILES, PACKAGE, PAGES, ROOT, inside_imports, name_of
+import torch
+from helpers import normal
+
+from tensornet_interp import BilinearNetwork, Eigen, decompose, write_report
+from tensornet_interp.circuits import circuit
+from tensornet_interp.sweep import sweep
+from tensornet_interp.testing import random_layer
+
+pytest.importorskip("bokeh", reason="bokeh is not installed")
+NAMES = ["age", "</script><b>bmi", "$$x$$", "s 1"]
+LAYER = random_layer(3, 4, 5, seed=0).with_names(input_names=NAMES, output_names=["low", "middle", "high"])
+X = normal(9, 4)
+LABELS = torch.tensor([0, 1, 2] * 3)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_contents_page_is_sorted_and_names_what_is_there(page):
-    names = PAGES[page]
-    assert names is not None, f"{page} has no __all__"
-    module = importlib.import_module(page)
-    assert [name for name in names if not hasattr(module, name)] == []
-    assert len(set(names)) == len(names)
+def page_of(tmp_path, obj, **options):
+    """The text of a page, and the data in it."""
+    path = tmp_path / "deep" / "page.html"
+    write_report(obj, path, overwrite=True, **options)
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("</html>\n")
+    found = re.search(r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL)
+    return text, json.loads(found[1])
 
 
-ROOM_PAGES = [page for page in PAGES if (ROOT.joinpath(*page.split("."), "__init__.py")).is_file()]
+def table(content, *columns):
+    """The rows of the table with these columns."""
+    (found,) = [table for table in content["tables"] if set(columns) <= set(table["columns"])]
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
 
-def test_there_are_rooms_to_ask():
-    assert {PACKAGE, f"{PACKAGE}.compare", f"{PACKAGE}.plots"} <= set(ROOM_PAGES)
+@pytest.mark.slow
+def test_a_page_of_a_layer_has_its_sizes_components_accuracy_curve_and_explanations(tmp_path):
+    text, content = page_of(tmp_path, LAYER, inputs=X, labels=LABELS, explain=[7], title="The <wine> layer")
+    assert "<title>The &lt;wine&gt; layer</title>" in text
+    for heading in ("Overview", "Components", "Accuracy", "Truncation", "Explanations", "How it was made"):
+        assert f">{heading}</h2>" in text
+    for words in (
+        "3: low, middle, high",
+        "Eigen(directions=every output, rank=4)",
+        f"<dt>torch</dt><dd>{torch.__version__}",
+    ):
+        assert words in text
+    result = Eigen()(LAYER)
+    rows = table(content, "eigenvalue", "largest entries")
+    assert [row["eigenvalue"] for row in rows] == pytest.approx(result.eigenvalues.flatten().tolist(), rel=1e-5)
+    at = int(result.eigenvectors[0, :, 0].abs().argmax())
+    assert rows[0]["largest entries"].startswith(NAMES[at])
+    margin = LAYER(X[7]).sort(descending=True).values
+    adds = [row["adds"] for row in table(content, "adds", "component")]
+    assert sum(adds) == pytest.approx(float(margin[0] - margin[1]), rel=1e-4)  # six digits each of 12 numbers
+    curve = table(content, "ranking", "components")
+    assert curve[-1]["accuracy"] == pytest.approx(float((LAYER(X).argmax(-1) == LABELS).double().mean()), rel=1e-5)
+    assert "http" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ROOM_PAGES)
-def test_a_room_suggests_names_that_are_near_and_says_where_others_are(page):
-    module, name = importlib.import_module(page), PAGES[page][-1]
-    with pytest.raises(AttributeError) as caught:
-        getattr(module, f"{name}_")
-    assert str(caught.value) == f"module '{page}' has no name '{name}_'; did you mean '{name}'?"
-    with pytest.raises(AttributeError, match=re.escape(f"module '{page}' has no name 'zzz'") + "$"):
-        _ = module.zzz
-    assert not hasattr(module, "__wrapped__")
+def test_a_page_of_a_result_compares_it_with_its_layer(tmp_path):
+    result = decompose(LAYER, "eigen", rank=1)
+    text, content = page_of(tmp_path, result, reference=LAYER, inputs=X)
+    assert ">Fidelity</h2>" in text
+    assert [row["output"] for row in table(content, "mse", "output")] == ["low", "middle", "high"]
+    assert "<dt>relative error</dt>" in text
+    _, alone = page_of(tmp_path, result)
+    assert not [table for table in alone["tables"] if "mse" in table["columns"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cp", "hosvd", "output_svd", "block_term"])
+def test_every_type_of_result_has_a_page(tmp_path, method):
+    result = decompose(LAYER, method)
+    text, content = page_of(tmp_path, result, reference=LAYER, inputs=X, explain=[0])
+    assert f"<title>{type(result).__name__} of {LAYER.name}</title>" in text
+    assert len(content["figures"]) == text.count('class="plot"') > 5
+
+
+@pytest.mark.slow
+def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
+    network = BilinearNetwork([random_layer(4, 4, 3, seed=1).with_names(input_names=NAMES), LAYER.with_names()])
+    text, content = page_of(tmp_path, network, inputs=X, labels=LABELS)
+    assert ">Bonds</h2>" in text
+    assert ">Part 1: components</h2>" in text
+    assert len(table(content, "occurrences", "rank")) == 3
+    tree = circuit(network, torch.tensor([1.0, 0, 0], dtype=X.dtype), widths=2, progress=False)
+    text, content = page_of(tmp_path, tree, inputs=X)
+    assert f"{tree.relative_error(X):.4g}" in text
+    assert len(table(content, "parent", "score")) == 6
+    records = sweep(LAYER, "eigen", {"rank": [1, 2]}, progress=False)
+    text, content = page_of(tmp_path, records)
+    assert [row["rank"] for row in table(content, "relative error")] == [1, 2]
+    assert len(content["figures"]) == 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_outputs_are_not_drawn_whole(tmp_path):
+    text, content = page_of(tmp_path, random_layer(10_000, 4, 3, seed=0))
+    assert len(table(content, "output", "norm")) == 10_000
+    assert len(content["figures"]) < 100
+    assert len(text) < 5e6
+
+
+def test_long_tables_say_what_they_leave_out(tmp_path):
+    text, content = page_of(tmp_path, [{"a": float(i)} for i in range(10_001)])
+    assert len(content["tables"][0]["rows"]) == 10_000
+    assert "The first 10000 of 10001 rows" in text
+
+
+def test_numbers_that_are_no_json_are_texts(tmp_path):
+    _, content = page_of(tmp_path, [{"a": float("nan"), "b": float("inf"), "c": True, "d": [1, 2], "e": None}])
+    assert content["tables"][0] == {"columns": ["a", "b", "c", "d"], "rows": [["nan", "inf", "True", "1, 2"]]}
+
+
+def spoiled():
+    layer = random_layer(3, 4, 5, seed=0)
+    layer.down[0, 0] = float("nan")
+    return layer
 
 
 @pytest.mark.parametrize(
-    ("page", "name", "hint"),
+    ("obj", "options", "words"),
     [
-        ("", "simlarity", "; did you mean 'similarity'?"),
-        ("", "match", "; it is on tensornet_interp.compare"),
-        ("", "stabilty", "; did you mean 'stability', on tensornet_interp.compare?"),
-        (".compare", "Eigen", "; it is on tensornet_interp and tensornet_interp.decompositions"),
-        (".compare", "decompse", "; did you mean 'decompose', on tensornet_interp?"),
+        ([], {}, "obj is empty"),
+        (object(), {}, "obj must be a layer"),
+        (spoiled(), {}, "obj has 1 entries that are NaN"),
+        (LAYER, {"inputs": X[:0]}, "inputs is empty"),
+        (LAYER, {"inputs": X[:, :3]}, "mode 'in' has size 4 in obj but 3 in inputs"),
+        (LAYER, {"labels": LABELS}, "labels needs inputs"),
+        (LAYER, {"inputs": X, "explain": [9]}, r"explain\[0\] must be from 0 to 8"),
+        (LAYER, {"inputs": X, "explain": [0] * 25}, "at most 24 indices, got 25"),
+        (LAYER, {"reference": random_layer(3, 5, 4, seed=0)}, "mode 'in' has size 4 in obj but 5 in reference"),
+        ([{"a": 1}], {"inputs": X}, "inputs belongs to a layer"),
     ],
 )
-def test_a_name_of_another_page_is_found(page, name, hint):
-    with pytest.raises(AttributeError) as caught:
-        getattr(importlib.import_module(PACKAGE + page), name)
-    assert str(caught.value) == f"module '{PACKAGE}{page}' has no name '{name}'{hint}"
+def test_what_a_page_cannot_show_is_refused_and_no_file_is_made(tmp_path, obj, options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        write_report(obj, tmp_path / "page.html", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
-def run_python(code):
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
-    )
+def test_a_path_that_exists_or_cannot_be_written_is_refused(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("kept")
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        write_report([{"a": 1}], page)
+    assert page.read_text() == "kept"
+    for path, words in ((tmp_path, "must end in .html"), (page / "a.html", "is no folder")):
+        with pytest.raises(ValueError, match=words):
+            write_report([{"a": 1}], path)
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        write_report([{"a": 1}], tmp_path / "folder.html", overwrite=True)
+    write_report([{"a": 1}], page, overwrite=True)
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_room_that_was_not_imported_says_how_and_is_not_imported_for_an_error():
-    code = f"""
-import sys, {PACKAGE}
-before = set(sys.modules)
-for name in ("circuits", "spectra", "match", "spectr"):
-    try:
-        getattr({PACKAGE}, name)
-    except AttributeError as error:
-        print(error)
-print([name for name in set(sys.modules) - before if name.startswith("{PACKAGE}")])
+@pytest.mark.slow
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path):
+    code = """
+import sys
+sys.modules["bokeh"] = None
+from tensornet_interp import write_report
+try:
+    write_report([{"a": 1}], sys.argv[1])
+except ImportError as error:
+    print(error)
 """
-    run = run_python(code)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [
-        f"module '{PACKAGE}' has no name 'circuits' before it is imported: import {PACKAGE}.circuits",
-        f"module '{PACKAGE}' has no name 'spectra' before it is imported: import {PACKAGE}.spectra",
-        f"module '{PACKAGE}' has no name 'match'; it is on {PACKAGE}.compare",
-        f"module '{PACKAGE}' has no name 'spectr'; did you mean 'spectra', on {PACKAGE}.spectra?",
-        "[]",
-    ]
-
-
-def readers():
-    """Everything that users read or copy from: pages, examples and models."""
-    for snippet in SNIPPETS:
-        yield pytest.param(snippet.code, id=snippet.name)
-    for path in FILES:
-        if not name_of(path).startswith(PACKAGE):
-            yield pytest.param(path.read_text(encoding="utf-8"), id=name_of(path))
-
-
-@pytest.mark.parametrize("source", list(readers()))
-def test_users_import_from_contents_pages_only(source):
-    assert list(inside_imports(source)) == []
-
-
-def test_no_module_bears_the_name_of_an_export_beside_it():
-    shadowed = []
-    for path in (ROOT / PACKAGE).rglob("*.py"):
-        page = ".".join(path.parent.relative_to(ROOT).parts)
-        exported = PAGES.get(page) or []
-        if path.stem in exported or path.stem in PAGES[PACKAGE]:
-            shadowed.append(name_of(path))
-    assert shadowed == []
-
-
-def test_the_contents_page_imports_no_plotting():
-    run = run_python(
-        f"import sys, {PACKAGE}; print([m for m in ('matplotlib.pyplot', 'models', 'sklearn') if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "page.html")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "[]"
-
-
-def test_the_contents_page_imports_the_rooms_that_it_exports_from_and_no_others():
-    run = run_python(f"import sys, {PACKAGE}; print(*[m for m in sys.modules if m.startswith('{PACKAGE}.')])")
-    assert run.returncode == 0, run.stderr
-    rooms = {page for page in run.stdout.split() if page in ROOM_PAGES}
-    assert rooms == {f"{PACKAGE}.{room}" for room in ("attention", "bonds", "decompositions", "inner_products")}
+    assert "pip install 'tensornet_interp[report]'" in run.stdout, run.stderr
+    assert list(tmp_path.iterdir()) == []

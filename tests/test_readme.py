@@ -45,7 +45,7 @@ def test_a_snippet_of_a_checkout_says_so(snippet):
 
 @pytest.mark.parametrize(
     ("end", "extra"),
-    [("python examples/digits.py", "examples"), ("python -m pytest", "test")],
+    [("python examples/digits.py", "examples"), ("python -m pytest -n 2 --dist loadfile", "test")],
     ids=["main job", "tests"],
 )
 def test_command(end, extra):

@@ -18,7 +18,7 @@ GROUND = {
     "disk": set(),
     "optional": set(),
     "numerics": set(),
-    "pages": set(),
+    "contents": {"optional"},
     "registry": set(),
     "store": {"checks", "registry"},
     "paths": {"checks"},
@@ -51,7 +51,18 @@ GROUND = {
         "store",
         "tables",
     },
-    "saving": {"checks", "disk", "layer", "optional", "pages", "places", "registry", "report", "store", "tensorfile"},
+    "saving": {
+        "checks",
+        "contents",
+        "disk",
+        "layer",
+        "optional",
+        "places",
+        "registry",
+        "report",
+        "store",
+        "tensorfile",
+    },
 }
 
 
@@ -74,7 +85,9 @@ ROOMS = {
     "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds"},
+    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "fidelity", "plots"},
+    "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds", "pages"},
+    "__main__": ALL_GROUND | {"decompositions", "pages", "sweep", "weights"},
 }
 
 
@@ -85,7 +98,7 @@ ONLY = {  # what else they may import
     "registry": sys.stdlib_module_names,
     "disk": sys.stdlib_module_names,
     "optional": sys.stdlib_module_names,
-    "pages": sys.stdlib_module_names,
+    "contents": sys.stdlib_module_names,
     "cards": sys.stdlib_module_names,
     "checks": {*sys.stdlib_module_names, "torch"},
     "numerics": {*sys.stdlib_module_names, "torch", "scipy"},

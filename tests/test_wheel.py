@@ -52,7 +52,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_alone(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    own = {path.relative_to(ROOT).as_posix() for path in [PACKAGE / "py.typed", *PACKAGE.rglob("*.py")]}
+    files = [PACKAGE / "py.typed", *PACKAGE.rglob("*.py"), *(PACKAGE / "pages").glob("page.*")]
+    own = {path.relative_to(ROOT).as_posix() for path in files}
+    assert "tensornet_interp/pages/page.html.jinja2" in own
     assert own <= held
     assert {name.split("/")[0] for name in held - own} == {f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
 

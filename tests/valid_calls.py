@@ -60,6 +60,7 @@ from tensornet_interp import (
     tables,
     testing,
     weights,
+    write_report,
 )
 from tensornet_interp.contraction import mode_sizes
 
@@ -91,6 +92,7 @@ TARGETS = LAYER(X)
 CURVE = fidelity.truncation_curve(RESULT, LAYER, X, LABELS, [1, 2])
 RANKING = fidelity.component_ranking(RESULT, "magnitude")
 RUNS = [Eigen()(LAYER), Eigen()(OTHER), Eigen()(layer_of(3, 5, 4, seed=20))]
+PAGED = layer_of(2, 2, 1)
 RECORDS = [
     {"method": "cp", "parameters": count, "relative_error": 1 / count, "options": {"rank": count}} for count in (2, 3)
 ]
@@ -422,6 +424,9 @@ CALLS = {
     "tensor_names": (weights.tensor_names, dict(source=HOME, subfolder="layer")),
     "pack": (weights.pack, dict(tensors={"a": X}, metadata={"b": "c"})),
     "save_dictionary": (weights.save_dictionary, dict(dictionary=SAVED, parent=HOME)),
+    "inspect_files": (weights.inspect_files, dict(source=HOME)),
+    "WeightFiles.dtype": (FILES.dtype, dict(name="left")),
+    "write_report": (write_report, dict(obj=decompose(PAGED, "cp", rank=1), path=HOME / "page.html", reference=PAGED, inputs=normal(2, 2), labels=torch.tensor([0, 1]), targets=normal(2, 2), explain=[], title="a", overwrite=True)),
     "save": (save, dict(obj=LAYER, path=HOME / "saved.safetensors")),
     "load": (load, dict(path=STORED["source"], device="cpu")),
     "register_type": (store.register_type, dict(name="Peak", fields=("place",), make=None)),
@@ -438,9 +443,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Inspection", "InspectedFile", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "flat_records", "card_of", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],
     STEP: ["Result.check_arrays", "Result.made_layer", "*.ladder", "*.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
 }  # fmt: skip

@@ -24,7 +24,7 @@ from tensornet_interp.attention.making import rotary_rotation
 from tensornet_interp.attention.ov_svd import OVSVD
 from tensornet_interp.attention.parts import LinearMap, Norm, Part
 from tensornet_interp.attention.sequence import SequenceNetwork
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "OVSVD",

@@ -5,7 +5,7 @@ The method is ODT: orthogonalise, diagonalise, truncate.
 
 from tensornet_interp.bonds.grams import Bond
 from tensornet_interp.bonds.truncation import ODT, Truncation, odt
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "ODT",

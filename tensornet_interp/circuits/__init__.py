@@ -3,7 +3,7 @@
 from tensornet_interp.circuits.queries import Query, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.circuits.search import circuit
 from tensornet_interp.circuits.tree import Circuit, Component, Level
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "Circuit",

@@ -9,7 +9,7 @@ from tensornet_interp.compare.runs import (
     matched_similarity,
     ordered_similarity,
 )
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
     "EIGENVALUE_RANKINGS",

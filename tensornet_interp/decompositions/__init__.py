@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from tensornet_interp.checks import check_int, check_mapping, suggestion
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.decompositions.adapter import (
     TensorlyDecomposition,
     TensorlyNonNegativeParafac,
@@ -29,7 +30,6 @@ from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network
-from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.registry import (
     Listed,
     decomposition_problems,

@@ -5,6 +5,7 @@ the rows of an encoder (feature, out). The layer or the argument "basis" must st
 before or after a norm; no coordinates are ever assumed.
 """
 
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.features.dictionary import Dictionary, between
 from tensornet_interp.features.directions import Label, Overlap, Projection, label_directions, overlap, projections
 from tensornet_interp.features.interactions import FeatureInteractions, Interaction, Submatrix, feature_interactions
@@ -19,7 +20,6 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
-from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "REMOVAL_RULE",

@@ -1,5 +1,6 @@
 """Measure what a decomposition does to the function: accuracy, squared error, proofs and refitted coefficients."""
 
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.fidelity.certificates import certificate, difference_certificate
 from tensornet_interp.fidelity.curves import (
     COMPONENT_RANKINGS,
@@ -9,7 +10,6 @@ from tensornet_interp.fidelity.curves import (
 )
 from tensornet_interp.fidelity.measures import Fidelity, LayerFidelity, NetworkFidelity, fidelity, network_fidelity
 from tensornet_interp.fidelity.refitting import keep_first, refit
-from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "COMPONENT_RANKINGS",

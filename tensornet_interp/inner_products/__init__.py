@@ -4,6 +4,7 @@ There are three kinds of inner product (`Tree`, `Symmetric`, `Gaussian`). They g
 two or more layers.
 """
 
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.inner_products.distance import difference, norm, relative_error
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Symmetric, Tree
@@ -14,7 +15,6 @@ from tensornet_interp.inner_products.pairs import (
     similarity,
     similarity_by_output,
 )
-from tensornet_interp.pages import explain_missing_names
 
 __all__ = [
     "Estimate",

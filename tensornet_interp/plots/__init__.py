@@ -1,6 +1,6 @@
 """Figures of results. Each function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`."""
 
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.plots.bonds import bond_curves, bond_spectra
 from tensornet_interp.plots.circuits import draw_circuit
 from tensornet_interp.plots.decisions import activations, explanation, truncation_curves

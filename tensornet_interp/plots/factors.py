@@ -32,7 +32,7 @@ def components(
     too. Then the largest entry of each vector is made positive, which changes no squared product. If l and r are
     orthogonal, the sign of r is undefined, so it is also undefined which of the two vectors adds.
     """
-    outputs, plus, minus = _gauge(result)
+    outputs, plus, minus = gauged(result)
     count = (
         min(8, result.rank) if count is None else check_int("count", count, 1, result.rank, "the rank of the result")
     )
@@ -72,7 +72,7 @@ def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
 
     The signs are those of `components`. names: one per output; by default, the names that the result knows, or numbers.
     """
-    outputs, _, _ = _gauge(result)
+    outputs, _, _ = gauged(result)
     names = output_names(result, len(outputs), names)
     weights = outputs.norm(dim=0)
     labels, widest, row = fitted(names, 2.2, LABEL, 2)
@@ -100,7 +100,7 @@ def outputs_map(result: CPResult, names: Sequence[str] | None = None) -> Figure:
     return figure
 
 
-def _gauge(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
+def gauged(result: CPResult) -> tuple[Tensor, Tensor, Tensor]:
     """Return weight * outputs (out, rank), and left + right and left - right (in, rank), largest weight first.
 
     The arrays do not contain constant coordinates.

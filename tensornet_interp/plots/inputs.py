@@ -69,7 +69,7 @@ class InputView:
             signed = weights or bool((vector < 0).any())
             image_cell(axes, vector, self.shape, title, cmap=DIVERGING if signed else "gray_r", symmetric=signed)
             return
-        best = vector.abs().argsort(descending=True, stable=True)[:_BARS].tolist()
+        best = largest(vector, _BARS)
         values = to_numpy(vector[torch.tensor(best, device=vector.device)])
         limit = float(abs(values).max()) or 1.0
         axes.barh(range(len(best)), values / limit, height=0.75, color=signs(values))
@@ -83,6 +83,11 @@ class InputView:
         axes.set_title(title, fontsize=8)
         more = f"{len(best)} of {len(vector)}, " if len(best) < len(vector) else ""
         axes.set_xlabel(f"{more}±{limit:.3g}", fontsize=SMALL, color="0.35", labelpad=2)
+
+
+def largest(vector: Tensor, count: int) -> list[int]:
+    """Return the places of the `count` entries of largest magnitude, largest first."""
+    return vector.detach().abs().argsort(descending=True, stable=True)[:count].tolist()
 
 
 def output_names(part: Named, count: int, names: Sequence[str] | None = None, what: str = "output") -> Sequence[str]:

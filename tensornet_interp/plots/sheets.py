@@ -99,12 +99,17 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def readable(name: str) -> str:
+def visible(name: str) -> str:
     """Return the name of an input or output, such as a token, with visible line breaks, tabs and outer spaces."""
     name = name.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     inner = name.strip(" ")
     before = len(name) - len(name.lstrip(" ")) if inner else len(name)
-    return plain("␣" * before + inner + "␣" * (len(name) - before - len(inner)))
+    return "␣" * before + inner + "␣" * (len(name) - before - len(inner))
+
+
+def readable(name: str) -> str:
+    """Return a `visible` name for matplotlib."""
+    return plain(visible(name))
 
 
 def wrap(text: str, width: float, size: float, lines: int = 1000) -> str:

@@ -1,6 +1,6 @@
 """Compute leading eigenpairs of the interaction matrices of thousands of output directions, with error bounds."""
 
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.spectra.leading import Spectra, krylov_flops, spectra
 
 __all__ = [

@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 
 from tensornet_interp.checks import check_iterations, check_number, check_seed
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.decompositions import build
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.pages import explain_missing_names
 from tensornet_interp.places import check_device, check_place
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.tables import Record

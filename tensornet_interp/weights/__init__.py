@@ -3,10 +3,11 @@
 Pickles are never opened, because they can run code.
 """
 
-from tensornet_interp.pages import explain_missing_names
+from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
 from tensornet_interp.weights.files import WeightFiles, load_config, load_tensor, tensor_names
+from tensornet_interp.weights.inspection import InspectedFile, Inspection, inspect_files
 from tensornet_interp.weights.layers import load_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
 from tensornet_interp.weights.modules import from_module, polynomial_parts
@@ -15,11 +16,14 @@ from tensornet_interp.weights.verification import Verification, verify
 
 __all__ = [
     "LAYOUTS",
+    "InspectedFile",
+    "Inspection",
     "Layout",
     "Source",
     "Verification",
     "WeightFiles",
     "from_module",
+    "inspect_files",
     "load_config",
     "load_dictionary",
     "load_layer",

@@ -64,6 +64,16 @@ class WeightFiles:
         file, stored = self._place(name)
         return file.entries[stored].shape
 
+    def dtype(self, name: str) -> str:
+        """Return the dtype of a tensor as safetensors calls it, such as "BF16"; only the header is read."""
+        file, stored = self._place(name)
+        return file.entries[stored].dtype
+
+    @property
+    def shards(self) -> set[str]:
+        """Return the names of the files that hold the tensors."""
+        return set(self._files.values())
+
     def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
         """Return one tensor, read directly into its own memory; no other part of the file is read or mapped.
 

@@ -142,12 +142,16 @@ def _optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, 
         return None
 
 
+def find_gates(layout: Layout, options: Mapping[str, Any]) -> list[str]:
+    """Return the places that say that a layer has a gate: entries of the config, and the layout."""
+    found = [f"{key}={options[key]!r} in config.json" for key in GATES if options.get(key) not in NO_GATE]
+    return [*found, "the layout has a gate on left"] if layout.gated else found
+
+
 def _check_gate(layout: Layout, options: Mapping[str, Any], gate_removed: bool) -> None:
     if options.get("bilinear") is False:
         raise ValueError("config.json says bilinear=false: the MLP is an ordinary one, which has no left and right")
-    found = [f"{key}={options[key]!r} in config.json" for key in GATES if options.get(key) not in NO_GATE]
-    if layout.gated:
-        found.append("the layout has a gate on left")
+    found = find_gates(layout, options)
     if found and not gate_removed:
         raise ValueError(
             f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; use a model that was trained without a "
@@ -188,6 +192,16 @@ def _find(
     return weights, {role: name for role, name in biases.items() if name in there}
 
 
+def sizes_of(files: WeightFiles, layout: Layout, names: Mapping[str, str]) -> dict[str, int] | None:
+    """Return the sizes of the modes in, out and rank; None if the sizes of the tensors contradict each other."""
+    found: dict[str, tuple[int, str]] = {}
+    if _disagreement(files, layout, names, found) is not None:
+        return None
+    if layout.down is None and not layout.dense:
+        found["out"] = found["rank"]
+    return {mode: found[mode][0] for mode in ("in", "out", "rank") if mode in found}
+
+
 def _check_shapes(
     files: WeightFiles, layout: Layout, names: Mapping[str, str], options: Mapping[str, Any], *, own: bool
 ) -> None:
@@ -200,11 +214,11 @@ def _check_shapes(
         key = next((key for key in keys if isinstance(options.get(key), int)), None)
         if key is not None and (mode != "out" or layout.down or layout.dense):
             sizes[mode] = (options[key], f"config.json's {key}")
-    wrong = _disagreement(files, layout, names, sizes)
+    wrong = _disagreement(files, layout, names, dict(sizes))
     if wrong is None:
         return
     other = not layout.transposed
-    if not layout.dense and _disagreement(files, replace(layout, transposed=other), names, sizes) is None:
+    if not layout.dense and _disagreement(files, replace(layout, transposed=other), names, dict(sizes)) is None:
         raise ValueError(
             f"{wrong}; all sizes agree if left, right and down are read as {'(in, out)' if other else '(out, in)'}: "
             f"pass a Layout with transposed={other}, made by dataclasses.replace(layout, transposed={other})"
@@ -215,16 +229,18 @@ def _check_shapes(
 
 
 def _disagreement(
-    files: WeightFiles, layout: Layout, names: Mapping[str, str], expected: Mapping[str, tuple[int, str]]
+    files: WeightFiles, layout: Layout, names: Mapping[str, str], sizes: dict[str, tuple[int, str]]
 ) -> str | None:
-    """Return which sizes of the tensors, by their role, contradict each other or the expected sizes of modes."""
+    """Return which sizes of the tensors, by their role, contradict each other or the sizes of modes that are known.
+
+    sizes: by mode, its size and where it comes from; the modes of the tensors are added.
+    """
     modes: dict[str, tuple[str, ...]] = {"left": ("rank", "in"), "right": ("rank", "in"), "down": ("out", "rank")}
     if layout.transposed:
         modes = {role: found[::-1] for role, found in modes.items()}
     modes |= {"dense": ("out", "in", "in"), "bias": ("out",) if layout.down or layout.dense else ("rank",)}
     modes |= dict.fromkeys(("left_bias", "right_bias", "hidden_bias"), ("rank",))
     partner = {"left": "right", "right": "left", "left_bias": "right_bias", "right_bias": "left_bias"}
-    sizes = dict(expected)
     for role, name in names.items():
         shape = files.shape(name)
         if len(shape) != len(modes[role]):

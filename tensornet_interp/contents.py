@@ -8,23 +8,32 @@ import difflib
 import functools
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
+
+from tensornet_interp.optional import import_page
 
 __all__ = ["explain_missing_names", "pages_of"]
 
 _FOLDER = Path(__file__).parent
 
 
-def explain_missing_names(page: str) -> None:
+def explain_missing_names(page: str, lazy: Mapping[str, str] | None = None) -> None:
     """Make a module raise an AttributeError that suggests a similar name, or the page that has the missing name.
+
+    lazy: the names that the module takes from other pages, each with its page, which is imported at the first use.
 
     This function sets the `__getattr__` of the module. If the source of the module defined it, a type checker would
     accept every name. At the first missing name, the other pages are read from their source, so no room is imported for
     this.
     """
 
-    def __getattr__(name: str) -> NoReturn:
+    def __getattr__(name: str) -> Any:
+        if lazy is not None and name in lazy:
+            value = getattr(import_page(lazy[name]), name)
+            setattr(sys.modules[page], name, value)
+            return value
         raise AttributeError(f"module '{page}' has no name '{name}'{_hint(page, name)}", name=name)
 
     setattr(sys.modules[page], "__getattr__", __getattr__)  # noqa: B010 - mypy knows no such attribute of modules

@@ -1,0 +1,141 @@
+"""What `inspect_files` and the two commands say of checkpoints, dictionaries, saved objects and broken files."""
+
+import fuzz_files
+import pytest
+import torch
+
+from tensornet_interp import decompose, save
+from tensornet_interp.__main__ import main
+from tensornet_interp.sweep import sweep
+from tensornet_interp.testing import random_layer
+from tensornet_interp.weights import LAYOUTS, inspect_files, load_dictionary, load_layer, pack
+
+LAYER = random_layer(3, 5, 4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one file of every kind."""
+    home = tmp_path_factory.mktemp("files")
+    fuzz_files.published(home / "published")
+    fuzz_files.dictionary(home / "dictionaries")
+    fuzz_files.saelens(home / "sae")
+    save({"layer": LAYER, "accuracy": 0.9, "eigen": decompose(LAYER, "eigen")}, home / "analysis.safetensors")
+    save(LAYER, home / "one.safetensors")
+    torch.save({"a": torch.ones(2)}, home / "old.pt")
+    lens = {LAYOUTS["transformer_lens"].at(2).weights[role]: torch.ones(6, 8) for role in ("left", "right")}
+    lens |= {LAYOUTS["transformer_lens"].at(2).weights["down"]: torch.ones(8, 6)}
+    (home / "lens.safetensors").write_bytes(pack(lens, {}))
+    (home / "other.safetensors").write_bytes(pack({f"head.{i}": torch.ones(i) for i in range(9)}, {}))
+    (home / "cut.safetensors").write_bytes(pack(lens, {})[:100])
+    return home
+
+
+def test_every_file_of_a_folder_is_named_with_its_kind(folder):
+    found = {file.path: (file.kind.split(" by ")[0], file.layout) for file in inspect_files(folder).files}
+    assert found == {
+        "analysis.safetensors": ("saved", ""),
+        "one.safetensors": ("saved", ""),
+        "old.pt": ("not readable", ""),
+        "cut.safetensors": ("not readable", ""),
+        "lens.safetensors": ("checkpoint", "transformer_lens"),
+        "other.safetensors": ("other tensors", ""),
+        "published/model.safetensors.index.json": ("checkpoint", "published"),
+        "dictionaries/1-mlp-out-x3-k2/model.safetensors": ("dictionary", "Pearce et al."),
+        "sae/sae_weights.safetensors": ("dictionary", "SAELens"),
+    }
+
+
+def test_sizes_dtypes_and_gates_are_those_of_the_layers(folder):
+    (published,) = inspect_files(folder / "published").files
+    assert [layer["layer"] for layer in published.layers] == [0, 1]
+    layer = load_layer(folder / "published", 1)
+    out, size, _ = layer.shape
+    expected = {"layer": 1, "in": size, "out": out, "rank": layer.rank, "dtype": "F32", "gate": "none"}
+    assert published.layers[1] == expected
+    (lens,) = inspect_files(folder / "lens.safetensors").files
+    gate = "the layout has a gate on left"
+    assert lens.layers == ({"layer": 2, "in": 6, "out": 6, "rank": 8, "dtype": "F32", "gate": gate},)
+    assert "no config.json: gate and norm are not known" in lens.note
+    records = inspect_files(folder).records()
+    assert sum(record["kind"] == "checkpoint" for record in records) == 3
+    assert len({tuple(record) for record in records}) == 1
+
+
+def test_the_call_that_it_shows_opens_the_file(folder):
+    known = {"load_layer": load_layer, "load_dictionary": load_dictionary}
+    for file in inspect_files(folder).files:
+        if file.kind == "dictionary" or file.layout == "published":
+            assert eval(file.opened_by, known) is not None
+
+
+def test_the_printed_table_groups_layers_and_names_what_is_saved(folder):
+    text = str(inspect_files(folder))
+    assert "  layers 0 to 1: in 8, out 8, rank 6, dtype F32, gate none" in text
+    assert "  layer: BilinearLayer: down (3, 4), left (5, 4), right (5, 4), F64" in text
+    assert "  accuracy: 0.9" in text
+    assert "  ... and 3 further tensors" in text
+    assert "torch.load(" in text  # how to convert the pickle
+
+
+def test_what_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        inspect_files(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="has no file of weights"):
+        inspect_files(tmp_path)
+
+
+def test_the_command_inspect_prints_it(folder, capsys):
+    assert main(["inspect", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(inspect_files(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "published", "--out", "a.html"], "--layer INDEX is missing"),
+        (["report", "published", "--layer", "7", "--out", "a.html"], "index must be below 2"),
+        (["report", "published", "--layer", "0", "--out", "a.txt"], "must end in .html"),
+        (["report", "lens.safetensors", "--layer", "2", "--out", "a.html"], "pass --gate-removed"),
+        (["report", "analysis.safetensors", "--out", "a.html"], "--entry must be one of layer, accuracy, eigen"),
+        (["report", "one.safetensors", "--entry", "layer", "--out", "a.html"], "--entry chooses from a saved dict"),
+        (["report", "one.safetensors", "--method", "svd", "--out", "a.html"], "--method must be one of"),
+        (["report", "one.safetensors", "--options", '{"rank": 1}', "--out", "a.html"], "give --method too"),
+        (["report", "old.pt", "--layer", "0", "--out", "a.html"], "looks like a pickle"),
+        (["report", "none.jsonl", "--out", "a.html"], "is missing"),
+        (["inspect", "none"], "is missing"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_status_2(folder, tmp_path, capsys, arguments, words):
+    command, source, *options = arguments
+    options = [str(tmp_path / text) if text.startswith("a.") else text for text in options]
+    assert main([command, str(folder / source), *options]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("published", ["--layer", "1"]),
+        ("lens.safetensors", ["--layer", "2", "--gate-removed"]),
+        ("analysis.safetensors", ["--entry", "eigen", "--title", "Mine"]),
+        ("one.safetensors", ["--method", "cp", "--options", '{"rank": 2}']),
+        ("sweep.jsonl", []),
+    ],
+)
+def test_the_command_report_writes_a_page(folder, tmp_path, capsys, source, options):
+    pytest.importorskip("bokeh", reason="bokeh is not installed")
+    sweep(LAYER, "eigen", {"rank": [1]}, path=folder / "sweep.jsonl", progress=False)
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder / source), *options, "--out", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text(encoding="utf-8")
+    assert "<title>" in text
+    assert text.endswith("</html>\n")
+    assert main(["report", str(folder / source), *options, "--out", str(page)]) == 2
+    assert "pass --overwrite" in capsys.readouterr().err

@@ -23,7 +23,8 @@ def output_moments(part: Part | AttentionLayer, moments: Moments) -> Moments:
     (position * in,) and covariance (position * in, position * in); the first positions of the layer are used. The
     result is flattened alike, (position * out,).
     Cost in flops for two scores: about 530 size^3 per pair of heads and pair of (position, source), for all pairs of
-    positions. Memory: that of the result, and 128 MB.
+    positions. Memory: the result, and the covariances of all features, (positions * heads * (channel + 2 size per
+    score))^2 numbers.
     Raises ValueError for softmax, for norms, and if sizes do not match.
     """
     own, layer, positions = _checked("part", part, moments)

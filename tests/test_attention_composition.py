@@ -96,6 +96,10 @@ def test_an_mlp_is_read_back_through_attention(norm, softmax):
     assert_close(found.pair(0, 1).to_tensor(), ov[0].T @ form @ ov[1])
     assert_close(found.pair(1, -3).to_tensor(), ov[1].T @ form @ gain * 0.5)
     assert_close(found.norms()[0, 1], (ov[0].T @ form @ ov[1]).norm())
+    records = found.records()
+    assert len(records) == 15
+    assert [record["norm"] for record in records] == sorted((r["norm"] for r in records), reverse=True)
+    assert {"first": "head 0", "second": "head 1", "norm": float(found.norms()[0, 1])} in records
 
 
 @pytest.mark.parametrize("norm", [None, NORM])
@@ -114,6 +118,10 @@ def test_writes_sum_to_the_output(norm, softmax):
         lost = (frozen(X) - frozen.replace(3, without)(X)) @ U
         assert_close(found.values[..., found.names.index(f"part 3 head {h}")], lost)
     assert_close(write_contributions(stack, X[1], U).values, found.values[1])
+    record = found.records()[2]
+    assert record["contribution"] == "part 1 head 0"
+    assert record["mean"] == pytest.approx(float(found.values[..., 2].mean()), rel=1e-12)
+    assert record["root_mean_square"] == pytest.approx(float(found.values[..., 2].square().mean().sqrt()), rel=1e-12)
 
 
 @pytest.mark.parametrize("norm", [None, NORM])

@@ -25,6 +25,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.numerics import nonzero
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 
 def composition(
@@ -122,6 +123,13 @@ class ReadBack:
         """Return the Frobenius norms of all pairs, (writer, writer)."""
         every = range(len(self.writers))
         return torch.stack([torch.stack([self.pair(i, j).norm() for j in every]) for i in every])
+
+    def records(self) -> list[Record]:
+        """Return one record per pair of writers, by the larger norm first."""
+        norms, names = self.norms().tolist(), [writer.name for writer in self.writers]
+        pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
+        pairs.sort(key=lambda pair: -norms[pair[0]][pair[1]])
+        return [{"first": names[i], "second": names[j], "norm": norms[i][j]} for i, j in pairs]
 
     def contributions(self, x: Tensor) -> Tensor:
         """Return what each pair adds to the output along the direction, (..., position, writer, writer).

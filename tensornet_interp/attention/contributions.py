@@ -31,6 +31,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.contraction import Term, contract
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record
 
 
 @register_type("Contributions")
@@ -48,6 +49,12 @@ class Contributions:
         check_batch("values", self.values, "contribution", finite=False)
         object.__setattr__(self, "names", check_notes("names", self.names))
         check_size("contribution", values=self.values.shape[-1], names=len(self.names))
+
+    def records(self) -> list[Record]:
+        """Return one record per contribution: its name, its mean over samples and positions, its root mean square."""
+        flat = self.values.detach().flatten(0, -2)
+        columns = zip(self.names, flat.mean(0).tolist(), flat.square().mean(0).sqrt().tolist(), strict=True)
+        return [{"contribution": name, "mean": mean, "root_mean_square": size} for name, mean, size in columns]
 
 
 def write_contributions(network: SequenceNetwork, x: Tensor, direction: Tensor) -> Contributions:

@@ -45,9 +45,10 @@ class Start(NamedTuple):
 
     seed: int | None  # the seed of a random start; None for the start that is not random
     relative_error: float  # the relative error of the fit from this start
-    congruence: float  # mean over components of the best fit: similarity to the most similar component of this fit
+    congruence: float  # mean over components of the result: similarity to the most similar component of this fit
     iterations: int  # the number of iterations that were done
     stop_reason: str  # why the iteration ended
+    congruences: tuple[float, ...] = ()  # one per component of the result: similarity to the most similar one here
 
 
 @register_type("Report")
@@ -103,6 +104,12 @@ class Report(Shown):
             names=layer.names,
         )
 
+    @property
+    def near_best(self) -> tuple[Start, ...]:
+        """Return the starts, without the best one, whose relative error is at most 1 % above the best."""
+        least = self.starts[0].relative_error if self.starts else 0.0
+        return tuple(start for start in self.starts[1:] if start.relative_error <= 1.01 * least + 1e-7)  # rounding
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what is known of the result as pairs of texts, for tables."""
         error = "not measured" if self.relative_error is None else f"{self.relative_error:.4g}"
@@ -114,6 +121,7 @@ class Report(Shown):
             "relative error": error,
             "proven to be at most": "" if self.relative_error_bound is None else f"{self.relative_error_bound:.4g}",
             "seed": "" if self.seed is None else str(self.seed),
+            "starts": self._agreement(),
             "stopped": ""
             if self.stop_reason == "direct"
             else f"{self.stop_reason}, {len(self.convergence)} iterations",
@@ -138,6 +146,14 @@ class Report(Shown):
                 "versions": dict(self.versions),
             }
         ]
+
+    def _agreement(self) -> str:
+        """Return how many starts there were, how many are near the best, and how similar their components are."""
+        near = self.near_best
+        if not near:
+            return f"{len(self.starts)}, no other within 1 % of the best" if self.starts else ""
+        lowest = min(min(start.congruences, default=start.congruence) for start in near)
+        return f"{len(self.starts)}, {len(near) + 1} within 1 % of the best, lowest congruence there {lowest:.2f}"
 
     def _card(self) -> Card:
         made = [("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))]

@@ -7,7 +7,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 
 ACCEPTED = [
     # defaults
-    ("*", "beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
+    ("*", "noise|runs|trust|beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
     ("Dictionary", "encoder_bias|decoder_bias", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
@@ -46,7 +46,7 @@ ACCEPTED = [
     ("LowRank.top", "chunk", "huge int", "all rows at once"),
     ("lift|Layout", "residual", "negative int|huge int", "a whole number is a number"),
     ("low_rank_correlation|components_needed|activations|bond_curves|truncation_curves|similarity_matrix", "active|accuracy|drop|eigenvalue|loss|high", "negative int|huge int", "a whole number is a number, and any is drawn"),
-    ("Smooth|Sparse|SpectralResult.groups|ordered_similarity|FeatureInteractions.statistics|check_decomposition", "strength|rtol|z|exact_tolerance", "huge int", "a whole number is a number"),
+    ("component_trust|Smooth|Sparse|SpectralResult.groups|ordered_similarity|FeatureInteractions.statistics|check_decomposition", "strength|rtol|z|exact_tolerance|noise", "huge int", "a whole number is a number"),
     ("BilinearNetwork.__getitem__|BilinearNetwork.replace|SequenceNetwork.__getitem__|SequenceNetwork.replace|mean_ablated", "i", "negative int", "-1 is the last part, as in a list"),
     ("participation", "dim", "negative int", "-1 is the last axis, as in torch", lambda found: found.shape == (6,)),
     ("*", "max_elements", "huge int", "no limit"),
@@ -72,7 +72,7 @@ ACCEPTED = [
     ("pack", "tensors|metadata", "empty mapping", "a file without tensors or metadata"),
     ("sweep", "grid", "empty mapping", "one fit with the defaults"),
     ("to_frame|write_csv|truncation_curves", "records", "empty list", "no rows, no lines"),
-    ("*", "counts|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
+    ("*", "counts|runs|records|ks|quantiles|norms|seeds|results|y|a", "longer list", "the last one once more"),
     ("Layout.indices|Layout.leftover|Layout.in_file", "names", "longer list", "a name twice is one"),
     ("FeatureInteractions.block", "rows", "longer list", "a row can be asked for twice"),
     ("Named.with_names", "input_names|output_names", "string", "a string stands for its letters"),
@@ -140,6 +140,7 @@ ALSO_CALLED = {
     "options": ["rank"],
     "part": ["a must be"],
     "rank_on": ["x must be", "needs x"],
+    "strategy": ["method must", "decomposition named"],
     "reference": ["networks", "a network of"],
     "result": ["names", "an image of shape"],
     "value": ["network must be"],

@@ -36,7 +36,15 @@ from tensornet_interp.attention import (
 )
 from tensornet_interp.bonds import ODT, Bond, Truncation
 from tensornet_interp.circuits import Circuit, Component, Level
-from tensornet_interp.compare import Interval, Matching, OrderedSimilarity, Stability
+from tensornet_interp.compare import (
+    ComponentTrust,
+    Interval,
+    Matching,
+    Null,
+    OrderedSimilarity,
+    RankChoice,
+    Stability,
+)
 from tensornet_interp.decompositions import TensorTrainResult
 from tensornet_interp.features import (
     Dictionary,
@@ -124,6 +132,16 @@ LEVELS = (
     Level(2, torch.tensor([0]), numbers(1), numbers(1, 3), numbers(1)),
     Level(1, torch.tensor([0, 0]), numbers(2), numbers(2, 3), numbers(2)),
 )
+TRUST = ComponentTrust(
+    numbers(2, shift=1),
+    numbers(2),
+    start_agreement=torch.tensor([0.95, 0.5]),
+    seed_agreement=None,
+    near_best=1,
+    flags=("the residual is not white",),
+    layer="small model layer 3",
+    method="CP(rank=2)",
+)
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
 
 LINEAR = LinearMap(weight=numbers(2, 3), bias=numbers(2), name="embedding")
@@ -158,6 +176,9 @@ OBJECTS = {
         OrderedSimilarity(
             "positive", ((0, 1),), numbers(1, 2, 3), numbers(1, 2, 3), numbers(2, 2, 3), numbers(2, 2, 3) > 0
         ),
+        TRUST,
+        Null("turned", numbers(2), numbers(5, 2)),
+        RankChoice(None, (2,), (CP,), (TRUST,), torch.tensor([float("nan")], dtype=torch.float64)),
         Interval(numbers(2), numbers(2), numbers(2), numbers(2), 5),
         Dictionary(
             numbers(4, 2), numbers(2, 4), numbers(4), numbers(2), numbers(4), 2, False, False, "mine", "3-mlp-in"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearNetwork, decompose, lift, plan
+from tensornet_interp.compare import component_trust
 from tensornet_interp.plots import eigenvectors
 from tensornet_interp.testing import random_layer
 
@@ -24,6 +25,7 @@ SHOWN = {
     "cp": lambda: decompose(layer(), "cp", rank=2),
     "hosvd": lambda: decompose(layer(), "hosvd"),
     "report": lambda: decompose(layer(), "cp", rank=2).report,
+    "trust": lambda: component_trust(decompose(layer(), "eigen", rank=2), layer()),
     "plan": lambda: plan(BilinearNetwork([random_layer(6, 5, 4, seed=1), layer()])),
 }
 

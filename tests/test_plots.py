@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tensornet_interp import BilinearLayer, SpectralResult, decompose, lift
+from tensornet_interp.compare import ComponentTrust
 from tensornet_interp.plots import (
     activations,
     compared_vectors,
@@ -41,6 +42,18 @@ def test_spectrum_shows_all_eigenvalues_in_order_and_the_leading_vectors(result:
     lowest = result.eigenvectors[1, :, int(result.eigenvalues[1].argmin())]
     np.testing.assert_allclose(image(figure, 2), lowest.reshape(SHAPE))
     assert "basis: as given" in figure.get_suptitle()
+
+
+def test_eigenvalues_have_error_bars_and_undetermined_vectors_are_hollow(result: SpectralResult) -> None:
+    shape = result.eigenvalues.shape
+    errors, noise = torch.zeros(shape), torch.full(shape, 0.1)
+    errors[1, 2] = 0.5
+    axes = spectrum(result, 1, SHAPE, trust=ComponentTrust(errors, noise)).axes[0]
+    (lines,) = [bars.get_segments() for bars in axes.collections]
+    values = result.eigenvalues[1].sort(descending=True).values
+    assert [low[1] for low, _ in lines] == pytest.approx((values - 0.1).tolist())
+    hollow = next(line for line in axes.lines if line.get_markerfacecolor() == "white")
+    assert hollow.get_ydata().tolist() == pytest.approx([float(result.eigenvalues[1, 2])])
 
 
 def test_eigenvector_grid_has_positive_rows_above_negative(result: SpectralResult) -> None:

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tensornet_interp import CPResult, decompose, lift
+from tensornet_interp.compare import ComponentTrust
 from tensornet_interp.plots import components, outputs_map
 from tensornet_interp.testing import random_layer
 
@@ -41,6 +42,32 @@ def gauged(result: CPResult, turn: torch.Tensor, *, swap: bool) -> CPResult:
         left=right if swap else left,
         right=left if swap else right,
     )
+
+
+def test_standard_errors_stand_at_their_components(result: CPResult) -> None:
+    order = [2, 0, 1, 4, 3]
+    shuffled = replace(
+        result,
+        weights=result.weights[order],
+        outputs=result.outputs[:, order],
+        left=result.left[:, order],
+        right=result.right[:, order],
+    )
+    errors = torch.tensor([0.3, 0.1, 0.2, torch.inf, 0.4]).double()  # of components 2, 0, 1, 4, 3
+    trust = ComponentTrust(errors, torch.zeros(5).double())
+    figure = components(shuffled, SHAPE, NAMES, count=5, trust=trust)
+    lowest = [axes for axes in figure.axes if not axes.images]
+    found = [axes.get_xlabel() for axes in lowest]
+    assert found == ["error 0.1", "error 0.2", "error 0.3", "error 0.4", "error inf"]
+    assert [axes.patches[0].get_facecolor()[3] > 0 for axes in lowest] == [True] * 3 + [False] * 2
+    top = outputs_map(shuffled, NAMES, trust=trust).axes[0]
+    (lines,) = [bars.get_segments() for bars in top.collections]
+    reach = [float(high - low) / 2 for (_, low), (_, high) in lines]
+    expected = [
+        min(error, 1.0) * float(weight)
+        for error, weight in zip((0.1, 0.2, 0.3, 0.4, 1.0), result.weights.abs(), strict=True)
+    ]
+    assert reach == pytest.approx(expected)
 
 
 def test_what_is_drawn_is_the_component(result: CPResult) -> None:

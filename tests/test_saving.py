@@ -97,7 +97,7 @@ def test_the_files_of_earlier_versions_open(name):
 
 def test_stored_files_are_few_and_small():
     assert {path.stem for path in STORED.iterdir()} - {"layer-format-1"} == set(OBJECTS)
-    assert sum(path.stat().st_size for path in STORED.iterdir()) < 60_000
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_500 * len(OBJECTS)
 
 
 @pytest.mark.parametrize("by", ["file", "folder"])

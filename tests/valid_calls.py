@@ -77,6 +77,9 @@ OUT, IN, PIXELS = normal(3, seed=4), normal(5, seed=5), normal(6, seed=5)
 MASK = torch.tensor([True, True, False, True, True])
 IMAGES = layer_of(3, 6, 4, seed=2)  # six pixels: images of shape (2, 3)
 IMAGE_RESULT, IMAGE_FIT, IMAGE_SVD = Eigen()(IMAGES), CP()(IMAGES), OutputSVD()(IMAGES)
+FIT_TRUST, EIGEN_TRUST = (
+    compare.ComponentTrust(normal(*shape).abs(), normal(*shape).abs()) for shape in ((4,), (3, 6))
+)
 SHAPE, NAMES = (2, 3), ["a", "b", "c"]
 CODER = features.Dictionary(
     normal(7, 5, seed=6), normal(5, 7, seed=7), normal(7, seed=8), normal(5, seed=9), k=3, name="1-mlp-x7-k3"
@@ -263,6 +266,10 @@ CALLS = {
     "stability": (compare.stability, dict(results=RUNS, blocks=True)),
     "matched_similarity": (compare.matched_similarity, dict(results=RUNS, count=2)),
     "ordered_similarity": (compare.ordered_similarity, dict(results=RUNS, by="magnitude", count=2, rtol=0.1)),
+    "component_trust": (compare.component_trust, dict(result=FIT, layer=LAYER, runs=[FIT], noise=0.1, seed=0)),
+    "choose_rank": (compare.choose_rank, dict(layer=LAYER, method="cp", ranks=[1, 2], starts=2, seed=0, options=dict(max_iterations=2))),
+    "null": (compare.null, dict(layer=LAYER, strategy=Eigen(rank=2), statistic=lambda result: 1.0, kind="shuffled", n=2, seed=0)),
+    "Null.band": (compare.Null("shuffled", normal(), normal(9)).band, dict(confidence=0.95)),
     "jackknife": (compare.jackknife, dict(values=normal(3, 2), pairs=[(0, 1), (0, 2), (1, 2)], confidence=0.9)),
     "energy_share": (concentration.energy_share, dict(vectors=X, mask=MASK)),
     "participation": (concentration.participation, dict(values=X, dim=0)),
@@ -371,7 +378,7 @@ CALLS = {
     "bond_curves": (plots.bond_curves, dict(records=BOND_ROWS, accuracy=0.9, loss=1.0)),
     "bond_spectra": (plots.bond_spectra, dict(odts={"a": ODTS})),
     "compared_vectors": (plots.compared_vectors, dict(vectors={"a": normal(2, 6)}, values={"a": normal(2)}, shape=SHAPE, input_names=list("abcdef"), title="a")),
-    "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1)),
+    "components": (plots.components, dict(result=IMAGE_FIT, shape=SHAPE, names=NAMES, count=1, trust=FIT_TRUST)),
     "correlation_by_rank": (plots.correlation_by_rank, dict(records=CORRELATIONS)),
     "curves": (plots.curves, dict(records=RECORDS, x="parameters", y=["relative_error"], by="method", whole={"relative_error": 0.1}, bands={"relative_error": ("relative_error", "parameters")})),
     "dots": (plots.dots, dict(records=RECORDS, y=["relative_error"], by="method", title="a")),
@@ -383,10 +390,10 @@ CALLS = {
     "image_cell": (lambda **options: plots.image_cell(_axes(), **options), dict(values=PIXELS, shape=SHAPE, title="a", cmap="gray", symmetric=True)),
     "interaction_submatrix": (plots.interaction_submatrix, dict(interactions=INTERACTIONS, n=1, names=list("abcdefg"), pairs="all")),
     "output_directions": (plots.output_directions, dict(result=IMAGE_SVD, shape=SHAPE, names=NAMES, directions=1, count=1)),
-    "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES)),
+    "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES, trust=FIT_TRUST)),
     "pareto": (plots.pareto, dict(records=RECORDS, x="parameters", y="relative_error", by="method", maximize=True)),
     "similarity_matrix": (plots.similarity_matrix, dict(matrix=normal(2, 3), labels=["a", "b"], title="c", columns=NAMES, high=1.0)),
-    "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1)),
+    "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1, trust=EIGEN_TRUST)),
     "to_numpy": (plots.to_numpy, dict(tensor=X)),
     "truncation_curves": (plots.truncation_curves, dict(records=CURVE, accuracy=0.9, loss=1.0)),
     # registry, sweeps, the plugin kit
@@ -443,7 +450,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Inspection", "InspectedFile", "Circuit", "Component", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "Planner*", "join", "through", "flat_records", "card_of", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "map_card", "text_card", "without_names"],

@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from tensornet_interp.balance import balance, times_power
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import unit_columns
+from tensornet_interp.moments import cross_gram
+from tensornet_interp.numerics import nonzero, unit_columns
 
 
 def canonical_cp(layer: BilinearLayer) -> dict[str, Tensor]:
@@ -46,3 +48,27 @@ def congruence(first: BilinearLayer, second: BilinearLayer) -> tuple[Tensor, Ten
     )
     straight, crossed = ((l.T @ l2) * (r.T @ r2)).abs(), ((l.T @ r2) * (r.T @ l2)).abs()
     return (c.T @ c2).abs() * torch.maximum(straight, crossed), crossed > straight
+
+
+def block_congruence(first: BilinearLayer, blocks: Tensor, second: BilinearLayer, blocks2: Tensor) -> Tensor:
+    """Return the congruence (block, block') of sums of terms of two layers: the magnitude of the cosine of the two.
+
+    |<T, T'>| / (||T|| ||T'||), T = sum of the terms of a block, symmetrized
+
+    blocks: (rank,), the block of each term, from 0 on without a gap. A zero block has congruence 0.
+    """
+    sides = [(_units(layer), one_hot(own).to(torch.float64)) for layer, own in ((first, blocks), (second, blocks2))]
+
+    def products(a: tuple[BilinearLayer, Tensor], b: tuple[BilinearLayer, Tensor]) -> Tensor:
+        return a[1].T @ ((a[0].down.T @ b[0].down) * cross_gram(a[0], b[0])) @ b[1]
+
+    norms = [nonzero(products(side, side).diagonal()).sqrt() for side in sides]
+    return (products(*sides) / norms[0][:, None] / norms[1]).abs()
+
+
+def _units(layer: BilinearLayer) -> BilinearLayer:
+    """Return the layer in float64 with input vectors of unit norm and a largest output entry of 1."""
+    (core,), _ = balance(layer.to(dtype=torch.float64))
+    (left, m), (right, n) = unit_columns(core.left), unit_columns(core.right)
+    down = core.down * (m * n)
+    return BilinearLayer(down=down / nonzero(down.abs().max()), left=left, right=right)

@@ -1,7 +1,7 @@
 """What all fitted decompositions share: options, restarts, priors, and the report of the fit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,19 +10,21 @@ from tqdm import tqdm
 
 from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_iterations, check_seed, check_share
-from tensornet_interp.decompositions.canonical import congruence
+from tensornet_interp.decompositions.canonical import block_congruence, congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
 from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
-from tensornet_interp.decompositions.parametrize import Model
+from tensornet_interp.decompositions.parametrize import Model, Tied
 from tensornet_interp.decompositions.priors import Factors, Prior
-from tensornet_interp.decompositions.starts import Triple, as_layer
+from tensornet_interp.decompositions.starts import Triple
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report, Start
+from tensornet_interp.results import Result
 
 _ROUNDING = 1e-14  # of a relative squared error, a difference of sums near 1
 
 InitialFit = tuple[int | None, Model, tuple[Tensor, ...]]  # seed (None: not random), what is fitted, from where
+Ended = tuple[float, int | None, Model, Fit, Triple]  # squared error, seed, what was fitted, how, the terms
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,7 +109,7 @@ class FitOptions:
             _, model, parameters = initial[0]
             nothing = Fit(parameters, 0.0, [0.0], "nothing to fit: the layer is zero")
             return BestFit(model.components(parameters), model, 0.0, nothing, ())
-        ended: list[tuple[float, int | None, Model, Fit, Triple]] = []
+        ended: list[Ended] = []
         with tqdm(total=limit * len(initial), desc=type(self).__name__, leave=False, delay=3) as bar:
             for seed, model, parameters in initial:
                 if self.priors:
@@ -124,12 +126,7 @@ class FitOptions:
                 ended.append((error, seed, model, fit, scaled))
         ended.sort(key=lambda end: end[3].value if self.priors else end[0])
         best = ended[0]
-        starts = tuple(
-            Start(seed, max(0.0, error) ** 0.5, _nearest(best[4], terms), len(fit.losses) - 1, fit.stop_reason)
-            for error, seed, _, fit, terms in ended
-            if len(ended) > 1
-        )
-        return BestFit(best[4], best[2], best[0], best[3], starts)
+        return BestFit(best[4], best[2], best[0], best[3], tuple(ended) if len(ended) > 1 else ())
 
     def finish(self, kind: type[R], layer: BilinearLayer, state: Compressed, fit: "BestFit | None", **fields: Any) -> R:
         """Return the result with these fields and the report of the fit.
@@ -141,10 +138,10 @@ class FitOptions:
             report = Report.of(layer, self, seed=self.seed, stop_reason="exact: the layer's own components")
         else:
             convergence, stop = fit.convergence, fit.fit.stop_reason
-            report = Report.of(
-                layer, self, seed=self.seed, convergence=convergence, stop_reason=stop, starts=fit.starts
-            )
-        return measured(kind, layer, report, squared, **fields)
+            report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
+        result = measured(kind, layer, report, squared, **fields)
+        starts = () if fit is None else tuple(_start(result, state, ended) for ended in fit.ended)
+        return replace(result, report=replace(result.report, starts=starts))
 
     def _constrained(self, factors: Factors) -> Factors:
         for prior in self.priors:
@@ -164,13 +161,13 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class BestFit:
-    """The best fit holds its terms in compressed coordinates, its model and its error, and a record of every start."""
+    """The best fit holds its terms in compressed coordinates, its model and its error, and all fits."""
 
     terms: Triple
     model: Model
     squared_error: float
     fit: Fit
-    starts: tuple[Start, ...]
+    ended: tuple[Ended, ...]  # the fit from every start, best first; empty if there was only one
 
     @property
     def convergence(self) -> tuple[float, ...]:
@@ -181,8 +178,19 @@ class BestFit:
         return tuple(max(0.0, loss) ** 0.5 for loss in (*before, last))
 
 
-def _nearest(best: Triple, other: Triple) -> float:
-    return float(congruence(as_layer(best), as_layer(other))[0].amax(1).mean())
+def _start(result: Result, state: Compressed, ended: Ended) -> Start:
+    """Return how the fit from one start ended, and how similar its components are to those of the result."""
+    error, seed, model, fit, terms = ended
+    own, other = result.to_layer().to(dtype=torch.float64), state.restore(terms)
+    if isinstance(model, Tied):  # blocks of terms
+        blocks = torch.arange(own.rank, device=own.down.device) // (own.rank // len(model.signs))
+        found = block_congruence(own, blocks, other, model.signs.abs().argmax(0))
+    else:
+        found = congruence(own, other)[0]
+    nearest, iterations = found.amax(1), len(fit.losses) - 1
+    return Start(
+        seed, max(0.0, error) ** 0.5, float(nearest.mean()), iterations, fit.stop_reason, tuple(nearest.tolist())
+    )
 
 
 def _refit_scale(target: BilinearLayer, factors: Factors) -> tuple[Triple, float]:

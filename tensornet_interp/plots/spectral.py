@@ -9,12 +9,14 @@ from torch import Tensor
 
 from tensornet_interp.checks import (
     check_int,
+    check_kind,
     check_mapping,
     check_names,
     check_size,
     check_tensor,
     check_text,
 )
+from tensornet_interp.compare import DETERMINED, ComponentTrust
 from tensornet_interp.names import Shape
 from tensornet_interp.plots.blocks import block_names, check_count, pixels, result_view
 from tensornet_interp.plots.images import to_numpy
@@ -30,13 +32,20 @@ _LEAST = 10  # ... if there are more of them than this
 
 
 def spectrum(
-    result: SpectralResult, block: int, shape: Shape | None = None, *, name: str = "", count: int | None = None
+    result: SpectralResult,
+    block: int,
+    shape: Shape | None = None,
+    *,
+    name: str = "",
+    count: int | None = None,
+    trust: ComponentTrust | None = None,
 ) -> Figure:
     """Draw the eigenvalues of a block, and its `count` most positive (top) and most negative (bottom) eigenvectors.
 
     If more than 10 eigenvalues are below 1 % of the largest magnitude, the spectrum leaves these out. shape: (height,
     width) of inputs that are images. name: the name of the block in the title. By default, both come from the result,
-    as far as it knows them. count: by default 4, or the rank if that is smaller.
+    as far as it knows them. count: by default 4, or the rank if that is smaller. trust: that of `component_trust`; each
+    eigenvalue then has an error bar, the noise, and is hollow if its eigenvector is undetermined.
     """
     view = result_view(result, shape)
     check_int("block", block, 0, len(result.eigenvalues) - 1)
@@ -49,7 +58,14 @@ def spectrum(
     title = f"Interaction matrix of {name or block_names(result)[block]}, basis: {result.report.basis}"
     figure = Sheet(left + count * (view.width + GAP) + 0.2, height, title, view.note)
     axes = figure.panel(0.8, 0.3, left - 1.1, height - 0.8)
-    _draw_spectrum(axes, values[order])
+    if trust is None:
+        _draw_spectrum(axes, values[order])
+    else:
+        errors = check_kind("trust", trust, ComponentTrust, "; component_trust(result, layer) gives one")
+        check_size("block", result=len(result.eigenvalues), trust=len(errors.standard_error))
+        check_size("rank", result=result.rank, trust=errors.standard_error[block].numel())
+        loose = to_numpy(errors.standard_error[block].reshape(-1).clamp_max(1.0)) >= DETERMINED
+        _draw_spectrum(axes, values[order], to_numpy(errors.noise[block].reshape(-1))[order], loose[order])
     rows = (order[:count], order[::-1][:count])
     texts = numbers(values[np.concatenate(rows)])
     for row, picks in enumerate(rows):
@@ -59,8 +75,21 @@ def spectrum(
     return figure
 
 
-def _draw_spectrum(axes: Axes, values: np.ndarray) -> None:
-    """Draw sorted eigenvalues against their number; if many of them are small, a grey gap stands for these."""
+def _draw_spectrum(
+    axes: Axes, values: np.ndarray, noise: np.ndarray | None = None, loose: np.ndarray | None = None
+) -> None:
+    """Draw sorted eigenvalues against their number; if many of them are small, a grey gap stands for these.
+
+    noise: error bars. loose: where eigenvectors are undetermined, and so points are hollow.
+    """
+
+    def mark(places: np.ndarray, part: np.ndarray) -> None:
+        if noise is None or loose is None:
+            return
+        axes.errorbar(places, values[part], noise[part], fmt="none", ecolor="0.3", elinewidth=0.8, capsize=2)
+        hollow = loose[part]
+        axes.plot(places[hollow], values[part][hollow], "o", color="C0", markerfacecolor="white", markersize=5)
+
     small = np.flatnonzero(np.abs(values) <= _SMALL * np.abs(values).max())
     numbers_of = np.arange(1, len(values) + 1)
     axes.axhline(0, color="0.7", linewidth=0.8)
@@ -70,12 +99,14 @@ def _draw_spectrum(axes: Axes, values: np.ndarray) -> None:
     axes.set_title("spectrum", fontsize=LABEL)
     if len(small) <= _LEAST:
         axes.plot(numbers_of, values, ".-", markersize=4, linewidth=0.8)
+        mark(numbers_of, np.arange(len(values)))
         axes.locator_params(axis="x", integer=True)
         return
     first, last = small[0], small[-1] + 1  # the values are sorted, so the small ones stand together
     gap = max(2, (len(values) - len(small)) // 8)
     places = np.concatenate([numbers_of[:first], numbers_of[last:] - (last - first) + gap])
     kept = np.concatenate([values[:first], values[last:]])
+    mark(places, np.r_[:first, last : len(values)])
     for part in (places <= first, places > first):
         axes.plot(places[part], kept[part], ".-", color="C0", markersize=4, linewidth=0.8)
     axes.axvspan(first + 0.5, first + gap + 0.5, color="0.93", zorder=0)

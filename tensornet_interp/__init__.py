@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tensorly
 
+from tensornet_interp.attention import AttentionLayer, SequenceNetwork
 from tensornet_interp.bonds import odt
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.contraction import Term, contract, plan, rename
@@ -48,6 +49,7 @@ tensorly.set_backend("pytorch")  # set only here: layers pass torch tensors to T
 __all__ = [
     "CP",
     "HOSVD",
+    "AttentionLayer",
     "BilinearLayer",
     "BilinearMap",
     "BilinearNetwork",
@@ -61,6 +63,7 @@ __all__ = [
     "Plan",
     "Report",
     "Result",
+    "SequenceNetwork",
     "SpectralResult",
     "SymmetricCP",
     "TensorNetwork",

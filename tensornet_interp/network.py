@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.cards import Card
-from tensornet_interp.checks import check_alike, check_int
-from tensornet_interp.contraction import Modes, Term, rename
+from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int
+from tensornet_interp.contraction import Modes, Plan, Term, rename
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.modules import layer_modules
 from tensornet_interp.names import Named, Names
+from tensornet_interp.stepwise import Planner, through
 from tensornet_interp.store import register_type
 
 __all__ = ["BilinearNetwork", "as_network", "check_network", "wide_layer"]
@@ -133,6 +134,19 @@ class BilinearNetwork(Named, TensorNetwork):
         The parameters are copies. `weights.from_module` makes a network of it again.
         """
         return torch.nn.Sequential(*layer_modules(self.layers, constant=self.constant_in))
+
+    def plan(self, batch: int) -> tuple[Plan, ...]:
+        """Return the plan of every part's contraction for `batch` inputs, evaluated one after the other.
+
+        Planning takes time in proportion to the number of parts; `plan(circuits.evaluation(network, x))`, which plans
+        the whole tree of 2^L - 1 copies, does not. The flops are those of the forward pass.
+        """
+        planner = Planner()
+        size = check_int("batch", batch, 1, DEFAULT_MAX_ELEMENTS), self.parts[0].sizes["in1"]
+        x = torch.empty(size, dtype=self.parts[0].terms()[0].data.dtype, device="meta")
+        for part in self.parts:
+            x = through(part, x, planner)
+        return tuple(planner.plans)
 
     def replace(self, i: int, part: TensorNetwork) -> "BilinearNetwork":
         """Return the network with part i replaced by `part`, for example by a decomposition of that layer."""

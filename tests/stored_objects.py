@@ -22,6 +22,19 @@ from tensornet_interp import (
     TuckerResult,
     save,
 )
+from tensornet_interp.attention import (
+    SVD,
+    AttentionLayer,
+    Contributions,
+    Entry,
+    LinearMap,
+    LowRank,
+    Norm,
+    Part,
+    QueryForm,
+    ReadBack,
+    SequenceNetwork,
+)
 from tensornet_interp.bonds import ODT, Bond, Truncation
 from tensornet_interp.circuits import Circuit, Component, Level
 from tensornet_interp.compare import (
@@ -134,6 +147,8 @@ TRUST = ComponentTrust(
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
 METRIC = Metric(numbers(2, 2), numbers(2), 0.25, 9, "from data")
 
+LINEAR = LinearMap(weight=numbers(2, 3), bias=numbers(2), name="embedding")
+
 OBJECTS = {
     type(value).__name__: value
     for value in (
@@ -189,6 +204,31 @@ OBJECTS = {
         FIDELITY,
         LayerFidelity(1, 0.5, FIDELITY, None),
         NetworkFidelity(FIDELITY, (LayerFidelity(0, 0.25, FIDELITY, 0.125),)),
+        AttentionLayer(
+            down=numbers(2, 2, 1),
+            value=numbers(1, 1, 3),
+            mask=numbers(1, 2, 2, shift=1),
+            queries=(numbers(2, 2, 3),),
+            keys=(numbers(1, 2, 3, shift=1),),
+            rotation=numbers(2, 1, 2, 2),
+            softmax=True,
+            name="block 1",
+            history=("lifted",),
+            basis="residual stream after the norm",
+            constant_in=True,
+            constant_out=True,
+            names=Names(("a", "b"), ("c",)),
+        ),
+        LowRank(left=numbers(2, 1), right=numbers(3, 1), rows="position", columns="source", name="head 1"),
+        SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
+        Entry(1, 2, -0.5),
+        QueryForm(numbers(2), numbers(3, 2)),
+        Contributions(("part 1 head 0", "constant"), numbers(3, 2)),
+        ReadBack(Part(LINEAR), Part(LINEAR), numbers(2, 2), (LowRank(left=numbers(2, 1), right=numbers(3, 1)),)),
+        LINEAR,
+        Norm(centered=True, eps=0.5, weight=numbers(2, shift=1), bias=numbers(2), scale=numbers(2, 3, shift=1)),
+        Part(LINEAR, 0.0, Norm(eps=0.25), numbers(2)),
+        SequenceNetwork([LINEAR, Part(layer(2, 2), 0.5)]),
         Spectra(
             eigenvalues=numbers(2, 1, dtype=torch.float32),
             eigenvectors=numbers(2, 3, 1, dtype=torch.float32),

@@ -118,4 +118,4 @@ def test_the_contents_page_imports_the_rooms_that_it_exports_from_and_no_others(
     run = run_python(f"import sys, {PACKAGE}; print(*[m for m in sys.modules if m.startswith('{PACKAGE}.')])")
     assert run.returncode == 0, run.stderr
     rooms = {page for page in run.stdout.split() if page in ROOM_PAGES}
-    assert rooms == {f"{PACKAGE}.{room}" for room in ("bonds", "decompositions", "inner_products")}
+    assert rooms == {f"{PACKAGE}.{room}" for room in ("attention", "bonds", "decompositions", "inner_products")}

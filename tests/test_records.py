@@ -26,11 +26,23 @@ TABLES |= {
     "named SpectralResult": decompose(LIFTED, "eigen"),
 }
 NO_TABLE = {
-    "a layer or a network": {"BilinearLayer", "BilinearNetwork", "TermNetwork"},
-    "arrays": {"Term", "Split", "Moments", "Metric", "Dictionary", "Submatrix", "Overlap", "Projection"},
+    "a layer or a network": {"BilinearLayer", "BilinearNetwork", "TermNetwork"}
+    | {"AttentionLayer", "SequenceNetwork", "LinearMap", "Norm", "Part"},
+    "arrays": {
+        "Term",
+        "Split",
+        "Moments",
+        "Metric",
+        "Dictionary",
+        "Submatrix",
+        "Overlap",
+        "Projection",
+        "SVD",
+        "QueryForm",
+    },
     "a part of another object, which has the records": {"Bond", "Level", "Component", "EigenGroup", "Names"},
-    "a named tuple, which is a record itself": {"Start", "Interaction", "Label"},
-    "a matrix that is never formed; `top` gives a table": {"FeatureInteractions"},
+    "a named tuple, which is a record itself": {"Start", "Interaction", "Label", "Entry"},
+    "a matrix that is never formed; `top` gives a table": {"FeatureInteractions", "LowRank"},
 }
 
 

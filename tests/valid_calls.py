@@ -28,6 +28,7 @@ from tensornet_interp import (
     Tucker,
     Whitened,
     adversarial,
+    attention,
     circuits,
     compare,
     concentration,
@@ -123,6 +124,30 @@ FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
 (HOME / "checkpoint" / "model.safetensors").write_bytes(weights.pack(FACTORS, {}))
 (HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
+HEADS = attention.AttentionLayer.from_weights(
+    queries=[normal(4, 5, seed=1), normal(4, 5, seed=2)],
+    keys=[normal(4, 5, seed=3), normal(4, 5, seed=4)],
+    value=normal(6, 5, seed=5),
+    out=normal(3, 6, seed=6),
+    heads=2,
+    positions=7,
+    rotary=10.0,
+)
+TRANSFORMER = attention.SequenceNetwork(
+    [attention.Part(HEADS, 0.0, attention.Norm()), attention.LinearMap(weight=normal(5, 3))]
+)
+SQUARE_HEADS = attention.AttentionLayer(
+    down=normal(5, 2, 3),
+    value=HEADS.value,
+    mask=HEADS.mask,
+    queries=HEADS.queries,
+    keys=HEADS.keys,
+    rotation=HEADS.rotation,
+)
+BLOCKS = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), attention.Part(HEADS, 0.0, attention.Norm())])
+BLOCK = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), LAYER])
+HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
+TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
 MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4, dtype=torch.float64)).eval()
 LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
@@ -153,6 +178,7 @@ CALLS = {
     "BilinearNetwork.__call__": (STACK.__call__, dict(x=X)),
     "BilinearNetwork.__getitem__": (STACK.__getitem__, dict(i=0)),
     "BilinearNetwork.multilinear": (STACK.multilinear, dict(x=X)),
+    "BilinearNetwork.plan": (STACK.plan, dict(batch=4)),
     "BilinearNetwork.replace": (STACK.replace, dict(i=0, part=SQUARE)),
     "BilinearNetwork.to": (STACK.to, dict(device="cpu", dtype=torch.float32)),
     "as_network": (network.as_network, dict(part=LAYER, name="a")),
@@ -275,6 +301,60 @@ CALLS = {
     "Circuit.contributions": (TREE.contributions, dict(x=X)),
     "Circuit.ablations": (TREE.ablations, dict(x=X)),
     "Circuit.relative_error": (TREE.relative_error, dict(x=X)),
+    # attention
+    "AttentionLayer": (attention.AttentionLayer, {name: getattr(HEADS, name) for name in ("down", "value", "mask", "queries", "keys", "rotation")} | dict(softmax=False, name="a", history=("b",), basis="c", constant_in=True, constant_out=True)),
+    "AttentionLayer.from_weights": (attention.AttentionLayer.from_weights, HEAD_WEIGHTS | dict(heads=2, kv_heads=1, positions=7, mask="causal", rotary=10.0, pairs="halves", scale=0.5, softmax=True, query_biases=[normal(4)], key_biases=[normal(2)], value_bias=normal(3), bias=normal(3), name="a", history=("b",), basis="c", share=True)),
+    "AttentionLayer.__call__": (HEADS.__call__, dict(x=X, max_elements=1000)),
+    "AttentionLayer.multilinear": (lambda x1, x2, x3, x4, x5: HEADS.multilinear(x1, x2, x3, x4, x5), dict(x1=X, x2=X, x3=X, x4=X, x5=X)),
+    "AttentionLayer.scores": (HEADS.scores, dict(x=X, score=1)),
+    "AttentionLayer.pattern": (HEADS.pattern, dict(x=X)),
+    "AttentionLayer.given": (HEADS.given, dict(pattern=normal(2, 6, 6))),
+    "AttentionLayer.lift": (HEADS.lift, dict(query_biases=[normal(2, 2), normal(2, 2)], key_biases=[normal(2, 2), normal(2, 2)], value_bias=normal(2, 3), bias=normal(3), residual=0.0)),
+    "AttentionLayer.qk": (HEADS.qk, dict(head=1, offset=-2, score=1)),
+    "AttentionLayer.ov": (HEADS.ov, dict(head=1)),
+    "AttentionLayer.to": (HEADS.to, dict(device="cpu", dtype=torch.float32)),
+    "LowRank": (attention.LowRank, dict(left=normal(4, 2), right=normal(3, 2), rows="a", columns="b", name="c")),
+    "LowRank.change_basis": (TALL.change_basis, dict(rows=normal(4, 3), columns=normal(4, 5))),
+    "LowRank.entries": (TALL.entries, dict(rows=normal(4, 3), columns=normal(4, 5), max_elements=1000)),
+    "LowRank.top": (TALL.top, dict(n=2, chunk=3)),
+    "LowRank.truncate": (TALL.truncate, dict(rank=1)),
+    "OVSVD": (lambda **options: attention.OVSVD(**options)(HEADS), dict(rank=2)),
+    "OVSVD.__call__": (attention.OVSVD(), dict(layer=HEADS)),
+    "copying_score": (attention.copying_score, dict(circuit=TALL)),
+    "head_inner": (attention.head_inner, dict(a=HEADS, b=HEADS, offset=-1)),
+    "head_similarity": (attention.head_similarity, dict(a=HEADS, b=HEADS, offset=-1)),
+    "previous_token_score": (attention.previous_token_score, dict(pattern=normal(2, 4, 4), offset=-1)),
+    "prefix_matching_score": (attention.prefix_matching_score, dict(pattern=normal(2, 4, 4), tokens=torch.tensor([1, 2, 1, 3]))),
+    "query_form": (attention.query_form, dict(layer=HEADS, head=1, key=IN, offset=-1)),
+    "output_moments": (attention.output_moments, dict(part=HEADS, moments=MOMENTS)),
+    "position_inner": (attention.position_inner, dict(a=HEADS, b=HEADS, moments=MOMENTS)),
+    "update_share": (attention.update_share, dict(part=HEADS, moments=MOMENTS)),
+    "Contributions": (attention.Contributions, dict(names=("a", "b"), values=normal(3, 2))),
+    "composition": (attention.composition, dict(lower=SQUARE_HEADS, upper=HEADS, kind="key", offsets=[0, -1], score=1)),
+    "pull_back": (attention.pull_back, dict(layer=HEADS, direction=OUT)),
+    "read_back": (attention.read_back, dict(network=BLOCK, i=1, direction=OUT)),
+    "ReadBack.pair": (attention.read_back(BLOCK, 1, OUT).pair, dict(first=0, second=1)),
+    "ReadBack.contributions": (attention.read_back(BLOCK, 1, OUT).contributions, dict(x=X)),
+    "write_contributions": (attention.write_contributions, dict(network=BLOCK, x=X, direction=OUT)),
+    "path_contributions": (attention.path_contributions, dict(network=BLOCKS, x=X, direction=OUT, max_paths=20)),
+    "leg_contributions": (attention.leg_contributions, dict(network=BLOCKS, i=1, x=normal(2, 6, 5), direction=OUT, legs=[0, 1], max_elements=10**6)),
+    "mean_ablated": (attention.mean_ablated, dict(network=BLOCKS, i=0, head=1, x=X)),
+    "LinearMap": (attention.LinearMap, dict(weight=normal(3, 5), bias=normal(3), name="a")),
+    "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
+    "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
+    "Norm": (attention.Norm, dict(centered=True, eps=1e-5, weight=normal(5), bias=normal(5), scale=normal(6))),
+    "Norm.__call__": (attention.Norm(weight=IN, scale=normal(6)), dict(x=X)),
+    "Norm.given": (attention.Norm(weight=IN).given, dict(x=X)),
+    "Norm.to": (attention.Norm(weight=IN).to, dict(device="cpu", dtype=torch.float32)),
+    "SequenceNetwork": (attention.SequenceNetwork, dict(parts=[HEADS, attention.LinearMap(weight=normal(2, 3))])),
+    "SequenceNetwork.__getitem__": (TRANSFORMER.__getitem__, dict(i=0)),
+    "SequenceNetwork.__call__": (TRANSFORMER, dict(x=X, chunk="position", max_elements=1000)),
+    "SequenceNetwork.plan": (TRANSFORMER.plan, dict(batch=2, positions=3)),
+    "SequenceNetwork.streams": (TRANSFORMER.streams, dict(x=X)),
+    "SequenceNetwork.given": (TRANSFORMER.given, dict(x=X)),
+    "SequenceNetwork.replace": (TRANSFORMER.replace, dict(i=1, map=attention.LinearMap(weight=normal(5, 3)))),
+    "SequenceNetwork.to": (TRANSFORMER.to, dict(device="cpu", dtype=torch.float32)),
+    "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
     "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
     "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),
@@ -384,9 +464,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names"],
-    STEP: ["Metric.apply", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*"],
+    TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
+    STEP: ["Metric.apply", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
 }  # fmt: skip

@@ -4,7 +4,7 @@ The result is a tensor network with the same open modes as the layer, so it can 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeVar, overload
+from typing import Literal, TypeVar, cast, overload
 
 from tensornet_interp.checks import check_int
 from tensornet_interp.contents import explain_missing_names
@@ -24,7 +24,13 @@ from tensornet_interp.decompositions.output_svd import OutputSVD
 from tensornet_interp.decompositions.priors import Factors, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.decompositions.random_components import RandomComponents
 from tensornet_interp.decompositions.solve import FitOptions
-from tensornet_interp.decompositions.strategies import Decomposition, Strategy, apply_strategy, own_options
+from tensornet_interp.decompositions.strategies import (
+    Decomposition,
+    Strategy,
+    apply_strategy,
+    check_acts_on,
+    own_options,
+)
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
 from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
@@ -112,9 +118,7 @@ def decompose(
 def decompose(part: TensorNetwork, method: Strategy, /, **options: object) -> TensorNetwork: ...
 
 
-def decompose(
-    part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object
-) -> BilinearMap | BilinearNetwork:
+def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object) -> TensorNetwork:
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 
     method: a registered name, with its options as keywords, or a decomposition object. For a network it can also be a
@@ -128,6 +132,9 @@ def decompose(
     Cost: that of the decomposition. Most methods then measure the relative error: 2 * out * in^2 * (hidden + rank)
     flops, where hidden and rank count the hidden units of the layer and of the result. If 2 * out * in^2 * hidden is
     above 2e11, the error is computed from the factors instead.
+    A strategy that acts on another kind of network, such as "ov_svd" on attention layers, says so by its class
+    attribute acts_on; it returns a network of that kind.
+    Raises TypeError if a strategy does not act on the kind of the part; the error lists those that do.
     Raises ValueError with the known names if the name is unknown, TypeError with the known options if an option is
     unknown, and ValueError if the result and the layer have different modes or sizes.
     """
@@ -150,5 +157,10 @@ def decompose(
         if options.get("moments") is not None and "moments" not in own_options(method):
             moments = moments_by_part(part, options.pop("moments"))
         strategies = [build(method, options if given is None else options | {"moments": given}) for given in moments]
+        check_acts_on(strategies[0], part)
         return BilinearNetwork([apply_strategy(*pair) for pair in zip(strategies, part.layers, strict=True)])
-    return apply_strategy(build(method, options), check_network("part", part).to_layer())
+    strategy = build(method, options)
+    check_acts_on(strategy, check_network("part", part))
+    if hasattr(strategy, "acts_on"):
+        return strategy(cast(BilinearLayer, part))
+    return apply_strategy(strategy, part.to_layer())

@@ -7,7 +7,8 @@ from typing import Protocol, cast, runtime_checkable
 
 from tensornet_interp.checks import check_mapping, suggestion
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
-from tensornet_interp.registry import get_decomposition
+from tensornet_interp.network import BilinearNetwork
+from tensornet_interp.registry import Listed, decomposition_problems, get_decomposition, list_decompositions
 
 Strategy = str | Callable[[BilinearLayer], TensorNetwork]
 
@@ -71,3 +72,24 @@ def apply_strategy(strategy: Callable[[BilinearLayer], TensorNetwork], layer: Bi
     history = (*layer.history, repr(strategy))
     made = result.to_layer()
     return dataclasses.replace(layer, down=made.down, left=made.left, right=made.right, history=history)
+
+
+def check_acts_on(strategy: object, part: TensorNetwork) -> None:
+    """Raise TypeError unless the strategy acts on networks of this kind; it lists the strategies that do."""
+    own, bilinear = getattr(strategy, "acts_on", None), isinstance(part, BilinearMap | BilinearNetwork)
+    if bilinear if own is None else isinstance(part, own):
+        return
+    declared = {listed.name: getattr(get_decomposition(listed.name), "acts_on", None) for listed in _usable()}
+    fitting = [name for name, other in declared.items() if other is not None and isinstance(part, other)]
+    if own is None and not fitting:
+        return
+    fitting = fitting or [name for name, other in declared.items() if other is None]
+    wanted = BilinearLayer if own is None else own
+    raise TypeError(
+        f"{strategy!r} acts on {wanted.__name__}, not on {type(part).__name__}; these do: {', '.join(fitting)}"
+    )
+
+
+def _usable() -> list[Listed]:
+    broken = decomposition_problems()
+    return [listed for listed in list_decompositions() if listed.name not in broken]

@@ -97,6 +97,10 @@ def check_decomposition(
     test.
     """
     factory = get_decomposition(name)
+    if hasattr(factory, "acts_on"):
+        raise ValueError(
+            f"name must be a decomposition of bilinear layers; {name!r} acts on {factory.acts_on.__name__}"
+        )
     check_device(device)
     check_number("exact_tolerance", exact_tolerance, 0)
     report = CheckReport(f"{name} on {device}")

@@ -1,0 +1,170 @@
+"""Expectations of products of scores and vectors, for Gaussian inputs over positions.
+
+Every score a = q . k is a bead u = [q, k] with a = u^T J u / 2; J swaps the halves. Expectations of products of beads
+are sums over orders: chains from one vector to another through beads, and rings of beads (cumulants). Orders are summed
+by recursion over subsets of the at most four beads of two heads.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Beads = frozenset[int]
+
+
+class Source(NamedTuple):
+    """The linear maps of one layer, from inputs to features: values, and turned queries and keys of each score."""
+
+    maps: Tensor  # (position, head, feature, in)
+    parts: dict[str, slice]  # which features are the "value", "query0", "key0", ...
+
+
+class Piece(NamedTuple):
+    """A batch of vectors: some features of a source, each at a position and of a head."""
+
+    source: int
+    part: str
+    position: Tensor  # (batch,)
+    head: Tensor  # (batch,)
+
+
+Vector = tuple[Piece, ...]  # of pieces, stacked: a bead is a query and a key
+
+
+class Tables:
+    """The means and covariances of all features of several sources, for inputs of a mean and a covariance."""
+
+    def __init__(self, sources: list[Source], mean: Tensor, covariance: Tensor) -> None:
+        self.sources, self.inputs, self.spread = sources, mean, covariance
+        self.means = [torch.einsum("shfi,si->shf", source.maps, mean) for source in sources]
+        self._tables: dict[tuple[int, int], Tensor] = {}
+
+    def mean(self, vector: Vector) -> Tensor:
+        """Return (batch, size)."""
+        found = [self.means[p.source][p.position, p.head][:, self.sources[p.source].parts[p.part]] for p in vector]
+        return torch.cat(found, 1)
+
+    def covariance(self, a: Vector, b: Vector) -> Tensor:
+        """Return (batch, size of a, size of b)."""
+        return torch.cat([torch.cat([self._block(p, q) for q in b], 2) for p in a], 1)
+
+    def _block(self, p: Piece, q: Piece) -> Tensor:
+        key = p.source, q.source
+        same = p.source == q.source  # then both pieces belong to one head
+        if key not in self._tables:
+            left = torch.einsum("shfi,sitj->sthfj", self.sources[p.source].maps, self.spread)
+            equation = "sthfj,thgj->sthfg" if same else "sthfj,tkgj->sthkfg"
+            self._tables[key] = torch.einsum(equation, left, self.sources[q.source].maps)
+        table = self._tables[key][..., self.sources[p.source].parts[p.part], self.sources[q.source].parts[q.part]]
+        if same:
+            return table[p.position, q.position, p.head]
+        return table[p.position, q.position, p.head, q.head]
+
+
+def _swap(matrix: Tensor) -> Tensor:
+    """Return J matrix: the two halves of the rows (axis 1), swapped."""
+    return matrix.roll(matrix.shape[1] // 2, 1)
+
+
+class Wick:
+    """Expectations of products of beads and of at most two vectors, for a batch."""
+
+    def __init__(self, beads: list[Vector], tables: Tables) -> None:
+        self.beads, self.tables = beads, tables
+        self.means = [_swap(tables.mean(bead)[..., None]) for bead in beads]  # J mu, (batch, 2 size, 1)
+        self.steps = {  # J C_ij
+            (i, j): _swap(tables.covariance(beads[i], beads[j]))
+            for i, j in itertools.product(range(len(beads)), repeat=2)
+        }
+        self.all = frozenset(range(len(beads)))
+        self._kappa: dict[Beads, Tensor] = {}
+        self._moment: dict[Beads, Tensor] = {}
+        self._open: dict[tuple[Beads, int], Tensor] = {}
+
+    def chains(self, starts: dict[int, Tensor], least: int | None = None) -> dict[tuple[Beads, int], Tensor]:
+        """Return the sums over all orders of each subset by its last bead, from a first factor per bead.
+
+        least: the first bead that subsets may hold; None for any.
+        """
+        found = {(frozenset({i}), i): start for i, start in starts.items()}
+        allowed = sorted(self.all if least is None else {i for i in self.all if i >= least})
+        for size in range(2, len(allowed) + 1):
+            for subset in map(frozenset, itertools.combinations(allowed, size)):
+                for j in subset:
+                    before = [
+                        found[subset - {j}, i] @ self.steps[i, j] for i in subset - {j} if (subset - {j}, i) in found
+                    ]
+                    if before:
+                        found[subset, j] = torch.stack(before).sum(0)
+        return found
+
+    def ends(self, chains: dict[tuple[Beads, int], Tensor], last: list[Tensor]) -> dict[Beads, Tensor]:
+        """Return the sums over the last bead of chains times a last factor per bead."""
+        found: dict[Beads, Tensor] = {}
+        for (subset, j), chain in chains.items():
+            closed = chain @ last[j]
+            found[subset] = found[subset] + closed if subset in found else closed
+        return found
+
+    def from_means(self) -> dict[tuple[Beads, int], Tensor]:
+        """Return the chains that start at the mean of a bead, as rows (batch, 1, 2 size)."""
+        if not self._open:
+            self._open = self.chains({i: _swap(mean).mT for i, mean in enumerate(self.means)})
+        return self._open
+
+    def cumulants(self) -> dict[Beads, Tensor]:
+        """Return the joint cumulant of the scores of every subset, (batch,)."""
+        if not self._kappa and self.beads:
+            open_ends = self.ends(self.from_means(), self.means)
+            self._kappa = {subset: value[:, 0, 0] / 2 for subset, value in open_ends.items()}
+            for first in self.all:
+                size = self.steps[first, first].shape[-1]
+                eye = torch.eye(size, dtype=torch.float64, device=self.tables.inputs.device)
+                rings = self.chains({first: eye.expand(len(self.means[first]), -1, -1)}, least=first)
+                for (subset, j), chain in rings.items():
+                    closed = (chain * self.steps[j, first].mT).sum((1, 2))
+                    self._kappa[subset] = self._kappa[subset] + closed / 2
+        return self._kappa
+
+    def moment(self, subset: Beads) -> Tensor:
+        """Return E[product of the scores of a subset], (batch,): the sum over partitions of products of cumulants."""
+        if not subset:
+            return torch.ones(1, dtype=torch.float64, device=self.tables.inputs.device)
+        if subset not in self._moment:
+            first = min(subset)
+            blocks = [block | {first} for block in _subsets(subset - {first})]
+            products = [self.cumulants()[block] * self.moment(subset - block) for block in blocks]
+            self._moment[subset] = torch.stack(products).sum(0)
+        return self._moment[subset]
+
+    def one(self, vector: Vector) -> dict[Beads, Tensor]:
+        """Return e_v of every subset, the empty one included: (batch, size, 1)."""
+        last = [_swap(self.tables.covariance(bead, vector)) for bead in self.beads]
+        found = self.ends(self.from_means(), last)  # each order backwards, from the mean to the vector
+        return {frozenset(): self.tables.mean(vector)[..., None], **{s: chain.mT for s, chain in found.items()}}
+
+    def with_one(self, v: Vector) -> Tensor:
+        """Return E[v prod a], (batch, size)."""
+        return torch.stack([e[..., 0] * self.moment(self.all - s)[:, None] for s, e in self.one(v).items()]).sum(0)
+
+    def with_two(self, v: Vector, w: Vector) -> Tensor:
+        """Return E[v w^T prod a], (batch, size of v, size of w)."""
+        starts = {i: self.tables.covariance(v, bead) for i, bead in enumerate(self.beads)}
+        last = [_swap(self.tables.covariance(bead, w)) for bead in self.beads]
+        chains = self.ends(self.chains(starts), last)
+        total = self.tables.covariance(v, w) * self.moment(self.all)[:, None, None]
+        for subset, chain in chains.items():
+            total = total + chain * self.moment(self.all - subset)[:, None, None]
+        ours, theirs = self.one(v), self.one(w)
+        for (s, e), (t, f) in itertools.product(ours.items(), theirs.items()):
+            if not s & t:
+                total = total + (e @ f.mT) * self.moment(self.all - s - t)[:, None, None]
+        return total
+
+
+def _subsets(items: Beads) -> Iterator[Beads]:
+    for size in range(len(items) + 1):
+        yield from map(frozenset, itertools.combinations(sorted(items), size))

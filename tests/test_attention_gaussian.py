@@ -1,0 +1,104 @@
+"""Exact moments of attention layers, against tensor Gauss-Hermite and Monte Carlo."""
+
+import numpy as np
+import pytest
+import torch
+from attention_layers import biases_of, layer_with, weights
+from helpers import assert_close, normal
+
+from tensornet_interp import Moments
+from tensornet_interp.attention import AttentionLayer, Norm, Part, output_moments, position_inner, update_share
+
+POSITIONS, WIDTH = 2, 2
+CAUSAL = torch.ones(POSITIONS, POSITIONS, dtype=torch.float64).tril()
+
+
+def moments_of(size, seed=5):
+    """A mean, and positions that are correlated."""
+    root = normal(size, size, seed=seed) / size**0.5
+    return Moments(normal(size, seed=seed + 1) / 2, root @ root.T)
+
+
+def grid(moments, nodes):
+    """Tensor Gauss-Hermite: points (point, input) and weights that are exact to degree 2 nodes - 1 in every input."""
+    places, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    size = len(moments.mean)
+    axes = torch.cartesian_prod(*[torch.tensor(places)] * size)
+    shares = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * size).prod(1)
+    return moments.mean + axes @ moments.root.T, shares
+
+
+def layer(scores, seed, *, with_biases=False, **options):
+    options = {
+        "mask": CAUSAL,
+        "kv_heads": None,
+        "n_out": WIDTH,
+        "positions": POSITIONS,
+        "n_in": WIDTH,
+        "size": 2,
+    } | options
+    more = {name: options.pop(name) for name in ("mask", "positions")}
+    given = weights(scores, seed, channel=2, **options)
+    if with_biases:
+        more |= biases_of(given, seed + 50)
+        more.pop("bias")
+    return AttentionLayer.from_weights(**given, **more, rotary=7.0 if scores else None)
+
+
+def outputs(part, points, positions=POSITIONS):
+    x = points.unflatten(1, (positions, -1))
+    y = part.map(x) + part.residual * x if part.residual else part.map(x)
+    return y if part.bias is None else y + part.bias
+
+
+@pytest.mark.parametrize("scores", [0, 1, 2])
+@pytest.mark.parametrize("mask", [CAUSAL, CAUSAL.new_ones(2, 2), normal(2, 2, 2, seed=3)])
+@pytest.mark.parametrize("with_biases", [False, True])
+@pytest.mark.parametrize("residual", [0.0, 0.7])
+def test_moments_are_those_of_a_grid(scores, mask, with_biases, residual):
+    moments = moments_of(POSITIONS * WIDTH)
+    bias = normal(WIDTH, seed=9) if with_biases else None
+    a = Part(layer(scores, 0, mask=mask, with_biases=with_biases), residual, None, bias)
+    b = Part(layer(scores, 200, mask=mask, kv_heads=1), residual / 2)
+    points, shares = grid(moments, 6)
+    ours, theirs = outputs(a, points), outputs(b, points)
+    flat = ours.flatten(1)
+    mean = shares @ flat
+    found = output_moments(a, moments)
+    assert_close(found.mean, mean, 1e-10)
+    assert_close(found.covariance, (flat - mean).T @ ((flat - mean) * shares[:, None]), 1e-10)
+    assert_close(position_inner(a, b, moments), torch.einsum("bso,bso,b->s", ours, theirs, shares), 1e-10)
+    assert_close(position_inner(b, a, moments), position_inner(a, b, moments), 1e-10)
+
+
+def test_layers_of_different_scores_and_sizes_are_compared():
+    moments = moments_of(POSITIONS * WIDTH)
+    a, b = layer(2, 0, n_out=3), layer(1, 200, n_out=3, size=4, with_biases=True)
+    points, shares = grid(moments, 6)
+    expected = torch.einsum("bso,bso,b->s", outputs(Part(a), points), outputs(Part(b), points), shares)
+    assert_close(position_inner(a, b, moments), expected, 1e-10)
+    update = outputs(Part(a), points).square().sum((1, 2)) @ shares
+    inputs = points.square().sum(1) @ shares
+    assert update_share(a, moments) == pytest.approx(float(update / inputs), rel=1e-10)
+
+
+def test_a_larger_layer_agrees_with_monte_carlo():
+    moments = moments_of(4 * 6)
+    part = Part(layer(2, 0, mask="causal", positions=4, n_in=6, n_out=6, size=4), 0.5)
+    x = moments.mean + normal(40_000, 24, seed=11) @ moments.root.T
+    y = outputs(part, x, 4)
+    products = y.square().sum(-1)  # (sample, position)
+    error = products.std(0) / len(x) ** 0.5
+    assert bool(((products.mean(0) - position_inner(part, part, moments)).abs() < 3 * error).all())
+
+
+def test_what_has_no_exact_moments_is_refused():
+    moments = moments_of(POSITIONS * WIDTH)
+    with pytest.raises(ValueError, match=r"part has softmax, whose moments .* layer.given\(pattern\)"):
+        output_moments(layer_with(1, softmax=True), moments)
+    with pytest.raises(ValueError, match="part has a norm"):
+        output_moments(Part(layer(2, 0), 0.0, Norm()), moments)
+    with pytest.raises(ValueError, match="moments must be those of 1 to 2 positions of 2 inputs, flattened, got 6"):
+        output_moments(layer(2, 0), moments_of(6))
+    with pytest.raises(ValueError, match="mode 'out' has size 2 in a but 3 in b"):
+        position_inner(layer(2, 0), layer(2, 0, n_out=3), moments)

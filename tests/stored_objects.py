@@ -66,7 +66,7 @@ from tensornet_interp.names import Names
 from tensornet_interp.report import Start
 from tensornet_interp.spectra import Spectra
 from tensornet_interp.spectral import EigenGroup
-from tensornet_interp.weights import Verification
+from tensornet_interp.weights import InspectedFile, Inspection, Verification
 
 STORED = Path(__file__).with_name("stored")
 
@@ -144,6 +144,15 @@ TRUST = ComponentTrust(
     layer="small model layer 3",
     method="CP(rank=2)",
 )
+INSPECTED = InspectedFile(
+    "model.safetensors",
+    "checkpoint",
+    "published",
+    ({"layer": 0, "in": 3, "gate": None},),
+    (),
+    "load_layer(path)",
+    "a note",
+)
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
 METRIC = Metric(numbers(2, 2), numbers(2), 0.25, 9, "from data")
 
@@ -202,6 +211,8 @@ OBJECTS = {
         Verdict(3, "the plane", 9, 4, 0.5, 0.1, 0.9, 0.2, 0.7, 0.6, 0.8, "confirmed"),
         Verification(0.5, 0.25, 3, 1, numbers(2), 7),
         FIDELITY,
+        INSPECTED,
+        Inspection((INSPECTED,)),
         LayerFidelity(1, 0.5, FIDELITY, None),
         NetworkFidelity(FIDELITY, (LayerFidelity(0, 0.25, FIDELITY, 0.125),)),
         AttentionLayer(

@@ -4,6 +4,7 @@ import csv
 import itertools
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
 
@@ -113,3 +114,18 @@ def read_rows(path):
     """The rows of a CSV file, as text."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+class LargestArray(TorchDispatchMode):
+    """The most elements of any array made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result

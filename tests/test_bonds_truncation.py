@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dense_tree import INPUTS, NETWORKS, TIGHT, case, every_case, lowest, plain, projector, tree
-from helpers import layer_of, normal
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import LargestArray, layer_of, normal
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, decompose, lift, odt
 
@@ -178,21 +177,6 @@ def test_a_single_layer_is_a_network_of_one():
     layer = layer_of(4, 3, 6, 0, scale=0.5)
     cut = odt(layer).truncate({1: 2})
     assert cut.measured == pytest.approx(cut.bound, rel=1e-10)  # one bond, one occurrence: nothing is lost twice
-
-
-class LargestArray(TorchDispatchMode):
-    """The most elements of any array made."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, torch.Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
 
 
 def test_no_core_is_made_dense():

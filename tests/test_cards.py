@@ -62,7 +62,12 @@ def test_a_card_says_names_basis_error_and_warnings():
     for words in ("<b>first</b>", "a & b", "images of 2 x 3 pixels", "0.25", "beware of < this"):
         assert words in text
     many = random_layer(3, 70, 4, seed=0).with_names(input_names=[f"input {i}" for i in range(70)])
-    assert "70: input 0, input 1, " in " ".join(parsed(many).itertext())
+    text = " ".join(parsed(many).itertext())
+    assert "70: input 0, input 1, " in text
+    assert "input 5, ..." in text
+    six = random_layer(3, 6, 4, seed=0).with_names(input_names=[f"input {i}" for i in range(6)])
+    assert "input 5" in " ".join(parsed(six).itertext())
+    assert "input 5, ..." not in " ".join(parsed(six).itertext())
 
 
 def test_long_plans_and_spectra_are_cut():

@@ -8,7 +8,7 @@ from helpers import assert_close, dense_error, layer_of, normal, times
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.compare import match
-from tensornet_interp.decompositions import NonNegative, Sparse
+from tensornet_interp.decompositions import BlockTerm, NonNegative, Sparse
 from tensornet_interp.report import Report
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.testing import random_layer
@@ -117,6 +117,13 @@ def test_what_can_go_wrong_with_a_layer(device):
     assert report.stop_reason == "not converged in 1 iterations"
     single = random_layer(5, 6, 8, seed=1, dtype=torch.float32, device=device)
     assert decompose(single, "block_term", blocks=2, rank=2, max_iterations=3).outputs.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps"), [((4, 6, 5), [(1, 1), (2, 3), (4, 6)]), ((5, 9, 3), [(1, 1), (3, 3), (5, 6)])]
+)
+def test_the_ladder_goes_from_one_eigenvector_by_halves_to_all(sizes, steps):
+    assert [(step.blocks, step.rank) for step in BlockTerm.ladder(layer_of(*sizes, 0))] == steps
 
 
 def test_whole_blocks_are_the_layer_without_a_fit():

@@ -96,6 +96,14 @@ def test_a_tie_is_never_proven() -> None:
     assert bool((difference_certificate(layer, [1, 4], x) == -1).all())
 
 
+def test_outputs_that_are_all_zero_are_ties_without_a_margin() -> None:
+    """Margin and rounding are both zero, and a proof needs more."""
+    layer = replace(random_layer(3, 5, 4, seed=0), down=torch.zeros(3, 4, dtype=torch.float64))
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)).double()
+    assert not bool(certificate(decompose(layer, "eigen"), 2, x).any())
+    assert not bool(certificate(decompose(random_layer(3, 5, 4, seed=0), "eigen"), 2, torch.zeros(2, 5).double()).any())
+
+
 def test_single_precision_is_worked_in_double() -> None:
     layer = random_layer(4, 9, 6, seed=0).to(dtype=torch.float32)
     x = torch.randn(500, 9, generator=torch.Generator().manual_seed(1))

@@ -446,6 +446,13 @@ def test_a_part_that_mixes_rows_is_refused():
         polynomial_parts(model, normal(2, 4))
 
 
+def test_the_check_is_on_32_random_inputs_besides_the_example():
+    rows = []
+    model = Forward(lambda self, x: (rows.append(len(x)), self.inner(x).square())[1], inner=nn.Linear(4, 3))
+    from_module(model, normal(2, 4))
+    assert max(rows) == 2 + 32
+
+
 def test_the_model_may_be_half_precise():
     model = built(TAKEN["squares"][0], torch.bfloat16)
     x = inputs(20, TAKEN["squares"][1], torch.bfloat16)

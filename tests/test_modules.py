@@ -69,5 +69,11 @@ def test_training_moves_the_copy_alone():
     assert losses[-1] < 0.9 * losses[0]
     assert torch.equal(network(x), before)
     assert isinstance(module, nn.Sequential)
+    biased, inputs = LIFTED.to_module(), normal(3, 5)
+    before = LIFTED(inputs)
+    with torch.no_grad():
+        for parameter in biased.parameters():
+            parameter.zero_()
+    assert torch.equal(LIFTED(inputs), before)
     tuned = from_module(module.eval(), x)
     assert verify(tuned, module, x).relative < 1e-12

@@ -147,6 +147,11 @@ def test_a_shape_that_does_not_fit_is_an_error(result: SpectralResult) -> None:
         spectrum(result, 0, (2, 2))
 
 
+def test_vectors_of_two_models_have_one_size() -> None:
+    with pytest.raises(ValueError, match=r"'in' has size 6 in vectors but 4 in vectors\['noise 1'\]"):
+        compared_vectors({"noise 0": torch.ones(2, 6), "noise 1": torch.ones(2, 4)}, {}, title="class 5")
+
+
 def test_vectors_of_models_stand_in_named_rows() -> None:
     vectors = {"noise 0": torch.arange(12.0).reshape(2, 6) - 4, "noise 1": torch.ones(1, 6)}
     figure = compared_vectors(vectors, {"noise 0": torch.tensor([1.5, -2.0])}, SHAPE, title="class 5, seed 0")

@@ -85,6 +85,13 @@ def test_a_folder_of_foreign_files(name, tmp_path):
     assert torch.equal(load_layer(tmp_path, 1)(X), raw_mlp(TENSORS, 1, X))
 
 
+def test_a_folder_with_the_suffix_of_a_pickle_is_none(tmp_path):
+    (tmp_path / "old.bin").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors") as error:
+        load_layer(tmp_path, 1)
+    assert "pickle" not in str(error.value)
+
+
 def test_a_single_array(tmp_path):
     np.save(tmp_path / "w.npy", ARRAYS["lm_head.weight"].T)
     with pytest.raises(ValueError, match=r"w\.npy is a NumPy file") as error:

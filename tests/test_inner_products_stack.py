@@ -91,3 +91,12 @@ def test_the_scale_of_a_layer_counts_once_for_every_copy():
     far = inner(*[BilinearNetwork([sized(below, 1e60, 1, 1), sized(above, 1, 1e-110, 1)])] * 2)
     logs = [math.log(float(result.value)) + result.log_scale for result in (one, far)]
     assert logs[1] == pytest.approx(logs[0] + 2 * (2 * 60 - 110) * math.log(10), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e60])
+def test_one_output_and_its_negative_have_cosine_minus_one(size):
+    """All that is carried between layers is then one negative number."""
+    first, last = layer_of(1, 4, 3, 1), layer_of(1, 1, 2, 4)
+    network = BilinearNetwork([first, last])
+    other = BilinearNetwork([first, sized(last, -size, 1, 1)])
+    assert float(similarity(network, other, kind="tree")) == pytest.approx(-1, abs=1e-12)

@@ -208,7 +208,7 @@ def test_eigenvectors_of_shared_outputs_and_of_a_narrow_dtype():
     narrow = decompose(layer, "eigen", rank=3).to(dtype=torch.bfloat16)
     torch.testing.assert_close(component_trust(narrow, layer).standard_error, wide.standard_error)
     double = 2 * torch.eye(8).double()
-    pulled, changed = decompose(layer, "eigen", rank=3).pull_back(double), layer.change_basis(inputs=double)
+    pulled, changed = decompose(layer, "eigen", rank=3).change_basis(double), layer.change_basis(inputs=double)
     with pytest.raises(ValueError, match="no leading eigenvalues of this layer"):
         component_trust(pulled, changed)
 

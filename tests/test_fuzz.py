@@ -21,7 +21,8 @@ def names_of_loaders():
 def test_every_loader_is_in_the_table():
     loaders = {name for name in names_of_loaders() if name.startswith(("load_", "read_"))}
     assert {"load_layer", "read_idx", "load_records"} <= loaders
-    assert loaders - {name.split(" ")[0] for name in fuzz_files.LOADERS} == set()
+    in_memory = {"read_back"}  # of attention: it reads no file
+    assert loaders - {name.split(" ")[0] for name in fuzz_files.LOADERS} == in_memory
 
 
 @pytest.mark.parametrize(("seed", "count"), [(0, 300), pytest.param(1, 10_000, marks=pytest.mark.fuzz)])

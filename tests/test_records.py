@@ -40,7 +40,14 @@ NO_TABLE = {
         "SVD",
         "QueryForm",
     },
-    "a part of another object, which has the records": {"Bond", "Level", "Component", "EigenGroup", "Names"},
+    "a part of another object, which has the records": {
+        "Bond",
+        "Level",
+        "Component",
+        "EigenGroup",
+        "Names",
+        "InspectedFile",
+    },
     "a named tuple, which is a record itself": {"Start", "Interaction", "Label", "Entry"},
     "a matrix that is never formed; `top` gives a table": {"FeatureInteractions", "LowRank"},
 }

@@ -233,7 +233,9 @@ def _outputs(part: BilinearMap) -> list[Section]:
 
 def _explanations_of_network(network: BilinearNetwork, data: Data) -> list[Section]:
     """Explain outputs by the components of the last part, which read the hidden coordinates below it."""
-    hidden = BilinearNetwork(network.parts[:-1])(data.inputs) if len(network) > 1 else data.inputs
+    hidden: Any = data.inputs
+    if len(network) > 1:
+        hidden = BilinearNetwork(network.parts[:-1])(hidden)
     last = network[-1]
     result = last if isinstance(last, Result) else _decomposed(last.to_layer())
     found = explanation_sections(result, Data(inputs=hidden, labels=data.labels, explain=data.explain))

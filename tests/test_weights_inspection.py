@@ -146,3 +146,10 @@ def test_the_command_report_writes_a_page(folder, tmp_path, capsys, source, opti
     assert text.endswith("</html>\n")
     assert main(["report", str(folder / source), *options, "--out", str(page)]) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_options_that_are_no_json_are_refused_with_an_example(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "a", "--out", "a.html", "--method", "cp", "--options", "{rank: 3}"])
+    assert stopped.value.code == 2
+    assert "'{rank: 3}' is no JSON" in capsys.readouterr().err

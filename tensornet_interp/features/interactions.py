@@ -98,8 +98,8 @@ class FeatureInteractions:
     def records(self) -> list[Record]:
         """Return one record per feature: Q[feature, feature], its linear term, and the norm of its factors.
 
-        |Q[i, j]| <= norm[i] norm[j]. The pairs are too many for a table; `to_frame(interactions.top(n))` is that of the
-        n strongest.
+        |Q[i, j]| <= norm[i] norm[j]. The pairs are too many for a table; `to_frame` and `write_csv` also take the
+        list that `top` returns.
         """
         return indexed(("feature",), self=self.diagonal(), linear=self.linear, norm=self.factors.norm(dim=1))
 

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--gate-removed", action="store_true", help="the weights were trained to work without the gate")
     report.add_argument("--entry", metavar="NAME", help="of a saved dict: which entry to show")
     report.add_argument("--method", metavar="NAME", help="of the decomposition; by default eigen or output_svd")
-    report.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="of the method: '{\"rank\": 8}'")
+    report.add_argument("--options", type=_json, default={}, metavar="JSON", help="of the method: '{\"rank\": 8}'")
     report.add_argument("--title", help="of the page")
     report.add_argument("--overwrite", action="store_true", help="replace a page that exists")
     report.set_defaults(run=_report)
@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("source", help="a folder or a file")
     inspect.set_defaults(run=_inspect)
     return parser
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error}); an example: '{{\"rank\": 8}}'") from error
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -116,6 +123,8 @@ def _entry(saved: Any, name: str | None) -> Any:
         if name is not None:
             raise ValueError(f"--entry chooses from a saved dict, and the file holds a {type(saved).__name__}")
         return saved
+    if name is None:
+        raise ValueError(f"--entry NAME is missing: the file holds {', '.join(map(str, saved))}")
     if name not in saved:
         raise ValueError(f"--entry must be one of {', '.join(map(str, saved))}, got {name!r}")
     return saved[name]

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensornet_interp import BilinearLayer, decompose, lift
 from tensornet_interp.features import feature_interactions
+from tensornet_interp.tables import flat_records
 from tensornet_interp.testing import random_layer
 
 OUT, IN, FEATURES = 3, 7, 19
@@ -273,3 +274,19 @@ def test_8192_features_at_width_1024_stay_below_a_gibibyte():
     assert run.returncode == 0, run.stderr
     print(run.stdout)
     assert float(run.stdout.splitlines()[-1]) < 1
+
+
+def test_records_have_one_row_per_feature_and_the_top_is_a_table():
+    layer, direction, decoder = given()
+    bias = normal(IN, seed=3)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, bias=bias)
+    q, matrix = matrix_of(layer, direction, decoder), layer.interaction_matrix(direction)
+    rows = found.records()
+    assert [row["feature"] for row in rows] == list(range(FEATURES))
+    assert [row["self"] for row in rows] == pytest.approx(q.diagonal().tolist(), abs=tolerance(q))
+    linear = 2 * decoder.T @ matrix @ bias
+    assert [row["linear"] for row in rows] == pytest.approx(linear.tolist(), abs=tolerance(linear))
+    norms = torch.tensor([row["norm"] for row in rows], dtype=q.dtype)
+    assert bool((q.abs() <= norms[:, None] * norms + tolerance(q)).all())
+    best = found.top(5)
+    assert flat_records(best) == [{"first": i, "second": j, "value": value} for i, j, value in best]

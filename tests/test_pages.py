@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import normal
 
 from tensornet_interp import BilinearNetwork, Eigen, decompose, write_report
 from tensornet_interp.circuits import circuit
+from tensornet_interp.fidelity import fidelity
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
 
@@ -89,6 +91,9 @@ def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
     assert ">Bonds</h2>" in text
     assert ">Part 1: components</h2>" in text
     assert len(table(content, "occurrences", "rank")) == 3
+    text, content = page_of(tmp_path, network, inputs=X, explain=[7])
+    assert ">input 7: margin" in text
+    assert {row["input"] for row in table(content, "adds", "component")} == {7}
     tree = circuit(network, torch.tensor([1.0, 0, 0], dtype=X.dtype), widths=2, progress=False)
     text, content = page_of(tmp_path, tree, inputs=X)
     assert f"{tree.relative_error(X):.4g}" in text
@@ -97,6 +102,20 @@ def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
     text, content = page_of(tmp_path, records)
     assert [row["rank"] for row in table(content, "relative error")] == [1, 2]
     assert len(content["figures"]) == 1
+
+
+def test_a_report_has_its_numbers_with_six_digits_and_its_table(tmp_path):
+    found = fidelity(decompose(LAYER, "eigen", rank=1), LAYER, X, LABELS)
+    text, content = page_of(tmp_path, found)
+    assert "<dt>samples</dt><dd>9</dd>" in text
+    assert f"<dt>mse</dt><dd>{found.mse:.6g}</dd>" in text
+    assert len(table(content, "output", "mse")) == 4
+
+
+def test_a_layer_of_zeros_has_no_empty_headings(tmp_path):
+    text, content = page_of(tmp_path, replace(LAYER, down=torch.zeros_like(LAYER.down)))
+    assert "<h3>low</h3>" not in text
+    assert {row["eigenvalue"] for row in table(content, "eigenvalue")} == {0}
 
 
 @pytest.mark.slow
@@ -129,6 +148,8 @@ def spoiled():
     [
         ([], {}, "obj is empty"),
         (object(), {}, "obj must be a layer"),
+        ({"layer": LAYER}, {}, "got dict; write one page per entry"),
+        (torch.nn.Linear(2, 2), {}, "got Linear; weights.from_module"),
         (spoiled(), {}, "obj has 1 entries that are NaN"),
         (LAYER, {"inputs": X[:0]}, "inputs is empty"),
         (LAYER, {"inputs": X[:, :3]}, "mode 'in' has size 4 in obj but 3 in inputs"),
@@ -151,12 +172,13 @@ def test_a_path_that_exists_or_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(FileExistsError, match="pass overwrite=True"):
         write_report([{"a": 1}], page)
     assert page.read_text() == "kept"
-    for path, words in ((tmp_path, "must end in .html"), (page / "a.html", "is no folder")):
+    for path, words in ((tmp_path / "page", "must end in .html"), (page / "a.html", "is no folder")):
         with pytest.raises(ValueError, match=words):
             write_report([{"a": 1}], path)
-    (tmp_path / "folder.html").mkdir()
-    with pytest.raises(ValueError, match="is a folder"):
-        write_report([{"a": 1}], tmp_path / "folder.html", overwrite=True)
+    for name in ("folder.html", "folder"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ValueError, match=r"is a folder; give .*report.html"):
+            write_report([{"a": 1}], tmp_path / name, overwrite=True)
     write_report([{"a": 1}], page, overwrite=True)
     assert page.read_text().startswith("<!DOCTYPE html>")
 

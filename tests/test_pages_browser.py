@@ -119,6 +119,19 @@ def test_every_figure_is_drawn_and_nothing_overflows_or_comes_from_the_network(b
     assert canvases - empty >= len(sizes)  # every figure has a canvas that is not blank
 
 
+def test_long_names_leave_room_for_bars_and_texts_on_a_phone(browser, pages):
+    opened(browser, pages["named"], PHONE)
+    widths = browser.execute_script(
+        "return Bokeh.documents.flatMap((doc) => doc.roots().map((plot) => plot.inner_width)).filter((width) => width)"
+    )
+    assert len(widths) > 10
+    assert min(widths) >= 80  # of the area in which bars are drawn, in CSS pixels
+    tall = browser.execute_script(
+        "return Math.max(...[...document.querySelectorAll('tbody tr')].map((row) => row.offsetHeight))"
+    )
+    assert tall < 130  # at most five lines
+
+
 def test_text_is_as_light_as_its_background_is_dark(browser, pages):
     for dark in (False, True):
         opened(browser, pages["named"], dark=dark)

@@ -97,7 +97,14 @@ def test_the_command_inspect_prints_it(folder, capsys):
         (["report", "published", "--layer", "7", "--out", "a.html"], "index must be below 2"),
         (["report", "published", "--layer", "0", "--out", "a.txt"], "must end in .html"),
         (["report", "lens.safetensors", "--layer", "2", "--out", "a.html"], "pass --gate-removed"),
-        (["report", "analysis.safetensors", "--out", "a.html"], "--entry must be one of layer, accuracy, eigen"),
+        (
+            ["report", "analysis.safetensors", "--out", "a.html"],
+            "--entry NAME is missing: the file holds layer, accuracy",
+        ),
+        (
+            ["report", "analysis.safetensors", "--entry", "x", "--out", "a.html"],
+            "--entry must be one of layer, accuracy, eigen",
+        ),
         (["report", "one.safetensors", "--entry", "layer", "--out", "a.html"], "--entry chooses from a saved dict"),
         (["report", "one.safetensors", "--method", "svd", "--out", "a.html"], "--method must be one of"),
         (["report", "one.safetensors", "--options", '{"rank": 1}', "--out", "a.html"], "give --method too"),
@@ -139,3 +146,10 @@ def test_the_command_report_writes_a_page(folder, tmp_path, capsys, source, opti
     assert text.endswith("</html>\n")
     assert main(["report", str(folder / source), *options, "--out", str(page)]) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_options_that_are_no_json_are_refused_with_an_example(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "a", "--out", "a.html", "--method", "cp", "--options", "{rank: 3}"])
+    assert stopped.value.code == 2
+    assert "'{rank: 3}' is no JSON" in capsys.readouterr().err

@@ -9,7 +9,15 @@ from helpers import normal
 from published import make_config, make_tensors, raw_mlp, write
 from safetensors.torch import save_file
 
-from tensornet_interp.weights import LAYOUTS, Layout, WeightFiles, load_layer, load_tensor
+from tensornet_interp.weights import (
+    LAYOUTS,
+    Layout,
+    WeightFiles,
+    inspect_files,
+    load_dictionary,
+    load_layer,
+    load_tensor,
+)
 
 X = normal(5, 12, seed=7)
 MLP = "transformer.h.1.mlp"
@@ -128,6 +136,51 @@ def test_two_matches_are_an_error_that_shows_both_and_a_prefix_chooses(tmp_path)
     with pytest.raises(ValueError, match="no tensor for left"):
         load_layer(student, 1)
     assert load_layer(student, 1, layout=replace(LAYOUTS["published"], prefix="student.")).rank == 10
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("kind", ["paper", "saelens"])
+def test_prefixes_are_left_out_of_the_names_of_a_dictionary(kind, prefix, tmp_path):
+    encoder, decoder, bias = normal(8, 4, seed=1), normal(4, 8, seed=2), normal(4, seed=3)
+    folder = tmp_path / "3-mlp-out-x2-k5"
+    if kind == "paper":
+        tensors, file = {"w_enc.weight": encoder, "w_dec.weight": decoder, "b_dec": bias}, "model.safetensors"
+    else:
+        tensors = {"W_enc": encoder.T, "W_dec": decoder.T, "b_dec": bias, "b_enc": torch.zeros(8, dtype=bias.dtype)}
+        file = "sae_weights.safetensors"
+    folder.mkdir()
+    (folder / "cfg.json").write_text('{"architecture": "topk", "k": 5}')
+    save_file({prefix + name: value.contiguous() for name, value in tensors.items()}, folder / file)
+    found = load_dictionary(folder)
+    assert torch.equal(found.encoder, encoder)
+    assert torch.equal(found.decoder, decoder)
+    (seen,) = inspect_files(folder).files
+    assert (seen.kind, seen.contents) == ("dictionary", ("8 features of size 4, F64",))
+    twice = {"b_dec": bias, "module.b_dec": bias.clone()}
+    save_file({name: value.contiguous() for name, value in (tensors | twice).items()}, folder / file)
+    with pytest.raises(ValueError, match=r"has both 'b_dec' and 'module\.b_dec': two tensors of one name"):
+        load_dictionary(folder)
+
+
+@pytest.mark.parametrize("layout", ["llama", "published"])
+def test_an_adapter_is_named_and_what_to_do_with_it(layout, tmp_path):
+    module = "model.layers.0.mlp.gate_proj" if layout == "llama" else "transformer.h.0.mlp.w"
+    tensors = {f"base_model.model.{module}.lora_{side}.weight": normal(2, 4) for side in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ValueError, match=r"a LoRA adapter \(.*lora_A\.weight, \.\.\.\).*merge_and_unload"):
+        load_layer(tmp_path, 0, layout=layout)
+    (seen,) = inspect_files(tmp_path).files
+    assert "a LoRA adapter" in seen.note
+
+
+def test_an_adapter_that_is_not_merged_is_refused_only_if_it_changes_the_layer(tmp_path):
+    tensors = make_tensors()
+    change = {f"transformer.h.1.{place}.lora_A.default.weight": normal(2, 12) for place in ("attn.qkv", "mlp.p")}
+    here = {name: value for name, value in change.items() if "attn" in name}
+    assert torch.allclose(load_layer(write(tmp_path / "attention", tensors | here), 1)(X), raw_mlp(tensors, 1, X))
+    with pytest.raises(ValueError, match=r"a LoRA adapter \(transformer\.h\.1\.mlp\.p\.lora_A"):
+        load_layer(write(tmp_path / "mlp", tensors | change), 1)
 
 
 def test_a_tied_unembedding_is_named(tmp_path):

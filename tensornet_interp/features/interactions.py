@@ -1,14 +1,12 @@
 """How pairs of input features act on one output direction; the matrix of all pairs is never formed."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tensornet_interp.balance import rescale
 from tensornet_interp.checks import (
     check_alike,
     check_batch,
@@ -22,11 +20,12 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.basis import stated_basis
+from tensornet_interp.features.factored import FactoredMatrix, score
 from tensornet_interp.features.statistics import Statistics, summarize
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import check_network, wide_layer
-from tensornet_interp.numerics import EPS
 from tensornet_interp.store import register_type
+from tensornet_interp.tables import Record, indexed
 
 _PAIRS = ("all", "cross", "self")
 _RANKINGS = ("magnitude", "negative", "positive")
@@ -96,6 +95,14 @@ class FeatureInteractions:
         """Return the interaction Q[feature, feature] of each feature with itself, (feature,)."""
         return self.factors.square() @ self.signs
 
+    def records(self) -> list[Record]:
+        """Return one record per feature: Q[feature, feature], its linear term, and the norm of its factors.
+
+        |Q[i, j]| <= norm[i] norm[j]. The pairs are too many for a table; `to_frame` and `write_csv` also take the
+        list that `top` returns.
+        """
+        return indexed(("feature",), self=self.diagonal(), linear=self.linear, norm=self.factors.norm(dim=1))
+
     def block(self, rows: Sequence[int] | Tensor, columns: Sequence[int] | Tensor) -> Tensor:
         """Return Q[rows, columns] for two lists of features; raise ValueError for more than max_elements entries."""
         picks = [_indices(name, value, self.factors) for name, value in (("rows", rows), ("columns", columns))]
@@ -104,7 +111,7 @@ class FeatureInteractions:
                 f"a block of {len(picks[0])} rows and {len(picks[1])} columns has more than"
                 f" max_elements={self.max_elements} entries; ask for smaller blocks, or increase max_elements"
             )
-        return self._tile(*picks)
+        return self._matrix.tile(*picks)
 
     def top(self, n: int, *, pairs: str = "all", by: str = "magnitude") -> list[Interaction]:
         """Return the n strongest interactions exactly, strongest first; every symmetric pair appears once.
@@ -123,8 +130,8 @@ class FeatureInteractions:
         if pairs == "self":
             values, index = self.diagonal(), torch.arange(size, device=self.factors.device) * (size + 1)
         else:
-            values, index = self._scan(n, by, cross=pairs == "cross")
-        best = _score(values, by).topk(n).indices
+            values, index = self._matrix.best(n, by, cross=pairs == "cross")
+        best = score(values, by).topk(n).indices
         return [
             Interaction(min(divmod(at, size)), max(divmod(at, size)), value)
             for at, value in zip(index[best].tolist(), values[best].tolist(), strict=True)
@@ -137,7 +144,7 @@ class FeatureInteractions:
         """
         named = [feature for entry in self.top(n, pairs=pairs, by=by) for feature in (entry.first, entry.second)]
         features = tuple(dict.fromkeys(named))
-        return Submatrix(features, self._tile(*[torch.tensor(features, device=self.factors.device)] * 2))
+        return Submatrix(features, self._matrix.tile(*[torch.tensor(features, device=self.factors.device)] * 2))
 
     def statistics(
         self, *, z: float = 5.0, quantiles: Sequence[float] = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -149,7 +156,7 @@ class FeatureInteractions:
         """
         if len(self) < 2:
             raise ValueError("cross interactions need at least 2 features, got 1")
-        parts = {"self": lambda: iter([self.diagonal()]), "cross": self._cross}
+        parts = {"self": lambda: iter([self.diagonal()]), "cross": self._matrix.cross}
         return {name: summarize(part, z, quantiles) for name, part in parts.items()}
 
     def table(self, n: int, names: Sequence[str] | None = None, *, pairs: str = "all", by: str = "magnitude") -> str:
@@ -158,7 +165,7 @@ class FeatureInteractions:
         A line has the value, the share of |Q|^2 of all interactions up to this line, and the names of the two features.
         """
         names = _names(names, len(self))
-        total = self._norm()
+        total = self._matrix.norm()
         lines, so_far = [f"{'':>4}  {'value':>11}  share of |Q|^2  features (basis: {self.basis})"], 0.0
         for place, (first, second, value) in enumerate(self.top(n, pairs=pairs, by=by), start=1):
             so_far += (value / (total or 1)) ** 2 * (1 if first == second else 2)
@@ -166,59 +173,14 @@ class FeatureInteractions:
             lines.append(f"{place:>4}  {value:>+11.4g}  {so_far:>14.4f}  {pair}")
         return "\n".join(lines)
 
+    @property
+    def _matrix(self) -> FactoredMatrix:
+        return FactoredMatrix(self.factors, self.signs, self.max_elements)
+
     def squared_norm(self) -> float:
         """Return the sum of all Q[i, j]^2, computed from the factors. Cost: 2 * features * rank^2 flops."""
-        norm = self._norm()
+        norm = self._matrix.norm()
         return norm * norm
-
-    def _norm(self) -> float:
-        """Return the Frobenius norm of Q, which does not overflow if the entries of Q do not."""
-        factors, exponent = rescale(self.factors)
-        gram = factors.T @ factors * self.signs  # (rank, rank)
-        return math.ldexp(max(0.0, float((gram * gram.T).sum())) ** 0.5, 2 * exponent)
-
-    def _tile(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return (self.factors[rows] * self.signs) @ self.factors[columns].T
-
-    def _tiles(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pairs of feature groups (rows, columns), each pair once; a group is also paired with itself."""
-        groups = order.split(max(1, math.isqrt(self.max_elements)))
-        yield from ((rows, columns) for i, rows in enumerate(groups) for columns in groups[i:])
-
-    def _cross(self) -> Iterator[Tensor]:
-        """Yield all Q[i, j] with i < j, one tile at a time."""
-        for rows, columns in self._tiles(torch.arange(len(self), device=self.factors.device)):
-            tile = self._tile(rows, columns)
-            inside = tile[torch.ones_like(tile, dtype=torch.bool).triu(1)] if rows is columns else tile.flatten()
-            if len(inside):
-                yield inside
-
-    def _scan(self, n: int, by: str, *, cross: bool) -> tuple[Tensor, Tensor]:
-        """Return the values of the n best pairs, and their places, first * features + second."""
-        norms = self.factors.norm(dim=1)
-        # a feature with itself reaches the bound: leave room for the rounding of norms and products
-        norms = norms * (1 + 2 * (self.factors.shape[1] + 2) * EPS)
-        values = norms.new_empty(0)
-        index = torch.empty(0, dtype=torch.int64, device=norms.device)
-        least = -math.inf  # the n-th best score so far
-        for rows, columns in self._tiles(norms.argsort(descending=True, stable=True)):
-            if float(norms[rows[0]] * norms[columns[0]]) < least:
-                continue
-            tile = self._tile(rows, columns)
-            score = _score(tile, by)
-            if rows is columns:  # each pair once, and no diagonal for "cross"
-                score = score.masked_fill(torch.ones_like(score, dtype=torch.bool).tril(0 if cross else -1), -math.inf)
-            scores, at = score.flatten().topk(min(n, score.numel()))
-            at = at[scores > -math.inf]
-            first = rows[at // len(columns)]
-            second = columns[at % len(columns)]
-            values = torch.cat([values, tile.flatten()[at]])
-            index = torch.cat([index, first * len(self) + second])
-            best = _score(values, by).topk(min(n, len(values)))
-            values, index = values[best.indices], index[best.indices]
-            if len(values) == n:
-                least = float(best.values[-1])
-        return values, index
 
 
 @torch.no_grad()
@@ -281,10 +243,6 @@ def feature_interactions(
     offset = float(constant.square() @ signs)
     linear = 2 * factors @ (signs * constant)
     return FeatureInteractions(factors, signs, linear, offset, basis, part.name, max_elements)
-
-
-def _score(values: Tensor, by: str) -> Tensor:
-    return values.abs() if by == "magnitude" else values if by == "positive" else -values
 
 
 def _names(names: Sequence[str] | None, size: int) -> Sequence[str]:

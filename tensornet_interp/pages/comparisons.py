@@ -18,6 +18,11 @@ from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.tables import flat_records
 
+_MEASURES = (
+    "Means over the given inputs. kl and cross entropy are in nats; mse is the squared error, summed over the outputs;"
+    " mse independent is that of f(x1, x2) for two independent inputs; relative mse is mse over the variance of the"
+    " outputs of the reference, and r squared is 1 - relative mse."
+)
 _SHOWN = 4  # components that explain an output
 _LISTED = 12  # components and outputs that are listed
 
@@ -53,7 +58,7 @@ def fidelity_sections(part: TensorNetwork, data: Data) -> list[Section]:
     if part is data.reference:
         own = {key.removeprefix("reference_"): value for key, value in kept.items() if key.startswith("reference_")}
         return [Section("Accuracy", "On the given inputs.", _facts({"samples": kept["samples"]} | own))]
-    return [Section("Fidelity", "Means over the given inputs.", _facts(kept), tables=[table_of("", rows)])]
+    return [Section("Fidelity", _MEASURES, _facts(kept), tables=[table_of("", rows)])]
 
 
 def _facts(values: dict[str, float]) -> list[tuple[str, str]]:

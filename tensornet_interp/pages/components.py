@@ -114,7 +114,8 @@ def _blocks(result: SpectralResult, view: InputView, most: int) -> Iterator[Grou
         if names[block].startswith("block ") or result.singular_values is not None:
             best = largest(outputs[:, block], _OUTPUTS)
             cells.insert(0, bars(outputs[:, block], [labels[i] for i in best], "outputs", of=len(labels)))
-        yield Group(names[block], cells)
+        if picks:  # none has an eigenvalue other than 0
+            yield Group(names[block], cells)
 
 
 def _cp_group(result: CPResult, view: InputView, at: int) -> Group:

@@ -18,7 +18,8 @@ MOST_POINTS = 4_000  # of one figure
 _BARS = 8  # the most entries that are drawn as bars
 _LABEL = 20  # characters of a label; hovering shows the rest
 _CELL = "clamp(76px, 10vw, 118px)"  # the least width of an image
-_BAR_CELL = "clamp(165px, 22vw, 240px)"
+_BAR_CELL = "clamp(165px, 22vw, 240px)"  # likewise of bars, whose names take more of it if they are long
+_LETTER, _LEAST_BARS = 6, 110  # pixels
 _BARE: dict[str, Any] = {  # the page itself is the background, in light and in dark
     "toolbar_location": None,
     "background_fill_alpha": 0,
@@ -169,7 +170,9 @@ def bars(vector: Tensor, names: Sequence[str], title: str, *, of: int) -> Figure
     axes.x_range = bokeh("models").Range1d(1.05 * min(0.0, *values), 1.05 * max(0.0, *values) or 1.0)
     axes.xaxis.ticker = bokeh("models").BasicTicker(desired_num_ticks=3)
     _hover(axes, [drawn], [("", "@name"), ("value", "@x{0.000000}")])
-    return Figure(title, axes, _BAR_CELL, f"{len(names)} largest of {of}" if len(names) < of else "")
+    longest = min(_LABEL, max(map(len, map(plain, names)), default=0))
+    width = f"max({_BAR_CELL}, {_LEAST_BARS + _LETTER * longest}px)"
+    return Figure(title, axes, width, f"{len(names)} largest of {of}" if len(names) < of else "")
 
 
 def plain(text: str) -> str:

@@ -1,8 +1,10 @@
 """What a page says of an object: sections with its sizes, components, fidelity and explanations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from tensornet_interp.bonds import odt
 from tensornet_interp.cards import Card, Shown, card_of
@@ -20,7 +22,7 @@ from tensornet_interp.pages.components import (
     outputs_table,
 )
 from tensornet_interp.pages.figures import cell, scatter, spectrum, strips, tree
-from tensornet_interp.pages.parts import Group, Section, table_of
+from tensornet_interp.pages.parts import Group, Section, plain_value, table_of
 from tensornet_interp.plots.inputs import input_view, largest, output_names
 from tensornet_interp.plots.sheets import numbers
 from tensornet_interp.results import Result
@@ -51,11 +53,13 @@ def sections_of(obj: Any, data: Data) -> list[Section]:
         case list() | tuple():
             return _records(obj)
         case HasRecords():
-            about = [_overview(card_of(obj))] if isinstance(obj, Shown) else [Section("Overview", text=repr(obj))]
-            return [*about, Section("Records", tables=[table_of("", flat_records(obj))])]
+            about = _overview(card_of(obj) if isinstance(obj, Shown) else Card(type(obj).__name__, _plain_fields(obj)))
+            return [about, Section("Records", tables=[table_of("", flat_records(obj))])]
+    hints = {Mapping: "; write one page per entry", torch.nn.Module: "; weights.from_module reads a module"}
+    hint = next((text for kind, text in hints.items() if isinstance(obj, kind)), "")
     raise TypeError(
         "obj must be a layer, a result, a network, a circuit, the records of a sweep, or a report with records(), got"
-        f" {type(obj).__name__}"
+        f" {type(obj).__name__}{hint}"
     )
 
 
@@ -64,6 +68,14 @@ def _overview(card: Card) -> Section:
     if len(card.values) > 1:
         section.figures.append(spectrum(list(card.values), card.caption, "value"))
     return section
+
+
+def _plain_fields(obj: object) -> list[tuple[str, str]]:
+    """Return the numbers and texts among the fields of a report."""
+    fields = {
+        name: value for name, value in getattr(obj, "__dict__", {}).items() if isinstance(value, int | float | str)
+    }
+    return [(name.replace("_", " "), str(plain_value(value))) for name, value in fields.items()]
 
 
 def _layer(layer: BilinearLayer, data: Data) -> list[Section]:
@@ -221,12 +233,13 @@ def _outputs(part: BilinearMap) -> list[Section]:
 
 def _explanations_of_network(network: BilinearNetwork, data: Data) -> list[Section]:
     """Explain outputs by the components of the last part, which read the hidden coordinates below it."""
-    x = data.inputs[list(data.explain)]  # type: ignore[index]
-    hidden = BilinearNetwork(network.parts[:-1])(x) if len(network) > 1 else x
+    hidden: Any = data.inputs
+    if len(network) > 1:
+        hidden = BilinearNetwork(network.parts[:-1])(hidden)
     last = network[-1]
     result = last if isinstance(last, Result) else _decomposed(last.to_layer())
-    labels = None if data.labels is None else data.labels[list(data.explain)]
-    found = explanation_sections(result, Data(inputs=hidden, labels=labels, explain=range(len(hidden))))
+    found = explanation_sections(result, Data(inputs=hidden, labels=data.labels, explain=data.explain))
+    x = data.inputs[list(data.explain)]  # type: ignore[index]
     view = input_view(network, x.shape[-1])
     for section in found:
         section.text += " Components are those of the last part, and read what the part below it gives."

@@ -102,10 +102,10 @@ def write_report(
 def _check_file(path: object, overwrite: bool) -> Path:
     """Return the path of the page; raise an error if a page cannot be written there."""
     file = check_path("path", path)
-    if file.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"path must end in .html, got {str(file)!r}")
     if file.is_dir():
         raise ValueError(f"path must name a file, and {file} is a folder; give {file / 'report.html'}")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"path must end in .html, got {str(file)!r}")
     if file.exists() and not overwrite:
         raise FileExistsError(f"{file} exists; pass overwrite=True to replace it")
     folder = next(parent for parent in file.absolute().parents if parent.exists())

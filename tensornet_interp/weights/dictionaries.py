@@ -15,6 +15,7 @@ from tensornet_interp.features.dictionary import Dictionary
 from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.files import WeightFiles, read_object
 from tensornet_interp.weights.sources import Source, folder_of, locate
+from tensornet_interp.weights.wrappers import stored_names
 
 SAELENS_FILE = "sae_weights.safetensors"  # SAELens puts sparsity.safetensors beside it
 SAELENS_CONFIG = "cfg.json"
@@ -38,7 +39,8 @@ def load_dictionary(
     k largest codes and sets negative codes to zero.
 
     `source`: a folder, or a hub name "owner/name" or "owner/name@revision"; `subfolder`: the dictionary's folder in it,
-    such as "12-mlp-out-x4-k30" (see `WeightFiles`).
+    such as "12-mlp-out-x4-k30" (see `WeightFiles`). Prefixes that wrappers add to names, such as `module.` and
+    `_orig_mod.`, are left out.
     `dtype=None` keeps the dtype of the file. Raises ValueError for missing or additional tensors and for wrong shapes,
     FileNotFoundError if there is no such file. Memory: the size of the dictionary, or twice that if norms are absorbed.
     """
@@ -50,7 +52,7 @@ def load_dictionary(
     except FileNotFoundError:
         files = WeightFiles(source, subfolder)
     try:
-        if "W_enc" in files.names:
+        if "W_enc" in stored_names(files.names, folder):
             config = locate(source, SAELENS_CONFIG, subfolder)
             return _load_saelens(files, folder, config, device, dtype)
         return _load_paper(files, folder, device, dtype)
@@ -158,7 +160,7 @@ def _load_paper(files: WeightFiles, folder: Path, device: torch.device | str, dt
             "rename the folder, or make Dictionary(encoder=..., decoder=..., k=...) from tensors of load_tensor"
         )
     roles = {"encoder": "w_enc.weight", "decoder": "w_dec.weight", "decoder_bias": "b_dec"}
-    if "w_enc.bias" in files.names:
+    if "w_enc.bias" in stored_names(files.names, folder):
         roles["encoder_bias"] = "w_enc.bias"
     parts: dict[str, Any] = _read_parts(files, folder, roles, device, dtype)
     dictionary = Dictionary(**parts, k=int(match["k"]), name=match[0], point=f"{match['layer']}-{match['point']}")
@@ -175,8 +177,9 @@ def _read_parts(
     files: WeightFiles, folder: Path, roles: Mapping[str, str], device: torch.device | str, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
     """Return the tensors by their role; raise ValueError unless the files hold exactly these tensors."""
-    lost = [name for name in roles.values() if name not in files.names]
-    extra = sorted(set(files.names) - set(roles.values()))
+    stored = stored_names(files.names, folder)
+    lost = [name for name in roles.values() if name not in stored]
+    extra = sorted(stored[name] for name in stored.keys() - set(roles.values()))
     if lost or extra:
         raise ValueError(f"{folder} must hold {', '.join(roles.values())}: missing {lost}, extra {extra}")
-    return {role: files.read(name, device=device, dtype=dtype) for role, name in roles.items()}
+    return {role: files.read(stored[name], device=device, dtype=dtype) for role, name in roles.items()}

@@ -16,6 +16,7 @@ from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layers import find_gates, sizes_of
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import NUMPY, PICKLES, SHARDS, near
+from tensornet_interp.weights.wrappers import adapter, bare
 
 _DEPTH = 3  # folders below the given one
 _MOST = 200  # files
@@ -111,7 +112,8 @@ def _inspected(file: Path, root: Path) -> InspectedFile:
         files = WeightFiles(file)
         if files.metadata.get("format", "").startswith("tensornet_interp"):
             return _saved(name, file)
-        if {"W_enc", "W_dec"} <= set(files.names) or {"w_enc.weight", "w_dec.weight"} <= set(files.names):
+        names = set(map(bare, files.names))
+        if {"W_enc", "W_dec"} <= names or {"w_enc.weight", "w_dec.weight"} <= names:
             return _dictionary(name, file, files)
         return _checkpoint(name, file, files)
     except (OSError, ValueError) as error:
@@ -160,7 +162,7 @@ def _shapes(tensors: Mapping[str, str], file: TensorFile) -> str:
 
 
 def _dictionary(name: str, file: Path, files: WeightFiles) -> InspectedFile:
-    saelens = "W_enc" in files.names
+    saelens = "W_enc" in map(bare, files.names)
     weight = "W_enc" if saelens else "w_enc.weight"
     shape = files.shape(weight)
     width, features = shape if saelens else shape[::-1]
@@ -185,7 +187,10 @@ def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
     listed = [f"{tensor} {files.shape(tensor)}, {files.dtype(tensor)}" for tensor in files.names[:_NAMES]]
     if len(files.names) > _NAMES:
         listed.append(f"... and {len(files.names) - _NAMES} further tensors")
-    note = f"no layout of load_layer fits ({', '.join((*LAYOUTS, SAVED_MODEL))}): describe it with Layout(...)"
+    note = (
+        adapter(files.names)
+        or f"no layout of load_layer fits ({', '.join((*LAYOUTS, SAVED_MODEL))}): describe it with Layout(...)"
+    )
     return InspectedFile(name, "other tensors", contents=tuple(listed), note=note)
 
 

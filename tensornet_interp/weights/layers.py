@@ -22,6 +22,7 @@ from tensornet_interp.lifting import lift
 from tensornet_interp.weights.files import WeightFiles, load_config
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import Source, title
+from tensornet_interp.weights.wrappers import adapter
 
 GATES = (  # what configs call it
     *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
@@ -177,6 +178,8 @@ def _find(
     needed = weights | (biases if options.get("bias") is True or options.get("mlp_bias") is True else {})
     lost = {role: name for role, name in needed.items() if name not in there}
     extra = layout.leftover(there, index)
+    if changed := adapter(files.names if lost else extra):
+        raise ValueError(f"{str(files.source)!r} has {changed}")
     if lost:
         patterns = layout.weights | layout.biases
         listing = "; ".join(

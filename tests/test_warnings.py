@@ -79,7 +79,8 @@ def test_results_that_do_not_fit_the_dtype():
     wide = large.to(dtype=torch.float32)
     assert not decompose(wide, "eigen").report.warnings
     too_large = replace(wide, left=wide.left * 1e6)
-    for given in (too_large, decompose(too_large, "eigen"), BilinearNetwork([too_large])):
+    negative = replace(wide, down=-1e6 * wide.down.abs())  # all entries below the lowest number
+    for given in (too_large, negative, decompose(too_large, "eigen"), BilinearNetwork([too_large])):
         with pytest.raises(
             ValueError, match=r"dtype torch\.float16 is too narrow: the largest entry of .* more than 6"
         ):

@@ -183,6 +183,15 @@ def test_core_consistency_is_that_of_the_dense_core():
     torch.testing.assert_close(choice.core_consistency[0], expected, rtol=1e-9, atol=0)
 
 
+def test_a_rank_is_chosen_in_the_metric_of_the_data():
+    layer, metric = noisy(layer_of(6, 6, 2), 0.1), Metric.of(MOMENTS, ridge=0.1)
+    own = choose_rank(layer, "cp", [1, 2], starts=2, moments=MOMENTS, ridge=0.1)
+    plain = choose_rank(metric.whiten(layer), "cp", [1, 2], starts=2)
+    for row, expected in zip(own.records(), plain.records(), strict=True):
+        assert row.keys() == expected.keys()
+        assert all(row[name] == (value and pytest.approx(value, rel=1e-6)) for name, value in expected.items())
+
+
 def test_no_rank_is_chosen_where_none_is_determined():
     """A matrix, the layer of one output, is a sum of terms in many ways."""
     choice = choose_rank(noisy(layer_of(1, 12, 3), 0.1), "cp", [2, 3], starts=2)

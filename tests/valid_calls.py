@@ -209,6 +209,7 @@ CALLS = {
     "Metric.coordinates": (METRIC.coordinates, dict(x=X)),
     "Metric.to": (METRIC.to, dict(device="cpu")),
     "AffineResult": (decompositions.AffineResult, dict(report=AFFINE.report, interaction=AFFINE.interaction, affine=AFFINE.affine)),
+    "AffineResult.change_basis": (AFFINE.change_basis, dict(inputs=normal(AFFINE.sizes["in1"] - 1, 2), input_bias=normal(AFFINE.sizes["in1"] - 1), basis="a")),
     "AffineResult.to": (AFFINE.to, dict(device="cpu", dtype=torch.float32)),
     # decompositions
     "Whitened": (lambda **options: Whitened(**options)(LIFTED), dict(strategy="eigen", moments=MOMENTS, ridge=0.1, linear="exact")),

@@ -111,6 +111,7 @@ class AffineResult(BilinearMap):
 
         Both parts are changed, as `Result.change_basis` does it; the new result has no metric and no measured errors.
         """
+        check_tensor("inputs", inputs, ("in", "new in"))
         frame = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
         full = affine_matrix("input", inputs, input_bias, axis=0, like=self.affine.T, constant=True)
         part: Any = self.interaction

@@ -278,7 +278,7 @@ CALLS = {
     "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),
     # comparisons
     "match": (compare.match, dict(a=RESULT, b=RUNS[1], blocks=True)),
-    "stability": (compare.stability, dict(results=RUNS, blocks=True)),
+    "stability": (compare.stability, dict(results=RUNS, blocks=True, controls=1, seed=0)),
     "matched_similarity": (compare.matched_similarity, dict(results=RUNS, count=2)),
     "ordered_similarity": (compare.ordered_similarity, dict(results=RUNS, by="magnitude", count=2, rtol=0.1)),
     "component_trust": (compare.component_trust, dict(result=FIT, layer=LAYER, runs=[FIT], noise=0.1, seed=0)),

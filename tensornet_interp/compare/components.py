@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations, repeat
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_bool, check_int, check_list, check_seed, check_size
+from tensornet_interp.checks import check_bool, check_iterations, check_list, check_seed, check_size
 from tensornet_interp.compare.nulls import recombined
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.factored import CPResult
@@ -140,14 +140,14 @@ def stability(results: Sequence[TensorNetwork], *, blocks: bool = False, control
     if len(check_list("results", results)) < 2:
         raise ValueError(f"stability compares fits and needs at least 2 results, got {len(results)}")
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
-    controls = check_int("controls", controls, 0)
+    controls = check_iterations("controls", controls, 0)
     results = [_part(f"result {i}", result) for i, result in enumerate(results)]
     observed, null = _Sums(results, blocks), _Sums(results, blocks)
     for i, j in combinations(range(len(results)), 2):
         matching = match(results[i], results[j], blocks=blocks)
         observed.add(i, j, matching)
         observed.add(j, i, matching, 1)
-        for a, b in [(i, j), (j, i)] * controls:
+        for a, b in chain.from_iterable(repeat(((i, j), (j, i)), controls)):
             null.add(a, b, match(results[a], recombined(results[b], generator), blocks=blocks))
     return replace(observed.mean(1), null=null.mean(controls) if controls else None)
 

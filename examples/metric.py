@@ -30,7 +30,7 @@ from models import BilinearClassifier, Dataset
 from models.runs import trained
 from models.tables import summarise, write_table
 from tensornet_interp import BilinearLayer, BilinearMap, Moments, decompose, lift
-from tensornet_interp.compare import match
+from tensornet_interp.compare import match, stability
 from tensornet_interp.metric import Metric
 from tensornet_interp.plots import compared_vectors
 
@@ -110,7 +110,8 @@ def image_rows(model: BilinearClassifier, data: Dataset, moments: Moments, seed:
 def stability_rows(layers: Sequence[BilinearLayer], moments: Moments) -> Iterator[Row]:
     """Yield the mean congruence of components between training seeds, with and without the metric, and by chance.
 
-    Chance 1 compares with a model whose classes are renamed; chance 2 with one whose inputs are turned at random.
+    Chance compares with a model whose components are combined anew at random, whose classes are renamed, or whose
+    inputs are turned at random.
     """
     metric = Metric.of(moments, ridge=1e-2)
     for name, chosen in COMPARED:
@@ -126,6 +127,7 @@ def stability_rows(layers: Sequence[BilinearLayer], moments: Moments) -> Iterato
             ).Q
             for a, b in combinations(range(len(parts)), 2):
                 first, second = parts[a], parts[b]
+                found = stability([first, second], controls=10)
                 renamed = replace(second, outputs=second.outputs.roll(1, 0))
                 yield {
                     "method": name,
@@ -133,7 +135,8 @@ def stability_rows(layers: Sequence[BilinearLayer], moments: Moments) -> Iterato
                     "way": way,
                     "first": a,
                     "second": b,
-                    "congruence": match(first, second).mean,
+                    "congruence": found.mean,
+                    "recombined": found.null and found.null.mean,
                     "classes renamed": match(first, renamed).mean,
                     "inputs turned": match(first, second.change_basis(q)).mean,
                 }
@@ -157,7 +160,7 @@ def print_images(rows: Sequence[Row], title: str) -> None:
 
 def print_stability(rows: Sequence[Row], seeds: int) -> None:
     """Print the mean congruence between seeds, and by chance."""
-    fields = ("congruence", "classes renamed", "inputs turned")
+    fields = ("congruence", "recombined", "classes renamed", "inputs turned")
     print(f"\ncongruence of components between {seeds} training seeds, and by chance")
     print(f"{'method':<32}{'way':<12}" + "".join(f"{field:>18}" for field in fields))
     for row in summarise(rows, ("method", "options", "way"), fields):

@@ -125,6 +125,11 @@ class Report(Shown):
             metric_error_bound=None,
         )
 
+    def pulled_back(self, frame: BilinearLayer) -> "Report":
+        """Return the report of a result in the input coordinates of a layer, without a metric and with no errors."""
+        report = self.unmeasured(f"{self.method}, pulled back from basis {self.basis!r}")
+        return replace(report, basis=frame.basis, names=frame.names, metric=None)
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what is known of the result as pairs of texts, for tables."""
         error, of_metric = (

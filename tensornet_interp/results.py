@@ -133,10 +133,8 @@ class Result(BilinearMap):
         frame = self._frame()
         full = affine_matrix("input", inputs, input_bias, axis=0, like=frame.left, constant=self.constant_in)
         frame = frame.change_basis(inputs, input_bias=input_bias, basis=basis)
-        method = f"{self.report.method}, pulled back from basis {self.report.basis!r}"
-        report = replace(self.report.unmeasured(method), basis=frame.basis, names=frame.names, metric=None)
         moved = {name: (getattr(self, name).movedim(at, -1) @ full).movedim(-1, at) for name, at in axes.items()}
-        return replace(self, report=report, **moved)
+        return replace(self, report=self.report.pulled_back(frame), **moved)
 
     def _frame(self) -> BilinearLayer:
         """Return a zero layer with the sizes, names and basis of the result and one hidden unit."""

@@ -105,7 +105,7 @@ ACCEPTED = [
     ("BilinearLayer.from_tensor|Moments|Moments.of|Moments.divided_by|difference_certificate|jackknife|energy_share|participation|rare_inputs|circuit_tests|random_part|FeatureInteractions.__call__|adversarial_masks|baseline_masks|eigenvector_plane|image_cell|similarity_matrix", "*", "half", "no other tensor has to share the dtype"),
     ("SpectralResult", "directions", "half|mode 1 larger", "they say how the blocks were made, with the constant output that was dropped later"),
     ("SpectralResult|TuckerResult", "eigenvectors|inputs", "mode [01] larger", "a result of more inputs"),
-    ("BilinearLayer.change_basis|Result.change_basis|feature_interactions|interaction_tensor|projections|plane_part", "inputs|decoder|components|vectors|eigenvectors", "mode 1 larger", "more columns"),
+    ("BilinearLayer.change_basis|Result.change_basis|AffineResult.change_basis|feature_interactions|interaction_tensor|projections|plane_part", "inputs|decoder|components|vectors|eigenvectors", "mode 1 larger", "more columns"),
     ("BilinearMap.*|BilinearLayer.multilinear|BilinearNetwork.*|SpectralResult.*|expansion|circuit|Circuit.*|Dictionary.*|FeatureInteractions.__call__|plane_part", "x|f|codes", BATCH, "any number of axes, and of samples"),
     ("BilinearMap.*|BilinearLayer.multilinear|SpectralResult.*", "x1|x2", "one dimension more|one dimension less", "any number of axes"),
     ("BilinearMap.interaction_matrix|SpectralResult.interaction_matrix", "direction", "one dimension more", "a batch of directions"),

@@ -6,6 +6,7 @@ from helpers import layer_of, normal
 
 from tensornet_interp import BilinearNetwork, Moments, decompose, layer_moments, lift
 from tensornet_interp.decompositions import CP, NonNegative, Smooth
+from tensornet_interp.metric import Metric
 
 LAYER = layer_of(3, 6, 5, 1)
 LIFTED = lift(LAYER, bias=normal(3))
@@ -30,6 +31,7 @@ BAD = [
     ("a prior on inputs", lambda: decompose(LAYER, CP(2, priors=[Smooth((2, 3))]), moments=moments_of(6, 6)), ValueError, r"Smooth\(.*\) speaks of the inputs, but the fit runs in whitened coordinates"),
     ("a constraint on inputs", lambda: decompose(LAYER, CP(2, priors=[NonNegative("inputs")]), moments=moments_of(6, 6)), ValueError, "speaks of the inputs"),
     ("a start of another size", lambda: decompose(LAYER, CP(2, start=layer_of(3, 5, 2)), moments=moments_of(6, 6)), ValueError, "mode 'in' has size 5 in layer but 6 in inputs"),
+    ("a start in whitened coordinates", lambda: decompose(LAYER, CP(2, start=Metric.of(moments_of(6, 6)).whiten(LAYER)), moments=moments_of(6, 6)), ValueError, "start has the basis 'whitened by the data', and the layer 'as given'"),
     ("an exact linear part of a layer without a constant", lambda: decompose(LAYER, "eigen", moments=moments_of(6, 6), linear="exact"), ValueError, "linear='exact' needs a lifted layer"),
     ("an unknown linear part", lambda: decompose(LIFTED, "eigen", moments=moments_of(6, 6), linear="all"), ValueError, "linear must be one of decomposed, exact"),
     ("a start for the quadratic part", lambda: decompose(LIFTED, CP(2, start=LIFTED), moments=moments_of(6, 6), linear="exact"), ValueError, "linear='exact' decomposes its quadratic part"),

@@ -6,8 +6,9 @@ from itertools import permutations
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer, CPResult, Report, SpectralResult, decompose, lift
+from tensornet_interp import BilinearLayer, CPResult, Moments, Report, SpectralResult, decompose, lift, load, save
 from tensornet_interp.compare import match, stability
+from tensornet_interp.metric import Metric
 from tensornet_interp.testing import random_layer
 
 ORDER = [3, 0, 4, 1, 2]
@@ -177,6 +178,42 @@ def test_a_component_without_a_partner_is_not_stable():
     assert stability([layer, fewer]).components[0].tolist() == pytest.approx([1, 1, 0])
 
 
+def test_the_null_of_stability_keeps_vectors_but_not_which_belong_together(tmp_path):
+    planted = random_layer(4, 7, 5, seed=0)
+    fits = [planted, shuffled(planted), shuffled(planted)]
+    found = stability(fits, controls=5)
+    assert found.mean == pytest.approx(1)
+    assert found.null.mean < 0.5
+    assert found.null.null is None
+    assert found.null.mean == pytest.approx(float(torch.stack(found.null.components).mean()))
+    assert torch.equal(stability(fits, controls=5).null.matrix[0, 1], found.null.matrix[0, 1])
+    assert not torch.equal(stability(fits, controls=5, seed=1).null.matrix[0, 1], found.null.matrix[0, 1])
+    assert (stability(fits).null, stability(fits).records()[0]["null"]) == (None, None)
+    row = found.records()[6]
+    values = {"congruence": found.components[1], "null": found.null.components[1]}
+    assert row == {"fit": 1, "component": 1} | {name: float(value[1]) for name, value in values.items()}
+    save(found, tmp_path / "kept.safetensors")
+    assert torch.equal(load(tmp_path / "kept.safetensors").null.components[2], found.null.components[2])
+    # one output direction and left = right: what a null exchanges is the same everywhere
+    eye, ones = torch.eye(5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.float64)
+    same = stability([BilinearLayer(down=ones, left=eye, right=eye)] * 2, controls=2)
+    assert (same.mean, same.null.mean) == pytest.approx((1, 1))
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("method", ["eigen", "cp", "hosvd"])
+def test_stability_and_its_null_in_a_metric(method, lifted):
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = Moments.of(x * torch.tensor([5, 3, 1, 0.5, 0.1]).double())
+    metric = Metric.of(moments, ridge=1e-2, lifted=lifted)
+    layers = [random_layer(3, 5, 6, seed=seed) for seed in range(2)]
+    layers = [lift(layer, bias=torch.ones(3).double()) if lifted else layer for layer in layers]
+    fits = [metric.whiten(decompose(layer, method, moments=moments)) for layer in layers]
+    found = stability(fits, blocks=method == "eigen", controls=2)
+    assert found.mean == pytest.approx(match(*fits, blocks=method == "eigen").mean)
+    assert 0 < found.null.mean < 1
+
+
 LAYER = random_layer(3, 5, 4, seed=0)
 WRONG = {
     "outputs": (lambda: match(LAYER, random_layer(4, 5, 4, seed=0)), ValueError, "'out' has size 3 in a but 4 in b"),
@@ -185,6 +222,12 @@ WRONG = {
     "a tensor": (lambda: match(LAYER, LAYER.down), TypeError, "got Tensor"),
     "no bool": (lambda: match(LAYER, LAYER, blocks="yes"), TypeError, "blocks must be True or False"),
     "blocks of a layer": (lambda: match(LAYER, LAYER, blocks=True), TypeError, "compares SpectralResults"),
+    "a null of one component": (
+        lambda: stability([random_layer(3, 5, 1, seed=0)] * 2, controls=1),
+        ValueError,
+        "recombines at least 2",
+    ),
+    "fewer than no controls": (lambda: stability([LAYER, LAYER], controls=-1), ValueError, "controls must be at least"),
     "one fit": (lambda: stability([LAYER]), ValueError, "at least 2 results, got 1"),
 }
 

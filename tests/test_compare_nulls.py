@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers import layer_of, normal, symmetrized
 
-from tensornet_interp import BilinearLayer, BilinearMap, Moments, lift
+from tensornet_interp import BilinearLayer, BilinearMap, Moments, lift, relative_error
 from tensornet_interp.compare import NULLS, choose_rank, null
-from tensornet_interp.decompositions import HOSVD, Eigen
+from tensornet_interp.decompositions import HOSVD, Eigen, Whitened
+from tensornet_interp.metric import Metric
 from tensornet_interp.plots import curves
 
 LAYER = layer_of(3, 6, 5)
@@ -62,6 +63,24 @@ def test_turned_moments_keep_their_spectrum_and_permuted_ones_their_variances():
         again = Kept(MOMENTS, ([], []))
         null(LAYER, again, lambda result: 1.0, kind, n=3, seed=1)
         assert torch.equal(again.calls[0][2].covariance, kept.calls[0][2].covariance)
+
+
+@pytest.mark.parametrize("kind", ["turned", "permuted"])
+def test_the_moments_of_a_whitened_strategy_are_changed(kind):
+    """Two eigenpairs of the true metric are the best ones there, better than those of data that are not there."""
+    strategy, metric = Whitened(Eigen(rank=2), MOMENTS, ridge=0.1), Metric.of(MOMENTS, ridge=0.1)
+    found, notes = [], []
+
+    def error(result):
+        notes.append(result.report.metric.note)
+        found.append(result.report.metric_error)
+        return relative_error(metric.whiten(result), metric.whiten(LAYER))
+
+    control = null(LAYER, strategy, error, kind, n=5)
+    assert notes == ["from data"] + [f"from data, {kind}"] * 5
+    assert float(control.observed) == pytest.approx(found[0], rel=1e-9)
+    assert float(control.share_below) == 0
+    assert all(abs(own - float(value)) > 1e-3 for own, value in zip(found[1:], control.values, strict=True))
 
 
 def test_a_layer_with_structure_is_outside_its_null_and_one_of_its_null_is_not():
@@ -162,6 +181,15 @@ def test_core_consistency_is_that_of_the_dense_core():
         ideal[at, at, 2 + at] = ideal[at, 2 + at, at] = 0.5
     expected = 100 * (1 - (core - ideal).square().sum() / ideal.square().sum())
     torch.testing.assert_close(choice.core_consistency[0], expected, rtol=1e-9, atol=0)
+
+
+def test_a_rank_is_chosen_in_the_metric_of_the_data():
+    layer, metric = noisy(layer_of(6, 6, 2), 0.1), Metric.of(MOMENTS, ridge=0.1)
+    own = choose_rank(layer, "cp", [1, 2], starts=2, moments=MOMENTS, ridge=0.1)
+    plain = choose_rank(metric.whiten(layer), "cp", [1, 2], starts=2)
+    for row, expected in zip(own.records(), plain.records(), strict=True):
+        assert row.keys() == expected.keys()
+        assert all(row[name] == (value and pytest.approx(value, rel=1e-6)) for name, value in expected.items())
 
 
 def test_no_rank_is_chosen_where_none_is_determined():

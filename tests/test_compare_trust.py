@@ -9,9 +9,10 @@ import torch
 from helpers import layer_of, normal, orthonormal, symmetrized, with_spectra
 from torch.autograd.functional import jacobian
 
-from tensornet_interp import BilinearLayer, CPResult, Report, SpectralResult, decompose, lift, load, save
+from tensornet_interp import BilinearLayer, CPResult, Moments, Report, SpectralResult, decompose, lift, load, save
 from tensornet_interp.compare import component_trust, match
-from tensornet_interp.decompositions import CP, BlockTerm, Eigen, Smooth
+from tensornet_interp.decompositions import CP, BlockTerm, Eigen, Smooth, SymmetricCP, Whitened
+from tensornet_interp.metric import Metric
 
 SMALL = 1e-10  # of a fit's own rounding: sums of some thousand products
 
@@ -311,6 +312,36 @@ def test_a_lifted_layer_and_its_narrow_dtype_are_no_obstacle():
     narrow = component_trust(result.to(dtype=torch.float32), lifted.to(dtype=torch.float32)).standard_error
     # errors of 6e-8 in every number, and a condition of less than 1e3
     torch.testing.assert_close(narrow, wide, rtol=1e-4, atol=0)
+
+
+IN_METRIC = {
+    "cp": CP(rank=2, starts=2),
+    "symmetric_cp": SymmetricCP(rank=2),
+    "block_term": BlockTerm(blocks=2, rank=2),
+    "eigen": Eigen(rank=2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "lifted"),
+    [("cp", True), ("symmetric_cp", False), ("block_term", False), ("eigen", False), ("eigen", True)],
+)
+def test_trust_in_a_metric_is_that_of_the_fit_to_the_whitened_layer(name, lifted):
+    moments = Moments.of(normal(300, 8, seed=1) @ normal(8, 8, seed=2))
+    layers = [noisy(layer_of(5, 8, 2), seed=seed) for seed in (9, 10)]
+    layers = [lift(layer, left_bias=normal(8 * 5, seed=3)[: layer.rank]) if lifted else layer for layer in layers]
+    layers = [layer.drop_constant() for layer in layers]
+    metric = Metric.of(moments, ridge=0.1, lifted=lifted)
+    found = [decompose(layer, Whitened(IN_METRIC[name], moments, 0.1)) for layer in layers]
+    plain = [IN_METRIC[name](metric.whiten(layer)) for layer in layers]
+    own = component_trust(found[0], layers[0], found[1:])
+    expected = component_trust(plain[0], metric.whiten(layers[0]), plain[1:])
+    # errors, noise and congruences are functions of fits that differ by what mapping back and forth rounds
+    for field in ("standard_error", "noise", "seed_agreement", "seed_null"):
+        torch.testing.assert_close(getattr(own, field), getattr(expected, field), rtol=1e-6, atol=1e-8)
+    assert own.flags == expected.flags
+    without = component_trust(IN_METRIC[name](layers[0]), layers[0])
+    assert not torch.allclose(own.standard_error, without.standard_error, rtol=0.05)
 
 
 LAYER = noisy(layer_of(4, 8, 2))

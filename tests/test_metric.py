@@ -19,6 +19,7 @@ from tensornet_interp import (
     Moments,
     SpectralResult,
     decompose,
+    inner,
     load,
     norm,
     relative_error,
@@ -224,6 +225,27 @@ def test_the_gradient_of_the_metric_norm_is_that_of_autograd(lifted):
             tensor = torch.einsum("or,ir,jr->oij", *parts.values())
             tensor = (tensor + tensor.mT) / 2
             found = (tensor * (s @ tensor @ s)).sum().sqrt()
+        grads.append(torch.autograd.grad(found, list(parts.values())))
+    for own, expected in zip(*grads, strict=True):
+        assert (own - expected).abs().max() <= 1e-10 * expected.abs().max()
+
+
+@LIFTED
+@SINGULAR
+def test_the_gradient_of_the_metric_error_is_that_of_autograd(lifted, rank):
+    """Of ||B - A||_S^2 by the factors of A: from the inner products of factors, and on the dense tensors."""
+    moments, factors = moments_of(6, rank), ("down", "left", "right")
+    layer, candidate = (a_layer(lifted, seed=seed).drop_constant() for seed in (1, 2))
+    s, metric, grads = second_moment(moments, lifted), Metric.of(moments, lifted=lifted), []
+    for of in ("factors", "entries"):
+        parts = {name: getattr(candidate, name).clone().requires_grad_() for name in factors}
+        if of == "factors":
+            a, b = metric.whiten(replace(candidate, **parts)), metric.whiten(layer)
+            found = inner(b, b).to_tensor() - 2 * inner(a, b).to_tensor() + inner(a, a).to_tensor()
+        else:
+            rest = dense(layer) - torch.einsum("or,ir,jr->oij", *parts.values())
+            rest = (rest + rest.mT) / 2
+            found = (rest * (s @ rest @ s)).sum()
         grads.append(torch.autograd.grad(found, list(parts.values())))
     for own, expected in zip(*grads, strict=True):
         assert (own - expected).abs().max() <= 1e-10 * expected.abs().max()

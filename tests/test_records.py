@@ -49,7 +49,7 @@ NO_TABLE = {
         "InspectedFile",
     },
     "a named tuple, which is a record itself": {"Start", "Interaction", "Label", "Entry"},
-    "a matrix that is never formed; `top` gives a table": {"FeatureInteractions", "LowRank"},
+    "a matrix that is never formed; `top` gives a table": {"LowRank"},
 }
 
 

@@ -7,8 +7,9 @@ from metric_cases import a_layer, metric_error, moments_of
 from numpy.polynomial.hermite_e import hermegauss
 
 from tensornet_interp import BilinearNetwork, Moments, decompose, inner, layer_moments, lift, load, relative_error, save
-from tensornet_interp.decompositions import AffineResult
+from tensornet_interp.decompositions import AffineResult, Whitened
 from tensornet_interp.inner_products import Gaussian
+from tensornet_interp.metric import Metric
 from tensornet_interp.registry import get_decomposition
 
 
@@ -57,6 +58,21 @@ def test_with_an_exact_linear_part_the_last_step_is_the_layer(name, constant_out
         assert result.report.metric_error <= 1e-9
     assert result.sizes == layer.sizes
     assert relative_error(result, layer) == pytest.approx(result.report.relative_error, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["eigen", lambda layer: layer.symmetrize()], ids=["result", "layer"])
+def test_an_affine_result_in_a_new_basis_is_the_same_function(method):
+    layer, moments = a_layer(True).drop_constant(), moments_of(6, 6)
+    result = decompose(layer, Whitened(method, moments, linear="exact"))
+    inputs, bias, x = normal(6, 4, seed=3), normal(6, seed=4), normal(9, 4, seed=5)
+    moved = result.change_basis(inputs, input_bias=bias, basis="pixels")
+    assert type(moved) is AffineResult
+    torch.testing.assert_close(moved(x), result(x @ inputs.T + bias), rtol=1e-12, atol=1e-10)
+    report = moved.report
+    assert (report.basis, report.metric, report.relative_error, report.metric_error) == ("pixels", None, None, None)
+    metric = Metric.of(moments, ridge=1e-2, lifted=True)
+    error = relative_error(metric.whiten(result), metric.whiten(layer))
+    assert error == pytest.approx(result.report.metric_error, abs=1e-9)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])

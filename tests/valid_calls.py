@@ -209,6 +209,7 @@ CALLS = {
     "Metric.coordinates": (METRIC.coordinates, dict(x=X)),
     "Metric.to": (METRIC.to, dict(device="cpu")),
     "AffineResult": (decompositions.AffineResult, dict(report=AFFINE.report, interaction=AFFINE.interaction, affine=AFFINE.affine)),
+    "AffineResult.change_basis": (AFFINE.change_basis, dict(inputs=normal(AFFINE.sizes["in1"] - 1, 2), input_bias=normal(AFFINE.sizes["in1"] - 1), basis="a")),
     "AffineResult.to": (AFFINE.to, dict(device="cpu", dtype=torch.float32)),
     # decompositions
     "Whitened": (lambda **options: Whitened(**options)(LIFTED), dict(strategy="eigen", moments=MOMENTS, ridge=0.1, linear="exact")),
@@ -277,7 +278,7 @@ CALLS = {
     "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),
     # comparisons
     "match": (compare.match, dict(a=RESULT, b=RUNS[1], blocks=True)),
-    "stability": (compare.stability, dict(results=RUNS, blocks=True)),
+    "stability": (compare.stability, dict(results=RUNS, blocks=True, controls=1, seed=0)),
     "matched_similarity": (compare.matched_similarity, dict(results=RUNS, count=2)),
     "ordered_similarity": (compare.ordered_similarity, dict(results=RUNS, by="magnitude", count=2, rtol=0.1)),
     "component_trust": (compare.component_trust, dict(result=FIT, layer=LAYER, runs=[FIT], noise=0.1, seed=0)),
@@ -468,5 +469,5 @@ NOT_CALLED = {
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
-    STEP: ["Metric.apply", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
+    STEP: ["Metric.apply", "Report.pulled_back", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
 }  # fmt: skip

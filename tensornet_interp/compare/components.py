@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, combinations, repeat
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_bool, check_list, check_size
+from tensornet_interp.checks import check_bool, check_iterations, check_list, check_seed, check_size
+from tensornet_interp.compare.nulls import recombined
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -56,10 +58,14 @@ class Matching:
 @register_type("Stability")
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """A stability says how similar the results of several fits are; every pair has two different fits."""
+    """A stability says how similar the results of several fits are; every pair has two different fits.
+
+    `null` is the same of fits and partners whose components were combined anew at random, if controls were asked for.
+    """
 
     matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
     components: tuple[Tensor, ...]  # per fit (component,): mean congruence with the partners in the other fits
+    null: "Stability | None" = None
 
     @property
     def mean(self) -> float:
@@ -67,15 +73,16 @@ class Stability:
         return float(self.matrix.nanmean())
 
     def records(self) -> list[Record]:
-        """Return one record per component of each fit: the mean congruence with its partners in the other fits."""
-        return [
-            {"fit": fit} | row
-            for fit, values in enumerate(self.components)
-            for row in indexed(("component",), congruence=values)
-        ]
+        """Return one record per component of each fit: its mean congruence, and that of the null (None without)."""
+        rows = []
+        for fit, values in enumerate(self.components):
+            known = {"congruence": values} | ({} if self.null is None else {"null": self.null.components[fit]})
+            rows += [{"fit": fit} | row | {"null": row.get("null")} for row in indexed(("component",), **known)]
+        return rows
 
     def __repr__(self) -> str:
-        return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f})"
+        chance = "" if self.null is None else f", by chance {self.null.mean:.4f}"
+        return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f}{chance})"
 
 
 @torch.no_grad()
@@ -117,27 +124,50 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     return _match_blocks(a, b)
 
 
-def stability(results: Sequence[TensorNetwork], *, blocks: bool = False) -> Stability:
+def stability(results: Sequence[TensorNetwork], *, blocks: bool = False, controls: int = 0, seed: int = 0) -> Stability:
     """Return how similar several fits are, for example of different seeds: the congruence of `match` per pair of fits.
 
     `matrix` holds the mean congruence per pair of fits, and `components` holds the congruence of every component. If
-    ranks differ, a component without a partner counts as 0 in `components`. blocks: as in `match`. Raises ValueError
-    for fewer than two results. Cost: the cost of `match` per pair.
+    ranks differ, a component without a partner counts as 0 in `components`. To compare in the metric of the data, give
+    the fits after `Metric.whiten`. blocks: as in `match`.
+    controls: how often the null is drawn per pair of fits. It keeps the vectors of a fit and combines them anew, no
+    component with its own output vector, as the null of `component_trust` does: `null` is what partners have in common
+    by chance. seed: of the null.
+    Raises ValueError for fewer than two results, and for a null of a fit of one component. Cost: 1 + 2 * controls times
+    that of `match`, per pair.
     """
     check_bool("blocks", blocks)
     if len(check_list("results", results)) < 2:
         raise ValueError(f"stability compares fits and needs at least 2 results, got {len(results)}")
+    generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
+    controls = check_iterations("controls", controls, 0)
     results = [_part(f"result {i}", result) for i, result in enumerate(results)]
-    matrix = torch.full((len(results), len(results)), torch.nan, dtype=torch.float64, device="cpu")
-    totals = [torch.zeros(_count(result, blocks), dtype=torch.float64, device="cpu") for result in results]
-    for i, first in enumerate(results):
-        for j, second in enumerate(results[:i]):
-            matching = match(first, second, blocks=blocks)
-            matrix[i, j] = matrix[j, i] = matching.mean
-            mine, theirs = (list(side) for side in zip(*matching.pairs, strict=True))
-            totals[i][mine] += matching.congruence.cpu()
-            totals[j][theirs] += matching.congruence.cpu()
-    return Stability(matrix, tuple(total / (len(results) - 1) for total in totals))
+    observed, null = _Sums(results, blocks), _Sums(results, blocks)
+    for i, j in combinations(range(len(results)), 2):
+        matching = match(results[i], results[j], blocks=blocks)
+        observed.add(i, j, matching)
+        observed.add(j, i, matching, 1)
+        for a, b in chain.from_iterable(repeat(((i, j), (j, i)), controls)):
+            null.add(a, b, match(results[a], recombined(results[b], generator), blocks=blocks))
+    return replace(observed.mean(1), null=null.mean(controls) if controls else None)
+
+
+class _Sums:
+    """Sums of congruences over pairs of fits."""
+
+    def __init__(self, results: Sequence[TensorNetwork], blocks: bool) -> None:
+        self.matrix = torch.zeros(len(results), len(results), dtype=torch.float64, device="cpu")
+        self.components = [self.matrix.new_zeros(_count(result, blocks)) for result in results]
+
+    def add(self, fit: int, other: int, matching: Matching, side: int = 0) -> None:
+        """Add a matching to the sums of a fit, which is a (side 0) or b (side 1) of the matching."""
+        self.matrix[fit, other] += matching.mean
+        self.components[fit][[pair[side] for pair in matching.pairs]] += matching.congruence.cpu()
+
+    def mean(self, times: int) -> Stability:
+        """Return the means, if every pair of fits was added this often."""
+        matrix = (self.matrix / times).fill_diagonal_(torch.nan)
+        return Stability(matrix, tuple(sums / (times * (len(matrix) - 1)) for sums in self.components))
 
 
 def _match_components(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tensornet_interp.checks import check_choice, check_iterations, check_seed, check_share, check_size
 from tensornet_interp.decompositions import Strategy, build, decompose
-from tensornet_interp.layer import BilinearMap
+from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import check_network
 from tensornet_interp.spectral import SpectralResult
@@ -72,8 +72,8 @@ def null(
     tensor of numbers; it must return the same shape each time.
     kind: what is destroyed. "shuffled": in each factor of the layer (down, left, right), the hidden units change
     places, each factor on its own and no unit staying; every vector is kept, but which outputs belong to which inputs
-    is random. "turned": the moments of the strategy, such as Whitened(strategy, moments), are turned by a random
-    orthogonal matrix, which keeps their spectrum, but not the directions. "permuted": the features of these moments
+    is random. "turned": the moments of the strategy, which is a `Whitened` one, are turned by a random orthogonal
+    matrix, which keeps their spectrum, but not the directions. "permuted": the features of these moments
     change places, which keeps the variances. To see what the true moments are worth, let the statistic measure the
     result on data or in the true metric; the reported error of a control is that in the control's own metric.
     n: the number of controls. seed: of the random numbers.
@@ -111,7 +111,7 @@ def null(
     return Null(kind, observed, torch.stack(values))
 
 
-def recombined(part: BilinearMap, generator: torch.Generator) -> BilinearMap:
+def recombined(part: TensorNetwork, generator: torch.Generator) -> SpectralResult | BilinearLayer:
     """Return a layer or result with the same vectors in new combinations: which belong together is random.
 
     The blocks of a `SpectralResult` exchange their output vectors. The terms of any other part exchange their output

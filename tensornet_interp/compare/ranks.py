@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_int, check_iterations, check_list
-from tensornet_interp.compare.trust import AGREES, DETERMINED, ComponentTrust, component_trust
+from tensornet_interp.compare.trust import AGREES, DETERMINED, ComponentTrust, as_fitted, component_trust
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.decompositions.compress import compress
 from tensornet_interp.factored import CPResult
@@ -37,17 +37,18 @@ class RankChoice:
     def records(self) -> list[Record]:
         """Return one record per rank.
 
-        error: the relative error. standard_error: the largest of all components. agreement: the lowest congruence over
-        components and near-best starts, or None if no other start came near. near_best: the number of these starts.
-        elbow: how much more the logarithm of the error falls per component before this rank than after it; None at both
-        ends. core_consistency: 100 % if the fit needs no interaction between components (Bro and Kiers, J. Chemometrics
-        17, 2003); None if vectors are dependent. accepted: whether the rank passes both limits.
+        error: the relative error, in the metric if the fits have one. standard_error: the largest of all components.
+        agreement: the lowest congruence over components and near-best starts, or None if no other start came near.
+        near_best: the number of these starts. elbow: how much more the logarithm of the error falls per component
+        before this rank than after it; None at both ends. core_consistency: 100 % if the fit needs no interaction
+        between components (Bro and Kiers, J. Chemometrics 17, 2003); None if vectors are dependent. accepted: whether
+        the rank passes both limits.
         """
         elbows = self._elbows()
         return [
             {
                 "rank": rank,
-                "error": result.relative_error,
+                "error": _error(result),
                 "standard_error": float(trust.standard_error.max()),
                 "agreement": None if trust.start_agreement is None else float(trust.start_agreement.min()),
                 "near_best": trust.near_best,
@@ -61,7 +62,7 @@ class RankChoice:
         ]
 
     def _elbows(self) -> list[float | None]:
-        logs = [math.log(max(result.relative_error or 0.0, 1e-300)) for result in self.results]
+        logs = [math.log(max(_error(result) or 0.0, 1e-300)) for result in self.results]
         points = list(zip(self.ranks, logs, strict=True))
         falls = [(a[1] - b[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
         return [None, *(before - after for before, after in pairwise(falls)), None][: len(points)]
@@ -81,7 +82,8 @@ def choose_rank(
     rank is accepted. The table, `records()`, always has all ranks, with two other rules beside this one: the elbow of
     the error and the core consistency.
 
-    method: "cp" or "symmetric_cp". ranks: increasing. starts, seed, options: of the fits.
+    method: "cp" or "symmetric_cp". ranks: increasing. starts, seed, options: of the fits; with `moments`,
+    all numbers are those in the metric of the data.
     The rule finds the rank of a layer that is a sum of components plus noise. A trained layer need not have such a
     rank; then None, or a small rank, is the answer.
     Raises ValueError for other methods, if ranks do not increase, or if the largest leaves no degrees of freedom.
@@ -114,6 +116,10 @@ def choose_rank(
     return RankChoice(max(accepted, default=None), tuple(listed), tuple(results), trust, consistency)
 
 
+def _error(result: CPResult | SpectralResult) -> float | None:
+    return result.relative_error if result.metric is None else result.report.metric_error
+
+
 def _accepted(trust: ComponentTrust, starts: int) -> bool:
     agreement = trust.start_agreement
     agrees = starts == 1 if agreement is None else bool((agreement > AGREES).all())
@@ -125,8 +131,8 @@ def _core_consistency(result: CPResult | SpectralResult, layer: BilinearMap) -> 
 
     The columns of the input factor are all input vectors of the result, left and right together.
     """
-    state = compress(wide_layer("layer", layer))
-    own = result.to_layer().to(dtype=torch.float64)
+    state = compress(as_fitted(result, wide_layer("layer", layer)))
+    own = as_fitted(result, result).to_layer()
     outputs = own.down / state.scale
     tied = torch.equal(own.left, own.right)
     inputs = unit_columns(state.project(own.left if tied else torch.cat([own.left, own.right], 1)))[0]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from tensornet_interp.factored import CPResult
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.network import wide_layer
+from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed
@@ -126,7 +128,9 @@ def component_trust(
     standard_error[i]^2 = noise^2 / 2 sum_j (eigenvalue_i - eigenvalue_j)^-2
 
     over all eigenvalues of the block, with the noise of what the block leaves out.
-    layer: the layer that was decomposed. runs: results of the same kind for layers of other training seeds. Their
+    layer: the layer that was decomposed. If it was decomposed in the metric of its data (`Result.metric`), all numbers
+    are those in the metric: the result, the layer and the runs are whitened by it first.
+    runs: results of the same kind for layers of other training seeds. Their
     components are paired with those of the result by `match`. The null pairs it with the same runs after their output,
     left and right vectors were combined anew at random, ten times; it is missing for runs of one component.
     noise: the standard deviation of white noise, instead of that of the residual, in coordinates in which the Frobenius
@@ -139,7 +143,8 @@ def component_trust(
     not converged, and if outputs are collinear or there is only one.
 
     Raises TypeError for other results. Raises ValueError if there are no degrees of freedom, if the result is not a
-    least-squares fit of this layer (of another layer, with priors, in another metric), or if runs have other sizes.
+    least-squares fit of this layer (of another layer; or one more step would take 10 % off its squared error, as with
+    priors or after `change_basis`), or if runs have other sizes.
     Cost: one inverse of a matrix of size n = rank * (min(out, rank) + 2 * min(d, 2 * rank)) for `CP`, at most 6000; at
     most 2000 for block terms. Memory: 8 n^2 bytes, three times.
     Source: Liu and Sidiropoulos, IEEE Transactions on Signal Processing 49(9), 2001 (the bound for white noise).
@@ -164,8 +169,10 @@ def component_trust(
                 raise TypeError(f"runs[{number}] is a {type(run).__name__}, and result is a {type(result).__name__}")
         _check_sizes(result, {f"runs[{number}]": run for number, run in enumerate(runs)})
     error = _check_same_layer(result, wide)
+    wide_result, wide = as_fitted(result, result), as_fitted(result, wide)
+    if result.metric is not None:
+        error = relative_error(wide_result, wide)
     state = compress(wide)
-    wide_result = result.to(dtype=torch.float64)
     start_agreement = None
     if isinstance(wide_result, SpectralResult) and wide_result.directions is not None:
         errors, sigma, flags = eigenvector_errors(wide_result, wide_result.directions, state, noise)
@@ -176,7 +183,9 @@ def component_trust(
     loose = int((errors >= DETERMINED).sum())
     if loose:
         flags.append(f"{loose} of {errors.numel()} components are undetermined, with a standard error above 1/3")
-    agreement, chance = (None, None) if runs is None else _seeds(result, runs, seed)
+    agreement, chance = None, None
+    if runs is not None:
+        agreement, chance = _seeds(wide_result, [as_fitted(result, run) for run in runs], seed)
     return ComponentTrust(
         standard_error=errors,
         noise=sigma,
@@ -188,6 +197,12 @@ def component_trust(
         layer=result.report.layer,
         method=result.report.method,
     )
+
+
+def as_fitted(result: Result, part: Any) -> Any:
+    """Return a layer or result in float64, in the coordinates in which a result was fitted: whitened in a metric."""
+    wide = part.to(dtype=torch.float64)
+    return wide if result.metric is None else result.metric.whiten(wide)
 
 
 def _starts(result: CPResult | SpectralResult, like: Tensor) -> tuple[Tensor | None, list[str]]:

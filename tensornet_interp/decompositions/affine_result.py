@@ -1,16 +1,18 @@
 """Results that keep the constant and the linear part of a lifted layer, beside a decomposed quadratic part."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.affine import affine_matrix
 from tensornet_interp.checks import check_alike, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Term
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.names import Names
 from tensornet_interp.network import check_network
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import move
 from tensornet_interp.report import Report
 from tensornet_interp.store import register_type
@@ -102,6 +104,19 @@ class AffineResult(BilinearMap):
             return self
         report = self.report.unmeasured(f"{self.report.method}, constant output dropped")
         return replace(self, report=report, interaction=self.interaction.drop_constant(), affine=self.affine[1:])
+
+    @without_autocast
+    def change_basis(self, inputs: Tensor, *, input_bias: Tensor | None = None, basis: str = "") -> Self:
+        """Return the result as an exact function of new inputs x', where x = inputs @ x' + input_bias.
+
+        Both parts are changed, as `Result.change_basis` does it; the new result has no metric and no measured errors.
+        """
+        check_tensor("inputs", inputs, ("in", "new in"))
+        frame = self.to_layer().change_basis(inputs, input_bias=input_bias, basis=basis)
+        full = affine_matrix("input", inputs, input_bias, axis=0, like=self.affine.T, constant=True)
+        part: Any = self.interaction
+        part = part.change_basis(inputs, input_bias=input_bias, basis=basis)
+        return replace(self, report=self.report.pulled_back(frame), interaction=part, affine=self.affine @ full)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the result on a device and in a dtype; the errors of a rounded result are not measured."""

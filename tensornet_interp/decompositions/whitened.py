@@ -22,7 +22,7 @@ from tensornet_interp.decompositions.errors import measure, measured
 from tensornet_interp.decompositions.priors import Prior
 from tensornet_interp.decompositions.strategies import Strategy, apply_strategy, own_options, plain_strategy
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
-from tensornet_interp.metric import Metric
+from tensornet_interp.metric import WHITENED, Metric
 from tensornet_interp.moments import Moments, check_moments
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.report import Report
@@ -86,7 +86,7 @@ class Whitened:
         metric = self._metric(layer)
         whitened = metric.whiten(layer.to(dtype=torch.float64))
         given = self._given(whitened)
-        found = apply_strategy(self._in_metric(metric), given)
+        found = apply_strategy(self._in_metric(metric, layer.basis), given)
         check_alike(**{"the layer that the strategy was given": given.down, "its result": found.terms()[0].data})
         part = _changeable(found)
         report = found.report if isinstance(found, Result) else Report.of(layer, self)
@@ -124,8 +124,11 @@ class Whitened:
     def _given(self, whitened: BilinearLayer) -> BilinearLayer:
         return quadratic_part(whitened) if self.linear == "exact" else whitened
 
-    def _in_metric(self, metric: Metric) -> Any:
-        """Return the strategy with its `start` in whitened coordinates; refuse priors that speak of the inputs."""
+    def _in_metric(self, metric: Metric, basis: str) -> Any:
+        """Return the strategy with its `start` in whitened coordinates; refuse priors that speak of the inputs.
+
+        basis: of the layer.
+        """
         if not is_dataclass(self.strategy):
             return self.strategy
         strategy: Any = self.strategy
@@ -141,6 +144,10 @@ class Whitened:
         if self.linear == "exact":
             raise ValueError(
                 "start is in the coordinates of the layer, and linear='exact' decomposes its quadratic part"
+            )
+        if start.to_layer().basis == WHITENED != basis:
+            raise ValueError(
+                f"start has the basis {WHITENED!r}, and the layer {basis!r}; give the start before `Metric.whiten`"
             )
         return replace(strategy, start=metric.whiten(_changeable(start).to(dtype=torch.float64)))
 

@@ -149,3 +149,11 @@ def test_the_few_values_of_a_logarithmic_axis_are_named():
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8", "16", "32"]
     assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+
+
+def test_whole_numbers_have_whole_ticks() -> None:
+    records = [{"rank": rank, "share": 0.5, "ridge": rank / 8} for rank in (4, 6, 8)]
+    (ranks,) = curves(records, "rank", ["share"]).axes
+    assert all(tick == int(tick) for tick in ranks.get_xticks())
+    (ridges,) = curves(records, "ridge", ["share"]).axes
+    assert any(tick != int(tick) for tick in ridges.get_xticks())

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from tensornet_interp.checks import (
     check_bool,
@@ -129,6 +129,8 @@ def curves(
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
+        elif all(value == int(value) for value in values):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # a rank is no 7.5
         axes.set(xlabel=_words(x), ylabel=_words(name))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)

@@ -5,7 +5,8 @@
 
 Draws small wrong changes (see `mutations.py`) of every module by seed and runs, on a copy of the tree, the tests that
 execute the changed lines; then the other tests of the same files, whose fixtures or caches may have executed them. The
-first failure ends it. A test that takes ten times as long as it should is stopped, and counts as one that fails.
+first failure ends it, if the test fails again alone; one that passes then had too little of the machine. A test that
+takes ten times as long as it should is stopped, and counts as one that fails.
 Which test executes what is measured once (`--work` keeps it) and again only for the test files that changed.
 
 Survivors that compute the same by every public function stand in `mutants_equivalent.txt` with a reason.
@@ -316,13 +317,23 @@ def judge(project: Project, coverage: Coverage, mutation: Mutation, copy: Path, 
     tests, source = coverage.order(mutation, killers), (copy / mutation.path).read_text(encoding="utf-8")
     record = {"key": mutation.key, "outcome": "no test", "killer": None, "tests": len(tests)}
     write(copy / mutation.path, mutation.apply(source))
+
+    def run(some: list[str]) -> dict:
+        limits = {test: project.slack + 10 * coverage.times[test] for test in some}
+        task = {"record": False, "limits": limits, "files": list(dict.fromkeys(map(file_of, some)))}
+        status, result = project.run(copy, task, limit=120 + 4 * sum(coverage.times[test] for test in some))
+        outcome = "survived" if status in (0, 5) else "killed" if result else "timeout"
+        return {"outcome": outcome, "killer": result.get("killer")}
+
     for some in (tests[: likely(tests)], tests[likely(tests) :]):
-        if some and record["outcome"] in ("no test", "survived"):
-            limits = {test: project.slack + 10 * coverage.times[test] for test in some}
-            task = {"record": False, "limits": limits, "files": list(dict.fromkeys(map(file_of, some)))}
-            status, result = project.run(copy, task, limit=120 + 4 * sum(coverage.times[test] for test in some))
-            outcome = "survived" if status in (0, 5) else "killed" if result else "timeout"
-            record |= {"outcome": outcome, "killer": result.get("killer")}
+        while some and record["outcome"] in ("no test", "survived"):
+            record |= run(some)
+            killer = record["killer"]
+            if killer is None or run([killer])["outcome"] != "survived":
+                break
+            # it passes when it runs again: what it has bounds for was hindered by the load; those before it passed
+            record |= {"outcome": "survived", "killer": None}
+            some = some[some.index(killer) + 1 :]
     write(copy / mutation.path, source)
     if record["killer"]:
         killers[file_of(record["killer"])] += 1

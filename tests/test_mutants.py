@@ -38,8 +38,16 @@ def forever(n):
 def unused(x):
     return x - 1
 ''',
-    "tests/test_area.py": """from toy import area
+    "tests/test_area.py": """import sys
+from pathlib import Path
+from toy import area
 
+def test_that_fails_at_first_and_passes_again():
+    assert area(1, 1)
+    if "coverage" not in sys.modules:  # it passes while it is measured
+        again = Path("mark").exists()
+        Path("mark").unlink() if again else Path("mark").touch()
+        assert again
 def test_area():
     assert area(2, 3) == 6
 """,

@@ -210,5 +210,7 @@ def test_what_has_no_paths_or_read_backs_is_refused():
         read_back(SequenceNetwork([*stack.parts[1:3], stack[0]]), 2, normal(WIDTH))
     with pytest.raises(ValueError, match="part 1 must be an attention layer, but it is a BilinearLayer"):
         read_back(stack, 2, normal(WIDTH))
+    with pytest.raises(ValueError, match="network must have a part above another, got 1 part"):
+        read_back(SequenceNetwork([stack[0]]), 1, normal(WIDTH))
     with pytest.raises(ValueError, match="mode 'in' has size 5 in lower but 6 in upper"):
         composition(layer_with(2, n_out=5), layer_with(2), "value")

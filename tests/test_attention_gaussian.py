@@ -98,6 +98,8 @@ def test_what_has_no_exact_moments_is_refused():
         output_moments(layer_with(1, softmax=True), moments)
     with pytest.raises(ValueError, match="part has a norm"):
         output_moments(Part(layer(2, 0), 0.0, Norm()), moments)
+    with pytest.raises(ValueError, match="part has one mask per sample; its moments need one mask for all"):
+        output_moments(layer(2, 0).given(normal(3, 2, POSITIONS, POSITIONS)), moments)
     with pytest.raises(ValueError, match="moments must be those of 1 to 2 positions of 2 inputs, flattened, got 6"):
         output_moments(layer(2, 0), moments_of(6))
     with pytest.raises(ValueError, match="mode 'out' has size 2 in a but 3 in b"):

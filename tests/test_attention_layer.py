@@ -173,6 +173,7 @@ BAD = [
     ({"softmax": True}, "softmax needs one score, but queries has 2"),
     ({"scores": 3}, "at most two, got 3 and 3"),
     ({"mask": "none"}, "mask must be one of causal, full"),
+    ({"scores": 0}, "rotary turns queries and keys, but there are none"),
     ({"pairs": "both"}, "pairs must be one of adjacent, halves"),
     ({"query_biases": [torch.ones(8)]}, "query_biases must be one per score, got 1 for 2"),
 ]
@@ -184,6 +185,11 @@ def test_what_is_no_attention_layer_is_refused(options, message):
     given = weights(options.pop("scores", 2), size=options.pop("size", 4)) | {"rotary": 7.0, "positions": POSITIONS}
     with pytest.raises(ValueError, match=message):
         AttentionLayer.from_weights(**given | options)
+
+
+def test_without_rotary_the_score_is_the_same_at_every_offset():
+    layer = layer_with(1, rotary=None)
+    assert_close(layer.qk(0, 2).to_tensor(), layer.qk(0, 0).to_tensor())
 
 
 def test_an_empty_list_of_biases_is_none():

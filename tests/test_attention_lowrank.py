@@ -52,6 +52,10 @@ def test_eigenvalues_of_a_square_matrix():
         MATRIX.eigenvalues()
 
 
+def test_the_text_has_the_sizes():
+    assert repr(MATRIX) == f"LowRank({MATRIX.name!r}, a=7, b=5, rank=3, float64)"
+
+
 def test_names_of_modes_must_differ():
     with pytest.raises(ValueError, match="two different names"):
         LowRank(left=normal(3, 2), right=normal(3, 2), rows="a", columns="a")

@@ -7,7 +7,7 @@ from helpers import assert_close, layer_of, normal, stack
 from torch.nn.functional import layer_norm, linear
 
 from tensornet_interp import BilinearLayer, contract, decompose, lift
-from tensornet_interp.attention import AttentionLayer, LinearMap, Norm, Part, SequenceNetwork
+from tensornet_interp.attention import AttentionLayer, LinearMap, LowRank, Norm, Part, SequenceNetwork
 from tensornet_interp.circuits import evaluation
 
 WIDTH, HEADS, CONTEXT, HIDDEN, VOCABULARY = 64, 4, 16, 96, 11
@@ -178,8 +178,22 @@ def test_what_does_not_fit_is_refused():
         network.replace(0, LinearMap(weight=normal(4, 5)))
     with pytest.raises(ValueError, match="mode 'in' has size 5 in the layer but 4 in x"):
         network(normal(3, 2, 4))
+    with pytest.raises(TypeError, match="a LowRank cannot be moved: it has no method `to`"):
+        SequenceNetwork([LowRank(left=normal(5, 2), right=normal(5, 2), rows="out", columns="in1")]).to("cpu")
     deep, _ = model(1, width=8, heads=2, context=5)
     with pytest.raises(ValueError, match="x has 6 positions, but a mask has only 5"):
         deep(normal(6, VOCABULARY))
     with pytest.raises(ValueError, match="positions must be from 1 to 5"):
         deep.plan(1, 6)
+    with pytest.raises(ValueError, match=r"x must be \(.batch,. position, in\), got shape \(1, 1, 5, 11\)"):
+        deep.given(normal(1, 1, 5, VOCABULARY))
+
+
+def test_the_text_of_a_stack_is_one_line_per_part():
+    network = SequenceNetwork(
+        [LinearMap(weight=normal(5, 4), bias=normal(5), name="embed"), Part(layer_of(5, 5, 4), 0.5, Norm())]
+    )
+    first, embed, block, last = repr(network).splitlines()
+    assert (first, last) == ("SequenceNetwork([", "])")
+    assert embed == "  LinearMap('embed', out=5, in=4, bias, float64),"
+    assert block.endswith("residual=0.5, norm,")

@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attention_layers import layer_with
+from helpers import layer_of
+
 from tensornet_interp import BilinearNetwork, decompose, lift, plan
+from tensornet_interp.attention import SequenceNetwork
+from tensornet_interp.cards import Shown
 from tensornet_interp.compare import component_trust
 from tensornet_interp.plots import eigenvectors
 from tensornet_interp.testing import random_layer
@@ -26,6 +31,8 @@ SHOWN = {
     "hosvd": lambda: decompose(layer(), "hosvd"),
     "report": lambda: decompose(layer(), "cp", rank=2).report,
     "trust": lambda: component_trust(decompose(layer(), "eigen", rank=2), layer()),
+    "attention": lambda: layer_with(2, kv_heads=1),
+    "sequence": lambda: SequenceNetwork([layer_of(5, 4, 3), layer_of(5, 5, 3)]),
     "plan": lambda: plan(BilinearNetwork([random_layer(6, 5, 4, seed=1), layer()])),
 }
 
@@ -41,6 +48,14 @@ def test_a_card_is_short_and_well_formed(name):
     assert len(html) < 20_000
     assert "<script" not in html
     assert len(list(parsed(SHOWN[name]()).iter("td"))) >= 4
+
+
+def test_an_object_without_rows_shows_its_text():
+    class Plain(Shown):
+        def __repr__(self):
+            return "Plain(<b>)"
+
+    assert "Plain(&lt;b&gt;)" in Plain()._repr_html_()
 
 
 def test_the_spectrum_is_that_of_the_result():

@@ -1,10 +1,12 @@
 """Names to decompositions: by decorator, by the entry point of an installed package, and what may go wrong."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import warnings
 import zipfile
 from dataclasses import dataclass
 
@@ -359,3 +361,97 @@ def test_the_available_names_can_all_be_asked_for(plugins):
     """A refused entry point is no name: nobody can pass 'eigen (good_plugin 1.0, ...)' to decompose."""
     assert [name for name in plugins["names"] if not name.isidentifier()] == []
     assert [name for name in plugins["names after"] if not name.isidentifier()] == []
+
+
+TOOLS = '''
+def hammer(size, weight=2):
+    """Return a hammer."""
+
+
+def saw(size):
+    """Return a saw."""
+
+
+def late(size):
+    """Return a tool that comes late."""
+
+
+number = 3
+'''
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A registry that finds two distributions on the path of this process, the first with the module of TOOLS."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tools_of_the_shop", raising=False)
+    (tmp_path / "tools_of_the_shop.py").write_text(TOOLS, encoding="utf-8")
+    offers = {
+        "first": {"hammer": "hammer", "number": "number", "absent": "absent", "late": "late", "own": "saw"},
+        "second": {"hammer": "saw"},
+    }
+    for name, entries in offers.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        lines = [f"{entry} = tools_of_the_shop:{item}" for entry, item in entries.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[shop.tools]", *lines]), encoding="utf-8")
+    made = Registry("tool", "shop.tools")
+    made.register("own")(dict)
+    return made
+
+
+def hired(shop):
+    """The shop after its entry points were looked up, and the warnings of this."""
+    with pytest.warns(UserWarning, match="is not used") as caught:
+        shop.names()
+    return shop, sorted(str(warning.message) for warning in caught)
+
+
+def test_an_entry_point_is_found_in_this_process_and_loaded_at_need(shop):
+    shop, _ = hired(shop)
+    assert shop.names() == ["absent", "hammer", "late", "number", "own"]
+    assert "tools_of_the_shop" not in sys.modules
+    found = shop.get("hammer")
+    assert found is getattr(sys.modules["tools_of_the_shop"], found.__name__)
+    assert found.__name__ in ("hammer", "saw")  # two distributions offer the name, in an order of the file system
+
+
+def test_names_that_are_taken_are_refused_with_both_owners(shop):
+    shop, said = hired(shop)
+    assert len(said) == 2
+    assert "the tool 'hammer' of " in said[0]
+    assert said[0].endswith("has the name already")
+    assert said[1].startswith("the tool 'own' of first 1.0, tools_of_the_shop:saw is not used: the name 'own' is taken")
+    assert shop.get("own") is dict
+    assert {key.partition(" ")[0] for key in shop.problems()} == {"hammer", "own", "number", "absent"}
+
+
+def test_what_fails_to_load_is_an_error_of_its_name_alone(shop):
+    shop, _ = hired(shop)
+    with pytest.raises(ImportError, match=r"'number' cannot be used: first 1.0, .*TypeError: .* must be callable, got 3"):
+        shop.get("number")
+    with pytest.raises(TypeError, match="the name of a tool must be a string, got int"):
+        shop.get(3)
+    with pytest.raises(ImportError, match=r"'absent' cannot be used: .*AttributeError"):
+        shop.get("absent")
+    listed = {line.name: line for line in shop.listing() if line.name in ("late", "absent")}
+    assert listed["late"].origin == "first 1.0, tools_of_the_shop:late"
+    assert listed["absent"].summary.startswith("cannot be used: first 1.0, tools_of_the_shop:absent failed to load")
+
+
+def test_the_same_object_registered_by_hand_and_by_entry_point_is_no_clash(shop):
+    shop, _ = hired(shop)
+    late = importlib.import_module("tools_of_the_shop").late
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shop.register("late")(late) is late
+    origins = {line.name: line.origin for line in shop.listing()}
+    assert origins["late"] == "first 1.0, tools_of_the_shop:late"
+
+
+def test_another_object_under_the_name_of_a_waiting_entry_point_wins_with_a_warning(shop):
+    shop, _ = hired(shop)
+    with pytest.warns(UserWarning, match="the tool 'late' of first 1.0, .* is not used: the name 'late' is taken"):
+        shop.register("late")(set)
+    assert shop.get("late") is set

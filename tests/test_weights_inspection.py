@@ -1,5 +1,8 @@
 """What `inspect_files` and the two commands say of checkpoints, dictionaries, saved objects and broken files."""
 
+import json
+import warnings
+
 import fuzz_files
 import pytest
 import torch
@@ -107,6 +110,15 @@ def test_the_command_inspect_prints_it(folder, capsys):
         ),
         (["report", "one.safetensors", "--entry", "layer", "--out", "a.html"], "--entry chooses from a saved dict"),
         (["report", "one.safetensors", "--method", "svd", "--out", "a.html"], "--method must be one of"),
+        (
+            ["report", "analysis.safetensors", "--entry", "accuracy", "--method", "cp", "--out", "a.html"],
+            "--method decomposes a layer or a network, and the source holds a float",
+        ),
+        (
+            ["report", "one.safetensors", "--method", "cp", "--options", "[1]", "--out", "a.html"],
+            "--options must be a JSON object, got [1]",
+        ),
+        (["report", "none", "--layer", "0", "--out", "a.html"], "none"),
         (["report", "one.safetensors", "--options", '{"rank": 1}', "--out", "a.html"], "give --method too"),
         (["report", "old.pt", "--layer", "0", "--out", "a.html"], "looks like a pickle"),
         (["report", "none.jsonl", "--out", "a.html"], "is missing"),
@@ -153,3 +165,65 @@ def test_options_that_are_no_json_are_refused_with_an_example(capsys):
         main(["report", "a", "--out", "a.html", "--method", "cp", "--options", "{rank: 3}"])
     assert stopped.value.code == 2
     assert "'{rank: 3}' is no JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "kinds"),
+    [
+        ("published", ["--layer", "1"], ("BilinearLayer", None)),
+        ("analysis.safetensors", ["--entry", "eigen"], ("SpectralResult", None)),
+        ("one.safetensors", ["--method", "cp", "--options", '{"rank": 2}'], ("CPResult", "BilinearLayer")),
+        ("sweep.jsonl", [], ("list", None)),
+    ],
+)
+def test_the_command_report_chooses_what_the_page_is_about(folder, monkeypatch, capsys, source, options, kinds):
+    """The page itself is left out: its writer keeps what it is given and warns in two lines."""
+    sweep(LAYER, "eigen", {"rank": [1]}, path=folder / "sweep.jsonl", progress=False)
+
+    def writer(obj, out, *, reference, title, overwrite):
+        warnings.warn("two\nlines", stacklevel=1)
+        given.extend([obj, reference, out.name, title, overwrite])
+
+    given = []
+    monkeypatch.setattr("tensornet_interp.__main__.write_report", writer)
+    assert main(["report", str(folder / source), *options, "--out", "page.html", "--title", "T", "--overwrite"]) == 0
+    obj, reference, *rest = given
+    assert (type(obj).__name__, reference and type(reference).__name__) == kinds
+    assert rest == ["page.html", "T", True]
+    said = capsys.readouterr()
+    assert said.out == "page.html\n"
+    assert said.err.splitlines()[-1] == "warning: two lines"
+
+
+def test_every_kind_of_saved_value_is_described(tmp_path):
+    values = {"array": torch.ones(2, 3), "list": [1, 2.5], "tuple": (1, torch.ones(4)), "dict": {"a": 1, "b": 2}}
+    save(values, tmp_path / "values.safetensors")
+    text = str(inspect_files(tmp_path))
+    for words in ("tensor (2, 3), F32", "2 values: 1, 2.5", "2 values: 1, tensor (4,), F32", "dict of 2 values"):
+        assert words in text
+
+
+def test_broken_indices_foreign_classes_and_sizes_that_disagree_are_told_apart(tmp_path):
+    at, other = (LAYOUTS["transformer_lens"].at(index).weights for index in (0, 1))
+    whole = {at["left"]: torch.ones(6, 8), at["right"]: torch.ones(6, 8), at["down"]: torch.ones(8, 6)}
+    kinds = {
+        "disagree": (whole | {at["right"]: torch.ones(6, 9)}, None, "other tensors"),
+        "foreign": (whole, {"class": "Theirs", "config": 1}, "checkpoint"),
+        "ordinary": (whole | {other["left"]: torch.ones(6, 8)}, {"bilinear": False}, "checkpoint"),
+    }
+    for name, (tensors, config, _) in kinds.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(pack(tensors, {}))
+        if config is not None:
+            (tmp_path / name / "config.json").write_text(json.dumps(config))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.safetensors.index.json").write_text("[]")
+    deep = tmp_path.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    (deep / "model.safetensors").write_bytes(pack(whole, {}))
+    found = {file.path.split("/")[0]: file for file in inspect_files(tmp_path).files}
+    assert {name: found[name].kind for name in kinds} == {name: kind for name, (_, _, kind) in kinds.items()}
+    assert found["broken"].kind == "not readable"
+    (only,) = found["ordinary"].layers  # layer 1 lacks two of its weights
+    assert only["gate"] == "an ordinary MLP: bilinear=false in config.json"
+    assert "a" not in found  # folders in folders are searched to a depth

@@ -4,8 +4,8 @@ import pytest
 import torch
 from bad_input import cases, check
 
-from tensornet_interp import BilinearLayer, decompose, lift
-from tensornet_interp.decompositions import NonNegative, Prior, Smooth, Sparse
+from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, lift
+from tensornet_interp.decompositions import Eigen, NonNegative, Prior, Smooth, Sparse
 from tensornet_interp.testing import random_layer
 
 LAYER = random_layer(3, 5, 4, seed=1)
@@ -60,6 +60,9 @@ TABLE = [
     # fits
     ("tolerance negative", given("cp", tolerance=-1e-3), ValueError, r"tolerance must be in \[0, 1\), got -0\.001"),
     ("tolerance a word", given("cp", tolerance="fine"), TypeError, "tolerance must be a number, got 'fine'"),
+    ("tolerance that no float holds", given("cp", tolerance=10**400), ValueError, "tolerance must be a number that float64 holds"),
+    ("a mapping with a part twice", lambda: decompose(BilinearNetwork([LAYER]), {0: Eigen(), -1: Eigen()}), ValueError, r"the mapping names a part twice: \[0, -1\] of 1 parts"),
+    ("a strategy that returns a number", lambda: decompose(LAYER, lambda layer: 3), TypeError, "returned int, not a TensorNetwork"),
     ("starts 0", given("cp", starts=0), ValueError, "starts must be at least 1, got 0"),
     ("seed negative", given("cp", seed=-1), ValueError, "seed must be at least 0, got -1"),
     ("iterations 0", given("cp", max_iterations=0), ValueError, "max_iterations must be at least 1, got 0"),

@@ -5,7 +5,7 @@ import torch
 from helpers import layer_of, normal
 
 from tensornet_interp import BilinearNetwork, Moments, decompose, layer_moments, lift
-from tensornet_interp.decompositions import CP, NonNegative, Smooth
+from tensornet_interp.decompositions import CP, AffineResult, NonNegative, Smooth
 from tensornet_interp.metric import Metric
 
 LAYER = layer_of(3, 6, 5, 1)
@@ -37,6 +37,8 @@ BAD = [
     ("a start for the quadratic part", lambda: decompose(LIFTED, CP(2, start=LIFTED), moments=moments_of(6, 6), linear="exact"), ValueError, "linear='exact' decomposes its quadratic part"),
     ("inputs of a network with NaN", lambda: layer_moments(LAYER, torch.full((3, 6), torch.nan).double()), ValueError, "inputs has 3 rows with NaN or infinite entries, the first is row 0"),
     ("inputs of a network of another size", lambda: layer_moments(LIFTED, normal(9, 7)), ValueError, "mode 'in' has size 6 in the layer but 7 in inputs"),
+    ("a root with a column of zeros", lambda: Metric(torch.zeros(3, 2)), ValueError, "root has a column of zeros; leave it out"),
+    ("an affine result without a constant", lambda: AffineResult(report=decompose(LAYER, "eigen").report, interaction=LAYER, affine=normal(3, 6)), ValueError, "interaction must have a constant input coordinate"),
     ("an unknown option", lambda: decompose(LAYER, "eigen", moments=moments_of(6, 6), ridges=1), TypeError, "'eigen' has no option 'ridges'"),
     ("an empty stream", lambda: Moments.of([]), ValueError, "a covariance needs at least 2 inputs, got 0"),
     ("NaN in a stream", lambda: Moments.of(iter([normal(4, 2), torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]).double()])), ValueError, "batch 1 of x has 1 rows with NaN or infinite entries, the first is row 1"),

@@ -1,5 +1,7 @@
 """Bad input of what takes networks apart is a clear error: a table as in `test_bad_input`."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from bad_input import DOWN, LAYER, LEFT, NAN, SQUARE, STACK, ZERO, U, X, cases, check, covariance
@@ -12,6 +14,7 @@ from tensornet_interp.plots import bond_curves, bond_spectra, draw_circuit, draw
 
 BONDS = odt(STACK)
 CIRCUIT = circuit(STACK, U, widths=2)
+HUGE = BilinearNetwork([SQUARE, replace(LAYER, down=1e30 * DOWN, left=1e10 * LEFT)]).to(dtype=torch.float32)
 
 TABLE = [
     # odt
@@ -87,6 +90,9 @@ TABLE = [
     ("labels of similarities", lambda: similarity_matrix(torch.eye(3), ["a", "b"]), ValueError, "labels must be one per row, got 2 for 3 rows"),
     ("similarities not a matrix", lambda: similarity_matrix(torch.ones(3), "abc"), ValueError, r"matrix must have 2 dimensions \('network', 'network'\)"),
     ("no spectra", lambda: bond_spectra({}), ValueError, "odts is empty: give at least one ODT by name"),
+    ("cuts of other records", lambda: bond_curves([{"a": 1}], accuracy=1.0, loss=0.0), ValueError, r"records\[0\] lacks metric, .*bound; it has a$"),
+    ("a degree without terms above the limit", lambda: degree_weights(STACK, 3, max_elements=300), ValueError, "degree 3 has 3.8e.02 elements, more than max_elements=3e.02"),
+    ("eigenvalues that overflow", lambda: circuit(HUGE, torch.ones(3), widths=None), ValueError, "the eigenvalues of layer 1 overflow torch.float32: scale the weights down"),
     ("no cuts", lambda: bond_curves([], accuracy=1.0, loss=0.0), ValueError, "records is empty: there is nothing to draw"),
     ("too many leaves", lambda: draw_circuit(circuit(BilinearNetwork([SQUARE] * 3), normal(5), widths=None), count=5), ValueError, "count=5 gives 125 leaves, but a figure holds at most 64"),
     ("limit zero", lambda: plan(STACK, chunk="in1", max_elements=0), ValueError, "max_elements must be at least 1, got 0"),

@@ -170,6 +170,13 @@ def test_stability_counts_distinct_pairs_only():
     assert stability([planted, stranger]).mean == pytest.approx(foreign)
     same = stability([blocks(0), blocks(0)], blocks=True)
     assert same.components[0].tolist() == pytest.approx([1, 1, 1])
+    assert repr(same) == "Stability(2 fits, mean congruence 1.0000)"
+
+
+def test_parts_on_two_devices_are_refused():
+    layer = random_layer(4, 7, 5, seed=0)
+    with pytest.raises(ValueError, match="tensors must share one device; got a cpu, b meta"):
+        match(layer, layer.to("meta"))
 
 
 def test_a_component_without_a_partner_is_not_stable():

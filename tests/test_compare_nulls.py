@@ -110,6 +110,16 @@ def test_a_null_of_several_numbers_is_a_band_of_a_figure():
     assert "6 draws of shape (6,)" in repr(found)
 
 
+def test_the_text_of_a_choice_names_the_ranks():
+    assert repr(choose_rank(layer_of(6, 6, 2), "cp", [1, 2])).endswith("of [1, 2])")
+
+
+def test_the_text_of_a_number_has_its_band():
+    found = null(LAYER, Eigen(rank=1), lambda result: result.relative_error, "shuffled", n=3)
+    low, high = found.band()
+    assert repr(found) == f"Null(shuffled, observed {found.observed:.4g}, null {low:.4g} to {high:.4g})"
+
+
 def test_a_constant_output_is_dropped_from_the_controls():
     lifted = lift(LAYER, bias=normal(3, seed=8))
     sizes = []

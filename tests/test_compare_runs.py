@@ -220,6 +220,12 @@ TABLE = [
     ("no count", lambda: matched_similarity([ONE, ONE], 0), ValueError, "count must be from 1 to 5"),
     ("layer", lambda: ordered_similarity([random_layer(2, 7, 3, seed=0)] * 2), TypeError, "got BilinearLayer"),
     ("lifted", lambda: ordered_similarity([ONE, LIFTED]), ValueError, "only one of results 0 and 1 has a constant"),
+    (
+        "devices",
+        lambda: ordered_similarity([ONE, ONE.to("meta")]),
+        ValueError,
+        r"share one device; got results\[0\] cpu, results\[1\] meta",
+    ),
     ("two runs", lambda: jackknife(THREE[:1], [(0, 1)]), ValueError, "runs must be at least 3 .*, got 2"),
     ("self-pair", lambda: jackknife(THREE, [(0, 1), (0, 2), (2, 2)]), ValueError, "all 3 pairs of 3 different runs"),
     ("pair missing", lambda: jackknife(THREE[:2], [(0, 1), (0, 2)]), ValueError, "all 3 pairs of 3 different runs"),
@@ -239,6 +245,10 @@ TABLE = [
 @pytest.mark.parametrize(("call", "kind", "message"), cases(TABLE))
 def test_bad_input_is_a_clear_error(call, kind, message):
     check(call, kind, message)
+
+
+def test_the_text_counts_runs_and_pairs():
+    assert repr(ordered_similarity([ONE, ONE])) == "OrderedSimilarity(magnitude, 2 runs, 1 pairs, first 1.0000)"
 
 
 def test_numbers_that_are_not_there_stay_so():

@@ -280,6 +280,22 @@ def test_the_report_keeps_a_congruence_per_component_and_start(tmp_path):
     assert load(tmp_path / "trust.safetensors").verdicts == trust.verdicts
 
 
+def test_a_report_without_congruences_of_the_components_says_so():
+    layer, result = planted()
+    starts = tuple(start._replace(congruences=()) for start in result.report.starts)
+    trust = component_trust(replace(result, report=replace(result.report, starts=starts)), layer)
+    assert trust.start_agreement is None
+    assert "the report keeps no congruences of these components" in trust.flags
+
+
+def test_one_component_has_no_chance_agreement():
+    layer = layer_of(4, 6, 1)
+    result = CP(rank=1)(layer)
+    trust = component_trust(result, layer, [CP(rank=1, seed=1)(layer)])
+    assert trust.seed_null is None
+    assert trust.seed_agreement.tolist() == pytest.approx([1.0])
+
+
 def test_blocks_of_starts_are_compared_as_blocks():
     """Within a block the vectors of a fit may be turned; as a matrix it is the same."""
     truth = decompose(layer_of(5, 9, 6), "block_term", blocks=2, rank=2).to_layer()

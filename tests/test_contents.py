@@ -23,6 +23,15 @@ def test_a_contents_page_is_sorted_and_names_what_is_there(page):
 ROOM_PAGES = [page for page in PAGES if (ROOT.joinpath(*page.split("."), "__init__.py")).is_file()]
 
 
+def test_a_module_that_is_not_imported_yet_is_told_apart_from_a_wrong_name(monkeypatch):
+    """In this process all are imported; so one is forgotten for a moment."""
+    package = importlib.import_module(PACKAGE)
+    importlib.import_module(f"{PACKAGE}.weights")
+    monkeypatch.delattr(package, "weights")
+    with pytest.raises(AttributeError, match=f"'weights' before it is imported: import {PACKAGE}.weights$"):
+        _ = package.weights
+
+
 def test_there_are_rooms_to_ask():
     assert {PACKAGE, f"{PACKAGE}.compare", f"{PACKAGE}.plots"} <= set(ROOM_PAGES)
 

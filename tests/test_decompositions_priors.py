@@ -42,6 +42,11 @@ def test_sparse_goes_from_one_entry_to_all_equal():
             assert float(Sparse(mode).penalty(given)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_single_entry_is_neither_sparse_nor_dense():
+    given = Factors(*(normal(n, 3, seed=i) for i, n in enumerate((1, 4, 4))))
+    assert float(Sparse("outputs").penalty(given)) == 0
+
+
 def test_sparse_gives_a_column_of_zeros_no_reward():
     columns = torch.eye(5, dtype=torch.float64)[:, :2] * torch.tensor([1.0, 0.0])
     assert float(Sparse("left").penalty(Factors(columns, columns, columns))) == 0.0

@@ -142,6 +142,7 @@ def test_what_is_left_has_no_part_in_the_plane():
         ({"removed": torch.zeros(399, D)}, "mode 'token' has size 400 in x but 399 in removed"),
         ({"control": torch.zeros(400, D + 1)}, "mode 'in' has size 16 in x but 17 in control"),
         ({"window": torch.zeros(3, dtype=torch.int64)}, "mode 'token' has size 400 in x but 3 in window"),
+        ({"window": torch.full((400,), -1)}, "window must be from 0, got -1 to -1"),
         ({"x": torch.zeros(400, D)}, "feature 0 is active; its mean activation there is 0"),
         ({"removed": torch.full((400, D), float("nan"))}, "removed has 6400 entries that are NaN"),
     ],

@@ -35,6 +35,19 @@ class Loose(TensorNetwork):
         return tuple(Term(torch.zeros([sizes[mode] for mode in names]), tuple(names)) for names in modes)
 
 
+class Held(TensorNetwork):
+    """A network that holds its arrays in a term and in a dict."""
+
+    modes = ("a", "b")
+
+    def __init__(self):
+        self.first = Term(torch.zeros(2, 4), ("a", "c"))
+        self.others = {"second": torch.zeros(4, 3)}
+
+    def terms(self):
+        return (self.first, Term(self.others["second"], ("c", "b")))
+
+
 def tucker():
     layer = random_layer(2, 3, 4, seed=5)
     report = Report.of(layer, "by hand", None)
@@ -48,6 +61,7 @@ DRAWN = {
     "three layers": lambda: stack(3),
     "mixed": lambda: decompose(stack(2), {0: "eigen"}),
     "loose": Loose,
+    "held": Held,
 }
 
 
@@ -119,6 +133,12 @@ def test_boxes_carry_the_names_of_fields_and_parts():
     shown = [text.get_text() for text in texts(draw_network(tucker()), "tensor").values()]
     assert shown == ["outputs", "inputs", "inputs", "core.down", "core.left", "core.right"]
     assert {text.get_text() for text in texts(draw_network(Loose()), "tensor").values()} == {"tensor"}
+
+
+def test_arrays_in_terms_and_dicts_have_the_names_of_their_places():
+    boxes = [text.get_text() for text in draw_network(Held()).axes[0].texts]
+    assert any("first" in text for text in boxes)
+    assert any("others.second" in text for text in boxes)
 
 
 def test_the_output_is_on_top_and_the_inputs_stand_in_order_below():

@@ -85,6 +85,13 @@ def test_a_single_curve_needs_no_legend():
     assert figure.axes[0].get_xscale() == "linear"  # a factor 10 is not more than a factor 10
 
 
+def test_a_long_curve_has_no_markers():
+    rows = [{"x": float(i), "y": float(i % 7)} for i in range(500)]
+    (line,) = curves(rows, "x", ["y"]).axes[0].lines
+    assert line.get_marker() in ("None", "")
+    assert len(line.get_xdata()) == 500
+
+
 def test_curves_of_nothing_are_errors():
     with pytest.raises(ValueError, match="no record has finite numbers for both x='strength' and y='accuracy'"):
         curves(STRENGTHS, "strength", ["cosine", "accuracy"])

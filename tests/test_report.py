@@ -70,6 +70,9 @@ def test_the_version_of_a_checkout_that_is_not_installed_is_that_of_its_project_
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", missing)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert package_version() == project["version"]
+    package_version.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", missing)
+        assert package_version() == project["version"]
+    package_version.cache_clear()

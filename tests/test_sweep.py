@@ -288,6 +288,39 @@ def test_description_of_values():
     assert len({describe(t) for t in (same, same.T, same.double(), same.reshape(-1), same + 1)}) == 5
 
 
+def test_a_line_that_cannot_be_written_is_taken_back(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError("no space left")
+
+    path = tmp_path / "runs.jsonl"
+    run(grid={"rank": [1]}, path=path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr("os.fsync", full)
+        run(grid={"rank": [1, 2]}, path=path)
+    assert path.read_bytes() == before
+
+
+class Singleton:
+    def __reduce__(self):
+        return "ONLY"
+
+
+class Closed:
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError("it is closed")
+
+
+def test_objects_without_a_state_of_their_own():
+    assert describe(Singleton()) == {"class": f"{__name__}.Singleton", "name": "ONLY"}
+    with pytest.raises(TypeError, match=r"Closed.* has no state that can be described: it is closed"):
+        describe(Closed())
+    itself = []
+    itself.append(itself)
+    with pytest.raises(TypeError, match="a list contains itself, so it cannot be described"):
+        describe(itself)
+
+
 def test_fingerprint_follows_the_weights(device):
     layer = random_layer(3, 7, 5, seed=0, device=device)
     assert fingerprint(layer) == fingerprint(LAYER) == fingerprint(replace(layer, name="other"))

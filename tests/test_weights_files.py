@@ -19,7 +19,15 @@ from published import make_config, make_tensors, one_shard_a_layer, write
 from safetensors.torch import save_file
 
 from tensornet_interp.features import Dictionary
-from tensornet_interp.weights import WeightFiles, load_config, load_layer, load_tensor, save_dictionary, tensor_names
+from tensornet_interp.weights import (
+    WeightFiles,
+    load_config,
+    load_layer,
+    load_tensor,
+    pack,
+    save_dictionary,
+    tensor_names,
+)
 
 TENSORS = make_tensors()
 
@@ -47,6 +55,8 @@ def test_every_size_and_dtype_is_read_as_it_was_written(tmp_path):
         found = load_tensor(tmp_path, name)
         assert torch.equal(found, tensor)
         assert found.dtype == tensor.dtype
+    with pytest.raises(TypeError, match=r"tensors\['a'\] must be dense, got torch.sparse_coo"):
+        pack({"a": torch.eye(2).to_sparse()}, {})
     with pytest.raises(ValueError, match="'whole' is stored as I64; convert it to one of F64, F32, F16, BF16"):
         load_tensor(tmp_path, "whole")
 

@@ -6,6 +6,7 @@ import warnings
 import fuzz_files
 import pytest
 import torch
+from stored_objects import STORED
 
 from tensornet_interp import decompose, save
 from tensornet_interp.__main__ import main
@@ -201,6 +202,12 @@ def test_every_kind_of_saved_value_is_described(tmp_path):
     text = str(inspect_files(tmp_path))
     for words in ("tensor (2, 3), F32", "2 values: 1, 2.5", "2 values: 1, tensor (4,), F32", "dict of 2 values"):
         assert words in text
+
+
+def test_a_layer_of_an_earlier_version_is_described():
+    text = str(inspect_files(STORED / "layer-format-1.safetensors"))
+    assert "saved by an earlier version" in text
+    assert "BilinearLayer: down (3, 2), left (4, 2), right (4, 2), BF16" in text
 
 
 def test_broken_indices_foreign_classes_and_sizes_that_disagree_are_told_apart(tmp_path):

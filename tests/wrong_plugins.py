@@ -190,6 +190,11 @@ class Doubling(CPResult):
         return 2 * super().multilinear(x1, x2)
 
 
+class HistoryDropped(KeepUnits):
+    def __call__(self, layer):
+        return replace(super().__call__(layer), history=())
+
+
 class NeedsOptions:
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -232,6 +237,7 @@ MORE = {
     "numpy reseeded": (NumpySeeded, "the call changed numpy's random state"),
     "grad mode left off": (GradLeftOff, "the call changed the grad mode"),
     "basis dropped": (BasisDropped, "basis became 'as given', that of the layer is 'inputs of wide'"),
+    "history dropped": (HistoryDropped, "history became (), that of the layer is ("),
     "constant dropped": (
         ConstantDropped,
         "lifted: name, basis, history and constants kept: ConstantDropped(rank=1): con",

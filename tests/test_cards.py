@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from attention_layers import layer_with
 from helpers import layer_of
 

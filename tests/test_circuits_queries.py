@@ -42,6 +42,7 @@ def test_evaluation_is_the_forward_pass(make_network, depth, device):
     x = normal(7, n_in(network), seed=90, device=device)
     query = evaluation(network, x)
     assert query.modes == ("batch", "out")
+    assert repr(query) == f"Query({len(query.terms())} terms, batch=7, out={query.sizes['out']})"
     assert_close(contract(query), network(x))
     assert_close(contract(query, ("out", "batch"), chunk="batch", max_elements=100), network(x).T)
 

@@ -289,7 +289,14 @@ READ = {
     "linear attention": (lambda self, x: self.a(x) @ x.mT @ self.b(x), (4, 6)),
     "a fifth power": (lambda self, x: self.a(x) ** 5, (6,)),
     "a product along an axis": (lambda self, x: self.a(x).prod(-1), (6,)),
-    "a product of all entries of a sample": (lambda self, x: torch.vmap(torch.prod)(self.a(x)[:, :3])[:, None], (6,)),
+    "a product of all entries of a sample": (
+        lambda self, x: torch.stack([row.prod() for row in self.a(x)[:, :3]])[:, None],
+        (6,),
+    ),
+    "a matrix product added": (
+        lambda self, x: torch.stack([torch.addmm(row, row, self.a(row), beta=2, alpha=3) for row in x]),
+        (6, 6),
+    ),
     "a power zero": (lambda self, x: self.a(x) ** 0 * x, (6,)),
     "a power of equal entries": (lambda self, x: self.a(x) ** torch.full((6,), 2.0), (6,)),
     "a batched product added": (lambda self, x: torch.baddbmm(x, x, self.a(x), beta=2, alpha=3), (6, 6)),

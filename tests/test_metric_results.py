@@ -7,6 +7,7 @@ from metric_cases import LIFTED, SINGULAR, a_layer, moments_of, second_moment, s
 
 from tensornet_interp import BilinearLayer, Moments, decompose, lift, relative_error
 from tensornet_interp.compare import match
+from tensornet_interp.decompositions import Eigen, Whitened
 from tensornet_interp.metric import Metric
 from tensornet_interp.plots import components, eigenvectors
 
@@ -93,3 +94,18 @@ def test_figures_draw_patterns_in_a_metric_and_say_so(draw):
         bars = sorted(abs(patch.get_width()) for patch in figure.axes[0].patches)
         pattern = result.patterns[0, :, result.eigenvalues[0].argmax()].abs().sort().values
         assert [bar / bars[-1] for bar in bars] == pytest.approx((pattern / pattern[-1]).tolist(), rel=1e-6)
+
+
+def test_the_ladder_of_a_strategy_is_kept_in_the_metric():
+    layer, moments = a_layer(False), moments_of(6, 6)
+    ladder = Whitened(Eigen(), moments).ladder(layer)
+    assert len(ladder) == len(Eigen().ladder(layer)) > 0
+    assert all(step.moments is moments for step in ladder)
+    assert Whitened(lambda part: part, moments).ladder(layer) == []
+
+
+def test_a_strategy_that_returns_its_layer_leaves_nothing_of_it_out():
+    layer, x = a_layer(True), normal(5, 6, seed=3)
+    exact = decompose(layer, lambda part: part, moments=moments_of(6, 6), linear="exact")
+    torch.testing.assert_close(exact(x), layer(x))
+    assert isinstance(exact.interaction, BilinearLayer)

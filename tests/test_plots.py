@@ -12,6 +12,7 @@ from tensornet_interp.plots import (
     compared_vectors,
     eigenvectors,
     explanation,
+    image_cell,
     output_directions,
     spectrum,
     truncation_curves,
@@ -171,3 +172,9 @@ def test_vectors_side_by_side_that_do_not_fit() -> None:
         compared_vectors({"a": torch.ones(2, 6)}, {"a": torch.ones(3)}, SHAPE)
     with pytest.raises(ValueError, match=r"an image of shape \(2, 3\) needs 6 pixels, but the input has 5"):
         compared_vectors({"a": torch.ones(2, 5)}, {}, SHAPE)
+
+
+def test_an_image_of_zeros_has_the_colour_of_zero():
+    axes = Figure().subplots()
+    image_cell(axes, torch.zeros(6), (2, 3), "zeros", symmetric=False)
+    assert axes.images[0].get_clim() == (0, 1)

@@ -87,6 +87,12 @@ def test_lines_are_of_equal_activation(values):
     assert lines >= 4
 
 
+def test_a_plane_without_activation_has_points_and_no_lines():
+    axes, *more = eigenvector_plane(normal(9, 2, seed=3), torch.zeros(2)).axes
+    assert more == []
+    assert len(axes.lines[2].get_xdata()) == 9
+
+
 def test_curves_are_the_means_over_features_with_a_number():
     def record(feature, k, correlation, active):
         fields = {"correlation": correlation, "active_correlation": active}

@@ -429,7 +429,9 @@ def test_names_that_are_taken_are_refused_with_both_owners(shop):
 
 def test_what_fails_to_load_is_an_error_of_its_name_alone(shop):
     shop, _ = hired(shop)
-    with pytest.raises(ImportError, match=r"'number' cannot be used: first 1.0, .*TypeError: .* must be callable, got 3"):
+    with pytest.raises(
+        ImportError, match=r"'number' cannot be used: first 1.0, .*TypeError: .* must be callable, got 3"
+    ):
         shop.get("number")
     with pytest.raises(TypeError, match="the name of a tool must be a string, got int"):
         shop.get(3)

@@ -295,8 +295,8 @@ def test_a_line_that_cannot_be_written_is_taken_back(tmp_path, monkeypatch):
     path = tmp_path / "runs.jsonl"
     run(grid={"rank": [1]}, path=path)
     before = path.read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
-        patch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
         run(grid={"rank": [1, 2]}, path=path)
     assert path.read_bytes() == before
 

@@ -9,7 +9,18 @@ import torch
 from helpers import layer_of, normal, orthonormal, symmetrized, with_spectra
 from torch.autograd.functional import jacobian
 
-from tensornet_interp import BilinearLayer, CPResult, Moments, Report, SpectralResult, decompose, lift, load, save
+from tensornet_interp import (
+    BilinearLayer,
+    CPResult,
+    Moments,
+    Report,
+    SpectralResult,
+    decompose,
+    lift,
+    load,
+    relative_error,
+    save,
+)
 from tensornet_interp.compare import component_trust, match
 from tensornet_interp.decompositions import CP, BlockTerm, Eigen, Smooth, SymmetricCP, Whitened
 from tensornet_interp.metric import Metric
@@ -369,7 +380,26 @@ NARROW = layer_of(4, 7, 3)
 RUN = CP(rank=2)(layer_of(5, 8, 4))
 WIDE = layer_of(9, 60, 70)
 BLOCKS = BlockTerm(blocks=9, rank=5, max_iterations=1)
+SPECTRUM = decompose(layer_of(4, 8, 8), "eigen")
+LOWER = replace(SPECTRUM, eigenvalues=SPECTRUM.eigenvalues[:, 2:4], eigenvectors=SPECTRUM.eigenvectors[:, :, 2:4])
+
+
+def with_error(result, layer):
+    """The result with a report by hand, which says its true error."""
+    return replace(result, report=replace(result.report, relative_error=float(relative_error(result, layer))))
+
+
 WRONG = {
+    "no component": (
+        lambda: component_trust(with_error(replace(RESULT, weights=0 * RESULT.weights), LAYER), LAYER),
+        ValueError,
+        "no component that is not zero",
+    ),
+    "lower eigenpairs": (
+        lambda: component_trust(with_error(LOWER, layer_of(4, 8, 8)), layer_of(4, 8, 8)),
+        ValueError,
+        "holds no leading eigenvalues of this layer",
+    ),
     "another result": (lambda: component_trust(TUCKER, LAYER), TypeError, "result must be a CPResult"),
     "another layer": (lambda: component_trust(RESULT, OTHER), ValueError, "of another layer"),
     "sizes": (lambda: component_trust(RESULT, NARROW), ValueError, "'in' has size 8 in result but 7 in layer"),

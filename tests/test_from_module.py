@@ -460,6 +460,12 @@ for model in (nn.Linear(4, 4), Branch(), nn.ReLU(), nn.Bilinear(3, 3, 3)):
     assert len(run.stdout.splitlines()) == 4
 
 
+def test_one_output_for_a_whole_batch_is_refused():
+    model = Forward(lambda self, x: torch.prod(self.inner(x)) * x.new_ones(1, 1), inner=nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="model mixes the rows of a batch"):
+        from_module(model, normal(2, 4))
+
+
 def test_a_part_that_mixes_rows_is_refused():
     model = Forward(lambda self, x: self.inner(x.relu()), inner=Forward(lambda self, x: x * (x - x.mean(0))))
     with pytest.raises(ValueError, match="differs from model's inner"):

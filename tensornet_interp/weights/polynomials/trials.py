@@ -98,7 +98,9 @@ def _call(model: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
         result = model(samples.clone())
     except Exception as error:  # the user's code
         raise ValueError(f"model fails on a batch of {len(samples)} such as example: {repr(error)[:300]}") from None
-    return result.reshape(len(samples), -1) if isinstance(result, Tensor) else samples
+    if not isinstance(result, Tensor):
+        return samples
+    return result.reshape(len(samples) if result.shape[:1] == samples.shape[:1] else 1, -1)
 
 
 def _tolerance(network: BilinearNetwork, x: Tensor, power: int, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 
 import tensornet_interp
 from tensornet_interp import Report, decompose, relative_error
+from tensornet_interp.decompositions import TensorTrainResult
 from tensornet_interp.report import package_version, versions
 from tensornet_interp.testing import random_layer
 
@@ -76,3 +77,11 @@ def test_the_version_of_a_checkout_that_is_not_installed_is_that_of_its_project_
         patch.setattr(importlib.metadata, "version", missing)
         assert package_version() == project["version"]
     package_version.cache_clear()
+
+
+def test_a_tensor_train_says_its_sizes_and_ranks():
+    layer = random_layer(3, 5, 4, seed=0)
+    report = decompose(layer, "eigen").report
+    numbers = [torch.ones(*size, dtype=torch.float64) for size in ((3, 2), (2, 5, 4), (5, 4))]
+    train = TensorTrainResult(report=report, outputs=numbers[0], middle=numbers[1], inputs=numbers[2])
+    assert repr(train).startswith("TensorTrainResult(out=3, in=5, ranks=(2, 4), ")

@@ -203,18 +203,32 @@ def test_a_symmetric_cp_of_one_output_is_no_worse_than_its_eigenpairs(recipe, ra
 FAR = Recipe(0, 1, 1, 1, power=95, lifted=True)  # a constant of 1 beside weights of 1e95
 
 
-@law(WIDE, METHOD, st.floats(0, 1), st.integers(-150, 150), small=25, examples=[(FAR, "symmetric_cp", 0.5, 0)])
+FALLING = Recipe(0, 1, 2, 1, kind="cancelling", power=1, lifted=True)  # its best terms of rank 2 grow without end
+
+
+@law(
+    *(WIDE, METHOD, st.floats(0, 1), st.integers(-150, 150)),
+    small=25,
+    examples=[(FAR, "symmetric_cp", 0.5, 0), (FALLING, "cp", 0.5, 1)],
+)
 def test_scaling_left_by_c_and_right_by_1_over_c_changes_nothing(recipe, name, at, power):
+    """A fit that is cut off while its error still falls by a percent per step goes the same way at first; then it
+    enlarges the rounding of the weights, and its last error is only below those at first."""
     layer = recipe.layer()
     assume(amplification(layer) < 1e6)
     c = 10.0**power
     other = with_parts(layer, down=layer.down, left=layer.left * c, right=layer.right / c)
     assume(bool(torch.isfinite(other.right).all()) and bool(torch.isfinite(other.left).all()))
     method = middle(name, layer, at)
-    error = method(layer).relative_error
-    assert method(other).relative_error == pytest.approx(
-        error, rel=1e-5 if name in FITS else 1e-9, abs=1e-9 * amplification(layer)
-    )
+    made, again = method(layer), method(other)
+    tolerance = {"rel": 1e-5 if name in FITS else 1e-9, "abs": 1e-9 * amplification(layer)}
+    path = made.report.convergence
+    if made.report.stop_reason.startswith("not converged") and path[-1] < 0.99 * path[-2]:
+        half = len(path) // 2
+        assert again.report.convergence[:half] == pytest.approx(path[:half], **tolerance)
+        assert again.relative_error <= path[half - 1] * (1 + tolerance["rel"]) + tolerance["abs"]
+    else:
+        assert again.relative_error == pytest.approx(made.relative_error, **tolerance)
     assert relative_error(other, layer) <= 1e-12 * amplification(layer)
     assert float(norm(other)) == pytest.approx(float(norm(layer)), rel=1e-9)
 

@@ -12,8 +12,6 @@ from tensornet_interp.affine import affine_matrix, check_direction, check_inputs
 from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
-    check_bool,
-    check_notes,
     check_size,
     check_tensor,
     check_text,
@@ -21,7 +19,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
 from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, module_factors
 from tensornet_interp.modules import LayerModule, layer_modules
-from tensornet_interp.names import AS_GIVEN, CHANGED, Named, Names
+from tensornet_interp.names import AS_GIVEN, CHANGED, Named, Names, check_description
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import move
 from tensornet_interp.store import register_type
@@ -167,12 +165,7 @@ class BilinearLayer(BilinearMap):
         check_size("rank", left=self.left.shape[1], right=self.right.shape[1], down=self.down.shape[1])
         check_size("in", left=self.left.shape[0], right=self.right.shape[0])
         check_alike(down=self.down, left=self.left, right=self.right)
-        check_text("name", self.name, empty=True)
-        check_text("basis", self.basis)
-        object.__setattr__(self, "history", check_notes("history", self.history))
-        check_bool("constant_in", self.constant_in)
-        check_bool("constant_out", self.constant_out)
-        self.names.check(inputs=len(self.left) - self.constant_in, outputs=len(self.down) - self.constant_out)
+        check_description(self, inputs=len(self.left), outputs=len(self.down))
 
     @classmethod
     def from_weights(

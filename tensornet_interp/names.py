@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 from tensornet_interp.cards import Card, Shown, map_card
-from tensornet_interp.checks import check_int, check_names
+from tensornet_interp.checks import check_bool, check_int, check_names, check_notes, check_text
 from tensornet_interp.store import register_type
 
-__all__ = ["AS_GIVEN", "CHANGED", "Named", "Names", "Shape", "check_shape"]
+__all__ = ["AS_GIVEN", "CHANGED", "Named", "Names", "Shape", "check_description", "check_shape"]
 
 AS_GIVEN, CHANGED = "as given", "changed"  # names of bases whose coordinates are not known
 
@@ -64,6 +64,19 @@ class Names:
         """Return the names that still hold after a change of the input or the output coordinates."""
         kept = replace(self, input_names=None, input_shape=None) if inputs else self
         return replace(kept, output_names=None) if outputs else kept
+
+
+def check_description(layer: Any, *, inputs: int, outputs: int) -> None:
+    """Check the fields of a layer that describe it: name, basis, history, constant coordinates and names.
+
+    inputs, outputs: the numbers of coordinates, with the constant ones.
+    """
+    check_text("name", layer.name, empty=True)
+    check_text("basis", layer.basis)
+    object.__setattr__(layer, "history", check_notes("history", layer.history))
+    check_bool("constant_in", layer.constant_in)
+    check_bool("constant_out", layer.constant_out)
+    layer.names.check(inputs=inputs - layer.constant_in, outputs=outputs - layer.constant_out)
 
 
 class Named(Shown):

@@ -17,16 +17,13 @@ from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
     check_alike,
     check_batch,
-    check_bool,
     check_int,
-    check_notes,
     check_number,
     check_size,
     check_tensor,
-    check_text,
 )
 from tensornet_interp.contraction import contract
-from tensornet_interp.names import AS_GIVEN, Named, Names
+from tensornet_interp.names import AS_GIVEN, Named, Names, check_description
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.places import move
 from tensornet_interp.stepwise import Planner
@@ -64,13 +61,7 @@ class AttentionLayer(Named, AttentionArrays):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, empty in (("name", True), ("basis", False)):
-            check_text(field, getattr(self, field), empty=empty)
-        object.__setattr__(self, "history", check_notes("history", self.history))
-        for field in ("constant_in", "constant_out"):
-            check_bool(field, getattr(self, field))
-        inputs, outputs = self.value.shape[2] - self.constant_in, self.down.shape[0] - self.constant_out
-        self.names.check(inputs=inputs, outputs=outputs)
+        check_description(self, inputs=self.value.shape[2], outputs=self.down.shape[0])
 
     @classmethod
     def from_weights(

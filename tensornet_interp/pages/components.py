@@ -36,12 +36,9 @@ def component_sections(result: Result, most: int = MOST_BLOCKS) -> list[Section]
             groups, figures = [_cp_group(result, view, at) for at in range(min(most, _MOST, result.rank))], []
             drawn, total, what = len(groups), result.rank, "components"
             rows = _cp_records(result, view)
-        case TuckerResult():
-            groups, figures = list(_factors(result, view, result.inputs)), list(_singular(result))
-            drawn, total, what = min(_MOST, result.inputs.shape[1]), result.inputs.shape[1], "columns of the inputs"
-            rows = named_records(result)
-        case TensorTrainResult():
-            groups, figures = list(_factors(result, view, result.inputs)), []
+        case TuckerResult() | TensorTrainResult():
+            groups = list(_factors(result, view, result.inputs))
+            figures = list(_singular(result)) if isinstance(result, TuckerResult) else []
             drawn, total, what = min(_MOST, result.inputs.shape[1]), result.inputs.shape[1], "columns of the inputs"
             rows = named_records(result)
         case _:  # the type of a plugin

@@ -113,8 +113,8 @@ def _result(result: Result, data: Data, most: int = MOST_BLOCKS) -> list[Section
 
 def _network(network: BilinearNetwork, data: Data) -> list[Section]:
     found = [_overview(card_of(network)), *_bonds(network)]
-    for number, part in enumerate(network):
-        result = part if isinstance(part, Result) else _decomposed(part.to_layer())
+    results = [part if isinstance(part, Result) else _decomposed(part.to_layer()) for part in network]
+    for number, (part, result) in enumerate(zip(network, results, strict=True)):
         inside = [_overview(card_of(part)), *component_sections(result, 4)]
         if result is not part:
             inside[1].text += f" Components of {result.report.method}."
@@ -125,7 +125,7 @@ def _network(network: BilinearNetwork, data: Data) -> list[Section]:
         network, replace(data, reference=data.reference or (network if data.labels is not None else None))
     )
     if data.inputs is not None and data.explain:
-        found += _explanations_of_network(network, data)
+        found += _explanations_of_network(network, results[-1], data)
     return found
 
 
@@ -231,13 +231,11 @@ def _outputs(part: BilinearMap) -> list[Section]:
     return [Section("Outputs", tables=[table._replace(title="")])]
 
 
-def _explanations_of_network(network: BilinearNetwork, data: Data) -> list[Section]:
-    """Explain outputs by the components of the last part, which read the hidden coordinates below it."""
+def _explanations_of_network(network: BilinearNetwork, result: Result, data: Data) -> list[Section]:
+    """Explain outputs by the result of the last part, whose components read the hidden coordinates below it."""
     hidden: Any = data.inputs
     if len(network) > 1:
         hidden = BilinearNetwork(network.parts[:-1])(hidden)
-    last = network[-1]
-    result = last if isinstance(last, Result) else _decomposed(last.to_layer())
     found = explanation_sections(result, Data(inputs=hidden, labels=data.labels, explain=data.explain))
     x = data.inputs[list(data.explain)]  # type: ignore[index]
     view = input_view(network, x.shape[-1])

@@ -49,6 +49,7 @@ def composition(
     check_size("in", lower=len(lower.down) - lower.constant_out, upper=upper.value.shape[2] - upper.constant_in)
     check_alike(lower=lower.down, upper=upper.down)
     writes = [_plain(lower.ov(head), lower.constant_out, lower.constant_in) for head in range(lower.heads)]
+    sizes = torch.stack([write.norm() for write in writes])
     rows = []
     for offset in listed:
         for head in range(upper.heads):
@@ -58,7 +59,9 @@ def composition(
                 reader = _plain(upper.qk(head, offset, score), upper.constant_in, upper.constant_in)
             if kind == "query":
                 reader = LowRank(left=reader.right, right=reader.left)
-            rows.append(torch.stack([_product_norm(reader, write) for write in writes]))
+            rows.append(
+                torch.stack([_product(reader, write).norm() for write in writes]) / nonzero(reader.norm() * sizes)
+            )
     return torch.stack(rows).unflatten(0, (len(listed), upper.heads))
 
 
@@ -67,10 +70,8 @@ def _plain(matrix: LowRank, rows: bool, columns: bool) -> LowRank:
     return LowRank(left=matrix.left[int(rows) :], right=matrix.right[int(columns) :])
 
 
-def _product_norm(a: LowRank, b: LowRank) -> Tensor:
-    """Return |A B| / (|A| |B|), from factors; nothing is squared before it is small."""
-    product = LowRank(left=a.left @ (a.right.T @ b.left), right=b.right)
-    return product.norm() / nonzero(a.norm() * b.norm())
+def _product(a: LowRank, b: LowRank) -> LowRank:
+    return LowRank(left=a.left @ (a.right.T @ b.left), right=b.right)
 
 
 def pull_back(layer: AttentionLayer, direction: Tensor) -> Tensor:
@@ -121,8 +122,12 @@ class ReadBack:
 
     def norms(self) -> Tensor:
         """Return the Frobenius norms of all pairs, (writer, writer)."""
-        every = range(len(self.writers))
-        return torch.stack([torch.stack([self.pair(i, j).norm() for j in every]) for i in every])
+        count = len(self.writers)
+        found = self.matrix.new_zeros(count, count)
+        for i in range(count):
+            for j in range(i, count):  # the matrix is symmetric
+                found[i, j] = found[j, i] = self.pair(i, j).norm()
+        return found
 
     def records(self) -> list[Record]:
         """Return one record per pair of writers, by the larger norm first."""

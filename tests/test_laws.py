@@ -213,8 +213,8 @@ AT_REST = Recipe(0, 2, 2, 1, kind="cancelling", power=1, lifted=True)  # the squ
     examples=[(FAR, "symmetric_cp", 0.5, 0), (FALLING, "cp", 0.5, 1), (AT_REST, "block_term", 0.5, 1)],
 )
 def test_scaling_left_by_c_and_right_by_1_over_c_changes_nothing(recipe, name, at, power):
-    """Fits end alike as far as their tolerance says: they stop if ten steps gain less than 1e-3 of the squared error, or,
-    near an exact fit, somewhere below an error of 1e-5. Those that are cut off do not: where starts tie, and near
+    """Fits end alike as far as their tolerance says: they stop if ten steps gain less than 1e-3 of the squared error,
+    or, near an exact fit, somewhere below an error of 1e-5. Those that are cut off do not: where starts tie, and near
     saddles, steps enlarge the rounding of the weights."""
     layer = recipe.layer()
     assume(amplification(layer) < 1e6)

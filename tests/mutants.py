@@ -424,7 +424,7 @@ def main(argv: list[str]) -> int:
         for record in read(args.out):
             if record["outcome"] in ("survived", "no test") and record["key"] not in reasons:
                 ran = f"{record['tests']} tests, {record.get('left', 0)} left"
-            print(f"{record['key']}  ({record['outcome']}, {ran})\n{record['diff']}\n")
+                print(f"{record['key']}  ({record['outcome']}, {ran})\n{record['diff']}\n")
         return 0
     project = Project(args.root.resolve(), args.package, args.work.resolve(), args.slack, args.most)
     drawn = draw(project, args.seed, args.count, args.per_module, args.only)

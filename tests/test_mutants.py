@@ -119,6 +119,9 @@ def records(tmp_path_factory):
             check=True,
         )
     records = [json.loads(line) for line in out.read_text().splitlines()]
+    shown = subprocess.run([*map(str, command), "--survivors"], capture_output=True, text=True, check=True).stdout
+    unnoticed = [record["key"] for record in records if record["outcome"] in ("survived", "no test")]
+    assert [line.partition("  (")[0] for line in shown.splitlines() if line.startswith("toy/")] == unnoticed
     assert done.stdout.splitlines()[-1].startswith(f"{len(records)} mutants: ")
     assert (root / "toy/numbers.py").read_text() == TOY["toy/numbers.py"]
     return {record["key"].partition("::")[2]: record for record in records}

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
-from tensornet_interp.checks import check_tensor
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, input_moments
 from tensornet_interp.network import as_network
@@ -45,8 +44,7 @@ def layer_moments(network: TensorNetwork, inputs: Moments | Tensor | Iterable[Te
     first = network.parts[0]
     like = first.terms()[0].data
     for name, batch in batches("inputs", inputs):
-        check_tensor(name, batch, ("batch", "in"), finite=False)
-        running[0].add(batch, name)  # names a row of NaN
+        running[0].add(batch, name)  # checks the batch, and names a row of NaN
         x = lift_vectors(name, batch, first.sizes["in1"], constant=first.constant_in, like=like)
         for number, (part, after) in enumerate(zip(network.parts, running[1:], strict=False)):
             x = part.multilinear(x)

@@ -90,10 +90,11 @@ class Attention(nn.Module):
 
     y_s = scale o(sum_{t <= s} pattern[s, t] v_t), with queries q and keys k rotated and scale = 1 / sqrt(2 n_layers)
     softmax: pattern[s, t] = softmax_t(q_s . k_t / sqrt(size))
-    bilinear: pattern[s, t] = (q1_s . k1_t) (q2_s . k2_t) / (size^2 (s + 1))
+    bilinear: pattern[s, t] = (q1_s . k1_t) (q2_s . k2_t) / (size^2 sqrt(s + 1))
 
-    The mean over sources, 1 / (s + 1), keeps the size of a bilinear output independent of the position. The rows of
-    `qkv` are those of queries, then keys, then values.
+    With 1 / sqrt(s + 1), a sum of independent terms has the same size at every position; a plain sum grows with the
+    context. A mean, 1 / (s + 1), made the held-out loss rise above 50 nats midway in two of two trials without norms.
+    The rows of `qkv` are those of queries, then keys, then values.
     """
 
     def __init__(self, config: TransformerConfig, *, device: torch.device | str | None = None) -> None:
@@ -117,9 +118,9 @@ class Attention(nn.Module):
         return self.scale * self.o(mixed.transpose(1, 2).flatten(2))
 
     def mask(self, like: Tensor) -> Tensor:
-        """Return what multiplies the products of scores: 1 / (s + 1) for t <= s, (position, source)."""
+        """Return what multiplies the products of scores: 1 / sqrt(s + 1) for t <= s, (position, source)."""
         ones = torch.ones(like.shape[-2], like.shape[-2], device=like.device, dtype=like.dtype).tril()
-        return ones / ones.sum(-1, keepdim=True)
+        return ones / ones.sum(-1, keepdim=True).sqrt()
 
     def layer(self, name: str = "") -> AttentionLayer:
         """Return this module as an `AttentionLayer`, exactly; the weights are copies without gradients."""

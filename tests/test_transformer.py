@@ -88,7 +88,7 @@ def test_a_model_is_a_network_over_positions(attention, norm, d_hidden):
     assert layer.softmax == (attention == "softmax")
 
 
-def test_bilinear_attention_is_the_mean_of_products_of_scores_times_values():
+def test_bilinear_attention_is_the_scaled_sum_of_products_of_scores_times_values():
     attention, x = model_of(attention="bilinear").block(0).attention, normal(9, 12)
     parts = (x @ attention.qkv.weight.T).unflatten(-1, (5, 2, 6))  # (position, part, head, size)
     q1, q2, k1, k2, v = parts.permute(1, 2, 0, 3)
@@ -96,7 +96,7 @@ def test_bilinear_attention_is_the_mean_of_products_of_scores_times_values():
     for head, s in ((head, s) for head in range(2) for s in range(9)):
         for t in range(s + 1):
             scores = [rotate(q[head])[s] @ rotate(k[head])[t] / 6 for q, k in ((q1, k1), (q2, k2))]
-            y[s, head] += scores[0] * scores[1] * v[head, t] / (s + 1)
+            y[s, head] += scores[0] * scores[1] * v[head, t] / math.sqrt(s + 1)
     expected = y.flatten(1) @ attention.o.weight.T / math.sqrt(6)  # 2 n_layers
     torch.testing.assert_close(attention(x[None])[0], expected, rtol=1e-12, atol=1e-12)
 

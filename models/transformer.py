@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from models.bilinear import GATES, Bilinear
 from tensornet_interp import TensorNetwork
-from tensornet_interp.attention import AttentionLayer, LinearMap, Norm, Part, SequenceNetwork
+from tensornet_interp.attention import AttentionLayer, LinearMap, Norm, Part, SequenceNetwork, causal_mask
 from tensornet_interp.checks import check_choice, check_int
 
 POINTS = ("resid-pre", "resid-mid", "mlp-in", "mlp-out", "resid-post")
@@ -114,17 +114,14 @@ class Attention(nn.Module):
         if self.kind == "softmax":
             mixed = functional.scaled_dot_product_attention(q[0], k[0], v, is_causal=True)
         else:
-            mixed = self.mask(v) * ((q @ k.mT) / q.shape[-1]).prod(0) @ v
+            mask = causal_mask(v.shape[-2], power=0.5, dtype=v.dtype, device=v.device)
+            mixed = mask * (q @ k.mT / q.shape[-1]).prod(0) @ v
         return self.scale * self.o(mixed.transpose(1, 2).flatten(2))
-
-    def mask(self, like: Tensor) -> Tensor:
-        """Return what multiplies the products of scores: 1 / sqrt(s + 1) for t <= s, (position, source)."""
-        ones = torch.ones(like.shape[-2], like.shape[-2], device=like.device, dtype=like.dtype).tril()
-        return ones / ones.sum(-1, keepdim=True).sqrt()
 
     def layer(self, name: str = "") -> AttentionLayer:
         """Return this module as an `AttentionLayer`, exactly; the weights are copies without gradients."""
         *parts, value = self.qkv.weight.detach().chunk(2 * self.scores + 1)
+        mask = causal_mask(self.context, power=0.5, dtype=value.dtype, device=value.device)
         return AttentionLayer.from_weights(
             queries=parts[: self.scores],
             keys=parts[self.scores :],
@@ -132,7 +129,7 @@ class Attention(nn.Module):
             out=self.scale * self.o.weight.detach(),
             heads=self.n_heads,
             positions=self.context,
-            mask="causal" if self.kind == "softmax" else self.mask(value.new_empty(self.context, 1)),
+            mask="causal" if self.kind == "softmax" else mask,
             rotary=ROTARY,
             softmax=self.kind == "softmax",
             name=name,

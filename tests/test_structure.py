@@ -93,7 +93,7 @@ ROOMS = {
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
     "circuits": ALL_GROUND | {"inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions"},
-    "weights": ALL_GROUND | {"features"},
+    "weights": ALL_GROUND | {"attention", "features"},
     "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,

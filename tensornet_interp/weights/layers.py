@@ -87,10 +87,8 @@ def load_layer(
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
     files = WeightFiles(source, subfolder) if Path(source).exists() else None  # from a hub the config is fetched first
-    config = _optional_config(files or source, subfolder)
-    options: Mapping[str, Any] = config or {}
-    if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
-        options = {**options, **options["text_config"]}
+    config = optional_config(files or source, subfolder)
+    options = language_part(config or {})
     own = isinstance(layout, Layout)
     if layout == SAVED_MODEL:
         try:
@@ -120,7 +118,7 @@ def load_layer(
             parts[left], parts[right] = (first, second) if layout.first == "left" else (second, first)
     name = f"{title(source, subfolder)} layer {index}"
     about: dict[str, Any] = {"name": name, "history": _history(layout, config, gate_removed)}
-    about |= {"basis": _basis(layout, options)}
+    about |= {"basis": layout.basis or input_basis(options)}
     if "dense" in parts:
         layer = BilinearLayer.from_tensor(parts["dense"], **about)
     else:
@@ -136,7 +134,14 @@ def load_layer(
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
 
 
-def _optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
+def language_part(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config with the entries of its language part in front, if it is of a model of text and images."""
+    inner = options.get("text_config")
+    return {**options, **inner} if isinstance(inner, Mapping) else options
+
+
+def optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
+    """Return the config of a checkpoint, or None if it has none."""
     try:
         return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)
     except FileNotFoundError:
@@ -262,10 +267,9 @@ def _disagreement(
     return None
 
 
-def _basis(layout: Layout, options: Mapping[str, Any]) -> str:
+def input_basis(options: Mapping[str, Any]) -> str:
+    """Return what the entry "normalization" of a config says about the inputs of a layer."""
     norm = options.get("normalization")
-    if layout.basis:
-        return layout.basis
     if "normalization" not in options:
         return "what the weights read: after the norm, if the model has one here"
     if norm in NO_GATE:

@@ -82,6 +82,7 @@ def test_llama(tmp_path, scaled):
     [
         ("Mistral", {"sliding_window": 3}, [3, 3, 3]),
         ("Mistral", {"sliding_window": None}, [None, None, None]),
+        ("Mistral", {"sliding_window": 4096}, [None, None, None]),
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}, [None, 4, 4]),
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": False}, [None, None, None]),
         ("Gemma", {"head_dim": 10}, [None, None, None]),
@@ -287,7 +288,7 @@ SELF = "model.layers.0.self_attn"
         ),
         (
             "llama",
-            {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": None},
+            {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": None},
             "head_dim in config.json must be even, got 3",
         ),
         ("llama", {"head_dim": 8}, r"q_proj.weight' has shape \(24, 24\), the config says \(32, 24\)"),

@@ -77,7 +77,7 @@ def causal_mask(
     place, kind = check_place(device, dtype, torch.empty(0, dtype=torch.float64, device="cpu"))
     mask = torch.ones(count, count, dtype=kind, device=place).tril()
     if window is not None:
-        mask = mask.triu(1 - check_int("window", window, 1, count))
+        mask = mask.triu(1 - min(count, check_int("window", window, 1)))
     weights = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") ** -check_number("power", power, 0.0)
     return mask * weights[:, None].to(place, kind)
 

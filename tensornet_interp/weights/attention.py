@@ -67,10 +67,10 @@ def load_attention(
         files = files or WeightFiles(source, subfolder)
         module = module_of(files, layout, index)
         sizes = read_sizes(layout, options)
+        found = _tensors(files, module, layout, sizes)
         pattern, count = read_pattern(layout, options, index, sizes, positions)
         weights, biases = (
-            {role: files.read(name, device=device, dtype=dtype) for role, name in found.items()}
-            for found in _tensors(files, module, layout, sizes)
+            {role: files.read(name, device=device, dtype=dtype) for role, name in names.items()} for names in found
         )
         out = weights["out"]
         mask = causal_mask(count, window=pattern.window, power=pattern.power, dtype=out.dtype, device=out.device)

@@ -45,7 +45,7 @@ def load_attention(
     - "transformer_lens": blocks.{i}.attn.W_Q, W_K, W_V, W_O and their biases b_Q, b_K, b_V, b_O.
 
     `positions`: the longest context, by default the model's; the mask has positions^2 entries. `config`: entries that
-    replace those of config.json, or stand in for a missing one, such as `model.cfg.to_dict()` of TransformerLens.
+    replace those of config.json, or stand in for a missing one, such as the cfg of a HookedTransformer.
     Biases lift the layer. The inputs are the vectors after the norm; the layer's `basis` says which.
 
     Raises ValueError, before a weight is read, for what no `AttentionLayer` computes: a norm of queries and keys,

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, lift
 from tensornet_interp.checks import check_bool, check_choice, check_int, check_number
+from tensornet_interp.gated import GatedLayer
 from tensornet_interp.layer import AS_GIVEN
 from tensornet_interp.names import Names
 
@@ -97,8 +98,8 @@ class Bilinear(nn.Module):
         """
         if self.gate != "none":
             raise ValueError(
-                f"a layer with gate={self.gate!r} is not bilinear and has no tensor; "
-                "train one with gate='none' to decompose its weights"
+                f"a layer with gate={self.gate!r} is not bilinear and has no tensor; gated_layer() and gated.linearize "
+                "give the best bilinear layer, or train one with gate='none'"
             )
         left, right = _weight(self.left), _weight(self.right)
         if self.down is None:
@@ -110,6 +111,29 @@ class Bilinear(nn.Module):
         if left_bias is None and right_bias is None and bias is None and not self.residual:
             return layer
         return lift(layer, left_bias=left_bias, right_bias=right_bias, bias=bias, residual=self.residual)
+
+    def gated_layer(self, name: str = "", basis: str = AS_GIVEN) -> GatedLayer:
+        """Return this module as a `GatedLayer`, exactly: `module.gated_layer()(x)` is `module(x)`.
+
+        The weights are copies without gradients. Raises ValueError without a gate, which gives a layer, and for a
+        module with a residual or without `down`.
+        """
+        if self.gate == "none" or self.residual or self.down is None:
+            raise ValueError(
+                f"a gated layer needs a gate, down and no residual, got gate={self.gate!r}, residual={self.residual} "
+                f"and down={self.down is not None}; without a gate, layer() gives its tensor"
+            )
+        return GatedLayer.from_weights(
+            left=_weight(self.left),
+            right=_weight(self.right),
+            down=_weight(self.down),
+            gate=self.gate,
+            left_bias=_bias(self.left),
+            right_bias=_bias(self.right),
+            bias=_bias(self.down),
+            name=name,
+            basis=basis,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,17 @@ def lift(
     right_bias: Tensor | None = None,
     bias: Tensor | None = None,
     residual: float = 0.0,
+    linear: Tensor | None = None,
 ) -> BilinearLayer:
-    """Return a layer with biases and a residual as an exact bilinear layer of the lifted input [1, x].
+    """Return a layer with biases, a residual and a linear part as an exact bilinear layer of the lifted input [1, x].
 
-    y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x
+    y = down((left x + left_bias) * (right x + right_bias)) + bias + residual x + linear x
 
-    left_bias, right_bias: (rank,); bias: (out,); residual: a number. One hidden unit (1 * 1) is added for the constant,
-    which becomes output coordinate 0 and also carries `bias`. For a residual, one hidden unit (x_j * 1) is added per
-    coordinate. A call takes and returns vectors without the constant coordinate. Gradients flow to the biases if the
-    weights of the layer have gradients, as after `BilinearLayer.from_weights(..., share=True)`.
+    left_bias, right_bias: (rank,); bias: (out,); residual: a number; linear: (out, in). One hidden unit (1 * 1) is
+    added for the constant, which becomes output coordinate 0 and also carries `bias`. For a residual or a linear part,
+    one hidden unit (x_j * 1) is added per input, after the unit of the constant. A call takes and returns vectors
+    without the constant coordinate. Gradients flow to the biases and to `linear` if the weights of the layer have
+    gradients, as after `BilinearLayer.from_weights(..., share=True)`.
     Raises ValueError if the layer is already lifted, if sizes differ, or for a residual if in and out differ.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
@@ -43,25 +45,25 @@ def lift(
 
     shared = any(term.data.requires_grad for term in layer.terms())
 
-    def row(name: str, value: Tensor | None, size: int, mode: str) -> Tensor:
+    def given(name: str, value: Tensor | None, **sizes: int) -> Tensor:
         if value is None:
-            return layer.down.new_zeros(size)
-        check_tensor(name, value, (mode,))
-        check_size(mode, layer=size, **{name: value.shape[0]})
+            return layer.down.new_zeros(tuple(sizes.values()))
+        check_tensor(name, value, tuple(sizes))
+        for axis, (mode, size) in enumerate(sizes.items()):
+            check_size(mode, layer=size, **{name: value.shape[axis]})
         check_alike(layer=layer.down, **{name: value})
         return value if shared else value.detach()
 
-    left = torch.cat([row("left_bias", left_bias, layer.rank, "rank")[None], layer.left])  # (1 + in, rank)
-    right = torch.cat([row("right_bias", right_bias, layer.rank, "rank")[None], layer.right])
+    left = torch.cat([given("left_bias", left_bias, rank=layer.rank)[None], layer.left])  # (1 + in, rank)
+    right = torch.cat([given("right_bias", right_bias, rank=layer.rank)[None], layer.right])
     eye = torch.eye(1 + n_in, dtype=left.dtype, device=left.device)
-    one = torch.cat([left.new_ones(1), row("bias", bias, n_out, "out")])[:, None]  # the constant unit: 1 * 1
+    one = torch.cat([left.new_ones(1), given("bias", bias, out=n_out)])[:, None]  # the constant unit: 1 * 1
     lefts, rights, downs = [left, eye[:, :1]], [right, eye[:, :1]], [pad(layer.down, (0, 0, 1, 0)), one]
-    if residual:  # the residual units: x_j * 1
-        lefts, rights, downs = (
-            [*lefts, eye[:, 1:]],
-            [*rights, eye[:, :1].expand(-1, n_in)],
-            [*downs, residual * eye[:, 1:]],
-        )
+    if residual or linear is not None:  # the units x_j * 1
+        rows = given("linear", linear, out=n_out, **{"in": n_in})
+        through = rows + residual * eye[1:, 1:] if residual else rows
+        lefts, rights = [*lefts, eye[:, 1:]], [*rights, eye[:, :1].expand(-1, n_in)]
+        downs = [*downs, pad(through, (0, 0, 1, 0))]
     left, right, down = (torch.cat(columns, 1) for columns in (lefts, rights, downs))
     history = (*layer.history, "lifted")
     return replace(layer, down=down, left=left, right=right, history=history, constant_in=True, constant_out=True)

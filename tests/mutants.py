@@ -6,7 +6,8 @@
 Draws small wrong changes (see `mutations.py`) of every module by seed and runs, on a copy of the tree, the tests that
 execute the changed lines; then the other tests of the same files, whose fixtures or caches may have executed them. The
 first failure ends it, if the test fails again alone; one that passes then had too little of the machine. A test that
-takes ten times as long as it should is stopped, and counts as one that fails.
+takes ten times as long as it should is stopped, and counts as one that fails. With `--most`, only the likeliest tests
+run, and a mutant that the others might notice counts as one that no test noticed.
 Which test executes what is measured once (`--work` keeps it) and again only for the test files that changed.
 
 Survivors that compute the same by every public function stand in `mutants_equivalent.txt` with a reason.
@@ -16,10 +17,13 @@ and the covering tests of a line seconds. Needs `coverage`.
 """
 
 import argparse
+import bisect
 import contextlib
 import faulthandler
 import hashlib
+import itertools
 import json
+import math
 import os
 import queue
 import random
@@ -56,6 +60,7 @@ class Project(NamedTuple):
     package: str
     work: Path
     slack: float = 20  # seconds that every test may take beside ten times its own
+    most: float = math.inf  # seconds of tests for one mutant, of the time that they take alone
 
     @property
     def modules(self) -> list[str]:
@@ -303,6 +308,12 @@ def likely(tests: list[str], files: int = 4) -> int:
     return next((i for i, test in enumerate(tests) if file_of(test) not in names[:files]), len(tests))
 
 
+def affordable(tests: list[str], times: dict[str, float], seconds: float) -> list[str]:
+    """The first tests that take at most so long together; the first one in any case."""
+    spent = list(itertools.accumulate(times[test] for test in tests))
+    return tests[: max(bisect.bisect_right(spent, seconds), 1)]
+
+
 def write(path: Path, text: str) -> None:
     """Write a module; what was compiled of it before goes, since equal times and sizes would keep it in use."""
     path.write_text(text, encoding="utf-8")
@@ -314,8 +325,10 @@ def judge(project: Project, coverage: Coverage, mutation: Mutation, copy: Path, 
     """Run the tests of one mutant: its record."""
     start = time.perf_counter()
     # of the copy, since the checkout may be worked on meanwhile
-    tests, source = coverage.order(mutation, killers), (copy / mutation.path).read_text(encoding="utf-8")
-    record = {"key": mutation.key, "outcome": "no test", "killer": None, "tests": len(tests)}
+    ordered, source = coverage.order(mutation, killers), (copy / mutation.path).read_text(encoding="utf-8")
+    tests = affordable(ordered, coverage.times, project.most)
+    left = len(ordered) - len(tests)
+    record = {"key": mutation.key, "outcome": "no test", "killer": None, "tests": len(tests), "left": left}
     write(copy / mutation.path, mutation.apply(source))
 
     def run(some: list[str]) -> dict:
@@ -403,15 +416,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--package", default="tensornet_interp")
     parser.add_argument("--work", type=Path, default=Path(".mutants"), help="for copies of the tree and the map")
     parser.add_argument("--slack", type=float, default=20, help="seconds for a test beside ten times its own")
+    parser.add_argument("--most", type=float, default=math.inf, help="seconds of tests for one mutant")
     parser.add_argument("--survivors", action="store_true", help="print the mutants of --out that no test noticed")
     args = parser.parse_args(argv)
     reasons = equivalent(args.root / "tests" / EQUIVALENT.name)
     if args.survivors:
         for record in read(args.out):
             if record["outcome"] in ("survived", "no test") and record["key"] not in reasons:
-                print(f"{record['key']}  ({record['outcome']}, {record['tests']} tests)\n{record['diff']}\n")
+                ran = f"{record['tests']} tests, {record.get('left', 0)} left"
+                print(f"{record['key']}  ({record['outcome']}, {ran})\n{record['diff']}\n")
         return 0
-    project = Project(args.root.resolve(), args.package, args.work.resolve(), args.slack)
+    project = Project(args.root.resolve(), args.package, args.work.resolve(), args.slack, args.most)
     drawn = draw(project, args.seed, args.count, args.per_module, args.only)
     print(summary(run(project, drawn, args.out, args.workers), reasons))
     return 0

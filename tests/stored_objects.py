@@ -59,6 +59,7 @@ from tensornet_interp.features import (
     Verdict,
 )
 from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
+from tensornet_interp.gated import GatedLayer, GateFit
 from tensornet_interp.interchange import TermNetwork
 from tensornet_interp.lifting import Split
 from tensornet_interp.metric import Metric
@@ -230,6 +231,20 @@ OBJECTS = {
             constant_out=True,
             names=Names(("a", "b"), ("c",)),
         ),
+        GatedLayer(
+            down=numbers(2, 2),
+            left=numbers(3, 2),
+            right=numbers(3, 2),
+            gate="silu",
+            left_bias=numbers(2),
+            right_bias=numbers(2, shift=1),
+            bias=numbers(2),
+            name="mlp 1",
+            history=("loaded",),
+            basis="after the norm",
+            names=Names(("a", "b", "c"), ("d", "e")),
+        ),
+        GateFit(numbers(3), numbers(3), numbers(3, shift=1), (1,), 9),
         LowRank(left=numbers(2, 1), right=numbers(3, 1), rows="position", columns="source", name="head 1"),
         SVD(numbers(2, 1), numbers(1, shift=1), numbers(3, 1)),
         Entry(1, 2, -0.5),

@@ -136,6 +136,8 @@ def test_strategies_say_what_they_act_on():
             decompose(part, "ov_svd")
     with pytest.raises(ValueError, match="'ov_svd' acts on AttentionLayer"):
         check_decomposition("ov_svd")
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+        OVSVD(rank=0)
     with pytest.raises(ValueError, match=r"rank must be from 1 to 3 \(min\(out, channel, in\) of a head\), got 4"):
         OVSVD(rank=4)(layer)
 

@@ -50,6 +50,14 @@ def test_balancing_is_exact_and_near_one(exponents):
     assert exponent == reference.exponent + sum(exponents)
 
 
+@pytest.mark.parametrize(("factor", "kept"), [(1, 1), (2, 2), (0.5, 0.5), (4, 1), (0.25, 1)])
+def test_units_whose_powers_differ_by_one_share_the_larger(factor, kept):
+    layer = random_layer(3, 6, 4, seed=0)
+    other = BilinearLayer(down=layer.down, left=factor * layer.left, right=layer.right)
+    (first, second), _ = balance(layer, other)
+    assert torch.equal(second.left, kept * first.left)
+
+
 def test_every_unit_is_scaled_by_itself():
     layer = random_layer(3, 6, 4, seed=0)
     (core,), exponent = balance(spread(layer, 1))

@@ -97,6 +97,15 @@ def test_no_option_keeps_all_that_is_not_zero(device):
         assert dense_error(result, embedded) <= 1e-12
 
 
+def test_a_full_rank_of_outputs_leaves_something_to_improve():
+    ranks = (4, 2)
+    layer = random_layer(4, 5, 8, seed=0)
+    report = decompose(layer, "tucker", ranks=ranks, max_iterations=1000).report
+    assert len(report.convergence) > 1
+    assert report.relative_error <= decompose(layer, "hosvd", ranks=ranks).relative_error
+    assert decompose(layer, "tucker", ranks=(4, 5)).report.stop_reason == "nothing to improve: all ranks are full"
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("ranks", [(1, 1), (2, 2), (1, 3), (3, 2)])
 def test_iteration_never_rises_and_is_never_worse_than_hosvd(ranks, seed):

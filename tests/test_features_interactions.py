@@ -195,11 +195,13 @@ def test_making_them_takes_features_by_rank():
     assert watch.largest == 400 * IN
 
 
-def test_statistics_are_those_of_the_diagonal_and_the_upper_triangle():
+@pytest.mark.parametrize("max_elements", [1, 30])  # a tile of one entry has no pair
+def test_statistics_are_those_of_the_diagonal_and_the_upper_triangle(max_elements):
     layer, direction, decoder = given()
     q = matrix_of(layer, direction, decoder)
     cross = q[torch.ones_like(q, dtype=torch.bool).triu(1)]
-    found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=30).statistics(z=2.0)
+    found = feature_interactions(layer, direction, decoder, basis=BASIS, max_elements=max_elements)
+    found = found.statistics(z=2.0)
     for values, part in ((q.diagonal(), found["self"]), (cross, found["cross"])):
         centred = values - values.mean()
         assert part.count == len(values)

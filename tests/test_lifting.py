@@ -36,6 +36,18 @@ def test_change_of_basis_of_a_lifted_layer_takes_biases(options, device):
     assert_close(changed.multilinear(torch.cat([ones, x], 1))[:, :1], ones)  # the constant is handed on
 
 
+@pytest.mark.parametrize("residual", [0.0, 0.7])
+def test_a_linear_part_is_added(residual, device):
+    plain = layer_of(IN if residual else OUT, IN, RANK, 1, device=device)
+    linear = normal(plain.shape[0], IN, seed=40, device=device)
+    layer = lift(plain, linear=linear, residual=residual)
+    x = normal(5, IN, seed=41, device=device)
+    assert_close(layer(x), plain(x) + x @ linear.T + (residual * x if residual else 0))
+    assert layer.rank == RANK + 1 + IN
+    with pytest.raises(ValueError, match="mode 'in'"):
+        lift(plain, linear=linear[:, 1:])
+
+
 def test_biases_need_a_lifted_layer():
     with pytest.raises(ValueError, match="input_bias needs a lifted layer"):
         layer_of(OUT, IN, RANK, 1).change_basis(input_bias=normal(IN, seed=1))

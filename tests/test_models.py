@@ -107,6 +107,17 @@ def test_gated_models_run_but_refuse_to_be_tensors(gate):
         model.network("embedding")
 
 
+@pytest.mark.parametrize("gate", ["relu", "silu", "gelu"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gated_module_is_a_gated_layer(gate, bias):
+    block = Bilinear(5, 7, 3, bias=bias, gate=gate, dtype=torch.float64)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    torch.testing.assert_close(block.gated_layer("a")(x), block(x), rtol=1e-14, atol=1e-14)
+    for other in (Bilinear(5, 7, 3), Bilinear(5, 7, None, gate=gate), Bilinear(5, 7, 5, gate=gate, residual=1.0)):
+        with pytest.raises(ValueError, match="a gated layer needs a gate, down and no residual"):
+            other.gated_layer()
+
+
 def model_of(**options):
     return build_classifier(config(**options), seed=0, dtype=torch.float64)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("coverage")
-from mutants import EQUIVALENT, equivalent, summary
+from mutants import EQUIVALENT, affordable, equivalent, summary
 from mutations import mutations
 
 TOOL = Path(__file__).with_name("mutants.py")
@@ -119,6 +119,9 @@ def records(tmp_path_factory):
             check=True,
         )
     records = [json.loads(line) for line in out.read_text().splitlines()]
+    shown = subprocess.run([*map(str, command), "--survivors"], capture_output=True, text=True, check=True).stdout
+    unnoticed = [record["key"] for record in records if record["outcome"] in ("survived", "no test")]
+    assert [line.partition("  (")[0] for line in shown.splitlines() if line.startswith("toy/")] == unnoticed
     assert done.stdout.splitlines()[-1].startswith(f"{len(records)} mutants: ")
     assert (root / "toy/numbers.py").read_text() == TOY["toy/numbers.py"]
     return {record["key"].partition("::")[2]: record for record in records}
@@ -153,3 +156,11 @@ def test_equivalent_mutants_have_a_reason_and_do_not_count(tmp_path):
     ]
     assert summary(records, reasons).endswith("1 of 1 that differ noticed")
     assert all(key and reason for key, reason in equivalent(EQUIVALENT).items())
+
+
+def test_only_the_first_tests_that_fit_the_time_run():
+    times = {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert affordable(["a", "b", "c"], times, 3.0) == ["a", "b"]
+    assert affordable(["c", "a"], times, 0.5) == ["c"]
+    assert affordable([], times, 3.0) == []
+    assert affordable(["a", "b", "c"], times, float("inf")) == ["a", "b", "c"]

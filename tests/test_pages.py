@@ -13,7 +13,8 @@ from helpers import normal
 
 from tensornet_interp import BilinearNetwork, Eigen, decompose, write_report
 from tensornet_interp.circuits import circuit
-from tensornet_interp.fidelity import fidelity
+from tensornet_interp.decompositions import tensorly_adapter
+from tensornet_interp.fidelity import fidelity, network_fidelity
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
 
@@ -102,6 +103,29 @@ def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
     text, content = page_of(tmp_path, records)
     assert [row["rank"] for row in table(content, "relative error")] == [1, 2]
     assert len(content["figures"]) == 1
+
+
+def test_a_network_is_compared_with_another_part_by_part(tmp_path):
+    network = BilinearNetwork([random_layer(4, 4, 3, seed=1), LAYER.with_names()])
+    smaller = BilinearNetwork([decompose(part, "eigen", rank=1) for part in network])
+    _, content = page_of(tmp_path, smaller, reference=network, inputs=X, labels=LABELS)
+    rows = table(content, "part", "relative mse")
+    assert [row["part"] for row in rows] == [None, 0, 1]  # first the whole network
+    found = network_fidelity(smaller, network, X, LABELS).records()
+    for field in ("accuracy", "relative_mse"):
+        shown = [row[field.replace("_", " ")] for row in rows]
+        assert shown == pytest.approx([record[field] for record in found], rel=1e-5, nan_ok=True)
+
+
+def test_a_tensor_train_and_a_fit_with_several_starts_have_pages(tmp_path):
+    _, content = page_of(tmp_path, tensorly_adapter("tensor_train")(rank=(2, 3))(LAYER))
+    assert len(content["figures"]) > 2
+    result = decompose(LAYER, "cp", rank=2, starts=3, max_iterations=5)
+    _, content = page_of(tmp_path, result)
+    errors = [start.relative_error for start in result.report.starts]
+    assert [row["relative error"] for row in table(content, "seed", "relative error")] == pytest.approx(
+        errors, rel=1e-5
+    )
 
 
 def test_a_report_has_its_numbers_with_six_digits_and_its_table(tmp_path):

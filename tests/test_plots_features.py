@@ -107,6 +107,9 @@ def test_curves_are_the_means_over_features_with_a_number():
         np.testing.assert_allclose(mean.get_ydata(), expected)
         assert list(mean.get_xdata()) == [1, 4]
         assert axes.get_title() == title
+    (band,) = figure.axes[0].collections  # the middle half of 0.2, 0.4 and of 0.6, 1
+    corners = {(float(x), round(float(y), 6)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(1.0, 0.25), (1.0, 0.35), (4.0, 0.7), (4.0, 0.9)}
     assert [list(line.get_ydata()) for line in figure.axes[0].lines[:2]] == [[0.2, 0.6], [0.4, 1]]
     assert figure.get_suptitle().splitlines()[1] == f"basis: {BASIS}"  # a line of its own: it may be long
 

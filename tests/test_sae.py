@@ -164,6 +164,16 @@ def test_a_trained_dictionary_comes_back_from_the_published_layout(tmp_path):
     assert torch.equal(found.encode(x), made.encode(x))
 
 
+def test_a_bias_of_the_encoder_comes_back_too(tmp_path):
+    decoder = torch.eye(3).repeat(1, 2)
+    bias = torch.arange(6.0)
+    made = Dictionary(decoder.T.contiguous(), decoder, encoder_bias=bias, k=2, name="0-resid-mid-x2-k2")
+    found = load_dictionary(save_dictionary(made, tmp_path))
+    x = torch.tensor([[0.5, -1.0, 2.0]])
+    assert torch.equal(found.encoder_bias, bias)
+    assert torch.equal(found.encode(x), made.encode(x))
+
+
 def test_the_same_seed_gives_the_same_autoencoder():
     first, second = at_a_point()[0], at_a_point()[0]
     assert torch.equal(first.encoder, second.encoder)

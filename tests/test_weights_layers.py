@@ -209,3 +209,58 @@ def test_one_layer_is_read_in_the_memory_of_one_layer(tmp_path, sizes):
     assert layer <= found["peak"] < 3 * layer
     ahead = 2**24  # what the kernel reads ahead behind the header is the disk's setting
     assert found["cached"] is None or found["cached"] < layer + ahead
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu", "relu"])
+def test_a_gated_layer_computes_the_mlp_of_llama(tmp_path, act):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=20,
+        hidden_act=act,
+        mlp_bias=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1)  # biases that are not zero
+    model.save_pretrained(tmp_path)
+    found = load_layer(tmp_path, 1, layout="llama", gated=True)
+    x = normal(5, 8, dtype=torch.float32)
+    assert (found.gate, found.name) == (act, f"{tmp_path.name} layer 1")
+    torch.testing.assert_close(found(x), model.model.layers[1].mlp(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gate_is_named_by_the_config_or_by_the_call(tmp_path):
+    parts = {"0.wi_0.weight": normal(10, 12), "0.wi_1.weight": normal(10, 12, seed=1), "0.wo.weight": normal(12, 10)}
+    layout = Layout(left="{i}.wi_0.weight", right="{i}.wi_1.weight", down="{i}.wo.weight")
+    write(tmp_path, parts, config={"feed_forward_proj": "gated-gelu"})
+    left, right, down = parts.values()
+    expected = (torch.nn.functional.gelu(X @ left.T, approximate="tanh") * (X @ right.T)) @ down.T
+    torch.testing.assert_close(load_layer(tmp_path, 0, layout=layout, gated=True)(X), expected)
+    torch.testing.assert_close(
+        load_layer(tmp_path, 0, layout=layout, gated="relu")(X), ((X @ left.T).relu() * (X @ right.T)) @ down.T
+    )
+    torch.testing.assert_close(
+        load_layer(tmp_path, 0, layout=layout, gated=torch.sin)(X), ((X @ left.T).sin() * (X @ right.T)) @ down.T
+    )
+    for config, words in (
+        ({}, "neither config.json nor the layout speaks of a gate"),
+        ({"hidden_act": "swoosh"}, "config.json names swoosh, but gated=True needs one of gelu, "),
+        ({"hidden_act": "silu", "gate": "relu"}, "config.json names relu, silu, but"),
+        ({"bilinear": False}, "ordinary one"),
+    ):
+        write(tmp_path, parts, config=config)
+        with pytest.raises(ValueError, match=words):
+            load_layer(tmp_path, 0, layout=layout, gated=True)
+    write(tmp_path, parts, config={"hidden_act": "silu"})
+    with pytest.raises(ValueError, match="contradict each other"):
+        load_layer(tmp_path, 0, layout=layout, gated=True, gate_removed=True)
+    with pytest.raises(ValueError, match="without a residual"):
+        load_layer(tmp_path, 0, layout=replace(layout, residual=1.0), gated=True)
+    with pytest.raises(ValueError, match="pass gated=True to load it as a gated layer"):
+        load_layer(tmp_path, 0, layout=layout)

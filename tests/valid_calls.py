@@ -38,6 +38,7 @@ from tensornet_interp import (
     difference,
     features,
     fidelity,
+    gated,
     inner,
     inner_products,
     interchange,
@@ -132,6 +133,7 @@ MODEL_0 |= {"transformer.wte.weight": normal(7, 4), "lm_head.weight": normal(7, 
     '{"d_model": 4, "n_head": 2, "n_ctx": 5, "n_layer": 1, "normalization": "rms"}', encoding="utf-8"
 )
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
+GATED = gated.GatedLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4), gate="silu")
 HEADS = attention.AttentionLayer.from_weights(
     queries=[normal(4, 5, seed=1), normal(4, 5, seed=2)],
     keys=[normal(4, 5, seed=3), normal(4, 5, seed=4)],
@@ -191,7 +193,7 @@ CALLS = {
     "BilinearNetwork.to": (STACK.to, dict(device="cpu", dtype=torch.float32)),
     "as_network": (network.as_network, dict(part=LAYER, name="a")),
     "check_network": (network.check_network, dict(name="network", value=LAYER)),
-    "lift": (lift, dict(layer=SQUARE, left_bias=normal(4), right_bias=normal(4), bias=IN, residual=0.5)),
+    "lift": (lift, dict(layer=SQUARE, left_bias=normal(4), right_bias=normal(4), bias=IN, residual=0.5, linear=normal(5, 5))),
     "split": (lifting.split, dict(layer=LIFTED)),
     "contract": (contract, CONTRACTED),
     "plan": (plan, CONTRACTED),
@@ -310,6 +312,15 @@ CALLS = {
     "Circuit.contributions": (TREE.contributions, dict(x=X)),
     "Circuit.ablations": (TREE.ablations, dict(x=X)),
     "Circuit.relative_error": (TREE.relative_error, dict(x=X)),
+    # gated
+    "GatedLayer": (gated.GatedLayer, dict(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4), gate="silu", left_bias=normal(4), right_bias=normal(4), bias=normal(3), name="a", history=("b",), basis="c")),
+    "GatedLayer.from_weights": (gated.GatedLayer.from_weights, dict(left=normal(4, 5), right=normal(4, 5), down=normal(3, 4), gate="silu", left_bias=normal(4), right_bias=normal(4), bias=normal(3), name="a", history=("b",), basis="c", share=True)),
+    "GatedLayer.__call__": (GATED, dict(x=X)),
+    "GatedLayer.halves": (GATED.halves, dict(x=X)),
+    "GatedLayer.to": (GATED.to, dict(device="cpu", dtype=torch.float32)),
+    "gate_fit": (gated.gate_fit, dict(gated=GATED, inputs=X, weighted=True)),
+    "linearize": (gated.linearize, dict(gated=GATED, inputs=normal(30, 5), weighted=True, refit=True, linear=True, held_out=X)),
+    "linearization_error": (gated.linearization_error, dict(gated=GATED, layer=LAYER, inputs=X)),
     # attention
     "AttentionLayer": (attention.AttentionLayer, {name: getattr(HEADS, name) for name in ("down", "value", "mask", "queries", "keys", "rotation")} | dict(softmax=False, name="a", history=("b",), basis="c", constant_in=True, constant_out=True)),
     "AttentionLayer.from_weights": (attention.AttentionLayer.from_weights, HEAD_WEIGHTS | dict(heads=2, kv_heads=1, positions=7, mask="causal", rotary=10.0, pairs="halves", scale=0.5, softmax=True, query_biases=[normal(4)], key_biases=[normal(2)], value_bias=normal(3), bias=normal(3), name="a", history=("b",), basis="c", share=True)),
@@ -450,7 +461,7 @@ CALLS = {
     "WeightFiles.missing": (FILES.missing, dict(name="wrong")),
     "load_config": (weights.load_config, dict(source=HOME, subfolder="layer")),
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
-    "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False)),
+    "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
     "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
     "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),
     "load_tensor": (weights.load_tensor, STORED | dict(source=HOME, subfolder="layer", name="left")),
@@ -476,7 +487,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.contraction import Term, contract
-from tensornet_interp.decompositions import build, decompose
+from tensornet_interp.decompositions import decompose
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.report import Report
@@ -227,15 +227,6 @@ def shown(made: Run) -> str | None:
     """The repr of the method is not an address, because reports and tables show it."""
     text = repr(made.method)
     return "its repr is an address, and should show its options" if " at 0x" in text or not text else None
-
-
-def strict(name: str) -> str | None:
-    """An option that does not exist raises TypeError."""
-    try:
-        build(name, {"no_such_option": 1})
-    except TypeError:
-        return None
-    return "no_such_option=1 was taken"
 
 
 THE_REPORT = "the numbers of the report are true"

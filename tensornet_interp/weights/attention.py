@@ -18,8 +18,9 @@ from tensornet_interp.weights.attention_layouts import (
     read_pattern,
     read_sizes,
 )
+from tensornet_interp.weights.configs import basis_of, language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
-from tensornet_interp.weights.layers import input_basis, language_part, optional_config
+from tensornet_interp.weights.layouts import LAYOUTS
 from tensornet_interp.weights.sources import Source, title
 
 
@@ -86,7 +87,7 @@ def load_attention(
             scale=pattern.scale,
             softmax=pattern.softmax,
             name=f"{title(source, subfolder)} layer {index} attention",
-            basis=ATTENTION_LAYOUTS[layout].basis or input_basis(options),
+            basis=ATTENTION_LAYOUTS[layout].basis or basis_of(LAYOUTS[layout], options),
             share=True,
         )
     except (TypeError, ValueError) as error:  # some, of an entry of the config, name no file

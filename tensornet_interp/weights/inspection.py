@@ -11,9 +11,10 @@ from tensornet_interp.disk import parse_json
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 from tensornet_interp.tensorfile import TensorFile, explain
+from tensornet_interp.weights.configs import find_gates
 from tensornet_interp.weights.dictionaries import PAPER_FOLDER, SAELENS_FILE
 from tensornet_interp.weights.files import WeightFiles
-from tensornet_interp.weights.layers import find_gates, sizes_of
+from tensornet_interp.weights.layers import sizes_of
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import NUMPY, PICKLES, SHARDS, near
 from tensornet_interp.weights.wrappers import adapter, bare

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -17,24 +17,48 @@ from tensornet_interp.checks import (
     check_tensor,
     suggestion,
 )
+from tensornet_interp.gated import Gate, GatedLayer, check_gate
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.weights.files import WeightFiles, load_config
+from tensornet_interp.weights.configs import basis_of, check_bilinear, gate_of, language_part, optional_config
+from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import Source, title
 from tensornet_interp.weights.wrappers import adapter
 
-GATES = (  # what configs call it
-    *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
-    *("mlp_hidden_act", "ffn_hidden_act", "hidden_act_fn", "act_fn", "dense_act_fn"),
-)
-NO_GATE = (None, False, "", "none", "None", "identity", "linear")
 COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
 SIZES = {
     "in": ("d_model", "hidden_size"),
     "out": ("d_model", "hidden_size"),
     "rank": ("d_hidden", "intermediate_size", "d_mlp"),
 }
+
+
+@overload
+def load_layer(
+    source: Source,
+    index: int,
+    *,
+    layout: str | Layout = ...,
+    subfolder: str = ...,
+    gate_removed: bool = ...,
+    gated: Literal[False] = ...,
+    device: torch.device | str = ...,
+    dtype: torch.dtype | None = ...,
+) -> BilinearLayer: ...
+
+
+@overload
+def load_layer(
+    source: Source,
+    index: int,
+    *,
+    layout: str | Layout = ...,
+    subfolder: str = ...,
+    gated: Literal[True] | Gate,
+    device: torch.device | str = ...,
+    dtype: torch.dtype | None = ...,
+) -> GatedLayer: ...
 
 
 def load_layer(
@@ -44,9 +68,10 @@ def load_layer(
     layout: str | Layout = "published",
     subfolder: str = "",
     gate_removed: bool = False,
+    gated: bool | Gate = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-) -> BilinearLayer:
+) -> BilinearLayer | GatedLayer:
     """Load layer `index` of a checkpoint.
 
     B[out, in1, in2] = sum_rank down[out, rank] left[rank, in1] right[rank, in2]
@@ -71,7 +96,9 @@ def load_layer(
     each other are found.
 
     A gate, in the layout or in the config, is refused, because the layer would not compute what the model computes.
-    `gate_removed=True` says that these weights were trained or fine-tuned to work without the gate.
+    `gated=True` gives a `GatedLayer` with the function that the config names; or name it, or give a function.
+    `gated.linearize` finds the best bilinear layer of it. `gate_removed=True` says that these weights were trained or
+    fine-tuned to work without the gate.
 
     A layer that `save` wrote is opened by `load`, which also gives its name, history, basis and constant coordinates.
 
@@ -83,6 +110,11 @@ def load_layer(
     """
     check_path("source", source)
     check_bool("gate_removed", gate_removed)
+    if gated is not False:
+        if gate_removed:
+            raise ValueError("gate_removed=True and gated contradict each other; give one of them")
+        if gated is not True:
+            check_gate(gated, "gated")
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
@@ -98,15 +130,19 @@ def load_layer(
         options = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]
-    if files is None and config is not None:  # before gigabytes are fetched
-        _check_gate(layout, options, gate_removed)
+    gate: Gate | None = None
+    if files is None and config is not None and gated is False:  # before gigabytes are fetched
+        check_bilinear(layout, options, gate_removed)
     files = files or WeightFiles(source, subfolder)
     if files.metadata.get("format", "").startswith("tensornet_interp"):
         raise ValueError(f"{str(source)!r} was written by save: tensornet_interp.load opens it")
     layout = layout.in_file(files.names, index)
     weights, biases = _find(files, layout, index, options)
     _check_shapes(files, layout, weights | biases, options, own=own)
-    _check_gate(layout, options, gate_removed)
+    if gated is False:
+        check_bilinear(layout, options, gate_removed)
+    else:
+        gate = gate_of(layout, options, gated)
 
     read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *biases.values()}}
     if layout.transposed:
@@ -118,7 +154,7 @@ def load_layer(
             parts[left], parts[right] = (first, second) if layout.first == "left" else (second, first)
     name = f"{title(source, subfolder)} layer {index}"
     about: dict[str, Any] = {"name": name, "history": _history(layout, config, gate_removed)}
-    about |= {"basis": layout.basis or input_basis(options)}
+    about |= {"basis": basis_of(layout, options)}
     if "dense" in parts:
         layer = BilinearLayer.from_tensor(parts["dense"], **about)
     else:
@@ -126,43 +162,15 @@ def load_layer(
         if down is None:
             down = torch.eye(len(parts["left"]), device=parts["left"].device, dtype=parts["left"].dtype)
         layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, share=True, **about)
-    lifted = {role: parts[role] for role in biases}
+    lifted: dict[str, Any] = {role: parts[role] for role in biases}
     if "hidden_bias" in lifted:  # down(h + hidden_bias) = down h + down hidden_bias
         hidden = check_tensor("hidden_bias", lifted.pop("hidden_bias"), ("rank",))
         check_alike(down=layer.down, hidden_bias=hidden)
         lifted["bias"] = layer.down @ hidden + lifted.get("bias", 0)
+    if gate is not None:
+        factors: dict[str, Any] = {"down": layer.down, "left": layer.left, "right": layer.right}
+        return GatedLayer(**factors, **lifted, **about, gate=gate)
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
-
-
-def language_part(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config with the entries of its language part in front, if it is of a model of text and images."""
-    inner = options.get("text_config")
-    return {**options, **inner} if isinstance(inner, Mapping) else options
-
-
-def optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
-    """Return the config of a checkpoint, or None if it has none."""
-    try:
-        return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)
-    except FileNotFoundError:
-        return None
-
-
-def find_gates(layout: Layout, options: Mapping[str, Any]) -> list[str]:
-    """Return the places that say that a layer has a gate: entries of the config, and the layout."""
-    found = [f"{key}={options[key]!r} in config.json" for key in GATES if options.get(key) not in NO_GATE]
-    return [*found, "the layout has a gate on left"] if layout.gated else found
-
-
-def _check_gate(layout: Layout, options: Mapping[str, Any], gate_removed: bool) -> None:
-    if options.get("bilinear") is False:
-        raise ValueError("config.json says bilinear=false: the MLP is an ordinary one, which has no left and right")
-    found = find_gates(layout, options)
-    if found and not gate_removed:
-        raise ValueError(
-            f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; use a model that was trained without a "
-            "gate, or pass gate_removed=True if these weights were trained to work without the gate"
-        )
 
 
 def _find(
@@ -265,16 +273,6 @@ def _disagreement(
                 half = " (half of its size)" if halved else ""
                 return f"mode {mode!r} has size {wanted} in {where} but {found} in {name!r}{half}, of shape {shape}"
     return None
-
-
-def input_basis(options: Mapping[str, Any]) -> str:
-    """Return what the entry "normalization" of a config says about the inputs of a layer."""
-    norm = options.get("normalization")
-    if "normalization" not in options:
-        return "what the weights read: after the norm, if the model has one here"
-    if norm in NO_GATE:
-        return f"residual stream, no norm before the layer (normalization={norm!r})"
-    return f"residual stream after the norm before the layer (normalization={norm!r})"
 
 
 def _history(layout: Layout, config: Mapping[str, Any] | None, gate_removed: bool) -> tuple[str, ...]:

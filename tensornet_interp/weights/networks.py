@@ -9,8 +9,9 @@ from tensornet_interp.attention import LinearMap, Norm, Part, SequenceNetwork
 from tensornet_interp.checks import check_bool, check_choice, check_mapping, check_number
 from tensornet_interp.weights.attention import load_attention, module_of
 from tensornet_interp.weights.attention_layouts import entry
+from tensornet_interp.weights.configs import language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
-from tensornet_interp.weights.layers import COUNTS, language_part, load_layer, optional_config
+from tensornet_interp.weights.layers import COUNTS, load_layer
 from tensornet_interp.weights.layouts import LAYOUTS
 from tensornet_interp.weights.sources import Source, title
 

@@ -85,7 +85,7 @@ def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[s
     Nothing else should run on the machine while they are measured.
     """
     path = out / "step_times.json"
-    settings = model_config(options, "none").settings() | {"batch": options.batch, "device": options.device}
+    settings = Kind("none").config(options).settings() | {"batch": options.batch, "device": options.device}
     settings |= {"threads": torch.get_num_threads(), "precision": options.precision}
     info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "seconds": {}}
     if info["settings"] != settings:

@@ -114,8 +114,8 @@ class Attention(nn.Module):
         if self.kind == "softmax":
             mixed = functional.scaled_dot_product_attention(q[0], k[0], v, is_causal=True)
         else:
-            mask = causal_mask(v.shape[-2], power=0.5, dtype=v.dtype, device=v.device)
-            mixed = mask * (q @ k.mT / q.shape[-1]).prod(0) @ v
+            first, second = q @ k.mT / q.shape[-1]  # the scores, (batch, head, position, source)
+            mixed = causal_mask(v.shape[-2], power=0.5, dtype=v.dtype, device=v.device) * first * second @ v
         return self.scale * self.o(mixed.transpose(1, 2).flatten(2))
 
     def layer(self, name: str = "") -> AttentionLayer:

@@ -293,6 +293,13 @@ SELF = "model.layers.0.self_attn"
         ),
         ("llama", {"head_dim": 8}, r"q_proj.weight' has shape \(24, 24\), the config says \(32, 24\)"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type in config.json must be one of default"),
+        ("llama", {"rope_parameters": [1]}, "the rotary positions in config.json must be a JSON object, got .1."),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor in config.json must be 1, got 0.5"),
+        ("llama", {"rope_parameters": SCALED["yarn"] | {"mscale": 0.7}}, "mscale in config.json belongs to latent"),
+        ("llama", {"num_hidden_layers": 0}, "index must be below 0, which is num_hidden_layers"),
+        ("llama", {"drop": [f"{SELF}.{side}_proj.weight" for side in "qkvo"]}, "module .* is not there"),
+        ("llama", {"add": ["vision.layers.0.self_attn.q_proj.weight"]}, "is there 2 times, as .*, vision.layers.0"),
+        ("llama", {"model_type": "qwen2", "layer_types": ["linear"]}, "layer_types in config.json must be one of"),
         ("llama", {"max_position_embeddings": 10**6}, "positions=1000000 have 4.0e.12 entries"),
         ("llama", {"num_hidden_layers": "a"}, None),
         ("llama", {"drop": ["num_attention_heads"]}, "no num_attention_heads or n_heads or n_head in config.json"),
@@ -320,6 +327,36 @@ def test_what_no_layer_computes_is_refused_before_a_weight_is_read(tmp_path, lay
     monkeypatch.setattr("tensornet_interp.weights.files.WeightFiles.read", None)
     with pytest.raises(ValueError, match=message) as caught:
         load_attention(folder, 0, layout=layout)
+    assert str(folder) in str(caught.value)
+
+
+def test_windows_of_a_config_without_types_of_layers(tmp_path):
+    write(tmp_path, "Qwen2", **LLAMA)
+    old = {"layer_types": None, "sliding_window": 3, "use_sliding_window": True, "max_window_layers": 2}
+    full, window = (load_attention(tmp_path, i, layout="llama", config=old).mask[0] for i in (1, 2))
+    assert torch.equal(window, full.triu(-2))
+    assert not torch.equal(window, full)
+
+
+def test_local_attention_needs_the_kinds_of_layers(tmp_path):
+    _, config = lens(tmp_path, **KINDS["a window"] | {"attn_types": ["global"]})
+    with pytest.raises(ValueError, match=r"attn_types in config\.json must be a list with an entry for layer 1"):
+        load_attention(tmp_path, 1, layout="transformer_lens", config=config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gemma"}, "model_type in config.json must be one of llama, mistral, qwen2, got 'gemma'"),
+        ({"num_hidden_layers": 10**9}, "config.json says 1000000000 layers, but the file has"),
+        ({"drop": ["lm_head.weight"]}, "tensor of name 'lm_head.weight' is not in"),
+        ({"drop": ["model.norm.weight"]}, "tensor of name 'model.norm.weight' is not in"),
+    ],
+)
+def test_networks_that_cannot_be_loaded(tmp_path, changes, message):
+    folder = spoiled(tmp_path, "llama", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_network(folder, layout="llama", gate_removed=True)
     assert str(folder) in str(caught.value)
 
 

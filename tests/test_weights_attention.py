@@ -176,6 +176,16 @@ def test_the_published_layout(tmp_path, attention, norm, d_hidden):
     torch.testing.assert_close(network(model.embedding(TOKENS)), model(TOKENS), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("old", "new"), [("transformer.", ""), ("transformer.", "module.transformer.")])
+def test_what_stands_in_front_of_names_is_found(tmp_path, old, new):
+    write(tmp_path, "GPT2", **LLAMA)
+    x, file = normal(7, 24), tmp_path / "model.safetensors"
+    expected = load_attention(tmp_path, 2, layout="gpt2")(x)
+    tensors = {name.replace(old, new): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors | {"transformer.h.2.attn.bias".replace(old, new): torch.ones(1, 1, 16, 16)}, file)  # the mask
+    assert torch.equal(load_attention(tmp_path, 2, layout="gpt2")(x), expected)
+
+
 def test_published_weights_without_the_new_entries(tmp_path):
     tensors = published.make_tensors()
     published.write(tmp_path, tensors)

@@ -94,6 +94,16 @@ def load_attention(
         raise ValueError(f"attention of layer {index} of {str(source)!r}: {error}") from error
 
 
+def attention_layout(files: WeightFiles) -> str | None:
+    """Return the first layout of attention whose weights of layer 0 are in the file; only names are read."""
+    for layout, names in ATTENTION_LAYOUTS.items():
+        module = names.module.replace("{i}", "0")
+        wanted = (f".{module}.{name}" for name in names.weights.values())
+        if all(any(f".{name}".endswith(end) for name in files.names) for end in wanted):
+            return layout
+    return None
+
+
 def module_of(files: WeightFiles, layout: str, index: int) -> str:
     """Return the name of the module in the file. Raises ValueError if it has parts that no layer computes."""
     names = ATTENTION_LAYOUTS[layout]

@@ -50,9 +50,11 @@ from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import (
     inspect_files,
+    load_attention,
     load_config,
     load_dictionary,
     load_layer,
+    load_network,
     load_tensor,
     save_dictionary,
     tensor_names,
@@ -98,6 +100,23 @@ def published(folder: Path) -> None:
     for shard in set(shards.values()):
         save_file({name: value for name, value in files.items() if shards[name] == shard}, folder / shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+def llama(folder: Path) -> None:
+    """A model of one block as `transformers` writes it, with a scaled rotary base and a window."""
+    sides = {f"self_attn.{side}_proj": (8, 8) for side in "qkvo"}
+    mlp = {"mlp.gate_proj": (6, 8), "mlp.up_proj": (6, 8), "mlp.down_proj": (8, 6)}
+    shapes = sides | mlp | {"input_layernorm": (8,), "post_attention_layernorm": (8,)}
+    tensors = {f"model.layers.0.{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    tensors |= {"model.norm.weight": torch.ones(8), "model.embed_tokens.weight": torch.ones(7, 8)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled |= {"original_max_position_embeddings": 8, "rope_theta": 100.0}
+    config = {"model_type": "mistral", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config |= {"max_position_embeddings": 5, "num_hidden_layers": 1, "rope_parameters": scaled, "sliding_window": 3}
+    config |= {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "intermediate_size": 6, "hidden_act": "linear"}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def dictionary(folder: Path) -> None:
@@ -185,6 +204,10 @@ LOADERS: dict[str, Loader] = {
         lambda f: layer_words(load_layer(f, 0, layout="tensornet_interp")),
         True,
     ),
+    "load_attention": Loader(published, lambda f: describe(load_attention(f, 1))),
+    "load_attention (llama)": Loader(llama, lambda f: describe(load_attention(f, 0, layout="llama"))),
+    "load_network": Loader(llama, lambda f: describe(load_network(f, layout="llama", gate_removed=True))),
+    "load_network (published)": Loader(published, lambda f: describe(load_network(f))),
     "load_tensor": Loader(published, lambda f: describe(load_tensor(f, FIRST))),
     "load_config": Loader(published, load_config),
     "load_config (own)": Loader(lambda f: save_transformer(build_transformer(SMALL, seed=0), f), load_config, True),

@@ -94,7 +94,7 @@ ROOMS = {
     "circuits": ALL_GROUND | {"inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions"},
     "gated": ALL_GROUND,
-    "weights": ALL_GROUND | {"features", "gated"},
+    "weights": ALL_GROUND | {"attention", "features", "gated"},
     "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,

@@ -124,6 +124,14 @@ weights.save_dictionary(SAVED, HOME)
 FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
 (HOME / "checkpoint" / "model.safetensors").write_bytes(weights.pack(FACTORS, {}))
 (HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
+BLOCK_0 = {"attn.qkv": (12, 4), "attn.o": (4, 4), "mlp.w": (6, 4), "mlp.p": (4, 3)}
+MODEL_0 = {f"transformer.h.0.{name}.weight": normal(*shape) for name, shape in BLOCK_0.items()}
+MODEL_0 |= {"transformer.wte.weight": normal(7, 4), "lm_head.weight": normal(7, 4)}
+(HOME / "model").mkdir()
+(HOME / "model" / "model.safetensors").write_bytes(weights.pack(MODEL_0, {}))
+(HOME / "model" / "config.json").write_text(
+    '{"d_model": 4, "n_head": 2, "n_ctx": 5, "n_layer": 1, "normalization": "rms"}', encoding="utf-8"
+)
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
 GATED = gated.GatedLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4), gate="silu")
 HEADS = attention.AttentionLayer.from_weights(
@@ -332,6 +340,7 @@ CALLS = {
     "LowRank.truncate": (TALL.truncate, dict(rank=1)),
     "OVSVD": (lambda **options: attention.OVSVD(**options)(HEADS), dict(rank=2)),
     "OVSVD.__call__": (attention.OVSVD(), dict(layer=HEADS)),
+    "causal_mask": (attention.causal_mask, dict(positions=4, window=2, power=0.5, dtype=torch.float32, device="cpu")),
     "copying_score": (attention.copying_score, dict(circuit=TALL)),
     "head_inner": (attention.head_inner, dict(a=HEADS, b=HEADS, offset=-1)),
     "head_similarity": (attention.head_similarity, dict(a=HEADS, b=HEADS, offset=-1)),
@@ -453,6 +462,8 @@ CALLS = {
     "load_config": (weights.load_config, dict(source=HOME, subfolder="layer")),
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
     "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
+    "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
+    "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),
     "load_tensor": (weights.load_tensor, STORED | dict(source=HOME, subfolder="layer", name="left")),
     "tensor_names": (weights.tensor_names, dict(source=HOME, subfolder="layer")),
     "pack": (weights.pack, dict(tensors={"a": X}, metadata={"b": "c"})),

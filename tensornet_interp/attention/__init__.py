@@ -20,7 +20,7 @@ from tensornet_interp.attention.heads import (
 )
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
-from tensornet_interp.attention.making import rotary_rotation
+from tensornet_interp.attention.making import causal_mask, rotary_rotation
 from tensornet_interp.attention.ov_svd import OVSVD
 from tensornet_interp.attention.parts import LinearMap, Norm, Part
 from tensornet_interp.attention.sequence import SequenceNetwork
@@ -39,6 +39,7 @@ __all__ = [
     "QueryForm",
     "ReadBack",
     "SequenceNetwork",
+    "causal_mask",
     "composition",
     "copying_score",
     "head_inner",

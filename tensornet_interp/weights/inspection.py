@@ -11,6 +11,7 @@ from tensornet_interp.disk import parse_json
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 from tensornet_interp.tensorfile import TensorFile, explain
+from tensornet_interp.weights.attention import attention_layout
 from tensornet_interp.weights.configs import find_gates
 from tensornet_interp.weights.dictionaries import PAPER_FOLDER, SAELENS_FILE
 from tensornet_interp.weights.files import WeightFiles
@@ -62,7 +63,8 @@ def inspect_files(source: str | Path) -> Inspection:
     """Return what a file of weights holds, or every such file in a folder, from the headers alone; nothing is loaded.
 
     source: a safetensors file, an index of shards, or a folder, which is searched 3 levels deep for up to 200 files.
-    Checkpoints: the layout of `load_layer` that fits, and the sizes, the dtype and the gate of every layer.
+    Checkpoints: the layout of `load_layer` that fits, and the sizes, the dtype and the gate of every layer; how
+    `load_attention` opens attention.
     Dictionaries: which of the two formats. Files of `save`: the types of the objects. For a file that cannot be read,
     such as a pickle, the reason and what to do.
     Raises FileNotFoundError if there is no such file or folder, or if a folder has no file of weights.
@@ -177,6 +179,9 @@ def _dictionary(name: str, file: Path, files: WeightFiles) -> InspectedFile:
 def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
     options = _options(files)
     source = file.parent if file.name == SHARDS else file
+    attention = attention_layout(files)
+    opened = f"load_attention({str(source)!r}, 0, layout={attention!r})" if attention else ""
+    also = (f"attention: {opened}",) if attention else ()
     for title, layout in _layouts(options):
         here = layout.in_file(files.names, 0)
         layers = [_layer(files, here.at(index), index, options) for index in here.indices(files.names)]
@@ -184,7 +189,7 @@ def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
         if known:
             call = f"load_layer({str(source)!r}, {known[0]['layer']}, layout={title!r})"
             more = f"{len(files.names)} tensors" + ("" if options else "; no config.json: gate and norm are not known")
-            return InspectedFile(name, "checkpoint", title, tuple(known), (), call, more)
+            return InspectedFile(name, "checkpoint", title, tuple(known), also, call, more)
     listed = [f"{tensor} {files.shape(tensor)}, {files.dtype(tensor)}" for tensor in files.names[:_NAMES]]
     if len(files.names) > _NAMES:
         listed.append(f"... and {len(files.names) - _NAMES} further tensors")
@@ -192,7 +197,7 @@ def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
         adapter(files.names)
         or f"no layout of load_layer fits ({', '.join((*LAYOUTS, SAVED_MODEL))}): describe it with Layout(...)"
     )
-    return InspectedFile(name, "other tensors", contents=tuple(listed), note=note)
+    return InspectedFile(name, "other tensors", contents=tuple(listed), opened_by=opened, note=note)
 
 
 def _options(files: WeightFiles) -> dict[str, Any]:

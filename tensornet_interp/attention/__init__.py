@@ -8,7 +8,6 @@ from tensornet_interp.attention.contributions import (
     path_contributions,
     write_contributions,
 )
-from tensornet_interp.attention.gaussian import output_moments, position_inner, update_share
 from tensornet_interp.attention.heads import (
     QueryForm,
     copying_score,
@@ -24,6 +23,13 @@ from tensornet_interp.attention.making import rotary_rotation
 from tensornet_interp.attention.ov_svd import OVSVD
 from tensornet_interp.attention.parts import LinearMap, Norm, Part
 from tensornet_interp.attention.sequence import SequenceNetwork
+from tensornet_interp.attention.stream_moments import (
+    StreamMoments,
+    output_moments,
+    position_inner,
+    stream_moments,
+    update_share,
+)
 from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "QueryForm",
     "ReadBack",
     "SequenceNetwork",
+    "StreamMoments",
     "composition",
     "copying_score",
     "head_inner",
@@ -54,6 +61,7 @@ __all__ = [
     "query_form",
     "read_back",
     "rotary_rotation",
+    "stream_moments",
     "update_share",
     "write_contributions",
 ]

@@ -85,7 +85,7 @@ ALL_GROUND = set(GROUND)
 
 
 ROOMS = {
-    "inner_products": ALL_GROUND,
+    "inner_products": ALL_GROUND | {"attention"},
     "decompositions": ALL_GROUND | {"inner_products"},
     "bonds": ALL_GROUND | {"inner_products"},
     "spectra": ALL_GROUND | {"inner_products", "decompositions"},

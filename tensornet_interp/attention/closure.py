@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from tensornet_interp.attention.gaussian import covariance, first_moments, needed_elements
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.parts import Part
-from tensornet_interp.attention.sequence import SequenceNetwork
+from tensornet_interp.attention.sequence import SequenceNetwork, part_sizes
 from tensornet_interp.attention.wick import Stream
 from tensornet_interp.attention.writers import adjoint, scaled
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_kind, check_number, check_size
@@ -33,11 +33,6 @@ class Known(NamedTuple):
     read: Stream  # the input of its map, after the norm
     update: Tensor  # E[map], (position, out)
     slope: Tensor  # E[d map / d stream], (position, out, position, in)
-
-    @property
-    def nonlinear(self) -> bool:
-        """Return True for a bilinear map, and for attention with scores."""
-        return isinstance(self.map, BilinearLayer) or (isinstance(self.map, AttentionLayer) and bool(self.map.queries))
 
 
 class Closure:
@@ -89,7 +84,7 @@ class Closure:
     @property
     def share(self) -> float | None:
         """Return the largest share of a part whose outputs are taken as Gaussian though they are not; None if exact."""
-        nonlinear = [i for i, known in enumerate(self.parts) if known.nonlinear]
+        nonlinear = [i for i, known in enumerate(self.parts) if is_nonlinear(known.part.map)]
         return max(map(self.share_of, nonlinear[:-1]), default=None)
 
     def product(self, other: "Closure") -> Tensor:
@@ -119,8 +114,8 @@ def check_comparable(networks: dict[str, SequenceNetwork]) -> None:
     for name, network in others:
         if len(reference) != len(network):
             raise ValueError(f"networks must have equally many parts, got {len(reference)} and {len(network)}")
-        check_size("in", **{first: _inputs(reference[0]), name: _inputs(network[0])})
-        check_size("out", **{first: _outputs(reference[-1]), name: _outputs(network[-1])})
+        for mode, at, end in (("in", 0, 0), ("out", -1, 1)):
+            check_size(mode, **{first: part_sizes(reference[at])[end], name: part_sizes(network[at])[end]})
         for i, parts in enumerate(zip(reference, network, strict=True)):
             attention = [isinstance(part.map, AttentionLayer) for part in parts]
             if len(set(attention)) > 1 and not any(_linear(part.map) for part in parts):
@@ -131,12 +126,9 @@ def check_comparable(networks: dict[str, SequenceNetwork]) -> None:
                 )
 
 
-def _inputs(part: Part) -> int:
-    return part.map.sizes["in1"] - bool(getattr(part.map, "constant_in", False))
-
-
-def _outputs(part: Part) -> int:
-    return part.map.sizes["out"] - bool(getattr(part.map, "constant_out", False))
+def is_nonlinear(map: TensorNetwork) -> bool:
+    """Return True for a bilinear map, and for attention with scores."""
+    return bool(map.queries) if isinstance(map, AttentionLayer) else not _linear(map)
 
 
 def _linear(map: TensorNetwork) -> bool:
@@ -162,16 +154,15 @@ def _checked(name: str, network: SequenceNetwork, moments: Moments, limit: float
             )
         if part.norm is not None and part.norm.scale is not None and part.norm.scale.ndim > 1:
             raise ValueError(f"{place} has a norm with one scale per sample; its moments need one for all")
-    size = _inputs(network[0])
+    size, most = part_sizes(network[0])[0], network.positions
     layers = [part.map for part in network if isinstance(part.map, AttentionLayer)]
-    most = min((layer.positions for layer in layers), default=None)
     positions, rest = divmod(len(moments.mean), size)
     if rest or not positions or (most is not None and positions > most):
         longest = "whole" if most is None else f"1 to {most}"
         raise ValueError(
             f"moments must be those of {longest} positions of {size} inputs, flattened, got {len(moments.mean)} inputs"
         )
-    needed = max([(positions * _inputs(part)) ** 2 for part in network])
+    needed = max([(positions * part_sizes(part)[0]) ** 2 for part in network])
     needed = max([needed, *(needed_elements(layer, layer, positions) for layer in layers)])
     if needed > limit:
         raise ValueError(
@@ -226,7 +217,7 @@ def _between(a: Known, b: Known, between: Tensor, *, diagonal: bool, progress: b
 
     Between a position and another one, the result is right only if not `diagonal`.
     """
-    attention = all(isinstance(known.map, AttentionLayer) and known.nonlinear for known in (a, b))
+    attention = all(isinstance(known.map, AttentionLayer) and is_nonlinear(known.map) for known in (a, b))
     ours = theirs = between
     if b.part.residual or not attention:
         ours = torch.einsum("soti,tiuj->souj", a.slope, between)  # Cov(map, x')

@@ -4,7 +4,6 @@ from tensornet_interp.attention.composing import ReadBack, composition, pull_bac
 from tensornet_interp.attention.contributions import (
     Contributions,
     leg_contributions,
-    mean_ablated,
     path_contributions,
     write_contributions,
 )
@@ -22,6 +21,7 @@ from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
 from tensornet_interp.attention.making import rotary_rotation
 from tensornet_interp.attention.ov_svd import OVSVD
 from tensornet_interp.attention.parts import LinearMap, Norm, Part
+from tensornet_interp.attention.patching import mean_ablated, path_patched
 from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.attention.stream_moments import (
     StreamMoments,
@@ -54,6 +54,7 @@ __all__ = [
     "mean_ablated",
     "output_moments",
     "path_contributions",
+    "path_patched",
     "position_inner",
     "prefix_matching_score",
     "previous_token_score",

@@ -122,16 +122,22 @@ class SequenceNetwork(Shown):
         Attention and norms become linear maps, softmax or not, and for x the output stays the same. At given patterns
         every map is linear or bilinear, so writes, paths and read-backs are exact.
         """
+        return self.trace(x)[0]
+
+    def trace(self, x: Tensor) -> tuple["SequenceNetwork", tuple[Tensor, ...]]:
+        """Return the network at the patterns and scales of x, as `given`, and the `streams` of x, from one pass."""
         if getattr(x, "ndim", 3) > 3:
             raise ValueError(f"x must be ([batch,] position, in), got shape {tuple(x.shape)}")
-        frozen = []
-        for part, stream in zip(self.parts, self.streams(x), strict=False):
-            norm = None if part.norm is None else part.norm.given(stream)
+        flat, streams, frozen = self._check_input(x), [x], []
+        for part in self.parts:
+            norm = None if part.norm is None else part.norm.given(streams[-1])
             fixed = part.map
             if isinstance(fixed, AttentionLayer):
-                fixed = fixed.given(fixed.pattern(stream if norm is None else norm(stream)))
+                fixed = fixed.given(fixed.pattern(streams[-1] if norm is None else norm(streams[-1])))
             frozen.append(part._replace(map=fixed, norm=norm))
-        return SequenceNetwork(frozen)
+            flat = _forward(frozen[-1], flat, contract, None)
+            streams.append(flat.reshape(*x.shape[:-1], -1))
+        return SequenceNetwork(frozen), tuple(streams)
 
     def replace(self, i: int, map: TensorNetwork) -> "SequenceNetwork":
         """Return the network with another map in part i, such as a decomposition of its map; the rest stays."""

@@ -91,7 +91,7 @@ ROOMS = {
     "spectra": ALL_GROUND | {"inner_products", "decompositions"},
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
-    "circuits": ALL_GROUND | {"inner_products", "decompositions"},
+    "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions"},
     "gated": ALL_GROUND,
     "weights": ALL_GROUND | {"features", "gated"},

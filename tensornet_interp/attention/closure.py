@@ -118,7 +118,7 @@ def check_comparable(networks: dict[str, SequenceNetwork]) -> None:
             check_size(mode, **{first: part_sizes(reference[at])[end], name: part_sizes(network[at])[end]})
         for i, parts in enumerate(zip(reference, network, strict=True)):
             attention = [isinstance(part.map, AttentionLayer) for part in parts]
-            if len(set(attention)) > 1 and not any(_linear(part.map) for part in parts):
+            if len(set(attention)) > 1 and all(is_nonlinear(part.map) for part in parts):
                 kinds = [type(part.map).__name__ for part in parts]
                 raise ValueError(
                     f"part {i} must be attention in both of {first} and {name}, or a map at every position in both, got"

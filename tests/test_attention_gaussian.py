@@ -202,7 +202,5 @@ def test_what_has_no_exact_moments_is_refused():
         position_inner(layer(2, 0), layer_of(2, 2, 3), moments)
     with pytest.raises(ValueError, match="part has a norm with one scale per sample; its moments need one for all"):
         output_moments(Part(layer(2, 0), 0.0, Norm(scale=normal(3, POSITIONS))), moments)
-    with pytest.raises(
-        ValueError, match=r"the moments of part at 2 positions need 3.2e\+03 numbers at once"
-    ):
+    with pytest.raises(ValueError, match=r"the moments of part at 2 positions need 3.2e\+03 numbers at once"):
         output_moments(layer(2, 0), moments, max_elements=1000)

@@ -93,6 +93,11 @@ class Gaussian:
       networks have heavy tails: with too few draws, the standard error itself is too small.
       Cost: `samples` forward passes per network.
     - "auto": exact for one layer, and for two layers if the whole call needs at most 1e12 flops; otherwise the closure.
+
+    For attention layers and stacks over positions, x holds all positions, flattened (position * in,), and the product
+    is summed over positions. It is exact for one part that is not linear; the closure of more returns the largest
+    share of an update, E|map|^2 / E|x|^2, and warns if this is too large. See `attention.stream_moments` for the cost
+    and for what has a closure; samples take any stack, with softmax and norms too.
     """
 
     moments: Moments | None = None

@@ -17,7 +17,7 @@ from tensornet_interp.inner_products.operands import (
     check_comparable,
     name_networks,
 )
-from tensornet_interp.inner_products.sequences import over_positions, sequence_table, share_warnings
+from tensornet_interp.inner_products.sequences import over_positions, sequence_table
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.inner_products.table import (
     Pairs,
@@ -41,7 +41,8 @@ def inner(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: 
 
     a, b: layers, decompositions or networks of equal depth with the same inputs and outputs. `Tree` and `Symmetric`
     treat the constant coordinate of a lifted input like any other coordinate. The constant coordinate of a lifted
-    output is dropped.
+    output is dropped. Attention layers and `SequenceNetwork`s are compared over all positions: see `Gaussian`; for
+    single attention layers, `Tree` symmetrizes over the legs that take the same vector, and `Symmetric` over all legs.
     kind: a kind object, or its name ("tree", "symmetric", "gaussian") for the default options.
     progress: whether work that takes more than a second shows a progress bar.
     Use `float(result)` or `result.to_tensor()` for the number; `result.value` alone lacks the factor exp(log_scale).
@@ -142,7 +143,7 @@ def _inner(a: Comparable, b: Comparable, kind: Kind | str, *, by_output: bool, p
     """Return the inner products as an estimate; its last axis runs over outputs, or has size 1 for their sum."""
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
-    warnings = share_warnings(table.share) if table.draws is None else heavy_tails(table.draws[0])
+    warnings = table.warnings if table.draws is None else heavy_tails(table.draws[0])
     return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share)
 
 
@@ -158,7 +159,7 @@ def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_outpu
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
     if table.draws is None:
-        return Estimate(cosine, table.method, warnings=share_warnings(table.share), share=table.share)
+        return Estimate(cosine, table.method, warnings=table.warnings, share=table.share)
     warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
     return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
 

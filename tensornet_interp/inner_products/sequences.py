@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tensornet_interp.attention.closure import LARGE_SHARE, Closure, check_comparable, is_nonlinear
+from tensornet_interp.attention.closure import Closure, check_comparable, is_nonlinear
 from tensornet_interp.attention.heads import layer_inner
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.parts import Part
@@ -54,18 +54,15 @@ def sequence_table(networks: dict[str, SequenceNetwork], task: Task, kind: Kind)
     table = fill(
         task, lambda i, j: (own[i].product(own[j]).sum(0), 0.0), method=method, title="products of pairs of networks"
     )
-    shares = [closure.share for closure in own]
-    return Table(table.value, table.log_scale, method, share=max((s for s in shares if s is not None), default=None))
-
-
-def share_warnings(share: float | None) -> tuple[str, ...]:
-    """Return a warning if a share of updates is too large for a closure."""
-    if share is None or share <= LARGE_SHARE:
-        return ()
-    return (
-        f"a part adds {share:.2g} of the size of its input, and the closure takes its outputs as Gaussian: above"
-        f" {LARGE_SHARE}, cosines can be off by more than 0.001; compare with method='sampled'",
-    )
+    share = max((closure.share for closure in own if closure.share is not None), default=None)
+    limit = min(closure.large_share for closure in own)
+    warnings: tuple[str, ...] = ()
+    if share is not None and share > limit:
+        warnings = (
+            f"a part adds {share:.2g} of the size of its input, and the closure takes its outputs as Gaussian: above"
+            f" {limit}, cosines can be off by more than 0.001; compare with method='sampled'",
+        )
+    return Table(table.value, table.log_scale, method, share=share, warnings=warnings)
 
 
 def _of_tensors(networks: dict[str, SequenceNetwork], task: Task, kind: Kind) -> Table:

@@ -150,5 +150,5 @@ def test_paths_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"other must have the shape of x, got \(4, 5\) and \(2, 4, 5\)"):
         path_patched(stack, (0, 1), None, X, OTHER[0])
     cut = SequenceNetwork([stack[0], stack[1]._replace(residual=0.0), stack[2]])
-    with pytest.raises(ValueError, match="part 1 has no residual, so nothing that part 0 writes passes it"):
+    with pytest.raises(ValueError, match="the reader sees nothing that part 0 writes: part 1 between has no residual"):
         path_patched(cut, (0, 1), (2, 0), X)

@@ -11,7 +11,7 @@ from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.parts import LinearMap, Part
 from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.attention.writers import attention_of, head_writes
-from tensornet_interp.checks import check_alike, check_int, check_kind, check_list
+from tensornet_interp.checks import check_alike, check_batch, check_int, check_kind, check_list
 from tensornet_interp.contraction import contract
 from tensornet_interp.numerics import without_autocast
 
@@ -65,13 +65,13 @@ def path_patched(
     if other is None:
         change = writes.flatten(0, -2).mean(0) - writes
     else:
-        check_alike(x=x, other=other)
+        check_alike(x=x, other=check_batch("other", other, "in"))
         if other.shape != x.shape:
             raise ValueError(f"other must have the shape of x, got {tuple(other.shape)} and {tuple(x.shape)}")
         change = _writes(network, i, head, other) - writes
     for between in range(i + 1, j):
         if not network[between].residual:
-            raise ValueError(f"part {between} has no residual, so nothing that part {i} writes passes it unchanged")
+            raise ValueError(f"the reader sees nothing that part {i} writes: part {between} between has no residual")
         change = network[between].residual * change
     if j == len(network):
         return streams[-1] + change

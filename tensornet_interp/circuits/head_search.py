@@ -66,7 +66,7 @@ def head_circuit(
     check_kind("network", network, SequenceNetwork)
     check_text("name", name, empty=True)
     limit = check_number("max_elements", max_elements, 1)
-    width = None if width is None else check_int("width", width, 1)
+    width = None if width is None else min(check_int("width", width, 1), 10**9)
     beam = None if beam is None else check_int("beam", beam, 1)
     check_bool("progress", progress)
     check_tensor("direction", direction, ("out",))

@@ -56,6 +56,7 @@ class Tables:
         """between: the covariance of the stream of the first source with that of the second."""
         self.sources, self.between = tuple(sources), between
         self.means = [torch.einsum("shfi,si->shf", source.maps, source.stream.mean) for source in sources]
+        self.centred = not any(bool(mean.any()) for mean in self.means)
         self._tables: dict[tuple[int, int], Tensor] = {}
 
     def mean(self, vector: Vector) -> Tensor:
@@ -65,7 +66,15 @@ class Tables:
 
     def covariance(self, a: Vector, b: Vector) -> Tensor:
         """Return (batch, size of a, size of b)."""
-        return torch.cat([torch.cat([self._block(p, q) for q in b], 2) for p in a], 1)
+        blocks = [[self._block(p, q) for q in b] for p in a]
+        if len(a) == len(b) == 1:
+            return blocks[0][0]
+        rows, columns = [row[0].shape[1] for row in blocks], [block.shape[2] for block in blocks[0]]
+        found = blocks[0][0].new_empty(len(blocks[0][0]), sum(rows), sum(columns))
+        for parts, row in zip(found.split(rows, 1), blocks, strict=True):
+            for part, block in zip(parts.split(columns, 2), row, strict=True):
+                part.copy_(block)
+        return found
 
     def _block(self, p: Piece, q: Piece) -> Tensor:
         if p.source > q.source:
@@ -93,9 +102,9 @@ class Wick:
 
     def __init__(self, beads: list[Vector], tables: Tables) -> None:
         self.beads, self.tables = beads, tables
-        self.means = [_swap(tables.mean(bead)[..., None]) for bead in beads]  # J mu, (batch, 2 size, 1)
+        self.means = [tables.mean(bead[::-1])[..., None] for bead in beads]  # J mu, (batch, 2 size, 1)
         self.steps = {  # J C_ij
-            (i, j): _swap(tables.covariance(beads[i], beads[j]))
+            (i, j): tables.covariance(beads[i][::-1], beads[j])
             for i, j in itertools.product(range(len(beads)), repeat=2)
         }
         self.all = frozenset(range(len(beads)))
@@ -118,28 +127,18 @@ class Wick:
                     found[subset, j] = total
         return found
 
-    def ends(self, chains: dict[tuple[Beads, int], Tensor], last: list[Tensor]) -> dict[Beads, Tensor]:
-        """Return the sums over the last bead of chains times a last factor per bead."""
-        found: dict[Beads, Tensor] = {}
-        for (subset, j), chain in chains.items():
-            closed = chain @ last[j]
-            found[subset] = found[subset] + closed if subset in found else closed
-        return found
-
     def from_means(self) -> dict[tuple[Beads, int], Tensor]:
-        """Return the chains that start at the mean of a bead, as rows (batch, 1, 2 size)."""
-        if not self._open:
+        """Return the chains that start at the mean of a bead, as rows (batch, 1, 2 size); none if all means are 0."""
+        if not self._open and not self.tables.centred:
             self._open = self.chains({i: _swap(mean).mT for i, mean in enumerate(self.means)})
         return self._open
 
     def cumulants(self) -> dict[Beads, Tensor]:
         """Return the joint cumulant of the scores of every subset, (batch,)."""
         if not self._kappa and self.beads:
-            open_ends = self.ends(self.from_means(), self.means)
-            self._kappa = {subset: value[:, 0, 0] / 2 for subset, value in open_ends.items()}
-            for subset in _subsets(self.all):
-                if subset:
-                    self._kappa[subset] = self._kappa[subset] + self._rings(*sorted(subset))
+            self._kappa = {subset: self._rings(*sorted(subset)) for subset in _subsets(self.all) if subset}
+            for (subset, j), row in self.from_means().items():
+                self._kappa[subset] = self._kappa[subset] + (row @ self.means[j])[:, 0, 0] / 2
         return self._kappa
 
     def _rings(self, first: int, *others: int) -> Tensor:
@@ -178,41 +177,50 @@ class Wick:
 
     def one(self, vector: Vector) -> dict[Beads, Tensor]:
         """Return e_v of every subset, the empty one included: (batch, size, 1)."""
-        last = [_swap(self.tables.covariance(bead, vector)) for bead in self.beads]
-        found = self.ends(self.from_means(), last)  # each order backwards, from the mean to the vector
-        return {frozenset(): self.tables.mean(vector)[..., None], **{s: chain.mT for s, chain in found.items()}}
+        last = [self.tables.covariance(bead[::-1], vector).mT for bead in self.beads]
+        found: dict[Beads, Tensor] = {frozenset(): self.tables.mean(vector)[..., None]}
+        for (subset, j), row in self.from_means().items():  # each order backwards, from the mean to the vector
+            end = last[j] @ row.mT
+            found[subset] = found[subset] + end if subset in found else end
+        return found
 
     def with_one(self, v: Vector) -> Tensor:
         """Return E[v prod a], (batch, size)."""
         return torch.stack([e[..., 0] * self.moment(self.all - s)[:, None] for s, e in self.one(v).items()]).sum(0)
 
     def slopes(self, v: Vector) -> list[Tensor]:
-        """Return the expected derivatives of v prod a: by v, (batch,), and by each bead, (batch, size of v, size).
+        """Return the expected derivatives of v prod a: by v, (batch,), and by each bead, (batch, size of v, size)."""
+        return [self.moment(self.all), *(_swap(slope, 2) for slope in self._slopes(v))]
 
-        By Stein's lemma, they give the covariance with any vector w that is Gaussian together with v and the beads.
-        """
+    def _slopes(self, v: Vector) -> list[Tensor]:
+        """Return the expected derivatives by J u for each bead u."""
         starts = {i: self.tables.covariance(v, bead) for i, bead in enumerate(self.beads)}
-        found, chains = [torch.zeros_like(start) for start in starts.values()], self.chains(starts)
-        for (subset, j), chain in chains.items():
-            found[j] = found[j] + chain * self.moment(self.all - subset)[:, None, None]
-        for (s, e), ((subset, j), row) in itertools.product(self.one(v).items(), self.from_means().items()):
-            if not s & subset:
-                found[j] = found[j] + e @ row * self.moment(self.all - s - subset)[:, None, None]
-        return [self.moment(self.all), *(_swap(slope, 2) for slope in found)]
+        found = [torch.zeros_like(start) for start in starts.values()]
+        for (subset, j), chain in self.chains(starts).items():
+            found[j] = torch.addcmul(found[j], chain, self.moment(self.all - subset)[:, None, None])
+        if self.tables.centred or not self.beads:
+            return found
+        ours = self.one(v)
+        none = torch.zeros_like(self.means[0][:, 0, 0])
+        for j in self.all:
+            rows = {subset: row for (subset, last), row in self.from_means().items() if last == j}
+            rest = [
+                torch.stack([none if s & t else none + self.moment(self.all - s - t) for t in rows], 1) for s in ours
+            ]
+            found[j] = found[j] + torch.cat(list(ours.values()), 2) @ (
+                torch.stack(rest, 1) @ torch.cat(list(rows.values()), 1)
+            )
+        return found
 
     def with_two(self, v: Vector, w: Vector) -> Tensor:
-        """Return E[v w^T prod a], (batch, size of v, size of w)."""
-        starts = {i: self.tables.covariance(v, bead) for i, bead in enumerate(self.beads)}
-        last = [_swap(self.tables.covariance(bead, w)) for bead in self.beads]
-        chains = self.ends(self.chains(starts), last)
+        """Return E[v w^T prod a], (batch, size of v, size of w).
+
+        By Stein's lemma, Cov(v prod a, w) is the sum of the expected derivatives times the covariances with w.
+        """
         total = self.tables.covariance(v, w) * self.moment(self.all)[:, None, None]
-        for subset, chain in chains.items():
-            total = total + chain * self.moment(self.all - subset)[:, None, None]
-        ours, theirs = self.one(v), self.one(w)
-        for (s, e), (t, f) in itertools.product(ours.items(), theirs.items()):
-            if not s & t:
-                total = total + (e @ f.mT) * self.moment(self.all - s - t)[:, None, None]
-        return total
+        for bead, slope in zip(self.beads, self._slopes(v), strict=True):
+            total = torch.baddbmm(total, slope, self.tables.covariance(bead[::-1], w))
+        return total if self.tables.centred else total + self.with_one(v)[..., None] * self.tables.mean(w)[:, None]
 
 
 def _subsets(items: Beads) -> Iterator[Beads]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, input_moments
+from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, hidden_slopes, input_moments
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
 
@@ -59,10 +59,9 @@ def _closure(layer: BilinearLayer, inputs: Moments, note: str) -> Moments:
     """
     wide = layer.to(dtype=torch.float64)
     given = input_moments(wide, inputs)
-    left, right = given.mean @ wide.left, given.mean @ wide.right  # (rank,)
-    slope = left[:, None] * wide.right.T + right[:, None] * wide.left.T  # (rank, in)
+    expected, slope = hidden_slopes(wide, given.mean, given.covariance)
     hidden = 2 * cross_gram(wide, wide, given.covariance) + slope @ given.covariance @ slope.T
-    mean = wide.down @ (left * right + ((given.covariance @ wide.left) * wide.right).sum(0))
+    mean = wide.down @ expected
     covariance = wide.down @ hidden @ wide.down.T
     keep = slice(int(layer.constant_out), None)
     return Moments(mean[keep], (covariance + covariance.T)[keep, keep] / 2, None, note)

@@ -21,7 +21,7 @@ from tensornet_interp.checks import (
     check_whole,
 )
 from tensornet_interp.decompositions import decompose
-from tensornet_interp.features.dictionary import Dictionary
+from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
 from tensornet_interp.store import register_type
@@ -182,7 +182,7 @@ def circuit_tests(
     Cost: the input encoder, one eigendecomposition, and two calls of `removal_test`.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
-    check_kind("inputs", inputs, Dictionary)
+    check_autoencoder("inputs", check_kind("inputs", inputs, Dictionary))
     check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
     check_tensor("x", x, ("token", "in"))
     check_whole("members", members, "member", inputs.features)

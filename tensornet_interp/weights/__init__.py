@@ -6,7 +6,7 @@ Pickles are never opened, because they can run code.
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.attention import load_attention
-from tensornet_interp.weights.dictionaries import load_dictionary, save_dictionary
+from tensornet_interp.weights.dictionaries import load_cross_layer, load_dictionary, save_dictionary
 from tensornet_interp.weights.files import WeightFiles, load_config, load_tensor, tensor_names
 from tensornet_interp.weights.inspection import InspectedFile, Inspection, inspect_files
 from tensornet_interp.weights.layers import load_layer
@@ -28,6 +28,7 @@ __all__ = [
     "inspect_files",
     "load_attention",
     "load_config",
+    "load_cross_layer",
     "load_dictionary",
     "load_layer",
     "load_network",

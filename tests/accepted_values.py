@@ -8,7 +8,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 ACCEPTED = [
     # defaults
     ("*", "noise|runs|trust|beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
-    ("Dictionary", "encoder_bias|decoder_bias", "None", "None is the default"),
+    ("Dictionary|Dictionary (transcoder)", "encoder_bias|decoder_bias|point_out|skip|threshold", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
     ("AttentionLayer|AttentionLayer.*", "rotation|rotary|scale|value_bias", "None", "None is the default"),
@@ -35,10 +35,10 @@ ACCEPTED = [
     ("write_report", "targets", "half", "targets are compared in the dtype of the outputs"),
     ("write_report", "overwrite", "bool", "the valid one"),
     # what a word, a truth value, a number or an empty list can be
-    ("*", "name|basis|note|title|point|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
+    ("*", "name|basis|note|title|point|point_out|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
     ("sweep|load_records|write_csv|save_dictionary|save|load", "path|parent", "string", "any word is a path, and a new file is made or none is read"),
-    ("WeightFiles|inspect_files|load_attention|load_config|load_dictionary|load_layer|load_network|load_tensor|tensor_names", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
+    ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
     ("LowRank", "rows|columns", "string", "any word is one"),
     ("*", "constant_in|softmax|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|transposed|share|lifted", "bool", "True is a truth value"),
     ("as_network|check_network", "name", "*", "it is only shown in errors", lambda network: len(network.modes) == 3),

@@ -52,6 +52,7 @@ from tensornet_interp.weights import (
     inspect_files,
     load_attention,
     load_config,
+    load_cross_layer,
     load_dictionary,
     load_layer,
     load_network,
@@ -61,6 +62,7 @@ from tensornet_interp.weights import (
 )
 
 OLD_LAYER = Path(__file__).with_name("stored") / "layer-format-1.safetensors"
+SAE_LENS = Path(__file__).with_name("stored") / "sae_lens"
 SECONDS, MEMORY = 10, 512 << 20  # of the processor, which a busy machine does not lengthen
 WAIT = 120  # seconds by the clock, for what waits without computing
 ERRORS = (ValueError, TypeError, OSError)
@@ -131,6 +133,11 @@ def saelens(folder: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
     config = {"architecture": "topk", "k": 3, "hook_name": "blocks.0", "d_in": 4, "d_sae": 12, "metadata": {"a": [1]}}
     (folder / "cfg.json").write_text(json.dumps(config))
+
+
+def foreign(name: str) -> Callable[[Path], object]:
+    """A folder as SAELens, Gemma Scope or circuit-tracer wrote it."""
+    return lambda folder: shutil.copytree(SAE_LENS / name, folder, dirs_exist_ok=True)
 
 
 def mnist(folder: Path) -> None:
@@ -213,6 +220,12 @@ LOADERS: dict[str, Loader] = {
     "load_config (own)": Loader(lambda f: save_transformer(build_transformer(SMALL, seed=0), f), load_config, True),
     "load_dictionary": Loader(dictionary, lambda f: describe(load_dictionary(f / "1-mlp-out-x3-k2")), True),
     "load_dictionary (SAELens)": Loader(saelens, lambda f: describe(load_dictionary(f))),
+    "load_dictionary (gated)": Loader(foreign("gated"), lambda f: describe(load_dictionary(f))),
+    "load_dictionary (transcoder)": Loader(foreign("jumprelu-skip-transcoder"), lambda f: describe(load_dictionary(f))),
+    "load_dictionary (Gemma Scope)": Loader(
+        foreign("gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"), lambda f: describe(load_dictionary(f)), True
+    ),
+    "load_cross_layer": Loader(foreign("cross-layer-jump_relu"), lambda f: describe(load_cross_layer(f, 1))),
     "inspect_files": Loader(published, lambda f: inspect_files(f).records()),
     "inspect_files (saved)": Loader(keep, lambda f: inspect_files(f / "kept.safetensors").records()),
     "load_records": Loader(grid, lambda f: load_records(f / "a.jsonl")),

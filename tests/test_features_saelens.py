@@ -285,8 +285,10 @@ def test_a_cross_layer_transcoder_is_the_sum_of_what_its_layers_write(activation
 
 def test_cross_layer_transcoders_that_are_not_whole(tmp_path):
     shutil.copytree(STORED / "cross-layer-relu", tmp_path / "clt")
-    with pytest.raises(FileNotFoundError, match="W_enc_3"):
+    with pytest.raises(ValueError, match=r"layer must be one of 0, 1, 2, the layers of .*clt', got 3"):
         load_cross_layer(tmp_path / "clt", 3)
+    with pytest.raises(FileNotFoundError, match="W_enc_0"):
+        load_cross_layer(tmp_path, 0)
     (tmp_path / "clt" / "config.yaml").unlink()
     assert load_cross_layer(tmp_path / "clt", 0)[1].point_out == ""
     decoder = load_file(tmp_path / "clt" / "W_dec_1.safetensors")["W_dec_1"]

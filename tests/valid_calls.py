@@ -5,6 +5,7 @@ A new export needs a row here, or a reason in one of the lists below. Sizes are 
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from bad_input import LAYER, RESULT, SQUARE, STACK
@@ -90,6 +91,12 @@ CODER = features.Dictionary(
 )
 READER = features.Dictionary(normal(4, 3, seed=6), normal(3, 4, seed=7), name="out")
 SAVED = features.Dictionary(normal(10, 5, seed=6), normal(5, 10, seed=7), k=3, name="1-mlp-x2-k3")
+SAE_LENS = Path(__file__).with_name("stored") / "sae_lens"
+CONFIG = {"architecture": "standard", "d_in": 5, "d_sae": 7}
+TENSORS = {"W_enc": normal(5, 7), "W_dec": normal(7, 5), "b_enc": normal(7), "b_dec": normal(5)}
+SAE = SimpleNamespace(cfg=SimpleNamespace(to_dict=lambda: CONFIG), state_dict=lambda: TENSORS)  # as SAELens's
+WRITER = dict(encoder=normal(7, 5, seed=6), decoder=normal(3, 7, seed=7), decoder_bias=normal(3), point_out="b")
+WRITER |= dict(skip=normal(3, 5, seed=8), centered=False)
 WINDOW = torch.tensor([0, 0, 1, 1, 2, 2])
 MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64))
 METRIC, AFFINE = Metric.of(MOMENTS), Whitened("eigen", MOMENTS, linear="exact")(LIFTED)
@@ -383,6 +390,9 @@ CALLS = {
     "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
     "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
+    "Dictionary (transcoder)": (features.Dictionary, WRITER),
+    "Dictionary.from_sae": (features.Dictionary.from_sae, dict(sae=SAE, name="a")),
+    "Dictionary.reconstruct": (features.Dictionary(**WRITER).reconstruct, dict(x=X)),
     "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),
     "Dictionary.pre_activations": (CODER.pre_activations, dict(x=X)),
     "Dictionary.encode": (CODER.encode, dict(x=X)),
@@ -466,6 +476,7 @@ CALLS = {
     "WeightFiles.missing": (FILES.missing, dict(name="wrong")),
     "load_config": (weights.load_config, dict(source=HOME, subfolder="layer")),
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
+    "load_cross_layer": (weights.load_cross_layer, STORED | dict(source=SAE_LENS, subfolder="cross-layer-relu", layer=1)),
     "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
     "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
     "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),

@@ -66,6 +66,8 @@ class Dictionary:
     def __post_init__(self) -> None:
         check_tensor("encoder", self.encoder, ("feature", "d"))
         check_tensor("decoder", self.decoder, ("d", "feature"))
+        check_bool("rectify", self.rectify)
+        check_bool("centered", self.centered)
         features, d = self.encoder.shape
         d_out = d if self.point_out is None else self.decoder.shape[0]
         if self.decoder.shape != (d_out, features):
@@ -87,8 +89,6 @@ class Dictionary:
                 check_size(mode, encoder=size, **{name: vector.shape[0]})
                 check_alike(encoder=self.encoder, **{name: vector})
         check_alike(encoder=self.encoder, decoder=self.decoder)
-        check_bool("rectify", self.rectify)
-        check_bool("centered", self.centered)
         check_text("name", self.name, empty=True)
         check_text("point", self.point, empty=True)
         if self.k is not None:

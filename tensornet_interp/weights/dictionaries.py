@@ -90,11 +90,16 @@ def load_cross_layer(
     b_enc_{i}, b_dec_{i} and, for JumpReLU, threshold_{i}; W_dec_{i}.safetensors has W_dec_{i} (feature, layer, d_out),
     where the layers count from i. If there is a config.yaml, its feature_input_hook and feature_output_hook become the
     points. layer: i, from 0 on. subfolder, device, dtype: as in `load_dictionary`.
-    Raises FileNotFoundError if there is no such layer, ValueError for missing or additional tensors and for wrong
-    shapes. Memory: the size of the two files.
+    Raises FileNotFoundError if there are no such files, ValueError if a folder has other layers only, and for missing
+    or additional tensors and wrong shapes. Memory: the size of the two files.
     """
     check_int("layer", layer, 0)
-    folder = folder_of(source, subfolder)
+    path, folder = check_path("source", source), folder_of(source, subfolder)
+    here = sorted(int(file.stem[6:]) for file in folder.glob("W_enc_*.safetensors") if file.stem[6:].isdecimal())
+    if path.exists() and here and layer not in here:
+        raise ValueError(
+            f"layer must be one of {', '.join(map(str, here))}, the layers of {str(folder)!r}, got {layer}"
+        )
     files = [WeightFiles(locate(source, f"W_{part}_{layer}.safetensors", subfolder)) for part in ("enc", "dec")]
     hooks = _cross_layer_hooks(source, subfolder)
     names = [f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec", "threshold", "W_dec")]

@@ -41,7 +41,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
                 if sum(entry.file_size for entry in entries) > size:
                     raise ValueError("its arrays are packed or longer than the file; save them with numpy.savez")
                 arrays = {entry.filename.removesuffix(".npy"): _read(archive, entry) for entry in entries}
-        except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, OverflowError) as error:
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{path} is no .npz file of floating-point arrays: {error}") from error
     if len(arrays) < len(entries):
         raise ValueError(f"{path} has two arrays of one name")

@@ -62,7 +62,7 @@ from tensornet_interp.weights import (
 )
 
 OLD_LAYER = Path(__file__).with_name("stored") / "layer-format-1.safetensors"
-SAE_LENS = Path(__file__).with_name("stored") / "sae_lens"
+SAE_LENS = Path(__file__).with_name("sae_lens")
 SECONDS, MEMORY = 10, 512 << 20  # of the processor, which a busy machine does not lengthen
 WAIT = 120  # seconds by the clock, for what waits without computing
 ERRORS = (ValueError, TypeError, OSError)

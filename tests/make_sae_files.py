@@ -1,4 +1,4 @@
-"""Dictionaries as SAELens writes them, with what it computes of them, in `stored/sae_lens/`.
+"""Dictionaries as SAELens writes them, with what it computes of them, in `sae_lens/`.
 
     python tests/make_sae_files.py  # write the files again, with sae-lens 6.54.12, circuit-tracer 0.5.0, torch 2.13.0
     python tests/make_sae_files.py --check  # compare objects of the installed versions with `Dictionary.from_sae`
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-HOME = Path(__file__).with_name("stored") / "sae_lens"
+HOME = Path(__file__).with_name("sae_lens")
 D, D_OUT, FEATURES = 6, 4, 10
 PLACES = {"hook_name": "blocks.3.hook_mlp_out", "model_name": "a model", "prepend_bos": True}
 BOTH = {"hook_name": "blocks.3.ln2.hook_normalized", "hook_name_out": "blocks.3.hook_mlp_out"}

@@ -19,7 +19,7 @@ from tensornet_interp import BilinearLayer, load, save
 from tensornet_interp.features import Dictionary, between, circuit_tests
 from tensornet_interp.weights import inspect_files, load_cross_layer, load_dictionary, save_dictionary
 
-STORED = Path(__file__).with_name("stored") / "sae_lens"
+STORED = Path(__file__).with_name("sae_lens")
 EXPECTED = load_file(STORED / "expected.safetensors")
 OUTPUTS = [name.removesuffix("/output") for name in EXPECTED if name.endswith("/output")]
 FOLDERS = sorted(name for name in OUTPUTS if not name.startswith("cross-layer"))

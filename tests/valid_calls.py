@@ -91,7 +91,7 @@ CODER = features.Dictionary(
 )
 READER = features.Dictionary(normal(4, 3, seed=6), normal(3, 4, seed=7), name="out")
 SAVED = features.Dictionary(normal(10, 5, seed=6), normal(5, 10, seed=7), k=3, name="1-mlp-x2-k3")
-SAE_LENS = Path(__file__).with_name("stored") / "sae_lens"
+SAE_LENS = Path(__file__).with_name("sae_lens")
 CONFIG = {"architecture": "standard", "d_in": 5, "d_sae": 7}
 TENSORS = {"W_enc": normal(5, 7), "W_dec": normal(7, 5), "b_enc": normal(7), "b_dec": normal(5)}
 SAE = SimpleNamespace(cfg=SimpleNamespace(to_dict=lambda: CONFIG), state_dict=lambda: TENSORS)  # as SAELens's

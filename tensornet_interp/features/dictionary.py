@@ -110,10 +110,9 @@ class Dictionary:
     def from_sae(cls, sae: Any, *, name: str = "") -> "Dictionary":
         """Return the dictionary of a sparse autoencoder or transcoder of SAELens in memory; its tensors are copied.
 
-        sae: an object with `cfg.to_dict()` and `state_dict()` as SAELens has them; the package need not be installed
-        where the object comes from elsewhere. `load_dictionary` says which kinds and options are possible. Features and
-        device stay as they are; so does the dtype, which is that of W_enc.
-        Raises TypeError if the object has no such config, ValueError for the kinds and options that are refused.
+        sae: an object with a config and a state dict as SAELens has them. `load_dictionary` says which kinds and
+        options are possible. The device stays the same, and so does the dtype, which is that of W_enc.
+        Raises TypeError if the object has no config or state dict, ValueError for kinds and options that are refused.
         """
         return cls(**object_fields(sae), name=name)
 

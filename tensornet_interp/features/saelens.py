@@ -48,9 +48,7 @@ _FACTORS = ("finetuning_scaling_factor", "scaling_factor")  # two names that SAE
 
 def object_fields(sae: Any) -> dict[str, Any]:
     """Return the fields of a `Dictionary` from an object of SAELens in memory; see `Dictionary.from_sae`."""
-    to_dict, state = (
-        getattr(part, name, None) for part, name in ((getattr(sae, "cfg", None), "to_dict"), (sae, "state_dict"))
-    )
+    to_dict, state = getattr(getattr(sae, "cfg", None), "to_dict", None), getattr(sae, "state_dict", None)
     if not callable(to_dict) or not callable(state):
         raise TypeError(
             f"sae must be a SAE of SAELens, with cfg.to_dict() and state_dict(), got {type(sae).__name__}; a matrix "
@@ -115,23 +113,19 @@ def fields_of(
 def check_config(config: Mapping[str, Any], where: str) -> str:
     """Return the architecture; raise ValueError with the reason if no `Dictionary` computes what the config says."""
     _check_scaling(config, where)
-    kind = config.get("architecture", "standard")
+    kind = str(config.get("architecture", "standard"))
     if kind in _REFUSED:
         raise ValueError(f"{where}: architecture {kind!r} {_REFUSED[kind]}")
     if kind not in _KINDS:
         raise ValueError(f"{where}: architecture must be one of {', '.join(_KINDS)}, got {kind!r}")
-    activation = _activation(config)
+    activation = config.get("activation_fn_str", config.get("activation_fn"))
     if activation == "topk" and kind == "standard":  # before version 5
         return "topk"
     if activation not in (None, "relu", kind):
         raise ValueError(
             f"{where}: activation_fn must be relu, or topk without other steps, got {activation!r} in a {kind}"
         )
-    return str(kind)
-
-
-def _activation(config: Mapping[str, Any]) -> Any:
-    return config.get("activation_fn_str", config.get("activation_fn"))
+    return kind
 
 
 def _k_of(config: Mapping[str, Any], kind: str, where: str) -> Any:

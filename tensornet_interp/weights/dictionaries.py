@@ -94,9 +94,10 @@ def load_cross_layer(
     or additional tensors and wrong shapes. Memory: the size of the two files.
     """
     check_int("layer", layer, 0)
-    path, folder = check_path("source", source), folder_of(source, subfolder)
+    check_path("source", source)
+    folder = folder_of(source, subfolder)
     here = sorted(int(file.stem[6:]) for file in folder.glob("W_enc_*.safetensors") if file.stem[6:].isdecimal())
-    if path.exists() and here and layer not in here:
+    if here and layer not in here:
         raise ValueError(
             f"layer must be one of {', '.join(map(str, here))}, the layers of {str(folder)!r}, got {layer}"
         )
@@ -197,7 +198,7 @@ def _load_gemma_scope(file: Path, folder: Path, device: torch.device | str, dtyp
     }
     for key, hook in zip(("hook_name", "hook_name_out"), hooks, strict=False):
         config[key] = f"blocks.{layer}.{hook}"
-    fields = fields_of(config, arrays, lambda name: move(name, arrays[name], device, dtype), file.name)
+    fields = fields_of(config, arrays, lambda key: move(key, arrays[key], device, dtype), file.name)
     return Dictionary(**fields, name=folder.name if name is None else name[0])
 
 

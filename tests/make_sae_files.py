@@ -1,10 +1,12 @@
 """Dictionaries as SAELens writes them, with what it computes of them, in `sae_lens/`.
 
     python tests/make_sae_files.py  # write the files again, with sae-lens 6.54.12, circuit-tracer 0.5.0, torch 2.13.0
+    python tests/make_sae_files.py --old  # write the files of an earlier version, with sae-lens 3.22.2 or 5.11.0
     python tests/make_sae_files.py --check  # compare objects of the installed versions with `Dictionary.from_sae`
 
 The tests read the files and do not need either package. `expected.safetensors` has the inputs "x" and, per folder, the
-codes and the reconstruction of the library: "{folder}/codes", "{folder}/output".
+codes and the reconstruction of the library: "{folder}/codes", "{folder}/output"; so has
+`expected-3.safetensors` of what version 3 computes.
 """
 
 import argparse
@@ -199,6 +201,47 @@ def write(home: Path) -> None:
     save_file({name: value.contiguous() for name, value in expected.items()}, home / "expected.safetensors")
 
 
+def write_old(home: Path) -> None:
+    from sae_lens import __version__
+    from sae_lens.sae import SAE, SAEConfig
+
+    major = __version__.partition(".")[0]
+    given = {
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": FEATURES,
+        "activation_fn_str": "relu",
+        "apply_b_dec_to_input": True,
+    }
+    given |= {
+        "finetuning_scaling_factor": False,
+        "context_size": 9,
+        "model_name": "a model",
+        "hook_layer": 3,
+        "prepend_bos": True,
+    }
+    given |= {"hook_name": "blocks.3.hook_mlp_out", "hook_head_index": None, "dataset_path": "", "device": "cpu"}
+    given |= {"dataset_trust_remote_code": True, "normalize_activations": "none", "dtype": "torch.float32"}
+    given |= {"sae_lens_training_version": __version__, "activation_fn_kwargs": {}}
+    topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
+    kinds = {
+        "standard": {},
+        "finetuned": {"finetuning_scaling_factor": True, "apply_b_dec_to_input": False},
+        "gated": {"architecture": "gated"},
+        "jumprelu": {"architecture": "jumprelu", "apply_b_dec_to_input": False},
+        "topk": topk if major == "3" else topk | {"architecture": "topk"},
+    }
+    expected = {"x": X}
+    for name, options in kinds.items():
+        sae = drawn(SAE(SAEConfig(**(given | options))), 1)
+        folder = f"version-{major}-{name}"
+        sae.save_model(str(home / folder))
+        with torch.no_grad():
+            codes = sae.encode(X)
+            expected |= {f"{folder}/codes": codes, f"{folder}/output": sae.decode(codes)}
+    save_file({name: value.contiguous() for name, value in expected.items()}, home / f"expected-{major}.safetensors")
+
+
 def check() -> None:
     """Compare with `Dictionary.from_sae` of objects in memory, and with what the library loads from fresh files."""
     from tensornet_interp.features import Dictionary
@@ -234,8 +277,12 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
+    parser.add_argument("--old", action="store_true")
+    options = parser.parse_args()
+    if options.check:
         check()
+    elif options.old:
+        write_old(HOME)
     else:
         write(HOME)
         print(json.dumps({file.parent.name: len(load_file(file)) for file in HOME.rglob("sae_weights.safetensors")}))

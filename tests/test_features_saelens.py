@@ -20,7 +20,7 @@ from tensornet_interp.features import Dictionary, between, circuit_tests
 from tensornet_interp.weights import inspect_files, load_cross_layer, load_dictionary, save_dictionary
 
 STORED = Path(__file__).with_name("sae_lens")
-EXPECTED = load_file(STORED / "expected.safetensors")
+EXPECTED = {name: value for file in sorted(STORED.glob("expected*")) for name, value in load_file(file).items()}
 OUTPUTS = [name.removesuffix("/output") for name in EXPECTED if name.endswith("/output")]
 FOLDERS = sorted(name for name in OUTPUTS if not name.startswith("cross-layer"))
 LENS = [name for name in FOLDERS if not name.startswith("gemma-scope")]

@@ -6,6 +6,7 @@
 import json
 import re
 import shutil
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,8 +155,10 @@ def test_thresholds_of_training_are_logarithms(tmp_path):
 
 
 def test_the_hook_of_a_head_is_named_with_its_index(tmp_path):
-    folder = edited("standard", tmp_path / "sae", hook_name="blocks.1.attn.hook_z", hook_head_index=2)
-    assert load_dictionary(folder).point == "blocks.1.attn.hook_z[2]"
+    point, old = "blocks.1.attn.hook_z", {"metadata": None, "hook_point": "blocks.1.attn.hook_z"}
+    new = edited("standard", tmp_path / "new", hook_name=point, hook_head_index=2)
+    before = edited("standard", tmp_path / "old", **old, hook_point_head_index=3)
+    assert [load_dictionary(folder).point for folder in (new, before)] == [f"{point}[2]", f"{point}[3]"]
 
 
 BAD = {
@@ -195,6 +198,10 @@ def test_bad_files_say_what_is_wrong(case, tmp_path):
         load_dictionary(folder)
     assert re.search(message, str(caught.value)), str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_a_transcoder_subtracts_no_bias_if_its_config_does_not_say(tmp_path):
+    check(load_dictionary(edited("transcoder", tmp_path / "sae", apply_b_dec_to_input=None)), "transcoder")
 
 
 def test_a_transcoder_that_subtracts_its_output_bias_is_refused(tmp_path):
@@ -245,6 +252,7 @@ def test_arrays_that_are_no_dictionary(tmp_path):
         "no header": lambda: np.savez(file, W_enc=np.array([{"code": 1}], dtype=object)),
         r"missing \['threshold'\]": lambda: np.savez(file, **{k: v for k, v in arrays.items() if k != "threshold"}),
         "no .npz file": lambda: file.write_bytes(b"PK\x03\x04 and no more"),
+        "packed or longer than the file": lambda: file.write_bytes(longer(arrays, file)),
         "Bad CRC-32": lambda: file.write_bytes(spoiled(arrays, file)),
     }
     for message, write in cases.items():
@@ -257,6 +265,17 @@ def test_arrays_that_are_no_dictionary(tmp_path):
         check(load_dictionary(tmp_path), "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
     np.savez(file, **{name: value.astype(np.float16) for name, value in arrays.items()})
     assert load_dictionary(tmp_path, dtype=torch.float64).encoder.dtype == torch.float64
+
+
+def longer(arrays, file):
+    """Both tables of the archive claim a gigabyte for an array."""
+    np.savez(file, W_enc=arrays["W_enc"])
+    content = file.read_bytes()
+    size = struct.pack(
+        "<I", content.index(arrays["W_enc"].tobytes()) + arrays["W_enc"].nbytes - content.index(b"\x93NUMPY")
+    )
+    assert content.count(size) >= 2
+    return content.replace(size, struct.pack("<I", 1 << 30))
 
 
 def spoiled(arrays, file):

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -252,6 +253,7 @@ def test_arrays_that_are_no_dictionary(tmp_path):
         "no header": lambda: np.savez(file, W_enc=np.array([{"code": 1}], dtype=object)),
         r"missing \['threshold'\]": lambda: np.savez(file, **{k: v for k, v in arrays.items() if k != "threshold"}),
         "no .npz file": lambda: file.write_bytes(b"PK\x03\x04 and no more"),
+        r"do not fit its shape \(250000000000,\)": lambda: huge(file),
         "packed or longer than the file": lambda: file.write_bytes(longer(arrays, file)),
         "Bad CRC-32": lambda: file.write_bytes(spoiled(arrays, file)),
     }
@@ -276,6 +278,13 @@ def longer(arrays, file):
     )
     assert content.count(size) >= 2
     return content.replace(size, struct.pack("<I", 1 << 30))
+
+
+def huge(file):
+    """The header of an array claims a terabyte."""
+    with zipfile.ZipFile(file, "w") as archive:
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (250000000000,), }\n"
+        archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64))
 
 
 def spoiled(arrays, file):

@@ -8,7 +8,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 ACCEPTED = [
     # defaults
     ("*", "noise|runs|trust|beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
-    ("Dictionary|Dictionary (transcoder)", "encoder_bias|decoder_bias|point_out|skip|threshold", "None", "None is the default"),
+    ("Dictionary", "encoder_bias|decoder_bias|skip|threshold", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
     ("AttentionLayer|AttentionLayer.*", "rotation|rotary|scale|value_bias", "None", "None is the default"),

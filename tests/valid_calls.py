@@ -389,8 +389,7 @@ CALLS = {
     "SequenceNetwork.to": (TRANSFORMER.to, dict(device="cpu", dtype=torch.float32)),
     "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
-    "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
-    "Dictionary (transcoder)": (features.Dictionary, WRITER),
+    "Dictionary": (features.Dictionary, WRITER | dict(encoder_bias=CODER.encoder_bias, threshold=normal(7), k=2, rectify=True, name="a", point="b")),
     "Dictionary.from_sae": (features.Dictionary.from_sae, dict(sae=SAE, name="a")),
     "Dictionary.reconstruct": (features.Dictionary(**WRITER).reconstruct, dict(x=X)),
     "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),

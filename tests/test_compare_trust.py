@@ -1,6 +1,7 @@
 """Standard errors are those of the dense Jacobian; noise moves components that far; what is undetermined is flagged."""
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -250,7 +251,8 @@ def test_one_output_and_collinear_outputs_are_not_determined():
     collinear = noisy(replace(truth, down=truth.down[:, [0, 0, 2]]))
     trust = component_trust(decompose(collinear, "cp", rank=3, starts=2), collinear)
     assert sorted(word.split(",")[0] for word in trust.verdicts) == ["locally determined"] + ["undetermined"] * 2
-    assert any("collinear" in flag for flag in trust.flags)
+    pattern = r"the output vectors of components (\d and \d(, )?)+ are collinear within their standard errors"
+    assert any(re.fullmatch(pattern, flag) for flag in trust.flags)
     exact = result_of(
         [truth.down[:, [0, 0, 2]], torch.stack([truth.left, truth.right], 2).flatten(1)], ["free"] * 3, truth
     )
@@ -431,3 +433,17 @@ def test_what_has_no_standard_error_is_refused(case):
     call, kind, message = WRONG[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_fit_that_one_more_step_would_improve_is_flagged():
+    layer = noisy(layer_of(6, 9, 3))
+    fitted = decompose(layer, "cp", rank=3, starts=1)
+    said = "the fit has not converged: one more step would take "
+    assert not any(flag.startswith(said) for flag in component_trust(fitted, layer).flags)
+    error, moved = fitted.relative_error, torch.ones_like(fitted.outputs)
+    moved *= fitted.outputs.norm() / moved.norm()
+    # moving a sum of unit terms by this share of it adds about 4 % to the squared error
+    other = fitted.report.unmeasured("moved")
+    result = replace(fitted, outputs=fitted.outputs + 0.2 * error * moved, report=other)
+    (flag,) = [flag for flag in component_trust(result, layer).flags if flag.startswith(said)]
+    assert 1 < float(flag.removeprefix(said).split("%")[0]) < 10

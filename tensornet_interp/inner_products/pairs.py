@@ -11,11 +11,13 @@ from tensornet_interp.checks import check_bool
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
+    Comparable,
     Networks,
     as_networks,
     check_comparable,
     name_networks,
 )
+from tensornet_interp.inner_products.sequences import over_positions, sequence_table
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.inner_products.table import (
     Pairs,
@@ -32,14 +34,15 @@ from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, inp
 from tensornet_interp.network import wide_layer
 
 
-def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
+def inner(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product <a, b> of two layers, decompositions or networks, computed from their weights.
 
     <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`
 
     a, b: layers, decompositions or networks of equal depth with the same inputs and outputs. `Tree` and `Symmetric`
     treat the constant coordinate of a lifted input like any other coordinate. The constant coordinate of a lifted
-    output is dropped.
+    output is dropped. Attention layers and `SequenceNetwork`s are compared over all positions: see `Gaussian`; for
+    single attention layers, `Tree` symmetrizes over the legs that take the same vector, and `Symmetric` over all legs.
     kind: a kind object, or its name ("tree", "symmetric", "gaussian") for the default options.
     progress: whether work that takes more than a second shows a progress bar.
     Use `float(result)` or `result.to_tensor()` for the number; `result.value` alone lacks the factor exp(log_scale).
@@ -54,9 +57,7 @@ def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", prog
     return _without_outputs(_inner(a, b, kind, by_output=False, progress=progress))
 
 
-def inner_by_output(
-    a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True
-) -> Estimate:
+def inner_by_output(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product of each output of a with the same output of b; `value` has shape (out,).
 
     The sum over outputs is the result of `inner`. Arguments, errors and cost are those of `inner`.
@@ -65,7 +66,7 @@ def inner_by_output(
 
 
 def similarity(
-    a: Networks, b: TensorNetwork | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks, b: Comparable | None = None, *, kind: Kind | str = "tree", progress: bool = True
 ) -> Estimate:
     """Return the cosine of two networks, or the (n, n) matrix of cosines of a list of n networks.
 
@@ -87,7 +88,7 @@ def similarity(
 
 
 def similarity_by_output(
-    a: Networks, b: TensorNetwork | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks, b: Comparable | None = None, *, kind: Kind | str = "tree", progress: bool = True
 ) -> Estimate:
     """Return the cosine of each output of a with the same output of b, for two networks or all pairs of a list.
 
@@ -138,15 +139,15 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     return grams[0, 1] / torch.outer(*(square.sqrt() for square in squares))
 
 
-def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+def _inner(a: Comparable, b: Comparable, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
     """Return the inner products as an estimate; its last axis runs over outputs, or has size 1 for their sum."""
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
-    warnings = () if table.draws is None else heavy_tails(table.draws[0])
-    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings)
+    warnings = table.warnings if table.draws is None else heavy_tails(table.draws[0])
+    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share)
 
 
-def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
     """Return the cosines as an estimate; its last axis runs over outputs, or has size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
@@ -158,16 +159,19 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
     if table.draws is None:
-        return Estimate(cosine, table.method)
+        return Estimate(cosine, table.method, warnings=table.warnings, share=table.share)
     warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
     return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
 
 
 def _table(
-    named: Mapping[str, TensorNetwork], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
+    named: Mapping[str, Comparable], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
 ) -> Table:
     """Check the arguments that all functions of this module share, and compute the products of these pairs."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
+    sequences = over_positions(named)
+    if sequences:
+        return sequence_table(sequences, Task((), pairs, by_output, progress), kind)
     stacks = [as_stack(network) for network in as_networks(named)]
     return kind.compute(Task(stacks, pairs, by_output, progress))
 

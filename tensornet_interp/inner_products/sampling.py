@@ -1,7 +1,9 @@
 """Compute inner products as averages over random inputs, for any number of networks at once."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,18 +45,32 @@ def normal_inputs(x: Moments, seed: int) -> Points:
     return lambda count: x.mean + normal(count) @ root.T
 
 
-def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Table:
+class Evaluated(NamedTuple):
+    """Networks to evaluate: a function per network from inputs (n, in) to outputs and their logarithms, and a size."""
+
+    networks: list[Callable[[Tensor], tuple[Tensor, Tensor]]]  # the results of `unit_rows`
+    widest: int  # numbers per input that are held at once
+
+
+def of_stacks(stacks: Sequence[Stack]) -> Evaluated:
+    """Return how stacks are evaluated."""
+    widest = max(max(layer.rank, *layer.shape) for stack in stacks for layer in stack.layers)
+    return Evaluated([partial(_evaluate, stack) for stack in stacks], widest)
+
+
+def sampled(task: Task, evaluated: Evaluated, points: Points, log_factor: float, samples: int) -> Table:
     """Return the average of Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair of networks.
 
     All pairs share the same points, and every network is evaluated once per point. Memory: pairs * samples float64
     numbers, or out * pairs * samples for products per output.
     """
-    widest = max(max(layer.rank, *layer.shape) for stack in task.stacks for layer in stack.layers)
     values: list[Tensor] = []
     logs: list[Tensor] = []
-    for count in tqdm(list(_chunks(samples, widest)), desc="draws", leave=False, delay=1, disable=not task.progress):
+    for count in tqdm(
+        list(_chunks(samples, evaluated.widest)), desc="draws", leave=False, delay=1, disable=not task.progress
+    ):
         x = points(count)
-        outputs = [_evaluate(stack, x) for stack in task.stacks]
+        outputs = [evaluate(x) for evaluate in evaluated.networks]
         values.append(torch.stack([_product(outputs[i][0], outputs[j][0], task.by_output) for i, j in task.pairs]))
         logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in task.pairs]))
     log = torch.cat(logs, 1)  # (pair, samples)
@@ -64,8 +80,9 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
 
 
 def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
-    """Return the products of the outputs (n, out) of two networks: (n, out), or (n, 1) if they are summed."""
+    """Return the products of the outputs ([n, position] or n, out) of two networks: (n, out), or (n, 1) if summed."""
     each = (f * g.conj()).real
+    each = each.sum(1) if each.ndim == 3 else each
     return each if by_output else each.sum(1, keepdim=True)
 
 
@@ -85,9 +102,15 @@ def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
     for layer in stack.layers:
         down, left, right = (factor.to(x.dtype) for factor in (layer.down, layer.left, layer.right))
         x = ((x @ left) * (x @ right)) @ down.T
-        largest = nonzero(x.detach().abs().amax(1))
-        x, log = x / largest[:, None], 2 * log + largest.log()
+        x, more = unit_rows(x)
+        log = 2 * log + more
     return x, log + stack.log_scale
+
+
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tensors (n, ...), each divided by its largest magnitude unless it is zero, and the logarithms (n,)."""
+    largest = nonzero(x.detach().abs().flatten(1).amax(1))
+    return x / largest.reshape(-1, *[1] * (x.ndim - 1)), largest.log()
 
 
 def _normal(size: int, seed: int, device: torch.device) -> Points:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import backend_registration
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "second"
 TORCH = "2.13.0"
@@ -91,7 +91,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0].inner.item()
     by_inner = {id(leaf.inner): leaf for leaf in ours}
     inner_args, inner_kwargs = tree_map_only(SecondTensor, lambda leaf: leaf.inner, (args, kwargs))
-    if target is not None:
+    if target == NAME:
         inner_kwargs["device"] = torch.device("cpu")
     if ours and (target == "cpu" or (packet is _aten.copy_ and not isinstance(args[0], SecondTensor))):
         syncs["tensor"] += 1
@@ -114,7 +114,7 @@ def _wrapped(leaf: object, by_inner: dict[int, SecondTensor], packet: Any) -> ob
     known = by_inner.get(id(leaf))  # what was changed in place
     if known is not None and known.shape != leaf.shape:
         raise NotImplementedError(f"the second device cannot change shapes in place: {packet}")
-    return SecondTensor(leaf) if known is None else known
+    return SecondTensor(leaf.resolve_conj().resolve_neg()) if known is None else known
 
 
 def _is_mask(index: object) -> bool:
@@ -137,7 +137,7 @@ def _check_places(packet: Any, args: Any, leaves: list[Any], ours: bool, target:
 def install(*, float64: bool = True) -> None:
     """Make the device of this process; once."""
     _settings["float64"] = float64
-    _setup_privateuseone_for_python_backend(NAME)
+    backend_registration._setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
     _settings["library"] = library  # it is forgotten with its owner
 

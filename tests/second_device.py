@@ -4,8 +4,8 @@
     second_device.install()
     torch.ones(3, device=second_device.NAME)
 
-It refuses what a GPU refuses: to compute with tensors of the CPU (apart from single numbers, and indices), to be read as
-a numpy array, and generators of the CPU; with `install(float64=False)` also float64, like the GPUs of Apple. `syncs`
+It refuses what a GPU refuses: to compute with tensors of the CPU (apart from single numbers, and indices), to be read
+as a numpy array, and generators of the CPU; with `install(float64=False)` also float64, like the GPUs of Apple. `syncs`
 counts by operation how often the host waited for a number (`item`, `tolist`, `bool`), for a size or for a tensor.
 
 The hooks of torch that this needs are experimental, so it is made for the version of torch that CI pins. It changes the
@@ -137,7 +137,9 @@ def _check_places(packet: Any, args: Any, leaves: list[Any], ours: bool, target:
 def install(*, float64: bool = True) -> None:
     """Make the device of this process; once."""
     _settings["float64"] = float64
-    backend_registration._setup_privateuseone_for_python_backend(NAME)
+    module = backend_registration._DummyBackendModule()
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module)
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
     _settings["library"] = library  # it is forgotten with its owner
 

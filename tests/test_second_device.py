@@ -84,3 +84,11 @@ def test_the_device_refuses_what_a_gpu_refuses_and_counts_how_often_the_host_wai
         "second:0 [2.0, 2.0, 2.0]",
         "torch.Size([2, 3]) [-1.0, -1.0, -1.0]",
     ]
+
+
+@PINNED
+@pytest.mark.slow
+def test_no_call_waits_for_the_device_more_often_than_it_did():
+    command = [sys.executable, "tests/measure_syncs.py"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

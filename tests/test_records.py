@@ -39,10 +39,12 @@ NO_TABLE = {
         "Projection",
         "SVD",
         "QueryForm",
+        "StreamMoments",
     },
     "a part of another object, which has the records": {
         "Bond",
         "Level",
+        "HeadLevel",
         "Component",
         "EigenGroup",
         "Names",

@@ -7,14 +7,11 @@ folder that every worker sees, and each worker opens what it needs there.
 import asyncio
 import os
 import pickle
-import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, runtime_checkable
@@ -25,13 +22,12 @@ from tensornet_interp.checks import check_path
 from tensornet_interp.keys import digest
 from tensornet_interp.report import package_version
 from tensornet_interp.saving import load, save
+from tensornet_interp.workers import CHECK, answer_check, object_file, process_mark, result_file, unseen, work
 
-__all__ = ["Executor", "Pool", "Scratch", "check_pool", "run_units"]
+__all__ = ["Executor", "Pool", "Scratch", "check_pool", "pair_tiles", "run_units"]
 
 Scratch = str | os.PathLike[str]
 _AGAIN = 3  # how often a function that makes pools is asked for another one
-_BORN = os.getpid()  # a forked process has another number
-_CHECK = "check"
 
 
 @runtime_checkable
@@ -95,28 +91,53 @@ def run_units(
         kept = Path(scratch) / f"{function.__name__}-{digest(function, list(objects), marks, units, package_version())}"
         stored = f"their results are kept in {kept}"
     done = set[int]()
-    for number in range(len(units)):
-        if kept is not None:
+    if kept is not None:
+        yield from _finished(kept, len(units), done, device)
+    if len(done) < len(units):
+        yield from _computed(function, units, objects, executor, scratch, device, kept, stored, done)
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _finished(folder: Path, count: int, done: set[int], device: torch.device | str) -> Iterator[tuple[int, Any]]:
+    """Yield the results in a folder of units that are not done, and add their numbers to `done`."""
+    for number in range(count):
+        if number not in done:
             with suppress(FileNotFoundError, ValueError):  # not finished, or damaged
-                value = load(kept / _name(number), device=device)
+                value = load(folder / result_file(number), device=device)
                 done.add(number)
                 yield number, value
+
+
+def _computed(
+    function: Callable[..., Any],
+    units: Sequence[tuple[Any, ...]],
+    objects: Mapping[str, Any],
+    executor: Pool,
+    scratch: Scratch | None,
+    device: torch.device | str,
+    kept: Path | None,
+    stored: str,
+    done: set[int],
+) -> Iterator[tuple[int, Any]]:
+    """Yield the results of units that are not done, move them to `kept`, and add their numbers to `done`."""
     with _folder(scratch) as folder:
         for name in objects:
-            save(objects[name], folder / _name(name))
+            save(objects[name], folder / object_file(name))
         for attempt in range(1 + _AGAIN * (not _is_executor(executor))):
             todo = [number for number in range(len(units)) if number not in done]
             try:
-                with _pool(executor) as pool, closing(_run(pool, function, units, todo, folder, device)) as found:
-                    for number in found:
-                        value = load(folder / _name(number), device=device)
+                with _pool(executor) as pool, closing(_run(pool, function, units, todo, folder, device)) as ended:
+                    for number in ended:
+                        value = load(folder / result_file(number), device=device)
                         if kept is not None:
                             kept.mkdir(parents=True, exist_ok=True)
-                            os.replace(folder / _name(number), kept / _name(number))
+                            os.replace(folder / result_file(number), kept / result_file(number))
                         done.add(number)
                         yield number, value
-                break
+                return
             except _LostError as error:
+                yield from _finished(folder, len(units), done, device)  # the workers wrote them before the end
                 lost = error.args[0]
                 if _is_executor(executor) or attempt == _AGAIN:
                     where = f"{stored}, and the same call goes on from there"
@@ -125,8 +146,15 @@ def run_units(
                         f" ({type(lost).__name__}: {lost}); "
                         + (where if stored else "they are not stored: give scratch=, a folder that keeps them")
                     ) from lost
-    if kept is not None:
-        shutil.rmtree(kept, ignore_errors=True)
+
+
+def pair_tiles(pairs: Sequence[tuple[int, int]], count: int) -> list[list[tuple[int, int]]]:
+    """Return pairs of `count` things in groups, each of which needs few of the things: at most 36 tiles of a matrix."""
+    size = -(-count // 8)
+    tiles: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, j in pairs:
+        tiles.setdefault((i // size, j // size), []).append((i, j))
+    return list(tiles.values())
 
 
 def _run(
@@ -164,102 +192,18 @@ def _run(
     try:
         if not todo:
             return
-        (folder / _CHECK).write_text("from the caller", encoding="utf-8")
-        submit(-1, _answer, str(folder))
+        (folder / CHECK).write_text("from the caller", encoding="utf-8")
+        submit(-1, answer_check, str(folder))
         collect()
-        if not (folder / f"{_CHECK}ed").is_file():
-            raise _unseen(folder, "the caller does not see what a worker writes there")
+        if not (folder / f"{CHECK}ed").is_file():
+            raise unseen(folder, "the caller does not see what a worker writes there")
         for number in todo:
-            submit(number, _work, function, str(folder), str(device), number, units[number], _process())
+            submit(number, work, function, str(folder), str(device), number, units[number], process_mark())
         for _ in todo:
             yield collect()
     finally:
         for future in futures:
             future.cancel()
-
-
-def _answer(folder: str) -> tuple[int, Exception | None]:
-    """Write a file beside that of the caller: the first unit of every pool."""
-    if not Path(folder, _CHECK).is_file():
-        return -1, _unseen(folder, f"a worker on {socket.gethostname()} does not see it")
-    Path(folder, f"{_CHECK}ed").touch()
-    return -1, None
-
-
-def _unseen(folder: str | Path, why: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"{folder} is not shared: {why}; give scratch=, a folder that the caller and all workers see under one path"
-    )
-
-
-def _work(
-    function: Callable[..., Any], folder: str, device: str, number: int, unit: tuple[Any, ...], caller: str
-) -> tuple[int, Exception | None]:
-    """Run a unit in a worker and write its result; return its number, and its error or None."""
-    try:
-        if _process() != caller:
-            _prepare_process()
-        save(function(_Opened(folder, device), *unit), Path(folder) / _name(number))
-    except Exception as error:
-        return number, _portable(error)
-    return number, None
-
-
-class _Opened(Mapping[str, Any]):
-    """The objects that the caller wrote, opened when they are asked for."""
-
-    def __init__(self, folder: str, device: str) -> None:
-        self._folder, self._device = folder, device
-
-    def __getitem__(self, name: str) -> Any:
-        return _open(Path(self._folder) / _name(name), self._device)
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in Path(self._folder).glob(_name("*")))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-@lru_cache(maxsize=2)
-def _open(path: Path, device: str) -> Any:
-    try:
-        return load(path, device=device)
-    except FileNotFoundError:
-        raise _unseen(path.parent, f"a worker on {socket.gethostname()} does not see {path.name}") from None
-
-
-def _prepare_process() -> None:
-    """Set the threads of torch in a worker process; refuse a fork in which torch cannot compute gradients."""
-    forked = os.getpid() != _BORN
-    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    wanted = int(said) if said.isdecimal() and int(said) and not forked else 1
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
-    if forked:
-        try:
-            torch.ones((), dtype=torch.float64, device="cpu", requires_grad=True).backward()
-        except RuntimeError as error:
-            raise RuntimeError(
-                "executor forks its workers, and a fork of a process that has used an accelerator cannot compute"
-                " gradients: give its mp_context=multiprocessing.get_context('spawn')"
-            ) from error
-
-
-def _process() -> str:
-    return f"{socket.gethostname()} {os.getpid()} {_BORN} {_MARK}"
-
-
-_MARK = secrets.token_hex(8)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or its words if it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _failure(error: BaseException) -> Exception:
@@ -294,8 +238,4 @@ def _folder(scratch: Scratch | None) -> Iterator[Path]:
     if scratch is not None:
         Path(scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tensornet_interp-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        yield Path(folder).resolve()
-
-
-def _name(name: str | int) -> str:
-    return f"{name}.safetensors"
+        yield Path(folder).absolute()

@@ -1,6 +1,8 @@
 """Fixtures that every test module shares."""
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -18,3 +20,19 @@ torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTE
 def device(request):
     """Every device a test must pass on; the ones that this machine lacks are skipped."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def spawned():
+    """Two worker processes that import everything anew, as on another machine; they start once per session."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture
+def one_thread():
+    """One thread of torch in this process, as in the workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -78,6 +78,8 @@ GROUND = {
         "store",
         "tensorfile",
     },
+    "workers": {"saving"},
+    "executors": {"checks", "keys", "report", "saving", "workers"},
 }
 
 

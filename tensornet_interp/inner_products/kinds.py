@@ -5,7 +5,7 @@ network; "symmetric" and "gaussian" depend only on the function.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -31,6 +31,10 @@ class Tree:
     """
 
     name: ClassVar[str] = "tree"
+
+    def resolved(self, task: Task) -> "Tree":
+        """Return the kind itself, which has no options."""
+        return self
 
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task."""
@@ -63,12 +67,14 @@ class Symmetric:
         check_choice("method", self.method, ("auto", "exact", "sampled"))
         _check_draws(self.samples, self.seed)
 
+    def resolved(self, task: Task) -> "Symmetric":
+        """Return the kind with the method that "auto" stands for in this task."""
+        return replace(self, method="exact" if len(task.first) <= 2 else "sampled") if self.method == "auto" else self
+
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; sampled products share the same points."""
-        stacks, method = task.stacks, self.method
-        depth, first = len(stacks[0]), stacks[0].layers[0]
-        if method == "auto":
-            method = "exact" if depth <= 2 else "sampled"
+        stacks, method = task.stacks, self.resolved(task).method
+        depth, first = len(task.first), task.first.layers[0]
         if method == "sampled":
             points = sphere(first.shape[1], self.seed, first.down.device)
             return sampled(task, points, sphere_factor(first.shape[1], depth), self.samples)
@@ -106,20 +112,25 @@ class Gaussian:
         check_choice("method", self.method, ("auto", "closure", "exact", "sampled"))
         _check_draws(self.samples, self.seed)
 
+    def resolved(self, task: Task) -> "Gaussian":
+        """Return the kind with the method that "auto" stands for in this task."""
+        if self.method != "auto":
+            return self
+        stacks, depth = task.stacks, len(task.first)
+        cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
+        return replace(self, method="exact" if depth == 1 or cheap else "closure")
+
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; the moments of each network are computed once."""
-        stacks, method = task.stacks, self.method
-        depth = len(stacks[0])
-        if method == "auto":
-            cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
-            method = "exact" if depth == 1 or cheap else "closure"
+        stacks, method = task.stacks, self.resolved(task).method
+        depth = len(task.first)
         if method == "exact":
             _check_depth(self.name, depth, ["closure", "sampled"])
-        x, log_input = scaled_input(stacks[0], self.moments)
+        x, log_input = scaled_input(task.first, self.moments)
         if method == "sampled":
             return sampled(task, normal_inputs(x, self.seed), log_input, self.samples)
         of_two_layers = method == "exact" and depth == 2
-        of_each = [] if of_two_layers else [layer_moments(stack, x) for stack in stacks]
+        of_each = {} if of_two_layers else {i: layer_moments(stack, x) for i, stack in stacks.items()}
 
         def product(i: int, j: int) -> tuple[Tensor, float]:
             if of_two_layers:

@@ -1,13 +1,16 @@
 """Compute inner products and cosines of layers and networks from their weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
+from tensornet_interp.executors import Pool, Scratch, check_pool, pair_tiles, run_units
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
@@ -29,7 +32,7 @@ from tensornet_interp.inner_products.table import (
 )
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
-from tensornet_interp.network import wide_layer
+from tensornet_interp.network import BilinearNetwork, wide_layer
 
 
 def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
@@ -65,7 +68,13 @@ def inner_by_output(
 
 
 def similarity(
-    a: Networks, b: TensorNetwork | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks,
+    b: TensorNetwork | None = None,
+    *,
+    kind: Kind | str = "tree",
+    progress: bool = True,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Estimate:
     """Return the cosine of two networks, or the (n, n) matrix of cosines of a list of n networks.
 
@@ -76,6 +85,8 @@ def similarity(
     network. If the products are sampled, all pairs share the same draws. The cosine is then a ratio of averages, so it
     is slightly biased, and its standard error is correct to first order in the deviations of these averages. The draws
     take pairs * samples float64 numbers of memory.
+    executor, scratch: where tiles of the matrix are computed, and a folder that the workers see, as in
+    `executors.run_units`; the result then has no gradient.
     Raises ValueError if a network is zero.
 
     Example:
@@ -83,11 +94,19 @@ def similarity(
     >>> round(float(similarity(layer, layer)), 12)
     1.0
     """
-    return _without_outputs(_similarity(a, b, kind, by_output=False, progress=progress))
+    return _without_outputs(
+        _similarity(a, b, kind, by_output=False, progress=progress, executor=executor, scratch=scratch)
+    )
 
 
 def similarity_by_output(
-    a: Networks, b: TensorNetwork | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks,
+    b: TensorNetwork | None = None,
+    *,
+    kind: Kind | str = "tree",
+    progress: bool = True,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Estimate:
     """Return the cosine of each output of a with the same output of b, for two networks or all pairs of a list.
 
@@ -95,7 +114,7 @@ def similarity_by_output(
     Arguments and cost are those of `similarity`; sampled products take out * pairs * samples numbers of memory.
     Raises ValueError if an output of a network is zero.
     """
-    return _similarity(a, b, kind, by_output=True, progress=progress)
+    return _similarity(a, b, kind, by_output=True, progress=progress, executor=executor, scratch=scratch)
 
 
 def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "symmetric") -> Tensor:
@@ -146,11 +165,11 @@ def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: b
     return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings)
 
 
-def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, **options: Any) -> Estimate:
     """Return the cosines as an estimate; its last axis runs over outputs, or has size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
-    table = _table(named, pairs, kind, by_output=by_output, progress=progress)
+    table = _table(named, pairs, kind, by_output=by_output, **options)
     for squares, (i, j) in zip(table.value, pairs, strict=True):
         if i == j:
             _check_not_zero(f"network {list(named)[i]}", squares, by_output=by_output)
@@ -164,12 +183,57 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
 
 
 def _table(
-    named: Mapping[str, TensorNetwork], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
+    named: Mapping[str, TensorNetwork],
+    pairs: Pairs,
+    kind: Kind | str,
+    *,
+    by_output: bool,
+    progress: bool,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Table:
     """Check the arguments that all functions of this module share, and compute the products of these pairs."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
-    stacks = [as_stack(network) for network in as_networks(named)]
-    return kind.compute(Task(stacks, pairs, by_output, progress))
+    check_pool(executor, scratch)
+    networks = dict(enumerate(as_networks(named)))
+    widest = max(max(layer.rank, *layer.shape) for network in networks.values() for layer in network.layers)
+    task = Task({i: as_stack(network) for i, network in networks.items()}, pairs, by_output, progress, widest)
+    return kind.compute(task) if executor is None else _distributed(networks, task, kind, executor, scratch)
+
+
+def _distributed(
+    networks: Mapping[int, BilinearNetwork], task: Task, kind: Kind, executor: Pool, scratch: Scratch | None
+) -> Table:
+    """Compute the products of tiles of pairs as units of work."""
+    kind, objects = kind.resolved(task), {f"network-{i}": network for i, network in networks.items()}
+    given: dict[str, Any] = {}
+    if isinstance(kind, Gaussian) and kind.moments is not None:
+        given = {"moments": kind.moments}
+        kind = replace(kind, moments=None)
+    tiles = pair_tiles(task.pairs, len(networks))
+    units = [(tile, kind, task.by_output, task.widest) for tile in tiles]
+    device = networks[0].layers[0].down.device
+    ended = run_units(_tile, units, objects | given, executor, scratch, device=device)
+    bar = tqdm(ended, desc="tiles", leave=False, total=len(units), disable=not task.progress)
+    found: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+    methods = set()
+    for number, (method, *parts) in bar:
+        methods.add(method)
+        found |= zip(tiles[number], zip(*parts, strict=True), strict=True)
+    value, log_scale, *draws = (torch.stack(part) for part in zip(*(found[pair] for pair in task.pairs), strict=True))
+    return Table(value, log_scale, methods.pop(), *draws)
+
+
+def _tile(
+    objects: Mapping[str, Any], pairs: Sequence[tuple[int, int]], kind: Kind, by_output: bool, widest: int
+) -> tuple[str, *tuple[Tensor, ...]]:
+    """Return the method, the values, the logarithms of their scales and, if there are any, the draws of some pairs."""
+    if "moments" in objects:
+        kind = replace(kind, moments=objects["moments"])
+    stacks = {i: as_stack(objects[f"network-{i}"]) for i in sorted({i for pair in pairs for i in pair})}
+    table = kind.compute(Task(stacks, pairs, by_output, False, widest))
+    parts = (table.value, table.log_scale) + (() if table.draws is None else (table.draws,))
+    return (table.method, *parts)
 
 
 def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:

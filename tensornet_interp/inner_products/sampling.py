@@ -49,12 +49,13 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
     All pairs share the same points, and every network is evaluated once per point. Memory: pairs * samples float64
     numbers, or out * pairs * samples for products per output.
     """
-    widest = max(max(layer.rank, *layer.shape) for stack in task.stacks for layer in stack.layers)
     values: list[Tensor] = []
     logs: list[Tensor] = []
-    for count in tqdm(list(_chunks(samples, widest)), desc="draws", leave=False, delay=1, disable=not task.progress):
+    for count in tqdm(
+        list(_chunks(samples, task.widest)), desc="draws", leave=False, delay=1, disable=not task.progress
+    ):
         x = points(count)
-        outputs = [_evaluate(stack, x) for stack in task.stacks]
+        outputs = {i: _evaluate(stack, x) for i, stack in task.stacks.items()}
         values.append(torch.stack([_product(outputs[i][0], outputs[j][0], task.by_output) for i, j in task.pairs]))
         logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in task.pairs]))
     log = torch.cat(logs, 1)  # (pair, samples)

@@ -25,11 +25,12 @@ from tensornet_interp.executors import Pool, Scratch, check_pool, run_units
 from tensornet_interp.factored import TuckerResult
 from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.inner_products.pairs import similarity
-from tensornet_interp.keys import describe, fingerprint
+from tensornet_interp.keys import describe, digest, fingerprint
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result
+from tensornet_interp.store import stored_type
 from tensornet_interp.sweep.records import KEY, RecordFile, filled, key_of
 from tensornet_interp.tables import Record
 
@@ -68,8 +69,8 @@ def sweep(
     which a killed process left, is removed with a warning, and its fit is repeated.
 
     executor, scratch: where the fits run, and a folder that the workers see, as in `executors.run_units`. Records are
-    written by this process, as the fits end; they are returned in the order of the grid. Options must be values that
-    `save` writes. `measure` must be a function that the workers can import, if they are processes.
+    written by this process, as the fits end, and returned in the order of the grid. If the workers are processes,
+    `measure` must be a function that they can import.
 
     Each record has the fields method, options, seed, fingerprint, layer, parameters, relative_error, cosine (similarity
     to the symmetrized layer), seconds, iterations, stop_reason and error (None, or the message), and the numbers of
@@ -101,9 +102,15 @@ def sweep(
                 jobs.setdefault(key_of(head), (target, seeded, head))
     store = RecordFile(None if path is None else check_path("path", path))
     todo = {key: job for key, job in jobs.items() if key not in store.known}
-    objects: dict[str, Any] = {_layer_name(head): target for target, _, head in todo.values()}
-    objects |= {"options": [options for _, options, _ in todo.values()]}
-    units = [(_layer_name(head), i, head["method"], measure, errors) for i, (*_, head) in enumerate(todo.values())]
+    objects: dict[str, Any] = {}
+    units = []
+    for target, options, head in todo.values():
+        own = f"layer-{head['fingerprint']}"
+        objects[own] = target
+        large = {f"option-{digest(value)}": name for name, value in options.items() if _is_stored(value)}
+        objects |= {place: options[name] for place, name in large.items()}
+        small = {name: value for name, value in options.items() if name not in large.values()}
+        units.append((own, head["method"], small, large, measure, errors))
     ended = run_units(
         _unit,
         units,
@@ -175,13 +182,22 @@ def _grids(method: object, grid: Grid | None) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def _layer_name(head: Record) -> str:
-    return f"layer-{head['fingerprint']}"
+def _is_stored(value: object) -> bool:
+    """Return whether an option is a tensor or an object that `save` writes, such as a result or moments."""
+    return isinstance(value, Tensor) or stored_type(type(value)) is not None
 
 
-def _unit(objects: Mapping[str, Any], layer: str, number: int, method: str, measure: Any, errors: str) -> Record:
-    """Fit a layer with the options of this number, as a unit of work."""
-    options = objects["options"][number]
+def _unit(
+    objects: Mapping[str, Any],
+    layer: str,
+    method: str,
+    options: Mapping[str, Any],
+    large: Mapping[str, str],
+    measure: Any,
+    errors: str,
+) -> Record:
+    """Fit a layer, as a unit of work; large: the options that are among the objects."""
+    options = {**options, **{name: objects[place] for place, name in large.items()}}
     build(method, options)  # what a worker does not know is no failed fit
     return _fit(objects[layer], method, options, measure, errors)
 

@@ -1,10 +1,13 @@
 """Compute leading eigenpairs of the interaction matrices of thousands of output directions, with error bounds."""
 
 from tensornet_interp.contents import explain_missing_names
+from tensornet_interp.spectra.invariants import Invariants, invariants
 from tensornet_interp.spectra.leading import Spectra, krylov_flops, spectra
 
 __all__ = [
+    "Invariants",
     "Spectra",
+    "invariants",
     "krylov_flops",
     "spectra",
 ]

@@ -90,7 +90,7 @@ ROOMS = {
     "inner_products": ALL_GROUND,
     "decompositions": ALL_GROUND | {"inner_products"},
     "bonds": ALL_GROUND | {"inner_products"},
-    "spectra": ALL_GROUND | {"inner_products", "decompositions"},
+    "spectra": ALL_GROUND | {"inner_products", "decompositions", "weights"},
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
     "circuits": ALL_GROUND | {"inner_products", "decompositions"},

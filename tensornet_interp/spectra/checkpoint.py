@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -239,6 +240,9 @@ def _unit(
 def _columns(layer: BilinearLayer, directions: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the columns of a shard; the norms are computed once, for the search and for the table."""
     k, tolerance, seed = settings["k"], settings["tolerance"], settings["seed"]
+    # products of views and of their copies may round differently: a layer from a file and one in memory
+    factors = {name: getattr(layer, name).contiguous() for name in ("down", "left", "right")}
+    layer, directions = replace(layer, **factors), directions.contiguous()
     scaled = Scaled.of(layer, directions)
     squares = squared_norms(scaled.core, scaled.matrices.weights)
     found = searched(

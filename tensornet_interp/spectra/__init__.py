@@ -2,8 +2,8 @@
 
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.spectra.checkpoint import checkpoint_spectra
-from tensornet_interp.spectra.invariants import Invariants, invariants
 from tensornet_interp.spectra.leading import Spectra, krylov_flops, spectra
+from tensornet_interp.spectra.norms import Invariants, invariants
 from tensornet_interp.spectra.table import SpectraTable, open_spectra
 
 __all__ = [

@@ -183,7 +183,7 @@ def searched(
         )
     parts: list[Leading] = []
     with tqdm(total=blocks, desc=f"{method} spectra", leave=False, delay=2, disable=not progress) as bar:
-        for rows in torch.arange(blocks, device=wide.device).split(max(1, chunk)):
+        for rows in torch.arange(blocks, device=wide.device).split(max(1, min(blocks, chunk))):
             some = matrices._replace(weights=matrices.weights[rows])
             if method == "krylov":
                 parts.append(leading(some, norms[rows], k, tolerance, steps, seed))

@@ -19,6 +19,7 @@ from tensornet_interp.tensorfile import ALL_DTYPES, TensorFile, pack
 
 FORMAT, FORMAT_VERSION = "tensornet_interp spectra", 1
 MANIFEST, LOG = "manifest.json", "log.jsonl"
+COLUMNS = ("eigenvalues", "bounds", "residuals", "proven", "steps", "trace", "norm", "rank_low", "rank_high", "share")
 _SHOWN = 8  # differences between two settings in an error
 
 
@@ -111,7 +112,10 @@ class Shards:
         file = TensorFile(path)
         if not file.verified or file.metadata != self._about(shard):
             raise ValueError(f"{path} is not a shard of this store: its checksums or its settings are others")
-        return {name: file.read(name, ALL_DTYPES) for name in (file.entries if names is None else names)}
+        wanted = COLUMNS if names is None else names
+        if not set(wanted) <= set(file.entries):
+            raise ValueError(f"{path} is corrupt: it lacks {', '.join(sorted(set(wanted) - set(file.entries)))}")
+        return {name: file.read(name, ALL_DTYPES) for name in wanted}
 
     def write(self, shard: Shard, columns: Mapping[str, Tensor]) -> None:
         """Write a shard in one step; the same columns always give the same bytes."""

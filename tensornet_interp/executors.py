@@ -32,7 +32,7 @@ _AGAIN = 3  # how often a function that makes pools is asked for another one
 
 @runtime_checkable
 class Executor(Protocol):
-    """An executor takes calls and returns a future for each, like `concurrent.futures.Executor`."""
+    """An executor takes calls and returns a future for each, like the executors of Python's concurrent.futures."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Return a future for fn(*args)."""

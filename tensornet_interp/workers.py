@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,12 @@ def _open(path: Path, device: str) -> Any:
 def _prepare_process() -> None:
     """Set the threads of torch in a worker process; refuse a fork in which torch cannot compute gradients.
 
-    tqdm gets a lock of its own: the one that processes share would be lost with a worker that is killed.
+    tqdm gets a lock of its own, because the one that processes share would be lost with a worker that is killed, and
+    shows nothing: the bars of several workers would write over each other and over that of the caller.
     """
     tqdm.set_lock(threading.RLock())
+    if not isinstance(vars(tqdm)["__init__"], partialmethod):
+        setattr(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True))  # noqa: B010 - mypy forbids to assign it
     forked = os.getpid() != _BORN
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     wanted = int(said) if said.isdecimal() and int(said) and not forked else 1

@@ -5,7 +5,7 @@ network; "symmetric" and "gaussian" depend only on the function.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -31,10 +31,6 @@ class Tree:
     """
 
     name: ClassVar[str] = "tree"
-
-    def resolved(self, task: Task) -> "Tree":
-        """Return the kind itself, which has no options."""
-        return self
 
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task."""
@@ -67,13 +63,9 @@ class Symmetric:
         check_choice("method", self.method, ("auto", "exact", "sampled"))
         _check_draws(self.samples, self.seed)
 
-    def resolved(self, task: Task) -> "Symmetric":
-        """Return the kind with the method that "auto" stands for in this task."""
-        return replace(self, method="exact" if len(task.first) <= 2 else "sampled") if self.method == "auto" else self
-
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; sampled products share the same points."""
-        stacks, method = task.stacks, self.resolved(task).method
+        stacks, method = task.stacks, chosen_method(self, task)
         depth, first = len(task.first), task.first.layers[0]
         if method == "sampled":
             points = sphere(first.shape[1], self.seed, first.down.device)
@@ -112,17 +104,9 @@ class Gaussian:
         check_choice("method", self.method, ("auto", "closure", "exact", "sampled"))
         _check_draws(self.samples, self.seed)
 
-    def resolved(self, task: Task) -> "Gaussian":
-        """Return the kind with the method that "auto" stands for in this task."""
-        if self.method != "auto":
-            return self
-        stacks, depth = task.stacks, len(task.first)
-        cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
-        return replace(self, method="exact" if depth == 1 or cheap else "closure")
-
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; the moments of each network are computed once."""
-        stacks, method = task.stacks, self.resolved(task).method
+        stacks, method = task.stacks, chosen_method(self, task)
         depth = len(task.first)
         if method == "exact":
             _check_depth(self.name, depth, ["closure", "sampled"])
@@ -158,6 +142,17 @@ def as_kind(kind: object) -> Kind:
         return KINDS[check_choice("kind", kind, KINDS)]()
     shown = f"the class {kind.__name__}; add ()" if isinstance(kind, type) else repr(kind)
     raise TypeError(f"kind must be Tree(), Symmetric(...), Gaussian(...) or a name ({', '.join(KINDS)}), got {shown}")
+
+
+def chosen_method(kind: Symmetric | Gaussian, task: Task) -> str:
+    """Return the method of a kind; for "auto", the method that it stands for in this task."""
+    stacks, depth = task.stacks, len(task.first)
+    if kind.method != "auto":
+        return kind.method
+    if isinstance(kind, Symmetric):
+        return "exact" if depth <= 2 else "sampled"
+    cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
+    return "exact" if depth == 1 or cheap else "closure"
 
 
 def _check_draws(samples: object, seed: object) -> None:

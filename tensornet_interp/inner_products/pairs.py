@@ -12,7 +12,7 @@ from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
 from tensornet_interp.executors import Pool, Scratch, check_pool, pair_tiles, run_units
 from tensornet_interp.inner_products.estimate import Estimate
-from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
+from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind, chosen_method
 from tensornet_interp.inner_products.operands import (
     Networks,
     as_networks,
@@ -205,8 +205,10 @@ def _distributed(
     networks: Mapping[int, BilinearNetwork], task: Task, kind: Kind, executor: Pool, scratch: Scratch | None
 ) -> Table:
     """Compute the products of tiles of pairs as units of work."""
-    kind, objects = kind.resolved(task), {f"network-{i}": network for i, network in networks.items()}
+    objects = {f"network-{i}": network for i, network in networks.items()}
     given: dict[str, Any] = {}
+    if not isinstance(kind, Tree):  # the tiles of one table have one method
+        kind = replace(kind, method=chosen_method(kind, task))
     if isinstance(kind, Gaussian) and kind.moments is not None:
         given = {"moments": kind.moments}
         kind = replace(kind, moments=None)

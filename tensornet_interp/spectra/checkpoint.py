@@ -58,7 +58,7 @@ def checkpoint_spectra(
     dtype are its options); or layers in memory, as a list or by number.
     directions: the features (block, out) of each layer: one tensor for all layers; {number of the layer: tensor}, for
     these layers only; or a function of the number, which is called once per layer here, and again when the layer is
-    computed. A dictionary of outputs gives `dictionary.decoder.T`, or `dictionary.encoder` for what features read.
+    computed. Of a dictionary of outputs these are the rows of its encoder, or the columns of its decoder.
     k, tolerance, seed: as in `spectra`. The tolerance must be one that the dtype of the layers can show.
     store: a folder. It gets a manifest, one file of `shard` features after the other, and a log with times. A call
     whose store has finished shards computes the others. Their bytes are the same, however often the call was
@@ -75,7 +75,7 @@ def checkpoint_spectra(
     Cost: before the work, all layers and directions are read once for their fingerprints. Then that of `spectra` per
     shard, so a shard should have hundreds of features.
 
-    Example: `checkpoint_spectra("model", lambda layer: dictionaries[layer].decoder.T, store="spectra").top("share")`
+    Example: `checkpoint_spectra("model", lambda layer: dictionaries[layer].encoder, store="spectra").top("share")`
     """
     folder, device = check_path("store", store), check_device(device)
     check_pool(executor, scratch)
@@ -112,7 +112,7 @@ def checkpoint_spectra(
                 bar.update(todo[number].stop - todo[number].start)
         finally:
             _verified.cache_clear()
-    return SpectraTable(shards)
+    return SpectraTable(folder)
 
 
 class _Layers:

@@ -22,8 +22,8 @@ class SpectraTable:
     still computed can be opened: the table has the rows that were finished then.
     """
 
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
+    def __init__(self, store: str | Path) -> None:
+        self._shards = shards = Shards.opened(check_path("store", store))
         self._there = [shard for shard in shards.shards if shards.there(shard)]
         self.settings = dict(shards.manifest["settings"])
         self.layers: list[Record] = list(shards.manifest["layers"])
@@ -106,4 +106,4 @@ def open_spectra(store: str | Path) -> SpectraTable:
 
     Raises FileNotFoundError if there is no store, and ValueError if its manifest is damaged or of another version.
     """
-    return SpectraTable(Shards.opened(check_path("store", store)))
+    return SpectraTable(store)

@@ -12,5 +12,5 @@ def test_workers_find_what_one_process_finds(tmp_path, capsys, monkeypatch):
     main(["--smoke", "--repeats", "1", "--out", str(tmp_path / "workers.csv")])
     rows = read_table(tmp_path / "workers.csv")
     assert [row["work"] for row in rows] == ["sweep", "spectra"]
-    assert [row["same"] for row in rows] == [True, True]
+    assert [row["same"] for row in rows] == ["True", "True"]
     assert "the same results: True" in capsys.readouterr().out

@@ -175,18 +175,6 @@ def load_layer(
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
 
 
-def layer_indices(source: Source, *, layout: str | Layout = "published", subfolder: str = "") -> list[int]:
-    """Return the sorted indices of the layers of a checkpoint, for `load_layer`, whose arguments these are."""
-    files = WeightFiles(source, subfolder)
-    if not isinstance(layout, Layout):
-        check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
-        layout = saved_model_layout(files.config(), 0) if layout == SAVED_MODEL else LAYOUTS[layout]
-    found = layout.in_file(files.names, 0).indices(files.names)
-    if not found:
-        raise ValueError(f"layout fits no layer of {str(source)!r}; weights.inspect_files shows what it holds")
-    return found
-
-
 def _optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
     try:
         return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)

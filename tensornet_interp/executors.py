@@ -66,7 +66,7 @@ def run_units(
     *,
     device: torch.device | str = "cpu",
     stored: str = "",
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield (number, function(objects, *units[number])) of every unit, as soon as it is there.
 
     function: a function at the top level of a module. It takes a mapping from names to objects and the arguments of a
@@ -79,7 +79,8 @@ def run_units(
     process always computes on one: the threads of the process that it was forked from do not exist in it.
     Raises the error of a unit. Raises RuntimeError, which counts the finished units, if the executor is closed, breaks
     or loses results, and FileNotFoundError if a worker does not see the folder. A function that makes executors is
-    asked again for the units that are left, at most three times.
+    asked again for the units that are left, at most three times. If the generator is closed early, waiting units are
+    cancelled and the folder is removed.
     """
     check_pool(executor, scratch)
     if executor is None:
@@ -238,4 +239,8 @@ def _folder(scratch: Scratch | None) -> Iterator[Path]:
     if scratch is not None:
         Path(scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tensornet_interp-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        yield Path(folder).absolute()
+        try:
+            yield Path(folder).absolute()
+        finally:
+            with suppress(OSError):
+                Path(folder, CHECK).unlink()  # units that still run see by this that the caller has gone

@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache, partialmethod
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ def work(
     try:
         if process_mark() != caller:
             _prepare_process()
-        save(function(_Opened(folder, device), *unit), Path(folder) / result_file(number))
+        result = Path(folder) / result_file(number)
+        save(function(_Opened(folder, device), *unit), result)
+        if not Path(folder, CHECK).exists():  # the caller has gone and removed the folder, and `save` made it again
+            result.unlink(missing_ok=True)
+            with suppress(OSError):
+                Path(folder).rmdir()
     except Exception as error:
         return number, _portable(error)
     return number, None

@@ -274,6 +274,26 @@ def test_weights_that_change_meanwhile_are_refused(checkpoint, tmp_path):
         run(tmp_path / "a", checkpoint, directions)
 
 
+def test_progress_counts_features_and_is_silent_on_request(copied, tmp_path, capsys):
+    (copied / "layer-00000-00000000.safetensors").unlink()
+    run(copied, progress=True)
+    shown = capsys.readouterr().err
+    assert "spectra" in shown
+    assert "24/24" in shown
+    run(tmp_path / "a")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_folder_of_objects_is_removed_if_the_log_cannot_be_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("tensornet_interp.spectra.checkpoint.Shards.log", full)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OSError, match="No space left"):
+        run(tmp_path, executor=pool)
+    assert not list(tmp_path.glob("tensornet_interp-*"))
+
+
 def test_memory_is_an_option_that_changes_no_result(tmp_path):
     layer, rows = layer_of(5, 40, 30), normal(20, 5)
     whole = spectra(layer, rows, 2, method="krylov", progress=False)

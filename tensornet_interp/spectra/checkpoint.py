@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.checks import check_bool, check_int, check_kind, check_path, check_seed
+from tensornet_interp.checks import check_bool, check_int, check_kind, check_number, check_path, check_seed
 from tensornet_interp.executors import Pool, Scratch, check_pool, run_units
 from tensornet_interp.keys import digest, fingerprint
 from tensornet_interp.layer import BilinearLayer
@@ -81,8 +82,10 @@ def checkpoint_spectra(
     check_pool(executor, scratch)
     for name, flag in (("repair", repair), ("progress", progress), ("gate_removed", gate_removed)):
         check_bool(name, flag)
-    for name, number in (("shard", shard), ("max_elements", max_elements)):
-        check_int(name, number, 1)
+    k, shard, max_elements = (
+        check_int(name, number, 1) for name, number in (("k", k), ("shard", shard), ("max_elements", max_elements))
+    )
+    tolerance = check_number("tolerance", tolerance, 0)
     loading: dict[str, Any] = {"layout": layout, "subfolder": subfolder, "gate_removed": gate_removed}
     loading |= {"device": str(device), "dtype": dtype}
     layers = _Layers(source, loading)
@@ -105,7 +108,8 @@ def checkpoint_spectra(
     where = f"their shards are in {folder}"
     ended = run_units(_unit, units, given, executor, scratch or folder, device=layers.device, stored=where)
     total, left = (sum(one.stop - one.start for one in some) for some in (shards.shards, todo))
-    with tqdm(total=total, initial=total - left, desc="spectra", unit="feature", disable=not progress) as bar:
+    bar = tqdm(total=total, initial=total - left, desc="spectra", unit="feature", disable=not progress)
+    with bar, closing(ended):
         try:
             for number, record in ended:
                 shards.log(record)

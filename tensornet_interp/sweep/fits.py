@@ -5,6 +5,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def sweep(
         stored="" if path is None else f"their records are in {path}",
     )
     methods, keys = ", ".join(dict.fromkeys(head["method"] for *_, head in jobs.values())), list(todo)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"sweep {methods}", disable=not progress) as bar:
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"sweep {methods}", disable=not progress)
+    with bar, closing(ended):
         for number, found in ended:
             store.add(keys[number], todo[keys[number]][2] | found)
             bar.update()

@@ -139,6 +139,8 @@ def _computed(
                 return
             except _LostError as error:
                 yield from _finished(folder, len(units), done, device)  # the workers wrote them before the end
+                if len(done) == len(units):
+                    return
                 lost = error.args[0]
                 if _is_executor(executor) or attempt == _AGAIN:
                     where = f"{stored}, and the same call goes on from there"
@@ -191,8 +193,6 @@ def _run(
         return number
 
     try:
-        if not todo:
-            return
         (folder / CHECK).write_text("from the caller", encoding="utf-8")
         submit(-1, answer_check, str(folder))
         collect()

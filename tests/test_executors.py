@@ -266,17 +266,45 @@ def fail_privately(objects):
 
 
 def test_the_error_of_a_unit_is_raised_here(spawned):
-    for kind in (ValueError, KeyError):
-        with pytest.raises(kind, match="of a unit"):
-            list(run_units(fail, [(kind,)] * 3, {}, spawned))
-    with pytest.raises(RuntimeError, match="PrivateError: of a unit"):
-        list(run_units(fail_privately, [()], {}, spawned))
+    for pool in (spawned, lambda: ThreadPoolExecutor(1)):
+        for kind in (ValueError, KeyError):
+            with pytest.raises(kind, match="of a unit"):
+                list(run_units(fail, [(kind,)] * 3, {}, pool))
+        with pytest.raises(RuntimeError, match="PrivateError: of a unit"):
+            list(run_units(fail_privately, [()], {}, pool))
     assert without_seconds(CALLS["sweep"](executor=spawned))  # the pool is as good as before
 
 
 def test_a_function_that_cannot_be_sent_is_named(spawned):
     with pytest.raises(TypeError, match="executor cannot send an argument to its workers"):
         sweep(LAYER, "eigen", {"rank": [1]}, measure=lambda result: {}, progress=False, executor=spawned)
+
+
+def look(objects, name):
+    return {"names": sorted(objects), "count": len(objects), "there": name in objects, "value": objects[name]}
+
+
+def test_a_unit_sees_the_objects_of_the_call_and_no_others():
+    with ThreadPoolExecutor(1) as pool:
+        (found,) = dict(run_units(look, [("b",)], {"a": 1, "b": [2.0]}, pool)).values()
+        assert found == {"names": ["a", "b"], "count": 2, "there": True, "value": [2.0]}
+        with pytest.raises(FileNotFoundError, match=r"does not see object-c"):
+            list(run_units(look, [("c",)], {"a": 1}, pool))
+
+
+def test_a_pool_that_breaks_after_the_last_result_was_written_has_lost_nothing():
+    class Late(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            answer = super().submit(function, *arguments)
+            answer.result()
+            if len(arguments) == 1:
+                return answer
+            broken = Future()
+            broken.set_exception(OSError("no route to host"))
+            return broken
+
+    with Late(1) as pool:
+        assert digest(stability(RESULTS, executor=pool)) == digest(stability(RESULTS))
 
 
 @pytest.mark.parametrize("executor", ["processes", 2, object()])

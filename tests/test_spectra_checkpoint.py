@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tensornet_interp import lift
 from tensornet_interp.spectra import SpectraTable, checkpoint_spectra, invariants, open_spectra, spectra
 from tensornet_interp.tables import to_frame, write_csv
-from tensornet_interp.weights import Layout, layer_indices
+from tensornet_interp.tensorfile import TensorFile
+from tensornet_interp.weights import Layout, layer_indices, pack
 
 K, D, HIDDEN, FEATURES = 2, 6, 5, 7
 LAYERS = [layer_of(D, D, HIDDEN, seed=10 * i) for i in range(3)]
@@ -106,6 +107,8 @@ def test_a_checkpoint_on_disk_gives_what_its_layers_give(checkpoint, stored, tmp
     every = run(tmp_path / "b", checkpoint, lambda index: DIRECTIONS[index])
     assert content(tmp_path / "b") == content(tmp_path / "a")
     assert [layer["layer"] for layer in every.layers] == [0, 1, 2]
+    run(tmp_path / "workers", checkpoint, executor=lambda: ThreadPoolExecutor(2))
+    assert content(tmp_path / "workers") == content(tmp_path / "a")
     one = run(tmp_path / "c", checkpoint, {1: DIRECTIONS[1]})
     assert one.column("layer").unique().tolist() == [1]
     same = run(tmp_path / "d", checkpoint, DIRECTIONS[0])
@@ -224,11 +227,16 @@ def flip(path):
     path.write_bytes(bytes(found))
 
 
+def less(columns):
+    return {name: column for name, column in columns.items() if name != "norm"}
+
+
 DAMAGES = {
     "a bit": flip,
     "cut": lambda path: os.truncate(path, 100),
     "empty": lambda path: path.write_bytes(b""),
     "of another place": lambda path: shutil.copy(path.with_name("layer-00000-00000000.safetensors"), path),
+    "a column less": lambda path: path.write_bytes(pack(less(load_file(path)), TensorFile(path).metadata)),
     "without checksums": lambda path: save_file(load_file(path), path),
 }
 

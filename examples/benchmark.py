@@ -1,8 +1,8 @@
 """How much time and memory does this package need, compared with dense methods?
 
 Sections, all on one layer: a. time to reach a cosine, against the dense cosine fit; b. the same against TensorLy; c. a
-layer too large to be made dense; d. the bond step of ODT; e. a stack as one contraction; f. similarity of checkpoints.
-The script prints tables and writes out/benchmark/SECTION.csv.
+layer too large to be made dense; d. the bond step of ODT; e. a stack as one contraction; f. similarity of checkpoints;
+g. similarity of attention models. The script prints tables and writes out/benchmark/SECTION.csv.
 
 Every row is timed in its own process. The rows of a table take turns after a warm-up, and the minimum counts; a row
 above 20 s runs once. Run nothing else meanwhile: beside one other process, two threads are up to 100 times slower.

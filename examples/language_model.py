@@ -1,11 +1,12 @@
-"""Does a bilinear language model predict as well as gated ones, at equal steps and at equal time?
+"""Does a bilinear language model predict as well as others, at equal steps and at equal time?
 
 The script trains small transformers on stories, from several seeds. Their MLPs are `down(gate(left x) * right x)` with
-the gate none (bilinear), ReLU or SiLU. It measures the loss on held-out text. For one seed, initial weights and order
-of the text are the same for every gate. "Equal time" gives a gated model as many steps as it makes in the time of the
-bilinear model; the script first measures the time per step. Every stage is kept in --out, and a stopped run continues
-from it. Models are saved in the published layout. The text is two plain files, of TinyStories or any other stories
-separated by <|endoftext|>:
+the gate none (bilinear), ReLU or SiLU. Their attention is softmax, or with --attention bilinear a product of two
+scores; bilinear models with --norm none are polynomials. The script measures the loss on held-out text. For one seed,
+initial weights and order of the text are the same for every gate. "Equal time" gives a model as many steps as gate none
+makes in the same time; the script first measures the time per step. Every stage is kept in --out, and a stopped run
+continues from it. Models are saved in the published layout. The text is two plain files, of TinyStories or any other
+stories separated by <|endoftext|>:
 
     python examples/language_model.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
@@ -16,9 +17,9 @@ The defaults take less than 10 minutes on two CPU cores. Sizes for a GPU: --devi
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +31,27 @@ from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import summarise, write_table
 from models.text import check_vocabulary, load_tokenizer, load_tokens
 from models.training_state import differences
-from models.transformer import Transformer, build_transformer
+from models.transformer import ATTENTIONS, NORMS, Transformer, TransformerConfig, build_transformer
 from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 
 TIMED, REPEATS = 4, 5  # steps per timing, and timings, of which the best counts
 PROMPT, SAMPLE = "once upon a time", 120
 Row = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of model: the gate of its MLPs, and its attention."""
+
+    gate: str
+    attention: str = "softmax"
+
+    def __str__(self) -> str:
+        return self.gate if self.attention == "softmax" else f"{self.gate}-{self.attention}"
+
+    def config(self, options: argparse.Namespace) -> TransformerConfig:
+        """Return the config of a model of this kind."""
+        return replace(model_config(options, self.gate), attention=self.attention, norm=options.norm)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,49 +67,49 @@ def main(argv: list[str] | None = None) -> None:
         return
     rows: list[Row] = []
     records: list[Row] = []
+    base = options.base
     for seed in options.seed_list:
-        for gate in options.gates:
-            for equal in ("steps",) if gate == "none" else options.equal:
-                share = 1.0 if equal == "steps" else times["none"] / times[gate]
-                row, history = trained(options, gate, seed, equal, share, tokens, held_out, out)
-                rows += [row | {"equal": name} for name in (options.equal if gate == "none" else (equal,))]
+        for kind in options.kinds:
+            for equal in ("steps",) if kind == base else options.equal:
+                share = 1.0 if equal == "steps" else times[str(base)] / times[str(kind)]
+                row, history = trained(options, kind, seed, equal, share, tokens, held_out, out)
+                rows += [row | {"equal": name} for name in (options.equal if kind == base else (equal,))]
                 records += [] if equal == "time" else history
-    report(rows, records, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
+    report(rows, records, base, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
     print(f"\nfigures, tables and models: {out}")
 
 
 def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[str, float]:
-    """Return the seconds per step by gate: the best of alternating repeats, measured once and then read from disk.
+    """Return the seconds per step by kind: the best of alternating repeats, measured once and then read from disk.
 
     Nothing else should run on the machine while they are measured.
     """
     path = out / "step_times.json"
-    settings = asdict(model_config(options, "none")) | {"batch": options.batch, "device": options.device}
+    settings = Kind("none").config(options).settings() | {"batch": options.batch, "device": options.device}
     settings |= {"threads": torch.get_num_threads(), "precision": options.precision}
-    if path.is_file():
-        info = json.loads(path.read_text(encoding="utf-8"))
-        if info["settings"] != settings:
-            raise ValueError(f"{path} has other settings; {differences(info['settings'], settings)}")
-    else:
-        found: dict[str, list[float]] = {gate: [] for gate in GATES}
-        config = language_config(options, 0, 2 * TIMED)
-        for _ in range(REPEATS):
-            for gate in GATES:
-                model = build_transformer(model_config(options, gate), seed=0, device=options.device)
-                first, last = train_language(model, tokens, config, every=TIMED, progress=False).records
-                found[gate].append((float(last["seconds"]) - float(first["seconds"])) / TIMED)
-        info = {"settings": settings, "seconds": {gate: min(values) for gate, values in found.items()}}
-        replace_files([(path, json.dumps(info, indent=2).encode())])
+    info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "seconds": {}}
+    if info["settings"] != settings:
+        raise ValueError(f"{path} has other settings; {differences(info['settings'], settings)}")
     times: dict[str, float] = info["seconds"]
+    found: dict[Kind, list[float]] = {kind: [] for kind in (options.base, *options.kinds) if str(kind) not in times}
+    config = language_config(options, 0, 2 * TIMED)
+    for _ in range(REPEATS):
+        for kind, seconds in found.items():
+            model = build_transformer(kind.config(options), seed=0, device=options.device)
+            first, last = train_language(model, tokens, config, every=TIMED, progress=False).records
+            seconds.append((float(last["seconds"]) - float(first["seconds"])) / TIMED)
+    times |= {str(kind): min(seconds) for kind, seconds in found.items()}
+    replace_files([(path, json.dumps(info, indent=2).encode())])
     each = options.batch * options.context
-    print("per step: " + ", ".join(f"{gate} {1e3 * value:.1f} ms" for gate, value in times.items()), end="; ")
-    print(f"{each / times['none']:,.0f} tokens per second with gate none, {settings['threads']} threads")
+    print("per step: " + ", ".join(f"{kind} {1e3 * value:.1f} ms" for kind, value in times.items()), end="; ")
+    base = str(options.base)
+    print(f"{each / times[base]:,.0f} tokens per second with gate {base}, {settings['threads']} threads")
     return times
 
 
 def trained(
     options: argparse.Namespace,
-    gate: str,
+    kind: Kind,
     seed: int,
     equal: str,
     share: float,
@@ -102,17 +117,17 @@ def trained(
     held_out: Tensor,
     out: Path,
 ) -> tuple[Row, list[Row]]:
-    """Train the model of a gate and a seed for a share of the steps, save and measure it.
+    """Train the model of a kind and a seed for a share of the steps, save and measure it.
 
     Returns its row and its history. A model that is on disk is read instead.
     """
-    model = build_transformer(model_config(options, gate), seed, device=options.device)
+    model = build_transformer(kind.config(options), seed, device=options.device)
     tokenizer = load_tokenizer(out / TOKENIZER)
     check_vocabulary(tokenizer, model.config.vocabulary)
     windows = (len(tokens) - 1) // options.context
     whole = options.steps or LanguageConfig(epochs=options.epochs, batch_size=options.batch).count_steps(windows)
     config = language_config(options, seed, max(1, round(share * whole)))
-    folder = out / (f"{gate}-{seed}" if config.steps == whole else f"{gate}-{seed}-equal-time")
+    folder = out / (f"{kind}-{seed}" if config.steps == whole else f"{kind}-{seed}-equal-time")
     history = train_language(
         model, tokens, config, folder, held_out=held_out[:CURVE], every=options.every, progress=options.progress
     )
@@ -121,15 +136,15 @@ def trained(
         model = load_transformer(folder, device=options.device)
     else:
         last = history.records[-1]
-        row = {"gate": gate, "seed": seed, "steps": last["step"], "epochs": last["epoch"], "seconds": last["seconds"]}
-        row |= {"train_loss": last["loss"], "held_out_loss": held_out_loss(model, held_out)}
+        row = {"gate": str(kind), "seed": seed, "steps": last["step"], "epochs": last["epoch"]}
+        row |= {"seconds": last["seconds"], "train_loss": last["loss"], "held_out_loss": held_out_loss(model, held_out)}
         replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
         history.to_csv(folder / "history.csv")
         save_transformer(model, folder, extra=row)
-    print(f"\ngate {gate}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}")
+    print(f"\ngate {kind}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}")
     if equal == "steps":
         print(f"  {sample(model, tokenizer, seed)}")
-    names = {"gate": gate, "seed": seed}
+    names = {"gate": str(kind), "seed": seed}
     return row, [names | record for record in history.records]
 
 
@@ -142,11 +157,11 @@ def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=False).replace("\n", "\n  ")
 
 
-def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) -> None:
-    """Write and print the held-out losses by gate, with their differences from gate none, and draw the curves."""
-    base = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == "none"}
+def report(rows: Sequence[Row], records: Sequence[Row], base: Kind, out: Path, text: str) -> None:
+    """Write and print the held-out losses by kind, with their differences from the kind `base`, and draw the curves."""
+    losses = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == str(base)}
     for row in rows:
-        other = None if row["gate"] == "none" else base.get((row["equal"], row["seed"]))
+        other = None if row["gate"] == str(base) else losses.get((row["equal"], row["seed"]))
         row["difference"] = "" if other is None else row["held_out_loss"] - other
     write_table(out / "losses.csv", rows)
     write_table(out / "histories.csv", records)
@@ -154,10 +169,11 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path, text: str) ->
     columns = dict.fromkeys(name for found in summary for name in found)
     write_table(out / "summary.csv", [dict.fromkeys(columns, "") | found for found in summary])
     print(f"\nheld-out loss in nats per token, on {text}; mean over seeds and 95 % confidence interval")
-    print(f"{'equal':<7}{'gate':<6}{'steps':>7}{'seeds':>6}  {'held-out loss':<28}{'minus none, same seed':<28}train")
+    titles = f"{'held-out loss':<28}{f'minus {base}, same seed':<30}train"
+    print(f"{'equal':<7}{'gate':<14}{'steps':>7}{'seeds':>6}  {titles}")
     for found in summary:
-        cells = "".join(f"{interval(found, name):<28}" for name in ("held_out_loss", "difference"))
-        head = f"{found['equal']:<7}{found['gate']:<6}{found['steps']:>7.0f}{found['n']:>6}"
+        cells = f"{interval(found, 'held_out_loss'):<28}{interval(found, 'difference'):<30}"
+        head = f"{found['equal']:<7}{found['gate']:<14}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
     if not records:  # gates at equal time alone
         return
@@ -175,6 +191,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training(parser, every=50)
     parser.add_argument("--gates", nargs="+", choices=sorted(GATES), default=["none", "relu", "silu"])
+    parser.add_argument("--attention", nargs="+", choices=sorted(ATTENTIONS), default=["softmax"])
+    parser.add_argument("--norm", choices=NORMS, default="rms", help="before attention, MLPs and head")
     parser.add_argument("--equal", nargs="+", choices=("steps", "time"), default=["steps", "time"])
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on")
     parser.add_argument("--seed-list", type=int, nargs="+", help="the seeds, instead of --seeds; for one per process")
@@ -191,6 +209,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"{name} must be at least 1, got {value}")
     if options.steps is None and options.epochs is None:
         options.steps = 500
+    options.kinds = [Kind(gate, attention) for attention in options.attention for gate in options.gates]
+    options.base = Kind("none", options.attention[0])
     options.seed_list = options.seed_list or list(range(options.seeds))
     return options
 

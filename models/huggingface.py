@@ -60,9 +60,11 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
 
     The entries of the embedding and of linear maps are N(0, 1 / d_model). The global random streams stay as they are.
     Needs `transformers` (the extra "huggingface"). Raises ImportError, saying how to install it, if it is missing;
-    ValueError for a negative seed.
+    ValueError for a negative seed, and for a config that no Llama has: bilinear attention, no norms or no MLPs.
     """
     check_int("seed", seed, 0)
+    if config.attention != "softmax" or config.norm != "rms" or not config.d_hidden:
+        raise ValueError(f"a Llama has softmax attention, RMS norms and MLPs, so none fits {config}")
     transformers = optional("transformers", *WHY)
     theirs = transformers.LlamaConfig(
         vocab_size=config.vocabulary,

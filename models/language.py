@@ -114,7 +114,7 @@ def train_language(
         raise ValueError(f"precision='bfloat16' needs a model on a CUDA device, this one is on {device.type}")
     steps = config.count_steps(windows)
     optimizer = _optimizer(model, config)
-    settings: dict[str, Any] = {"config": asdict(config), "model": asdict(model.config), "extra": dict(extra or {})}
+    settings: dict[str, Any] = {"config": asdict(config), "model": model.config.settings(), "extra": dict(extra or {})}
     text = [describe(part.long()) for part in tokens.split(1 << 22)]  # int64 and uint16 give one digest
     settings |= {"every": every, "text": digest(text), "initial weights": digest(*model.parameters())}
     state = TrainingState(folder, json.loads(json.dumps(settings)))

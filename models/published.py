@@ -9,13 +9,13 @@ from torch import Tensor
 
 from models.bilinear import GATES
 from models.storage import CONFIG, save_unit
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import ATTENTIONS, NORMS, Transformer, TransformerConfig
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.weights import LAYOUTS, Source, WeightFiles
 
 # fields of `TransformerConfig` -> their names in the layout
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
-FIXED = {"bilinear": True, "bias": False, "normalization": "rms"}
+FIXED = {"bilinear": True, "bias": False}
 TOKENIZER = "tokenizer.json"
 PUBLISHED = LAYOUTS["published"]
 
@@ -23,7 +23,8 @@ PUBLISHED = LAYOUTS["published"]
 def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `<folder>/model.safetensors` and `<folder>/config.json` in the published layout.
 
-    In the stacked weights, left rows are above right rows. The config stores `extra` (JSON values) as "extra".
+    In the stacked weights, left rows are above right rows, and queries above keys above values. The config stores
+    `extra` (JSON values) as "extra".
     `load_transformer` and `tensornet_interp.weights` read only model.safetensors, which has the config in its metadata.
     If the process is killed, the old model or the new one is complete on disk. Raises TypeError for an `extra` that
     JSON cannot hold.
@@ -31,10 +32,12 @@ def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str,
     config = model.config
     info = {name: getattr(config, field) for field, name in KEYS.items()} | FIXED
     info |= {"n_vocab": config.vocabulary, "gate": None if config.gate == "none" else config.gate}
+    info |= {"attention": config.attention, "normalization": config.norm}
     info |= {"tokenizer": TOKENIZER, "extra": dict(extra or {})}
     state = model.state_dict()
     tensors = {
-        stored: torch.cat([state[name] for name in names]) for stored, names in _tensors(config.n_layers).items()
+        stored: torch.cat([state[name] for name in names])
+        for stored, names in _tensors(config.n_layers, mlps=config.d_hidden > 0).items()
     }
     save_unit(folder, tensors, info)
 
@@ -43,26 +46,32 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     """Return the model of a checkpoint in the published layout, in the dtype of the file.
 
     `folder` is any source of `tensornet_interp.weights`, also shards and hub names. The number of rows of the embedding
-    is the vocabulary. Raises FileNotFoundError for a missing file; ValueError for a model that a `Transformer` cannot
-    be (biases, another norm, another gate, an MLP without the product), and for tensors that are missing, too many, or
-    of other sizes than the config says.
+    is the vocabulary. A config without the entry "attention" means softmax. Raises FileNotFoundError for a missing
+    file; ValueError for a model that a `Transformer` cannot be (biases, another norm, another gate, an MLP without the
+    product), and for tensors that are missing, too many, or of other sizes than the config says.
     """
     files = WeightFiles(folder)
     info = files.config()
     for key, value in FIXED.items():
         if info.get(key) != value:
             raise ValueError(f"{folder}: {key} must be {value!r} in {CONFIG}, got {info.get(key)!r}")
-    sizes = {field: check_int(f"{name} in {CONFIG}", info.get(name), 1) for field, name in KEYS.items()}
-    gate = check_choice(f"gate in {CONFIG}", info.get("gate") or "none", GATES)
+    sizes: dict[str, Any] = {
+        f: check_int(f"{name} in {CONFIG}", info.get(name), int(f != "d_hidden")) for f, name in KEYS.items()
+    }
+    kinds: dict[str, Any] = {
+        "gate": check_choice(f"gate in {CONFIG}", info.get("gate") or "none", GATES),
+        "attention": check_choice(f"attention in {CONFIG}", info.get("attention", "softmax"), ATTENTIONS),
+        "norm": check_choice(f"normalization in {CONFIG}", info.get("normalization"), NORMS),
+    }
     if sizes["n_layers"] > len(files.names):  # checked before so many names are made
         raise ValueError(f"{folder} does not fit its config: {len(files.names)} tensors for n_layer={info['n_layer']}")
-    wanted = _tensors(sizes["n_layers"])
+    wanted = _tensors(sizes["n_layers"], mlps=sizes["d_hidden"] > 0)
     missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
     if missing or extra:
         raise ValueError(f"{folder} does not fit its config: missing tensors {missing}, extra tensors {extra}")
     vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
     try:
-        model = Transformer(TransformerConfig(vocabulary=vocabulary, gate=gate, **sizes), device="meta")
+        model = Transformer(TransformerConfig(vocabulary=vocabulary, **kinds, **sizes), device="meta")
     except (RuntimeError, TypeError, ValueError) as error:  # torch has sizes that it refuses
         raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error
     expected, state = model.state_dict(), dict[str, Tensor]()
@@ -78,7 +87,7 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     return model.to(device).requires_grad_()
 
 
-def _tensors(layers: int) -> dict[str, tuple[str, ...]]:
+def _tensors(layers: int, *, mlps: bool) -> dict[str, tuple[str, ...]]:
     """Return the names in the layout, each with the parameters that are stacked in that tensor."""
     names: dict[str, tuple[str, ...]] = {
         PUBLISHED.embedding: ("embedding.weight",),
@@ -89,6 +98,8 @@ def _tensors(layers: int) -> dict[str, tuple[str, ...]]:
         here = PUBLISHED.at(i)
         for stored, part in zip(here.attention, ("qkv", "o"), strict=True):
             names[stored] = (f"{block}.attention.{part}.weight",)
+        if not mlps:
+            continue
         names[here.left] = (f"{block}.mlp.left.weight", f"{block}.mlp.right.weight")
         names[str(here.down)] = (f"{block}.mlp.down.weight",)
     return names

@@ -87,10 +87,12 @@ def evaluate(
     `windows` is (window, position), and mean is the mean of x over all tokens. The normalised error nmse is 0 for a
     perfect dictionary, and 1 for one that always returns the mean. Each loss is the `held_out_loss` of all windows in a
     row: `loss` without a change, `patched` with x' in place of x, `ablated` with the mean ("mean") or zero ("zero") in
-    place of x. Raises ValueError for an unknown ablation, layer or point.
+    place of x. Raises ValueError for an unknown ablation, layer or point, and for a transcoder, which returns no x.
     Cost: three passes of the model, two of its part up to the layer, two of the dictionary.
     """
     check_choice("ablation", ablation, ABLATIONS)
+    if dictionary.point_out is not None:
+        raise ValueError(f"dictionary must be an autoencoder, got the transcoder {dictionary!r}")
     chunks = vectors_at(model, windows, layer, point, at_once=at_once)
     count = windows.numel()
     total = torch.zeros((), dtype=torch.float64, device="cpu")

@@ -21,6 +21,7 @@ __all__ = [
     "cross_gram",
     "cross_moment",
     "hidden_means",
+    "hidden_slopes",
     "input_gram",
     "input_moments",
 ]
@@ -232,6 +233,17 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
     direct = (left.T @ b.left) * (right.T @ b.right)
     return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
+
+
+def hidden_slopes(layer: BilinearLayer, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the expected hidden units (..., rank) and their expected slopes (..., rank, in), for Gaussian inputs.
+
+    mean: (..., in). covariance: (..., in, in). With slopes J and J' of two layers, the covariance of their hidden units
+    is 2 C + J (covariance of their inputs) J'^T; C is the `cross_gram` of this covariance.
+    """
+    left, right = mean @ layer.left, mean @ layer.right
+    slopes = left[..., None] * layer.right.T + right[..., None] * layer.left.T
+    return left * right + ((covariance @ layer.left) * layer.right).sum(-2), slopes
 
 
 class HiddenMeans(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["eigenvalue_noise", "nonzero", "row_noise", "t_quantile", "unit_columns", "without_autocast"]
+__all__ = ["at_largest", "eigenvalue_noise", "nonzero", "row_noise", "t_quantile", "unit_columns", "without_autocast"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,6 +20,12 @@ EPS = torch.finfo(torch.float64).eps
 def nonzero(values: Tensor) -> Tensor:
     """Return safe divisors: positive values unchanged, and 1 in place of all other values."""
     return torch.where(values > 0, values, torch.ones_like(values))
+
+
+def at_largest(n: int, scores: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
+    """Return the entries of every array at the n largest scores, or at all if there are fewer, largest first."""
+    best = scores.topk(min(n, len(scores))).indices
+    return tuple(array[best] for array in arrays)
 
 
 def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:

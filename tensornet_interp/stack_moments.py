@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
-from tensornet_interp.checks import check_tensor
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, input_moments
+from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, hidden_slopes, input_moments
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
 
@@ -45,8 +44,7 @@ def layer_moments(network: TensorNetwork, inputs: Moments | Tensor | Iterable[Te
     first = network.parts[0]
     like = first.terms()[0].data
     for name, batch in batches("inputs", inputs):
-        check_tensor(name, batch, ("batch", "in"), finite=False)
-        running[0].add(batch, name)  # names a row of NaN
+        running[0].add(batch, name)  # checks the batch, and names a row of NaN
         x = lift_vectors(name, batch, first.sizes["in1"], constant=first.constant_in, like=like)
         for number, (part, after) in enumerate(zip(network.parts, running[1:], strict=False)):
             x = part.multilinear(x)
@@ -61,10 +59,9 @@ def _closure(layer: BilinearLayer, inputs: Moments, note: str) -> Moments:
     """
     wide = layer.to(dtype=torch.float64)
     given = input_moments(wide, inputs)
-    left, right = given.mean @ wide.left, given.mean @ wide.right  # (rank,)
-    slope = left[:, None] * wide.right.T + right[:, None] * wide.left.T  # (rank, in)
+    expected, slope = hidden_slopes(wide, given.mean, given.covariance)
     hidden = 2 * cross_gram(wide, wide, given.covariance) + slope @ given.covariance @ slope.T
-    mean = wide.down @ (left * right + ((given.covariance @ wide.left) * wide.right).sum(0))
+    mean = wide.down @ expected
     covariance = wide.down @ hidden @ wide.down.T
     keep = slice(int(layer.constant_out), None)
     return Moments(mean[keep], (covariance + covariance.T)[keep, keep] / 2, None, note)

@@ -51,15 +51,19 @@ from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import (
     inspect_files,
+    load_attention,
     load_config,
+    load_cross_layer,
     load_dictionary,
     load_layer,
+    load_network,
     load_tensor,
     save_dictionary,
     tensor_names,
 )
 
 OLD_LAYER = Path(__file__).with_name("stored") / "layer-format-1.safetensors"
+SAE_LENS = Path(__file__).with_name("sae_lens")
 SECONDS, MEMORY = 10, 512 << 20  # of the processor, which a busy machine does not lengthen
 WAIT = 120  # seconds by the clock, for what waits without computing
 ERRORS = (ValueError, TypeError, OSError)
@@ -101,6 +105,23 @@ def published(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
 
 
+def llama(folder: Path) -> None:
+    """A model of one block as `transformers` writes it, with a scaled rotary base and a window."""
+    sides = {f"self_attn.{side}_proj": (8, 8) for side in "qkvo"}
+    mlp = {"mlp.gate_proj": (6, 8), "mlp.up_proj": (6, 8), "mlp.down_proj": (8, 6)}
+    shapes = sides | mlp | {"input_layernorm": (8,), "post_attention_layernorm": (8,)}
+    tensors = {f"model.layers.0.{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    tensors |= {"model.norm.weight": torch.ones(8), "model.embed_tokens.weight": torch.ones(7, 8)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled |= {"original_max_position_embeddings": 8, "rope_theta": 100.0}
+    config = {"model_type": "mistral", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config |= {"max_position_embeddings": 5, "num_hidden_layers": 1, "rope_parameters": scaled, "sliding_window": 3}
+    config |= {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "intermediate_size": 6, "hidden_act": "linear"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def dictionary(folder: Path) -> None:
     draw = torch.randn(12, 4, generator=generator())
     save_dictionary(Dictionary(draw, draw.T.contiguous(), k=2, name="1-mlp-out-x3-k2"), folder)
@@ -113,6 +134,11 @@ def saelens(folder: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
     config = {"architecture": "topk", "k": 3, "hook_name": "blocks.0", "d_in": 4, "d_sae": 12, "metadata": {"a": [1]}}
     (folder / "cfg.json").write_text(json.dumps(config))
+
+
+def foreign(name: str) -> Callable[[Path], object]:
+    """A folder as SAELens, Gemma Scope or circuit-tracer wrote it."""
+    return lambda folder: shutil.copytree(SAE_LENS / name, folder, dirs_exist_ok=True)
 
 
 def mnist(folder: Path) -> None:
@@ -201,11 +227,21 @@ LOADERS: dict[str, Loader] = {
         lambda f: layer_words(load_layer(f, 0, layout="tensornet_interp")),
         True,
     ),
+    "load_attention": Loader(published, lambda f: describe(load_attention(f, 1))),
+    "load_attention (llama)": Loader(llama, lambda f: describe(load_attention(f, 0, layout="llama"))),
+    "load_network": Loader(llama, lambda f: describe(load_network(f, layout="llama", gate_removed=True))),
+    "load_network (published)": Loader(published, lambda f: describe(load_network(f))),
     "load_tensor": Loader(published, lambda f: describe(load_tensor(f, FIRST))),
     "load_config": Loader(published, load_config),
     "load_config (own)": Loader(lambda f: save_transformer(build_transformer(SMALL, seed=0), f), load_config, True),
     "load_dictionary": Loader(dictionary, lambda f: describe(load_dictionary(f / "1-mlp-out-x3-k2")), True),
     "load_dictionary (SAELens)": Loader(saelens, lambda f: describe(load_dictionary(f))),
+    "load_dictionary (gated)": Loader(foreign("gated"), lambda f: describe(load_dictionary(f))),
+    "load_dictionary (transcoder)": Loader(foreign("jumprelu-skip-transcoder"), lambda f: describe(load_dictionary(f))),
+    "load_dictionary (Gemma Scope)": Loader(
+        foreign("gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"), lambda f: describe(load_dictionary(f)), True
+    ),
+    "load_cross_layer": Loader(foreign("cross-layer-jump_relu"), lambda f: describe(load_cross_layer(f, 1))),
     "inspect_files": Loader(published, lambda f: inspect_files(f).records()),
     "inspect_files (saved)": Loader(keep, lambda f: inspect_files(f / "kept.safetensors").records()),
     "load_records": Loader(grid, lambda f: load_records(f / "a.jsonl")),

@@ -34,9 +34,10 @@ from tensornet_interp.attention import (
     QueryForm,
     ReadBack,
     SequenceNetwork,
+    StreamMoments,
 )
 from tensornet_interp.bonds import ODT, Bond, Truncation
-from tensornet_interp.circuits import Circuit, Component, Level
+from tensornet_interp.circuits import Circuit, Component, HeadCircuit, HeadLevel, Level
 from tensornet_interp.compare import (
     ComponentTrust,
     Interval,
@@ -157,6 +158,16 @@ INSPECTED = InspectedFile(
 FIDELITY = Fidelity(7, 0.5, 0.25, 1.5, None, accuracy=0.75)
 METRIC = Metric(numbers(2, 2), numbers(2), 0.25, 9, "from data")
 
+HEADS = HeadLevel(
+    1,
+    torch.tensor([0, 0]),
+    torch.tensor([3, -1]),
+    numbers(2),
+    numbers(2, 3),
+    numbers(2, shift=1),
+    numbers(1),
+    numbers(2),
+)
 LINEAR = LinearMap(weight=numbers(2, 3), bias=numbers(2), name="embedding")
 
 OBJECTS = {
@@ -190,6 +201,8 @@ OBJECTS = {
         LEVELS[0],
         Component(1, 0, 0.5, 0.25, numbers(3), (Component(0, 1, 0.25, 0.5, numbers(3), ()),)),
         Circuit(NETWORK, numbers(2), LEVELS, "contribution", "class 3"),
+        HEADS,
+        HeadCircuit(SequenceNetwork([LINEAR]), numbers(2), numbers(4, 3), (HEADS,), "class 3"),
         Matching(((0, 1), (1, 0)), numbers(2), numbers(2, 2), CP),
         Stability(torch.tensor([[float("nan"), 0.5], [0.5, float("nan")]]), (numbers(2), numbers(3))),
         OrderedSimilarity(
@@ -255,6 +268,7 @@ OBJECTS = {
         Norm(centered=True, eps=0.5, weight=numbers(2, shift=1), bias=numbers(2), scale=numbers(2, 3, shift=1)),
         Part(LINEAR, 0.0, Norm(eps=0.25), numbers(2)),
         SequenceNetwork([LINEAR, Part(layer(2, 2), 0.5)]),
+        StreamMoments((Moments(numbers(2), torch.eye(2, dtype=torch.float64), None, "a closure"),), (0.25,)),
         Spectra(
             eigenvalues=numbers(2, 1, dtype=torch.float32),
             eigenvectors=numbers(2, 3, 1, dtype=torch.float32),

@@ -16,7 +16,6 @@ from tensornet_interp.attention import (
     SequenceNetwork,
     composition,
     leg_contributions,
-    mean_ablated,
     path_contributions,
     pull_back,
     read_back,
@@ -185,17 +184,6 @@ def test_the_value_leg_of_softmax_attention():
     assert_close(found.sum((2, 3)), (streams[2] - streams[1] - stack[1].bias) @ direction)
     with pytest.raises(ValueError, match="legs must be from 0 to 0"):
         leg_contributions(stack, 1, X, direction, [1])
-
-
-def test_a_head_replaced_by_its_mean():
-    stack = network(norm=NORM)
-    changed = mean_ablated(stack, 0, 1, X)
-    assert changed[0].map.pattern(X).shape == (2, 2, POSITIONS, POSITIONS)
-    h = NORM(X)
-    alone = dataclasses.replace(stack[0].map, down=stack[0].map.down * (torch.arange(2) == 1)[None, :, None])
-    rest = stack[0].map(h) - alone(h)
-    expected = 0.5 * X + rest + alone(h).mean((0, 1)) + stack[0].bias
-    assert_close(changed.streams(X)[1], expected)
 
 
 def test_what_has_no_paths_or_read_backs_is_refused():

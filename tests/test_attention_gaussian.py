@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 import torch
 from attention_layers import biases_of, layer_with, weights
-from helpers import assert_close, normal
+from helpers import assert_close, layer_of, normal
 
-from tensornet_interp import Moments
-from tensornet_interp.attention import AttentionLayer, Norm, Part, output_moments, position_inner, update_share
+from tensornet_interp import Moments, decompose, lift
+from tensornet_interp.attention import (
+    AttentionLayer,
+    LinearMap,
+    LowRank,
+    Norm,
+    Part,
+    SequenceNetwork,
+    output_moments,
+    position_inner,
+    update_share,
+)
 
 POSITIONS, WIDTH = 2, 2
 CAUSAL = torch.ones(POSITIONS, POSITIONS, dtype=torch.float64).tril()
@@ -21,11 +31,18 @@ def moments_of(size, seed=5):
 
 def grid(moments, nodes):
     """Tensor Gauss-Hermite: points (point, input) and weights that are exact to degree 2 nodes - 1 in every input."""
-    places, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    (points,), (shares,) = zip(*grids(moments, nodes, 10**9), strict=True)
+    return points, shares
+
+
+def grids(moments, nodes, step):
+    """The same points and weights, `step` at a time."""
+    places, weights = (torch.tensor(array) for array in np.polynomial.hermite_e.hermegauss(nodes))
     size = len(moments.mean)
-    axes = torch.cartesian_prod(*[torch.tensor(places)] * size)
-    shares = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * size).prod(1)
-    return moments.mean + axes @ moments.root.T, shares
+    powers = nodes ** torch.arange(size)
+    for number in torch.arange(nodes**size).split(step):
+        digits = number[:, None] // powers % nodes
+        yield moments.mean + places[digits] @ moments.root.T, (weights / weights.sum())[digits].prod(1)
 
 
 def layer(scores, seed, *, with_biases=False, **options):
@@ -71,6 +88,81 @@ def test_moments_are_those_of_a_grid(scores, mask, with_biases, residual):
     assert_close(position_inner(b, a, moments), position_inner(a, b, moments), 1e-10)
 
 
+@pytest.mark.parametrize(
+    ("width", "mask"), [(3, CAUSAL), pytest.param(4, normal(2, 2, 2, seed=3), marks=pytest.mark.slow)]
+)
+def test_wider_moments_are_those_of_a_grid(width, mask):
+    """Two positions of 4 inputs have 6^8 points, which are summed in pieces."""
+    moments = moments_of(POSITIONS * width)
+    parts = [
+        Part(layer(2, seed, n_in=width, n_out=width, mask=mask, with_biases=seed > 0), 0.7, None, normal(width, seed=9))
+        for seed in (0, 200)
+    ]
+    products, mean = torch.zeros(POSITIONS, dtype=torch.float64), torch.zeros(POSITIONS * width, dtype=torch.float64)
+    second = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for points, shares in grids(moments, 6, 2**16):
+        ours, theirs = (outputs(part, points) for part in parts)
+        flat = ours.flatten(1)
+        products += torch.einsum("bso,bso,b->s", ours, theirs, shares)
+        mean += shares @ flat
+        second += flat.T @ (flat * shares[:, None])
+    found = output_moments(parts[0], moments)
+    assert_close(found.mean, mean, 1e-10)
+    assert_close(found.covariance, second - torch.outer(mean, mean), 1e-10)
+    assert_close(position_inner(*parts, moments), products, 1e-10)
+
+
+def at_every_position(seed, kind, norm):
+    """A part of maps at every position, with everything that it can have."""
+    given = layer_of(WIDTH, WIDTH, 3, seed)
+    maps = {
+        "bilinear": lift(given, left_bias=normal(3, seed=seed + 5), right_bias=normal(3, seed=seed + 6)),
+        "plain": given,
+        "eigen": decompose(given, "eigen"),
+        "linear": LinearMap(weight=normal(WIDTH, WIDTH, seed=seed), bias=normal(WIDTH, seed=seed + 1)),
+        "low rank": LowRank(left=normal(WIDTH, 1, seed=seed), right=normal(WIDTH, 1, seed=seed + 1)),
+        "attention": layer(2, seed, with_biases=True),
+        "a pattern": layer(2, seed).given(normal(2, 2, 2, seed=seed)),
+    }
+    return Part(maps[kind], 0.7, norm, normal(WIDTH, seed=seed + 9))
+
+
+NORMS = [
+    None,
+    Norm(scale=normal(POSITIONS, seed=1), weight=normal(WIDTH, seed=2), bias=normal(WIDTH, seed=3), centered=True),
+]
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("bilinear", "plain"),
+        ("eigen", "bilinear"),
+        ("linear", "bilinear"),
+        ("linear", "attention"),
+        ("low rank", "linear"),
+        ("a pattern", "attention"),
+        ("a pattern", "bilinear"),
+        ("attention", "attention"),
+    ],
+)
+@pytest.mark.parametrize("norm", NORMS, ids=["no norm", "norms at fixed scales"])
+def test_moments_of_every_kind_of_part_are_those_of_a_grid(kinds, norm):
+    moments = moments_of(POSITIONS * WIDTH)
+    a, b = (at_every_position(seed, kind, norm) for seed, kind in zip((0, 40), kinds, strict=True))
+    points, shares = grid(moments, 6)
+    x = points.unflatten(1, (POSITIONS, -1))
+    ours, theirs = (SequenceNetwork([part])(x) for part in (a, b))
+    flat = ours.flatten(1)
+    mean = shares @ flat
+    found = output_moments(a, moments)
+    assert_close(found.mean, mean, 1e-10)
+    assert_close(found.covariance, (flat - mean).T @ ((flat - mean) * shares[:, None]), 1e-10)
+    assert_close(position_inner(a, b, moments), torch.einsum("bso,bso,b->s", ours, theirs, shares), 1e-10)
+    update = SequenceNetwork([Part(a.map, 0.0, norm)])(x).square().sum((1, 2)) @ shares
+    assert update_share(a, moments) == pytest.approx(float(update / (points.square().sum(1) @ shares)), rel=1e-10)
+
+
 def test_layers_of_different_scores_and_sizes_are_compared():
     moments = moments_of(POSITIONS * WIDTH)
     a, b = layer(2, 0, n_out=3), layer(1, 200, n_out=3, size=4, with_biases=True)
@@ -94,7 +186,7 @@ def test_a_larger_layer_agrees_with_monte_carlo():
 
 def test_what_has_no_exact_moments_is_refused():
     moments = moments_of(POSITIONS * WIDTH)
-    with pytest.raises(ValueError, match=r"part has softmax, whose moments .* layer.given\(pattern\)"):
+    with pytest.raises(ValueError, match=r"part has softmax, whose moments .* layer.given\(pattern\).* samples"):
         output_moments(layer_with(1, softmax=True), moments)
     with pytest.raises(ValueError, match="part has a norm"):
         output_moments(Part(layer(2, 0), 0.0, Norm()), moments)
@@ -104,3 +196,11 @@ def test_what_has_no_exact_moments_is_refused():
         output_moments(layer(2, 0), moments_of(6))
     with pytest.raises(ValueError, match="mode 'out' has size 2 in a but 3 in b"):
         position_inner(layer(2, 0), layer(2, 0, n_out=3), moments)
+    with pytest.raises(
+        ValueError, match=r"part 0 must be attention in both of a and b, or .* AttentionLayer and Bilinear"
+    ):
+        position_inner(layer(2, 0), layer_of(2, 2, 3), moments)
+    with pytest.raises(ValueError, match="part has a norm with one scale per sample; its moments need one for all"):
+        output_moments(Part(layer(2, 0), 0.0, Norm(scale=normal(3, POSITIONS))), moments)
+    with pytest.raises(ValueError, match=r"the moments of part at 2 positions need 3.2e\+03 numbers at once"):
+        output_moments(layer(2, 0), moments, max_elements=1000)

@@ -40,6 +40,8 @@ def test_leading_entries_are_those_of_the_dense_matrix(chunk):
     found = MATRIX.top(6, chunk=chunk)
     assert [5 * entry.row + entry.column for entry in found] == order
     assert all(entry.value == pytest.approx(float(DENSE[entry.row, entry.column]), rel=1e-14) for entry in found)
+    (first,) = MATRIX.top(1, chunk=chunk)
+    assert (first.row, first.column) == (found[0].row, found[0].column)
 
 
 def test_eigenvalues_of_a_square_matrix():

@@ -8,7 +8,7 @@ from torch.nn.functional import layer_norm, linear
 
 from tensornet_interp import BilinearLayer, contract, decompose, lift
 from tensornet_interp.attention import AttentionLayer, LinearMap, LowRank, Norm, Part, SequenceNetwork
-from tensornet_interp.circuits import evaluation
+from tensornet_interp.circuits import Query, evaluation
 
 WIDTH, HEADS, CONTEXT, HIDDEN, VOCABULARY = 64, 4, 16, 96, 11
 CAUSAL = torch.ones(CONTEXT, CONTEXT, dtype=torch.float64).tril()
@@ -178,8 +178,10 @@ def test_what_does_not_fit_is_refused():
         network.replace(0, LinearMap(weight=normal(4, 5)))
     with pytest.raises(ValueError, match="mode 'in' has size 5 in the layer but 4 in x"):
         network(normal(3, 2, 4))
-    with pytest.raises(TypeError, match="a LowRank cannot be moved: it has no method `to`"):
-        SequenceNetwork([LowRank(left=normal(5, 2), right=normal(5, 2), rows="out", columns="in1")]).to("cpu")
+    with pytest.raises(TypeError, match="a Query cannot be moved: it has no method `to`"):
+        SequenceNetwork([Query(square.terms(), square.modes)]).to("cpu")
+    low = LowRank(left=normal(5, 2), right=normal(5, 2), rows="out", columns="in1")
+    assert SequenceNetwork([low]).to(dtype=torch.float32)[0].map.left.dtype == torch.float32
     deep, _ = model(1, width=8, heads=2, context=5)
     with pytest.raises(ValueError, match="x has 6 positions, but a mask has only 5"):
         deep(normal(6, VOCABULARY))

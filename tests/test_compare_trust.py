@@ -433,3 +433,17 @@ def test_what_has_no_standard_error_is_refused(case):
     call, kind, message = WRONG[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_fit_that_one_more_step_would_improve_is_flagged():
+    layer = noisy(layer_of(6, 9, 3))
+    fitted = decompose(layer, "cp", rank=3, starts=1)
+    said = "the fit has not converged: one more step would take "
+    assert not any(flag.startswith(said) for flag in component_trust(fitted, layer).flags)
+    error, moved = fitted.relative_error, torch.ones_like(fitted.outputs)
+    moved *= fitted.outputs.norm() / moved.norm()
+    # moving a sum of unit terms by this share of it adds about 4 % to the squared error
+    other = fitted.report.unmeasured("moved")
+    result = replace(fitted, outputs=fitted.outputs + 0.2 * error * moved, report=other)
+    (flag,) = [flag for flag in component_trust(result, layer).flags if flag.startswith(said)]
+    assert 1 < float(flag.removeprefix(said).split("%")[0]) < 10

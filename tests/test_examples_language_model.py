@@ -68,6 +68,20 @@ def test_gates_are_trained_compared_and_resumed(arguments, tmp_path, capsys, mon
     assert (out / "none-0" / "tokenizer.json").is_file()
 
 
+def test_bilinear_attention_is_compared_with_softmax(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(language_model, "REPEATS", 1)
+    out = tmp_path / "out"
+    options = ["--steps", "5", "--gates", "none", "--equal", "steps", "--norm", "none"]
+    language_model.main([*arguments, *options])
+    language_model.main([*arguments, *options, "--attention", "softmax", "bilinear"])
+    assert "minus none, same seed" in capsys.readouterr().out
+    rows = {row["gate"]: row for row in read_rows(out / "losses.csv")}
+    softmax, bilinear = (float(rows[kind]["held_out_loss"]) for kind in ("none", "none-bilinear"))
+    assert float(rows["none-bilinear"]["difference"]) == pytest.approx(bilinear - softmax)
+    config = load_transformer(out / "none-bilinear-0").config
+    assert (config.attention, config.norm) == ("bilinear", "none")
+
+
 def test_a_folder_of_other_settings_is_refused(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(language_model, "REPEATS", 1)
     language_model.main([*arguments, "--prepare"])

@@ -195,29 +195,41 @@ def test_the_layout_of_the_paper(tmp_path, bias):
 
 
 BAD = {
-    "missing": (saelens, {"edit": lambda t: t.pop("b_enc")}, r"missing \['b_enc'\], extra \[\]"),
+    "missing": (
+        saelens,
+        {"edit": lambda t: t.pop("b_enc")},
+        r"standard must have the tensors .*: missing \['b_enc'\], extra \[\]",
+    ),
     "extra": (saelens, {"edit": lambda t: t.update(b_gate=normal(7))}, r"extra \['b_gate'\]"),
-    "shape": (saelens, {"edit": lambda t: t.update(W_dec=normal(5, 7))}, "decoder .*rows of the encoder and columns"),
+    "shape": (
+        saelens,
+        {"edit": lambda t: t.update(W_dec=normal(5, 7))},
+        "mode 'd_in' has size 5 in cfg.json but 7 in W_dec",
+    ),
     "one mode": (
         saelens,
         {"edit": lambda t: t.update(W_enc=normal(7))},
         r"W_enc must have 2 dimensions \('d_in', 'd_s",
     ),
-    "bias size": (saelens, {"edit": lambda t: t.update(b_enc=normal(5))}, "mode 'feature' has size 7 in encoder but 5"),
-    "gated": (saelens, {"architecture": "gated"}, "must be standard, topk or jumprelu, got 'gated'"),
+    "bias size": (
+        saelens,
+        {"edit": lambda t: t.update(b_enc=normal(5))},
+        "mode 'd_sae' has size 7 in cfg.json but 5 in b_enc",
+    ),
+    "gated": (saelens, {"architecture": "gated"}, r"missing \['b_gate', 'b_mag', 'r_mag'\], extra \['b_enc'\]"),
     "normalized": (
         saelens,
         {"normalize_activations": "layer_norm"},
-        "'layer_norm' divides each input by its own norm, so no weights compute it; use a dictionary .*trained",
+        "'layer_norm' divides each input by its own standard deviation, so no weights compute it; use .* was trained",
     ),
     "scaled": (
         saelens,
         {"normalize_activations": "expected_average_only_in"},
         r"'expected_average_only_in' scales the inputs .*fold it into them \(SAELens: fold_activation_norm",
     ),
-    "rescaled": (saelens, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor scales activations"),
+    "rescaled": (saelens, {"finetuning_scaling_factor": True}, r"missing \['finetuning_scaling_factor'\]"),
     "topk of what": (saelens, {"architecture": "topk"}, "TopK without k"),
-    "activation": (saelens, {"activation_fn": "tanh-relu"}, "must be relu, topk or jumprelu, got 'tanh-relu'"),
+    "activation": (saelens, {"activation_fn": "tanh-relu"}, "must be relu, or topk .*, got 'tanh-relu' in a standard"),
     "k too large": (saelens, {"architecture": "topk", "k": 8}, r"k must be from 1 to 7 \(the number of features\)"),
     "expansion": (paper, {"folder": "1-mlp-in-x8-k3"}, "says expansion 8, so 40 features of d=5, .* has 20 rows"),
     "name of the folder": (paper, {"folder": "mlp-in"}, "its name is not '{layer}-{point}-x{expansion}-k{k}'"),

@@ -5,6 +5,9 @@ import torch
 
 from tensornet_interp import BilinearLayer, BilinearNetwork, decompose, odt, relative_error
 from tensornet_interp.adversarial import adversarial_masks, orient, top_positive
+from tensornet_interp.attention import (
+    AttentionLayer,
+)
 from tensornet_interp.circuits import circuit
 from tensornet_interp.compare import match, ordered_similarity
 from tensornet_interp.features import (
@@ -204,3 +207,36 @@ def test_a_covariance_that_is_none_is_refused_and_a_rounded_one_is_not(dtype):
         Moments(torch.zeros(64, dtype=dtype), flipped.to(dtype))
     with pytest.raises(ValueError, match="semidefinite"):
         Moments(torch.zeros(64, dtype=dtype), (covariance - 2 * torch.eye(64)).to(dtype))
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_attention_and_its_heads(dtype, softmax):
+    weights, scores = [(draw(64, 64, seed=i) / 8).to(dtype) for i in range(6)], 1 if softmax else 2
+    layer = AttentionLayer.from_weights(
+        queries=weights[:scores],
+        keys=weights[2 : 2 + scores],
+        value=weights[4],
+        out=weights[5],
+        heads=4,
+        positions=16,
+        rotary=1e4,
+        softmax=softmax,
+    )
+    wide, x = widened(layer), draw(3, 16, 64, seed=9, dtype=dtype)
+    y = x.double()
+    # a call rounds on its way: queries, keys, their rotations, scores, patterns, values, what is mixed, the output
+    for i in range(scores):
+        close(layer.scores(x, i), wide.scores(y, i), dtype, 4)
+    close(layer.pattern(x), wide.pattern(y), dtype, 4)
+    close(layer(x), wide(y), dtype, 4)
+    close(layer.given(layer.pattern(x))(x), wide(y), dtype, 4)
+    # analyses round what they return: two factors, or one number
+    small, truth = (decompose(one, "ov_svd", rank=3) for one in (layer, wide))
+    for head in range(4):
+        pairs = [(layer.qk(head, -2), wide.qk(head, -2)), (layer.ov(head), wide.ov(head))]
+        pairs += [(small.ov(head), truth.ov(head))]
+        for found, expected in pairs:
+            close(found.entries(), expected.entries(), dtype, 2)
+            close(found.svd().values, expected.svd().values, dtype, 1)
+            close(found.norm(), expected.norm(), dtype, 1)
+            close(found.truncate(2).entries(), expected.truncate(2).entries(), dtype, 2)

@@ -1,6 +1,7 @@
 """A small random Llama: gates anneal away, and the layers open as tensors."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,12 @@ def test_annealing_ends_in_layers_that_reproduce_the_mlp(tmp_path):
         y = mlp(model, index)(x).detach()
         layer = load_layer(tmp_path, index, layout="llama", gate_removed=True)
         assert float((layer(x) - y).abs().max() / y.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [{"attention": "bilinear"}, {"norm": "none"}, {"d_hidden": 0, "gate": "none"}])
+def test_what_no_llama_has_is_refused(changes):
+    with pytest.raises(ValueError, match="a Llama has softmax attention, RMS norms and MLPs"):
+        build_llama(replace(CONFIG, **changes), 0)
 
 
 def test_a_gate_that_still_acts_is_no_tensor():

@@ -75,6 +75,14 @@ def test_the_scale_of_the_input_does_not_overflow(size, with_mean):
         assert abs(float(found) - float(expected)) <= 1e-11
 
 
+@pytest.mark.parametrize("size", [1e-60, 1e60])
+def test_inputs_that_are_all_negative_and_certain_do_not_overflow(size):
+    a, b = stack((4, 3, 2), (4, 6), 1), stack((4, 5, 2), (5, 3), 101)
+    mean, certain = -normal(4).abs(), torch.zeros(4, 4, dtype=torch.float64)
+    expected, found = (similarity(a, b, kind=Gaussian(Moments(scale * mean, certain))) for scale in (1, size))
+    assert abs(float(found) - float(expected)) <= 1e-11
+
+
 def golden(seed, depth):
     """The model of formulas.md, section 14: embedding 4 -> 8, layers of width 8 and hidden size 16, head 8 -> 3."""
     torch.manual_seed(seed)

@@ -40,6 +40,15 @@ def test_saved_models_come_back(tmp_path, gate, dtype):
     assert sorted(path.name for path in (tmp_path / "new" / "run").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("changes", [{"attention": "bilinear"}, {"norm": "none"}, {"d_hidden": 0}])
+def test_models_of_every_kind_come_back(tmp_path, changes):
+    model = build_transformer(TransformerConfig(**vars(SMALL) | changes), seed=1)
+    save_transformer(model, tmp_path)
+    loaded = load_transformer(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded(TOKENS[None]), model(TOKENS[None]))
+
+
 def test_saved_models_have_the_published_names_and_sizes(tmp_path):
     save_transformer(build_transformer(SMALL, seed=1), tmp_path)
     found = {name: value.shape for name, value in load_file(tmp_path / "model.safetensors").items()}
@@ -68,8 +77,10 @@ def test_the_package_refuses_a_gate(tmp_path):
     ("changes", "drop", "message"),
     [
         ({"bias": True}, None, "bias must be False"),
-        ({"normalization": "layer"}, None, "normalization must be 'rms'"),
+        ({"normalization": "layer"}, None, "normalization in config.json must be one of none, rms"),
         ({"bilinear": False}, None, "bilinear must be True"),
+        ({"attention": "linear"}, None, "attention in config.json must be one of bilinear, softmax"),
+        ({"attention": "bilinear"}, None, r"attn\.qkv\.weight' has shape \(36, 12\), the config says \(60, 12\)"),
         ({"gate": "tanh"}, None, "gate in config.json must be one of gelu, none, relu, silu"),
         ({"d_hidden": 11}, None, r"mlp\.w\.weight' has shape \(20, 12\), the config says \(22, 12\)"),
         ({"n_layer": 2}, None, r"extra tensors \['transformer\.h\.2\."),

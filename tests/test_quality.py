@@ -89,6 +89,10 @@ def test_a_planted_dead_feature_is_named(setting):
         ({"point": "mlp-inn"}, "point must be one of mlp-in, mlp-out"),
         ({"layer": 2}, "layer must be from 0 to 1"),
         ({"dictionary": Dictionary.from_matrix(torch.eye(D + 1))}, "mode 'd' has size 9 in dictionary but 8"),
+        (
+            {"dictionary": Dictionary(torch.eye(D), torch.eye(D), centered=False, point_out="")},
+            "dictionary must be an autoencoder, got the transcoder",
+        ),
     ],
 )
 def test_bad_input(setting, change, message):

@@ -26,6 +26,20 @@ from tensornet_interp import (
     similarity,
 )
 from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
+from tensornet_interp.attention import (
+    AttentionLayer,
+    LinearMap,
+    Norm,
+    Part,
+    SequenceNetwork,
+    composition,
+    head_similarity,
+    mean_ablated,
+    path_contributions,
+    query_form,
+    read_back,
+    write_contributions,
+)
 from tensornet_interp.circuits import circuit, degree_weights, evaluation, expansion, interaction_tensor, project
 from tensornet_interp.compare import (
     EIGENVALUE_RANKINGS,
@@ -109,6 +123,23 @@ class Given:
         self.labels = torch.arange(7) % 5
         self.torch_bilinear = torch.nn.Bilinear(5, 5, 3, bias=False, dtype=torch.float64)
         self.module = torch.nn.Sequential(torch.nn.Linear(5, 3, dtype=torch.float64)).eval()
+        weights = [normal(4, 5, seed=i) for i in range(20, 26)]
+        self.heads, self.softmax = (
+            AttentionLayer.from_weights(
+                queries=weights[:scores],
+                keys=weights[2 : 2 + scores],
+                value=weights[4],
+                out=weights[5].T,
+                heads=2,
+                positions=7,
+                rotary=100.0,
+                softmax=scores == 1,
+            )
+            for scores in (2, 1)
+        )
+        parts = [Part(layer, 1.0, Norm()) for layer in (self.heads, self.softmax)]
+        self.stack = SequenceNetwork([*parts, LinearMap(weight=self.down.T)])
+        self.block = SequenceNetwork([parts[1], Part(self.lifted, 0.5, Norm())])
         self.folder = folder
         save_model(build_classifier(CONFIG, seed=0), folder / "given")
         save(self.lifted, folder / "layer.safetensors")
@@ -256,6 +287,31 @@ CALLS = {
     "output similarity": lambda g: [
         output_similarity(g.layer, g.other, kind=k) for k in ("tree", "symmetric", "gaussian")
     ],
+    "attention": lambda g: [
+        (layer(g.x), layer.scores(g.x), layer.given(layer.pattern(g.x)), layer.lift(bias=g.x[0], residual=1.0)(g.x))
+        for layer in (g.heads, g.softmax)
+    ],
+    "heads": lambda g: (
+        g.heads.qk(0, -1).svd(),
+        g.heads.ov(1).top(2),
+        decompose(g.heads, "ov_svd", rank=1),
+        head_similarity(g.heads, g.heads, -1),
+        query_form(g.heads, 0, g.x[0]),
+        composition(g.heads, g.heads, "key", [-1]),
+    ),
+    "a network over positions": lambda g: (
+        g.stack(g.x, chunk="position", max_elements=500),
+        g.stack.given(g.x),
+        g.stack.plan(2, 7),
+        write_contributions(g.stack, g.x, g.x[0, :4]),
+        path_contributions(g.stack, g.x, g.x[0, :4]),
+        mean_ablated(g.stack, 1, 0, g.x[None]),
+        read_back(g.block, 1, g.x[0]).contributions(g.x),
+    ),
+    "save and load attention": lambda g: (
+        save([g.heads, g.softmax, g.stack], g.folder / "heads"),
+        load(g.folder / "heads"),
+    ),
     "dictionary": lambda g: (g.dictionary.decode(g.dictionary.encode(g.x)), Dictionary.from_matrix(g.down)),
     "between dictionaries": lambda g: between(g.layer, g.dictionary, g.dictionary),
 }

@@ -1,5 +1,7 @@
 """No call of `models` changes what belongs to the user."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from global_state import changes
@@ -13,6 +15,8 @@ from models.published import load_transformer, save_transformer
 from models.text import encode, train_tokenizer
 from models.training import accuracy
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp.attention import causal_mask
+from tensornet_interp.weights import load_attention, load_network
 
 SMALL_LANGUAGE = TransformerConfig(vocabulary=7, d_model=4, d_hidden=6, n_layers=2, n_heads=1, context=3)
 CONFIG = ClassifierConfig(inputs=64, width=6, hidden=5, classes=10)
@@ -28,6 +32,7 @@ class Made:
         parts = (digits.train_x[:64], digits.train_y[:64], digits.test_x[:32], digits.test_y[:32])
         self.digits = Dataset("digits", *parts, digits.shape, digits.class_names)
         self.language = build_transformer(SMALL_LANGUAGE, seed=0)
+        self.bilinear = build_transformer(replace(SMALL_LANGUAGE, attention="bilinear", norm="none"), seed=0)
         self.folder = folder
         save_model(self.model, folder / "made")
 
@@ -51,6 +56,13 @@ CALLS = {
         save_transformer(g.language, g.folder / "language"),
         load_transformer(g.folder / "language"),
         encode(train_tokenizer(["a story"], 257), ["a story"]),
+    ),
+    "bilinear attention": lambda g: (
+        g.bilinear.network()(g.bilinear.embedding(g.labels[:3])),
+        save_transformer(g.bilinear, g.folder / "bilinear"),
+        load_attention(g.folder / "bilinear", 0),
+        load_network(g.folder / "bilinear"),
+        causal_mask(4, window=2, power=1.0),
     ),
     "save model": lambda g: save_model(g.model, g.folder / "saved"),
     "load model": lambda g: load_model(g.folder / "made"),

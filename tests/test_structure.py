@@ -87,16 +87,16 @@ ALL_GROUND = set(GROUND)
 
 
 ROOMS = {
-    "inner_products": ALL_GROUND,
+    "inner_products": ALL_GROUND | {"attention"},
     "decompositions": ALL_GROUND | {"inner_products"},
     "bonds": ALL_GROUND | {"inner_products"},
     "spectra": ALL_GROUND | {"inner_products", "decompositions", "weights"},
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
-    "circuits": ALL_GROUND | {"inner_products", "decompositions"},
+    "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions"},
     "gated": ALL_GROUND,
-    "weights": ALL_GROUND | {"features", "gated"},
+    "weights": ALL_GROUND | {"attention", "features", "gated"},
     "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,

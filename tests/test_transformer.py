@@ -75,6 +75,40 @@ def test_an_mlp_gates_its_left_half(gate):
     torch.testing.assert_close(mlp(x), (gated * right) @ mlp.down.weight.T)
 
 
+@pytest.mark.parametrize("d_hidden", [0, 10])
+@pytest.mark.parametrize("norm", ["rms", "none"])
+@pytest.mark.parametrize("attention", ["softmax", "bilinear"])
+def test_a_model_is_a_network_over_positions(attention, norm, d_hidden):
+    model = model_of(attention=attention, norm=norm, d_hidden=d_hidden)
+    found = model.network()(model.embedding(TOKENS))
+    torch.testing.assert_close(found, model(TOKENS), rtol=1e-12, atol=1e-12)
+    assert not any(part.bias is not None for part in model.network())
+    layer, x = model.block(1).attention.layer(), normal(2, 9, 12)
+    torch.testing.assert_close(layer(x), model.block(1).attention(x).detach(), rtol=1e-12, atol=1e-12)
+    assert layer.softmax == (attention == "softmax")
+
+
+def test_bilinear_attention_is_the_scaled_sum_of_products_of_scores_times_values():
+    attention, x = model_of(attention="bilinear").block(0).attention, normal(9, 12)
+    parts = (x @ attention.qkv.weight.T).unflatten(-1, (5, 2, 6))  # (position, part, head, size)
+    q1, q2, k1, k2, v = parts.permute(1, 2, 0, 3)
+    y = torch.zeros(9, 2, 6, dtype=torch.float64)  # (position, head, size)
+    for head, s in ((head, s) for head in range(2) for s in range(9)):
+        for t in range(s + 1):
+            scores = [rotate(q[head])[s] @ rotate(k[head])[t] / 6 for q, k in ((q1, k1), (q2, k2))]
+            y[s, head] += scores[0] * scores[1] * v[head, t] / math.sqrt(s + 1)
+    expected = y.flatten(1) @ attention.o.weight.T / math.sqrt(6)  # 2 n_layers
+    torch.testing.assert_close(attention(x[None])[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_without_norms_and_softmax_is_a_polynomial():
+    model, x = model_of(attention="bilinear", norm="none", n_layers=1), normal(3, 12)
+    # attention is of degree 5 in x and the MLP doubles it, so an 11th difference in the scale of x is zero
+    values = torch.stack([model.block(0)(scale / 6 * x[None]) for scale in range(-6, 6)])
+    tenth, eleventh = values.diff(n=10, dim=0), values.diff(n=11, dim=0)
+    assert eleventh.abs().max() < 1e-10 * tenth.abs().max()
+
+
 def test_a_bilinear_mlp_hands_over_its_tensor():
     model, x = model_of(), normal(4, 12)
     torch.testing.assert_close(model.mlp(2).layer()(x), model.mlp(2)(x).detach(), rtol=1e-12, atol=1e-12)
@@ -96,6 +130,17 @@ def test_hooks_see_what_passes():
         torch.testing.assert_close(seen[i, "resid-post"], seen[i, "resid-mid"] + seen[i, "mlp-out"])
     assert torch.equal(seen[1, "resid-pre"], seen[0, "resid-post"])
     torch.testing.assert_close(model.head(rms_norm(seen[2, "resid-post"])), plain)
+
+
+def test_attention_alone_has_the_points_and_parts_of_no_mlp():
+    model = model_of(d_hidden=0)
+    with pytest.raises(ValueError, match="has attention alone \\(d_hidden=0\\), and no MLP"):
+        model.mlp(0)
+    with (
+        pytest.raises(ValueError, match="point must be one of resid-mid, resid-post, resid-pre; got 'mlp-in'"),
+        model.hooked({(0, "mlp-in"): torch.zeros_like}),
+    ):
+        pass
 
 
 def test_hooks_replace_what_passes_on():
@@ -148,6 +193,18 @@ def test_initial_weights_have_their_size_and_their_own_stream():
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_without_norms_the_maps_down_start_smaller():
+    with_norms, without = model_of(), model_of(norm="none")
+    for (name, one), other in zip(with_norms.named_parameters(), without.parameters(), strict=True):
+        torch.testing.assert_close(other, one / math.sqrt(6) if name.endswith("down.weight") else one)
+
+
+def test_settings_name_what_older_files_do_not_know_only_if_it_is_not_the_default():
+    assert TransformerConfig(**SMALL).settings() == SMALL | {"gate": "none"}
+    kinds = {"attention": "bilinear", "norm": "none"}
+    assert TransformerConfig(**SMALL, **kinds).settings() == SMALL | {"gate": "none"} | kinds
+
+
 def test_gates_of_a_seed_start_from_the_same_weights():
     none, silu = model_of(), model_of("silu")
     assert all(torch.equal(a, b) for a, b in zip(none.parameters(), silu.parameters(), strict=True))
@@ -158,6 +215,10 @@ def test_gates_of_a_seed_start_from_the_same_weights():
     [
         ({"n_heads": 4}, "multiple of 2 n_heads.*d_model=12 and n_heads=4"),
         ({"gate": "tanh"}, "gate must be one of gelu, none, relu, silu"),
+        ({"gate": "silu", "d_hidden": 0}, "d_hidden=0 is a model without MLPs, so gate must be 'none', got 'silu'"),
+        ({"d_hidden": -1}, "d_hidden must be at least 0"),
+        ({"attention": "linear"}, "attention must be one of bilinear, softmax"),
+        ({"norm": "layer"}, "norm must be one of none, rms"),
         ({"context": 0}, "context must be at least 1"),
     ],
 )

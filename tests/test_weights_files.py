@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -275,7 +276,7 @@ def test_from_the_hub_only_what_the_layer_needs_is_fetched(tmp_path):
 
 SUBFOLDERS = """
 print(load_layer('some/model@v2', 1, subfolder='step-9'))
-for name in ("3-mlp-out-x2-k2", "sae"):
+for name in ("3-mlp-out-x2-k2", "sae", "layer_20/width_16k/average_l0_71"):
     found = load_dictionary('some/model', subfolder=name)
     print(found.name, found.k, tuple(found.encoder.shape))
 """
@@ -298,14 +299,20 @@ def test_subfolders_and_revisions_of_the_hub(tmp_path):
     parts = {"W_enc": torch.ones(5, 7), "W_dec": torch.ones(7, 5), "b_enc": torch.ones(7), "b_dec": torch.ones(5)}
     save_file(parts, folder / "sae" / "sae_weights.safetensors")
     (folder / "sae" / "cfg.json").write_text("{}")
+    scope = Path(__file__).with_name("sae_lens") / "gemma-scope-2b-pt-res"
+    shutil.copytree(scope, folder, dirs_exist_ok=True)
     with hub(folder) as server:
         address = f"http://127.0.0.1:{server.server_port}"
         online = run(SUBFOLDERS, HF_ENDPOINT=address, HF_HOME=home)
         assert online.returncode == 0, online.stderr
         wrong = run(WRONG, HF_ENDPOINT=address, HF_HOME=home)
-    assert online.stdout.splitlines()[1:] == ["3-mlp-out-x2-k2 2 (10, 5)", "sae None (7, 5)"]
+    assert online.stdout.splitlines()[1:] == [
+        "3-mlp-out-x2-k2 2 (10, 5)",
+        "sae None (7, 5)",
+        "layer_20/width_16k/average_l0_71 None (10, 6)",
+    ]
     assert "'step-9 layer 1', out=12, in=12, rank=10" in online.stdout
-    assert len(server.fetched) == len(set(server.fetched)) == 5
+    assert len(server.fetched) == len(set(server.fetched)) == 6
     lines = wrong.stdout.splitlines()
     assert len(lines) == 3, wrong.stderr
     assert all("is no folder here, and the hub has no 3-mlp-out-x2-k9/model.safetensors" in line for line in lines)

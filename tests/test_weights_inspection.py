@@ -12,7 +12,7 @@ from tensornet_interp import decompose, save
 from tensornet_interp.__main__ import main
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
-from tensornet_interp.weights import LAYOUTS, inspect_files, load_dictionary, load_layer, pack
+from tensornet_interp.weights import LAYOUTS, inspect_files, load_attention, load_dictionary, load_layer, pack
 
 LAYER = random_layer(3, 5, 4, seed=0)
 
@@ -71,6 +71,21 @@ def test_the_call_that_it_shows_opens_the_file(folder):
     for file in inspect_files(folder).files:
         if file.kind == "dictionary" or file.layout == "published":
             assert eval(file.opened_by, known) is not None
+
+
+def test_attention_is_shown_with_the_call_that_opens_it(folder, tmp_path):
+    (published,) = inspect_files(folder / "published").files
+    (line,) = published.contents
+    assert eval(line.removeprefix("attention: "), {"load_attention": load_attention}).heads == 2
+    sides = {"c_attn": (4, 12), "c_proj": (4, 4)}
+    tensors = {f"transformer.h.0.attn.{name}.weight": torch.ones(shape) for name, shape in sides.items()}
+    (tmp_path / "model.safetensors").write_bytes(pack(tensors, {}))
+    (tmp_path / "config.json").write_text('{"n_embd": 4, "n_head": 2, "n_positions": 5}', encoding="utf-8")
+    (found,) = inspect_files(tmp_path).files
+    assert found.kind == "other tensors"
+    assert eval(found.opened_by, {"load_attention": load_attention}).positions == 5
+    (plain,) = inspect_files(folder / "other.safetensors").files
+    assert not plain.opened_by
 
 
 def test_the_printed_table_groups_layers_and_names_what_is_saved(folder):

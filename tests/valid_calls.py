@@ -5,6 +5,7 @@ A new export needs a row here, or a reason in one of the lists below. Sizes are 
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from bad_input import LAYER, RESULT, SQUARE, STACK
@@ -90,6 +91,12 @@ CODER = features.Dictionary(
 )
 READER = features.Dictionary(normal(4, 3, seed=6), normal(3, 4, seed=7), name="out")
 SAVED = features.Dictionary(normal(10, 5, seed=6), normal(5, 10, seed=7), k=3, name="1-mlp-x2-k3")
+SAE_LENS = Path(__file__).with_name("sae_lens")
+CONFIG = {"architecture": "standard", "d_in": 5, "d_sae": 7}
+TENSORS = {"W_enc": normal(5, 7), "W_dec": normal(7, 5), "b_enc": normal(7), "b_dec": normal(5)}
+SAE = SimpleNamespace(cfg=SimpleNamespace(to_dict=lambda: CONFIG), state_dict=lambda: TENSORS)  # as SAELens's
+WRITER = dict(encoder=normal(7, 5, seed=6), decoder=normal(3, 7, seed=7), decoder_bias=normal(3), point_out="b")
+WRITER |= dict(skip=normal(3, 5, seed=8), centered=False)
 WINDOW = torch.tensor([0, 0, 1, 1, 2, 2])
 MOMENTS = Moments(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64))
 METRIC, AFFINE = Metric.of(MOMENTS), Whitened("eigen", MOMENTS, linear="exact")(LIFTED)
@@ -124,6 +131,14 @@ weights.save_dictionary(SAVED, HOME)
 FACTORS = {"0.w": LAYER.left.T, "0.v": LAYER.right.T, "0.d": LAYER.down}
 (HOME / "checkpoint" / "model.safetensors").write_bytes(weights.pack(FACTORS, {}))
 (HOME / "checkpoint" / "config.json").write_text("{}", encoding="utf-8")
+BLOCK_0 = {"attn.qkv": (12, 4), "attn.o": (4, 4), "mlp.w": (6, 4), "mlp.p": (4, 3)}
+MODEL_0 = {f"transformer.h.0.{name}.weight": normal(*shape) for name, shape in BLOCK_0.items()}
+MODEL_0 |= {"transformer.wte.weight": normal(7, 4), "lm_head.weight": normal(7, 4)}
+(HOME / "model").mkdir()
+(HOME / "model" / "model.safetensors").write_bytes(weights.pack(MODEL_0, {}))
+(HOME / "model" / "config.json").write_text(
+    '{"d_model": 4, "n_head": 2, "n_ctx": 5, "n_layer": 1, "normalization": "rms"}', encoding="utf-8"
+)
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
 GATED = gated.GatedLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4), gate="silu")
 HEADS = attention.AttentionLayer.from_weights(
@@ -312,6 +327,7 @@ CALLS = {
     "expansion": (circuits.expansion, dict(network=LIFTED, x=X)),
     "interaction_tensor": (circuits.interaction_tensor, dict(network=LAYER, direction=OUT, components=normal(5, 2), max_elements=1000)),
     "project": (circuits.project, dict(network=LAYER, values={"out": 1, "in1": IN})),
+    "head_circuit": (circuits.head_circuit, dict(network=BLOCK, x=X, direction=OUT, width=2, beam=3, name="a", max_elements=1000, progress=False)),
     "Query": (circuits.Query, dict(terms=TERMS, modes=("a", "c"))),
     "Circuit.__call__": (TREE, dict(x=X)),
     "Circuit.coordinates": (TREE.coordinates, dict(x=X)),
@@ -339,6 +355,7 @@ CALLS = {
     "AttentionLayer.qk": (HEADS.qk, dict(head=1, offset=-2, score=1)),
     "AttentionLayer.ov": (HEADS.ov, dict(head=1)),
     "AttentionLayer.to": (HEADS.to, dict(device="cpu", dtype=torch.float32)),
+    "LowRank.to": (TALL.to, dict(device="cpu", dtype=torch.float32)),
     "LowRank": (attention.LowRank, dict(left=normal(4, 2), right=normal(3, 2), rows="a", columns="b", name="c")),
     "LowRank.change_basis": (TALL.change_basis, dict(rows=normal(4, 3), columns=normal(4, 5))),
     "LowRank.entries": (TALL.entries, dict(rows=normal(4, 3), columns=normal(4, 5), max_elements=1000)),
@@ -346,14 +363,16 @@ CALLS = {
     "LowRank.truncate": (TALL.truncate, dict(rank=1)),
     "OVSVD": (lambda **options: attention.OVSVD(**options)(HEADS), dict(rank=2)),
     "OVSVD.__call__": (attention.OVSVD(), dict(layer=HEADS)),
+    "causal_mask": (attention.causal_mask, dict(positions=4, window=2, power=0.5, dtype=torch.float32, device="cpu")),
     "copying_score": (attention.copying_score, dict(circuit=TALL)),
     "head_inner": (attention.head_inner, dict(a=HEADS, b=HEADS, offset=-1)),
     "head_similarity": (attention.head_similarity, dict(a=HEADS, b=HEADS, offset=-1)),
     "previous_token_score": (attention.previous_token_score, dict(pattern=normal(2, 4, 4), offset=-1)),
     "prefix_matching_score": (attention.prefix_matching_score, dict(pattern=normal(2, 4, 4), tokens=torch.tensor([1, 2, 1, 3]))),
     "query_form": (attention.query_form, dict(layer=HEADS, head=1, key=IN, offset=-1)),
-    "output_moments": (attention.output_moments, dict(part=HEADS, moments=MOMENTS)),
-    "position_inner": (attention.position_inner, dict(a=HEADS, b=HEADS, moments=MOMENTS)),
+    "output_moments": (attention.output_moments, dict(part=HEADS, moments=MOMENTS, max_elements=10**6)),
+    "position_inner": (attention.position_inner, dict(a=HEADS, b=HEADS, moments=MOMENTS, max_elements=10**6)),
+    "stream_moments": (attention.stream_moments, dict(network=BLOCK, moments=MOMENTS, max_elements=10**6, progress=False)),
     "update_share": (attention.update_share, dict(part=HEADS, moments=MOMENTS)),
     "Contributions": (attention.Contributions, dict(names=("a", "b"), values=normal(3, 2))),
     "composition": (attention.composition, dict(lower=SQUARE_HEADS, upper=HEADS, kind="key", offsets=[0, -1], score=1)),
@@ -365,6 +384,7 @@ CALLS = {
     "path_contributions": (attention.path_contributions, dict(network=BLOCKS, x=X, direction=OUT, max_paths=20)),
     "leg_contributions": (attention.leg_contributions, dict(network=BLOCKS, i=1, x=normal(2, 6, 5), direction=OUT, legs=[0, 1], max_elements=10**6)),
     "mean_ablated": (attention.mean_ablated, dict(network=BLOCKS, i=0, head=1, x=X)),
+    "path_patched": (attention.path_patched, dict(network=BLOCKS, writer=(0, 1), reader=(1, 0), x=X, other=normal(6, 5, seed=8), legs=[0, 1])),
     "LinearMap": (attention.LinearMap, dict(weight=normal(3, 5), bias=normal(3), name="a")),
     "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
     "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
@@ -378,11 +398,14 @@ CALLS = {
     "SequenceNetwork.plan": (TRANSFORMER.plan, dict(batch=2, positions=3)),
     "SequenceNetwork.streams": (TRANSFORMER.streams, dict(x=X)),
     "SequenceNetwork.given": (TRANSFORMER.given, dict(x=X)),
+    "SequenceNetwork.trace": (TRANSFORMER.trace, dict(x=X)),
     "SequenceNetwork.replace": (TRANSFORMER.replace, dict(i=1, map=attention.LinearMap(weight=normal(5, 3)))),
     "SequenceNetwork.to": (TRANSFORMER.to, dict(device="cpu", dtype=torch.float32)),
     "rotary_rotation": (attention.rotary_rotation, dict(angles=normal(2), positions=4)),
     # features
-    "Dictionary": (features.Dictionary, dict(encoder=CODER.encoder, decoder=CODER.decoder, encoder_bias=CODER.encoder_bias, decoder_bias=CODER.decoder_bias, threshold=normal(7), k=2, rectify=True, centered=True, name="a", point="b")),
+    "Dictionary": (features.Dictionary, WRITER | dict(encoder_bias=CODER.encoder_bias, threshold=normal(7), k=2, rectify=True, name="a", point="b")),
+    "Dictionary.from_sae": (features.Dictionary.from_sae, dict(sae=SAE, name="a")),
+    "Dictionary.reconstruct": (features.Dictionary(**WRITER).reconstruct, dict(x=X)),
     "Dictionary.from_matrix": (features.Dictionary.from_matrix, dict(decoder=CODER.decoder, encoder=CODER.encoder, name="a", point="b")),
     "Dictionary.pre_activations": (CODER.pre_activations, dict(x=X)),
     "Dictionary.encode": (CODER.encode, dict(x=X)),
@@ -466,8 +489,11 @@ CALLS = {
     "WeightFiles.missing": (FILES.missing, dict(name="wrong")),
     "load_config": (weights.load_config, dict(source=HOME, subfolder="layer")),
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
+    "load_cross_layer": (weights.load_cross_layer, STORED | dict(source=SAE_LENS, subfolder="cross-layer-relu", layer=1)),
     "layer_indices": (weights.layer_indices, dict(source=HOME, layout=LAYOUT, subfolder="checkpoint")),
     "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
+    "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
+    "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),
     "load_tensor": (weights.load_tensor, STORED | dict(source=HOME, subfolder="layer", name="left")),
     "tensor_names": (weights.tensor_names, dict(source=HOME, subfolder="layer")),
     "pack": (weights.pack, dict(tensors={"a": X}, metadata={"b": "c"})),
@@ -491,9 +517,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["Executor*", "answer_check", "check_pool", "object_file", "pair_tiles", "process_mark", "result_file", "run_units", "unseen", "work", "affine_matrix", "appending", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
+    TOOL: ["Executor*", "answer_check", "check_pool", "object_file", "pair_tiles", "process_mark", "result_file", "run_units", "unseen", "work", "affine_matrix", "appending", "at_largest", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "HeadLevel.take", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
     STEP: ["Metric.apply", "Report.pulled_back", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from examples.benchmarks import fits, stacks
+from examples.benchmarks import fits, positions, stacks
 from examples.benchmarks.measure import Row, Table
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
 
@@ -33,6 +33,7 @@ class Sizes:
     depths: Sequence[int] = (2, 3, 4)
     stack: tuple[int, int] = (512, 256)  # width, batch
     checkpoints: tuple[int, int, int] = (128, 10, 50)  # width, outputs, how many
+    attention: Sequence[tuple[int, int, int]] = ((16, 2, 4), (128, 4, 8))  # width, heads, positions
 
 
 SIZES = {
@@ -60,6 +61,7 @@ SMOKE = Sizes(  # everything runs in a moment, and the times mean nothing
     depths=(2,),
     stack=(5, 3),
     checkpoints=(4, 3, 3),
+    attention=((4, 2, 2),),
 )
 
 
@@ -207,6 +209,36 @@ def similarities(model: str, sizes: Sizes) -> list[Table]:
     return [Table(title, "similarity of the first and the last", rows, base=None)]
 
 
+def over_positions(model: str, sizes: Sizes) -> list[Table]:
+    """Return the tables of section g: the similarity of attention models with products of scores."""
+
+    def rows(count: int, blocks: int, masks: Sequence[str], size: tuple[int, int, int]) -> list[Row]:
+        width, heads, context = size
+        given = {"width": width, "heads": heads, "positions": context, "count": count, "blocks": blocks}
+        jobs = {"all pairs in one call": positions.together, "pair by pair": positions.one_by_one}
+        return [
+            Row(
+                f"width {width}, {heads} heads, {context} positions, {mask}" + f": {job}" * (count > 2),
+                positions.attention_models,
+                given | {"mask": mask},
+                run,
+                check=positions.first_to_last,
+            )
+            for mask in masks
+            for job, run in list(jobs.items())[: 1 if count == 2 else 2]
+        ]
+
+    fit = "similarity of the first and the last"
+    pairs = [row for size in sizes.attention for row in rows(2, 0, ("causal", "full"), size)]
+    small = sizes.attention[0]
+    two = rows(2, 2, ("causal",), small)
+    return [
+        Table("g. Similarity of two one-layer attention models, exact", fit, pairs, base=None),
+        Table("g. Five one-layer attention models, exact", fit, rows(5, 0, ("causal",), small)[::-1]),
+        Table("g. Two models of two blocks, attention and a bilinear map, closure", fit, two),
+    ]
+
+
 SECTIONS: dict[str, Callable[[str, Sizes], list[Table]]] = {
     "a": cosine_fits,
     "b": tensorly,
@@ -214,4 +246,5 @@ SECTIONS: dict[str, Callable[[str, Sizes], list[Table]]] = {
     "d": bond_steps,
     "e": whole_stacks,
     "f": similarities,
+    "g": over_positions,
 }

@@ -4,11 +4,9 @@ from tensornet_interp.attention.composing import ReadBack, composition, pull_bac
 from tensornet_interp.attention.contributions import (
     Contributions,
     leg_contributions,
-    mean_ablated,
     path_contributions,
     write_contributions,
 )
-from tensornet_interp.attention.gaussian import output_moments, position_inner, update_share
 from tensornet_interp.attention.heads import (
     QueryForm,
     copying_score,
@@ -20,10 +18,18 @@ from tensornet_interp.attention.heads import (
 )
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
-from tensornet_interp.attention.making import rotary_rotation
+from tensornet_interp.attention.making import causal_mask, rotary_rotation
 from tensornet_interp.attention.ov_svd import OVSVD
 from tensornet_interp.attention.parts import LinearMap, Norm, Part
+from tensornet_interp.attention.patching import mean_ablated, path_patched
 from tensornet_interp.attention.sequence import SequenceNetwork
+from tensornet_interp.attention.stream_moments import (
+    StreamMoments,
+    output_moments,
+    position_inner,
+    stream_moments,
+    update_share,
+)
 from tensornet_interp.contents import explain_missing_names
 
 __all__ = [
@@ -39,6 +45,8 @@ __all__ = [
     "QueryForm",
     "ReadBack",
     "SequenceNetwork",
+    "StreamMoments",
+    "causal_mask",
     "composition",
     "copying_score",
     "head_inner",
@@ -47,6 +55,7 @@ __all__ = [
     "mean_ablated",
     "output_moments",
     "path_contributions",
+    "path_patched",
     "position_inner",
     "prefix_matching_score",
     "previous_token_score",
@@ -54,6 +63,7 @@ __all__ = [
     "query_form",
     "read_back",
     "rotary_rotation",
+    "stream_moments",
     "update_share",
     "write_contributions",
 ]

@@ -1,6 +1,5 @@
 """Contributions to an output along a direction: by writer, by path of value legs, and by the legs of a polynomial."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,8 +97,7 @@ def _pulled(
     """
     check_kind("network", network, SequenceNetwork)
     check_tensor("direction", direction, ("out",))
-    frozen = network.given(x)
-    streams = frozen.streams(x)
+    frozen, streams = network.trace(x)
     check_size("out", network=streams[-1].shape[-1], direction=len(direction))
     check_alike(x=x, direction=direction)
     u, top = direction.expand_as(streams[-1]), len(frozen)
@@ -166,25 +164,6 @@ def path_contributions(
     rest = constant + (added * u).sum(-1)
     names = [path.removeprefix(", ") or "input" for path in paths]
     return Contributions((*names, "constant"), torch.cat([values, rest[..., None]], -1))
-
-
-def mean_ablated(network: SequenceNetwork, i: int, head: int, x: Tensor) -> SequenceNetwork:
-    """Return the network in which one head of part i writes its mean over the samples and positions of x.
-
-    x: ([batch,] position, in). Use it to confirm what weights say: the change of an output is the effect of the head.
-    """
-    check_kind("network", network, SequenceNetwork)
-    i = check_int("i", i, -len(network), len(network) - 1) % len(network)
-    part, layer = network[i], attention_of(network[i], i)
-    head = check_int("head", head, 0, layer.heads - 1)
-    frozen = network.given(x)
-    writes = head_writes(frozen[i], attention_of(frozen[i], i), network.streams(x)[i])[..., head, :]
-    mean = writes.flatten(0, -2).mean(0)
-    down = layer.down.clone()
-    down[int(layer.constant_out) :, head] = 0
-    changed = dataclasses.replace(layer, down=down, history=(*layer.history, f"head {head} replaced by its mean"))
-    bias = mean if part.bias is None else part.bias + mean
-    return SequenceNetwork([*network.parts[:i], part._replace(map=changed, bias=bias), *network.parts[i + 1 :]])
 
 
 def leg_contributions(

@@ -1,6 +1,7 @@
 """What heads do: scores of known kinds of heads, the form of a query given a key, and how alike two heads are."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import torch
@@ -123,6 +124,11 @@ def head_inner(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
     Cost in flops: 12 contractions for two scores, 120 at offset 0, each of about heads^2 size^3.
     Raises ValueError if the layers differ in inputs, outputs or number of scores, or if a layer has softmax.
     """
+    return _head_products(a, b, offset, by_output=False)[0]
+
+
+def _head_products(a: AttentionLayer, b: AttentionLayer, offset: int, *, by_output: bool) -> Tensor:
+    """Return the inner products of heads per output, (out, head of a, head of b), or (1, ...) for their sum."""
     for name, layer in (("a", a), ("b", b)):
         check_kind(name, layer, AttentionLayer)
         if layer.softmax:
@@ -145,9 +151,43 @@ def head_inner(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
         (i, j): Term(torch.einsum("hai,gbi->hgab", ours[i], theirs[j]), ("a", "b", f"a{bonds[i]}", f"b{bonds[j]}"))
         for i, j in itertools.product(range(2 * count + 1), repeat=2)
     }
-    outputs = Term(torch.einsum("oha,ogb->hgab", a.down, b.down), ("a", "b", "a0", "b0"))
-    found = [contract([outputs, *(grams[i, j] for i, j in enumerate(order))], ("a", "b")) for order in orders]
+    terms = [Term(torch.einsum("oha,ogb->hgab", a.down, b.down)[None], ("out", "a", "b", "a0", "b0"))]
+    if by_output:
+        terms = [Term(a.down, ("out", "a", "a0")), Term(b.down, ("out", "b", "b0"))]
+    modes = ("out", "a", "b")
+    found = [contract([*terms, *(grams[i, j] for i, j in enumerate(order))], modes) for order in orders]
     return torch.stack(found).mean(0)
+
+
+def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_output: bool) -> Tensor:
+    """Return the inner product of the tensors of two layers, masks included, (out,) or (1,) for the sum over outputs.
+
+    <a, b> = sum over positions s, sources t and heads of mask[s, t] mask'[s, t] <head, head'> at the offset t - s
+
+    Heads are symmetrized over the legs that take the same vector, as in `head_inner`. all_legs: whether the layers are
+    symmetrized over all legs, as polynomials in the inputs of all positions; each product between two positions then
+    counts 1 / (number of ways to choose which legs take the source).
+    Cost: that of `head_inner` for every offset; without rotation, for two.
+    """
+    check_size("position", a=a.positions, b=b.positions)
+    for name, layer in (("a", a), ("b", b)):
+        if layer.mask.ndim == 4:
+            raise ValueError(f"{name} has one mask per sample; an inner product needs one mask for all")
+    a, b = a.drop_constant(), b.drop_constant()
+    legs = 2 * len(a.queries) + 1
+    share = 1 / math.comb(legs, len(a.queries)) if all_legs else 1.0
+    total, same = [], None
+    for offset in range(1 - a.positions, a.positions):
+        ours, theirs = (layer.mask.expand(layer.heads, -1, -1).diagonal(offset, 1, 2) for layer in (a, b))
+        weights = ours @ theirs.T  # (head of a, head of b)
+        if not bool(weights.any()):
+            continue
+        fixed = offset != 0 and a.rotation is None and b.rotation is None
+        products = same if fixed and same is not None else _head_products(a, b, offset, by_output=by_output)
+        same = products if fixed else same
+        total.append((products * weights).sum((1, 2)) * (share if offset else 1.0))
+    zero = a.down.new_zeros(len(a.down) if by_output else 1)
+    return torch.stack(total).sum(0) if total else zero
 
 
 def _legs(layer: AttentionLayer, offset: int) -> list[Tensor]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor, check_text
 from tensornet_interp.contraction import Modes, Term, contract
 from tensornet_interp.layer import TensorNetwork
-from tensornet_interp.numerics import without_autocast
+from tensornet_interp.numerics import at_largest, without_autocast
+from tensornet_interp.places import move
 from tensornet_interp.store import register_type
 
 
@@ -68,6 +69,11 @@ class LowRank(TensorNetwork):
         """Return two terms that share the mode "rank"."""
         return (Term(self.left, (self.rows, "rank")), Term(self.right, (self.columns, "rank")))
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LowRank":
+        """Return the matrix on a device and in a dtype."""
+        left, right = (move(side, getattr(self, side), device, dtype) for side in ("left", "right"))
+        return replace(self, left=left, right=right)
+
     def __repr__(self) -> str:
         sizes = f"{self.rows}={len(self.left)}, {self.columns}={len(self.right)}, rank={self.left.shape[1]}"
         return f"LowRank({self.name!r}, {sizes}, {str(self.left.dtype)[6:]})"
@@ -111,11 +117,9 @@ class LowRank(TensorNetwork):
         values = self.left.new_empty(0)
         for start in range(0, len(self.left), step):
             block = (self.left[start : start + step] @ self.right.T).flatten()
-            found = block.abs().topk(min(n, len(block))).indices
-            values = torch.cat([values, block[found]])
-            places = torch.cat([places, found + start * len(self.right)])
-            best = values.abs().topk(min(n, len(values))).indices
-            values, places = values[best], places[best]
+            block, index = at_largest(n, block.abs(), block, torch.arange(len(block), device=block.device))
+            values, places = torch.cat([values, block]), torch.cat([places, index + start * len(self.right)])
+            values, places = at_largest(n, values.abs(), values, places)
         return [
             Entry(*divmod(int(place), len(self.right)), float(value))
             for place, value in zip(places, values, strict=True)

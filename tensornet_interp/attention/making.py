@@ -20,6 +20,7 @@ from tensornet_interp.checks import (
     check_tensor,
 )
 from tensornet_interp.formats import owned
+from tensornet_interp.places import check_place
 
 
 class Scores(NamedTuple):
@@ -54,6 +55,31 @@ def rotary_rotation(angles: Tensor, positions: int) -> Tensor:
     cosine, sine = turned.cos(), turned.sin()
     rows = (torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1))
     return torch.stack(rows, -2).to(angles.dtype)
+
+
+def causal_mask(
+    positions: int,
+    *,
+    window: int | None = None,
+    power: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return a mask (position, source) in which a position sees the sources up to itself.
+
+    mask[s, t] = 1 / (s + 1)^power for s - window < t <= s, else 0
+
+    window: the number of sources that a position sees, its own included; None for all. power: 1 makes a sum over
+    sources a mean; with 0.5, a sum of independent terms has the same size at every position.
+    """
+    most = math.isqrt(DEFAULT_MAX_ELEMENTS)
+    count = check_int("positions", positions, 1, most, f"so that a mask has at most {DEFAULT_MAX_ELEMENTS:.0e} entries")
+    place, kind = check_place(device, dtype, torch.empty(0, dtype=torch.float64, device="cpu"))
+    mask = torch.ones(count, count, dtype=kind, device=place).tril()
+    if window is not None:
+        mask = mask.triu(1 - min(count, check_int("window", window, 1)))
+    weights = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") ** -check_number("power", power, 0.0)
+    return mask * weights[:, None].to(place, kind)
 
 
 def weight_arrays(
@@ -152,8 +178,9 @@ def _mask(mask: str | Tensor, positions: int, like: Tensor) -> Tensor:
         check_size("position", positions=positions, mask=mask.shape[-2])
         check_alike(out=like, mask=mask)
         return mask[None] if mask.ndim == 2 else mask
-    ones = torch.ones(1, positions, positions, dtype=like.dtype, device=like.device)
-    return ones.tril() if check_choice("mask", mask, ("causal", "full")) == "causal" else ones
+    if check_choice("mask", mask, ("causal", "full")) == "causal":
+        return causal_mask(positions, dtype=like.dtype, device=like.device)[None]
+    return torch.ones(1, positions, positions, dtype=like.dtype, device=like.device)
 
 
 def _rotation(rotary: float | Tensor, pairs: str, query: Tensor, positions: int) -> tuple[Tensor, Tensor | None]:

@@ -56,11 +56,11 @@ class SequenceNetwork(Shown):
         given = check_list("parts", parts, "a network needs at least one")
         object.__setattr__(self, "parts", tuple(_checked(f"part {i}", part) for i, part in enumerate(given)))
         for i, (below, above) in enumerate(pairwise(self.parts)):
-            if _sizes(below)[1] != _sizes(above)[0]:
+            if part_sizes(below)[1] != part_sizes(above)[0]:
                 raise ValueError(
-                    f"part {i} has {_sizes(below)[1]} outputs but part {i + 1} takes {_sizes(above)[0]} inputs"
+                    f"part {i} has {part_sizes(below)[1]} outputs but part {i + 1} takes {part_sizes(above)[0]} inputs"
                 )
-        check_alike(**{f"part {i}": _array(part.map) for i, part in enumerate(self.parts)})
+        check_alike(**{f"part {i}": array_of(part.map) for i, part in enumerate(self.parts)})
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -104,7 +104,7 @@ class SequenceNetwork(Shown):
 
         Example: `sum(plan.flops for part in network.plan(8, 256) for plan in part)`.
         """
-        most = self._most_positions() or DEFAULT_MAX_ELEMENTS
+        most = self.positions or DEFAULT_MAX_ELEMENTS
         size = check_int("batch", batch, 1, DEFAULT_MAX_ELEMENTS), check_int("positions", positions, 1, most)
         return self._planned(*size, None)[0]
 
@@ -122,16 +122,22 @@ class SequenceNetwork(Shown):
         Attention and norms become linear maps, softmax or not, and for x the output stays the same. At given patterns
         every map is linear or bilinear, so writes, paths and read-backs are exact.
         """
+        return self.trace(x)[0]
+
+    def trace(self, x: Tensor) -> tuple["SequenceNetwork", tuple[Tensor, ...]]:
+        """Return the network at the patterns and scales of x, as `given`, and the `streams` of x, from one pass."""
         if getattr(x, "ndim", 3) > 3:
             raise ValueError(f"x must be ([batch,] position, in), got shape {tuple(x.shape)}")
-        frozen = []
-        for part, stream in zip(self.parts, self.streams(x), strict=False):
-            norm = None if part.norm is None else part.norm.given(stream)
+        flat, streams, frozen = self._check_input(x), [x], []
+        for part in self.parts:
+            norm = None if part.norm is None else part.norm.given(streams[-1])
             fixed = part.map
             if isinstance(fixed, AttentionLayer):
-                fixed = fixed.given(fixed.pattern(stream if norm is None else norm(stream)))
+                fixed = fixed.given(fixed.pattern(streams[-1] if norm is None else norm(streams[-1])))
             frozen.append(part._replace(map=fixed, norm=norm))
-        return SequenceNetwork(frozen)
+            flat = _forward(frozen[-1], flat, contract, None)
+            streams.append(flat.reshape(*x.shape[:-1], -1))
+        return SequenceNetwork(frozen), tuple(streams)
 
     def replace(self, i: int, map: TensorNetwork) -> "SequenceNetwork":
         """Return the network with another map in part i, such as a decomposition of its map; the rest stays."""
@@ -147,16 +153,18 @@ class SequenceNetwork(Shown):
             moved.append(Part(_movable(map).to(device, dtype), residual, norm and norm.to(device, dtype), bias))
         return SequenceNetwork(moved)
 
-    def _most_positions(self) -> int | None:
+    @property
+    def positions(self) -> int | None:
+        """Return the largest number of positions of an input; None if no part mixes positions."""
         found = [part.map.positions for part in self.parts if isinstance(part.map, AttentionLayer)]
         return min(found) if found else None
 
     def _check_input(self, x: Tensor) -> Tensor:
         """Return x as (batch, position, in)."""
-        lift_vectors("x", x, _sizes(self.parts[0])[0], constant=False, like=_array(self.parts[0].map))
+        lift_vectors("x", x, part_sizes(self.parts[0])[0], constant=False, like=array_of(self.parts[0].map))
         if x.ndim < 2:
             raise ValueError(f"x must be (..., position, in), got shape {tuple(x.shape)}")
-        most = self._most_positions()
+        most = self.positions
         if most is not None and x.shape[-2] > most:
             raise ValueError(f"x has {x.shape[-2]} positions, but a mask has only {most}")
         flat = x.reshape(-1, *x.shape[-2:])
@@ -172,11 +180,11 @@ class SequenceNetwork(Shown):
         """Return the plans of every part for these sizes, and the most elements in memory at once."""
         plans, peak = [], 0
         x = torch.empty(
-            batch, positions, _sizes(self.parts[0])[0], device="meta", dtype=_array(self.parts[0].map).dtype
+            batch, positions, part_sizes(self.parts[0])[0], device="meta", dtype=array_of(self.parts[0].map).dtype
         )
         for part in self.parts:
             planner = Planner()
-            planner.start(batch * positions * sum(_sizes(part)))
+            planner.start(batch * positions * sum(part_sizes(part)))
             x = _forward(_of_samples(part, slice(batch)), x, planner, step)
             plans.append(tuple(planner.plans))
             peak = max(peak, planner.peak_elements)
@@ -185,7 +193,7 @@ class SequenceNetwork(Shown):
     def _slices(self, flat: Tensor, chunk: str | None, limit: float) -> tuple[int, int | None]:
         """Return how many samples, and how many positions of a sample, are evaluated at once."""
         batch, positions, _ = flat.shape
-        whole = flat[..., 0].numel() * _sizes(self.parts[-1])[1]
+        whole = flat[..., 0].numel() * part_sizes(self.parts[-1])[1]
         peak = self._planned(batch, positions, None)[1]
         samples, step = batch, positions
         if chunk is not None and check_choice("chunk", chunk, ("batch", "position")) and peak > limit:
@@ -250,11 +258,11 @@ def _checked(name: str, part: object) -> Part:
     if isinstance(network, BilinearMap):
         network = network.drop_constant()
     checked = Part(network, residual, norm, bias)
-    size_in, size_out = _sizes(checked)
+    size_in, size_out = part_sizes(checked)
     if bias is not None:
         check_tensor(f"the bias of {name}", bias, ("out",))
         check_size("out", map=size_out, bias=len(bias))
-        check_alike(map=_array(network), bias=bias)
+        check_alike(map=array_of(network), bias=bias)
     if residual and size_in != size_out:
         raise ValueError(f"the residual of {name} needs as many outputs as inputs, got {size_in} and {size_out}")
     return checked
@@ -264,13 +272,14 @@ def _constant(map: TensorNetwork, side: str) -> bool:
     return bool(getattr(map, f"constant_{side}", False))
 
 
-def _sizes(part: Part) -> tuple[int, int]:
+def part_sizes(part: Part) -> tuple[int, int]:
     """Return the numbers of inputs and outputs, without constants."""
     sizes = part.map.sizes
     return sizes["in1"] - _constant(part.map, "in"), sizes["out"] - _constant(part.map, "out")
 
 
-def _array(map: TensorNetwork) -> Tensor:
+def array_of(map: TensorNetwork) -> Tensor:
+    """Return an array of a map, for its dtype and device."""
     return map.down if isinstance(map, AttentionLayer) else map.terms()[0].data
 
 

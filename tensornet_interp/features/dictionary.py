@@ -1,6 +1,7 @@
-"""Feature dictionaries, such as sparse autoencoders or any matrix, and a layer between two dictionaries."""
+"""Feature dictionaries, such as sparse autoencoders, transcoders or any matrix, and a layer between two of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.features.points import check_points
+from tensornet_interp.features.saelens import object_fields
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
@@ -36,35 +38,50 @@ class Dictionary:
     `decoder`. If `centered` is true, center is decoder_bias; otherwise it is zero. act has up to three steps, in this
     order. TopK: if `k` is given, keep the k largest codes of a sample and set the others to zero. Rectifier: if
     `rectify` is true, set negative codes to zero. JumpReLU: if `threshold` is given, set codes to zero that are not
-    above the threshold of their feature.
+    above the threshold of their feature. The encoder of a gated autoencoder is a JumpReLU too.
     `point`: the place in the model where the vectors x are taken, such as "mlp-in" or "blocks.3.hook_mlp_out". State
     whether this is before or after a norm: the input dictionary of a layer must be trained on the vectors that the
     layer reads.
+    `point_out`: None for an autoencoder, whose decoder returns x. A transcoder decodes vectors y at another place of
+    the model; then `point_out` names this place, or is "" if the place is not known. d_out is the size of y, and `skip`
+    is the matrix of the skip connection, if there is one: y = decoder f + decoder_bias + skip x.
 
-    Raises ValueError if sizes, devices or dtypes differ, or if k is above the number of features.
+    Raises ValueError if sizes, devices or dtypes differ, if k is above the number of features, if a transcoder is
+    centered, or if an autoencoder has a skip connection.
     """
 
     encoder: Tensor  # (feature, d)
-    decoder: Tensor  # (d, feature)
+    decoder: Tensor  # (d, feature), of a transcoder (d_out, feature)
     encoder_bias: Tensor | None = None  # (feature,)
-    decoder_bias: Tensor | None = None  # (d,)
+    decoder_bias: Tensor | None = None  # (d,), of a transcoder (d_out,)
     threshold: Tensor | None = None  # (feature,)
     k: int | None = None
     rectify: bool = True
     centered: bool = True
     name: str = ""
     point: str = ""
+    point_out: str | None = None  # of a transcoder
+    skip: Tensor | None = None  # (d_out, d), of a transcoder
 
     def __post_init__(self) -> None:
         check_tensor("encoder", self.encoder, ("feature", "d"))
         check_tensor("decoder", self.decoder, ("d", "feature"))
+        check_bool("rectify", self.rectify)
+        check_bool("centered", self.centered)
         features, d = self.encoder.shape
-        if self.decoder.shape != (d, features):
+        d_out = d if self.point_out is None else self.decoder.shape[0]
+        if self.decoder.shape != (d_out, features):
             raise ValueError(
                 f"encoder is (feature, d) and decoder (d, feature), got {tuple(self.encoder.shape)} and "
-                f"{tuple(self.decoder.shape)}: rows of the encoder and columns of the decoder are the features"
+                f"{tuple(self.decoder.shape)}: rows of the encoder and columns of the decoder are the features; a "
+                "decoder of another place than the encoder's belongs to a transcoder, which has point_out"
             )
         sizes = {"encoder_bias": ("feature", features), "threshold": ("feature", features), "decoder_bias": ("d", d)}
+        if self.point_out is not None:
+            self._check_transcoder(check_text("point_out", self.point_out, empty=True))
+            sizes["decoder_bias"] = ("d_out", d_out)
+        elif self.skip is not None:
+            raise ValueError("skip belongs to a transcoder, which names where it writes: give point_out")
         for name, (mode, size) in sizes.items():
             vector = getattr(self, name)
             if vector is not None:
@@ -72,8 +89,6 @@ class Dictionary:
                 check_size(mode, encoder=size, **{name: vector.shape[0]})
                 check_alike(encoder=self.encoder, **{name: vector})
         check_alike(encoder=self.encoder, decoder=self.decoder)
-        check_bool("rectify", self.rectify)
-        check_bool("centered", self.centered)
         check_text("name", self.name, empty=True)
         check_text("point", self.point, empty=True)
         if self.k is not None:
@@ -91,6 +106,16 @@ class Dictionary:
         encoder = decoder.T if encoder is None else owned(check_tensor("encoder", encoder, ("feature", "d")))
         return cls(encoder, decoder, rectify=False, name=name, point=point)
 
+    @classmethod
+    def from_sae(cls, sae: Any, *, name: str = "") -> "Dictionary":
+        """Return the dictionary of a sparse autoencoder or transcoder of SAELens in memory; its tensors are copied.
+
+        sae: an object with a config and a state dict as SAELens has them. `load_dictionary` says which kinds and
+        options are possible. The device stays the same, and so does the dtype, which is that of W_enc.
+        Raises TypeError if the object has no config or state dict, ValueError for kinds and options that are refused.
+        """
+        return cls(**object_fields(sae), name=name)
+
     @property
     def features(self) -> int:
         """Return the number of features."""
@@ -103,7 +128,11 @@ class Dictionary:
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
-        return f"Dictionary({self.name!r}, point={self.point!r}, features={self.features}, d={self.width}{k})"
+        sizes = f"features={self.features}, d={self.width}"
+        if self.point_out is None:
+            return f"Dictionary({self.name!r}, point={self.point!r}, {sizes}{k})"
+        points = f"point={self.point!r}, point_out={self.point_out!r}"
+        return f"Dictionary({self.name!r}, {points}, {sizes}, d_out={self.decoder.shape[0]}{k})"
 
     @without_autocast
     def pre_activations(self, x: Tensor) -> Tensor:
@@ -135,9 +164,21 @@ class Dictionary:
 
     @without_autocast
     def decode(self, f: Tensor) -> Tensor:
-        """Return the vectors decoder f + decoder_bias of codes f: (..., feature) -> (..., d)."""
+        """Return the vectors decoder f + decoder_bias of codes f: (..., feature) -> (..., d).
+
+        A transcoder returns vectors y (..., d_out), without its skip connection, which reads x: see `reconstruct`.
+        """
         x = self._checked("f", f, "feature", self.features) @ self.decoder.T
         return x if self.decoder_bias is None else x + self.decoder_bias
+
+    @without_autocast
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return what the dictionary makes of vectors x: an autoencoder returns x again, a transcoder y, with its skip.
+
+        x or y = decode(encode(x)) + skip x: (..., d) -> (..., d_out)
+        """
+        y = self.decode(self.encode(x))
+        return y if self.skip is None else y + x @ self.skip.T
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
         """Return the dictionary on a device and in a dtype; None keeps the present device or dtype."""
@@ -148,11 +189,32 @@ class Dictionary:
         }
         return Dictionary(**(vars(self) | moved))
 
+    def _check_transcoder(self, point_out: str) -> None:
+        if self.centered and self.decoder_bias is not None:
+            raise ValueError(
+                f"centered must be False for a transcoder (point_out={point_out!r}): its decoder_bias is a part of the "
+                "vectors that it writes, not of those that it reads"
+            )
+        if self.skip is not None:
+            check_tensor("skip", self.skip, ("d_out", "d"))
+            check_size("d_out", decoder=self.decoder.shape[0], skip=self.skip.shape[0])
+            check_size("d", encoder=self.encoder.shape[1], skip=self.skip.shape[1])
+            check_alike(encoder=self.encoder, skip=self.skip)
+
     def _checked(self, name: str, value: Tensor, mode: str, size: int) -> Tensor:
         check_batch(name, value, mode)
         check_size(mode, dictionary=size, **{name: value.shape[-1]})
         check_alike(dictionary=self.encoder, **{name: value})
         return value
+
+
+def check_autoencoder(name: str, dictionary: Dictionary | None) -> None:
+    """Raise ValueError if a dictionary is a transcoder, whose codes are no parts of the vectors that it encodes."""
+    if dictionary is not None and dictionary.point_out is not None:
+        raise ValueError(
+            f"{name} must be an autoencoder, got the transcoder {dictionary!r}: its decoder does not write where its "
+            "encoder reads; for what its features write, use layer.change_basis(inputs=decoder)"
+        )
 
 
 def between(
@@ -163,7 +225,7 @@ def between(
     B'[g, f1, f2] = sum encoder[g, out] B[out, in1, in2] decoder[in1, f1] decoder[in2, f2]
 
     `inputs`: the dictionary before the layer, or None. The layer reads x = decoder f + decoder_bias, so the columns of
-    this decoder are used.
+    this decoder are used. It must be an autoencoder: the decoder of a transcoder returns no inputs of the layer.
     `outputs`: the dictionary after the layer, or None. The result computes the pre-activations of this dictionary, so
     the rows of its encoder are used: between(layer, a, b)(f) == b.pre_activations(layer(a.decode(f))). TopK, rectifier
     and threshold are left out, because they are not bilinear. A dictionary of the residual stream after the layer reads
@@ -171,8 +233,8 @@ def between(
     `biases`: if True and a dictionary has biases, the layer is lifted unless it is lifted already; this adds one hidden
     unit. If False, the result ignores the biases of both dictionaries; its basis and its history record this.
 
-    Raises ValueError if a dictionary and the layer have different widths, or if the layer does not read or write at the
-    `point` of a dictionary, such as "3-mlp-out" for inputs.
+    Raises ValueError if a dictionary and the layer have different widths, if the layer does not read or write at the
+    `point` of a dictionary, such as "3-mlp-out" for inputs, or if `inputs` is a transcoder.
     Cost in multiply-adds: 2 * rank * in * (input features) + rank * out * (output features). Memory: rank numbers per
     feature and factor.
 
@@ -194,6 +256,7 @@ def between(
                 f"mode '{name.removesuffix('puts')}' has size {size} in the layer but {dictionary.width} in "
                 f"{name}={dictionary!r}: the dictionary belongs to another point or model"
             )
+    check_autoencoder("inputs", inputs)
     check_points(layer, inputs, outputs)
     input_bias = inputs.decoder_bias if inputs is not None and biases else None
     output_bias = outputs.reading_bias() if outputs is not None and biases else None

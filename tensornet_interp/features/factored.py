@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import rescale
-from tensornet_interp.numerics import EPS
+from tensornet_interp.numerics import EPS, at_largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +59,16 @@ class FactoredMatrix:
                 scored = scored.masked_fill(
                     torch.ones_like(scored, dtype=torch.bool).tril(0 if cross else -1), -math.inf
                 )
-            scores, at = scored.flatten().topk(min(n, scored.numel()))
+            flat = scored.flatten()
+            scores, at = at_largest(n, flat, flat, torch.arange(len(flat), device=flat.device))
             at = at[scores > -math.inf]
             first = rows[at // len(columns)]
             second = columns[at % len(columns)]
             values = torch.cat([values, tile.flatten()[at]])
             index = torch.cat([index, first * len(self.factors) + second])
-            best = score(values, by).topk(min(n, len(values)))
-            values, index = values[best.indices], index[best.indices]
+            values, index = at_largest(n, score(values, by), values, index)
             if len(values) == n:
-                least = float(best.values[-1])
+                least = float(score(values[-1], by))
         return values, index
 
 

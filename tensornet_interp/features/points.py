@@ -7,8 +7,8 @@ from tensornet_interp.layer import BilinearLayer
 
 # "3-mlp-in" in the paper's names and `models`, "blocks.3.hook_resid_mid" in TransformerLens's
 _POINT = re.compile(r"(?:blocks\.)?(?P<layer>\d+)[-.](?P<place>.+)")
-_BEFORE = frozenset(("resid-pre", "resid-mid", "mlp-in", "ln2.normalized"))
-_AFTER = frozenset(("mlp-out", "resid-post"))
+_BEFORE = frozenset(("resid-pre", "resid-mid", "mlp-in", "mlp.in", "ln2.normalized"))
+_AFTER = frozenset(("mlp-out", "mlp.out", "resid-post"))
 _LAYER = re.compile(r"(?:^|\s)layer (?P<layer>\d+)$")  # how `load_layer` and the models name a layer
 
 

@@ -21,7 +21,7 @@ from tensornet_interp.checks import (
     check_whole,
 )
 from tensornet_interp.decompositions import decompose
-from tensornet_interp.features.dictionary import Dictionary
+from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
 from tensornet_interp.store import register_type
@@ -176,13 +176,14 @@ def circuit_tests(
     of the two leading eigenvectors of the output feature's interaction matrix. The control of each test removes a part
     of other features that has the same length (`random_part`): in the first test, of as many features as members are
     active on the token; in the second test, of two features. Returns both verdicts.
-    inputs: the dictionary before the layer. outputs: the dictionary after the layer. feature: the index of the output
-    feature. members: (member,), the indices of the input features of the circuit. x: (token, in), held-out inputs on
-    which the output feature is active. window: (token,), as in `removal_test`. seed: the seed of the controls.
+    inputs: the dictionary before the layer, an autoencoder. outputs: the dictionary after the layer. feature: the index
+    of the output feature. members: (member,), the indices of the input features of the circuit. x: (token, in),
+    held-out inputs on which the output feature is active. window: (token,), as in `removal_test`. seed: the seed of the
+    controls.
     Cost: the input encoder, one eigendecomposition, and two calls of `removal_test`.
     """
     check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
-    check_kind("inputs", inputs, Dictionary)
+    check_autoencoder("inputs", check_kind("inputs", inputs, Dictionary))
     check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
     check_tensor("x", x, ("token", "in"))
     check_whole("members", members, "member", inputs.features)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_choice, check_iterations, check_seed
 from tensornet_interp.inner_products.gaussian import closure, exact, layer_moments, scaled_input
-from tensornet_interp.inner_products.sampling import normal_inputs, sampled, sphere, sphere_factor
+from tensornet_interp.inner_products.sampling import normal_inputs, of_stacks, sampled, sphere, sphere_factor
 from tensornet_interp.inner_products.symmetric import exact_flops, symmetric, tree
 from tensornet_interp.inner_products.table import Table, Task, fill
 from tensornet_interp.moments import Moments, check_moments
@@ -69,7 +69,7 @@ class Symmetric:
         depth, first = len(task.first), task.first.layers[0]
         if method == "sampled":
             points = sphere(first.shape[1], self.seed, first.down.device)
-            return sampled(task, points, sphere_factor(first.shape[1], depth), self.samples)
+            return sampled(task, of_stacks(task), points, sphere_factor(first.shape[1], depth), self.samples)
         _check_depth(self.name, depth, ["sampled"])
         return fill(task, lambda i, j: symmetric(stacks[i], stacks[j]), method="exact", title="symmetric products")
 
@@ -91,6 +91,11 @@ class Gaussian:
       networks have heavy tails: with too few draws, the standard error itself is too small.
       Cost: `samples` forward passes per network.
     - "auto": exact for one layer, and for two layers if the whole call needs at most 1e12 flops; otherwise the closure.
+
+    For attention layers and stacks over positions, x holds all positions, flattened (position * in,), and the product
+    is summed over positions. It is exact for one part that is not linear; the closure of more returns the largest
+    share of an update, E|map|^2 / E|x|^2, and warns if this is too large. See `attention.stream_moments` for the cost
+    and for what has a closure; samples take any stack, with softmax and norms too.
     """
 
     moments: Moments | None = None
@@ -112,7 +117,7 @@ class Gaussian:
             _check_depth(self.name, depth, ["closure", "sampled"])
         x, log_input = scaled_input(task.first, self.moments)
         if method == "sampled":
-            return sampled(task, normal_inputs(x, self.seed), log_input, self.samples)
+            return sampled(task, of_stacks(task), normal_inputs(x, self.seed), log_input, self.samples)
         of_two_layers = method == "exact" and depth == 2
         of_each = {} if of_two_layers else {i: layer_moments(stack, x) for i, stack in stacks.items()}
 

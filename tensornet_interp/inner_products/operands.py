@@ -2,33 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 
+from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
-from tensornet_interp.network import BilinearNetwork, as_network
+from tensornet_interp.network import BilinearNetwork, as_network, check_network
 
-Networks = TensorNetwork | Sequence[TensorNetwork]
+Comparable = TensorNetwork | SequenceNetwork
+Networks = Comparable | Sequence[Comparable]
 
 
-def name_networks(a: Networks, b: TensorNetwork | None) -> dict[str, TensorNetwork]:
+def name_networks(a: Networks, b: Comparable | None) -> dict[str, Comparable]:
     """Return the networks to compare by the names that errors use: "a" and "b", or list positions "0", "1", ...
 
     Raises TypeError unless the arguments are two networks or one list of networks. Raises ValueError if the list is
     empty.
     """
     if b is not None:
-        if not isinstance(a, TensorNetwork):
+        if not isinstance(a, Comparable):
             raise TypeError(f"similarity takes two networks, or one list of them; got {type(a).__name__} and a second")
         return {"a": a, "b": b}
-    if isinstance(a, TensorNetwork) or not isinstance(a, Sequence) or isinstance(a, str):
+    if isinstance(a, Comparable) or not isinstance(a, Sequence) or isinstance(a, str):
         raise TypeError(f"similarity takes two networks, or one list of them; got one {type(a).__name__}")
     if not a:
         raise ValueError("similarity of an empty list is undefined; give at least one network")
     return {str(i): part for i, part in enumerate(a)}
 
 
-def as_networks(named: Mapping[str, TensorNetwork]) -> list[BilinearNetwork]:
+def as_networks(named: Mapping[str, Comparable]) -> list[BilinearNetwork]:
     """Return all operands as networks; raise ValueError if their depth, inputs, outputs or devices differ."""
-    networks = {name: as_network(part, name) for name, part in named.items()}
+    networks = {name: as_network(check_network(name, part), name) for name, part in named.items()}
     first = next(iter(networks))
     for name, network in networks.items():
         if len(network) != len(networks[first]):

@@ -1,24 +1,25 @@
 """Compute inner products and cosines of layers and networks from their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
-from tensornet_interp.executors import Pool, Scratch, check_pool, pair_tiles, run_units
+from tensornet_interp.executors import Pool, Scratch, check_pool
 from tensornet_interp.inner_products.estimate import Estimate
-from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind, chosen_method
+from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
+    Comparable,
     Networks,
     as_networks,
     check_comparable,
     name_networks,
 )
+from tensornet_interp.inner_products.sequences import over_positions, sequence_table
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.inner_products.table import (
     Pairs,
@@ -30,19 +31,21 @@ from tensornet_interp.inner_products.table import (
     mirrored,
     standard_error,
 )
+from tensornet_interp.inner_products.tiles import distributed, distributed_sequences
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
-from tensornet_interp.network import BilinearNetwork, wide_layer
+from tensornet_interp.network import wide_layer
 
 
-def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
+def inner(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product <a, b> of two layers, decompositions or networks, computed from their weights.
 
     <a, b> = sum_out <A[out], B[out]> for `Tree()` and `Symmetric()`, E[a(x) . b(x)] for `Gaussian()`
 
     a, b: layers, decompositions or networks of equal depth with the same inputs and outputs. `Tree` and `Symmetric`
     treat the constant coordinate of a lifted input like any other coordinate. The constant coordinate of a lifted
-    output is dropped.
+    output is dropped. Attention layers and `SequenceNetwork`s are compared over all positions: see `Gaussian`; for
+    single attention layers, `Tree` symmetrizes over the legs that take the same vector, and `Symmetric` over all legs.
     kind: a kind object, or its name ("tree", "symmetric", "gaussian") for the default options.
     progress: whether work that takes more than a second shows a progress bar.
     Use `float(result)` or `result.to_tensor()` for the number; `result.value` alone lacks the factor exp(log_scale).
@@ -57,9 +60,7 @@ def inner(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", prog
     return _without_outputs(_inner(a, b, kind, by_output=False, progress=progress))
 
 
-def inner_by_output(
-    a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "tree", progress: bool = True
-) -> Estimate:
+def inner_by_output(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product of each output of a with the same output of b; `value` has shape (out,).
 
     The sum over outputs is the result of `inner`. Arguments, errors and cost are those of `inner`.
@@ -69,7 +70,7 @@ def inner_by_output(
 
 def similarity(
     a: Networks,
-    b: TensorNetwork | None = None,
+    b: Comparable | None = None,
     *,
     kind: Kind | str = "tree",
     progress: bool = True,
@@ -101,7 +102,7 @@ def similarity(
 
 def similarity_by_output(
     a: Networks,
-    b: TensorNetwork | None = None,
+    b: Comparable | None = None,
     *,
     kind: Kind | str = "tree",
     progress: bool = True,
@@ -157,15 +158,15 @@ def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = 
     return grams[0, 1] / torch.outer(*(square.sqrt() for square in squares))
 
 
-def _inner(a: TensorNetwork, b: TensorNetwork, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+def _inner(a: Comparable, b: Comparable, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
     """Return the inner products as an estimate; its last axis runs over outputs, or has size 1 for their sum."""
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
-    warnings = () if table.draws is None else heavy_tails(table.draws[0])
-    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings)
+    warnings = table.warnings if table.draws is None else heavy_tails(table.draws[0])
+    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share)
 
 
-def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_output: bool, **options: Any) -> Estimate:
+def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_output: bool, **options: Any) -> Estimate:
     """Return the cosines as an estimate; its last axis runs over outputs, or has size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
@@ -177,13 +178,13 @@ def _similarity(a: Networks, b: TensorNetwork | None, kind: Kind | str, *, by_ou
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
     if table.draws is None:
-        return Estimate(cosine, table.method)
+        return Estimate(cosine, table.method, warnings=table.warnings, share=table.share)
     warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
     return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
 
 
 def _table(
-    named: Mapping[str, TensorNetwork],
+    named: Mapping[str, Comparable],
     pairs: Pairs,
     kind: Kind | str,
     *,
@@ -195,47 +196,16 @@ def _table(
     """Check the arguments that all functions of this module share, and compute the products of these pairs."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
     check_pool(executor, scratch)
+    sequences = over_positions(named)
+    if sequences:
+        task = Task({}, pairs, by_output, progress, 0)
+        if executor is None:
+            return sequence_table(sequences, task, kind)
+        return distributed_sequences(sequences, task, kind, executor, scratch)
     networks = dict(enumerate(as_networks(named)))
     widest = max(max(layer.rank, *layer.shape) for network in networks.values() for layer in network.layers)
     task = Task({i: as_stack(network) for i, network in networks.items()}, pairs, by_output, progress, widest)
-    return kind.compute(task) if executor is None else _distributed(networks, task, kind, executor, scratch)
-
-
-def _distributed(
-    networks: Mapping[int, BilinearNetwork], task: Task, kind: Kind, executor: Pool, scratch: Scratch | None
-) -> Table:
-    """Compute the products of tiles of pairs as units of work."""
-    objects = {f"network-{i}": network for i, network in networks.items()}
-    given: dict[str, Any] = {}
-    if not isinstance(kind, Tree):  # the tiles of one table have one method
-        kind = replace(kind, method=chosen_method(kind, task))
-    if isinstance(kind, Gaussian) and kind.moments is not None:
-        given = {"moments": kind.moments}
-        kind = replace(kind, moments=None)
-    tiles = pair_tiles(task.pairs, len(networks))
-    units = [(tile, kind, task.by_output, task.widest) for tile in tiles]
-    device = networks[0].layers[0].down.device
-    ended = run_units(_tile, units, objects | given, executor, scratch, device=device)
-    bar = tqdm(ended, desc="tiles", leave=False, total=len(units), disable=not task.progress)
-    found: dict[tuple[int, int], tuple[Tensor, ...]] = {}
-    methods = set()
-    for number, (method, *parts) in bar:
-        methods.add(method)
-        found |= zip(tiles[number], zip(*parts, strict=True), strict=True)
-    value, log_scale, *draws = (torch.stack(part) for part in zip(*(found[pair] for pair in task.pairs), strict=True))
-    return Table(value, log_scale, methods.pop(), *draws)
-
-
-def _tile(
-    objects: Mapping[str, Any], pairs: Sequence[tuple[int, int]], kind: Kind, by_output: bool, widest: int
-) -> tuple[str, *tuple[Tensor, ...]]:
-    """Return the method, the values, the logarithms of their scales and, if there are any, the draws of some pairs."""
-    if "moments" in objects:
-        kind = replace(kind, moments=objects["moments"])
-    stacks = {i: as_stack(objects[f"network-{i}"]) for i in sorted({i for pair in pairs for i in pair})}
-    table = kind.compute(Task(stacks, pairs, by_output, False, widest))
-    parts = (table.value, table.log_scale) + (() if table.draws is None else (table.draws,))
-    return (table.method, *parts)
+    return kind.compute(task) if executor is None else distributed(networks, task, kind, executor, scratch)
 
 
 def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:

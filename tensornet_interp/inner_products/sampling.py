@@ -1,7 +1,9 @@
 """Compute inner products as averages over random inputs, for any number of networks at once."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +45,19 @@ def normal_inputs(x: Moments, seed: int) -> Points:
     return lambda count: x.mean + normal(count) @ root.T
 
 
-def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Table:
+class Evaluated(NamedTuple):
+    """Networks to evaluate: a function per network from inputs (n, in) to outputs and their logarithms, and a size."""
+
+    networks: Mapping[int, Callable[[Tensor], tuple[Tensor, Tensor]]]  # the results of `unit_rows`
+    widest: int  # numbers per input that are held at once
+
+
+def of_stacks(task: Task) -> Evaluated:
+    """Return how the stacks of a task are evaluated."""
+    return Evaluated({i: partial(_evaluate, stack) for i, stack in task.stacks.items()}, task.widest)
+
+
+def sampled(task: Task, evaluated: Evaluated, points: Points, log_factor: float, samples: int) -> Table:
     """Return the average of Re f(z) conj(g(z)) exp(log_factor) over random points z, for every pair of networks.
 
     All pairs share the same points, and every network is evaluated once per point. Memory: pairs * samples float64
@@ -52,10 +66,10 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
     values: list[Tensor] = []
     logs: list[Tensor] = []
     for count in tqdm(
-        list(_chunks(samples, task.widest)), desc="draws", leave=False, delay=1, disable=not task.progress
+        list(_chunks(samples, evaluated.widest)), desc="draws", leave=False, delay=1, disable=not task.progress
     ):
         x = points(count)
-        outputs = {i: _evaluate(stack, x) for i, stack in task.stacks.items()}
+        outputs = {i: evaluate(x) for i, evaluate in evaluated.networks.items()}
         values.append(torch.stack([_product(outputs[i][0], outputs[j][0], task.by_output) for i, j in task.pairs]))
         logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in task.pairs]))
     log = torch.cat(logs, 1)  # (pair, samples)
@@ -65,8 +79,9 @@ def sampled(task: Task, points: Points, log_factor: float, samples: int) -> Tabl
 
 
 def _product(f: Tensor, g: Tensor, by_output: bool) -> Tensor:
-    """Return the products of the outputs (n, out) of two networks: (n, out), or (n, 1) if they are summed."""
+    """Return the products of the outputs ([n, position] or n, out) of two networks: (n, out), or (n, 1) if summed."""
     each = (f * g.conj()).real
+    each = each.sum(1) if each.ndim == 3 else each
     return each if by_output else each.sum(1, keepdim=True)
 
 
@@ -86,9 +101,15 @@ def _evaluate(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
     for layer in stack.layers:
         down, left, right = (factor.to(x.dtype) for factor in (layer.down, layer.left, layer.right))
         x = ((x @ left) * (x @ right)) @ down.T
-        largest = nonzero(x.detach().abs().amax(1))
-        x, log = x / largest[:, None], 2 * log + largest.log()
+        x, more = unit_rows(x)
+        log = 2 * log + more
     return x, log + stack.log_scale
+
+
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tensors (n, ...), each divided by its largest magnitude unless it is zero, and the logarithms (n,)."""
+    largest = nonzero(x.detach().abs().flatten(1).amax(1))
+    return x / largest.reshape(-1, *[1] * (x.ndim - 1)), largest.log()
 
 
 def _normal(size: int, seed: int, device: torch.device) -> Points:

@@ -44,6 +44,8 @@ class Table:
     log_scale: Tensor  # (pair,)
     method: str
     draws: Tensor | None = None  # (pair, samples, out or 1) if sampled; value is their mean
+    share: float | None = None  # of closures of networks over positions, as in `Estimate`
+    warnings: tuple[str, ...] = ()
 
 
 def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:

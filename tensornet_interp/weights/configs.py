@@ -1,10 +1,12 @@
-"""What configs and layouts say about a layer: its gate, and where its inputs are taken."""
+"""What configs and layouts say about a layer: its gate, and where its inputs are taken; the config itself."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from tensornet_interp.gated import GATES, Gate
+from tensornet_interp.weights.files import WeightFiles, load_config
 from tensornet_interp.weights.layouts import Layout
+from tensornet_interp.weights.sources import Source
 
 KEYS = (  # what configs call it
     *("gate", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
@@ -12,6 +14,20 @@ KEYS = (  # what configs call it
 )
 OTHER_NAMES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}  # T5's, of its gated layers
 NO_GATE = (None, False, "", "none", "None", "identity", "linear")
+
+
+def language_part(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config with the entries of its language part in front, if it is of a model of text and images."""
+    inner = options.get("text_config")
+    return {**options, **inner} if isinstance(inner, Mapping) else options
+
+
+def optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
+    """Return the config of a checkpoint, or None if it has none."""
+    try:
+        return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)
+    except FileNotFoundError:
+        return None
 
 
 def find_gates(layout: Layout, options: Mapping[str, Any]) -> list[str]:

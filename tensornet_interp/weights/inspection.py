@@ -8,14 +8,23 @@ from typing import Any
 
 from tensornet_interp.checks import check_choice, check_path
 from tensornet_interp.disk import parse_json
+from tensornet_interp.features.saelens import check_config
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 from tensornet_interp.tensorfile import TensorFile, explain
+from tensornet_interp.weights.attention import attention_layout
 from tensornet_interp.weights.configs import find_gates
-from tensornet_interp.weights.dictionaries import PAPER_FOLDER, SAELENS_FILE
-from tensornet_interp.weights.files import WeightFiles
+from tensornet_interp.weights.dictionaries import (
+    CROSS_LAYER_FILE,
+    GEMMA_FILE,
+    PAPER_FOLDER,
+    SAELENS_CONFIG,
+    SAELENS_FILE,
+)
+from tensornet_interp.weights.files import WeightFiles, read_object
 from tensornet_interp.weights.layers import sizes_of
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
+from tensornet_interp.weights.numpyfile import is_numpy
 from tensornet_interp.weights.sources import NUMPY, PICKLES, SHARDS, Source, near
 from tensornet_interp.weights.wrappers import adapter, bare
 
@@ -62,8 +71,9 @@ def inspect_files(source: str | Path) -> Inspection:
     """Return what a file of weights holds, or every such file in a folder, from the headers alone; nothing is loaded.
 
     source: a safetensors file, an index of shards, or a folder, which is searched 3 levels deep for up to 200 files.
-    Checkpoints: the layout of `load_layer` that fits, and the sizes, the dtype and the gate of every layer.
-    Dictionaries: which of the two formats. Files of `save`: the types of the objects. For a file that cannot be read,
+    Checkpoints: the layout of `load_layer` that fits, and the sizes, the dtype and the gate of every layer; how
+    `load_attention` opens attention.
+    Dictionaries: which of the formats. Files of `save`: the types of the objects. For a file that cannot be read,
     such as a pickle, the reason and what to do.
     Raises FileNotFoundError if there is no such file or folder, or if a folder has no file of weights.
 
@@ -122,12 +132,17 @@ def _shards_of(index: Path) -> set[str]:
 def _inspected(file: Path, root: Path) -> InspectedFile:
     name = str(file.relative_to(root)) if file != root else file.name
     try:
+        if file.name == GEMMA_FILE and is_numpy(file):
+            return InspectedFile(name, "dictionary", "Gemma Scope", opened_by=f"load_dictionary({str(file.parent)!r})")
         files = WeightFiles(file)
         if files.metadata.get("format", "").startswith("tensornet_interp"):
             return _saved(name, file)
         names = set(map(bare, files.names))
-        if {"W_enc", "W_dec"} <= names or {"w_enc.weight", "w_dec.weight"} <= names:
+        if file.name == SAELENS_FILE or {"W_enc", "W_dec"} <= names or {"w_enc.weight", "w_dec.weight"} <= names:
             return _dictionary(name, file, files)
+        if CROSS_LAYER_FILE.fullmatch(file.name) and file.stem in files.names:
+            call = f"load_cross_layer({str(file.parent)!r}, {file.stem.rpartition('_')[2]})"
+            return InspectedFile(name, "dictionary", "circuit-tracer", contents=_listed(files), opened_by=call)
         return _checkpoint(name, file, files)
     except (OSError, ValueError) as error:
         known = explain(file) if file.is_file() else ""
@@ -175,20 +190,30 @@ def _shapes(tensors: Mapping[str, str], file: TensorFile) -> str:
 
 
 def _dictionary(name: str, file: Path, files: WeightFiles) -> InspectedFile:
-    saelens = "W_enc" in map(bare, files.names)
-    weight = "W_enc" if saelens else "w_enc.weight"
+    names = list(map(bare, files.names))
+    saelens = "w_enc.weight" not in names
+    weight = "w_enc.weight" if not saelens else "W_enc" if "W_enc" in names else "W_dec"
     shape = files.shape(weight)
-    width, features = shape if saelens else shape[::-1]
+    width, features = shape if weight == "W_enc" else shape[::-1]
     layout = "SAELens" if saelens else "Pearce et al."
     whole = file.name == SAELENS_FILE or PAPER_FOLDER.fullmatch(file.parent.name)
     note = "" if whole else "its folder does not say k: see load_dictionary"
     contents = (f"{features} features of size {width}, {files.dtype(weight)}",)
-    return InspectedFile(name, "dictionary", layout, (), contents, f"load_dictionary({str(file.parent)!r})", note)
+    call = f"load_dictionary({str(file.parent)!r})"
+    if file.name == SAELENS_FILE:
+        try:
+            check_config(read_object(file.with_name(SAELENS_CONFIG)), SAELENS_CONFIG)
+        except (OSError, TypeError, ValueError) as error:
+            note, call = str(error), ""
+    return InspectedFile(name, "dictionary", layout, (), contents, call, note)
 
 
 def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
     options = _options(files)
     source = file.parent if file.name == SHARDS else file
+    attention = attention_layout(files)
+    opened = f"load_attention({str(source)!r}, 0, layout={attention!r})" if attention else ""
+    also = (f"attention: {opened}",) if attention else ()
     for title, layout in _layouts(options):
         here = layout.in_file(files.names, 0)
         layers = [_layer(files, here.at(index), index, options) for index in here.indices(files.names)]
@@ -196,15 +221,19 @@ def _checkpoint(name: str, file: Path, files: WeightFiles) -> InspectedFile:
         if known:
             call = f"load_layer({str(source)!r}, {known[0]['layer']}, layout={title!r})"
             more = f"{len(files.names)} tensors" + ("" if options else "; no config.json: gate and norm are not known")
-            return InspectedFile(name, "checkpoint", title, tuple(known), (), call, more)
-    listed = [f"{tensor} {files.shape(tensor)}, {files.dtype(tensor)}" for tensor in files.names[:_NAMES]]
-    if len(files.names) > _NAMES:
-        listed.append(f"... and {len(files.names) - _NAMES} further tensors")
+            return InspectedFile(name, "checkpoint", title, tuple(known), also, call, more)
     note = (
         adapter(files.names)
         or f"no layout of load_layer fits ({', '.join((*LAYOUTS, SAVED_MODEL))}): describe it with Layout(...)"
     )
-    return InspectedFile(name, "other tensors", contents=tuple(listed), note=note)
+    return InspectedFile(name, "other tensors", contents=_listed(files), opened_by=opened, note=note)
+
+
+def _listed(files: WeightFiles) -> tuple[str, ...]:
+    listed = [f"{tensor} {files.shape(tensor)}, {files.dtype(tensor)}" for tensor in files.names[:_NAMES]]
+    if len(files.names) > _NAMES:
+        listed.append(f"... and {len(files.names) - _NAMES} further tensors")
+    return tuple(listed)
 
 
 def _options(files: WeightFiles) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from tensornet_interp.checks import (
 from tensornet_interp.gated import Gate, GatedLayer, check_gate
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.weights.configs import basis_of, check_bilinear, gate_of
-from tensornet_interp.weights.files import WeightFiles, load_config
+from tensornet_interp.weights.configs import basis_of, check_bilinear, gate_of, language_part, optional_config
+from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import Source, title
 from tensornet_interp.weights.wrappers import adapter
@@ -119,10 +119,8 @@ def load_layer(
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
     files = WeightFiles(source, subfolder) if Path(source).exists() else None  # from a hub the config is fetched first
-    config = _optional_config(files or source, subfolder)
-    options: Mapping[str, Any] = config or {}
-    if isinstance(options.get("text_config"), Mapping):  # of a model of text and images: its language part
-        options = {**options, **options["text_config"]}
+    config = optional_config(files or source, subfolder)
+    options = language_part(config or {})
     own = isinstance(layout, Layout)
     if layout == SAVED_MODEL:
         try:
@@ -173,13 +171,6 @@ def load_layer(
         factors: dict[str, Any] = {"down": layer.down, "left": layer.left, "right": layer.right}
         return GatedLayer(**factors, **lifted, **about, gate=gate)
     return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
-
-
-def _optional_config(source: Source | WeightFiles, subfolder: str) -> dict[str, Any] | None:
-    try:
-        return source.config() if isinstance(source, WeightFiles) else load_config(source, subfolder)
-    except FileNotFoundError:
-        return None
 
 
 def _find(

@@ -1,0 +1,64 @@
+"""Benchmark functions for attention whose pattern is a product of two scores: similarity over positions."""
+
+import torch
+from torch import Tensor
+
+from examples.benchmarks.measure import Checked, Outcome
+from tensornet_interp import AttentionLayer, BilinearLayer, TensorNetwork, similarity
+from tensornet_interp.attention import Part, SequenceNetwork
+from tensornet_interp.inner_products import Gaussian
+
+
+def attention_models(
+    width: int, heads: int, positions: int, mask: str, count: int, blocks: int
+) -> list[SequenceNetwork]:
+    """Return random models without biases: attention alone (0 blocks), or blocks of attention and a bilinear map."""
+    return [_model(seed, width, heads, positions, mask, blocks) for seed in range(count)]
+
+
+def _model(seed: int, width: int, heads: int, positions: int, mask: str, blocks: int) -> SequenceNetwork:
+    generator = torch.Generator().manual_seed(seed)
+
+    def weights(count: int) -> tuple[Tensor, ...]:
+        drawn = torch.randn(count, width, width, generator=generator, dtype=torch.float64)
+        return (drawn / width**0.5).unbind()
+
+    parts: list[TensorNetwork] = []
+    for _ in range(max(blocks, 1)):
+        first, second, key, other, value, out = weights(6)
+        layer = AttentionLayer.from_weights(
+            queries=[first, second],
+            keys=[key, other],
+            value=value,
+            out=out / 8,
+            heads=heads,
+            positions=positions,
+            mask=mask,
+            rotary=10000.0,
+        )
+        left, right, down = weights(3)
+        parts.append(layer)
+        if blocks:
+            parts.append(BilinearLayer.from_weights(left=left, right=right, down=down / 16))
+    return SequenceNetwork([Part(map, 1.0) for map in parts])
+
+
+def together(networks: list[SequenceNetwork]) -> Outcome:
+    """Compute the cosines of all pairs in one call."""
+    found = similarity(networks, kind=Gaussian(), progress=False)
+    return Outcome(f"{len(networks) * (len(networks) + 1) // 2} products, {found.method}", found.to_tensor())
+
+
+def one_by_one(networks: list[SequenceNetwork]) -> Outcome:
+    """Compute the cosines of all pairs, one pair at a time."""
+    found, products = torch.eye(len(networks), dtype=torch.float64), 0
+    for i in range(len(networks)):
+        for j in range(i):
+            found[i, j] = found[j, i] = float(similarity(networks[i], networks[j], kind=Gaussian(), progress=False))
+            products += 3
+    return Outcome(f"{products} products", found)
+
+
+def first_to_last(networks: list[SequenceNetwork], found: Tensor) -> Checked:
+    """Return the similarity of the first and the last network."""
+    return Checked(float(found[0, -1]))

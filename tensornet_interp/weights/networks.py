@@ -1,0 +1,88 @@
+"""Whole transformers on disk as networks over positions: attention, MLPs, residuals, norms and the head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tensornet_interp.attention import LinearMap, Norm, Part, SequenceNetwork
+from tensornet_interp.checks import check_bool, check_choice, check_mapping, check_number
+from tensornet_interp.weights.attention import load_attention, module_of
+from tensornet_interp.weights.attention_layouts import entry
+from tensornet_interp.weights.configs import language_part, optional_config
+from tensornet_interp.weights.files import WeightFiles
+from tensornet_interp.weights.layers import COUNTS, load_layer
+from tensornet_interp.weights.layouts import LAYOUTS
+from tensornet_interp.weights.sources import Source, title
+
+_LAYOUTS = ("llama", "published")
+_TYPES = (None, "llama", "mistral", "qwen2")  # the norms of Gemma have other weights
+
+
+def load_network(
+    source: Source,
+    *,
+    layout: str = "published",
+    gate_removed: bool = False,
+    positions: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    subfolder: str = "",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> SequenceNetwork:
+    """Load a whole transformer of bilinear MLPs, from the embedded tokens to the logits: logits = network(embedded).
+
+    `layout`: "published" or "llama" (Llama, Mistral, Qwen 2); the other layouts have MLPs that are no bilinear maps.
+    `gate_removed`: the MLPs have no gate although the layout has one, as in a Llama with hidden_act "linear"; see
+    `load_layer`, which also says what `subfolder`, `device` and `dtype` are. `positions`, `config`: as in
+    `load_attention`. `load_tensor` reads the embedding; a head that is tied to it is read from there.
+
+    Raises ValueError for what `load_attention` and `load_layer` refuse, and for norms that are no RMS norms.
+    Cost: reads the whole model.
+    """
+    check_choice("layout", layout, _LAYOUTS)
+    check_bool("gate_removed", gate_removed)
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    files = WeightFiles(source, subfolder)
+    given = {} if config is None else check_mapping("config", config)
+    options = {**language_part(optional_config(files, subfolder) or {}), **given}
+    try:
+        norms = _norms(files, layout, options, place)
+        has_mlps = layout != "published" or options.get("d_hidden") != 0
+        count = entry(options, COUNTS)
+        head = LAYOUTS[layout].unembedding
+        if options.get("tie_word_embeddings") and head not in files.names:
+            head = module_of(files, layout, 0).partition("layers.")[0] + "embed_tokens.weight"
+        weight = files.read(head, **place)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{str(source)!r} holds no network: {error}") from error
+    parts = []
+    for i in range(count):
+        attention = load_attention(
+            source, i, layout=layout, positions=positions, config=config, subfolder=subfolder, **place
+        )
+        parts.append(Part(attention, 1.0, norms[2 * i]))
+        if has_mlps:
+            mlp = load_layer(source, i, layout=layout, gate_removed=gate_removed, subfolder=subfolder, **place)
+            parts.append(Part(mlp, 1.0, norms[2 * i + 1]))
+    name = f"{title(source, subfolder)} head"
+    return SequenceNetwork([*parts, Part(LinearMap(weight=weight, name=name), norm=norms[-1])])
+
+
+def _norms(files: WeightFiles, layout: str, options: Mapping[str, Any], place: dict[str, Any]) -> list[Norm | None]:
+    """Return the norms before attention and MLP of every layer, and that before the head."""
+    count = entry(options, COUNTS)
+    if count > len(files.names):
+        raise ValueError(f"config.json says {count} layers, but the file has {len(files.names)} tensors")
+    if layout == "published":
+        kind = check_choice("normalization in config.json", options.get("normalization"), ("none", "rms"))
+        return [Norm(eps=1e-8) if kind == "rms" else None] * (2 * count + 1)
+    if options.get("model_type") not in _TYPES:
+        raise ValueError(
+            f"model_type in config.json must be one of llama, mistral, qwen2, got {options['model_type']!r}"
+        )
+    eps = check_number("rms_norm_eps in config.json", options.get("rms_norm_eps", 1e-6), 0.0)
+    base = module_of(files, layout, 0).partition("layers.")[0]
+    before = ("input_layernorm", "post_attention_layernorm")
+    names = [f"layers.{i}.{norm}" for i in range(count) for norm in before] + ["norm"]
+    return [Norm(eps=eps, weight=files.read(f"{base}{name}.weight", **place)) for name in names]

@@ -39,6 +39,7 @@ ACCEPTED = [
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
     ("sweep|load_records|write_csv|save_dictionary|save|load|open_spectra", "path|parent|store", "string", "any word is a path, and a new file is made or none is read"),
     ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names|layer_indices|checkpoint_spectra", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
+    ("checkpoint_spectra|stability|similarity|similarity_by_output|sweep", "scratch", "string", "any word is a path, and without an executor none is used"),
     ("LowRank", "rows|columns", "string", "any word is one"),
     ("*", "constant_in|softmax|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|transposed|share|lifted|repair|largest", "bool", "True is a truth value"),
     ("as_network|check_network", "name", "*", "it is only shown in errors", lambda network: len(network.modes) == 3),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_layers import layer_with
 from helpers import layer_of, normal, stack
 
 from tensornet_interp import Moments, decompose, similarity
+from tensornet_interp.attention import SequenceNetwork
 from tensornet_interp.compare import stability
 from tensornet_interp.executors import run_units
 from tensornet_interp.inner_products import Gaussian, Symmetric, similarity_by_output
@@ -21,6 +23,8 @@ from tensornet_interp.sweep import load_records, sweep
 LAYER, OTHER = layer_of(3, 7, 5), layer_of(3, 7, 4, seed=9)
 RESULTS = [decompose(LAYER, "cp", rank=2, seed=seed, max_iterations=3) for seed in range(3)]
 NETWORKS = [stack((5, 4, 3), ranks, seed=7 * i) for i, ranks in enumerate(((3, 2), (4, 2), (3, 5)))]
+HEADS = [layer_with(1, seed=seed) for seed in range(3)]
+STACKS = [SequenceNetwork([head]) for head in HEADS]
 MOMENTS = Moments(normal(5), torch.eye(5, dtype=torch.float64))
 
 
@@ -48,6 +52,11 @@ CALLS = {
     "similarity": lambda **where: similarity(NETWORKS, kind=Symmetric(), progress=False, **where),
     "similarity, sampled": lambda **where: similarity(
         NETWORKS, kind=Gaussian(MOMENTS, method="sampled", samples=50), progress=False, **where
+    ),
+    "similarity of attention layers": lambda **where: similarity(HEADS, kind="tree", progress=False, **where),
+    "similarity of stacks over positions": lambda **where: similarity(STACKS, kind="gaussian", progress=False, **where),
+    "similarity of stacks, sampled": lambda **where: similarity(
+        STACKS, kind=Gaussian(method="sampled", samples=40), progress=False, **where
     ),
     "similarity by output": lambda **where: similarity_by_output(NETWORKS, kind=Gaussian(), progress=False, **where),
 }

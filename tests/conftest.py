@@ -1,10 +1,11 @@
-"""Fixtures that every test module shares."""
+"""Fixtures that every test module shares, and the option `--second-device`."""
 
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import second_device
 import torch
 
 CUDA = pytest.param(
@@ -16,10 +17,24 @@ CUDA = pytest.param(
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
-@pytest.fixture(params=["cpu", CUDA])
-def device(request):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--second-device",
+        choices=["float64", "float32"],
+        help="run the tests of other devices on tests/second_device.py, with or without float64",
+    )
+
+
+def pytest_configure(config):
+    if kind := config.getoption("--second-device"):
+        second_device.install(float64=kind == "float64")
+
+
+def pytest_generate_tests(metafunc):
     """Every device a test must pass on; the ones that this machine lacks are skipped."""
-    return request.param
+    if "device" in metafunc.fixturenames:
+        made = metafunc.config.getoption("--second-device")
+        metafunc.parametrize("device", [second_device.NAME] if made else ["cpu", CUDA], scope="session")
 
 
 @pytest.fixture(scope="session")

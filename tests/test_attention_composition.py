@@ -6,6 +6,7 @@ import pytest
 import torch
 from attention_layers import biases_of, layer_with, weights
 from helpers import assert_close, layer_of, normal
+from torch.utils.flop_counter import FlopCounterMode
 
 from tensornet_interp import lift
 from tensornet_interp.attention import (
@@ -121,6 +122,23 @@ def test_writes_sum_to_the_output(norm, softmax):
     assert record["contribution"] == "part 1 head 0"
     assert record["mean"] == pytest.approx(float(found.values[..., 2].mean()), rel=1e-12)
     assert record["root_mean_square"] == pytest.approx(float(found.values[..., 2].square().mean().sqrt()), rel=1e-12)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_patterns_and_streams_take_one_pass(softmax):
+    stack = network(scores=2 - softmax, softmax=softmax, norm=NORM)
+
+    def flops(call):
+        with FlopCounterMode(display=False) as counter:
+            call()
+        return counter.get_total_flops()
+
+    forward = flops(lambda: stack(X))
+    assert flops(lambda: stack.trace(X)) == flops(lambda: stack.given(X)) == forward
+    assert flops(lambda: write_contributions(stack, X, U)) < 2 * forward  # the writes of heads are computed once more
+    frozen, streams = stack.trace(X)
+    assert_close(frozen(X), stack(X))
+    assert_close(streams, stack.streams(X))
 
 
 @pytest.mark.parametrize("norm", [None, NORM])

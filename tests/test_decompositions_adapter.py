@@ -30,6 +30,8 @@ DIRECT = {
 @pytest.mark.parametrize("case", DIRECT)
 def test_the_numbers_are_those_of_a_direct_call(case, device):
     function, options, dense = DIRECT[case]
+    if function is constrained_parafac and device != "cpu":
+        pytest.skip("TensorLy multiplies with arrays of the CPU in it")
     layer = random_layer(5, 7, 6, seed=0, device=device)
     reference = symmetrized(layer.to_tensor())
     # at norm 1, because the start and the clipping of the non-negative ones depend on the scale

@@ -248,5 +248,12 @@ def test_what_cannot_be_compared_is_refused():
         inner(a, b, kind=Gaussian(Moments.standard(5), method="sampled"))
     with pytest.raises(ValueError, match="mode 'out' has size 2 in a but 3 in b"):
         inner(layer(2, 0), layer(2, 0, n_out=3), kind=Gaussian(method="sampled"))
+    turned = layer(2, 0, positions=4, mask="causal")
+    stretched = turned.rotation * torch.arange(1, 5, dtype=torch.float64)[:, None, None, None]
+    with pytest.raises(ValueError, match="the rotation of b must depend on offsets alone"):
+        inner(turned, dataclasses.replace(turned, rotation=stretched))
+    assert float(similarity(turned, dataclasses.replace(turned, rotation=2 * turned.rotation))) == pytest.approx(1)
+    with pytest.raises(ValueError, match="a has one mask per sample; an inner product needs one mask for all"):
+        inner(layer(2, 0).given(normal(3, 2, 2, 2)), layer(2, 0))
     with pytest.raises(ValueError, match="mode 'position' has size 2 in a but 3 in b"):
         inner(layer(2, 0), layer(2, 0, positions=3, mask="causal"))

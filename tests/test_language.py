@@ -228,7 +228,7 @@ def test_accumulation_changes_rounding_alone():
 
 
 def test_training_stays_on_its_device(device, tmp_path):
-    precision = "float32" if device == "cpu" else "bfloat16"
+    precision = "bfloat16" if device == "cuda" else "float32"
     config = LanguageConfig(steps=40, batch_size=4, lr=1e-2, precision=precision)
     tokens = torch.tensor([0, 3, 1, 4, 2, 5, 9]).repeat(10)
     model = model_of().to(device)

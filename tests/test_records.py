@@ -27,7 +27,7 @@ TABLES |= {
 }
 NO_TABLE = {
     "a layer or a network": {"BilinearLayer", "BilinearNetwork", "TermNetwork"}
-    | {"AttentionLayer", "SequenceNetwork", "LinearMap", "Norm", "Part"},
+    | {"AttentionLayer", "SequenceNetwork", "LinearMap", "Norm", "Part", "GatedLayer"},
     "arrays": {
         "Term",
         "Split",
@@ -39,10 +39,12 @@ NO_TABLE = {
         "Projection",
         "SVD",
         "QueryForm",
+        "StreamMoments",
     },
     "a part of another object, which has the records": {
         "Bond",
         "Level",
+        "HeadLevel",
         "Component",
         "EigenGroup",
         "Names",

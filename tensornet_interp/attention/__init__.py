@@ -19,17 +19,17 @@ from tensornet_interp.attention.heads import (
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import SVD, Entry, LowRank
 from tensornet_interp.attention.making import causal_mask, rotary_rotation
-from tensornet_interp.attention.ov_svd import OVSVD
-from tensornet_interp.attention.parts import LinearMap, Norm, Part
-from tensornet_interp.attention.patching import mean_ablated, path_patched
-from tensornet_interp.attention.sequence import SequenceNetwork
-from tensornet_interp.attention.stream_moments import (
+from tensornet_interp.attention.moments import (
     StreamMoments,
     output_moments,
     position_inner,
     stream_moments,
     update_share,
 )
+from tensornet_interp.attention.ov_svd import OVSVD
+from tensornet_interp.attention.parts import LinearMap, Norm, Part
+from tensornet_interp.attention.patching import mean_ablated, path_patched
+from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.contents import explain_missing_names
 
 __all__ = [

@@ -151,13 +151,14 @@ def _checked(name: str, network: SequenceNetwork, moments: Moments, limit: float
             if part.map.softmax:
                 raise ValueError(
                     f"{place} has softmax, whose moments are no polynomials; layer.given(pattern) and network.given(x)"
-                    " have moments, and samples take any network"
+                    " have moments, and inner and similarity of kind Gaussian(method='sampled') take any network"
                 )
             if part.map.mask.ndim == 4:
                 raise ValueError(f"{place} has one mask per sample; its moments need one mask for all")
         if part.norm is not None and part.norm.scale is None:
             raise ValueError(
-                f"{place} has a norm, which is no polynomial; norm.given(x) and network.given(x) have fixed scales"
+                f"{place} has a norm, which is no polynomial; norm.given(x) and network.given(x) have fixed scales, and"
+                " inner and similarity of kind Gaussian(method='sampled') take any network"
             )
         if part.norm is not None and part.norm.scale is not None and part.norm.scale.ndim > 1:
             raise ValueError(f"{place} has a norm with one scale per sample; its moments need one for all")
@@ -174,7 +175,7 @@ def _checked(name: str, network: SequenceNetwork, moments: Moments, limit: float
     if needed > limit:
         raise ValueError(
             f"the moments of {name} at {positions} positions need {needed:.1e} numbers at once, more than"
-            f" max_elements={limit:.0e}; take fewer positions, or samples"
+            f" max_elements={limit:.0e}; take fewer positions, or Gaussian(method='sampled')"
         )
     spread = moments.covariance.reshape(positions, size, positions, size)
     return Stream(moments.mean.unflatten(0, (positions, size)), lambda: spread)

@@ -173,6 +173,8 @@ def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_outp
     for name, layer in (("a", a), ("b", b)):
         if layer.mask.ndim == 4:
             raise ValueError(f"{name} has one mask per sample; an inner product needs one mask for all")
+        if layer.rotation is not None and not _is_relative(layer.rotation):
+            raise ValueError(f"the rotation of {name} must depend on offsets alone: R_s^T R_t on t - s")
     a, b = a.drop_constant(), b.drop_constant()
     legs = 2 * len(a.queries) + 1
     share = 1 / math.comb(legs, len(a.queries)) if all_legs else 1.0
@@ -188,6 +190,13 @@ def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_outp
         total.append((products * weights).sum((1, 2)) * (share if offset else 1.0))
     zero = a.down.new_zeros(len(a.down) if by_output else 1)
     return torch.stack(total).sum(0) if total else zero
+
+
+def _is_relative(rotation: Tensor) -> bool:
+    """Return True if R_s^T R_t depends on t - s alone, which follows from t = s and t = s + 1."""
+    steps = [rotation.mT @ rotation, rotation[:-1].mT @ rotation[1:]]
+    slack = 1e-5 * float(rotation.abs().max()) ** 2
+    return all(bool(((step - step[:1]).abs() <= slack).all()) for step in steps)
 
 
 def _legs(layer: AttentionLayer, offset: int) -> list[Tensor]:

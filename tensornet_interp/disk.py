@@ -27,6 +27,7 @@ __all__ = [
     "read_file",
     "read_json",
     "read_lines",
+    "remove_leftovers",
     "replace_file",
     "replace_files",
 ]
@@ -158,7 +159,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """Create a new locked file in the folder of `path`; remove it at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent)
+    remove_leftovers(path.parent)
     temporary, file = _create(path.parent)
     try:
         with _named(path), file:  # closing the file may also fail
@@ -176,7 +177,7 @@ def _create(folder: Path) -> tuple[Path, IO[bytes]]:
         file.close()
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder; these files are no longer locked."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:

@@ -291,6 +291,7 @@ def kill_spectra(place: Path, count: int, chance: random.Random, writers: int) -
             before = whole_ones
         said.update(Child(lambda store=store: spectra_of(store)).finish() for _ in range(writers))
         said["whole" if shards(store) == expected else "torn"] += 1
+        said["left over"] += sum(path.name.endswith(".partial") for path in store.iterdir())
     return said
 
 

@@ -53,7 +53,6 @@ CONSTANTS = [  # where, which, how low, and what that can change; None for every
     ("inner_products.symmetric", "_CHUNK", 1, [products]),
     ("inner_products.sampling", "_CHUNK", 1, [cosines]),
     ("spectra.krylov", "_GRAM_ROWS", 2, [f for f in FUNCTIONS if f.__name__ == "leading"]),
-    ("spectra.leading", "_CHUNK_ELEMENTS", 1, [f for f in FUNCTIONS if f.__name__ == "leading"]),
     ("fidelity.certificates", "_BATCH", 7, [f for f in FUNCTIONS if f.__name__ == "proofs"]),
     ("fidelity.curves", "_BATCH", 7, [curves]),
     ("decompositions.errors", "CHUNK_ELEMENTS", 1, None),

@@ -348,3 +348,10 @@ def test_a_table_of_nothing(tmp_path, monkeypatch):
     assert (len(table), table.top(), table.records(), table.column("norm").tolist()) == (0, [], [], [])
     with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
         open_spectra(tmp_path / "nothing")
+
+
+def test_what_a_killed_writer_left_goes_with_a_call_that_has_nothing_to_write(copied):
+    left = copied / ".tensornet_interp-abc.partial"
+    left.write_bytes(b"half a shard")
+    run(copied)
+    assert not left.exists()

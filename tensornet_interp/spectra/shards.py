@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tensornet_interp.disk import appending, read_json, replace_file
+from tensornet_interp.disk import appending, read_json, remove_leftovers, replace_file
 from tensornet_interp.keys import digest
 from tensornet_interp.tables import Record
 from tensornet_interp.tensorfile import ALL_DTYPES, TensorFile, pack
@@ -79,6 +79,7 @@ class Shards:
                 if not (folder / MANIFEST).exists():
                     with replace_file(folder / MANIFEST) as file:
                         file.write(json.dumps(wanted | {"checksum": digest(wanted)}, indent=1).encode())
+        remove_leftovers(folder)  # a call that has nothing left to write removes none
         found = cls.opened(folder)
         if found.manifest != wanted:
             there, here = (dict(_flat(manifest)) for manifest in (found.manifest, wanted))

@@ -44,10 +44,10 @@ class ToyLanguage:
     ('a0', 'a1', 'b0', 'b1', 's0', 's1', 't0', 't1', 'q0', 'r0', 'r1', 'r2')
     """
 
-    triggers: int = 8
-    sources: int = 8
-    queries: int = 2
-    repeats: int = 6
+    triggers: int = 6
+    sources: int = 6
+    queries: int = 3
+    repeats: int = 5
     noise: float = 0.2
 
     def __post_init__(self) -> None:

@@ -32,8 +32,21 @@ class Found(NamedTuple):
     @property
     def groups(self) -> list[list[str]]:
         """The components that make the pattern; each group is needed."""
-        both = (self.shares, self.below)
-        return [found for part in both if (found := [name for name, share in part.items() if share >= SHARE])]
+        return [group for group, _ in self._split()]
+
+    @property
+    def others(self) -> list[list[str]]:
+        """For every group, as many other components that could have made this part, those of the largest shares."""
+        return [others for _, others in self._split()]
+
+    def _split(self) -> list[tuple[list[str], list[str]]]:
+        found = []
+        for part in (self.shares, self.below):
+            ranked = sorted(part, key=lambda name: -part[name])
+            count = sum(share >= SHARE for share in part.values())
+            if count:
+                found.append((ranked[:count], ranked[count : 2 * count]))
+        return found
 
     def score(self, planted: Collection[Claim]) -> float:
         """Return the F1 score of the list: 1 if it is the planted one, 0 if nothing is right."""
@@ -132,18 +145,18 @@ class Reading:
     def bigrams(self) -> Found:
         """Read which token predicts which next one in any context: (token, next token)."""
         parts = self.usual()
-        tokens, first, second = _clear(sum(parts.values()))
+        tokens, first, second = _clear(_total(parts))
         shares = {name: float((part[tokens, first] - part[tokens, second]).sum()) for name, part in parts.items()}
         return Found(_claims(tokens, first), _normalised(shares), {})
 
     def skip_trigrams(self) -> Found:
         """Read which source anywhere before a token makes it predict which next one: (source, token, next token)."""
-        effects = {}
-        for i, layer in enumerate(self.layers):
-            effect = self._effect(i, self.patterns[i])
+        effects: dict[str, Tensor] = {}
+        for i, pattern in enumerate(self.patterns):
+            effect = self._effect(i, pattern)
             effects |= {f"{i}.{head}": found for head, found in enumerate(effect)}
-        usual = sum(self.usual().values())
-        tokens, sources, first, second = _clear(usual[:, None] + sum(effects.values()))
+        usual = _total(self.usual())
+        tokens, sources, first, second = _clear(usual[:, None] + _total(effects))
         new = first != usual.argmax(-1)[tokens]
         tokens, sources, first, second = (part[new] for part in (tokens, sources, first, second))
         shares = {
@@ -158,7 +171,7 @@ class Reading:
             return Found(frozenset(), {}, {})
         before = self.previous()
         effects = self._matched(before.sum(0))  # (head, token, source, next)
-        usual = sum(self.usual().values())
+        usual = _total(self.usual())
         tokens, sources, first, second = _clear(usual[:, None] + effects.sum(0))
         new = (first == sources) & (first != usual.argmax(-1)[tokens]) & (tokens != sources)
         tokens, first, second = (part[new] for part in (tokens, first, second))
@@ -204,6 +217,10 @@ class Reading:
         return {"bigram": self.bigrams(), "skip-trigram": self.skip_trigrams(), "induction": self.induction()}
 
 
+def _total(parts: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(parts.values())).sum(0)
+
+
 def _clear(logits: Tensor) -> tuple[Tensor, ...]:
     """Return where one token is predicted clearly, as indices of (...), then this token and the second one."""
     best = logits.topk(2)
@@ -227,14 +244,7 @@ def ablated(network: SequenceNetwork, x: Tensor, names: Collection[str]) -> Tens
         if name != DIRECT:
             layer, head = map(int, name.split("."))
             changed = mean_ablated(changed, layer, head, x)
-    logits = changed(x)
-    if DIRECT in names:  # the embedding still reaches the heads
-        head = network[-1].map
-        logits = logits - (x - x.flatten(0, -2).mean(0)) @ head.weight.T
-    return logits
-
-
-def components(network: SequenceNetwork) -> list[str]:
-    """Return the names of all components: the direct path, and every head as "layer.head"."""
-    layers = [part.map for part in network if isinstance(part.map, AttentionLayer)]
-    return [DIRECT, *(f"{i}.{head}" for i, layer in enumerate(layers) for head in range(layer.heads))]
+    if DIRECT not in names:
+        return changed(x)
+    # the embedding still reaches the heads
+    return changed(x) - SequenceNetwork(network.parts[-1:])(x - x.flatten(0, -2).mean(0))

@@ -44,11 +44,17 @@ def similarity_matrix(
         legend="similarity",
         title=title,
     )
-    for (row, column), value in np.ndenumerate(values) if written else ():
+    if written:
+        cell_numbers(axes, values, end, signed=signed)
+    return figure
+
+
+def cell_numbers(axes: Axes, values: np.ndarray, end: float, *, signed: bool) -> None:
+    """Write the value into every cell of a heat map whose colours end at `end`, symmetric about 0 if signed."""
+    for (row, column), value in np.ndenumerate(values):
         dark = abs(value) > 0.6 * end if signed else value < 0.6 * end
         text = f"{value:.2f}".replace("-0.00", "0.00")
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    return figure
 
 
 def heat_map(
@@ -62,7 +68,7 @@ def heat_map(
     legend: str,
     axis_names: tuple[str, str] = ("", ""),
     title: str = "",
-) -> tuple[Figure, Axes]:
+) -> tuple[Sheet, Axes]:
     """Draw a matrix with a colour bar and return the figure and its axes.
 
     rows, columns: labels; if one of them is empty, no labels are drawn. cell: the size of an entry in inches. limits:

@@ -1,0 +1,49 @@
+"""Figures of `attention.py`: what was read from the weights of one model of each kind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from examples.parts.attention_job import TEST_SEED, Job
+from examples.parts.attention_rule import DIRECT
+from tensornet_interp.plots import draw_composition, draw_sequence, head_entries, pattern_by_offset
+
+SHOWN = 64  # sequences whose patterns are averaged
+
+
+def draw(jobs: Sequence[Job], out: Path) -> None:
+    """Draw the circuits of the first model of every kind."""
+    drawn: set[tuple[str, int]] = set()
+    for job in jobs:
+        if (job.kind, job.layers) in drawn:
+            continue
+        drawn.add((job.kind, job.layers))
+        for name, figure in figures(job).items():
+            figure.savefig(out / f"{job.kind}_{job.layers}_{name}.png", dpi=120)
+
+
+def figures(job: Job) -> dict[str, Figure]:
+    """Return the stack, patterns by offset, circuits of the strongest head, and compositions of one model."""
+    tokens = job.language.sample(SHOWN, job.options.context, seed=TEST_SEED + 1).tokens
+    streams = job.network.streams(job.embedding[tokens])
+    layers, names = job.attention, job.language.names
+    patterns = torch.cat([layer.pattern(x) for layer, x in zip(layers, streams, strict=False)], 1)
+    heads = [f"head {i}.{head}" for i, layer in enumerate(layers) for head in range(layer.heads)]
+    made = {
+        "stack": draw_sequence(job.network, positions=4, title=job.name),
+        "offsets": pattern_by_offset(patterns, heads, count=12, title=f"Pattern by offset: {job.name}"),
+    }
+    shares = {name: share for name, share in job.found["skip-trigram"].shares.items() if name != DIRECT}
+    if shares:
+        i, head = map(int, max(shares, key=lambda name: shares[name]).split("."))
+        tokens_in, tokens_out = job.embedding.T, job.model.head.weight.detach().T.to(torch.float64)
+        qk = layers[i].qk(head, -4).change_basis(rows=tokens_in, columns=tokens_in)
+        ov = layers[i].ov(head).change_basis(rows=tokens_out, columns=tokens_in)
+        for name, circuit in (("qk", qk), ("ov", ov)):
+            title = f"{name.upper()} of head {i}.{head}" + ", offset -4" * (name == "qk") + f": {job.name}"
+            made[name] = head_entries(circuit, names, names, title=title)
+    if len(layers) > 1:
+        made["composition"] = draw_composition(layers, title=f"Composition of heads, offset -1: {job.name}")
+    return made

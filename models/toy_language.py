@@ -111,16 +111,18 @@ class _State:
 
     def __init__(self, language: ToyLanguage, count: int) -> None:
         self.language, self.groups = language, language.groups
-        self.rows = torch.arange(count)
-        self.source = torch.full((count,), NONE)  # the number of the source that has appeared
-        self.follower = torch.full((count, language.repeats), NONE)  # the token that followed a repeat token
-        self.last = torch.full((count,), NONE)
+        self.rows = torch.arange(count, device="cpu")
+        self.source = torch.full((count,), NONE, device="cpu")  # the number of the source that has appeared
+        self.follower = torch.full(
+            (count, language.repeats), NONE, device="cpu"
+        )  # the token that followed a repeat token
+        self.last = torch.full((count,), NONE, device="cpu")
         self._before, self._after = (self._shares(shares) for shares in (_BEFORE, _AFTER))
 
     def _shares(self, shares: dict[str, float]) -> Tensor:
         """Return the probabilities of tokens that begin something."""
         letters = {"source": "s", "query": "q", "trigger": "a", "repeat": "r", "filler": "bt"}
-        found = torch.zeros(len(self.language.names), dtype=torch.float64)
+        found = torch.zeros(len(self.language.names), dtype=torch.float64, device="cpu")
         for kind, share in shares.items():
             tokens = [token for letter in letters[kind] for token in self.groups[letter]]
             found[tokens] = share / len(tokens)

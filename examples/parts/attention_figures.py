@@ -33,7 +33,9 @@ def figures(job: Job) -> dict[str, Figure]:
     heads = [f"head {i}.{head}" for i, layer in enumerate(layers) for head in range(layer.heads)]
     made = {
         "stack": draw_sequence(job.network, positions=4, title=job.name),
-        "offsets": pattern_by_offset(patterns, heads, count=12, title=f"Pattern by offset: {job.name}"),
+        "offsets": pattern_by_offset(
+            patterns, heads, count=min(12, job.options.context), title=f"Pattern by offset: {job.name}"
+        ),
     }
     shares = {name: share for name, share in job.found["skip-trigram"].shares.items() if name != DIRECT}
     if shares:

@@ -157,7 +157,7 @@ class Reading:
             effects |= {f"{i}.{head}": found for head, found in enumerate(effect)}
         usual = _total(self.usual())
         tokens, sources, first, second = _clear(usual[:, None] + _total(effects))
-        new = first != usual.argmax(-1)[tokens]
+        new = first != _always(usual)[tokens]
         tokens, sources, first, second = (part[new] for part in (tokens, sources, first, second))
         shares = {
             name: float((effect[tokens, sources, first] - effect[tokens, sources, second]).sum())
@@ -173,7 +173,7 @@ class Reading:
         effects = self._matched(before.sum(0))  # (head, token, source, next)
         usual = _total(self.usual())
         tokens, sources, first, second = _clear(usual[:, None] + effects.sum(0))
-        new = (first == sources) & (first != usual.argmax(-1)[tokens]) & (tokens != sources)
+        new = (first == sources) & (first != _always(usual)[tokens]) & (tokens != sources)
         tokens, first, second = (part[new] for part in (tokens, first, second))
 
         def margins(effects: Tensor) -> Tensor:
@@ -226,6 +226,12 @@ def _clear(logits: Tensor) -> tuple[Tensor, ...]:
     best = logits.topk(2)
     places = (best.values[..., 0] - best.values[..., 1] >= LEAST).nonzero().T
     return (*places, *best.indices[tuple(places)].T)
+
+
+def _always(usual: Tensor) -> Tensor:
+    """Return the token that every token predicts clearly in any context, or -1: (token,)."""
+    tokens, first, _ = _clear(usual)
+    return torch.full_like(usual[:, 0], -1, dtype=torch.int64).index_put((tokens,), first)
 
 
 def _claims(*tokens: Tensor) -> frozenset[Claim]:

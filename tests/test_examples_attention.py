@@ -112,7 +112,7 @@ def test_a_score_compares_lists():
 
 
 def test_groups_are_the_large_shares_and_the_others_are_as_many():
-    found = Found(frozenset(), {"1.0": 0.3, "1.1": 0.6, "1.2": 0.1, "1.3": -0.1}, {"0.0": 0.2, "0.1": 0.8})
+    found = Found(frozenset(), {"1.0": 0.2, "1.1": 0.6, "1.2": 0.15, "1.3": 0.05}, {"0.0": 0.2, "0.1": 0.8})
     assert found.groups == [["1.1", "1.0"], ["0.1"]]
     assert found.others == [["1.2", "1.3"], ["0.0"]]
 

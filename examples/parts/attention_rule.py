@@ -16,7 +16,7 @@ from tensornet_interp.attention import AttentionLayer, LinearMap, SequenceNetwor
 # fixed on seeds 0 to 4
 LEAST = 1.0  # nats: how much likelier than the second token a predicted token is
 FOUND = 0.8  # the least F1 score between the list that was read and the planted one
-SHARE = 0.25  # a component belongs to a pattern if it makes this share of its effect
+MOST = 0.75  # the fewest components that make this share of the effect belong to a pattern
 DIRECT = "direct"
 
 Claim = tuple[int, ...]  # tokens of a pattern, such as (source, query, next token)
@@ -43,8 +43,9 @@ class Found(NamedTuple):
         found = []
         for part in (self.shares, self.below):
             ranked = sorted(part, key=lambda name: -part[name])
-            count = sum(share >= SHARE for share in part.values())
-            if count:
+            sums = list(itertools.accumulate(part[name] for name in ranked))
+            count = 1 + next((i for i, total in enumerate(sums) if total >= MOST), len(sums) - 1)
+            if part:
                 found.append((ranked[:count], ranked[count : 2 * count]))
         return found
 

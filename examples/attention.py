@@ -95,7 +95,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     integers = {"width": 48, "heads": 4, "context": 24, "sequences": 16384, "tested": 512}
     for name, value in integers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--steps", type=int, help="steps of every training; default: 600 to 2000, by kind and layers")
+    parser.add_argument("--steps", type=int, help="steps of every training; default: 600 to 1500, by kind and layers")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     parser.add_argument("--no-progress", dest="progress", action="store_false")
     parser.add_argument("--replot", action="store_true", help="print the table on disk again")

@@ -459,7 +459,7 @@ CALLS = {
     "outputs_map": (plots.outputs_map, dict(result=IMAGE_FIT, names=NAMES, trust=FIT_TRUST)),
     "pareto": (plots.pareto, dict(records=RECORDS, x="parameters", y="relative_error", by="method", maximize=True)),
     "pattern_by_offset": (plots.pattern_by_offset, dict(pattern=normal(2, 4, 4), names=["a", "b"], count=2, title="c")),
-    "similarity_matrix": (plots.similarity_matrix, dict(matrix=normal(2, 3), labels=["a", "b"], title="c", columns=NAMES, high=1.0)),
+    "similarity_matrix": (plots.similarity_matrix, dict(matrix=normal(2, 3), labels=["a", "b"], title="c", columns=NAMES, high=1.0, measure="d")),
     "spectrum": (plots.spectrum, dict(result=IMAGE_RESULT, block=1, shape=SHAPE, name="a", count=1, trust=EIGEN_TRUST)),
     "to_numpy": (plots.to_numpy, dict(tensor=X)),
     "truncation_curves": (plots.truncation_curves, dict(records=CURVE, accuracy=0.9, loss=1.0)),

@@ -21,7 +21,7 @@ CONFIRMED = 0.3  # nats: the least rise of the loss on a pattern without the com
 CONTROL = 2.0  # ... and how many times the rise without as many other components
 TEST_SEED = 10_000
 # bilinear attention needs most steps for induction, and one layer does not learn it
-STEPS = {("softmax", 1): 600, ("bilinear", 1): 600, ("softmax", 2): 1000, ("bilinear", 2): 2000}
+STEPS = {("softmax", 1): 600, ("bilinear", 1): 600, ("softmax", 2): 1000, ("bilinear", 2): 1500}
 Row = dict[str, object]
 
 

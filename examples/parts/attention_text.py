@@ -1,6 +1,7 @@
 """What the heads of a language model of text do, and what one of its MLPs sees of them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tensornet_interp.plots import similarity_matrix
 
 DIRECTIONS = 3  # output directions of the MLP that are read back
 TOP = 3  # tokens and pairs that are shown
+FREQUENT = 3  # a token that is shown occurs at least as often in the text; rows of rarer ones are noise
 Row = dict[str, Any]
 
 
@@ -48,6 +50,8 @@ def show_text(options: argparse.Namespace, out: Path) -> None:
     tokens = load_tokens(text).long() if text.suffix == ".npy" else encode(tokenizer, read_stories(text))
     rows = windows(tokens[: options.text_tokens], model.config.context)
     x = model.embedding(rows).to(torch.float64)
+    counts = rows.flatten().bincount(minlength=len(names))
+    names = [name if count >= FREQUENT else "" for name, count in zip(names, counts, strict=True)]
     write_table(out / "heads.csv", found := heads(model, network, rows, x, names, progress=options.progress))
     print("head   copying  previous token  prefix matching  raises most what it reads")
     for row in found:
@@ -71,17 +75,23 @@ def heads(
         prefix = prefix_matching_score(pattern, tokens).nanmean(0)
         for head in range(layer.heads):
             circuit = layer.ov(head).change_basis(rows=unembedding, columns=embedding)
-            own = (circuit.left * circuit.right).sum(1).topk(min(TOP, len(names))).indices.tolist()
+            own = (circuit.left * circuit.right).sum(1)
             found.append(
                 {
                     "head": f"{i // 2}.{head}",
                     "copying": copying_score(circuit),
                     "previous": float(previous[head]),
                     "prefix": float(prefix[head]),
-                    "copies": " ".join(repr(names[token]) for token in own),
+                    "copies": strongest(own, names),
                 }
             )
     return found
+
+
+def strongest(values: Tensor, names: Sequence[str]) -> str:
+    """Return the named tokens with the largest values, as text."""
+    order = values.argsort(descending=True).tolist()
+    return " ".join([repr(names[token]) for token in order if names[token]][:TOP])
 
 
 def seen(network: SequenceNetwork, i: int, x: Tensor, names: list[str], out: Path) -> list[Row]:
@@ -102,14 +112,17 @@ def seen(network: SequenceNetwork, i: int, x: Tensor, names: list[str], out: Pat
     for number, direction in enumerate(outputs.T):
         result = read_back(pair, 1, direction)
         norms = result.norms()
-        tokens = [names[token] for token in (head.weight @ direction).topk(min(TOP, len(names))).indices.tolist()]
-        words = " ".join(map(repr, tokens))
+        words = strongest(head.weight @ direction, names)
         print(f"\ndirection {number} of the MLP in block {i // 2}, towards {words}; largest pairs:")
         for record in result.records()[:TOP]:
             print(f"  {record['first']}, {record['second']}: norm {record['norm']:.2f}")
         labels = [writer.name for writer in result.writers]
         title = f"What direction {number} of the MLP in block {i // 2} sees: norms of pairs"
-        figure = similarity_matrix(norms, labels, title, high=float(norms.max()))
+        kept = norms.sum(1).nonzero()[:, 0].tolist()  # a model without biases has neither bias nor constant
+        shown = norms[kept][:, kept]
+        figure = similarity_matrix(
+            shown, [labels[k] for k in kept], title, high=float(norms.max()), measure="norm of the form"
+        )
         figure.savefig(out / f"read_back_{number}.png", dpi=120)
         weights = norms[: layer.heads].sum(1) / norms[: layer.heads].sum()
         effects = torch.stack([(change @ direction).square().mean().sqrt() for change in ablated])

@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 import torch
-from helpers import read_rows
+from attention_layers import layer_with
+from helpers import normal, read_rows
 
 from examples import attention
+from examples.parts.attention_figures import token_scores
 from examples.parts.attention_job import losses
 from examples.parts.attention_rule import Found, Reading, ablated
 from models.published import save_transformer
@@ -136,6 +138,13 @@ def test_losses_are_means_over_the_positions_of_a_pattern():
     assert best == pytest.approx([0.693147, 0.0, 0.562335], abs=1e-5)
     flat = losses(sample, torch.zeros_like(probabilities))
     assert flat == pytest.approx([0.693147] * 3, abs=1e-5)
+
+
+def test_the_scores_of_tokens_are_products_of_both_scores():
+    made = layer_with(2)
+    tokens = normal(6, 7, seed=3)
+    expected = [made.qk(1, -1, score).entries(tokens, tokens) for score in (0, 1)]
+    torch.testing.assert_close(token_scores(made, 1, -1, tokens).entries(), expected[0] * expected[1])
 
 
 QUICK = "--steps 2 --seeds 0 --width 16 --heads 2 --context 8 --sequences 64 --tested 16 --no-progress"

@@ -35,7 +35,7 @@ ACCEPTED = [
     ("write_report", "targets", "half", "targets are compared in the dtype of the outputs"),
     ("write_report", "overwrite", "bool", "the valid one"),
     # what a word, a truth value, a number or an empty list can be
-    ("*", "name|basis|note|title|point|point_out|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
+    ("*", "name|basis|measure|note|title|point|point_out|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
     ("sweep|load_records|write_csv|save_dictionary|save|load|open_spectra", "path|parent|store", "string", "any word is a path, and a new file is made or none is read"),
     ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names|layer_indices|checkpoint_spectra", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),

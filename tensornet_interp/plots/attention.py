@@ -33,7 +33,8 @@ def head_entries(
 ) -> Figure:
     """Draw a circuit of a head as a heat map with names, and its `count` entries of largest magnitude as bars.
 
-    circuit: such as `layer.qk(head, -1)` or `layer.ov(head)`, between features or tokens; see `LowRank.change_basis`.
+    circuit: such as those of `AttentionLayer.qk` and `AttentionLayer.ov`, between features or tokens; see
+    `LowRank.change_basis`.
     rows, columns: one name per row and per column; by default, they are numbered. A bar "a ← b" is the entry in row a
     and column b: for QK, the position a looks for the source b; for OV, the source b raises the output a. With more
     than 64 rows or columns, only those of the `count` entries are drawn. title: by default, the name of the circuit.

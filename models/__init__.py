@@ -4,6 +4,7 @@
 
 - `bilinear`: `Bilinear`, `BilinearClassifier`, `ClassifierConfig`, `build_classifier`
 - `logic_gates`: pairs of boolean operations, the paper's toy task
+- `toy_language`: `ToyLanguage`, a language with planted patterns, of which every probability is known
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
 - `augment`: translation, rotation and blur of training images, by name
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`

@@ -44,6 +44,12 @@ def test_numbers_stay_in_their_cells():
     assert all(text.get_window_extent(renderer).width < cell for text in axes.texts)
 
 
+def test_the_colour_bar_says_what_the_numbers_are():
+    for options, label in (({}, "similarity"), ({"measure": "norm of the form"}, "norm of the form")):
+        figure = similarity_matrix(torch.eye(2), ["a", "b"], **options)
+        assert [axes.get_ylabel() for axes in figure.axes] == ["", label]
+
+
 @pytest.mark.parametrize(("count", "written"), [(30, 900), (31, 0)])
 def test_large_matrices_are_colours_alone(count, written):
     figure = similarity_matrix(torch.eye(count), [str(i) for i in range(count)])

@@ -100,7 +100,7 @@ ROOMS = {
     "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,
-    "plots": ALL_GROUND | {"bonds", "circuits", "compare", "features", "fidelity"},
+    "plots": ALL_GROUND | {"attention", "bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
     "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "fidelity", "plots"},

@@ -9,20 +9,26 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_names, check_number, check_tensor, check_text
 from tensornet_interp.plots.images import DIVERGING, to_numpy
-from tensornet_interp.plots.sheets import LABEL, SMALL, Sheet, fitted
+from tensornet_interp.plots.sheets import LABEL, SMALL, Sheet, fitted, plain
 
 _CELL, _NARROW = 0.38, 0.17  # inches: of a cell with its number, of one with a label alone
 _MOST_NUMBERS = 30  # the most rows or columns for which the cells show their numbers
 
 
 def similarity_matrix(
-    matrix: Tensor, labels: Sequence[str], title: str = "", *, columns: Sequence[str] | None = None, high: float = 1.0
+    matrix: Tensor,
+    labels: Sequence[str],
+    title: str = "",
+    *,
+    columns: Sequence[str] | None = None,
+    high: float = 1.0,
+    measure: str = "similarity",
 ) -> Figure:
     """Draw a matrix of similarities (network, network) as a heat map, with one label per row and per column.
 
     Colours run from 0 to `high`. If a value is negative, colours are symmetric about 0, which is white.
     labels: the labels of the rows. columns: the labels of the columns; by default, those of the rows. Give both, for
-    example, for the outputs of two layers.
+    example, for the outputs of two layers. measure: what the numbers are, for the colour bar.
     """
     check_tensor("matrix", matrix, ("network", "network"))
     columns = labels if columns is None else columns
@@ -30,6 +36,7 @@ def similarity_matrix(
     check_names("columns", columns, matrix.shape[1], "column")
     check_text("title", title, empty=True)
     check_number("high", high)
+    check_text("measure", measure)
     values = to_numpy(matrix)
     signed = float(values.min()) < 0
     end = max(high, float(np.abs(values).max())) if signed else high
@@ -41,14 +48,20 @@ def similarity_matrix(
         cell=_CELL if written else _NARROW,
         cmap=DIVERGING if signed else "viridis",
         limits=(-end if signed else 0.0, end),
-        legend="similarity",
+        legend=plain(measure),
         title=title,
     )
-    for (row, column), value in np.ndenumerate(values) if written else ():
+    if written:
+        cell_numbers(axes, values, end, signed=signed)
+    return figure
+
+
+def cell_numbers(axes: Axes, values: np.ndarray, end: float, *, signed: bool) -> None:
+    """Write the value into every cell of a heat map whose colours end at `end`, symmetric about 0 if signed."""
+    for (row, column), value in np.ndenumerate(values):
         dark = abs(value) > 0.6 * end if signed else value < 0.6 * end
         text = f"{value:.2f}".replace("-0.00", "0.00")
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    return figure
 
 
 def heat_map(
@@ -62,7 +75,7 @@ def heat_map(
     legend: str,
     axis_names: tuple[str, str] = ("", ""),
     title: str = "",
-) -> tuple[Figure, Axes]:
+) -> tuple[Sheet, Axes]:
     """Draw a matrix with a colour bar and return the figure and its axes.
 
     rows, columns: labels; if one of them is empty, no labels are drawn. cell: the size of an entry in inches. limits:

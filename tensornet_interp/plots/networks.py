@@ -109,9 +109,11 @@ def _labels(network: TensorNetwork) -> Iterator[tuple[str, int]]:
 def _fields(part: TensorNetwork) -> list[str]:
     """Return for every term the name of the field that holds its array, or "tensor" if no field does.
 
-    If several fields hold the same array, the terms of this array get the names of these fields in turn.
+    If several fields hold the same array, the terms of this array get the names of these fields in turn. A term may be
+    a view that starts where the array of a field does.
     """
     names: dict[int, deque[str]] = defaultdict(deque)
+    starts: dict[int, deque[str]] = defaultdict(deque)
 
     def collect(fields: Iterable[tuple[str, object]], prefix: str) -> None:
         for name, value in fields:
@@ -119,6 +121,7 @@ def _fields(part: TensorNetwork) -> list[str]:
                 value = value.data
             if isinstance(value, Tensor):
                 names[id(value)].append(prefix + name)
+                starts[value.data_ptr()].append(prefix + name)
             elif isinstance(value, TensorNetwork):
                 collect(vars(value).items(), f"{prefix}{name}.")
             elif isinstance(value, tuple | list):
@@ -130,7 +133,7 @@ def _fields(part: TensorNetwork) -> list[str]:
     collect(vars(part).items() if hasattr(part, "__dict__") else (), "")
     found = []
     for term in part.terms():
-        held = names.get(id(term.data), deque(["tensor"]))
+        held = names.get(id(term.data)) or starts.get(term.data.data_ptr(), deque(["tensor"]))
         found.append(held[0])
         held.rotate(-1)
     return found

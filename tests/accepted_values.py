@@ -7,7 +7,7 @@ NETWORKS = "a|b|after|approximation|before|layer|network|part|reference|result|s
 
 ACCEPTED = [
     # defaults
-    ("*", "noise|runs|trust|beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
+    ("*", "executor|scratch|noise|runs|trust|beam|bias|bias|chunk|clip|count|dense|device|dtype|down|directions|energy|error|fields|hidden_bias|index|input_bias|input_names|input_shape|k|ks|label|labels|left_bias|make|max_iterations|max_steps|measure|moments|names|optimize|output|output_bias|output_names|path|prefix|rank|ranks|right_bias|rtol|shape|singular_values|start|threshold|x2", "None", "None is the default"),
     ("Dictionary", "encoder_bias|decoder_bias|skip|threshold", "None", "None is the default"),
     ("Dictionary.from_matrix", "encoder", "None", "None is the default"),
     ("BilinearLayer.change_basis", "inputs", "None", "None is the default: the input coordinates stay"),
@@ -37,10 +37,11 @@ ACCEPTED = [
     # what a word, a truth value, a number or an empty list can be
     ("*", "name|basis|note|title|point|point_out|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
-    ("sweep|load_records|write_csv|save_dictionary|save|load", "path|parent", "string", "any word is a path, and a new file is made or none is read"),
-    ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
+    ("sweep|load_records|write_csv|save_dictionary|save|load|open_spectra", "path|parent|store", "string", "any word is a path, and a new file is made or none is read"),
+    ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names|layer_indices|checkpoint_spectra", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
+    ("checkpoint_spectra|stability|similarity|similarity_by_output|sweep", "scratch", "string", "any word is a path, and without an executor none is used"),
     ("LowRank", "rows|columns", "string", "any word is one"),
-    ("*", "constant_in|softmax|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|transposed|share|lifted", "bool", "True is a truth value"),
+    ("*", "constant_in|softmax|constant_out|progress|blocks|rectify|centered|biases|symmetric|maximize|gated|gate_removed|transposed|share|lifted|repair|largest", "bool", "True is a truth value"),
     ("as_network|check_network", "name", "*", "it is only shown in errors", lambda network: len(network.modes) == 3),
     ("WeightFiles.missing", "name", "*", "it is only shown in an error", lambda text: text.startswith("tensor")),
     ("save", "obj", "*", "any plain value is kept", lambda nothing: nothing is None),
@@ -67,6 +68,9 @@ ACCEPTED = [
     ("circuit|head_circuit", "beam|width", "huge int", "a number that drops nothing"),
     ("spectra", "max_steps", "huge int", "never more than the size of the matrix"),
     ("draw_circuit|eigenvector_plane|explanation", "count", "huge int", "all there are"),
+    ("checkpoint_spectra", "shard", "huge int", "one file per layer"),
+    ("SpectraTable.top", "n", "huge int", "all there are"),
+    ("checkpoint_spectra", "directions", "tensor", "the features of every layer"),
     ("output_directions", "directions", "huge int", "all there are"),
     ("Layout.at|Layout.leftover|Layout.in_file", "index", "huge int", "a number in a name"),
     ("Layout.in_file", "names", "empty list|empty tensor", "no names to find the layout in", lambda found: found.left == "{i}.w"),
@@ -122,7 +126,7 @@ ACCEPTED = [
     ("*.multilinear", "x|x[12345]", "NaN entry|infinite entry", "it is the inner step of a call, which has checked; NaN goes through, as in torch"),
     ("certificate|difference_certificate|evaluation|low_rank_correlation|rare_inputs|orient|Moments.of|Metric.coordinates|layer_moments", "x|inputs", "mode 0 larger", "more samples"),
     ("Moments.of|rare_inputs", "x", "mode 1 larger", "more inputs"),
-    ("Eigen|spectra|label_directions|rank_by_structure|overlap|orient|adversarial_masks", "directions|a|b|vectors", "mode [01] larger", "more directions, outputs or vectors"),
+    ("Eigen|spectra|invariants|label_directions|rank_by_structure|overlap|orient|adversarial_masks", "directions|a|b|vectors", "mode [01] larger", "more directions, outputs or vectors"),
     ("from_module|polynomial_parts|verify", "example|x", "mode 0 larger", "more samples"),
     ("from_module|polynomial_parts", "example", "one dimension more", "what a linear map does to the last axis"),
     ("jackknife", "values", "mode 1 larger|NaN entry|infinite entry", "more columns; what has no value is NaN"),

@@ -1,6 +1,8 @@
 """Fixtures that every test module shares, and the option `--second-device`."""
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import second_device
@@ -33,3 +35,19 @@ def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
         made = metafunc.config.getoption("--second-device")
         metafunc.parametrize("device", [second_device.NAME] if made else ["cpu", CUDA], scope="session")
+
+
+@pytest.fixture(scope="session")
+def spawned():
+    """Two worker processes that import everything anew, as on another machine; they start once per session."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture
+def one_thread():
+    """One thread of torch in this process, as in the workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

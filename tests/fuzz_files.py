@@ -46,6 +46,7 @@ from tensornet_interp import Moments, decompose, load, save
 from tensornet_interp.disk import open_file, read_file, read_json, read_lines
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import describe
+from tensornet_interp.spectra import checkpoint_spectra, open_spectra
 from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.testing import random_layer
 from tensornet_interp.weights import (
@@ -169,6 +170,20 @@ def grid(folder: Path) -> Any:
     return sweep(random_layer(3, 4, 5, seed=0), "eigen", points, path=folder / "a.jsonl", progress=False)
 
 
+def spectra_store(folder: Path) -> None:
+    layers = [random_layer(3, 4, 5, seed=seed) for seed in range(2)]
+    directions = torch.randn(5, 3, generator=generator(), dtype=torch.float64)
+    checkpoint_spectra(layers, directions, 2, 1e-3, folder, shard=3, progress=False)
+    (folder / "log.jsonl").unlink()  # nobody reads it
+
+
+def table_words(folder: Path) -> Any:
+    table = open_spectra(folder)
+    if len(table) < table.total:  # a store that is not complete can be opened
+        raise FileNotFoundError(f"{folder} lacks shards")
+    return describe([table.settings, table.layers, table.records()])
+
+
 def tokens(folder: Path) -> None:
     encode_to_file(train_tokenizer(["a story"], 257), ["a story"], folder / "a.npy")
 
@@ -200,6 +215,7 @@ FIRST = "transformer.h.0.mlp.w.weight"
 # By the name on the contents page, and what is read in brackets where there are several ways.
 LOADERS: dict[str, Loader] = {
     "load": Loader(keep, lambda f: describe(load(f / "kept.safetensors")), True),
+    "open_spectra": Loader(spectra_store, table_words, True),
     "load (an old layer)": Loader(
         lambda f: f.mkdir(parents=True, exist_ok=True) or shutil.copy(OLD_LAYER, f),
         lambda f: layer_words(load(f / OLD_LAYER.name)),

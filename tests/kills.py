@@ -41,6 +41,7 @@ from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import Eigen, load, save, write_report
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import digest
+from tensornet_interp.spectra import checkpoint_spectra
 from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.tables import write_csv
 from tensornet_interp.testing import random_layer
@@ -55,6 +56,8 @@ TOKENS = torch.arange(99) % 7
 RATES = LanguageConfig(steps=60, batch_size=2, lr=1e-2)
 RANKS = list(range(1, 25))
 LAYER = random_layer(4, 24, 30, seed=0)
+SPECTRAL_LAYERS = [random_layer(12, 24, 30, seed=i) for i in range(3)]
+DIRECTIONS = torch.randn(60, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 class Saved(NamedTuple):
@@ -256,6 +259,41 @@ def kill_sweeps(place: Path, count: int, chance: random.Random, writers: int) ->
     return said
 
 
+def spectra_of(store: Path) -> None:
+    checkpoint_spectra(
+        SPECTRAL_LAYERS, DIRECTIONS, 2, 1e-3, store, shard=8, max_elements=2000, device="cpu", progress=False
+    )
+
+
+def shards(store: Path) -> dict[str, bytes]:
+    """Every file of a store but the log, which has the times."""
+    return {path.name: path.read_bytes() for path in store.iterdir() if path.name != "log.jsonl"}
+
+
+def kill_spectra(place: Path, count: int, chance: random.Random, writers: int) -> Counter[str]:
+    """Stores of spectra that are killed and go on: the same bytes of every shard, and none is lost or there twice."""
+    spectra_of(place / "alone")
+    expected, said, number = shards(place / "alone"), Counter[str](), 0
+    start = time.perf_counter()
+    spectra_of(place / "timed")
+    whole = time.perf_counter() - start
+    while said["killed"] < count:
+        store, number, before = place / f"spectra-{writers}-{number}", number + 1, set[str]()
+        ends = ["killed"]
+        while "done" not in ends and "error" not in ends and said["killed"] <= 3 * count:
+            children = [Child(lambda store=store: spectra_of(store)) for _ in range(writers)]
+            ends = [child.kill(chance.uniform(0, 0.4 * whole)) for child in children]
+            said.update(ends)
+            found = shards(store) if store.exists() else {}
+            whole_ones = {name for name, content in found.items() if content == expected.get(name)}
+            said["torn"] += len([name for name in found if name not in whole_ones and not name.endswith(".partial")])
+            said["lost"] += len(before - whole_ones)
+            before = whole_ones
+        said.update(Child(lambda store=store: spectra_of(store)).finish() for _ in range(writers))
+        said["whole" if shards(store) == expected else "torn"] += 1
+    return said
+
+
 def small_data() -> Dataset:
     x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
     return Dataset("four", x, (x[:, 0] > 0.5).long(), x, (x[:, 0] > 0.5).long(), (2, 2), ("a", "b"))
@@ -351,6 +389,17 @@ def inside(folder: Path, kind: str) -> Counter[str]:
     wrong |= len(two()) != 2 or len(load_records(path)) != 2
     said["torn" if wrong else "whole"] += 1
     stuffing.unlink(missing_ok=True)
+    spectra_of(folder / "store")
+    expected = shards(folder / "store")
+    for name in sorted(expected)[:2]:
+        (folder / "store" / name).unlink()
+    finished = shards(folder / "store")
+    make_unwritable(folder, kind)
+    wrong = not refused(lambda: spectra_of(folder / "store"), OSError, str(folder / "store"))
+    wrong |= shards(folder / "store") != finished
+    make_writable(folder, kind)
+    spectra_of(folder / "store")
+    said["torn" if wrong or shards(folder / "store") != expected else "whole"] += 1
     train(folder / "run")
     whole = (folder / "run" / "training.safetensors").read_bytes()
     make_unwritable(folder, kind)
@@ -407,7 +456,12 @@ def tasks(count: int) -> dict[str, Callable[[Path, random.Random], Counter[str]]
         by = "" if writers == 1 else ", two writers"
         for name in SAVES:
             made[f"{name}{by}"] = lambda place, chance, name=name, w=writers: kill_saves(name, place, count, chance, w)
-        for name, kill in (("training", kill_training), ("sweep", kill_sweeps), ("trained", kill_runs)):
+        for name, kill in (
+            ("training", kill_training),
+            ("sweep", kill_sweeps),
+            ("trained", kill_runs),
+            ("spectra", kill_spectra),
+        ):
             made[f"{name}{by}"] = lambda place, chance, kill=kill, w=writers: kill(place, count, chance, w)
     made["changed options"] = lambda place, chance: changed_options(place)
     for kind in ("full", "read-only"):
@@ -415,6 +469,7 @@ def tasks(count: int) -> dict[str, Callable[[Path, random.Random], Counter[str]]
     return made
 
 
+KILLED = {"training": kill_training, "sweep": kill_sweeps, "trained": kill_runs, "spectra": kill_spectra}
 BAD = ("torn", "lost", "twice", "left over", "hang", "error")
 
 

@@ -66,7 +66,7 @@ from tensornet_interp.lifting import Split
 from tensornet_interp.metric import Metric
 from tensornet_interp.names import Names
 from tensornet_interp.report import Start
-from tensornet_interp.spectra import Spectra
+from tensornet_interp.spectra import Invariants, Spectra
 from tensornet_interp.spectral import EigenGroup
 from tensornet_interp.weights import InspectedFile, Inspection, Verification
 
@@ -282,6 +282,7 @@ OBJECTS = {
             report=REPORT,
             constant_in=True,
         ),
+        Invariants(trace=numbers(2), norm=numbers(2), rank_low=numbers(2), rank_high=numbers(2, shift=1)),
     )
 }
 

@@ -18,7 +18,9 @@ def test_nothing_is_lost_or_torn(name, tmp_path):
     assert said["whole"] + said["refused"] + said["no mount namespace"] > 0
 
 
-@pytest.mark.parametrize("name", ["save_model, two writers", "sweep, two writers", "changed options"])
+@pytest.mark.parametrize(
+    "name", ["save_model, two writers", "sweep, two writers", "spectra, two writers", "changed options"]
+)
 def test_a_few_kills_in_every_run(name, tmp_path):
     said = kills.tasks(3)[name](tmp_path, random.Random(0))
     assert bad(said) == {}

@@ -41,7 +41,6 @@ def table(content, *columns):
     return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
 
-@pytest.mark.slow
 def test_a_page_of_a_layer_has_its_sizes_components_accuracy_curve_and_explanations(tmp_path):
     text, content = page_of(tmp_path, LAYER, inputs=X, labels=LABELS, explain=[7], title="The <wine> layer")
     assert "<title>The &lt;wine&gt; layer</title>" in text
@@ -61,6 +60,9 @@ def test_a_page_of_a_layer_has_its_sizes_components_accuracy_curve_and_explanati
     margin = LAYER(X[7]).sort(descending=True).values
     adds = [row["adds"] for row in table(content, "adds", "component")]
     assert sum(adds) == pytest.approx(float(margin[0] - margin[1]), rel=1e-4)  # six digits each of 12 numbers
+    shares = [row["share"] for row in table(content, "adds", "component")]
+    assert shares == pytest.approx([number / sum(adds) for number in adds], rel=1e-4, abs=1e-5)
+    assert "are drawn; the table has all" not in text
     curve = table(content, "ranking", "components")
     assert curve[-1]["accuracy"] == pytest.approx(float((LAYER(X).argmax(-1) == LABELS).double().mean()), rel=1e-5)
     assert "http" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)

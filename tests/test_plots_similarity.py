@@ -25,6 +25,16 @@ def test_every_similarity_is_shown_and_written():
     assert axes.images[0].get_clim() == (-1.0, 1.0)  # some are negative, and white is 0
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_are_white_on_dark_cells(sign):
+    figure = similarity_matrix(
+        torch.tensor([[1.0, 0.1], [0.2, 0.9]]) * torch.tensor([[1.0, 1.0], [1.0, sign]]), ["a", "b"]
+    )
+    colors = {text.get_position(): text.get_color() for text in figure.axes[0].texts}
+    strong, weak = ("black", "white") if sign > 0 else ("white", "black")  # from dark to bright, or white in the middle
+    assert colors == {(0, 0): strong, (1, 0): weak, (0, 1): weak, (1, 1): strong}
+
+
 def test_numbers_stay_in_their_cells():
     figure = similarity_matrix(-torch.ones(12, 12), [str(i) for i in range(12)])
     renderer = FigureCanvasAgg(figure).get_renderer()

@@ -27,7 +27,7 @@ TABLES |= {
 }
 NO_TABLE = {
     "a layer or a network": {"BilinearLayer", "BilinearNetwork", "TermNetwork"}
-    | {"AttentionLayer", "SequenceNetwork", "LinearMap", "Norm", "Part"},
+    | {"AttentionLayer", "SequenceNetwork", "LinearMap", "Norm", "Part", "GatedLayer"},
     "arrays": {
         "Term",
         "Split",

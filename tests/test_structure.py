@@ -78,6 +78,8 @@ GROUND = {
         "store",
         "tensorfile",
     },
+    "workers": {"saving"},
+    "executors": {"checks", "keys", "report", "saving", "workers"},
 }
 
 
@@ -88,7 +90,7 @@ ROOMS = {
     "inner_products": ALL_GROUND | {"attention"},
     "decompositions": ALL_GROUND | {"inner_products"},
     "bonds": ALL_GROUND | {"inner_products"},
-    "spectra": ALL_GROUND | {"inner_products", "decompositions"},
+    "spectra": ALL_GROUND | {"inner_products", "decompositions", "weights"},
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
     "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},

@@ -43,7 +43,7 @@ def counted(monkeypatch):
 
     registry = Registry("decomposition", "none")
     registry.register("counted")(Counted)
-    for place in ("decompositions.strategies", "sweep"):
+    for place in ("decompositions.strategies", "sweep.fits"):
         monkeypatch.setattr(f"tensornet_interp.{place}.get_decomposition", registry.get)
     return calls
 

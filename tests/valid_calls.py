@@ -174,6 +174,15 @@ def _axes():
     return Figure().subplots()
 
 
+def _stored_spectra(**options):
+    """Each call has a store of its own, because a store refuses other settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        return spectra.checkpoint_spectra(store=folder, **options)
+
+
+SPECTRA = spectra.checkpoint_spectra([LAYER], normal(2, 3), 2, 1e-3, HOME / "spectra", progress=False)
+
+
 # name: (callable, valid arguments); those of `**options` stand under "options".
 CALLS = {
     # layers and networks
@@ -259,8 +268,8 @@ CALLS = {
     # inner products
     "inner": (inner, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
     "inner_by_output": (inner_products.inner_by_output, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
-    "similarity": (similarity, dict(a=LAYER, b=OTHER, kind="tree", progress=False)),
-    "similarity_by_output": (inner_products.similarity_by_output, dict(a=[LAYER, OTHER], b=None, kind="tree", progress=False)),
+    "similarity": (similarity, dict(a=LAYER, b=OTHER, kind="tree", progress=False, executor=None, scratch=HOME)),
+    "similarity_by_output": (inner_products.similarity_by_output, dict(a=[LAYER, OTHER], b=None, kind="tree", progress=False, executor=None, scratch=HOME)),
     "output_similarity": (inner_products.output_similarity, dict(a=LAYER, b=OTHER, kind="tree")),
     "difference": (difference, dict(before=LAYER, after=OTHER)),
     "norm": (norm, dict(layer=LAYER)),
@@ -281,7 +290,12 @@ CALLS = {
     "Bond.in_cluster": (ODTS.bonds[1].in_cluster, dict(rank=2)),
     "Bond.maps": (ODTS.bonds[1].maps, dict(rank=2)),
     # spectra
-    "spectra": (spectra.spectra, dict(layer=LAYER, directions=normal(2, 3), k=2, tolerance=1e-3, max_steps=4, method="krylov", seed=0, progress=False)),
+    "spectra": (spectra.spectra, dict(layer=LAYER, directions=normal(2, 3), k=2, tolerance=1e-3, max_steps=4, method="krylov", seed=0, max_elements=1000, progress=False)),
+    "invariants": (spectra.invariants, dict(layer=LAYER, directions=normal(2, 3))),
+    "checkpoint_spectra": (_stored_spectra, dict(source=HOME, directions={0: normal(2, 3)}, k=2, tolerance=1e-3, executor=None, scratch=HOME, layout=LAYOUT, subfolder="checkpoint", gate_removed=False, device="cpu", dtype=torch.float64, seed=0, shard=2, max_elements=1000, repair=False, progress=False)),
+    "open_spectra": (spectra.open_spectra, dict(store=HOME / "spectra")),
+    "SpectraTable.column": (SPECTRA.column, dict(name="share")),
+    "SpectraTable.top": (SPECTRA.top, dict(by="share", n=2, largest=True)),
     "krylov_flops": (spectra.krylov_flops, dict(n_in=5, hidden=4, blocks=2, steps=3)),
     # fidelity
     "fidelity": (fidelity.fidelity, dict(approximation=OTHER, reference=LAYER, x=X, labels=LABELS, targets=TARGETS, seed=0)),
@@ -295,7 +309,7 @@ CALLS = {
     "truncation_curve": (fidelity.truncation_curve, dict(result=RESULT, reference=LAYER, x=X, labels=LABELS, counts=[1, 2], by="activation", rank_on=(X, LABELS))),
     # comparisons
     "match": (compare.match, dict(a=RESULT, b=RUNS[1], blocks=True)),
-    "stability": (compare.stability, dict(results=RUNS, blocks=True, controls=1, seed=0)),
+    "stability": (compare.stability, dict(results=RUNS, blocks=True, controls=1, seed=0, executor=None, scratch=HOME)),
     "matched_similarity": (compare.matched_similarity, dict(results=RUNS, count=2)),
     "ordered_similarity": (compare.ordered_similarity, dict(results=RUNS, by="magnitude", count=2, rtol=0.1)),
     "component_trust": (compare.component_trust, dict(result=FIT, layer=LAYER, runs=[FIT], noise=0.1, seed=0)),
@@ -450,7 +464,7 @@ CALLS = {
     "get_decomposition": (registry.get_decomposition, dict(name="cp")),
     "Registry.register": (registry.Registry("a", "b").register, dict(name="c")),
     "Registry.get": (registry.get_decomposition, dict(name="eigen")),
-    "sweep": (sweep.sweep, dict(layer=LAYER, method="cp", grid={"rank": [1]}, seeds=[0], path=HOME / "records.jsonl", measure=lambda result: {}, errors="raise", progress=False)),
+    "sweep": (sweep.sweep, dict(layer=LAYER, method="cp", grid={"rank": [1]}, seeds=[0], path=HOME / "records.jsonl", measure=lambda result: {}, errors="raise", progress=False, executor=None, scratch=HOME)),
     "load_records": (sweep.load_records, dict(path=HOME / "records.jsonl")),
     "parameters": (sweep.parameters, dict(result=RESULT)),
     "to_frame": (tables.to_frame, dict(records=RECORDS)),
@@ -476,6 +490,7 @@ CALLS = {
     "load_config": (weights.load_config, dict(source=HOME, subfolder="layer")),
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
     "load_cross_layer": (weights.load_cross_layer, STORED | dict(source=SAE_LENS, subfolder="cross-layer-relu", layer=1)),
+    "layer_indices": (weights.layer_indices, dict(source=HOME, layout=LAYOUT, subfolder="checkpoint")),
     "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
     "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
     "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),
@@ -502,9 +517,9 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["affine_matrix", "appending", "at_largest", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "HeadLevel.take", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
+    TOOL: ["Executor*", "answer_check", "check_pool", "object_file", "pair_tiles", "process_mark", "result_file", "run_units", "unseen", "work", "affine_matrix", "appending", "at_largest", "balance", "balance_rows", "check_*", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "explain", "move", "entries", "indexed", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "input_gram", "input_moments", "lift_vectors", "linear_factors", "make_plan", "module_factors", "nonzero", "open_file", "optional", "owned", "pages_of", "parse_json", "read_file", "read_json", "read_lines", "replace_file", "replace_files", "rescale", "row_noise", "stored_type", "suggestion", "t_quantile", "times_power", "unit_columns", "wide_layer", "without_autocast", "Level.to", "HeadLevel.take", "TensorFile", "TensorFile.read", "layer_modules", "card_of", "map_card", "text_card", "without_names", "Planner*", "join", "through"],
     STEP: ["Metric.apply", "Report.pulled_back", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Compare results: find which components are the same, and how similar the components of several runs are."""
 
-from tensornet_interp.compare.components import Matching, Stability, match, stability
+from tensornet_interp.compare.components import Matching, match
+from tensornet_interp.compare.fits import Stability, stability
 from tensornet_interp.compare.nulls import NULLS, Null, null
 from tensornet_interp.compare.ranks import RankChoice, choose_rank
 from tensornet_interp.compare.runs import (

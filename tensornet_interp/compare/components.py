@@ -1,16 +1,13 @@
 """Match the components of two results, whatever their order, signs, scales and swaps of left and right."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations, repeat
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
-from tensornet_interp.checks import check_bool, check_iterations, check_list, check_seed, check_size
-from tensornet_interp.compare.nulls import recombined
+from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.factored import CPResult
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
@@ -20,7 +17,7 @@ from tensornet_interp.report import Report
 from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
-from tensornet_interp.tables import Record, indexed
+from tensornet_interp.tables import Record
 
 
 @register_type("Matching")
@@ -55,36 +52,6 @@ class Matching:
         return f"Matching({len(self.pairs)} pairs, congruence mean {self.mean:.4f}, lowest {lowest:.4f})"
 
 
-@register_type("Stability")
-@dataclass(frozen=True, eq=False)
-class Stability:
-    """A stability says how similar the results of several fits are; every pair has two different fits.
-
-    `null` is the same of fits and partners whose components were combined anew at random, if controls were asked for.
-    """
-
-    matrix: Tensor  # (fit, fit), float64 on the CPU: mean congruence; NaN on the diagonal
-    components: tuple[Tensor, ...]  # per fit (component,): mean congruence with the partners in the other fits
-    null: "Stability | None" = None
-
-    @property
-    def mean(self) -> float:
-        """Return the mean congruence over all pairs of two different fits."""
-        return float(self.matrix.nanmean())
-
-    def records(self) -> list[Record]:
-        """Return one record per component of each fit: its mean congruence, and that of the null (None without)."""
-        rows = []
-        for fit, values in enumerate(self.components):
-            known = {"congruence": values} | ({} if self.null is None else {"null": self.null.components[fit]})
-            rows += [{"fit": fit} | row | {"null": row.get("null")} for row in indexed(("component",), **known)]
-        return rows
-
-    def __repr__(self) -> str:
-        chance = "" if self.null is None else f", by chance {self.null.mean:.4f}"
-        return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f}{chance})"
-
-
 @torch.no_grad()
 def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matching:
     """Return the one-to-one pairing of the components of a and b with the largest sum of congruences.
@@ -109,7 +76,7 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     (((0, 1), (1, 0)), 1.0)
     """
     check_bool("blocks", blocks)
-    a, b = _part("a", a), _part("b", b)
+    a, b = single_part("a", a), single_part("b", b)
     one, two = wide_layer("a", a), wide_layer("b", b)
     for mode, axis in (("out", 0), ("in", 1)):
         check_size(mode, a=one.shape[axis], b=two.shape[axis])
@@ -122,52 +89,6 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
     if not (isinstance(a, SpectralResult) and isinstance(b, SpectralResult)):
         raise TypeError(f"blocks=True compares SpectralResults, got {type(a).__name__} and {type(b).__name__}")
     return _match_blocks(a, b)
-
-
-def stability(results: Sequence[TensorNetwork], *, blocks: bool = False, controls: int = 0, seed: int = 0) -> Stability:
-    """Return how similar several fits are, for example of different seeds: the congruence of `match` per pair of fits.
-
-    `matrix` holds the mean congruence per pair of fits, and `components` holds the congruence of every component. If
-    ranks differ, a component without a partner counts as 0 in `components`. To compare in the metric of the data, give
-    the fits after `Metric.whiten`. blocks: as in `match`.
-    controls: how often the null is drawn per pair of fits. It keeps the vectors of a fit and combines them anew, no
-    component with its own output vector, as the null of `component_trust` does: `null` is what partners have in common
-    by chance. seed: of the null.
-    Raises ValueError for fewer than two results, and for a null of a fit of one component. Cost: 1 + 2 * controls times
-    that of `match`, per pair.
-    """
-    check_bool("blocks", blocks)
-    if len(check_list("results", results)) < 2:
-        raise ValueError(f"stability compares fits and needs at least 2 results, got {len(results)}")
-    generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
-    controls = check_iterations("controls", controls, 0)
-    results = [_part(f"result {i}", result) for i, result in enumerate(results)]
-    observed, null = _Sums(results, blocks), _Sums(results, blocks)
-    for i, j in combinations(range(len(results)), 2):
-        matching = match(results[i], results[j], blocks=blocks)
-        observed.add(i, j, matching)
-        observed.add(j, i, matching, 1)
-        for a, b in chain.from_iterable(repeat(((i, j), (j, i)), controls)):
-            null.add(a, b, match(results[a], recombined(results[b], generator), blocks=blocks))
-    return replace(observed.mean(1), null=null.mean(controls) if controls else None)
-
-
-class _Sums:
-    """Sums of congruences over pairs of fits."""
-
-    def __init__(self, results: Sequence[TensorNetwork], blocks: bool) -> None:
-        self.matrix = torch.zeros(len(results), len(results), dtype=torch.float64, device="cpu")
-        self.components = [self.matrix.new_zeros(_count(result, blocks)) for result in results]
-
-    def add(self, fit: int, other: int, matching: Matching, side: int = 0) -> None:
-        """Add a matching to the sums of a fit, which is a (side 0) or b (side 1) of the matching."""
-        self.matrix[fit, other] += matching.mean
-        self.components[fit][[pair[side] for pair in matching.pairs]] += matching.congruence.cpu()
-
-    def mean(self, times: int) -> Stability:
-        """Return the means, if every pair of fits was added this often."""
-        matrix = (self.matrix / times).fill_diagonal_(torch.nan)
-        return Stability(matrix, tuple(sums / (times * (len(matrix) - 1)) for sums in self.components))
 
 
 def _match_components(
@@ -270,17 +191,10 @@ def _assign(matrix: Tensor) -> tuple[tuple[tuple[int, int], ...], list[int]]:
     return tuple(zip(rows, columns, strict=True)), [*columns, *rest]
 
 
-def _part(name: str, part: TensorNetwork) -> TensorNetwork:
+def single_part(name: str, part: TensorNetwork) -> TensorNetwork:
     """Return the part of a network of one part, because its type and report matter; return other objects unchanged."""
     check_network(name, part)
     return part[0] if isinstance(part, BilinearNetwork) and len(part) == 1 else part
-
-
-def _count(result: TensorNetwork, blocks: bool) -> int:
-    """Return the number of blocks or components of a result."""
-    if blocks and isinstance(result, SpectralResult):
-        return len(result.eigenvalues)
-    return result.to_layer().rank
 
 
 def _report(part: TensorNetwork, layer: BilinearLayer) -> Report:

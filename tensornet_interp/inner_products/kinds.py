@@ -65,13 +65,11 @@ class Symmetric:
 
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; sampled products share the same points."""
-        stacks, method = task.stacks, self.method
-        depth, first = len(stacks[0]), stacks[0].layers[0]
-        if method == "auto":
-            method = "exact" if depth <= 2 else "sampled"
+        stacks, method = task.stacks, chosen_method(self, task)
+        depth, first = len(task.first), task.first.layers[0]
         if method == "sampled":
             points = sphere(first.shape[1], self.seed, first.down.device)
-            return sampled(task, of_stacks(stacks), points, sphere_factor(first.shape[1], depth), self.samples)
+            return sampled(task, of_stacks(task), points, sphere_factor(first.shape[1], depth), self.samples)
         _check_depth(self.name, depth, ["sampled"])
         return fill(task, lambda i, j: symmetric(stacks[i], stacks[j]), method="exact", title="symmetric products")
 
@@ -113,18 +111,15 @@ class Gaussian:
 
     def compute(self, task: Task) -> Table:
         """Return the products of all pairs of networks in the task; the moments of each network are computed once."""
-        stacks, method = task.stacks, self.method
-        depth = len(stacks[0])
-        if method == "auto":
-            cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
-            method = "exact" if depth == 1 or cheap else "closure"
+        stacks, method = task.stacks, chosen_method(self, task)
+        depth = len(task.first)
         if method == "exact":
             _check_depth(self.name, depth, ["closure", "sampled"])
-        x, log_input = scaled_input(stacks[0], self.moments)
+        x, log_input = scaled_input(task.first, self.moments)
         if method == "sampled":
-            return sampled(task, of_stacks(stacks), normal_inputs(x, self.seed), log_input, self.samples)
+            return sampled(task, of_stacks(task), normal_inputs(x, self.seed), log_input, self.samples)
         of_two_layers = method == "exact" and depth == 2
-        of_each = [] if of_two_layers else [layer_moments(stack, x) for stack in stacks]
+        of_each = {} if of_two_layers else {i: layer_moments(stack, x) for i, stack in stacks.items()}
 
         def product(i: int, j: int) -> tuple[Tensor, float]:
             if of_two_layers:
@@ -152,6 +147,17 @@ def as_kind(kind: object) -> Kind:
         return KINDS[check_choice("kind", kind, KINDS)]()
     shown = f"the class {kind.__name__}; add ()" if isinstance(kind, type) else repr(kind)
     raise TypeError(f"kind must be Tree(), Symmetric(...), Gaussian(...) or a name ({', '.join(KINDS)}), got {shown}")
+
+
+def chosen_method(kind: Symmetric | Gaussian, task: Task) -> str:
+    """Return the method of a kind; for "auto", the method that it stands for in this task."""
+    stacks, depth = task.stacks, len(task.first)
+    if kind.method != "auto":
+        return kind.method
+    if isinstance(kind, Symmetric):
+        return "exact" if depth <= 2 else "sampled"
+    cheap = depth == 2 and sum(exact_flops(stacks[i], stacks[j]) for i, j in task.pairs) <= AUTO_FLOPS
+    return "exact" if depth == 1 or cheap else "closure"
 
 
 def _check_draws(samples: object, seed: object) -> None:

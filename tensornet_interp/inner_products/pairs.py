@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
+from tensornet_interp.executors import Pool, Scratch, check_pool
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
@@ -29,6 +31,7 @@ from tensornet_interp.inner_products.table import (
     mirrored,
     standard_error,
 )
+from tensornet_interp.inner_products.tiles import distributed, distributed_sequences
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, input_moments
 from tensornet_interp.network import wide_layer
@@ -66,7 +69,13 @@ def inner_by_output(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", 
 
 
 def similarity(
-    a: Networks, b: Comparable | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks,
+    b: Comparable | None = None,
+    *,
+    kind: Kind | str = "tree",
+    progress: bool = True,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Estimate:
     """Return the cosine of two networks, or the (n, n) matrix of cosines of a list of n networks.
 
@@ -77,6 +86,8 @@ def similarity(
     network. If the products are sampled, all pairs share the same draws. The cosine is then a ratio of averages, so it
     is slightly biased, and its standard error is correct to first order in the deviations of these averages. The draws
     take pairs * samples float64 numbers of memory.
+    executor, scratch: where tiles of the matrix are computed, and a folder that the workers see, as in
+    `executors.run_units`; the result then has no gradient.
     Raises ValueError if a network is zero.
 
     Example:
@@ -84,11 +95,19 @@ def similarity(
     >>> round(float(similarity(layer, layer)), 12)
     1.0
     """
-    return _without_outputs(_similarity(a, b, kind, by_output=False, progress=progress))
+    return _without_outputs(
+        _similarity(a, b, kind, by_output=False, progress=progress, executor=executor, scratch=scratch)
+    )
 
 
 def similarity_by_output(
-    a: Networks, b: Comparable | None = None, *, kind: Kind | str = "tree", progress: bool = True
+    a: Networks,
+    b: Comparable | None = None,
+    *,
+    kind: Kind | str = "tree",
+    progress: bool = True,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Estimate:
     """Return the cosine of each output of a with the same output of b, for two networks or all pairs of a list.
 
@@ -96,7 +115,7 @@ def similarity_by_output(
     Arguments and cost are those of `similarity`; sampled products take out * pairs * samples numbers of memory.
     Raises ValueError if an output of a network is zero.
     """
-    return _similarity(a, b, kind, by_output=True, progress=progress)
+    return _similarity(a, b, kind, by_output=True, progress=progress, executor=executor, scratch=scratch)
 
 
 def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "symmetric") -> Tensor:
@@ -147,11 +166,11 @@ def _inner(a: Comparable, b: Comparable, kind: Kind | str, *, by_output: bool, p
     return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share)
 
 
-def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_output: bool, progress: bool) -> Estimate:
+def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_output: bool, **options: Any) -> Estimate:
     """Return the cosines as an estimate; its last axis runs over outputs, or has size 1 for the whole network."""
     named = name_networks(a, b)
     pairs = covering_pairs(len(named))
-    table = _table(named, pairs, kind, by_output=by_output, progress=progress)
+    table = _table(named, pairs, kind, by_output=by_output, **options)
     for squares, (i, j) in zip(table.value, pairs, strict=True):
         if i == j:
             _check_not_zero(f"network {list(named)[i]}", squares, by_output=by_output)
@@ -165,15 +184,28 @@ def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_outpu
 
 
 def _table(
-    named: Mapping[str, Comparable], pairs: Pairs, kind: Kind | str, *, by_output: bool, progress: bool
+    named: Mapping[str, Comparable],
+    pairs: Pairs,
+    kind: Kind | str,
+    *,
+    by_output: bool,
+    progress: bool,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> Table:
     """Check the arguments that all functions of this module share, and compute the products of these pairs."""
     kind, progress = as_kind(kind), check_bool("progress", progress)
+    check_pool(executor, scratch)
     sequences = over_positions(named)
     if sequences:
-        return sequence_table(sequences, Task((), pairs, by_output, progress), kind)
-    stacks = [as_stack(network) for network in as_networks(named)]
-    return kind.compute(Task(stacks, pairs, by_output, progress))
+        task = Task({}, pairs, by_output, progress, 0)
+        if executor is None:
+            return sequence_table(sequences, task, kind)
+        return distributed_sequences(sequences, task, kind, executor, scratch)
+    networks = dict(enumerate(as_networks(named)))
+    widest = max(max(layer.rank, *layer.shape) for network in networks.values() for layer in network.layers)
+    task = Task({i: as_stack(network) for i, network in networks.items()}, pairs, by_output, progress, widest)
+    return kind.compute(task) if executor is None else distributed(networks, task, kind, executor, scratch)
 
 
 def _check_not_zero(name: str, squares: Tensor, *, by_output: bool) -> None:

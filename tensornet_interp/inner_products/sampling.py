@@ -1,7 +1,7 @@
 """Compute inner products as averages over random inputs, for any number of networks at once."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -48,14 +48,13 @@ def normal_inputs(x: Moments, seed: int) -> Points:
 class Evaluated(NamedTuple):
     """Networks to evaluate: a function per network from inputs (n, in) to outputs and their logarithms, and a size."""
 
-    networks: list[Callable[[Tensor], tuple[Tensor, Tensor]]]  # the results of `unit_rows`
+    networks: Mapping[int, Callable[[Tensor], tuple[Tensor, Tensor]]]  # the results of `unit_rows`
     widest: int  # numbers per input that are held at once
 
 
-def of_stacks(stacks: Sequence[Stack]) -> Evaluated:
-    """Return how stacks are evaluated."""
-    widest = max(max(layer.rank, *layer.shape) for stack in stacks for layer in stack.layers)
-    return Evaluated([partial(_evaluate, stack) for stack in stacks], widest)
+def of_stacks(task: Task) -> Evaluated:
+    """Return how the stacks of a task are evaluated."""
+    return Evaluated({i: partial(_evaluate, stack) for i, stack in task.stacks.items()}, task.widest)
 
 
 def sampled(task: Task, evaluated: Evaluated, points: Points, log_factor: float, samples: int) -> Table:
@@ -70,7 +69,7 @@ def sampled(task: Task, evaluated: Evaluated, points: Points, log_factor: float,
         list(_chunks(samples, evaluated.widest)), desc="draws", leave=False, delay=1, disable=not task.progress
     ):
         x = points(count)
-        outputs = [evaluate(x) for evaluate in evaluated.networks]
+        outputs = {i: evaluate(x) for i, evaluate in evaluated.networks.items()}
         values.append(torch.stack([_product(outputs[i][0], outputs[j][0], task.by_output) for i, j in task.pairs]))
         logs.append(torch.stack([outputs[i][1] + outputs[j][1] for i, j in task.pairs]))
     log = torch.cat(logs, 1)  # (pair, samples)

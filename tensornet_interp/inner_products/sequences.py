@@ -33,7 +33,7 @@ def sequence_table(networks: dict[str, SequenceNetwork], task: Task, kind: Kind)
     """Return the products of all pairs of networks over positions; what belongs to one network is computed once."""
     if not isinstance(kind, Gaussian):
         return _of_tensors(networks, task, kind)
-    moments = kind.moments or _standard(networks)
+    moments = kind.moments or standard_moments(networks)
     if kind.method == "sampled":
         return _sampled(networks, task, kind, moments)
     check_comparable(networks)
@@ -84,7 +84,7 @@ def _of_tensors(networks: dict[str, SequenceNetwork], task: Task, kind: Kind) ->
     return fill(task, product, method="exact", title=f"{kind.name} products")
 
 
-def _standard(networks: dict[str, SequenceNetwork]) -> Moments:
+def standard_moments(networks: dict[str, SequenceNetwork]) -> Moments:
     """Return mean 0 and the identity for all positions of the shortest mask, or for one position without masks."""
     first, *_ = networks.values()
     positions = [network.positions for network in networks.values()]
@@ -108,5 +108,5 @@ def _sampled(networks: dict[str, SequenceNetwork], task: Task, kind: Gaussian, m
     def evaluate(network: SequenceNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
         return unit_rows(network(x.unflatten(1, (positions, size))))
 
-    evaluated = Evaluated([partial(evaluate, network) for network in wide], widest)
+    evaluated = Evaluated({i: partial(evaluate, network) for i, network in enumerate(wide)}, widest)
     return sampled(task, evaluated, normal_inputs(moments, kind.seed), 0.0, kind.samples)

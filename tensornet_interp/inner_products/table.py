@@ -1,7 +1,7 @@
 """Compute tables of inner products of many pairs of networks, and cosines from them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,22 @@ Pairs = Sequence[tuple[int, int]]  # places in the list of networks
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task says what to compute: the products of these pairs of networks, per output or summed over outputs."""
+    """A task says what to compute: the products of these pairs of networks, per output or summed over outputs.
 
-    stacks: Sequence[Stack]
+    widest: the largest size of a layer, for chunks of samples. A part of a task has that of the whole task, because
+    random points depend on the chunks in which they are drawn.
+    """
+
+    stacks: Mapping[int, Stack]  # by place in the list of networks
     pairs: Pairs
     by_output: bool
     progress: bool
+    widest: int
+
+    @property
+    def first(self) -> Stack:
+        """Return one of the networks; all have the same depth, inputs and outputs."""
+        return next(iter(self.stacks.values()))
 
 
 @dataclass(frozen=True, eq=False)

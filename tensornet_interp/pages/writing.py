@@ -142,8 +142,6 @@ def _check_data(obj: Any, reference: object, inputs: object, labels: object, tar
     own = as_network(network)
     check_size("in", obj=_inputs(own), inputs=x.shape[1])
     check_alike(obj=network.terms()[0].data, inputs=x)
-    if not len(x):
-        raise ValueError("inputs is empty: a page needs at least one input, or none at all")
     if labels is not None:
         check_labels("labels", labels, samples=len(x), classes=own.sizes["out"])
     if targets is not None:

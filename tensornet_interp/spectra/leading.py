@@ -6,29 +6,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tensornet_interp.balance import balance, balance_rows, times_power
+from tensornet_interp.balance import times_power
 from tensornet_interp.checks import (
-    check_alike,
     check_bool,
     check_choice,
     check_int,
     check_kind,
     check_number,
     check_seed,
-    check_size,
-    check_tensor,
 )
-from tensornet_interp.decompositions.eigen import compress_inputs, eigen_flops, eigenpairs, fix_signs, invert_directions
+from tensornet_interp.decompositions.eigen import eigen_flops, eigenpairs, fix_signs, invert_directions
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
+from tensornet_interp.spectra.scaled import Scaled, check_directions
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed
 
-_CHUNK_ELEMENTS = 2**25  # the most numbers in memory for one chunk of directions (256 MB)
+CHUNK_ELEMENTS = 2**25  # 256 MB
 
 
 @register_type("Spectra")
@@ -112,6 +110,7 @@ def spectra(
     max_steps: int | None = None,
     method: str = "auto",
     seed: int = 0,
+    max_elements: int = CHUNK_ELEMENTS,
     progress: bool = True,
 ) -> Spectra:
     """Return the k eigenpairs of largest magnitude of the interaction matrix M_u of every output direction u.
@@ -127,6 +126,7 @@ def spectra(
     method: "krylov" never forms M_u. "dense" decomposes M_u and always proves its result; if 2 * hidden < in, it works
     in the span of the weights, which is cheaper and is reported as "thin". "auto" takes the method that needs fewer
     flops.
+    max_elements: the most float64 numbers in memory for one chunk of directions, in which the search works.
 
     Bounds are computed in float64, even if the subspaces are searched in float32 (if tolerance >= 1e-4). The bounds
     include the worst-case rounding of float64, and the rounding of the eigenvalues to the layer's dtype. The result is
@@ -136,49 +136,54 @@ def spectra(
 
     Cost of "krylov" in flops: 8 * in * hidden per step and direction, and once per call 4 * hidden^2 * in for the
     Frobenius norms that the proofs need, so pass many directions in one call. Decaying spectra take 5 to 20 steps, and
-    all directions in a chunk share matrix products. Memory: 256 MB per chunk, plus the layer in float64 and the result.
+    all directions in a chunk share matrix products. Memory: `max_elements`, by default 256 MB, plus the layer in
+    float64 and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """
-    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
     check_bool("progress", progress)
     check_seed("seed", seed)
-    check_tensor("directions", directions, ("block", "out"))
-    check_alike(layer=layer.down, directions=directions)
-    check_size("out", layer=layer.shape[0], directions=directions.shape[1])
-    n_in, hidden, blocks = layer.shape[1], layer.rank, len(directions)
-    check_int("k", k, 1, min(n_in, 2 * hidden), f"the rank is at most min(in={n_in}, 2 hidden={2 * hidden})")
-    zero = (directions == 0).all(1)
-    if bool(zero.any()):
-        raise ValueError(
-            f"directions must not be zero; {int(zero.sum())} are, the first at row {int(zero.int().argmax())}"
-        )
-    _check_tolerance(tolerance, layer)
+    check_int("max_elements", max_elements, 1)
+    check_spectra(layer, directions, k, tolerance)
+    scaled = Scaled.of(layer, directions)
+    return searched(layer, directions, scaled, k, tolerance, max_steps, method, seed, max_elements, None, progress)
+
+
+def searched(
+    layer: BilinearLayer,
+    directions: Tensor,
+    scaled: Scaled,
+    k: int,
+    tolerance: float,
+    max_steps: int | None,
+    method: str,
+    seed: int,
+    max_elements: int,
+    squares: Tensor | None,
+    progress: bool,
+) -> Spectra:
+    """Return the spectra of checked directions.
+
+    squares: ||M||_F^2 of the scaled matrices if they are known; if not, the Krylov method computes them.
+    """
+    core, basis, matrices, wide, powers = scaled
+    n_in, hidden, blocks, size = layer.shape[1], layer.rank, len(directions), core.shape[1]
     steps = min(64 + 16 * k if max_steps is None else check_int("max_steps", max_steps, k), n_in)
-    check_choice("method", method, ("auto", "dense", "krylov"))
-    if method == "auto":
+    if check_choice("method", method, ("auto", "dense", "krylov")) == "auto":
         flops = eigen_flops(n_in, hidden, blocks)
         method = "krylov" if krylov_flops(n_in, hidden, blocks, steps) < min(flops.values()) else "dense"
-    (exact,), exponent = balance(layer)
-    # every direction has its own scale, a power of two, so that squares neither overflow nor vanish
-    wide, powers = balance_rows(directions)
-    core, basis = compress_inputs(exact, blocks)
-    size = core.shape[1]
-    matrices = Matrices(core.left, core.right, wide @ exact.down)
-    own = matrices.scales().frexp().exponent.to(torch.int64)
-    wide, powers = times_power(wide.T, -own).T, powers + own + exponent
-    matrices = matrices._replace(weights=wide @ exact.down)
     if method == "krylov":
-        norms, chunk = squared_norms(core, matrices.weights), _CHUNK_ELEMENTS // (2 * steps * size + 6 * hidden)
+        norms = squared_norms(core, matrices.weights) if squares is None else squares
+        chunk = max_elements // (2 * steps * size + 6 * hidden)
     else:
         norms, chunk, method = (
             wide.new_zeros(blocks),
-            _CHUNK_ELEMENTS // (2 * size**2),
+            max_elements // (2 * size**2),
             "dense" if basis is None else "thin",
         )
     parts: list[Leading] = []
     with tqdm(total=blocks, desc=f"{method} spectra", leave=False, delay=2, disable=not progress) as bar:
-        for rows in torch.arange(blocks, device=wide.device).split(max(1, chunk)):
+        for rows in torch.arange(blocks, device=wide.device).split(max(1, min(blocks, chunk))):
             some = matrices._replace(weights=matrices.weights[rows])
             if method == "krylov":
                 parts.append(leading(some, norms[rows], k, tolerance, steps, seed))
@@ -187,23 +192,18 @@ def spectra(
             bar.update(len(rows))
     found = Leading(*(torch.cat(part) for part in zip(*parts, strict=True)))
     vectors = found.vectors.mT if basis is None else basis @ found.vectors.mT  # (block, in, k)
-
-    def scaled(numbers: Tensor) -> Tensor:
-        """Return numbers (block, ...) at the scale of the layer and of each direction."""
-        return times_power(numbers.T, powers).T
-
-    values = scaled(found.values).to(layer.down.dtype)
+    exact = times_power(found.values.T, powers).T  # at the scale of the layer and of each direction
+    values = exact.to(layer.down.dtype)
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"the eigenvalues overflow {layer.down.dtype}: scale the weights or the directions down")
     # bounds also include the rounding of the weights, which are sums over out, and of the values to the layer's dtype
-    sums = matrices._replace(weights=rounding_share(0, layer.shape[0]) * (wide.abs() @ exact.down.abs())).scales()
-    added = scaled(sums[:, None]) + (values.to(torch.float64) - scaled(found.values)).abs()
+    added = times_power(scaled.weights_noise, powers)[:, None] + (values.to(torch.float64) - exact).abs()
     options = f"spectra(k={k}, tolerance={tolerance:g}, max_steps={steps}, method={method!r})"
     return Spectra(
         eigenvalues=values,
         eigenvectors=fix_signs(vectors).to(values.dtype),
-        bounds=scaled(found.bounds) + added,
-        residuals=scaled(found.residuals) + added,
+        bounds=times_power(found.bounds.T, powers).T + added,
+        residuals=times_power(found.residuals.T, powers).T + added,
         proven=found.proven,
         steps=found.steps,
         method=method,
@@ -238,12 +238,16 @@ def _direct(matrices: Matrices, core: BilinearLayer, directions: Tensor, k: int)
     return Leading(values, rows, residuals, residuals, steps == 0, steps)
 
 
-def _check_tolerance(tolerance: object, layer: BilinearLayer) -> None:
-    """Raise ValueError if the tolerance is below the rounding error of sums in float64, or not below 1."""
+def check_spectra(layer: BilinearLayer, directions: Tensor, k: int, tolerance: float) -> None:
+    """Raise TypeError or ValueError unless `spectra` can compute k eigenpairs of these directions of the layer."""
+    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    check_directions(layer, directions)
+    n_in, hidden = layer.shape[1], layer.rank
+    check_int("k", k, 1, min(n_in, 2 * hidden), f"the rank is at most min(in={n_in}, 2 hidden={2 * hidden})")
     tolerance = check_number("tolerance", tolerance)
     floor = rounding_share(*layer.left.shape)
     if not floor <= tolerance < 1:
         raise ValueError(
-            f"tolerance must be from {floor:.1e}, the rounding of float64 at in={layer.shape[1]} and"
-            f" hidden={layer.rank}, to below 1; got {tolerance:g}"
+            f"tolerance must be from {floor:.1e}, the rounding of float64 at in={n_in} and hidden={hidden}, to below 1;"
+            f" got {tolerance:g}"
         )

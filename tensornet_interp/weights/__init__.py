@@ -8,7 +8,7 @@ from tensornet_interp.tensorfile import pack
 from tensornet_interp.weights.attention import load_attention
 from tensornet_interp.weights.dictionaries import load_cross_layer, load_dictionary, save_dictionary
 from tensornet_interp.weights.files import WeightFiles, load_config, load_tensor, tensor_names
-from tensornet_interp.weights.inspection import InspectedFile, Inspection, inspect_files
+from tensornet_interp.weights.inspection import InspectedFile, Inspection, inspect_files, layer_indices
 from tensornet_interp.weights.layers import load_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
 from tensornet_interp.weights.modules import from_module, polynomial_parts
@@ -26,6 +26,7 @@ __all__ = [
     "WeightFiles",
     "from_module",
     "inspect_files",
+    "layer_indices",
     "load_attention",
     "load_config",
     "load_cross_layer",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensornet_interp.checks import check_path
+from tensornet_interp.checks import check_choice, check_path
 from tensornet_interp.disk import parse_json
 from tensornet_interp.features.saelens import check_config
 from tensornet_interp.store import register_type
@@ -25,7 +25,7 @@ from tensornet_interp.weights.files import WeightFiles, read_object
 from tensornet_interp.weights.layers import sizes_of
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.numpyfile import is_numpy
-from tensornet_interp.weights.sources import NUMPY, PICKLES, SHARDS, near
+from tensornet_interp.weights.sources import NUMPY, PICKLES, SHARDS, Source, near
 from tensornet_interp.weights.wrappers import adapter, bare
 
 _DEPTH = 3  # folders below the given one
@@ -93,6 +93,18 @@ def inspect_files(source: str | Path) -> Inspection:
     if not found:
         raise FileNotFoundError(f"{path} has no file of weights (safetensors, pickles or NumPy files)")
     return Inspection(tuple(_inspected(file, path) for file in found))
+
+
+def layer_indices(source: Source, *, layout: str | Layout = "published", subfolder: str = "") -> list[int]:
+    """Return the sorted indices of the layers of a checkpoint, for `load_layer`, whose arguments these are."""
+    files = WeightFiles(source, subfolder)
+    if not isinstance(layout, Layout):
+        check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
+        layout = saved_model_layout(files.config(), 0) if layout == SAVED_MODEL else LAYOUTS[layout]
+    found = layout.in_file(files.names, 0).indices(files.names)
+    if not found:
+        raise ValueError(f"layout fits no layer of {str(source)!r}; weights.inspect_files shows what it holds")
+    return found
 
 
 def _weights(folder: Path, depth: int) -> Iterator[Path]:

@@ -1,14 +1,13 @@
-"""Sweeps fit a grid of options; each record is written to disk at once, so a stopped sweep can be continued."""
+"""Fit a grid of options and make one record per fit."""
 
 import inspect
 import itertools
-import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,22 +22,20 @@ from tensornet_interp.checks import (
     check_seed,
 )
 from tensornet_interp.decompositions import build, decompose
-from tensornet_interp.disk import appending, open_file, parse_json, read_lines
+from tensornet_interp.executors import Pool, Scratch, check_pool, run_units
 from tensornet_interp.factored import TuckerResult
 from tensornet_interp.inner_products.distance import norm, relative_error
 from tensornet_interp.inner_products.pairs import similarity
-from tensornet_interp.keys import describe, fingerprint
+from tensornet_interp.keys import describe, digest, fingerprint
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network
 from tensornet_interp.registry import get_decomposition
 from tensornet_interp.results import Result
-from tensornet_interp.tables import Record, to_frame
-
-__all__ = ["Grid", "Record", "load_records", "parameters", "sweep", "to_frame"]
+from tensornet_interp.store import stored_type
+from tensornet_interp.sweep.records import KEY, RecordFile, filled, key_of
+from tensornet_interp.tables import Record
 
 Grid = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
-_START = b'{"method": '  # how every line begins
-_KEY = ("method", "options", "seed", "fingerprint")
 _NUMBERS = ("parameters", "relative_error", "cosine", "iterations", "stop_reason", "seconds")
 
 
@@ -52,6 +49,8 @@ def sweep(
     measure: Callable[[Any], Mapping[str, object]] | None = None,
     errors: str = "record",
     progress: bool = True,
+    executor: Pool | None = None,
+    scratch: Scratch | None = None,
 ) -> list[Record]:
     """Fit `decompose(layer, method, **options, seed=seed)` for every grid point and seed; return one record per fit.
 
@@ -70,6 +69,10 @@ def sweep(
     if two of them run the same fit at the same time, one record is stored, and both return it. An incomplete last line,
     which a killed process left, is removed with a warning, and its fit is repeated.
 
+    executor, scratch: where the fits run, and a folder that the workers see, as in `executors.run_units`. Records are
+    written by this process, as the fits end, and returned in the order of the grid. If the workers are processes,
+    `measure` must be a function that they can import.
+
     Each record has the fields method, options, seed, fingerprint, layer, parameters, relative_error, cosine (similarity
     to the symmetrized layer), seconds, iterations, stop_reason and error (None, or the message), and the numbers of
     `measure`. All records have the same keys: what a failed fit does not have is None, and a warning says how many fits
@@ -80,7 +83,9 @@ def sweep(
     check_bool("progress", progress)
     if measure is not None and not callable(measure):
         raise TypeError(f"measure must be a function of a result, got {measure!r:.60}")
-    jobs: dict[tuple[str, str], tuple[BilinearLayer, dict[str, Any], Record]] = {}
+    check_pool(executor, scratch)
+    heads: dict[tuple[str, str], Record] = {}
+    jobs: dict[str, tuple[BilinearLayer, dict[str, Any], Record]] = {}
     for name, target in _layers(layer):
         mark = fingerprint(target)
         for chosen, points in _grids(method, grid):
@@ -94,14 +99,35 @@ def sweep(
                     "fingerprint": mark,
                     "layer": name,
                 }
-                jobs[_key(head), name] = (target, seeded, head)
-    store = _Store(None if path is None else check_path("path", path))
-    records = []
-    methods = ", ".join(dict.fromkeys(head["method"] for *_, head in jobs.values()))
-    for (key, name), (target, options, head) in tqdm(jobs.items(), desc=f"sweep {methods}", disable=not progress):
-        if key not in store.known:
-            store.add(key, head | _fit(target, head["method"], options, measure, errors))
-        records.append(store.known[key] | {"layer": name})
+                heads[key_of(head), name] = head
+                jobs.setdefault(key_of(head), (target, seeded, head))
+    store = RecordFile(None if path is None else check_path("path", path))
+    todo = {key: job for key, job in jobs.items() if key not in store.known}
+    objects: dict[str, Any] = {}
+    units = []
+    for target, options, head in todo.values():
+        own = f"layer-{head['fingerprint']}"
+        objects[own] = target
+        large = {f"option-{digest(value)}": name for name, value in options.items() if _is_stored(value)}
+        objects |= {place: options[name] for place, name in large.items()}
+        small = {name: value for name, value in options.items() if name not in large.values()}
+        units.append((own, head["method"], small, large, measure, errors))
+    ended = run_units(
+        _unit,
+        units,
+        objects,
+        executor,
+        scratch,
+        device=next(iter(jobs.values()))[0].down.device,
+        stored="" if path is None else f"their records are in {path}",
+    )
+    methods, keys = ", ".join(dict.fromkeys(head["method"] for *_, head in jobs.values())), list(todo)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"sweep {methods}", disable=not progress)
+    with bar, closing(ended):
+        for number, found in ended:
+            store.add(keys[number], todo[keys[number]][2] | found)
+            bar.update()
+    records = [store.known[key] | {"layer": name} for key, name in heads]
     failed = [record for record in records if record["error"] is not None]
     if failed:
         warnings.warn(
@@ -109,21 +135,7 @@ def sweep(
             f"{failed[0]['method']} {failed[0]['options']}: {failed[0]['error']}",
             stacklevel=2,
         )
-    return _filled(records)
-
-
-def load_records(path: str | Path) -> list[Record]:
-    """Return all records of a file that `sweep` wrote, or [] if there is no such file.
-
-    All records have the same keys; what a record lacks is None. An incomplete last line is left out. The file is not
-    changed, and other processes may append to it meanwhile. Raises ValueError if `sweep` did not write the file.
-    """
-    path = check_path("path", path)
-    try:
-        with open_file(path) as file:
-            return _filled(_records(file, path)[0])
-    except FileNotFoundError:
-        return []
+    return filled(records)
 
 
 def parameters(result: TensorNetwork) -> int:
@@ -144,12 +156,6 @@ def parameters(result: TensorNetwork) -> int:
         if not any(torch.equal(term.data, other) for other in distinct):
             distinct.append(term.data)
     return sum(array.numel() for array in distinct)
-
-
-def _filled(records: Sequence[Record]) -> list[Record]:
-    """Return the records with the keys of all of them; what a record lacks is None."""
-    keys = dict.fromkeys(key for record in sorted(records, key=len, reverse=True) for key in record)
-    return [dict.fromkeys(keys) | record for record in records]
 
 
 def _layers(layer: Any) -> list[tuple[str, BilinearLayer]]:
@@ -178,6 +184,26 @@ def _grids(method: object, grid: Grid | None) -> list[tuple[Any, Any]]:
     return pairs
 
 
+def _is_stored(value: object) -> bool:
+    """Return whether an option is a tensor or an object that `save` writes, such as a result or moments."""
+    return isinstance(value, Tensor) or stored_type(type(value)) is not None
+
+
+def _unit(
+    objects: Mapping[str, Any],
+    layer: str,
+    method: str,
+    options: Mapping[str, Any],
+    large: Mapping[str, str],
+    measure: Any,
+    errors: str,
+) -> Record:
+    """Fit a layer, as a unit of work; large: the options that are among the objects."""
+    options = {**options, **{name: objects[place] for place, name in large.items()}}
+    build(method, options)  # what a worker does not know is no failed fit
+    return _fit(objects[layer], method, options, measure, errors)
+
+
 def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure: Any, errors: str) -> Record:
     start = time.perf_counter()
     try:
@@ -190,7 +216,7 @@ def _fit(layer: BilinearLayer, method: str, options: Mapping[str, Any], measure:
         lacking = dict.fromkeys(_NUMBERS)
         return lacking | {"seconds": time.perf_counter() - start, "error": f"{type(error).__name__}: {error}"}
     more = {} if measure is None else {name: describe(value) for name, value in measure(result).items()}
-    taken = more.keys() & {*record, *_KEY, "layer"}
+    taken = more.keys() & {*record, *KEY, "layer"}
     if taken:
         raise ValueError(f"measure returns {sorted(taken)}, but every record already has these; choose other names")
     return record | more
@@ -227,74 +253,3 @@ def _points(method: str, grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[dic
     if not chosen or not points:
         raise ValueError(f"nothing to run: the grid has {len(points)} points, and there are {len(chosen)} seeds")
     return itertools.product(points, chosen if seeded else [None])
-
-
-class _Store:
-    """A store holds records by key, and the file, if there is one, to which several processes append whole lines."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.known = path, dict[str, Record]()
-        self._read = (0, 0, 0)  # device and number of the file, and how far it was read
-        if path is not None:
-            with appending(path) as file:  # a path that cannot be written raises before the first fit
-                self._refresh(file, path)
-
-    def add(self, key: str, record: Record) -> None:
-        """Keep the record; if another process has meanwhile written a record with the same key, keep that one."""
-        line = json.dumps(record).encode() + b"\n"
-        if self.path is None:
-            self.known[key] = json.loads(line)
-            return
-        with appending(self.path) as file:
-            self._refresh(file, self.path)
-            if key not in self.known:
-                _write(file, line)
-                self.known[key] = json.loads(line)
-
-    def _refresh(self, file: IO[bytes], path: Path) -> None:
-        """Read the records that other processes appended, and remove an incomplete last line from the file."""
-        status = os.fstat(file.fileno())
-        *same, read = self._read
-        start = read if same == [status.st_dev, status.st_ino] and read <= status.st_size else 0
-        records, end = _records(file, path, start)
-        self.known |= {_key(record): record for record in records}
-        if end < status.st_size:
-            warnings.warn(f"the incomplete last line of {path} was removed; its fit is run again", stacklevel=5)
-            file.truncate(end)
-        self._read = (status.st_dev, status.st_ino, end)
-
-
-def _records(file: IO[bytes], path: Path, start: int = 0) -> tuple[list[Record], int]:
-    """Return the records of an open file from byte `start` on, and the position after the last complete line."""
-    records, end = list[Record](), start
-    for line in read_lines(file, path, start):
-        if not line.endswith(b"\n"):
-            if not (line.startswith(_START) or _START.startswith(line)):
-                raise ValueError(f"the end of {path} is not a record of a sweep: {line[:60]!r}")
-            break
-        try:
-            record = parse_json(line, "the line")
-        except ValueError:
-            record = None
-        if not (isinstance(record, dict) and {*_KEY, "error"} <= record.keys()):
-            where = f"line {len(records) + 1} of" if start == 0 else "a line of"
-            raise ValueError(f"{where} {path} is not a record of a sweep: {line[:60]!r}")
-        records.append(record)
-        end += len(line)
-    return records, end
-
-
-def _write(file: IO[bytes], line: bytes) -> None:
-    """Append a line to a file; if writing fails, remove what was written of the line."""
-    start, written = file.seek(0, os.SEEK_END), 0
-    try:
-        while written < len(line):
-            written += file.write(line[written:])
-        os.fsync(file.fileno())
-    except BaseException:
-        file.truncate(start)
-        raise
-
-
-def _key(record: Mapping[str, Any]) -> str:
-    return json.dumps([record[name] for name in _KEY], sort_keys=True)

@@ -86,11 +86,16 @@ def test_llama(tmp_path, scaled):
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}, [None, 4, 4]),
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": False}, [None, None, None]),
         ("Gemma", {"head_dim": 10}, [None, None, None]),
+        ("Gemma2", {"sliding_window": 4, "query_pre_attn_scalar": 5, "attn_logit_softcapping": None}, [4, None, 4]),
+        ("Granite", {"attention_multiplier": 0.3}, [None, None, None]),
+        ("SmolLM3", {"no_rope_layers": [1, 0, 1], "pad_token_id": 0}, [None, None, None]),
     ],
 )
 def test_relatives_of_llama(tmp_path, kind, options, windows):
     model = write(tmp_path, kind, **LLAMA | {"head_dim": 6} | options)
-    layers = [load_attention(tmp_path, i, layout="llama") for i in range(3)]
+    known = kind in ("Mistral", "Qwen2", "Gemma")
+    config = {} if known else {"model_type": "llama"}  # as the error says
+    layers = [load_attention(tmp_path, i, layout="llama", config=config) for i in range(3)]
     for layer, window in zip(layers, windows, strict=True):
         ones = torch.ones(16, 16, dtype=torch.float64).tril()
         assert torch.equal(layer.mask[0], ones if window is None else ones.triu(1 - window))
@@ -282,12 +287,15 @@ SELF = "model.layers.0.self_attn"
             {"add": [f"{SELF}.q_norm.weight"]},
             r"a norm of queries and keys \(.*q_norm.weight\), which has no place",
         ),
-        ("llama", {"add": [f"{SELF}.sinks"]}, "attention sinks"),
+        ("llama", {"add": [f"{SELF}.q_norm.weight"], "model_type": "qwen3"}, "a norm of queries and keys"),
+        ("llama", {"add": [f"{SELF}.sinks"], "model_type": "gpt_oss"}, "attention sinks"),
+        ("llama", {"no_rope_layers": [1], "num_hidden_layers": 1}, None),
+        ("llama", {"no_rope_layers": 4}, "no_rope_layers in config.json must be a list with an entry for layer 0"),
         ("llama", {"add": [f"{SELF}.kv_a_proj_with_mqa.weight"]}, "latent attention"),
         ("llama", {"kv_lora_rank": 4}, "kv_lora_rank=4 in config.json means latent attention"),
         ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 in config.json means soft-capped"),
         ("llama", {"clip_qkv": 8.0}, "clipped queries and keys"),
-        ("llama", {"model_type": "granite"}, "model_type='granite' in config.json is not one of gemma, llama"),
+        ("llama", {"model_type": "granite"}, "model_type='granite' in config.json is not one of llama, gemma"),
         ("llama", {"add": [f"{SELF}.gate.weight"]}, f"does not name: {SELF}.gate.weight"),
         ("llama", {"drop": [f"{SELF}.k_proj.weight"]}, f"no tensor {SELF}.k_proj.weight"),
         ("llama", {"num_key_value_heads": 3}, "key-value heads must divide heads, got 3 and 4"),

@@ -181,9 +181,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(TypeError, match="a Query cannot be moved: it has no method `to`"):
         SequenceNetwork([Query(square.terms(), square.modes)]).to("cpu")
     for call in (lambda: decompose(network, "eigen"), lambda: relative_error(network, network)):
-        with pytest.raises(
-            TypeError, match=r"a stack over positions is no tensor .* network.replace\(i, map\)"
-        ):
+        with pytest.raises(TypeError, match=r"a stack over positions is no tensor .* network.replace\(i, map\)"):
             call()
     mixing, _ = model(1, width=8, heads=2, context=5)
     with pytest.raises(ValueError, match="it mixes positions: a SequenceNetwork stacks such maps"):

@@ -311,6 +311,11 @@ SELF = "model.layers.0.self_attn"
         ),
         ("llama", {"head_dim": 8}, r"q_proj.weight' has shape \(24, 24\), the config says \(32, 24\)"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type in config.json must be one of default"),
+        (
+            "llama",
+            {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}},
+            "by kind of layer, full_attention; pass those",
+        ),
         ("llama", {"rope_parameters": [1]}, "the rotary positions in config.json must be a JSON object, got .1."),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor in config.json must be 1, got 0.5"),
         ("llama", {"rope_parameters": SCALED["yarn"] | {"mscale": 0.7}}, "mscale in config.json belongs to latent"),
@@ -369,6 +374,13 @@ def test_local_attention_needs_the_kinds_of_layers(tmp_path):
         ({"num_hidden_layers": 10**9}, "config.json says 1000000000 layers, but the file has"),
         ({"drop": ["lm_head.weight"]}, "tensor of name 'lm_head.weight' is not in"),
         ({"drop": ["model.norm.weight"]}, "tensor of name 'model.norm.weight' is not in"),
+        ({"add": ["model.norm.bias"]}, "tensors that no part of the network reads: model.norm.bias"),
+        ({"add": ["lm_head.bias"]}, "tensors that no part of the network reads: lm_head.bias"),
+        ({"add": ["model.layers.1.post_feedforward_layernorm.weight"]}, "no part .* model.layers.1.post_feedforward"),
+        ({"num_hidden_layers": 2}, "no part of the network reads: model.layers.2.input_layernorm.weight"),
+        ({"residual_multiplier": 0.3}, "residual_multiplier=0.3 in config.json has no place in a network"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 in config.json has no place"),
+        ({"add": ["model.layers.0.mlp.norm.weight"]}, "model.layers.0.mlp.norm.weight"),
     ],
 )
 def test_networks_that_cannot_be_loaded(tmp_path, changes, message):

@@ -63,7 +63,8 @@ class TransformerConfig:
 
 def rms_norm(x: Tensor) -> Tensor:
     """Return x / sqrt(mean x^2 + 1e-8), with the mean over the last mode."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares overflow in float16
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype)
 
 
 def normed(x: Tensor, norm: str) -> Tensor:

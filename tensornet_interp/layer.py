@@ -57,8 +57,10 @@ class TensorNetwork(ABC):
         Most subclasses avoid the dense tensor (out * in^2). Raises ValueError if the modes are not (out, in1, in2).
         """
         if self.modes != _MODES:
-            kind = type(self).__name__
-            raise ValueError(f"a layer has the modes {_MODES}, but this {kind} has {self.modes}; rename its modes")
+            kind, todo = type(self).__name__, "rename its modes"
+            if "position" in self.modes:
+                todo = "it mixes positions: a SequenceNetwork stacks such maps, and similarity compares them"
+            raise ValueError(f"a layer has the modes {_MODES}, but this {kind} has {self.modes}; {todo}")
         return BilinearLayer(**dense_factors(self.to_tensor()))
 
 

@@ -205,6 +205,11 @@ def check_network(name: str, value: object) -> TensorNetwork:
         todo = "absorb a linear map into the layer before or after it: layer.change_basis(inputs=... or outputs=...)"
     elif isinstance(value, torch.nn.Bilinear):
         todo = "make it a layer: BilinearLayer.from_torch_bilinear(module)"
+    elif hasattr(value, "streams"):  # a SequenceNetwork
+        todo = (
+            "a stack over positions is no tensor network: use the map of one part, network[i].map, and put another in"
+            " its place with network.replace(i, map)"
+        )
     elif isinstance(value, torch.nn.Module) or callable(value):
         todo = (
             "only bilinear maps make one tensor network: a gate, a norm or a softmax is not bilinear. Retrain without"

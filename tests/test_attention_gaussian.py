@@ -183,6 +183,21 @@ def test_a_larger_layer_agrees_with_monte_carlo():
     assert bool(((products.mean(0) - position_inner(part, part, moments)).abs() < 3 * error).all())
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-18, 1e-12])
+@pytest.mark.parametrize("seed", range(4))
+def test_outputs_that_hardly_vary_have_moments(seed, spread):
+    """Where the inputs are nearly fixed, the layer is its slope there, and rounding makes no variance negative."""
+    eye = torch.eye(POSITIONS * WIDTH, dtype=torch.float64)
+    moments = Moments(normal(POSITIONS * WIDTH, seed=seed), spread * eye)
+    part = layer(2, 100 * seed, with_biases=True)
+    found = output_moments(part, moments)
+    x = moments.mean.unflatten(0, (POSITIONS, WIDTH))
+    assert_close(found.mean, part(x).flatten(), 1e-10)
+    slope = torch.autograd.functional.jacobian(part, x).flatten(2).flatten(0, 1)
+    rounding = 1e-14 * float(found.mean.square().max())
+    assert float((found.covariance - spread * slope @ slope.T).abs().max()) < rounding + 1e-8 * spread
+
+
 def test_what_has_no_exact_moments_is_refused():
     moments = moments_of(POSITIONS * WIDTH)
     with pytest.raises(

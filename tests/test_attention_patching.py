@@ -96,6 +96,10 @@ def test_a_path_to_a_map_and_to_the_output():
     third = stack.streams(X)[3]
     assert_close(path_patched(stack, (0, 0), None, X), rms(third + change) @ head.T)
     assert_close(path_patched(stack, (0, 0), (-1, None), X), rms(third + change) @ head.T)
+    changed = first + change
+    below_head = SequenceNetwork(stack.parts[:2])  # the map on top has a residual, through which the output changes too
+    assert_close(path_patched(below_head, (0, 0), None, X), changed + rms(changed) @ middle.T)
+    assert_close(path_patched(below_head, (0, 0), (1, None), X), first + rms(changed) @ middle.T)
 
 
 def test_all_paths_of_the_top_layer_are_the_ablation_of_its_head():
@@ -147,6 +151,8 @@ def test_paths_that_are_none_are_refused():
         path_patched(stack, 3, None, X)
     with pytest.raises(ValueError, match="legs belong to attention, but the reader is a BilinearLayer"):
         path_patched(stack, (0, 1), (1, None), X, legs=[0])
+    with pytest.raises(ValueError, match="legs belong to attention, but the reader is the output"):
+        path_patched(stack, (2, 1), None, X, legs=[0])
     with pytest.raises(ValueError, match=r"other must have the shape of x, got \(4, 5\) and \(2, 4, 5\)"):
         path_patched(stack, (0, 1), None, X, OTHER[0])
     cut = SequenceNetwork([stack[0], stack[1]._replace(residual=0.0), stack[2]])

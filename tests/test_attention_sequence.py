@@ -6,7 +6,7 @@ from attention_layers import biases_of, by_hand, weights
 from helpers import assert_close, layer_of, normal, stack
 from torch.nn.functional import layer_norm, linear
 
-from tensornet_interp import BilinearLayer, contract, decompose, lift
+from tensornet_interp import BilinearLayer, BilinearNetwork, contract, decompose, lift, relative_error
 from tensornet_interp.attention import AttentionLayer, LinearMap, LowRank, Norm, Part, SequenceNetwork
 from tensornet_interp.circuits import Query, evaluation
 
@@ -180,6 +180,12 @@ def test_what_does_not_fit_is_refused():
         network(normal(3, 2, 4))
     with pytest.raises(TypeError, match="a Query cannot be moved: it has no method `to`"):
         SequenceNetwork([Query(square.terms(), square.modes)]).to("cpu")
+    for call in (lambda: decompose(network, "eigen"), lambda: relative_error(network, network)):
+        with pytest.raises(TypeError, match=r"a stack over positions is no tensor .* network.replace\(i, map\)"):
+            call()
+    mixing, _ = model(1, width=8, heads=2, context=5)
+    with pytest.raises(ValueError, match="it mixes positions: a SequenceNetwork stacks such maps"):
+        BilinearNetwork([mixing[1].map])
     low = LowRank(left=normal(5, 2), right=normal(5, 2), rows="out", columns="in1")
     assert SequenceNetwork([low]).to(dtype=torch.float32)[0].map.left.dtype == torch.float32
     deep, _ = model(1, width=8, heads=2, context=5)

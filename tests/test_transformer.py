@@ -60,6 +60,8 @@ def test_rms_norm_makes_the_mean_square_one():
     torch.testing.assert_close(rms_norm(x).square().mean(-1), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(rms_norm(x), rms_norm(x * 7))
     assert torch.equal(rms_norm(torch.zeros(2, 7)), torch.zeros(2, 7))
+    large = (300 * x).half()  # whose squares fit no float16
+    torch.testing.assert_close(rms_norm(large), rms_norm(large.double()).half())
 
 
 @pytest.mark.parametrize("gate", ["none", "relu", "silu", "gelu"])

@@ -86,11 +86,16 @@ def test_llama(tmp_path, scaled):
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}, [None, 4, 4]),
         ("Qwen2", {"sliding_window": 4, "use_sliding_window": False}, [None, None, None]),
         ("Gemma", {"head_dim": 10}, [None, None, None]),
+        ("Gemma2", {"sliding_window": 4, "query_pre_attn_scalar": 5, "attn_logit_softcapping": None}, [4, None, 4]),
+        ("Granite", {"attention_multiplier": 0.3}, [None, None, None]),
+        ("SmolLM3", {"no_rope_layers": [1, 0, 1], "pad_token_id": 0}, [None, None, None]),
     ],
 )
 def test_relatives_of_llama(tmp_path, kind, options, windows):
     model = write(tmp_path, kind, **LLAMA | {"head_dim": 6} | options)
-    layers = [load_attention(tmp_path, i, layout="llama") for i in range(3)]
+    known = kind in ("Mistral", "Qwen2", "Gemma")
+    config = {} if known else {"model_type": "llama"}  # as the error says
+    layers = [load_attention(tmp_path, i, layout="llama", config=config) for i in range(3)]
     for layer, window in zip(layers, windows, strict=True):
         ones = torch.ones(16, 16, dtype=torch.float64).tril()
         assert torch.equal(layer.mask[0], ones if window is None else ones.triu(1 - window))
@@ -282,12 +287,15 @@ SELF = "model.layers.0.self_attn"
             {"add": [f"{SELF}.q_norm.weight"]},
             r"a norm of queries and keys \(.*q_norm.weight\), which has no place",
         ),
-        ("llama", {"add": [f"{SELF}.sinks"]}, "attention sinks"),
+        ("llama", {"add": [f"{SELF}.q_norm.weight"], "model_type": "qwen3"}, "a norm of queries and keys"),
+        ("llama", {"add": [f"{SELF}.sinks"], "model_type": "gpt_oss"}, "attention sinks"),
+        ("llama", {"no_rope_layers": [1], "num_hidden_layers": 1}, None),
+        ("llama", {"no_rope_layers": 4}, "no_rope_layers in config.json must be a list with an entry for layer 0"),
         ("llama", {"add": [f"{SELF}.kv_a_proj_with_mqa.weight"]}, "latent attention"),
         ("llama", {"kv_lora_rank": 4}, "kv_lora_rank=4 in config.json means latent attention"),
         ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 in config.json means soft-capped"),
         ("llama", {"clip_qkv": 8.0}, "clipped queries and keys"),
-        ("llama", {"model_type": "granite"}, "model_type='granite' in config.json is not one of gemma, llama"),
+        ("llama", {"model_type": "granite"}, "model_type='granite' in config.json is not one of llama, gemma"),
         ("llama", {"add": [f"{SELF}.gate.weight"]}, f"does not name: {SELF}.gate.weight"),
         ("llama", {"drop": [f"{SELF}.k_proj.weight"]}, f"no tensor {SELF}.k_proj.weight"),
         ("llama", {"num_key_value_heads": 3}, "key-value heads must divide heads, got 3 and 4"),
@@ -303,6 +311,11 @@ SELF = "model.layers.0.self_attn"
         ),
         ("llama", {"head_dim": 8}, r"q_proj.weight' has shape \(24, 24\), the config says \(32, 24\)"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type in config.json must be one of default"),
+        (
+            "llama",
+            {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}},
+            "by kind of layer, full_attention; pass those",
+        ),
         ("llama", {"rope_parameters": [1]}, "the rotary positions in config.json must be a JSON object, got .1."),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor in config.json must be 1, got 0.5"),
         ("llama", {"rope_parameters": SCALED["yarn"] | {"mscale": 0.7}}, "mscale in config.json belongs to latent"),
@@ -361,6 +374,13 @@ def test_local_attention_needs_the_kinds_of_layers(tmp_path):
         ({"num_hidden_layers": 10**9}, "config.json says 1000000000 layers, but the file has"),
         ({"drop": ["lm_head.weight"]}, "tensor of name 'lm_head.weight' is not in"),
         ({"drop": ["model.norm.weight"]}, "tensor of name 'model.norm.weight' is not in"),
+        ({"add": ["model.norm.bias"]}, "tensors that no part of the network reads: model.norm.bias"),
+        ({"add": ["lm_head.bias"]}, "tensors that no part of the network reads: lm_head.bias"),
+        ({"add": ["model.layers.1.post_feedforward_layernorm.weight"]}, "no part .* model.layers.1.post_feedforward"),
+        ({"num_hidden_layers": 2}, "no part of the network reads: model.layers.2.input_layernorm.weight"),
+        ({"residual_multiplier": 0.3}, "residual_multiplier=0.3 in config.json has no place in a network"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 in config.json has no place"),
+        ({"add": ["model.layers.0.mlp.norm.weight"]}, "model.layers.0.mlp.norm.weight"),
     ],
 )
 def test_networks_that_cannot_be_loaded(tmp_path, changes, message):

@@ -66,7 +66,13 @@ class Closure:
     def step(self, i: int, other: "Closure", between: Tensor) -> tuple[Tensor, Tensor]:
         """Return the covariances of the maps and of the outputs of part i of two networks, from that of the inputs."""
         alone = i >= self._alone_from
-        return _between(self.parts[i], other.parts[i], between, diagonal=alone, progress=self._progress)
+        found = _between(self.parts[i], other.parts[i], between, diagonal=alone, progress=self._progress)
+        if not all(bool(spread.isfinite().all()) for spread in found):
+            raise ValueError(
+                f"the moments of the outputs of part {i} are beyond the range of float64; scale its weights or the"
+                " moments of the inputs"
+            )
+        return found
 
     def own(self, i: int) -> tuple[Tensor, Tensor]:
         """Return the covariances of the map and of the output of part i, (position, out, position, out)."""

@@ -49,7 +49,6 @@ def composition(
     check_size("in", lower=len(lower.down) - lower.constant_out, upper=upper.value.shape[2] - upper.constant_in)
     check_alike(lower=lower.down, upper=upper.down)
     writes = [_plain(lower.ov(head), lower.constant_out, lower.constant_in) for head in range(lower.heads)]
-    sizes = torch.stack([write.norm() for write in writes])
     rows = []
     for offset in listed:
         for head in range(upper.heads):
@@ -59,15 +58,15 @@ def composition(
                 reader = _plain(upper.qk(head, offset, score), upper.constant_in, upper.constant_in)
             if kind == "query":
                 reader = LowRank(left=reader.right, right=reader.left)
-            rows.append(
-                torch.stack([_product(reader, write).norm() for write in writes]) / nonzero(reader.norm() * sizes)
-            )
+            rows.append(torch.stack([_product(reader, write).norm() for write in writes]))
     return torch.stack(rows).unflatten(0, (len(listed), upper.heads))
 
 
 def _plain(matrix: LowRank, rows: bool, columns: bool) -> LowRank:
-    """Return a matrix without the constant of its rows and its columns."""
-    return LowRank(left=matrix.left[int(rows) :], right=matrix.right[int(columns) :])
+    """Return a matrix without the constant of its rows and its columns, at norm 1, or zero."""
+    sides = (matrix.left[int(rows) :], matrix.right[int(columns) :])
+    left, right = (side / nonzero(side.detach().abs().amax()) for side in sides)
+    return LowRank(left=left / nonzero(LowRank(left=left, right=right).norm()), right=right)
 
 
 def _product(a: LowRank, b: LowRank) -> LowRank:

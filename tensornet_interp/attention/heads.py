@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import LowRank
 from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Term, contract
-from tensornet_interp.numerics import nonzero
+from tensornet_interp.numerics import nonzero, unit_columns
 from tensornet_interp.store import register_type
 
 
@@ -105,12 +106,17 @@ def query_form(layer: AttentionLayer, head: int, key: Tensor, offset: int = 0) -
     check_size("in", layer=len(forms[0].right), key=key.shape[-1])
     check_alike(layer=layer.down, key=key)
     u, w = ((key @ form.right) @ form.left.T for form in forms)
-    sizes = [side.norm(dim=-1, keepdim=True) for side in (u, w)]
-    product, scale = (u * w).sum(-1), (sizes[0] * sizes[1])[..., 0]
-    first, second = (side / nonzero(size) for side, size in zip((u, w), sizes, strict=True))
-    vectors = torch.stack([first + second, first - second], -1)
-    vectors = vectors / nonzero(vectors.norm(dim=-2, keepdim=True))
-    return QueryForm(torch.stack([product + scale, product - scale], -1) / 2, vectors)
+    (first, u_norm), (second, w_norm) = (_unit_rows(side) for side in (u, w))
+    vectors, norms = _unit_rows(torch.stack([first + second, first - second], -2))
+    sign = torch.tensor([1.0, -1.0], dtype=norms.dtype, device=norms.device)  # |first +- second|^2 = 2 +- 2 cosine
+    values = u_norm * w_norm * sign * norms[..., 0].square() / 4
+    return QueryForm(values, vectors.mT)
+
+
+def _unit_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return vectors (..., size) at norm 1, or zero, and their norms (..., 1)."""
+    columns, norms = unit_columns(vectors.movedim(-1, 0))
+    return columns.movedim(0, -1), norms[..., None]
 
 
 def head_inner(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
@@ -159,15 +165,35 @@ def _head_products(a: AttentionLayer, b: AttentionLayer, offset: int, *, by_outp
     return torch.stack(found).mean(0)
 
 
-def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_output: bool) -> Tensor:
-    """Return the inner product of the tensors of two layers, masks included, (out,) or (1,) for the sum over outputs.
+def _unit(layer: AttentionLayer) -> tuple[AttentionLayer, Tensor]:
+    """Return the layer with a largest magnitude of 1 in every array of every head, and the logarithms of the scales.
+
+    The logarithms (head,) are of what the tensors of heads were divided by; -inf for a head that is zero.
+    """
+    logs = torch.zeros(layer.heads, dtype=torch.float64, device=layer.down.device)
+
+    def divided(array: Tensor, dims: tuple[int, int]) -> Tensor:
+        nonlocal logs
+        sizes = array.detach().abs().amax(dims, keepdim=True)
+        logs = logs + sizes.flatten().to(torch.float64).log().repeat_interleave(layer.heads // sizes.numel())
+        return array / nonzero(sizes)
+
+    queries, keys = (tuple(divided(array, (1, 2)) for array in side) for side in (layer.queries, layer.keys))
+    down, value = divided(layer.down, (0, 2)), divided(layer.value, (1, 2))
+    return replace(layer, down=down, value=value, queries=queries, keys=keys), logs
+
+
+def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_output: bool) -> tuple[Tensor, float]:
+    """Return the inner product of the tensors of two layers, masks included, and the logarithm of its scale.
+
+    The values are (out,), or (1,) for the sum over outputs.
 
     <a, b> = sum over positions s, sources t and heads of mask[s, t] mask'[s, t] <head, head'> at the offset t - s
 
     Heads are symmetrized over the legs that take the same vector, as in `head_inner`. all_legs: whether the layers are
     symmetrized over all legs, as polynomials in the inputs of all positions; each product between two positions then
     counts 1 / (number of ways to choose which legs take the source).
-    Cost: that of `head_inner` for every offset; without rotation, for two.
+    In float64. Cost: that of `head_inner` for every offset; without rotation, for two.
     """
     check_size("position", a=a.positions, b=b.positions)
     for name, layer in (("a", a), ("b", b)):
@@ -175,13 +201,15 @@ def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_outp
             raise ValueError(f"{name} has one mask per sample; an inner product needs one mask for all")
         if layer.rotation is not None and not _is_relative(layer.rotation):
             raise ValueError(f"the rotation of {name} must depend on offsets alone: R_s^T R_t on t - s")
-    a, b = a.drop_constant(), b.drop_constant()
+    (a, logs), (b, more) = (_unit(layer.drop_constant().to(dtype=torch.float64)) for layer in (a, b))
+    logs = logs[:, None] + more
+    top = float(logs.max()) if bool(logs.isfinite().any()) else 0.0
     legs = 2 * len(a.queries) + 1
     share = 1 / math.comb(legs, len(a.queries)) if all_legs else 1.0
     total, same = [], None
     for offset in range(1 - a.positions, a.positions):
         ours, theirs = (layer.mask.expand(layer.heads, -1, -1).diagonal(offset, 1, 2) for layer in (a, b))
-        weights = ours @ theirs.T  # (head of a, head of b)
+        weights = ours @ theirs.T * (logs - top).exp()  # (head of a, head of b)
         if not bool(weights.any()):
             continue
         fixed = offset != 0 and a.rotation is None and b.rotation is None
@@ -189,13 +217,14 @@ def layer_inner(a: AttentionLayer, b: AttentionLayer, *, all_legs: bool, by_outp
         same = products if fixed else same
         total.append((products * weights).sum((1, 2)) * (share if offset else 1.0))
     zero = a.down.new_zeros(len(a.down) if by_output else 1)
-    return torch.stack(total).sum(0) if total else zero
+    return torch.stack(total).sum(0) if total else zero, top
 
 
 def _is_relative(rotation: Tensor) -> bool:
     """Return True if R_s^T R_t depends on t - s alone, which follows from t = s and t = s + 1."""
+    slack = max(1e-5, 4 * torch.finfo(rotation.dtype).eps) * float(rotation.abs().max()) ** 2  # it may be rounded
+    rotation = rotation.to(torch.float64)
     steps = [rotation.mT @ rotation, rotation[:-1].mT @ rotation[1:]]
-    slack = 1e-5 * float(rotation.abs().max()) ** 2
     return all(bool(((step - step[:1]).abs() <= slack).all()) for step in steps)
 
 
@@ -215,6 +244,8 @@ def head_similarity(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Te
 
     A head without weights has cosine 0 with every head.
     """
+    named = {"a": a, "b": b}
+    a, b = (_unit(check_kind(name, layer, AttentionLayer))[0] for name, layer in named.items())
     product = head_inner(a, b, offset)
     norms = [head_inner(layer, layer, offset).diagonal().clamp(min=0).sqrt() for layer in (a, b)]
     return product / nonzero(norms[0][:, None] * norms[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor, check_text
 from tensornet_interp.contraction import Modes, Term, contract
 from tensornet_interp.layer import TensorNetwork
-from tensornet_interp.numerics import at_largest, without_autocast
+from tensornet_interp.numerics import at_largest, unit_columns, without_autocast
 from tensornet_interp.places import move
 from tensornet_interp.store import register_type
 
@@ -139,7 +139,7 @@ class LowRank(TensorNetwork):
 
     def norm(self) -> Tensor:
         """Return the Frobenius norm."""
-        return torch.linalg.vector_norm(self.svd().values)
+        return unit_columns(self.svd().values[:, None])[1][0]
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of a square matrix that are not zero for its rank, complex, largest magnitude first.

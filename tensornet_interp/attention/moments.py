@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tensornet_interp.attention.closure import Closure, check_comparable
@@ -11,7 +12,7 @@ from tensornet_interp.attention.wick import Stream
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_bool, check_kind
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import Moments
-from tensornet_interp.numerics import without_autocast
+from tensornet_interp.numerics import EPS, without_autocast
 from tensornet_interp.store import register_type
 
 
@@ -55,9 +56,15 @@ def stream_moments(
 
 
 def _flat(stream: Stream, note: str) -> Moments:
-    size = stream.mean.numel()
+    """Return the moments of a stream, flattened; of outputs that hardly vary, no variance is below 0 by rounding."""
+    mean, size = stream.mean.flatten(), stream.mean.numel()
     matrix = stream.spread.reshape(size, size)
-    return Moments(stream.mean.flatten(), (matrix + matrix.T) / 2, None, note)
+    matrix = (matrix + matrix.T) / 2  # a difference of second moments and of products of means
+    values, vectors = torch.linalg.eigh(matrix)
+    if -100 * size * EPS * float(mean.abs().max()) ** 2 < float(values[0]) < 0:
+        matrix = (vectors * values.clamp(min=0)) @ vectors.T
+        matrix = (matrix + matrix.T) / 2
+    return Moments(mean, matrix, None, note)
 
 
 @without_autocast
@@ -68,6 +75,7 @@ def output_moments(
 
     part: an attention layer or another map, alone or as a `Part`. Arguments, errors and cost are those of
     `stream_moments`; the result is flattened alike, (position * out,).
+    Variances are differences of second moments and squared means, so rounding adds about 1e-16 of the latter to them.
     """
     found = Closure("part", SequenceNetwork([part]), moments, diagonal=False, max_elements=max_elements)
     return _flat(found.output, "of outputs, exact for Gaussian inputs")

@@ -118,8 +118,13 @@ class Norm:
         """Return what the norm multiplies vectors (..., in) by, (...): the fixed scales, or those of x."""
         if self.scale is not None:
             return self.scale
-        centred = x - x.mean(-1, keepdim=True) if self.centered else x
-        return torch.rsqrt(centred.square().mean(-1) + self.eps)
+        wide = self._centred(x)
+        return torch.rsqrt(wide.square().mean(-1) + self.eps).to(x.dtype)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        """Return vectors without their mean if the norm is centred, in float32 or wider: squares overflow in halves."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return wide - wide.mean(-1, keepdim=True) if self.centered else wide
 
     @without_autocast
     def __call__(self, x: Tensor) -> Tensor:
@@ -135,10 +140,9 @@ class Norm:
                 f"the norm has fixed scales of shape {tuple(self.scale.shape)}, and x has shape {tuple(x.shape)};"
                 " give the norm of these inputs"
             )
-        scales = self._scales(x)[..., None]
-        y = (x - x.mean(-1, keepdim=True) if self.centered else x) * scales
+        y = self._centred(x) * self._scales(x)[..., None]
         y = y if self.weight is None else y * self.weight
-        return y if self.bias is None else y + self.bias
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def given(self, x: Tensor) -> "Norm":
         """Return the affine map of these inputs ([batch,] position, in): the norm with their scales fixed."""

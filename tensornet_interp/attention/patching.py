@@ -73,11 +73,17 @@ def path_patched(
         if not network[between].residual:
             raise ValueError(f"the reader sees nothing that part {i} writes: part {between} between has no residual")
         change = network[between].residual * change
-    if j == len(network):
-        return streams[-1] + change
+    if reader is None:
+        if legs is not None:
+            raise ValueError("legs belong to attention, but the reader is the output")
+        return _from(network, j, streams[j] + change)
     before, after = (_read(network[j], reading, streams[j], more, legs) for more in (torch.zeros_like(change), change))
-    y = streams[j + 1] + (after - before)
-    return SequenceNetwork(network.parts[j + 1 :])(y) if j + 1 < len(network) else y
+    return _from(network, j + 1, streams[j + 1] + (after - before))
+
+
+def _from(network: SequenceNetwork, i: int, x: Tensor) -> Tensor:
+    """Return the output for inputs x of part i."""
+    return SequenceNetwork(network.parts[i:])(x) if i < len(network) else x
 
 
 def _writes(network: SequenceNetwork, i: int, head: int, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.circuits.head_tree import MAP, RESIDUAL, HeadCircuit, HeadLevel, carried, coordinates_of, value_of
 from tensornet_interp.decompositions.compress import compress
-from tensornet_interp.numerics import EPS
+from tensornet_interp.numerics import EPS, unit_columns
 
 _CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices that are worked on together (32 MB)
 
@@ -77,7 +77,7 @@ def head_circuit(
     check_alike(network=like, x=check_batch("x", x, "in"))
     frozen, streams = wide.trace(x.to(torch.float64))
     directions = direction.to(torch.float64)[None]
-    total = (streams[-1] @ directions[0]).norm()
+    total = unit_columns((streams[-1] @ directions[0]).reshape(-1, 1))[1]
     if not total > 0:
         raise ValueError("there is nothing to take apart: the output along this direction is zero")
     levels: list[HeadLevel] = []
@@ -101,7 +101,7 @@ def head_circuit(
             found = replace(found, part=i, parents=found.parents + start)
             value = value_of(part, found, coordinates_of(part, found, streams[i] @ found.vectors.T))
             change = carried(frozen, value, found.parents, levels, values)
-            found = replace(found, scores=change.flatten(0, -2).norm(dim=0) / total)
+            found = replace(found, scores=unit_columns(change.flatten(0, -2))[1] / total)
             kept.append(_narrowed(found, width))
         level = _joined(kept)
         order = level.scores.argsort(descending=True, stable=True)[:beam]

@@ -9,6 +9,7 @@ from torch import Tensor
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.parts import Part
 from tensornet_interp.attention.sequence import SequenceNetwork
+from tensornet_interp.numerics import unit_columns
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
@@ -90,7 +91,8 @@ class HeadCircuit:
     def relative_error(self) -> float:
         """Return ||output of the kept nodes - output|| / ||output|| over the inputs."""
         truth = self.network(self.x) @ self.direction
-        return float((self.output() - truth).norm() / truth.norm())
+        error, size = (unit_columns(values.reshape(-1, 1))[1] for values in (self.output() - truth, truth))
+        return float(error / size)
 
     def records(self) -> list[Record]:
         """Return one record per node, top level first."""

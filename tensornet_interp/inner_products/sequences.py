@@ -75,11 +75,11 @@ def _of_tensors(networks: dict[str, SequenceNetwork], task: Task, kind: Kind) ->
                 f"kind '{kind.name}' compares attention layers, or stacks without positions, but network {name} is a"
                 " stack over positions, whose tensor is out of reach; use Gaussian(moments), by a closure or by samples"
             )
-        layers.append(part.map.to(dtype=torch.float64))
+        layers.append(part.map)
     whole = not isinstance(kind, Tree)
 
     def product(i: int, j: int) -> tuple[Tensor, float]:
-        return layer_inner(layers[i], layers[j], all_legs=whole, by_output=task.by_output), 0.0
+        return layer_inner(layers[i], layers[j], all_legs=whole, by_output=task.by_output)
 
     return fill(task, product, method="exact", title=f"{kind.name} products")
 

@@ -15,6 +15,7 @@ from tensornet_interp.weights.attention_layouts import (
     REFUSED_TENSORS,
     AttentionSizes,
     check_options,
+    check_type,
     read_pattern,
     read_sizes,
 )
@@ -65,8 +66,10 @@ def load_attention(
     options = {**language_part(optional_config(files or source, subfolder) or {}), **given}
     try:
         check_options(layout, options, index)
+        module = module_of(files, layout, index) if files else ""  # names of tensors say more than the type of a model
+        check_type(layout, options)
         files = files or WeightFiles(source, subfolder)
-        module = module_of(files, layout, index)
+        module = module or module_of(files, layout, index)
         sizes = read_sizes(layout, options)
         found = _tensors(files, module, layout, sizes)
         pattern, count = read_pattern(layout, options, index, sizes, positions)

@@ -57,7 +57,7 @@ ATTENTION_LAYOUTS = {
         {side: f"{side[0]}_proj.bias" for side in SIDES},
         "residual stream after input_layernorm and its weight",
         ("rotary_emb.inv_freq",),
-        ("gemma", "llama", "mistral", "qwen2"),
+        ("llama", "gemma", "mistral", "qwen2"),
     ),
     "gpt2": AttentionNames(
         "h.{i}.attn",
@@ -122,20 +122,24 @@ class Pattern(NamedTuple):
 
 
 def check_options(layout: str, options: Mapping[str, Any], index: int) -> None:
-    """Raise ValueError if the config says that the attention computes something else than a layout."""
+    """Raise ValueError if the config has what no layer computes, or not so many layers."""
     for what, keys in REFUSED_ENTRIES.items():
         for key in keys:
             if options.get(key) not in OFF:
                 raise ValueError(f"{key}={options[key]!r:.60} in config.json means {what}, {NOWHERE}")
+    for key in COUNTS:
+        if isinstance(options.get(key), int) and index >= options[key]:
+            raise ValueError(f"index must be below {options[key]}, which is {key} in config.json, got {index}")
+
+
+def check_type(layout: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError if the config is of a model whose attention may be another than that of a layout."""
     types = ATTENTION_LAYOUTS[layout].types
     if types and options.get("model_type") not in (None, *types):
         raise ValueError(
             f"model_type={options['model_type']!r:.60} in config.json is not one of {', '.join(types)}, whose attention"
             f" layout={layout!r} reads; if it computes the same, pass config={{'model_type': {types[0]!r}}}"
         )
-    for key in COUNTS:
-        if isinstance(options.get(key), int) and index >= options[key]:
-            raise ValueError(f"index must be below {options[key]}, which is {key} in config.json, got {index}")
 
 
 def read_sizes(layout: str, options: Mapping[str, Any]) -> AttentionSizes:
@@ -179,7 +183,7 @@ def _llama(options: Mapping[str, Any], index: int, sizes: AttentionSizes, positi
     angles, factor = rotary_angles(options, sizes.size, positions)
     window, kind = options.get("sliding_window"), options.get("model_type")
     types = options.get("layer_types")
-    if kind == "qwen2" and isinstance(types, list):
+    if isinstance(types, list):
         named = types[index] if index < len(types) else None
         of_layer = check_choice("layer_types in config.json", named, ("full_attention", "sliding_attention"))
         slides = of_layer == "sliding_attention"
@@ -188,7 +192,20 @@ def _llama(options: Mapping[str, Any], index: int, sizes: AttentionSizes, positi
     else:
         slides = kind == "mistral"
     window = check_int("sliding_window in config.json", window, 1) if slides and window is not None else None
-    return Pattern(scale=factor * sizes.size**-0.5, rotary=angles, window=window)
+    scale = sizes.size**-0.5
+    for key, power in (("attention_multiplier", 1.0), ("query_pre_attn_scalar", -0.5)):  # of relatives
+        if options.get(key) is not None:
+            scale = check_number(f"{key} in config.json", options[key], 0.0, low_open=True) ** power
+    turned = options.get("no_rope_layers") or [True] * (
+        index + 1
+    )  # against its name, 1 if a layer has rotary positions
+    if not isinstance(turned, list) or index >= len(turned):
+        raise ValueError(f"no_rope_layers in config.json must be a list with an entry for layer {index}")
+    return (
+        Pattern(scale=factor * scale, rotary=angles, window=window)
+        if turned[index]
+        else Pattern(scale=scale, window=window)
+    )
 
 
 def _gpt2(options: Mapping[str, Any], index: int, sizes: AttentionSizes, positions: int) -> Pattern:

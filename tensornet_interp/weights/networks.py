@@ -17,6 +17,8 @@ from tensornet_interp.weights.sources import Source, title
 
 _LAYOUTS = ("llama", "published")
 _TYPES = (None, "llama", "mistral", "qwen2")  # the norms of Gemma have other weights
+_BEFORE = ("input_layernorm", "post_attention_layernorm")  # the norms before attention and MLP
+_REFUSED = ("residual_multiplier", "embedding_multiplier", "logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
 def load_network(
@@ -37,7 +39,8 @@ def load_network(
     `load_layer`, which also says what `subfolder`, `device` and `dtype` are. `positions`, `config`: as in
     `load_attention`. `load_tensor` reads the embedding; a head that is tied to it is read from there.
 
-    Raises ValueError for what `load_attention` and `load_layer` refuse, and for norms that are no RMS norms.
+    Raises ValueError for what `load_attention` and `load_layer` refuse, for norms that are no RMS norms, for scaled
+    residuals and logits, and for tensors of the model that the network does not read.
     Cost: reads the whole model.
     """
     check_choice("layout", layout, _LAYOUTS)
@@ -53,6 +56,7 @@ def load_network(
         head = LAYOUTS[layout].unembedding
         if options.get("tie_word_embeddings") and head not in files.names:
             head = module_of(files, layout, 0).partition("layers.")[0] + "embed_tokens.weight"
+        _check_nothing_left(files, layout, count, head)
         weight = files.read(head, **place)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{str(source)!r} holds no network: {error}") from error
@@ -82,7 +86,24 @@ def _norms(files: WeightFiles, layout: str, options: Mapping[str, Any], place: d
             f"model_type in config.json must be one of llama, mistral, qwen2, got {options['model_type']!r}"
         )
     eps = check_number("rms_norm_eps in config.json", options.get("rms_norm_eps", 1e-6), 0.0)
+    for key in _REFUSED:
+        if options.get(key) not in (None, 1.0):
+            raise ValueError(f"{key}={options[key]!r:.60} in config.json has no place in a network of these parts")
     base = module_of(files, layout, 0).partition("layers.")[0]
-    before = ("input_layernorm", "post_attention_layernorm")
-    names = [f"layers.{i}.{norm}" for i in range(count) for norm in before] + ["norm"]
+    names = [f"layers.{i}.{norm}" for i in range(count) for norm in _BEFORE] + ["norm"]
     return [Norm(eps=eps, weight=files.read(f"{base}{name}.weight", **place)) for name in names]
+
+
+def _check_nothing_left(files: WeightFiles, layout: str, count: int, head: str) -> None:
+    """Raise ValueError if the model has tensors that no part reads, such as a bias of a norm or one more norm."""
+    module = module_of(files, layout, 0)
+    stem, attention = ("layers.", "self_attn.") if layout == "llama" else ("h.", "attn.")
+    base = module.removesuffix(f"{stem}0.{attention}")
+    norms = [f"{norm}.weight" for norm in _BEFORE] if layout == "llama" else []
+    known = (head, *(f"{base}{name}" for name in ("norm.weight", "embed_tokens.weight", "wte.weight")))
+    within = tuple(f"{base}{stem}{i}.{part}" for i in range(count) for part in (attention, "mlp.", *norms))
+    ours = (base, head.rpartition(".")[0] + ".")  # other names are of other models, such as one of images
+    left = [name for name in files.names if name.startswith(ours) and not name.startswith(within) and name not in known]
+    left = [name for name in left if not name.endswith("rotary_emb.inv_freq")]
+    if left:
+        raise ValueError(f"it has tensors that no part of the network reads: {', '.join(left[:8])}")

@@ -22,6 +22,11 @@ def rotary_angles(options: Mapping[str, Any], size: int, positions: int) -> tupl
     given = options.get("rope_parameters") or options.get("rope_scaling") or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"the rotary positions in config.json must be a JSON object, got {given!r:.60}")
+    if any(isinstance(entry, Mapping) for entry in given.values()):
+        raise ValueError(
+            f"the rotary positions in config.json are by kind of layer, {', '.join(map(str, given))}; pass those of"
+            " this layer as config={'rope_parameters': ...}"
+        )
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in KINDS:
         raise ValueError(f"rope_type in config.json must be one of {', '.join(KINDS)}, got {kind!r:.60}")

@@ -110,6 +110,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for name in (*integers, "text_tokens"):
         check_int(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    check_int("--context", options.context, 5, "a figure shows the source four positions before")
     if options.steps is not None:
         check_int("--steps", options.steps, 1)
     for seed in options.seeds:

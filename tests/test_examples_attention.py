@@ -277,5 +277,5 @@ def test_a_gated_language_model_is_refused(language):
 
 
 def test_contexts_that_are_too_short_are_refused_before_training():
-    with pytest.raises(ValueError, match="--context must be at least 5: a figure .*, got 4"):
+    with pytest.raises(ValueError, match=r"--context must be at least 5: a figure .*, got 4"):
         attention.main(["--context", "4", "--no-progress"])

@@ -12,7 +12,32 @@ from torch import Tensor
 
 from tensornet_interp import BilinearNetwork, Moments, TensorNetwork, contract, decompose, lift, odt
 from tensornet_interp.adversarial import BASELINES, adversarial_masks, baseline_masks, mask_effect, orient, top_positive
-from tensornet_interp.circuits import circuit, degree_weights, expansion, interaction_tensor, project
+from tensornet_interp.attention import (
+    AttentionLayer,
+    LinearMap,
+    Norm,
+    Part,
+    SequenceNetwork,
+    composition,
+    copying_score,
+    head_inner,
+    head_similarity,
+    leg_contributions,
+    mean_ablated,
+    output_moments,
+    path_contributions,
+    path_patched,
+    position_inner,
+    prefix_matching_score,
+    previous_token_score,
+    pull_back,
+    query_form,
+    read_back,
+    stream_moments,
+    update_share,
+    write_contributions,
+)
+from tensornet_interp.circuits import circuit, degree_weights, expansion, head_circuit, interaction_tensor, project
 from tensornet_interp.compare import jackknife, match, matched_similarity, ordered_similarity, stability
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
 from tensornet_interp.decompositions import BUILT_IN, Sparse
@@ -55,6 +80,7 @@ from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
 
 OUT, IN = 5, 5  # equal, so that a stack of any depth fits
+POSITIONS = 3
 OPTIONS = {
     "block_term": {"blocks": 2, "rank": 2},
     "cp": {"rank": 2, "starts": 2, "max_iterations": 20},
@@ -88,6 +114,21 @@ class Inputs:
         self.spectrum = decompose(self.layer, "eigen")
         self.results = [decompose(part, "eigen", rank=2) for part in (self.layer, self.other, self.third)]
         self.rotated = self.layer.change_basis(inputs=self.eye)
+        self.attention, self.softmax = (self.attention_of(draw, scores) for scores in (2, 1))
+        self.streams = draw(2, POSITIONS, IN)  # samples of sequences
+        self.paths = SequenceNetwork([Part(self.attention, 0.5), Part(self.softmax, 0.5)])
+        head = Part(LinearMap(weight=draw(OUT, IN), bias=self.direction), norm=Norm(centered=True))
+        self.stack = SequenceNetwork(
+            [Part(self.softmax, 1.0, Norm()), Part(self.layer, 0.5, Norm()), Part(self.attention, 1.0), head]
+        )
+        self.polynomial = SequenceNetwork([Part(self.attention, 1.0), Part(self.layer, 0.5)])
+        self.places = Moments.standard(POSITIONS * IN, device="cpu")
+
+    @staticmethod
+    def attention_of(draw: Callable[..., Tensor], scores: int) -> AttentionLayer:
+        queries, keys = ([draw(4, IN) for _ in range(scores)] for _ in range(2))
+        more = {"heads": 2, "positions": POSITIONS, "rotary": 10.0, "softmax": scores == 1}
+        return AttentionLayer.from_weights(queries=queries, keys=keys, value=draw(6, IN), out=draw(OUT, 6), **more)
 
 
 def fit_of(name: str, given: Inputs) -> object:
@@ -162,6 +203,50 @@ CALLS: dict[str, Call] = {
     "participation": lambda g: participation(g.x),
     "rare_inputs": lambda g: rare_inputs(g.x, 0.5),
     "energy_share": lambda g: energy_share(g.x, g.x[0] > 0),
+    "attention from weights": lambda g: g.attention_of(lambda *size: g.x.new_ones(size), 2),
+    "call attention": lambda g: [layer(g.streams) for layer in (g.attention, g.softmax)],
+    "attention of legs": lambda g: g.attention.multilinear(*[g.streams] * 5),
+    "lift attention": lambda g: g.attention.lift(bias=g.direction, residual=0.5)(g.streams),
+    "patterns": lambda g: [g.softmax.pattern(g.streams), g.softmax.scores(g.streams)],
+    "scores of patterns": lambda g: [
+        previous_token_score(g.softmax.pattern(g.streams)),
+        prefix_matching_score(g.softmax.pattern(g.streams), g.labels[:6].reshape(2, 3) % 2),
+    ],
+    "qk and ov": lambda g: [g.attention.qk(0, -1).svd(), g.attention.ov(1).top(4), g.attention.ov(1).norm()],
+    "matrices": lambda g: [
+        g.attention.ov(0).change_basis(rows=g.eye).truncate(2),
+        g.attention.ov(0).entries(g.eye),
+        copying_score(g.attention.ov(0)),
+    ],
+    "ov_svd": lambda g: decompose(g.attention, "ov_svd", rank=1),
+    "query_form": lambda g: query_form(g.attention, 0, g.x, -1),
+    "heads alike": lambda g: [head_inner(g.attention, g.attention), head_similarity(g.attention, g.attention, -1)],
+    "composition": lambda g: [composition(g.softmax, g.attention, kind, [0, -1]) for kind in ("query", "key", "value")],
+    "pull_back": lambda g: pull_back(g.softmax, g.direction),
+    "call a stack": lambda g: g.stack(g.streams, chunk="position", max_elements=400),
+    "given": lambda g: g.stack.given(g.streams)(g.streams),
+    "streams": lambda g: g.stack.streams(g.streams),
+    "read_back": lambda g: [
+        read_back(g.stack, 1, g.direction).norms(),
+        read_back(g.stack, 1, g.direction).contributions(g.streams),
+    ],
+    "write_contributions": lambda g: write_contributions(g.stack, g.streams, g.direction).values,
+    "path_contributions": lambda g: path_contributions(g.paths, g.streams, g.direction).values,
+    "leg_contributions": lambda g: leg_contributions(g.paths, 1, g.streams, g.direction, [0]),
+    "mean_ablated": lambda g: mean_ablated(g.stack, 0, 1, g.streams)(g.streams),
+    "path_patched": lambda g: path_patched(g.stack, (0, 1), (2, 0), g.streams, legs=[0]),
+    "head_circuit": lambda g: head_circuit(g.stack, g.streams, g.direction, width=2, progress=False).values(),
+    "moments of attention": lambda g: [
+        output_moments(g.attention, g.places),
+        update_share(g.attention, g.places),
+        position_inner(g.attention, g.attention, g.places),
+    ],
+    "stream_moments": lambda g: stream_moments(g.polynomial, g.places, progress=False),
+    "inner of attention": lambda g: inner(g.attention, g.attention),
+    "inner of stacks": lambda g: [
+        inner(g.polynomial, g.polynomial, kind=Gaussian(g.places, "closure"), progress=False),
+        inner(g.stack, g.paths, kind=Gaussian(g.places, "sampled", samples=50), progress=False),
+    ],
     "sweep": lambda g: sweep(g.layer, "eigen", {"rank": (1, 2)}, progress=False),
 }
 

@@ -23,11 +23,12 @@ from tensornet_interp.checks import (
     check_tensor,
 )
 from tensornet_interp.layer import BilinearMap
-from tensornet_interp.numerics import nonzero
+from tensornet_interp.numerics import nonzero, without_autocast
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
 
+@without_autocast
 def composition(
     lower: AttentionLayer, upper: AttentionLayer, kind: str, offsets: Sequence[int] = (0,), score: int = 0
 ) -> Tensor:
@@ -73,6 +74,7 @@ def _product(a: LowRank, b: LowRank) -> LowRank:
     return LowRank(left=a.left @ (a.right.T @ b.left), right=b.right)
 
 
+@without_autocast
 def pull_back(layer: AttentionLayer, direction: Tensor) -> Tensor:
     """Return the direction that each head reads for an output direction, OV^T v: (..., out) -> (..., head, in).
 
@@ -107,6 +109,7 @@ class ReadBack:
     matrix: Tensor
     writers: tuple[LowRank, ...]
 
+    @without_autocast
     def pair(self, first: int, second: int) -> LowRank:
         """Return the form between what two writers read, writers[first]^T matrix writers[second], as a factored matrix.
 
@@ -135,6 +138,7 @@ class ReadBack:
         pairs.sort(key=lambda pair: -norms[pair[0]][pair[1]])
         return [{"first": names[i], "second": names[j], "norm": norms[i][j]} for i, j in pairs]
 
+    @without_autocast
     def contributions(self, x: Tensor) -> Tensor:
         """Return what each pair adds to the output along the direction, (..., position, writer, writer).
 
@@ -146,6 +150,7 @@ class ReadBack:
         return torch.einsum("...mi,ij,...nj->...mn", vectors, self.matrix, vectors)
 
 
+@without_autocast
 def read_back(network: SequenceNetwork, i: int, direction: Tensor) -> ReadBack:
     """Return what an output direction of the bilinear map in part i sees of the heads of the attention in part i - 1.
 

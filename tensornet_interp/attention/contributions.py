@@ -29,6 +29,7 @@ from tensornet_interp.checks import (
     check_tensor,
 )
 from tensornet_interp.contraction import Term, contract
+from tensornet_interp.numerics import without_autocast
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
@@ -56,6 +57,7 @@ class Contributions:
         return [{"contribution": name, "mean": mean, "root_mean_square": size} for name, mean, size in columns]
 
 
+@without_autocast
 def write_contributions(network: SequenceNetwork, x: Tensor, direction: Tensor) -> Contributions:
     """Return what every head and every other map writes along an output direction, at the patterns and norms of x.
 
@@ -114,6 +116,7 @@ def _pulled(
     return frozen, streams, u, constant, top
 
 
+@without_autocast
 def path_contributions(
     network: SequenceNetwork, x: Tensor, direction: Tensor, *, max_paths: int = 10_000
 ) -> Contributions:
@@ -166,6 +169,7 @@ def path_contributions(
     return Contributions((*names, "constant"), torch.cat([values, rest[..., None]], -1))
 
 
+@without_autocast
 def leg_contributions(
     network: SequenceNetwork,
     i: int,

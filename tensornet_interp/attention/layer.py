@@ -240,6 +240,7 @@ class AttentionLayer(Named, AttentionArrays):
         moved: dict[str, Any] = {**arrays, **split}
         return replace(self, **moved)
 
+    @without_autocast
     def qk(self, head: int, offset: int = 0, score: int = 0) -> LowRank:
         """Return the matrix of a score between a position and the source `offset` later, as rows and columns.
 

@@ -106,6 +106,7 @@ class LowRank(TensorNetwork):
         return contract(self.change_basis(rows=rows, columns=columns), max_elements=max_elements)
 
     @torch.no_grad()
+    @without_autocast
     def top(self, n: int, *, chunk: int = 1024) -> list[Entry]:
         """Return the n entries of largest magnitude, largest first; `chunk` rows are formed at a time.
 

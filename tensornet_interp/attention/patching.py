@@ -16,6 +16,7 @@ from tensornet_interp.contraction import contract
 from tensornet_interp.numerics import without_autocast
 
 
+@without_autocast
 def mean_ablated(network: SequenceNetwork, i: int, head: int, x: Tensor) -> SequenceNetwork:
     """Return the network in which one head of part i writes its mean over the samples and positions of x.
 

@@ -110,6 +110,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for name in (*integers, "text_tokens"):
         check_int(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    if options.context < 5:
+        raise ValueError(
+            f"--context must be at least 5: a figure shows the source 4 positions before, got {options.context}"
+        )
     if options.steps is not None:
         check_int("--steps", options.steps, 1)
     for seed in options.seeds:

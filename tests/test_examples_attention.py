@@ -274,3 +274,8 @@ def test_a_gated_language_model_is_refused(language):
     save_transformer(build_transformer(config, seed=0), language / "silu-0")
     with pytest.raises(ValueError, match="gate"):
         attention.main(["--model", str(language / "silu-0"), "--out", str(language / "gated"), "--no-progress"])
+
+
+def test_contexts_that_are_too_short_are_refused_before_training():
+    with pytest.raises(ValueError, match=r"--context must be at least 5: a figure .*, got 4"):
+        attention.main(["--context", "4", "--no-progress"])

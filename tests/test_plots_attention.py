@@ -78,6 +78,7 @@ def test_a_circuit_is_drawn_with_all_names_and_its_largest_entries():
     assert (-low, high) == pytest.approx(2 * (float(dense.abs().max()),))
     assert figure.get_suptitle() == "QK"
     assert list(texts(figure, "entry")) == ["entry 0", "entry 1", "entry 2"]
+    assert [len(texts(head_entries(circuit(*size)), "entry")) for size in ((2, 2), (5, 4))] == [4, 12]  # or all
 
 
 def test_a_large_circuit_shows_the_rows_and_columns_of_its_largest_entries():

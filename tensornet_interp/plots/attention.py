@@ -28,7 +28,7 @@ def head_entries(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     *,
-    count: int = 12,
+    count: int | None = None,
     title: str = "",
 ) -> Figure:
     """Draw a circuit of a head as a heat map with names, and its `count` entries of largest magnitude as bars.
@@ -37,14 +37,16 @@ def head_entries(
     `LowRank.change_basis`.
     rows, columns: one name per row and per column; by default, they are numbered. A bar "a ← b" is the entry in row a
     and column b: for QK, the position a looks for the source b; for OV, the source b raises the output a. With more
-    than 64 rows or columns, only those of the `count` entries are drawn. title: by default, the name of the circuit.
+    than 64 rows or columns, only those of the `count` entries are drawn. count: by default 12, or all if there are
+    fewer. title: by default, the name of the circuit.
     """
     check_kind("circuit", circuit, LowRank)
     sizes = len(circuit.left), len(circuit.right)
     named = []
     for side, names, size, mode in zip(("rows", "columns"), (rows, columns), sizes, circuit.modes, strict=True):
         named.append([str(i) for i in range(size)] if names is None else list(check_names(side, names, size, mode)))
-    top = circuit.top(check_int("count", count, 1, sizes[0] * sizes[1], "the entries of the circuit"))
+    most = sizes[0] * sizes[1]
+    top = circuit.top(min(12, most) if count is None else check_int("count", count, 1, most, "entries of the circuit"))
     check_text("title", title, empty=True)
     title = title or circuit.name or "Circuit of a head"
     shown = [list(range(size)) for size in sizes]

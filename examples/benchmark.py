@@ -2,7 +2,8 @@
 
 Sections, all on one layer: a. time to reach a cosine, against the dense cosine fit; b. the same against TensorLy; c. a
 layer too large to be made dense; d. the bond step of ODT; e. a stack as one contraction; f. similarity of checkpoints;
-g. similarity of attention models. The script prints tables and writes out/benchmark/SECTION.csv.
+g. similarity of attention models; h. a transformer as a network over positions, against its module. The script prints
+tables and writes out/benchmark/SECTION.csv.
 
 Every row is timed in its own process. The rows of a table take turns after a warm-up, and the minimum counts; a row
 above 20 s runs once. Run nothing else meanwhile: beside one other process, two threads are up to 100 times slower.

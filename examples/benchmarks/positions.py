@@ -1,12 +1,66 @@
-"""Benchmark functions for attention whose pattern is a product of two scores: similarity over positions."""
+"""Benchmark functions for networks over positions: a transformer against its module, and similarity of attention."""
+
+import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from examples.benchmarks.measure import Checked, Outcome
+from models.transformer import Transformer, TransformerConfig, build_transformer, rms_norm
 from tensornet_interp import AttentionLayer, BilinearLayer, TensorNetwork, similarity
 from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.inner_products import Gaussian
+
+
+class Model(NamedTuple):
+    """A `Model` is a transformer, the same as a network over positions, its plan in words, and its embedded tokens."""
+
+    module: Transformer
+    network: SequenceNetwork
+    plan: str
+    x: Tensor  # (batch, position, width)
+
+
+def transformers(width: int, heads: int, positions: int, blocks: int, batch: int, attention: str) -> Model:
+    """Return a random float64 transformer with bilinear MLPs of four times its width, and embedded tokens."""
+    config = TransformerConfig(
+        vocabulary=512,
+        d_model=width,
+        d_hidden=4 * width,
+        n_layers=blocks,
+        n_heads=heads,
+        context=positions,
+        attention=attention,
+    )
+    module = build_transformer(config, seed=0).double()
+    tokens = torch.randint(512, (batch, positions), generator=torch.Generator().manual_seed(0), device="cpu")
+    network, start = module.network(), time.perf_counter()
+    plans = [plan for part in network.plan(batch, positions) for plan in part]
+    seconds = time.perf_counter() - start
+    words = f"{sum(len(plan.steps) for plan in plans)} steps, first planned in {seconds:.2f} s"
+    return Model(module, network, words, module.embedding(tokens).detach())
+
+
+def by_module(model: Model) -> Outcome:
+    """Run the blocks and the head of the module."""
+    with torch.no_grad():
+        x = model.x
+        for block in model.module.blocks:
+            x = block(x)
+        final = model.module.head(x if model.module.config.norm == "none" else rms_norm(x))
+    return Outcome("forward pass", final)
+
+
+def by_network(model: Model) -> Outcome:
+    """Run the network over positions."""
+    return Outcome(model.plan, model.network(model.x))
+
+
+def same_logits(model: Model, found: Tensor) -> Checked:
+    """Return the largest difference to the module, over the largest logit."""
+    expected = by_module(model).found
+    return Checked(float((found - expected).abs().max() / expected.abs().max()))
 
 
 def attention_models(

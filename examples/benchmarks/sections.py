@@ -34,6 +34,8 @@ class Sizes:
     stack: tuple[int, int] = (512, 256)  # width, batch
     checkpoints: tuple[int, int, int] = (128, 10, 50)  # width, outputs, how many
     attention: Sequence[tuple[int, int, int]] = ((16, 2, 4), (128, 4, 8))  # width, heads, positions
+    blocks: Sequence[int] = (1, 2, 4, 8)
+    transformer: tuple[int, int, int, int] = (64, 4, 16, 64)  # width, heads, positions, batch
 
 
 SIZES = {
@@ -62,6 +64,8 @@ SMOKE = Sizes(  # everything runs in a moment, and the times mean nothing
     stack=(5, 3),
     checkpoints=(4, 3, 3),
     attention=((4, 2, 2),),
+    blocks=(1,),
+    transformer=(8, 2, 4, 2),
 )
 
 
@@ -239,6 +243,23 @@ def over_positions(model: str, sizes: Sizes) -> list[Table]:
     ]
 
 
+def transformers(model: str, sizes: Sizes) -> list[Table]:
+    """Return the tables of section h: a transformer as a network over positions, against its module."""
+    width, heads, context, batch = sizes.transformer
+    tables = []
+    for attention in ("softmax", "bilinear"):
+        for blocks in sizes.blocks:
+            given = {"width": width, "heads": heads, "positions": context, "blocks": blocks, "batch": batch}
+            subject = positions.transformers, given | {"attention": attention}
+            rows = [
+                Row("module(x)", *subject, positions.by_module, check=positions.same_logits),
+                Row("network(x)", *subject, positions.by_network, check=positions.same_logits),
+            ]
+            size = f"width {width}, {heads} heads, context {context}, batch {batch}, float64"
+            tables.append(Table(f"h. {blocks} blocks, {attention} attention: {size}", "largest difference", rows))
+    return tables
+
+
 SECTIONS: dict[str, Callable[[str, Sizes], list[Table]]] = {
     "a": cosine_fits,
     "b": tensorly,
@@ -247,4 +268,5 @@ SECTIONS: dict[str, Callable[[str, Sizes], list[Table]]] = {
     "e": whole_stacks,
     "f": similarities,
     "g": over_positions,
+    "h": transformers,
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from tensornet_interp.contraction import Modes, Plan, Term, plan
 from tensornet_interp.layer import TensorNetwork
 
-__all__ = ["Planner", "Run", "join", "through"]
+__all__ = ["Planner", "Run", "sliced", "through"]
 
 Run = Callable[[Sequence[Term], Modes], Tensor]  # the tensor with axes `output`, summed over all other modes
 
@@ -56,18 +56,20 @@ class Planner:
             )
 
 
-def join(pieces: Sequence[Tensor], axis: int) -> Tensor:
-    """Return the pieces of an output, joined along an axis; those of a plan are only counted.
+def sliced(run: Run, count: int, step: int | None, work: Callable[[slice], Tensor], axis: int) -> Tensor:
+    """Return work(rows) for slices of at most `step` of `count` rows, joined along an axis; None for all at once.
 
-    Views of arrays without storage cost nothing, but the first sum or product of them loads torch's tables for seconds.
+    What one slice needs is forgotten before the next. A planner plans the first slice, which no other exceeds.
     """
-    if len(pieces) == 1:
-        return pieces[0]
-    if not pieces[0].is_meta:
-        return torch.cat(list(pieces), axis)
-    shape = list(pieces[0].shape)
-    shape[axis] = sum(piece.shape[axis] for piece in pieces)
-    return pieces[0].new_empty(shape)
+    size = min(step or count, count)
+    first = work(slice(0, size))
+    if size == count:
+        return first
+    if isinstance(run, Planner):
+        shape = list(first.shape)
+        shape[axis] = count
+        return first.new_empty(shape)
+    return torch.cat([first, *(work(slice(at, min(at + size, count))) for at in range(size, count, size))], axis)
 
 
 def through(part: TensorNetwork, x: Tensor, run: Run) -> Tensor:

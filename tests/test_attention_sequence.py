@@ -147,6 +147,18 @@ def test_slices_give_the_same_output(softmax):
         frozen(x[:2])
 
 
+@pytest.mark.parametrize("softmax", [False, True])
+def test_slices_of_positions_hold_no_pattern_of_all(softmax):
+    """A pattern of 2 heads has 80,000 entries here; keys, values and streams have less than 10,000."""
+    network, _ = model(1, softmax=softmax, norm=NORMS[1], width=8, heads=2, context=200, with_biases=False)
+    x = normal(2, 200, VOCABULARY, seed=9)
+    with pytest.raises(ValueError, match='use chunk="position"'):
+        network(x, chunk="batch", max_elements=80_000)
+    with pytest.raises(ValueError, match='cut the evaluation with chunk="position"'):
+        network(x[:1], max_elements=80_000)
+    assert_close(network(x, chunk="position", max_elements=40_000), network(x))
+
+
 def test_decompositions_take_the_place_of_maps():
     network, _ = model(1, width=8, heads=2, context=5)
     x = normal(3, 5, VOCABULARY, seed=9)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_alike, check_bool, check_int, check_list, check_size, check_tensor
 from tensornet_interp.contraction import Modes, Term
 from tensornet_interp.layer import TensorNetwork
-from tensornet_interp.stepwise import Run, join
+from tensornet_interp.stepwise import Run, sliced
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -233,9 +233,9 @@ class AttentionArrays(TensorNetwork):
         at = ("batch", self._heads[0], "source", "channel")
         values = Term(run([Term(values_of, ("batch", "source", "in")), self.value_term("in")], at), at)
         keys = [self.turned_keys(i, others[i], run) for i in range(count)]
-        pieces = []
-        for start in range(0, self.positions, step or self.positions):
-            rows = slice(start, min(start + (step or self.positions), self.positions))
+
+        def written(rows: slice) -> Tensor:
+            """Return the output of some positions."""
             scores = [self.score(i, others[count + i], keys[i], run, rows) for i in range(count)]
             if self.softmax:
                 scores = [self.weigh(scores[0], rows)]
@@ -243,5 +243,6 @@ class AttentionArrays(TensorNetwork):
             terms = [Term(self._by_head(score, 1), modes) for score in scores]
             if not self.softmax:
                 terms.append(self.mask_term(rows))
-            pieces.append(run([*terms, values, self.down_term()], ("batch", "position", "out")))
-        return join(pieces, 1)
+            return run([*terms, values, self.down_term()], ("batch", "position", "out"))
+
+        return sliced(run, self.positions, step, written, 1)

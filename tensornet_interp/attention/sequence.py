@@ -28,7 +28,7 @@ from tensornet_interp.contraction import Plan, contract
 from tensornet_interp.layer import BilinearMap, TensorNetwork
 from tensornet_interp.network import check_network
 from tensornet_interp.places import move
-from tensornet_interp.stepwise import Planner, Run, join, through
+from tensornet_interp.stepwise import Planner, Run, sliced, through
 from tensornet_interp.store import register_type
 
 _MAPS = (("out", "in1"), ("out", "in1", "in2"))
@@ -206,7 +206,8 @@ class SequenceNetwork(Shown):
                 peak = self._planned(1, positions, step)[1]
             peak += whole
         if peak > limit:
-            remedies = {None: 'cut the evaluation with chunk="batch", or', "batch": 'use chunk="position", or'}
+            cut = "batch" if batch > 1 else "position"
+            remedies = {None: f'cut the evaluation with chunk="{cut}", or', "batch": 'use chunk="position", or'}
             raise ValueError(
                 f"x of {batch} samples and {positions} positions needs {peak:.1e} elements at once, more than"
                 f" max_elements={limit:.0e}; {remedies.get(chunk, 'use a shorter context, or')} increase max_elements"
@@ -224,8 +225,7 @@ def _forward(part: Part, x: Tensor, run: Run, step: int | None) -> Tensor:
         y = layer.evaluate((h,), run, step)
     else:
         rows = h.flatten(0, 1)
-        pieces = [through(map, piece, run) for piece in rows.split(step or len(rows))]
-        y = join(pieces, 0).unflatten(0, h.shape[:2])
+        y = sliced(run, len(rows), step, lambda some: through(map, rows[some], run), 0).unflatten(0, h.shape[:2])
     y = y[..., 1:] if _constant(map, "out") else y
     if x.is_meta:
         return y

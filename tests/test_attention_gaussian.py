@@ -16,6 +16,7 @@ from tensornet_interp.attention import (
     SequenceNetwork,
     output_moments,
     position_inner,
+    stream_moments,
     update_share,
 )
 
@@ -196,6 +197,14 @@ def test_outputs_that_hardly_vary_have_moments(seed, spread):
     slope = torch.autograd.functional.jacobian(part, x).flatten(2).flatten(0, 1)
     rounding = 1e-14 * float(found.mean.square().max())
     assert float((found.covariance - spread * slope @ slope.T).abs().max()) < rounding + 1e-8 * spread
+
+
+def test_inputs_that_are_zero_have_shares():
+    nothing = Moments(torch.zeros(4, dtype=torch.float64), torch.zeros(4, 4, dtype=torch.float64))
+    assert update_share(layer(2, 0), nothing) == 0.0
+    assert update_share(layer(2, 0, with_biases=True), nothing) == float("inf")
+    dead = SequenceNetwork([LinearMap(weight=torch.zeros(2, 2, dtype=torch.float64)), layer(2, 0)])
+    assert stream_moments(dead, moments_of(4), progress=False).shares == (0.0, 0.0)
 
 
 def test_what_has_no_exact_moments_is_refused():

@@ -213,3 +213,8 @@ def test_calls_say_what_is_wrong():
         layer.lift().lift()
     with pytest.raises(ValueError, match="offset must be from -2 to 2"):
         layer.qk(0, 3)
+    with pytest.raises(ValueError, match=r"score must be from 0 to 1 \(the layer has 2 scores\), got 2"):
+        layer.scores(x, 2)
+    for call in (lambda given: given.qk(0), lambda given: given.scores(x)):
+        with pytest.raises(ValueError, match="the layer has no scores: its pattern is its mask"):
+            call(layer.given(layer.pattern(x)))

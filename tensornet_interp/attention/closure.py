@@ -4,6 +4,7 @@ Every part takes its inputs as Gaussian, with the mean and the covariance over p
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -84,9 +85,10 @@ class Closure:
         return self.own(i)[1]
 
     def share_of(self, i: int) -> float:
-        """Return E|map|^2 / E|x|^2 of part i, summed over positions."""
+        """Return E|map|^2 / E|x|^2 of part i, summed over positions; for x = 0, infinity, or 0 if the map is 0 too."""
         known = self.parts[i]
-        return _size(self.own(i)[0], known.update) / _size(known.stream.spread, known.stream.mean)
+        update, size = _size(self.own(i)[0], known.update), _size(known.stream.spread, known.stream.mean)
+        return update / size if size else math.inf if update else 0.0
 
     @property
     def share(self) -> float | None:

@@ -165,11 +165,16 @@ class AttentionLayer(Named, AttentionArrays):
         planner.check(max_elements, "take fewer samples at a time, or a SequenceNetwork, which works in slices")
         return layer.evaluate(flat, contract).reshape(*batch, *flat[0].shape[1:-1], -1)
 
+    def _check_score(self, score: int) -> int:
+        if not self.queries:
+            raise ValueError("the layer has no scores: its pattern is its mask")
+        return check_int("score", score, 0, len(self.queries) - 1, f"the layer has {len(self.queries)} scores")
+
     @without_autocast
     def scores(self, x: Tensor, score: int = 0) -> Tensor:
         """Return one score of every head, before mask and softmax: (..., position, in) -> (..., head, s, t)."""
         layer, flat, batch = self.batched(self.lift_input("x", x))
-        i = check_int("score", score, 0, len(self.queries) - 1, f"the layer has {len(self.queries)} scores")
+        i = self._check_score(score)
         found = layer.score(i, flat, layer.turned_keys(i, flat, contract), contract)
         return found.reshape(*batch, *found.shape[1:])
 
@@ -250,7 +255,7 @@ class AttentionLayer(Named, AttentionArrays):
         0 of a lifted layer is the constant. Exact for softmax too.
         """
         head = check_int("head", head, 0, self.heads - 1)
-        i = check_int("score", score, 0, len(self.queries) - 1, f"the layer has {len(self.queries)} scores")
+        i = self._check_score(score)
         most = self.positions - 1
         offset = check_int("offset", offset, -most, most, f"the mask has {self.positions} positions")
         query, key = self.queries[i][head], self.keys[i][head * self.shared_heads // self.heads]

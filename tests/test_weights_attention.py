@@ -353,6 +353,12 @@ def test_what_no_layer_computes_is_refused_before_a_weight_is_read(tmp_path, lay
     assert str(folder) in str(caught.value)
 
 
+def test_another_layout_is_named(tmp_path):
+    write(tmp_path, "Llama", **LLAMA)
+    with pytest.raises(ValueError, match="of layout='published' is not there; the file has layout='llama'"):
+        load_attention(tmp_path, 0)
+
+
 def test_windows_of_a_config_without_types_of_layers(tmp_path):
     write(tmp_path, "Qwen2", **LLAMA)
     old = {"layer_types": None, "sliding_window": 3, "use_sliding_window": True, "max_window_layers": 2}

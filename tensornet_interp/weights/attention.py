@@ -114,6 +114,8 @@ def module_of(files: WeightFiles, layout: str, index: int) -> str:
     found = {name[: place + len(module)] for name in files.names if (place := f".{name}".find(f".{module}")) >= 0}
     if len(found) != 1:
         count = f"is there {len(found)} times, as {', '.join(sorted(found))}" if found else "is not there"
+        other = None if found else attention_layout(files)
+        count += f"; the file has layout={other!r}" if other not in (None, layout) else ""
         raise ValueError(f"the module {module!r} of layout={layout!r} {count}")
     (prefix,) = found
     for name in files.names:

@@ -51,3 +51,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of the other device, only its own tests run."""
+    if config.getoption("--second-device"):
+        kept = [item for item in items if "device" in item.fixturenames]
+        config.hook.pytest_deselected(items=[item for item in items if "device" not in item.fixturenames])
+        items[:] = kept

@@ -64,6 +64,7 @@ squared.backward()
 print(tensor.grad.device, tensor.grad.cpu().tolist())
 z = torch.ones(3, 2, device="second").T.unsqueeze(0).squeeze_()
 print(z.shape, torch.view_as_complex(torch.ones(3, 2).to("second")).conj().imag.tolist())
+second_device.leave(0)
 """
 
 

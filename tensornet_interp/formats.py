@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensornet_interp.checks import check_bool, check_choice, check_kind, check_list, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_bool,
+    check_choice,
+    check_kind,
+    check_list,
+    check_size,
+    check_tensor,
+)
 
-__all__ = ["LayerFactors", "cp_factors", "dense_factors", "linear_factors", "module_factors", "owned"]
+__all__ = ["LayerFactors", "check_factors", "cp_factors", "dense_factors", "linear_factors", "module_factors", "owned"]
 
 
 class LayerFactors(TypedDict):
@@ -21,6 +29,15 @@ class LayerFactors(TypedDict):
     down: Tensor  # (out, rank)
     left: Tensor  # (in, rank)
     right: Tensor  # (in, rank)
+
+
+def check_factors(down: object, left: object, right: object) -> None:
+    """Raise an error unless these are factors (out, rank), (in, rank) and (in, rank) of one dtype on one device."""
+    downs = check_tensor("down", down, ("out", "rank"))
+    lefts, rights = check_tensor("left", left, ("in", "rank")), check_tensor("right", right, ("in", "rank"))
+    check_size("rank", left=lefts.shape[1], right=rights.shape[1], down=downs.shape[1])
+    check_size("in", left=lefts.shape[0], right=rights.shape[0])
+    check_alike(down=downs, left=lefts, right=rights)
 
 
 def owned(tensor: Tensor) -> Tensor:

@@ -11,13 +11,10 @@ from torch import Tensor
 from tensornet_interp.affine import affine_matrix, check_direction, check_inputs, lift_vectors
 from tensornet_interp.checks import (
     DEFAULT_MAX_ELEMENTS,
-    check_alike,
-    check_size,
-    check_tensor,
     check_text,
 )
 from tensornet_interp.contraction import Modes, Term, contract, mode_sizes
-from tensornet_interp.formats import cp_factors, dense_factors, linear_factors, module_factors
+from tensornet_interp.formats import check_factors, cp_factors, dense_factors, linear_factors, module_factors
 from tensornet_interp.modules import LayerModule, layer_modules
 from tensornet_interp.names import AS_GIVEN, CHANGED, Named, Names, check_description
 from tensornet_interp.numerics import without_autocast
@@ -162,11 +159,7 @@ class BilinearLayer(BilinearMap):
     names: Names = Names()  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        for side, mode in (("down", "out"), ("left", "in"), ("right", "in")):
-            check_tensor(side, getattr(self, side), (mode, "rank"))
-        check_size("rank", left=self.left.shape[1], right=self.right.shape[1], down=self.down.shape[1])
-        check_size("in", left=self.left.shape[0], right=self.right.shape[0])
-        check_alike(down=self.down, left=self.left, right=self.right)
+        check_factors(self.down, self.left, self.right)
         check_description(self, inputs=len(self.left), outputs=len(self.down))
 
     @classmethod

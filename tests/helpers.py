@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import signal
+from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -129,3 +131,19 @@ class LargestArray(TorchDispatchMode):
             if isinstance(value, torch.Tensor):
                 self.elements = max(self.elements, value.numel())
         return result
+
+
+@contextmanager
+def within(seconds):
+    """TimeoutError if what is inside takes longer, instead of a hang."""
+
+    def stop(*_):
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -3,14 +3,13 @@
 import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 from attention_layers import layer_with
-from helpers import layer_of, normal, stack
+from helpers import layer_of, normal, stack, within
 
 from tensornet_interp import Moments, decompose, similarity
 from tensornet_interp.attention import SequenceNetwork
@@ -65,22 +64,6 @@ MAKERS = {
     "more workers than units": lambda: ThreadPoolExecutor(99),
     "forked": lambda: ProcessPoolExecutor(2, mp_context=get_context("fork")),
 }
-
-
-@contextmanager
-def within(seconds):
-    """TimeoutError instead of a hang."""
-
-    def stop(*_):
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("call", CALLS)

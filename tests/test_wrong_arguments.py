@@ -12,13 +12,11 @@ import inspect
 import os
 import random
 import re
-import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ import pytest
 import torch
 from accepted_values import ACCEPTED, ALSO_CALLED
 from bad_input import RESULT, STACK
+from helpers import within
 from source import PACKAGE, PAGES, ROOT
 from valid_calls import CALLS, NOT_CALLED
 
@@ -73,22 +72,6 @@ def call(function, arguments):
     if any(p.kind is p.VAR_KEYWORD and p.name == "options" for p in parameters) and "options" in arguments:
         arguments |= arguments.pop("options")
     return function(*before, **arguments)
-
-
-@contextmanager
-def within(seconds):
-    """TimeoutError if what is inside takes longer."""
-
-    def stop(*_):
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def general():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
 from tensornet_interp.checks import check_alike, check_size, check_tensor
-from tensornet_interp.formats import linear_factors, owned
+from tensornet_interp.formats import check_factors, linear_factors, owned
 from tensornet_interp.gated.gates import Gate, check_gate, gate_function
 from tensornet_interp.names import AS_GIVEN, Names, check_description
 from tensornet_interp.numerics import without_autocast
@@ -52,16 +52,12 @@ class GatedLayer:
     constant_in = constant_out = False  # calls take and return vectors without a constant
 
     def __post_init__(self) -> None:
-        for side, mode in (("down", "out"), ("left", "in"), ("right", "in")):
-            check_tensor(side, getattr(self, side), (mode, "rank"))
-        check_size("rank", left=self.left.shape[1], right=self.right.shape[1], down=self.down.shape[1])
-        check_size("in", left=self.left.shape[0], right=self.right.shape[0])
+        check_factors(self.down, self.left, self.right)
         sizes = {"rank": self.rank, "out": len(self.down)}
         for side, mode in _BIASES.items():
             if (value := getattr(self, side)) is not None:
                 check_size(mode, layer=sizes[mode], **{side: len(check_tensor(side, value, (mode,)))})
                 check_alike(down=self.down, **{side: value})
-        check_alike(down=self.down, left=self.left, right=self.right)
         check_gate(self.gate)
         check_description(self, inputs=len(self.left), outputs=len(self.down))
 

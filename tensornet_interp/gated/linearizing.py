@@ -59,23 +59,23 @@ def linearize(
     check_bool("linear", linear)
     if refit and isinstance(inputs, Iterator):
         raise ValueError("inputs is a stream that can be read only once, and refit=True reads it twice; pass a list")
+    wide = gated.to(dtype=torch.float64)
     if held_out is not None:
-        for _ in rows("held_out", gated.to(dtype=torch.float64), held_out):  # checked before the work
+        for _ in rows("held_out", wide, held_out):  # checked before the work
             pass
-    fit = gate_fit(gated, inputs, weighted=weighted)
+    fit = gate_fit(wide, inputs, weighted=weighted)
     if fit.silent:
         shown = ", ".join(map(str, fit.silent[:_LISTED])) + ", ..." * (len(fit.silent) > _LISTED)
         warnings.warn(f"{len(fit.silent)} hidden units are 0 on all inputs: {shown}", stacklevel=4)
-    found = _with_lines(gated, fit, linear=refit and linear)
+    found = _with_lines(wide, fit, linear=refit and linear)
     if refit:
-        wide = gated.to(dtype=torch.float64)
         sums = _gaussian_sums(wide, found, inputs) if isinstance(inputs, Moments) else _sums(wide, found, inputs)
         down = torch.cat([found.down[:1], _solved(*sums)])
         note = "down refitted, with a linear part" if linear else "down refitted"
         found = replace(found, down=down, history=(*found.history, note))
     found = found.to(dtype=gated.down.dtype)
     if held_out is not None:
-        error = linearization_error(gated, found, held_out)
+        error = linearization_error(wide, found, held_out)
         found = replace(found, history=(*found.history, f"relative error {error:.4g} on {len(held_out)} other inputs"))
     return found
 
@@ -102,19 +102,18 @@ def linearization_error(gated: GatedLayer, layer: BilinearLayer, inputs: Tensor 
     return (off / total) ** 0.5
 
 
-def _with_lines(gated: GatedLayer, fit: GateFit, *, linear: bool) -> BilinearLayer:
+def _with_lines(wide: GatedLayer, fit: GateFit, *, linear: bool) -> BilinearLayer:
     """Return the lifted layer of the lines in float64; with `linear`, it has units for a linear part, which is zero."""
-    wide = gated.to(dtype=torch.float64)
-    gate = gated.gate if isinstance(gated.gate, str) else getattr(gated.gate, "__name__", "of a function")
+    gate = wide.gate if isinstance(wide.gate, str) else getattr(wide.gate, "__name__", "of a function")
     source = "Gaussian moments" if fit.count is None else f"{fit.count} inputs"
     plain = BilinearLayer(
         down=wide.down,
         left=wide.left * fit.slopes,
         right=wide.right,
-        name=gated.name,
-        history=(*gated.history, f"linearized: lines through the gate {gate}, for {source}"),
-        basis=gated.basis,
-        names=gated.names,
+        name=wide.name,
+        history=(*wide.history, f"linearized: lines through the gate {gate}, for {source}"),
+        basis=wide.basis,
+        names=wide.names,
     )
     shift = 0.0 if wide.left_bias is None else fit.slopes * wide.left_bias
     part = wide.down.new_zeros(len(wide.down), len(wide.left)) if linear else None

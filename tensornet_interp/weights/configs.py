@@ -36,25 +36,24 @@ def find_gates(layout: Layout, options: Mapping[str, Any]) -> list[str]:
     return [*found, "the layout has a gate on left"] if layout.gated else found
 
 
-def check_bilinear(layout: Layout, options: Mapping[str, Any], gate_removed: bool) -> None:
-    """Raise ValueError if a layer has a gate, unless its weights were trained to work without it."""
-    _check_halves(options)
-    found = find_gates(layout, options)
-    if found and not gate_removed:
-        raise ValueError(
-            f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; pass gated=True to load it as a gated "
-            "layer, whose best bilinear layer gated.linearize finds, or pass gate_removed=True if these weights were "
-            "trained to work without the gate"
-        )
+def gate_of(layout: Layout, options: Mapping[str, Any], gated: bool | Gate, gate_removed: bool) -> Gate | None:
+    """Return the gate of a layer: None if `gated` is False, for True the function that the config names, or `gated`.
 
-
-def gate_of(layout: Layout, options: Mapping[str, Any], gated: bool | Gate) -> Gate:
-    """Return the gate of a layer: `gated` itself, or for True the function that the config names.
-
-    Raises ValueError if the config names none, several, or one that is not in `gated.GATES`, and for layouts whose
-    layers have no left half.
+    Raises ValueError for a gate if `gated` is False, unless the weights were trained to work without it. If it is not
+    False: if the config names no function, several, or one that is not in `gated.GATES`, and for layouts whose layers
+    have no left half.
     """
-    _check_halves(options)
+    if options.get("bilinear") is False:
+        raise ValueError("config.json says bilinear=false: the MLP is an ordinary one, which has no left and right")
+    if gated is False:
+        found = find_gates(layout, options)
+        if found and not gate_removed:
+            raise ValueError(
+                f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; pass gated=True to load it as a "
+                "gated layer, whose best bilinear layer gated.linearize finds, or pass gate_removed=True if these "
+                "weights were trained to work without the gate"
+            )
+        return None
     if layout.dense or layout.residual:
         raise ValueError("gated is for layouts with left, right and down, without a residual inside the layer")
     if not isinstance(gated, bool):
@@ -69,11 +68,6 @@ def gate_of(layout: Layout, options: Mapping[str, Any], gated: bool | Gate) -> G
             f"{said}, but gated=True needs one of {', '.join(GATES)}; pass its name or a function as gated"
         )
     return named.pop()
-
-
-def _check_halves(options: Mapping[str, Any]) -> None:
-    if options.get("bilinear") is False:
-        raise ValueError("config.json says bilinear=false: the MLP is an ordinary one, which has no left and right")
 
 
 def basis_of(layout: Layout, options: Mapping[str, Any]) -> str:

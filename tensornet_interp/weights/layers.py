@@ -20,7 +20,7 @@ from tensornet_interp.checks import (
 from tensornet_interp.gated import Gate, GatedLayer, check_gate
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
-from tensornet_interp.weights.configs import basis_of, check_bilinear, gate_of, language_part, optional_config
+from tensornet_interp.weights.configs import basis_of, gate_of, language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
 from tensornet_interp.weights.sources import Source, title
@@ -130,19 +130,15 @@ def load_layer(
         options = {"bias": True, **options["config"]}  # a LogicGateModel always has biases
     elif isinstance(layout, str):
         layout = LAYOUTS[layout]
-    gate: Gate | None = None
-    if files is None and config is not None and gated is False:  # before gigabytes are fetched
-        check_bilinear(layout, options, gate_removed)
+    if files is None and config is not None:  # before gigabytes are fetched
+        gate_of(layout, options, gated, gate_removed)
     files = files or WeightFiles(source, subfolder)
     if files.metadata.get("format", "").startswith("tensornet_interp"):
         raise ValueError(f"{str(source)!r} was written by save: tensornet_interp.load opens it")
     layout = layout.in_file(files.names, index)
     weights, biases = _find(files, layout, index, options)
     _check_shapes(files, layout, weights | biases, options, own=own)
-    if gated is False:
-        check_bilinear(layout, options, gate_removed)
-    else:
-        gate = gate_of(layout, options, gated)
+    gate = gate_of(layout, options, gated, gate_removed)
 
     read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *biases.values()}}
     if layout.transposed:

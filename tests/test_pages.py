@@ -107,6 +107,18 @@ def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
     assert len(content["figures"]) == 1
 
 
+def test_the_tree_and_the_images_of_a_circuit(tmp_path):
+    layers = [random_layer(4, 6, 3, seed=1).with_names(input_shape=(2, 3)), LAYER.with_names()]
+    tree = circuit(BilinearNetwork(layers), torch.tensor([1.0, 0, 0], dtype=X.dtype), widths=2, progress=False)
+    _, content = page_of(tmp_path, tree)
+    drawn = json.dumps(content["figures"])
+    (score,), (width,) = (re.findall(rf'\["{name}", (\[[^]]*\])', drawn) for name in ("score", "width"))
+    scores = torch.tensor(json.loads(score))
+    assert json.loads(score) == pytest.approx([row["score"] for row in table(content, "parent", "score")], rel=1e-5)
+    assert json.loads(width) == pytest.approx((1 + 5 * scores / scores.max()).tolist(), rel=1e-5)
+    assert set(re.findall(r'"aspect_ratio": ([\d.]+)', drawn)) == {"1.5"}  # three columns by two rows
+
+
 def test_a_network_is_compared_with_another_part_by_part(tmp_path):
     network = BilinearNetwork([random_layer(4, 4, 3, seed=1), LAYER.with_names()])
     smaller = BilinearNetwork([decompose(part, "eigen", rank=1) for part in network])

@@ -271,6 +271,15 @@ def test_blocks_are_named_by_their_output_and_shared_ones_by_number():
     assert eigenvectors(shared, (2, 3), count=1).axes[0].get_title().startswith("block 0\n")
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(("rest", "name"), [(5e-7, "b"), (2e-6, "block 0")])
+def test_a_block_has_the_name_of_its_output_if_its_share_of_all_others_is_below_a_millionth(scale, rest, name):
+    result = decompose(random_layer(3, 6, 4, seed=0).with_names(output_names=["a", "b", "c"]), "output_svd")
+    outputs = scale * torch.tensor([[rest, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.float64)
+    drawn = eigenvectors(replace(result, outputs=outputs), (2, 3), count=1)
+    assert drawn.axes[0].get_title().startswith(f"{name}\n")
+
+
 WRONG = ["a", "b"]
 
 

@@ -132,7 +132,8 @@ def test_a_wide_network_has_no_bonds_and_images_of_pixels_no_negative_colours(tm
 
 
 def test_a_sweep_says_which_fits_failed(tmp_path):
-    records = sweep(LAYER, "eigen", {"rank": [1, 99]}, progress=False)
+    with pytest.warns(UserWarning, match="1 of 2 fits failed"):
+        records = sweep(LAYER, "eigen", {"rank": [1, 99]}, progress=False)
     text, content = page_of(tmp_path, records)
     assert "1 of 2 fits failed; the column error says why." in text
     assert "99" in table(content, "rank", "error")[1]["error"]

@@ -223,6 +223,14 @@ def test_a_spectrum_shows_its_two_ends_and_no_zeros_between():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "496", "500"]
 
 
+def test_a_spectrum_of_zeros_is_drawn_whole():
+    figure = spectrum(
+        decompose(BilinearLayer(down=torch.zeros(1, 12), left=torch.eye(12), right=torch.eye(12)), "eigen"), 0
+    )
+    assert figure.axes[0].lines[1].get_ydata().tolist() == [0.0] * 12
+    assert figure.axes[0].get_title() == "spectrum"
+
+
 def test_numbers_of_a_panel_have_the_same_decimals():
     eye = torch.eye(4, dtype=torch.float64)
     down = torch.tensor([[1.0, -0.4, 0.082, -0.0004]]).double()

@@ -223,6 +223,11 @@ def test_a_spectrum_shows_its_two_ends_and_no_zeros_between():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "496", "500"]
 
 
+def test_cells_of_narrow_images_are_wide_enough_for_their_numbers():
+    result = decompose(random_layer(8, 40, 3, seed=0).with_names(input_shape=(40, 1)), "eigen")
+    assert eigenvectors(result, count=1).get_size_inches()[0] >= 8 * 0.8
+
+
 def test_a_spectrum_of_zeros_is_drawn_whole():
     figure = spectrum(
         decompose(BilinearLayer(down=torch.zeros(1, 12), left=torch.eye(12), right=torch.eye(12)), "eigen"), 0

@@ -14,8 +14,8 @@ class Model(ABC):
 
     sym(M) = (M + M^T) / 2
 
-    The first parameter is the outputs (out, m). The others, side by side, are the inputs (in, n). Every input column has
-    a partner, and the model is the sum over all columns of a column times its partner, given to outputs by `merge`.
+    The first parameter is the outputs (out, m). The others, side by side, are the inputs (in, n). Every column has a
+    partner, and the model is the sum over all columns of a column times its partner; `merge` gives each to an output.
     """
 
     @abstractmethod

@@ -45,9 +45,9 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
 
     F and G have one or two layers; sym symmetrizes a tensor over all of its inputs. Cost for two layers, in flops:
     rank * r^2 * (4 * h + 8 * h') + rank * h'^2 * (12 * r + 2 * rank'), or the same with the networks exchanged, or 4 *
-    rank * rank' * r^3, whichever is least. rank and rank' are the ranks of the second layers, h and h' those of the first
-    layers, and r is the smaller of in and 2 * (h + h'). Memory: rank * rank' numbers, and a few chunks of 32 MB each
-    (or of what one hidden unit needs, if that is more).
+    rank * rank' * r^3, whichever is least. rank and rank' are the ranks of the second layers, h and h' those of the
+    first, and r is the smaller of in and 2 * (h + h'). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or
+    of what one hidden unit needs, if that is more).
     """
     if len(f) == 1:
         return tree(f, g)

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.device != "cpu":
             tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
         base = base_model(kind, options, tokens, held_out, out)
-        records, rows = list[Row](), starting_point(kind, base, options, tokens, held_out)
+        records, rows = list[Row](), starting_point(kind, base, options, tokens, held_out, out)
         for seed in range(1, 1 + options.seeds):  # the first training had seed 0
             for run in _runs(options):
                 during, row = fine_tuned(kind, base, run, seed, options, tokens, held_out, out / f"{run.name}-{seed}")
@@ -110,9 +110,7 @@ def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out
     return folder
 
 
-def starting_point(
-    kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, held_out: Tensor
-) -> list[Row]:
+def starting_point(kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, held_out: Tensor) -> list[Row]:
     """Measure the loss before any step, with the gates, with all gates at beta = 0, and linearized."""
     model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "seed": 1, "steps": 0, "start": 0, "end": 0, "tokens": len(held_out) - 1}
@@ -120,14 +118,18 @@ def starting_point(
     anneal(model, "linear", 0, 0)
     losses[CUT] = held_out_loss(model, held_out)
     if options.start == "least-squares":
-        losses[FITTED] = held_out_loss(linearized(kind, base, options, tokens), held_out)
+        losses[FITTED] = held_out_loss(linearized(kind, base, options, tokens, out), held_out)
     return [about | {"run": run, "held_out_loss": loss, "layer_error": ""} for run, loss in losses.items()]
 
 
-def linearized(kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor) -> LanguageModel:
-    """Return the model with the best bilinear layers for its inputs on `--fit-tokens` of the training text."""
-    model: LanguageModel = kind.load(base, device=options.device)
-    put_layers(model, linearized_mlps(model, tokens[: options.fit_tokens]))
+def linearized(kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, out: Path) -> LanguageModel:
+    """Return the model with the best bilinear layers on `--fit-tokens` of the training text, and keep it in `out`."""
+    folder = out / f"{LINEARIZED}-{options.fit_tokens}"
+    if not folder.is_dir():
+        made: LanguageModel = kind.load(base, device=options.device)
+        put_layers(made, linearized_mlps(made, tokens[: options.fit_tokens]))
+        kind.save(made, folder)
+    model: LanguageModel = kind.load(folder, device=options.device)
     return model
 
 
@@ -147,7 +149,7 @@ def fine_tuned(
     """
     config = language_config(options, seed, options.steps)
     if run.name == LINEARIZED:
-        model = linearized(kind, base, options, tokens)
+        model = linearized(kind, base, options, tokens, out.parent)
         config = replace(config, lr=options.linearized_lr or options.lr)
     else:
         model = kind.load(base, device=options.device)

@@ -100,8 +100,8 @@ class Bilinear(nn.Module):
 
         B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2]
 
-        With biases, a linear part or a residual, the layer is lifted: it has a constant coordinate. The weights are copies without
-        gradients. Raises ValueError for a gated layer.
+        With biases, a linear part or a residual, the layer is lifted: it has a constant coordinate. The weights are
+        copies without gradients. Raises ValueError for a gated layer.
         """
         if self.gate != "none":
             raise ValueError(

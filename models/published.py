@@ -49,8 +49,9 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
 
     `folder` is any source of `tensornet_interp.weights`, also shards and hub names. The number of rows of the embedding
     is the vocabulary. A config without the entry "attention" means softmax. Raises FileNotFoundError for a missing
-    file; ValueError for a model that a `Transformer` cannot be (biases of attention, another norm, another gate, an MLP without the
-    product), and for tensors that are missing, too many, or of other sizes than the config says.
+    file; ValueError for a model that a `Transformer` cannot be (biases of attention, another norm, another
+    gate, an MLP without the product), and for tensors that are missing, too many, or of other sizes than the config
+    says.
     """
     files = WeightFiles(folder)
     info = files.config()
@@ -68,13 +69,14 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     if sizes["n_layers"] > len(files.names):  # checked before so many names are made
         raise ValueError(f"{folder} does not fit its config: {len(files.names)} tensors for n_layer={info['n_layer']}")
     parts = [check_bool(f"{name} in {CONFIG}", info.get(name, False)) for name in PARTS]
+    kinds |= zip(PARTS, parts, strict=True)
     wanted = _tensors(sizes["n_layers"], sizes["d_hidden"] > 0, *parts)
     missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
     if missing or extra:
         raise ValueError(f"{folder} does not fit its config: missing tensors {missing}, extra tensors {extra}")
     vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
     try:
-        config = TransformerConfig(vocabulary=vocabulary, **kinds, **sizes, **dict(zip(PARTS, parts, strict=True)))
+        config = TransformerConfig(vocabulary=vocabulary, **kinds, **sizes)
         model = Transformer(config, device="meta")
     except (RuntimeError, TypeError, ValueError) as error:  # torch has sizes that it refuses
         raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error

@@ -162,7 +162,10 @@ def test_layers_that_do_not_fit_change_nothing():
     layers = linearized_mlps(model, TEXT)
     expected = model(TOKENS)
     some = dict(list(layers.items())[:2])
-    mixed = {**layers, **{name: layer for name, layer in linearized_mlps(model, TEXT, linear=False).items() if "1" in name}}
+    mixed = {
+        **layers,
+        **{name: layer for name, layer in linearized_mlps(model, TEXT, linear=False).items() if "1" in name},
+    }
     for wrong, message in (
         (some, "layers must be those of"),
         (mixed, "either all layers or no layer must have a linear part"),
@@ -170,6 +173,9 @@ def test_layers_that_do_not_fit_change_nothing():
     ):
         with pytest.raises(ValueError, match=message):
             put_layers(model, wrong)
-    with pytest.raises(ValueError, match="layers must be one of"), replaced(model, {"blocks.9.mlp": layers["blocks.0.mlp"]}):
+    with (
+        pytest.raises(ValueError, match="layers must be one of"),
+        replaced(model, {"blocks.9.mlp": layers["blocks.0.mlp"]}),
+    ):
         pass
     assert torch.equal(model(TOKENS), expected)

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from tensornet_interp.attention import Norm
 from tensornet_interp.checks import (
     check_alike,
     check_bool,
@@ -23,6 +24,8 @@ from tensornet_interp.lifting import lift
 from tensornet_interp.weights.configs import basis_of, gate_of, language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
+from tensornet_interp.weights.norms import fold_norm as with_norm
+from tensornet_interp.weights.norms import norm_to_fold
 from tensornet_interp.weights.sources import Source, title
 from tensornet_interp.weights.wrappers import adapter
 
@@ -43,6 +46,7 @@ def load_layer(
     subfolder: str = ...,
     gate_removed: bool = ...,
     gated: Literal[False] = ...,
+    fold_norm: bool | Norm = ...,
     device: torch.device | str = ...,
     dtype: torch.dtype | None = ...,
 ) -> BilinearLayer: ...
@@ -56,6 +60,7 @@ def load_layer(
     layout: str | Layout = ...,
     subfolder: str = ...,
     gated: Literal[True] | Gate,
+    fold_norm: bool | Norm = ...,
     device: torch.device | str = ...,
     dtype: torch.dtype | None = ...,
 ) -> GatedLayer: ...
@@ -69,6 +74,7 @@ def load_layer(
     subfolder: str = "",
     gate_removed: bool = False,
     gated: bool | Gate = False,
+    fold_norm: bool | Norm = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> BilinearLayer | GatedLayer:
@@ -86,9 +92,9 @@ def load_layer(
     - "tensornet_interp": models that this project saved; the residual of a block is part of the layer.
 
     Biases and a linear part that the layout names and the file has are lifted exactly, and so is the layout's
-    `residual`. Apart from that, the residual stream, attention and norms stay outside of the layer. The layer's `basis` says where its
-    inputs are taken: after the norm that the config's "normalization" names. Without a config.json the history says
-    that gate and norm are not known. Prefixes that wrappers add to names are found (see `Layout`).
+    `residual`. Apart from that, the residual stream, attention and norms stay outside of the layer. The layer's `basis`
+    says where its inputs are taken: after the norm that the config's "normalization" names. Without a config.json the
+    history says that gate and norm are not known. Prefixes that wrappers add to names are found (see `Layout`).
 
     Sizes are compared with d_model and d_hidden in the config. Sizes that only the other value of `transposed` explains
     are an error in every layout. Other differences are an error in the layouts above, and a warning in a `Layout` of
@@ -99,6 +105,9 @@ def load_layer(
     `gated=True` gives a `GatedLayer` with the function that the config names; or name it, or give a function.
     `gated.linearize` finds the best bilinear layer of it. `gate_removed=True` says that these weights were trained or
     fine-tuned to work without the gate.
+
+    `fold_norm=True` folds the norm that the model has before the layer into it, as the function `fold_norm` does: the
+    inputs are then the residual stream times `load_norm(...).scales(stream)`. Give a `Norm` for layouts without one.
 
     A layer that `save` wrote is opened by `load`, which also gives its name, history, basis and constant coordinates.
 
@@ -118,6 +127,7 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
+    named = None if isinstance(layout, Layout) else layout
     files = WeightFiles(source, subfolder) if Path(source).exists() else None  # from a hub the config is fetched first
     config = optional_config(files or source, subfolder)
     options = language_part(config or {})
@@ -140,6 +150,7 @@ def load_layer(
     _check_shapes(files, layout, weights | optional, options, own=own)
     gate = gate_of(layout, options, gated, gate_removed)
 
+    norm = norm_to_fold(fold_norm, files, named, options, index, "mlp", {"device": device, "dtype": dtype})
     read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *optional.values()}}
     if layout.transposed:
         read = {name: tensor.T if tensor.ndim == 2 else tensor for name, tensor in read.items()}
@@ -167,8 +178,10 @@ def load_layer(
         if "linear" in lifted:
             raise ValueError(f"the layer has a linear part, {optional['linear']!r}, which a gated layer does not have")
         factors: dict[str, Any] = {"down": layer.down, "left": layer.left, "right": layer.right}
-        return GatedLayer(**factors, **lifted, **about, gate=gate)
-    return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
+        found: Any = GatedLayer(**factors, **lifted, **about, gate=gate)
+    else:
+        found = lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
+    return found if norm is None else with_norm(found, norm)
 
 
 def _find(
@@ -203,7 +216,7 @@ def _find(
     if extra:
         raise ValueError(
             f"{str(files.source)!r} has tensors of layer {index} that the layout does not name: {', '.join(extra)}; "
-            "name them (left_bias, right_bias, bias, linear), or put them in Layout.ignore if they are no part of the map"
+            "name them (left_bias, right_bias, bias, linear), or put them in Layout.ignore if the map does not use them"
         )
     return weights, {role: name for role, name in here.optional.items() if name in there}
 

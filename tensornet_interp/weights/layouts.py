@@ -20,8 +20,8 @@ class Layout:
 
     Each field of this equation, apart from the number `residual`, is the name of a tensor, in which `{i}` stands for
     the index of the layer. Shapes are those of `nn.Linear`: left and right (rank, in), down (out, rank), left_bias,
-    right_bias and hidden_bias (rank,), bias (out,), linear (out, in). `transposed=True` is for weights that stand behind
-    their input, as in x @ W: left and right (in, rank), down (rank, out), linear (in, out).
+    right_bias and hidden_bias (rank,), bias (out,), linear (out, in). `transposed=True` is for weights that stand
+    behind their input, as in x @ W: left and right (in, rank), down (rank, out), linear (in, out).
     If left and right have the same name, one tensor (2 * rank, in), or (in, 2 * rank) if transposed, holds both, and
     `first` says which of the two comes first; the same holds for left_bias and right_bias. `down=None` means that the
     hidden units are the outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the

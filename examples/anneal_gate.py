@@ -110,7 +110,9 @@ def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out
     return folder
 
 
-def starting_point(kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, held_out: Tensor) -> list[Row]:
+def starting_point(
+    kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, held_out: Tensor, out: Path
+) -> list[Row]:
     """Measure the loss before any step, with the gates, with all gates at beta = 0, and linearized."""
     model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "seed": 1, "steps": 0, "start": 0, "end": 0, "tokens": len(held_out) - 1}

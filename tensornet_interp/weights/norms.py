@@ -177,7 +177,7 @@ def _read(files: WeightFiles, end: str, place: Mapping[str, Any]) -> Tensor:
     found = [name for name in files.names if f".{name}".endswith(f".{end}")]
     if len(found) != 1:
         raise ValueError(
-            f"index and layout name the norm {end!r}, and {str(files.source)!r} must have it once, got {found or 'none'}"
+            f"index and layout name the norm {end!r}, which {str(files.source)!r} must have once, got {found or 'none'}"
         )
     return files.read(found[0], **place)
 

@@ -103,7 +103,7 @@ def removal_test(
     Raises ValueError if sizes differ or if the feature is not active on x. Cost: three evaluations of the layer on x.
     """
     if not isinstance(layer, GatedLayer):
-        check_kind("layer", layer, BilinearLayer, " or GatedLayer; a result has to_layer()")
+        check_kind("layer", layer, BilinearLayer, " and no GatedLayer; a result has to_layer()")
     check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
     check_text("name", name, empty=True)
     check_tensor("x", x, ("token", "in"))

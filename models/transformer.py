@@ -29,7 +29,7 @@ class TransformerConfig:
     `context` is the largest number of positions. `d_hidden` is the number of hidden units of an MLP; with 0, the model
     has attention alone. `attention`: "softmax" or "bilinear", see `Attention`. `norm`: "rms" or "none". Without norms,
     a model with bilinear attention and no gate is a polynomial; nothing bounds it, so it needs a small learning rate.
-    `mlp_bias` and `mlp_linear` give MLPs biases and a linear part, as `linearize_model` leaves them.
+    `mlp_bias` and `mlp_linear` give MLPs biases and a linear part, as `put_layers` leaves them.
     """
 
     vocabulary: int = 4096

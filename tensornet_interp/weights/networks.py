@@ -80,7 +80,7 @@ def _norms(files: WeightFiles, layout: str, options: Mapping[str, Any], place: d
         raise ValueError(f"config.json says {count} layers, but the file has {len(files.names)} tensors")
     base = ""
     if layout == "llama":
-        check_choice("model_type in config.json", options.get("model_type", "llama"), _TYPES)
+        check_choice("model_type in config.json", options.get("model_type") or "llama", _TYPES)
         for key in _REFUSED:
             if options.get(key) not in (None, 1.0):
                 raise ValueError(f"{key}={options[key]!r:.60} in config.json has no place in a network of these parts")

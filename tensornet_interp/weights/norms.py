@@ -174,7 +174,7 @@ def _lens_norm(files: WeightFiles, options: Mapping[str, Any], stem: str, place:
 
 
 def _read(files: WeightFiles, end: str, place: Mapping[str, Any]) -> Tensor:
-    found = [name for name in files.names if f".{name}".endswith(f".{end}")]
+    found = [end] if end in files.names else [name for name in files.names if name.endswith(f".{end}")]
     if len(found) != 1:
         raise ValueError(
             f"index and layout name the norm {end!r}, which {str(files.source)!r} must have once, got {found or 'none'}"

@@ -174,7 +174,7 @@ def test_gemma_adds_one_to_its_weights(tmp_path):
         ({"layout": "llama", "config": {"model_type": "gemma2"}}, "model_type in config.json must be one of llama"),
         (
             {"layout": "llama", "before": "attention"},
-            "name the norm 'layers.0.input_layernorm.weight', which",
+            "'layers.0.input_layernorm.weight' is not in it",
         ),
         ({"layout": "transformer_lens"}, "normalization_type in config.json must be one of LN, LNPre, RMS, RMSPre"),
         ({"before": "head"}, "before must be one of attention, mlp"),

@@ -176,8 +176,9 @@ def _lens_norm(files: WeightFiles, options: Mapping[str, Any], stem: str, place:
 def _read(files: WeightFiles, end: str, place: Mapping[str, Any]) -> Tensor:
     found = [end] if end in files.names else [name for name in files.names if name.endswith(f".{end}")]
     if len(found) != 1:
+        times = f"there {len(found)} times, as {', '.join(found)}" if found else "not in it"
         raise ValueError(
-            f"index and layout name the norm {end!r}, which {str(files.source)!r} must have once, got {found or 'none'}"
+            f"tensor of name {end!r} is {times}: {str(files.source)!r} must have the norm that layout and index name"
         )
     return files.read(found[0], **place)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.annealing import Site, gate_sites, name_no_gate
-from models.bilinear import Bilinear
+from models.bilinear import GATES, Bilinear
 from models.training import train_mode
 from models.transformer import LanguageModel
 from models.vectors import windows
@@ -131,15 +131,15 @@ def put_layers(model: LanguageModel, layers: Mapping[str, BilinearLayer]) -> Non
 
 def _gated(site: Site) -> GatedLayer:
     if isinstance(site.owner, Bilinear):
-        layer = site.owner.gated_layer(site.name, BASIS)
-        return layer if site.gate is None else replace(layer, gate=site.gate)
+        layer, now = site.owner.gated_layer(site.name, BASIS), site.gate
+        return layer if now is None or now is GATES[site.owner.gate] else replace(layer, gate=now)  # else annealed
     named: dict[str, Any] = {}
     for role, module in zip(("left", "right", "down"), ("gate_proj", "up_proj", "down_proj"), strict=True):
         linear: Any = getattr(site.owner, module)
         named[role] = linear.weight
         if linear.bias is not None:
             named["bias" if role == "down" else f"{role}_bias"] = linear.bias
-    gate: Any = site.gate
+    gate: Any = site.gate  # no gate is refused by GatedLayer
     return GatedLayer.from_weights(**named, gate=gate, name=site.name, basis=BASIS)
 
 

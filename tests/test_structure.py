@@ -94,7 +94,7 @@ ROOMS = {
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
     "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},
-    "features": ALL_GROUND | {"inner_products", "decompositions"},
+    "features": ALL_GROUND | {"inner_products", "decompositions", "gated"},
     "gated": ALL_GROUND,
     "weights": ALL_GROUND | {"attention", "features", "gated"},
     "attention": ALL_GROUND,

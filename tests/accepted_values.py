@@ -22,6 +22,8 @@ ACCEPTED = [
     ("gate_fit|linearize|linearization_error", "inputs|held_out", "mode 0 larger|half", "any number of samples, in any dtype"),
     ("Norm", "weight|scale", "None", "None is the default"),
     ("BlockTerm|OutputSVD", "blocks", "None", "None is the default"),
+    ("token_directions", "instead_of|norm_weight", "None", "None is the default"),
+    ("token_directions", "unembedding", "mode 0 larger", "more tokens"),
     ("adversarial_masks|baseline_masks", "allowed", "None", "None is the default"),
     ("between", "inputs|outputs", "None", "None is the default"),
     ("fidelity|network_fidelity|truncation_curve|truncation_curves", "targets|counts|accuracy|loss", "None", "None is the default"),

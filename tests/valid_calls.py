@@ -427,6 +427,7 @@ CALLS = {
     "low_rank_correlation": (features.low_rank_correlation, dict(layer=LAYER, directions=normal(2, 3), x=X, ks=[1, 2], basis="a", bias=normal(2), active=0.1)),
     "rank_by_structure": (features.rank_by_structure, dict(layer=LAYER, directions=normal(2, 3))),
     "overlap": (features.overlap, dict(a=normal(2, 5), b=normal(3, 5))),
+    "token_directions": (features.token_directions, dict(unembedding=normal(4, 3), tokens=[0, 2], instead_of=[1, 3], norm_weight=normal(3, seed=1), centered=True)),
     "projections": (features.projections, dict(vectors=normal(5, 2), eigenvectors=normal(5, 3))),
     # adversarial masks
     "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),

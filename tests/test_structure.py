@@ -103,7 +103,7 @@ ROOMS = {
     "plots": ALL_GROUND | {"attention", "bonds", "circuits", "compare", "features", "fidelity"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "fidelity", "plots"},
+    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "features", "fidelity", "plots"},
     "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds", "pages"},
     "__main__": ALL_GROUND | {"decompositions", "pages", "sweep", "weights"},
 }

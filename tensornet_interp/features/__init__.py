@@ -28,6 +28,7 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
+from tensornet_interp.features.strongest import Strongest, strongest_windows
 
 __all__ = [
     "REMOVAL_RULE",
@@ -39,6 +40,7 @@ __all__ = [
     "Projection",
     "RemovalRule",
     "Statistics",
+    "Strongest",
     "Submatrix",
     "Verdict",
     "between",
@@ -52,6 +54,7 @@ __all__ = [
     "random_part",
     "rank_by_structure",
     "removal_test",
+    "strongest_windows",
     "token_directions",
 ]
 

@@ -22,6 +22,9 @@ ACCEPTED = [
     ("gate_fit|linearize|linearization_error", "inputs|held_out", "mode 0 larger|half", "any number of samples, in any dtype"),
     ("Norm", "weight|scale", "None", "None is the default"),
     ("BlockTerm|OutputSVD", "blocks", "None", "None is the default"),
+    ("strongest_windows", "codes", "longer list", "more chunks"),
+    ("write_feature_pages", "title|basis|names|input_names", "None", "None is the default"),
+    ("write_feature_pages", "overwrite", "bool", "the valid one"),
     ("token_directions", "instead_of|norm_weight", "None", "None is the default"),
     ("token_directions", "unembedding", "mode 0 larger", "more tokens"),
     ("adversarial_masks|baseline_masks", "allowed", "None", "None is the default"),
@@ -39,7 +42,7 @@ ACCEPTED = [
     # what a word, a truth value, a number or an empty list can be
     ("*", "name|basis|measure|note|title|point|point_out|left|right|down|left_bias|right_bias|hidden_bias|prefix|bias|embedding|unembedding", "string", "any word is one"),
     ("pareto|curves|dots", "by", "string", "records without the field make a group of their own"),
-    ("sweep|load_records|write_csv|save_dictionary|save|load|open_spectra", "path|parent|store", "string", "any word is a path, and a new file is made or none is read"),
+    ("sweep|load_records|write_csv|write_feature_pages|save_dictionary|save|load|open_spectra", "path|parent|store|folder", "string", "any word is a path, and a new file is made or none is read"),
     ("WeightFiles|inspect_files|load_attention|load_config|load_cross_layer|load_dictionary|load_layer|load_network|load_tensor|tensor_names|layer_indices|checkpoint_spectra", "source|subfolder", "string", "any word is a path: FileNotFoundError names it"),
     ("checkpoint_spectra|stability|similarity|similarity_by_output|sweep", "scratch", "string", "any word is a path, and without an executor none is used"),
     ("LowRank", "rows|columns", "string", "any word is one"),

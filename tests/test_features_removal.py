@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer
+from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.features import REMOVAL_RULE, Dictionary, circuit_tests, plane_part, random_part, removal_test
 
 D, NOT, GOOD = 16, 2, 5  # input features are the axes
@@ -52,6 +52,13 @@ def test_a_planted_circuit_is_confirmed_by_its_features_and_by_its_plane():
     assert (features.removed, plane.removed) == ("input features", "leading plane")
     x, _ = data()
     assert features.length == pytest.approx(float((x[:, [NOT, GOOD]].norm(dim=1) / x.norm(dim=1)).mean()), abs=1e-6)
+
+
+def test_a_lifted_layer_is_tested_without_its_constant_coordinates():
+    x, window = data()
+    found = circuit_tests(lift(layer("gate")), INPUTS, OUTPUTS, 0, torch.tensor([NOT, GOOD]), x, window)
+    for lifted, plain in zip(found, run("gate", [NOT, GOOD]), strict=True):
+        assert (lifted.verdict, lifted.drop) == (plain.verdict, pytest.approx(plain.drop, abs=1e-5))
 
 
 def test_features_that_do_not_enter_are_refuted():

@@ -27,6 +27,7 @@ class Strongest(NamedTuple):
 
     def peaks(self, feature: int) -> list[tuple[int, int]]:
         """Return (window, position) of the peaks of a feature, strongest first, without windows where it is silent."""
+        check_int("feature", feature, 0, self.values.shape[1] - 1)
         rows = zip(*(part[:, feature].tolist() for part in self), strict=True)
         return [(window, position) for value, window, position in rows if value > 0]
 
@@ -47,6 +48,8 @@ def strongest_windows(codes: Iterable[Tensor], n: int = 10) -> Strongest:
     [[1], [0]]
     """
     check_int("n", n, 1)
+    if not isinstance(codes, Iterable):
+        raise TypeError(f"codes must be chunks (window, position, feature), such as a list, got {type(codes).__name__}")
     best: Strongest | None = None
     start = 0
     for chunk in codes:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.features import Dictionary
+from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.dictionary import check_autoencoder
 from tensornet_interp.features.points import check_points, parse_point
 from tensornet_interp.layer import BilinearLayer
@@ -43,6 +45,7 @@ def write_feature_pages(
     text: Sequence[Sequence[str]] | None = None,
     names: Sequence[str] | None = None,
     input_names: Sequence[str] | None = None,
+    basis: str | None = None,
     title: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -55,16 +58,16 @@ def write_feature_pages(
     circuit are strongest. The index has one row per page and, with a text, one row per feature of `outputs`, in tables
     to sort and filter. Every file opens in any browser, without a network.
 
-    folder: where index.html and feature-N.html are written; missing folders are made, and other files stay. layer: the
-    layer, which states the basis of its inputs. inputs: the dictionary before the layer, an autoencoder. outputs: the
-    dictionary of the layer's outputs; with a text, it must not be one of the stream after the layer, whose vectors are
-    not layer(x). features: the numbers of the features of `outputs` that get a page, such as the first ones of
-    `rank_by_structure`. If a feature is never active on the text, its page says so.
+    folder: where index.html and feature-N.html are written; missing folders are made, and other files stay. inputs: the
+    dictionary before the layer, an autoencoder. outputs: the dictionary of the layer's outputs; with a text, it must
+    not be one of the stream after the layer, whose vectors are not layer(x). features: the numbers of the features of
+    `outputs` that get a page, such as the first ones of `rank_by_structure`. If a feature is never active on the text,
+    its page says so.
     x: (window, position, in), the inputs of the layer on a text, best one on which nothing was trained. text: the
     tokens of this text as strings, one list per window; x and text go together. names, input_names: one name per
     feature of `outputs` and of `inputs`; by default a feature has its number and, with a text, the token on which it
-    peaks most often. title: the title of the index. overwrite: whether existing files are replaced. progress: whether a
-    progress bar is shown.
+    peaks most often. basis: the coordinates of the layer's inputs, as for `feature_interactions`. title: the title of
+    the index. overwrite: whether existing files are replaced. progress: whether a progress bar is shown.
 
     Raises ImportError without Jinja2 and Bokeh (the extra "report"); FileExistsError if a file exists and overwrite is
     False; ValueError if sizes or points do not fit, if features is empty or names a feature twice, or for x without
@@ -83,8 +86,9 @@ def write_feature_pages(
         if given is not None:
             check_names(name, given, dictionary.features, "feature")
     windows = _check_windows(layer, outputs, x, text)
+    stated = replace(layer.drop_constant(), basis=stated_basis(layer, basis))
     check_extra()
-    job = _read(layer.drop_constant(), inputs, outputs, chosen, x, windows, names, input_names)
+    job = _read(stated, inputs, outputs, chosen, x, windows, names, input_names)
     records = []
     steps = tqdm(chosen, desc="feature pages", unit="page", disable=not progress)
     for feature, links in zip(steps, _neighbours(chosen, job.names), strict=True):

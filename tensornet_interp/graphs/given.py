@@ -7,8 +7,9 @@ from torch import Tensor
 
 from tensornet_interp.attention import AttentionLayer
 from tensornet_interp.graphs.arrivals import Reader, Setting
-from tensornet_interp.graphs.places import Place, Places, Trace
-from tensornet_interp.graphs.pruning import Sources
+from tensornet_interp.graphs.averaged import pre_activation
+from tensornet_interp.graphs.places import Place, Places, Trace, place_name
+from tensornet_interp.graphs.pruning import Atom, Sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +43,25 @@ class Given:
             explained[place_name(place)] = 1 - float(left.square().sum()) / spread if spread else float("nan")
         return cls(Setting(places, scales, patterns), trace, codes, errors, explained)
 
-    def sources(self, reader: Reader, position: int, hops: int, sources: Sources) -> dict[str, Tensor]:
-        """Add the active features that reach a reader at a position, and return the rows of what is no feature."""
+    def start(self, position: int) -> Tensor:
+        """Return the weights of the reader's own position."""
         weights = torch.zeros_like(self.trace.streams[0][:, 0])
         weights[position] = 1
+        return weights
+
+    def activation(self, place: Place, feature: int, position: int) -> float:
+        """Return the activation of a feature at a position."""
+        return float(self.codes[place][position, feature])
+
+    def end(self, atom: Atom, position: int) -> tuple[int, int]:
+        """Return the position of the node of an atom, and the offset from its target."""
+        return atom.position, atom.position - position
+
+    def sources(self, reader: Reader, position: int, hops: int, sources: Sources) -> dict[str, Tensor]:
+        """Add the active features that reach a reader at a position, and return the rows of what is no feature."""
         others = {"bias": reader.constant}
         dictionaries, features = self.setting.places.dictionaries, []
-        for arrival in reader.arrivals(self.setting, weights, hops):
+        for arrival in reader.arrivals(self.setting, self.start(position), hops):
             if arrival.kind == "bias":
                 others["bias"] = others["bias"] + arrival.covector
                 continue
@@ -63,23 +76,17 @@ class Given:
                     others["bias"] = others["bias"] + arrival.weights.sum() * (arrival.covector @ bias)
                 features.append(arrival)
             others[name] = others.get(name, 0.0) + arrival.covector @ (arrival.weights @ vectors)
+        constant = torch.stack(list(others.values())).sum(0)
         for arrival in features:
             codes = self.codes[arrival.place]
             at, feature = ((codes != 0) & (arrival.weights != 0)[:, None]).nonzero(as_tuple=True)
             rows = dictionaries[arrival.place].decoder[:, feature].T @ arrival.covector.T
             amounts = codes[at, feature]
             rows = rows * arrival.weights[at, None]
-            sources.add(arrival.place, arrival.path, rows, feature, at, amounts, amounts.abs(), others["bias"])
+            sources.add(arrival.place, arrival.path, rows, feature, at, amounts, amounts.abs(), constant)
+            sources.active += len(rows)
         return others
 
-    def pre_activation(self, reader: Reader, place: Place, feature: int, position: int) -> float:
+    def value(self, reader: Reader, place: Place, feature: int, position: int) -> float:
         """Return the pre-activation of a feature of a dictionary, or the output along a direction, as computed."""
-        if place[0] < 0:
-            return float(self.trace.streams[-1][position] @ reader.covector[0])
-        found = self.setting.places.dictionaries[place].pre_activations(self.trace.vectors(place)[position])
-        return float(found[feature])
-
-
-def place_name(place: Place) -> str:
-    """Return a place in words, such as "1 out"."""
-    return f"{place[0]} {place[1]}"
+        return float(pre_activation(self.setting.places, self.trace, reader, place, feature)[position])

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import Tensor
+
 from tensornet_interp.checks import check_int
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -23,9 +25,9 @@ class GraphNode(NamedTuple):
     kind: str
     part: int  # number of the part of the network; -1 for a bias, a mean or a direction
     place: str  # "stream", "in" or "out", the place of the dictionary; "" for a bias, a mean or a direction
-    feature: int  # -1 for other kinds
+    feature: int  # of a direction, its number; -1 for other kinds
     position: int  # of the prompt; -1 in averaged graphs and for nodes of all positions
-    activation: float  # given: on the prompt; averaged: mean where active; 1 for other kinds
+    activation: float  # given: on the prompt; averaged: mean |activation| where active; 1 for others
     score: float  # influence on the seed: a share of the values of all edges, carried from target to source
 
     @property
@@ -92,6 +94,7 @@ class FeatureGraph:
     targets: tuple[GraphTarget, ...]
     explained: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    directions: tuple[Tensor, ...] = ()  # (out,) of the nodes of kind "direction", by their number
     name: str = ""
 
     def edges_of(self, node: int) -> list[GraphEdge]:

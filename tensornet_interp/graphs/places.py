@@ -95,6 +95,11 @@ class Trace:
         return self.normed(part) if side == "in" else self.written(part)
 
 
+def place_name(place: Place) -> str:
+    """Return a place in words, such as "1 out"."""
+    return f"{place[0]} {place[1]}"
+
+
 def written(part: Part, h: Tensor) -> Tensor:
     """Return what a part adds to the stream for vectors h after its norm."""
     y: Tensor = SequenceNetwork([Part(part.map)])(h)

@@ -42,6 +42,7 @@ class Sources:
     signs: Tensor | None
     candidates: int
     max_elements: int
+    active: int = 0  # how many sources can be active at once, for the bound
     _groups: list[tuple[Place, Path]] = field(default_factory=list)
     _rows: Tensor | None = None
     _index: Tensor | None = None  # (candidate, 4): group, feature, position, number of the row
@@ -68,7 +69,7 @@ class Sources:
         """
         if not len(rows):
             return
-        number = self.count + torch.arange(len(rows), device=rows.device)
+        number = sum(map(len, self._sizes)) + torch.arange(len(rows), device=rows.device)
         index = torch.stack([torch.full_like(feature, len(self._groups)), feature, position, number], 1)
         self._groups.append((place, path))
         gram = rows.T @ rows
@@ -93,16 +94,8 @@ class Sources:
             rows, index, both = rows[best], index[best], both[best]
         self._rows, self._index, self._amounts = rows, index, both
 
-    @property
-    def count(self) -> int:
-        """Return the number of sources so far."""
-        return sum(map(len, self._sizes))
-
-    def keep(self, features: int, others: dict[str, Tensor], active: int) -> Kept:
-        """Return the first `features` sources of the strongest pairs, or of the largest rows of a linear target.
-
-        active: how many sources can be active at once, for the bound.
-        """
+    def keep(self, features: int, others: dict[str, Tensor]) -> Kept:
+        """Return the first `features` sources of the strongest pairs, or of the largest rows of a linear target."""
         if self._rows is None or self._index is None or self._amounts is None or self._gram is None:
             return Kept([], torch.stack(list(others.values()))[:0], others, 0.0, 0.0, True)
         scaled = self._rows * self._amounts[:, :1]
@@ -120,7 +113,7 @@ class Sources:
         for at, (group, feature, position, _) in zip(picks.tolist(), self._index[picks].tolist(), strict=True):
             place, path = self._groups[group]
             atoms.append(Atom(place, path, feature, position, float(self._amounts[at, 0])))
-        return Kept(atoms, rows, others, share, self._bound(self._index[picks, 3], active), proven)
+        return Kept(atoms, rows, others, share, self._bound(self._index[picks, 3]), proven)
 
     def _of_pairs(
         self, scaled: Tensor, signs: Tensor, others: dict[str, Tensor], features: int
@@ -157,7 +150,7 @@ class Sources:
         )
         return max(0.0, 1 - kept / whole) if whole > 0 else 0.0
 
-    def _bound(self, kept: Tensor, active: int) -> float:
+    def _bound(self, kept: Tensor) -> float:
         """Return a bound of the change if all sources but the kept ones are removed, with at most `active` on at once.
 
         |change| <= O(m)^2 + 2 O(m) I(active - m) + l(m), the largest over m. m of the sources that are on are left out;
@@ -166,7 +159,7 @@ class Sources:
         norms, linear = torch.cat(self._sizes).T
         inside = norms[kept]
         norms, linear = norms.index_fill(0, kept, 0), linear.index_fill(0, kept, 0)
-        most = min(active, len(norms))
+        most = min(self.active, len(norms))
         outside = _sums(norms, most)
         if self.signs is None:
             return float(outside[-1])

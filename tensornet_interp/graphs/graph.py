@@ -1,6 +1,6 @@
 """Graphs of features across the layers of a model: nodes, first-order and second-order edges, and what is left out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -108,15 +108,16 @@ class FeatureGraph:
         An edge counts by its share of the |values| of its target's edges, times the score of the target.
         """
         check_int("n", n, 1)
+        between = [edge for edge in self.edges if all(self.nodes[at].kind == "feature" for at in edge.sources)]
+        order = sorted(zip(self.shares(between), range(len(between)), strict=True), key=lambda item: -item[0])
+        return [between[at] for _, at in order[:n]]
+
+    def shares(self, edges: Sequence[GraphEdge]) -> list[float]:
+        """Return how much edges of this graph matter for the seeds: what `top` sorts by."""
         total: dict[int, float] = {}
         for edge in self.edges:
             total[edge.target] = total.get(edge.target, 0.0) + abs(edge.value)
-        between = [edge for edge in self.edges if all(self.nodes[at].kind == "feature" for at in edge.sources)]
-
-        def share(edge: GraphEdge) -> float:
-            return self.nodes[edge.target].score * abs(edge.value) / (total[edge.target] or 1.0)
-
-        return sorted(between, key=share, reverse=True)[:n]
+        return [self.nodes[edge.target].score * abs(edge.value) / (total[edge.target] or 1.0) for edge in edges]
 
     def records(self) -> list[Record]:
         """Return one record per edge, with the labels of its nodes."""

@@ -104,7 +104,8 @@ ROOMS = {
     "plots": ALL_GROUND | {"attention", "bonds", "circuits", "compare", "features", "fidelity", "graphs"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "features", "fidelity", "plots"},
+    "pages": ALL_GROUND
+    | {"inner_products", "decompositions", "bonds", "circuits", "features", "fidelity", "graphs", "plots"},
     "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds", "pages"},
     "__main__": ALL_GROUND | {"decompositions", "pages", "sweep", "weights"},
 }

@@ -37,6 +37,7 @@ def write_circuit_tracer(
     slug: str = "graph",
     names: Mapping[Place, Sequence[str]] | None = None,
     directions: Sequence[str] | None = None,
+    scan: str = "tensornet_interp",
     pairs: int = 10,
     overwrite: bool = False,
 ) -> None:
@@ -53,8 +54,9 @@ def write_circuit_tracer(
 
     graph: of one prompt, as `feature_graph` returns it; an averaged graph has no positions and is refused. tokens: the
     tokens of the prompt. slug: the name of the file, of letters, digits, "-" and "_". names: the names of features, by
-    place; by default the label of the node. directions: one name per output direction among the seeds.
-    overwrite: whether an existing graph of this name is replaced.
+    place; by default the label of the node. directions: one name per output direction among the seeds. scan: where the
+    page looks for examples of features on the hub; by default, there are none. overwrite: whether an existing graph of
+    this name is replaced.
     Raises FileExistsError if the graph exists and overwrite is False; ValueError for an averaged graph, or for fewer
     tokens than positions. Size: about 100 bytes per link.
     """
@@ -62,6 +64,7 @@ def write_circuit_tracer(
     place = check_path("folder", folder)
     check_names("tokens", tokens)
     check_text("slug", slug)
+    check_text("scan", scan)
     check_int("pairs", pairs, 0)
     known = {} if names is None else check_mapping("names", names)
     for at, listed in known.items():
@@ -77,7 +80,7 @@ def write_circuit_tracer(
     writer.write()
     metadata = {
         "slug": slug,
-        "scan": "tensornet_interp",
+        "scan": scan,
         "transcoder_list": [],
         "prompt_tokens": list(tokens),
         "prompt": "".join(tokens),

@@ -1,7 +1,7 @@
 """What a page says of one output feature: examples, interactions, eigenvectors, faithfulness, ablation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -18,10 +18,12 @@ from tensornet_interp.features import (
     projections,
     rank_by_structure,
 )
+from tensornet_interp.graphs import FeatureGraph
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.pages.activity import EXAMPLES, Activity
 from tensornet_interp.pages.feature_figures import matrix, plane
 from tensornet_interp.pages.figures import curves, spectrum
+from tensornet_interp.pages.graphs import graph_section
 from tensornet_interp.pages.parts import Examples, Section, plain_value, table_of
 from tensornet_interp.plots.inputs import largest
 from tensornet_interp.tables import Record
@@ -56,6 +58,7 @@ class Between:
     after: Activity | None = None
     x: Tensor | None = None
     window: Tensor | None = None
+    graphs: Mapping[int, FeatureGraph] = field(default_factory=dict)
 
     @cached_property
     def alive(self) -> Tensor:
@@ -110,16 +113,18 @@ def feature_sections(job: Between, feature: int) -> tuple[list[Section], Record]
             found.append(Section("Where it is strongest", text, examples=[Examples("", shown)]))
         else:
             about.warnings = [_SILENT]
+    members = None
     if len(job.alive):
         members, section = _interactions(job, feature, tokens)
         found += [section, _plane(job, feature)]
-        if tokens is not None and len(tokens):
-            more, values = _faithfulness(job, feature)
-            tests, verdicts = _ablation(job, feature, members, tokens)
-            record |= values | verdicts
-            found += [more, tests, _members(job, members)]
     else:
         about.warnings = [*about.warnings, "No feature of the dictionary before the layer is active on the text."]
+    found += _circuit(job, feature)
+    if members is not None and tokens is not None and len(tokens):
+        more, values = _faithfulness(job, feature)
+        tests, verdicts = _ablation(job, feature, members, tokens)
+        record |= values | verdicts
+        found += [more, tests, _members(job, members)]
     return found, record
 
 
@@ -190,16 +195,25 @@ def _plane(job: Between, feature: int) -> Section:
     return Section("Eigenvectors", text, figures=figures)
 
 
+def _circuit(job: Between, feature: int) -> list[Section]:
+    """Return the section of the graph of the feature, if there is one."""
+    graph = job.graphs.get(feature)
+    if graph is None:
+        return []
+    part = graph.nodes[0].part
+    return [graph_section(graph, {(part, "out"): job.names, (part, "in"): job.input_names})]
+
+
 def _faithfulness(job: Between, feature: int) -> tuple[Section, Record]:
     """Return how well the first eigenpairs predict the feature on the text."""
     row = job.outputs.encoder[feature][None]
     found = low_rank_correlation(job.layer, row, job.x, active=job.active(feature)[:, None])  # type: ignore[arg-type]
     rows = [{key: record[key] for key in ("k", "correlation", "active_correlation")} for record in found]
     series = {}
-    for name, field in (("all tokens", "correlation"), ("active tokens", "active_correlation")):
-        known = [record for record in rows if record[field] == record[field]]
+    for name, key in (("all tokens", "correlation"), ("active tokens", "active_correlation")):
+        known = [record for record in rows if record[key] == record[key]]  # not NaN
         if known:
-            series[name] = [record["k"] for record in known], [record[field] for record in known]
+            series[name] = [record["k"] for record in known], [record[key] for record in known]
     text = "The correlation of the first k eigenpairs with the pre-activation of the feature."
     section = Section("How many eigenvectors does it need?", text, tables=[table_of("", rows)])
     if series:

@@ -1,7 +1,7 @@
 """Write pages about features: one HTML file per feature of a dictionary, and an index that links them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from tensornet_interp.checks import (
     check_int,
     check_kind,
     check_list,
+    check_mapping,
     check_names,
     check_path,
     check_size,
@@ -24,6 +25,7 @@ from tensornet_interp.features import Dictionary
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.dictionary import check_autoencoder
 from tensornet_interp.features.points import check_points, parse_point
+from tensornet_interp.graphs import FeatureGraph
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.pages.activity import Activity, Text
 from tensornet_interp.pages.feature_sections import Between, feature_sections
@@ -46,6 +48,7 @@ def write_feature_pages(
     names: Sequence[str] | None = None,
     input_names: Sequence[str] | None = None,
     basis: str | None = None,
+    graphs: Mapping[int, FeatureGraph] | None = None,
     title: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -66,8 +69,9 @@ def write_feature_pages(
     x: (window, position, in), the inputs of the layer on a text, best one on which nothing was trained. text: the
     tokens of this text as strings, one list per window; x and text go together. names, input_names: one name per
     feature of `outputs` and of `inputs`; by default a feature has its number and, with a text, the token on which it
-    peaks most often. basis: the coordinates of the layer's inputs, as for `feature_interactions`. title: the title of
-    the index. overwrite: whether existing files are replaced. progress: whether a progress bar is shown.
+    peaks most often. basis: the coordinates of the layer's inputs, as for `feature_interactions`. graphs: for some of
+    the features, what `feature_graph` returned for this feature as the first seed. title: the title of the index.
+    overwrite: whether existing files are replaced. progress: whether a progress bar is shown.
 
     Raises ImportError without Jinja2 and Bokeh (the extra "report"); FileExistsError if a file exists and overwrite is
     False; ValueError if sizes or points do not fit, if features is empty or names a feature twice, or for x without
@@ -85,10 +89,12 @@ def write_feature_pages(
     for name, given, dictionary in (("names", names, outputs), ("input_names", input_names, inputs)):
         if given is not None:
             check_names(name, given, dictionary.features, "feature")
+    circuits = _check_graphs(graphs, chosen)
     windows = _check_windows(layer, outputs, x, text)
     stated = replace(layer.drop_constant(), basis=stated_basis(layer, basis))
     check_extra()
     job = _read(stated, inputs, outputs, chosen, x, windows, names, input_names)
+    job = replace(job, graphs=circuits)
     records = []
     steps = tqdm(chosen, desc="feature pages", unit="page", disable=not progress)
     for feature, links in zip(steps, _neighbours(chosen, job.names), strict=True):
@@ -144,6 +150,23 @@ def _check_windows(layer: BilinearLayer, outputs: Dictionary, x: object, text: o
         check_names(f"text[{number}]", window)
         check_size("position", x=vectors.shape[1], **{f"text[{number}]": len(window)})
     return text  # type: ignore[return-value]
+
+
+def _check_graphs(graphs: object, chosen: Sequence[int]) -> Mapping[int, FeatureGraph]:
+    """Return the graphs of features, after a check that each is of its feature."""
+    if graphs is None:
+        return {}
+    known = check_mapping("graphs", graphs)
+    for feature, graph in known.items():
+        if feature not in chosen:
+            raise ValueError(f"graphs has feature {feature!r}, which is not in features")
+        seed = check_kind(f"graphs[{feature}]", graph, FeatureGraph).nodes[0]
+        if (seed.kind, seed.place, seed.feature) != ("feature", "out", feature):
+            raise ValueError(
+                f"graphs[{feature}] must have feature {feature} of the outputs of a part as its first seed, got"
+                f" {seed.label!r}"
+            )
+    return known
 
 
 def _read(

@@ -42,7 +42,7 @@ def draw_feature_graph(
     used = {at for edge in edges for at in (edge.target, *edge.sources)} or {0}
     rows: dict[tuple[int, int], list[int]] = {}
     for at in sorted(used):
-        rows.setdefault(_row(graph.nodes[at]), []).append(at)
+        rows.setdefault(node_row(graph.nodes[at]), []).append(at)
     order = sorted(rows)
     widest = max(map(len, rows.values()))
     width = max(_LEFT + _COLUMN * widest + 0.3, 6.5)
@@ -52,9 +52,9 @@ def draw_feature_graph(
     head = line_height(LABEL) * (1 + text.count("\n")) + 0.6
     height = head + _ROW * (len(order) - 1) + 0.55
     figure, axes = canvas(width, height, text, LABEL)
-    places = _places(graph, edges, rows, order, width, height - head)
+    places = node_places(graph, edges, rows, order, width, height - head)
     for at, key in enumerate(reversed(order)):
-        axes.text(0.12, height - head - _ROW * at, _row_name(key), fontsize=SMALL, va="center", color="0.4")
+        axes.text(0.12, height - head - _ROW * at, row_name(key), fontsize=SMALL, va="center", color="0.4")
     shares = graph.shares(edges)
     most = max(shares, default=0.0) or 1.0
     for number, (edge, share) in enumerate(zip(edges, shares, strict=True)):
@@ -82,11 +82,13 @@ def draw_feature_graph(
     return figure
 
 
-def _row(node: GraphNode) -> tuple[int, int]:
+def node_row(node: GraphNode) -> tuple[int, int]:
+    """Return the row of a node: its part and its place there, the output last."""
     return (10**9, 0) if node.part < 0 else (node.part, _RANK[node.place])
 
 
-def _row_name(row: tuple[int, int]) -> str:
+def row_name(row: tuple[int, int]) -> str:
+    """Return the name of a row of nodes."""
     return "output" if row[0] == 10**9 else f"part {row[0]} {list(_RANK)[row[1]]}"
 
 
@@ -99,7 +101,7 @@ def _label(node: GraphNode, names: Mapping[tuple[int, str], Sequence[str]]) -> s
     return "\n".join(lines + [f"@ {node.position}"] * (node.position >= 0))
 
 
-def _places(
+def node_places(
     graph: FeatureGraph,
     edges: Sequence[GraphEdge],
     rows: Mapping[tuple[int, int], list[int]],

@@ -29,7 +29,7 @@ class Activity:
     square: float = 0.0  # of the vectors
     tokens: int = 0
     vectors: Tensor | None = None  # (in,) sum of the vectors that the features stand for
-    decoded: Tensor | None = None  # (in,) sum of what features write, without bias
+    decoded: Tensor | None = None  # (offset, in) sum of what features write, without bias, n positions before
 
     @property
     def mean(self) -> Tensor:
@@ -82,7 +82,7 @@ class Averaged:
                     add_mean(sums, (i, side), trace.vectors((i, side)), share)
             add_mean(sums, (len(network), "stream"), trace.streams[-1], share)
             for place, found in activity.items():
-                _count(found, places, place, trace)
+                _count(found, places, place, trace, size)
         patterns = tuple(None if kernel is None else _toeplitz(kernel) for kernel in kernels)
         fixed = tuple(None if scale is None else x.new_tensor(scale) for scale in scales)
         return cls(Setting(places, fixed, patterns), activity, sums, offsets)
@@ -112,7 +112,7 @@ class Averaged:
         for _, place, _, covector, weights in features:
             found = self.activity[place]
             if found.decoded is not None:
-                mean = mean - weights.sum() * (covector @ found.decoded) / found.tokens
+                mean = mean - covector @ (weights @ found.decoded) / found.tokens
         for _, place, path, covector, weights in features:
             found, decoder = self.activity[place], self.setting.places.dictionaries[place].decoder
             alive = found.count.nonzero()[:, 0]
@@ -143,7 +143,7 @@ class Averaged:
                 for _, place, _, covector, weights in arrivals:
                     found = self.activity[place]
                     if found.decoded is not None:
-                        mean = mean - weights.sum() * (covector @ found.decoded) / found.tokens
+                        mean = mean - covector @ (weights @ found.decoded) / found.tokens
                 identities[reader.place] = arrivals, mean
         sums = x.new_zeros(len(targets), 5)  # n, sum p, sum p^2, squared errors of all and of the kept features
         for rows in chunked(places, x):
@@ -205,7 +205,7 @@ def add_mean(sums: dict[Place, Tensor], place: Place, vectors: Tensor, share: fl
     sums[place] = sums[place] + mean if place in sums else mean
 
 
-def _count(found: Activity, places: Places, place: Place, trace: Trace) -> None:
+def _count(found: Activity, places: Places, place: Place, trace: Trace, offsets: int) -> None:
     dictionary, vectors = places.dictionaries[place], trace.vectors(place)
     codes = dictionary.encode(vectors)
     on = codes != 0
@@ -220,7 +220,8 @@ def _count(found: Activity, places: Places, place: Place, trace: Trace) -> None:
     found.left += float(left.square().sum())
     found.square += float(made.square().sum())
     found.tokens += made[..., 0].numel()
-    sums = made.sum((0, 1)), written.sum((0, 1))
+    before = [written[:, : max(0, written.shape[1] - n)].sum((0, 1)) for n in range(offsets)]
+    sums = made.sum((0, 1)), torch.stack(before)
     found.vectors = sums[0] if found.vectors is None else found.vectors + sums[0]
     found.decoded = sums[1] if found.decoded is None else found.decoded + sums[1]
 

@@ -61,9 +61,13 @@ def plant(noise: float, seed: int, *, width: int = 256, features: int = 512, hid
         left, right = (torch.stack([directions[layer][:, item[side][1]] for item in planted], 1) for side in (1, 2))
         dense = BilinearLayer(down=normal(width, hidden), left=normal(width, hidden), right=normal(width, hidden))
         factor = noise * norm(BilinearLayer(down=down, left=left, right=right)) / norm(dense)
-        both = {"down": (down, dense.down * factor), "left": (left, dense.left), "right": (right, dense.right)}
-        joined = {name: torch.cat(arrays, 1) for name, arrays in both.items()}
-        parts.append(Part(BilinearLayer(**joined, name=f"planted layer {layer}"), 1.0))
+        joined = BilinearLayer(
+            down=torch.cat([down, dense.down * factor], 1),
+            left=torch.cat([left, dense.left], 1),
+            right=torch.cat([right, dense.right], 1),
+            name=f"planted layer {layer}",
+        )
+        parts.append(Part(joined, 1.0))
     texts = [_text(pairs, top, directions[0], generator) for _ in range(2)]
     places = [(0, "stream"), *((layer, "out") for layer in range(LAYERS))]
     made = {
@@ -173,7 +177,7 @@ def walk(planted: Planted, pairs: Callable[[Node], dict[Pair, float]]) -> dict[s
                 edges |= {(node, item) for item in (chosen if kind == "pair" else ends)}
                 below |= {end: None for end in ends if end[0]}
             level = list(below)
-    shares = {}
+    shares: dict[str, float] = {}
     for kind, truth in (("pair", planted.edges), ("single", planted_singles)):
         right = len(found[kind] & truth)
         shares |= {f"{kind}_precision": right / len(found[kind]), f"{kind}_recall": right / len(truth)}
@@ -188,5 +192,6 @@ def planted_rows(noises: list[float], seeds: int) -> list[Row]:
             planted = plant(noise, seed)
             methods = {"weights": from_weights(planted), "attribution": from_attribution(planted)}
             for method, pairs in methods.items():
-                rows.append({"noise": noise, "seed": seed, "method": method} | walk(planted, pairs))
+                shares: Row = dict(walk(planted, pairs))
+                rows.append({"noise": noise, "seed": seed, "method": method} | shares)
     return rows

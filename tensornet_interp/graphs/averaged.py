@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tensornet_interp.attention import AttentionLayer
-from tensornet_interp.graphs.arrivals import Reader, Setting, reader_size
+from tensornet_interp.features import Dictionary
+from tensornet_interp.graphs.arrivals import Arrival, Reader, Setting, reader_size
 from tensornet_interp.graphs.places import Place, Places, Trace, place_name
 from tensornet_interp.graphs.pruning import Atom, Kept, Sources
 
@@ -24,12 +25,13 @@ class Activity:
     count: Tensor  # (feature,) active positions
     total: Tensor  # (feature,) sum of |activations|
     largest: Tensor  # (feature,) largest |activation|
+    least: Tensor  # (feature,) smallest |activation| of an active feature
+    vectors: Tensor  # (in,) sum of the vectors that the features stand for
+    decoded: Tensor  # (offset, in) sum of what features write, without bias, n positions before
     most: int = 0  # active features at one position
     left: float = 0.0  # sum of squares that the dictionary does not reconstruct
     square: float = 0.0  # of the vectors
     tokens: int = 0
-    vectors: Tensor | None = None  # (in,) sum of the vectors that the features stand for
-    decoded: Tensor | None = None  # (in,) sum of what features write, without bias
 
     @property
     def mean(self) -> Tensor:
@@ -38,8 +40,6 @@ class Activity:
 
     def explained(self) -> float:
         """Return the share of the variance of the vectors that the dictionary reconstructs."""
-        if self.vectors is None:
-            return math.nan
         spread = self.square - float(self.vectors.square().sum()) / self.tokens
         return 1 - self.left / spread if spread > 0 else math.nan
 
@@ -57,11 +57,11 @@ class Averaged:
     def of(cls, places: Places, x: Tensor, offsets: int) -> "Averaged":
         """Average over a text x (sample, position, in)."""
         network, size = places.network, offsets + 1
-        activity = {
-            place: Activity(zero, zero.clone(), zero.clone())
-            for place, item in places.dictionaries.items()
-            for zero in [item.encoder.new_zeros(item.features)]
-        }
+        activity = {}
+        for place, item in places.dictionaries.items():
+            zero, width = item.encoder.new_zeros(item.features), len(item.decoder)
+            sums_of = zero.new_zeros(width), zero.new_zeros(size, width)
+            activity[place] = Activity(zero, zero.clone(), zero.clone(), zero + math.inf, *sums_of)
         scales = [0.0 if part.norm is not None else None for part in network]
         kernels = [
             part.map.down.new_zeros(part.map.heads, size) if isinstance(part.map, AttentionLayer) else None
@@ -82,7 +82,7 @@ class Averaged:
                     add_mean(sums, (i, side), trace.vectors((i, side)), share)
             add_mean(sums, (len(network), "stream"), trace.streams[-1], share)
             for place, found in activity.items():
-                _count(found, places, place, trace)
+                _count(found, places, place, trace, size)
         patterns = tuple(None if kernel is None else _toeplitz(kernel) for kernel in kernels)
         fixed = tuple(None if scale is None else x.new_tensor(scale) for scale in scales)
         return cls(Setting(places, fixed, patterns), activity, sums, offsets)
@@ -104,15 +104,19 @@ class Averaged:
         """Return the position of the node of an atom, and the offset from its target."""
         return -1, -atom.position
 
-    def sources(self, reader: Reader, position: int, hops: int, sources: Sources) -> dict[str, Tensor]:
-        """Add the features that reach a reader, and return the row of the mean of all else."""
-        start = self.start(position)
-        features = [a for a in reader.arrivals(self.setting, start, hops) if a.kind == "feature"]
-        mean = reader.constant + reader.covector @ self.means[mean_place(self.setting.places, reader)]
+    def _arriving(self, reader: Reader, hops: int) -> tuple[list[Arrival], Tensor]:
+        """Return the features that reach a reader, and the row of the mean of all else, without its constant."""
+        features = [a for a in reader.arrivals(self.setting, self.start(0), hops) if a.kind == "feature"]
+        mean = reader.covector @ self.means[mean_place(self.setting.places, reader)]
         for _, place, _, covector, weights in features:
             found = self.activity[place]
-            if found.decoded is not None:
-                mean = mean - weights.sum() * (covector @ found.decoded) / found.tokens
+            mean = mean - covector @ (weights @ found.decoded) / found.tokens
+        return features, mean
+
+    def sources(self, reader: Reader, _position: int, hops: int, sources: Sources) -> dict[str, Tensor]:
+        """Add the features that reach a reader, and return the row of the mean of all else."""
+        features, mean = self._arriving(reader, hops)
+        mean = mean + reader.constant
         for _, place, path, covector, weights in features:
             found, decoder = self.activity[place], self.setting.places.dictionaries[place].decoder
             alive = found.count.nonzero()[:, 0]
@@ -122,7 +126,7 @@ class Averaged:
                     amounts, largest = found.mean[chosen], found.largest[chosen]
                     at = torch.full_like(chosen, n)
                     sources.add(place, path, weights[n] * rows, chosen, at, amounts, largest, mean)
-                    sources.active += found.most if chosen[0] == alive[0] else 0
+            sources.active += found.most * int((weights != 0).sum())
         return {"mean": mean}
 
     def value(self, reader: Reader, place: Place, feature: int, position: int) -> float:
@@ -131,43 +135,56 @@ class Averaged:
 
     def r_squared(
         self, x: Tensor, targets: Sequence[tuple[Reader, Place, int, Kept]], hops: int
-    ) -> list[tuple[float, float]]:
-        """Return R squared of every target on a text (sample, position, in): from all features, from the kept ones."""
-        places, start = self.setting.places, self.start(0)
-        identities = {}
+    ) -> list[tuple[float, float, float]]:
+        """Return R squared of every target on a text (sample, position, in), from three predictions.
+
+        From all features; from the kept ones; and from the kept ones where those that are targets themselves have the
+        activation that the graph predicts. targets: those that others depend on come last.
+        """
+        places, whole = self.setting.places, dict[Place, tuple[list[Arrival], Tensor]]()
         for reader, _, _, _ in targets:
-            if reader.place not in identities:
-                whole = reader.with_identity(reader_size(places, reader))
-                arrivals = [a for a in whole.arrivals(self.setting, start, hops) if a.kind == "feature"]
-                mean = self.means[mean_place(places, reader)]
-                for _, place, _, covector, weights in arrivals:
-                    found = self.activity[place]
-                    if found.decoded is not None:
-                        mean = mean - weights.sum() * (covector @ found.decoded) / found.tokens
-                identities[reader.place] = arrivals, mean
-        sums = x.new_zeros(len(targets), 5)  # n, sum p, sum p^2, squared errors of all and of the kept features
+            if reader.place not in whole:
+                whole[reader.place] = self._arriving(reader.with_identity(reader_size(places, reader)), hops)
+        sums = x.new_zeros(len(targets), 6)  # n, sum p, sum p^2, squared errors of the three predictions
         for rows in chunked(places, x):
             trace = Trace.of(places.network, rows)
             codes = {place: item.encode(trace.vectors(place)) for place, item in places.dictionaries.items()}
-            decoded = {place: codes[place] @ places.dictionaries[place].decoder.T for place in codes}
             read = {}
-            for key, (arrivals, mean) in identities.items():
+            for key, (arrivals, mean) in whole.items():
                 read[key] = mean.expand(*rows.shape[:2], -1)
                 for _, place, _, covector, weights in arrivals:
-                    read[key] = read[key] + shifted(decoded[place], weights) @ covector.T
-            for number, (reader, place, feature, kept) in enumerate(targets):
+                    written = codes[place] @ places.dictionaries[place].decoder.T
+                    read[key] = read[key] + shifted(written, weights) @ covector.T
+            predicted: dict[tuple[Place, int], Tensor] = {}
+            for number in reversed(range(len(targets))):
+                reader, place, feature, kept = targets[number]
                 truth = pre_activation(places, trace, reader, place, feature)
-                every = reader(read[reader.place] @ reader.covector.T + reader.constant)
-                some = kept.others["mean"].expand(*rows.shape[:2], -1)
+                some = [kept.others["mean"].expand(*rows.shape[:2], -1)] * 2
                 for atom, row in zip(kept.atoms, kept.rows, strict=True):
-                    moved = pad(codes[atom.place][..., atom.feature], (atom.position, 0))[:, : rows.shape[1]]
-                    some = some + moved[..., None] * row
-                errors = [(truth - guess).square().sum() for guess in (every, reader(some))]
-                sums[number] += torch.stack(
-                    [truth.new_tensor(truth.numel()), truth.sum(), truth.square().sum(), *errors]
-                )
+                    true = codes[atom.place][..., atom.feature]
+                    for i, code in enumerate((true, predicted.get((atom.place, atom.feature), true))):
+                        moved = pad(code, (atom.position, 0))[:, : rows.shape[1]]
+                        some[i] = some[i] + moved[..., None] * row
+                guesses = [reader(read[reader.place] @ reader.covector.T + reader.constant), *map(reader, some)]
+                if place[0] >= 0:
+                    predicted[place, feature] = self._activated(place, feature, guesses[2])
+                errors = [(truth - guess).square().sum() for guess in guesses]
+                sums[number, 0] += truth.numel()
+                sums[number, 1:] += torch.stack([truth.sum(), truth.square().sum(), *errors])
         spread = sums[:, 2] - sums[:, 1].square() / sums[:, 0]
-        return [(float(1 - row[3] / total), float(1 - row[4] / total)) for row, total in zip(sums, spread, strict=True)]
+        shares = 1 - sums[:, 3:] / spread[:, None]
+        return [(a, b, c) for a, b, c in shares.tolist()]
+
+    def _activated(self, place: Place, feature: int, values: Tensor) -> Tensor:
+        """Return activations from pre-activations; TopK is replaced by the smallest activation in the text."""
+        least = self.activity[place].least[feature]
+        return torch.where(activated(self.setting.places.dictionaries[place], feature, values).abs() < least, 0, values)
+
+
+def activated(dictionary: Dictionary, feature: int, values: Tensor) -> Tensor:
+    """Return activations from pre-activations of one feature, without TopK, which needs those of all."""
+    values = values.clamp(min=0) if dictionary.rectify else values
+    return values if dictionary.threshold is None else values * (values > dictionary.threshold[feature])
 
 
 def pre_activation(places: Places, trace: Trace, reader: Reader, place: Place, feature: int) -> Tensor:
@@ -205,13 +222,14 @@ def add_mean(sums: dict[Place, Tensor], place: Place, vectors: Tensor, share: fl
     sums[place] = sums[place] + mean if place in sums else mean
 
 
-def _count(found: Activity, places: Places, place: Place, trace: Trace) -> None:
+def _count(found: Activity, places: Places, place: Place, trace: Trace, offsets: int) -> None:
     dictionary, vectors = places.dictionaries[place], trace.vectors(place)
     codes = dictionary.encode(vectors)
     on = codes != 0
     found.count += on.sum((0, 1))
     found.total += codes.abs().sum((0, 1))
     found.largest = torch.maximum(found.largest, codes.abs().amax((0, 1)))
+    found.least = torch.minimum(found.least, torch.where(on, codes.abs(), math.inf).amin((0, 1)))
     found.most = max(found.most, int(on.sum(-1).max()))
     made = trace.vectors(place if dictionary.point_out is None else (place[0], "out"))
     written = codes @ dictionary.decoder.T
@@ -220,9 +238,9 @@ def _count(found: Activity, places: Places, place: Place, trace: Trace) -> None:
     found.left += float(left.square().sum())
     found.square += float(made.square().sum())
     found.tokens += made[..., 0].numel()
-    sums = made.sum((0, 1)), written.sum((0, 1))
-    found.vectors = sums[0] if found.vectors is None else found.vectors + sums[0]
-    found.decoded = sums[1] if found.decoded is None else found.decoded + sums[1]
+    before = [written[:, : max(0, written.shape[1] - n)].sum((0, 1)) for n in range(offsets)]
+    found.vectors += made.sum((0, 1))
+    found.decoded += torch.stack(before)
 
 
 def _toeplitz(kernel: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.features import Dictionary
 from tensornet_interp.graphs.arguments import Key, active_seeds, check_room, check_texts, position_of, seeds_of
 from tensornet_interp.graphs.arrivals import Reader, feature_reader
-from tensornet_interp.graphs.averaged import Averaged
+from tensornet_interp.graphs.averaged import Averaged, activated
 from tensornet_interp.graphs.given import Given
 from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge, GraphNode, GraphTarget, Path
 from tensornet_interp.graphs.places import Place, Places
@@ -80,10 +80,13 @@ def feature_graph(
     at = position_of(backing, seeds, position) if isinstance(backing, Given) else -1
     builder = _Builder(backing, hops, features, candidates)
     builder.build(active_seeds(backing, seeds, at), nodes)
-    targets = builder.targets
+    targets = builder.propagated() if given else builder.targets
     if isinstance(backing, Averaged) and held_out is not None:
         found = backing.r_squared(held_out.to(torch.float64), builder.found, hops)
-        targets = [t._replace(r_squared=a, r_squared_kept=b) for t, (a, b) in zip(targets, found, strict=True)]
+        targets = [
+            target._replace(r_squared=every, r_squared_kept=kept, r_squared_graph=alone)
+            for target, (every, kept, alone) in zip(targets, found, strict=True)
+        ]
     low = [name for name, share in backing.explained.items() if share < 0]
     return FeatureGraph(
         mode=mode,
@@ -151,6 +154,20 @@ class _Builder:
             for key in here[:nodes]:
                 self.expand(key, feature_reader(places, place, key[3]))
 
+    def propagated(self) -> list[GraphTarget]:
+        """Return the targets with what the graph alone makes of them, from the lowest ones up."""
+        activations, values = list(self._activations), dict[int, float]()
+        dictionaries, keys = self.backing.setting.places.dictionaries, list(self._numbers)
+        for target in reversed(self.targets):
+            edges = [edge for edge in self.edges if edge.target == target.node]
+            value = math.fsum(edge.weight * math.prod(activations[at] for at in edge.sources) for edge in edges)
+            kind, part, side, feature, _ = keys[target.node]
+            if kind == "feature":
+                dictionary = dictionaries[part, side]
+                activations[target.node] = float(activated(dictionary, feature, dictionary.encoder.new_tensor(value)))
+            values[target.node] = value
+        return [target._replace(from_graph=values[target.node]) for target in self.targets]
+
     def _activation(self, key: Key) -> float:
         kind, part, place, feature, position = key
         return self.backing.activation((part, place), feature, position) if kind == "feature" else 1.0
@@ -177,12 +194,14 @@ class _Builder:
                 value=value,
                 kept=sum_kept,
                 left_out=value - sum_kept,
+                from_graph=math.nan,
                 features=len(kept.atoms),
                 share_left_out=kept.share_left_out,
                 bound=kept.bound,
                 proven=kept.proven,
                 r_squared=math.nan,
                 r_squared_kept=math.nan,
+                r_squared_graph=math.nan,
             )
         )
 

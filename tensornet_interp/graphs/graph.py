@@ -68,12 +68,14 @@ class GraphTarget(NamedTuple):
     value: float  # pre-activation; averaged: the one at the mean activations of all sources, NaN
     kept: float  # sum of the values of its edges
     left_out: float  # given: value - kept; averaged: NaN
+    from_graph: float  # given: sum of the edges if sources that are targets have the activation that the graph gives
     features: int  # sources that were kept
     share_left_out: float  # 1 - |Q_KK|^2 / |Q|^2 over features, or 1 - |L_K|^2 / |L|^2 of a linear target
     bound: float  # of |change of the pre-activation| if all features that were not kept are removed
     proven: bool  # whether no pair that was not looked at can be stronger than those that decided
     r_squared: float  # averaged: of the pre-activation on held-out text, from all features; else NaN
     r_squared_kept: float  # likewise, from the kept features
+    r_squared_graph: float  # likewise, if sources that are targets have the activation that the graph predicts
 
 
 @register_type("FeatureGraph")

@@ -196,6 +196,7 @@ def _test(
     sign = math.copysign(1.0, edge.value or float(effect.mean()))
     difference = sign * effect - other
     reach = t_quantile(count, EDGE_RULE.confidence) * float(difference.std()) / count**0.5
+    large = sign * float(effect.mean()) >= EDGE_RULE.min_share * float(base.abs().mean())
     low, high = float(difference.mean()) - reach, float(difference.mean()) + reach
     return replace(
         nothing,
@@ -205,5 +206,5 @@ def _test(
         control=float(other.mean()),
         low=low,
         high=high,
-        verdict="confirmed" if low > 0 else "refuted",
+        verdict="confirmed" if low > 0 and large else "refuted",
     )

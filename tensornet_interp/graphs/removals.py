@@ -77,7 +77,7 @@ def run_on(
         h = changed(stream if item.norm is None else item.norm(stream), (part, "in"))
         y = changed(written(item, h), (part, "out"))
         vectors = {"in": h, "out": y}.get(end[1]) if part == end[0] else None
-        stream, part = y + item.residual * stream, part + 1
+        stream, part = y + item.residual * stream if item.residual else y, part + 1
     read = vectors[every, position]
     if direction is not None:
         return read @ direction

@@ -11,14 +11,16 @@ from tensornet_interp.tables import Record
 class EdgeRule:
     """An edge rule states when `edge_tests` confirms an edge; `str` returns the rule as one sentence."""
 
+    min_share: float = 0.02  # the least effect, as a share of the target's mean |activation|
     min_windows: int = 10  # if all ends are active in fewer windows of text, nothing is decided
     confidence: float = 0.95  # confidence of the interval of the difference from the control
 
     def __str__(self) -> str:
         return (
-            "confirmed: the effect of the removal on the target has the sign of the edge and is larger than the"
-            f" magnitude of the control's effect (the {self.confidence:.0%} interval of the difference over windows is"
-            f" above 0); refuted: it does not; untested: the ends are active in fewer than {self.min_windows} windows"
+            "confirmed: the mean effect of the removal on the target has the sign of the edge, is at least"
+            f" {self.min_share:.0%} of the target's mean magnitude, and is larger than the magnitude of the control's"
+            f" effect (the {self.confidence:.0%} interval of the difference over windows is above 0); refuted: it is"
+            f" not; untested: the ends are active in fewer than {self.min_windows} windows"
         )
 
 

@@ -44,7 +44,9 @@ from tensornet_interp.features import (
     label_directions,
     low_rank_correlation,
     rank_by_structure,
+    strongest_windows,
 )
+from tensornet_interp.graphs import feature_graph
 from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.plots import curves
 
@@ -162,14 +164,24 @@ def pages(job: Job) -> None:
     """Write one HTML page per output feature at the top of the ranking, from held-out text, and their index."""
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     best = [int(row["feature"]) for row in list(read_table(job.out / "ranking.csv"))[: job.options.pages]]
+    x = job.held_x.unflatten(0, job.held_rows.shape)
+    found = strongest_windows((outputs.encode(job.layer(part)) for part in x.split(16)), 1)
+    part = 2 * job.index + 1  # in the network, every MLP comes after its attention
+    network, dictionaries = job.model.network(), {(part, "in"): inputs, (part, "out"): outputs}
+    graphs = {}
+    for feature in best:  # the graph of each feature where it is strongest
+        for window, position in found.peaks(feature):
+            prompt = job.model.embedding(job.held_rows[window].to(x.device))
+            graphs[feature] = feature_graph(network, dictionaries, (part, "out", feature), prompt, position=position)
     write_feature_pages(
         job.out / "pages",
         job.layer,
         inputs,
         outputs,
         best,
-        x=job.held_x.unflatten(0, job.held_rows.shape),
+        x=x,
         text=[[job.piece(token) for token in row] for row in job.held_rows.tolist()],
+        graphs=graphs,
         overwrite=True,
     )
     print(f"pages of {len(best)} features: {job.out / 'pages' / 'index.html'}")

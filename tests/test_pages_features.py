@@ -9,7 +9,9 @@ import torch
 from helpers import normal
 
 from tensornet_interp import lift
+from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.features import Dictionary, circuit_tests, feature_interactions, low_rank_correlation
+from tensornet_interp.graphs import feature_graph
 from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.testing import random_layer
 
@@ -177,6 +179,43 @@ def test_files_that_exist_are_kept_unless_overwrite(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["feature-2.html"]
     written(tmp_path, x=None, text=None, overwrite=True)
     assert (tmp_path / "feature-2.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def stacked():
+    """A network whose second part is the layer, the dictionaries around it, and a prompt of 8 vectors."""
+    lower = random_layer(5, 5, 6, seed=9)
+    network = SequenceNetwork([Part(lower, residual=1.0), Part(LAYER)])
+    return network, {(1, "in"): replace(BEFORE, point=""), (1, "out"): replace(AFTER, point="")}, X[0]
+
+
+@pytest.mark.parametrize("mode", ["given", "averaged"])
+def test_a_feature_with_a_graph_shows_its_edges(tmp_path, mode):
+    network, dictionaries, x = stacked()
+    given = {"x": x} if mode == "given" else {"x": X[:10], "held_out": X[10:]}
+    graph = feature_graph(network, dictionaries, (1, "out", 4), mode=mode, **given)
+    made = written(tmp_path, graphs={4: graph})
+    assert ">Circuit</h2>" not in made["feature-2.html"][0]
+    text, content = made["feature-4.html"]
+    assert ">Circuit</h2>" in text
+    assert f"<dt>left out of the weights</dt><dd>{graph.targets[0].share_left_out:.2%}</dd>" in text
+    edges, best = (found for found in content["tables"] if "weight" in found["columns"])
+    assert edges["columns"][0] == "source"
+    values = [row[edges["columns"].index("value")] for row in edges["rows"]]
+    assert values == pytest.approx([edge.value for edge in graph.edges_of(0)], rel=1e-5)
+    assert len(best["rows"]) == len(graph.top(100))
+    named = {str(row[0]) for row in edges["rows"] if " in " in str(row[0]) and "error" not in str(row[0])}
+    assert named
+    features = {node.feature for node in graph.nodes if (node.part, node.place, node.kind) == (1, "in", "feature")}
+    assert {int(name.split()[2]) for name in named} <= features
+    assert len(content["figures"]) == 5
+
+
+def test_graphs_of_other_features_are_refused(tmp_path):
+    graph = feature_graph(*stacked()[:2], (1, "out", 4), stacked()[2])
+    for key, words in ((2, r"graphs\[2\] must have feature 2 .* got '1 out 4"), (7, "graphs has feature 7")):
+        with pytest.raises(ValueError, match=words):
+            written(tmp_path, graphs={key: graph})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearNetwork, decompose, write_report
+from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.circuits import circuit
-from tensornet_interp.features import Dictionary
+from tensornet_interp.features import Dictionary, strongest_windows
+from tensornet_interp.graphs import feature_graph
 from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
@@ -71,9 +73,11 @@ def pages(tmp_path_factory):
     before, after = Dictionary(draw(30, 6), draw(6, 30), k=5), Dictionary(draw(12, 8), draw(8, 12), k=4)
     words = ["<script>alert(1)</script>", " the", "\n", " $$x$$", "&amp;", f" {'very' * 30}"]
     text = [[words[(3 * window + 5 * place) % 6] for place in range(9)] for window in range(12)]
-    write_feature_pages(
-        folder / "features", layer, before, after, [7, 3], x=draw(12, 9, 6), text=text, basis="made", progress=False
-    )
+    x, places = draw(12, 9, 6), {(0, "in"): before, (0, "out"): after}
+    ((window, position),) = strongest_windows([after.encode(layer(x))], 1).peaks(7)
+    graph = feature_graph(SequenceNetwork([Part(layer)]), places, (0, "out", 7), x[window], position=position)
+    options = {"x": x, "text": text, "graphs": {7: graph}, "basis": "made", "progress": False}
+    write_feature_pages(folder / "features", layer, before, after, [7, 3], **options)
     own = {"feature": "feature-7", "index": "index"}
     return {name: folder / f"{name}.html" for name in objects} | {
         name: folder / "features" / f"{file}.html" for name, file in own.items()

@@ -10,8 +10,8 @@ from tensornet_interp.pages.parts import Figure, Section, table_of
 from tensornet_interp.plots.graphs import node_places, node_row, row_name
 from tensornet_interp.tables import Record
 
-_EDGES = 20  # that are drawn
-_WIDTH, _ROW = 6.0, 90  # of the drawing; pixels of a row
+_EDGES, _MOST = 20, 200  # edges that are drawn, and that the table has
+_WIDTH, _ROW = 6.0, 120  # of the drawing; pixels of a row
 _NAMED = 8  # the most features of a row that have their numbers written
 
 
@@ -41,10 +41,10 @@ def graph_section(graph: FeatureGraph, names: Mapping[tuple[int, str], Sequence[
     if graph.top(1):
         section.figures = [_drawing(graph, labels)]
     own = [_record(graph, labels, edge) for edge in graph.edges_of(0)]
-    best = [{"target": labels[edge.target]} | _record(graph, labels, edge) for edge in graph.top(100)]
+    best = [{"target": labels[edge.target]} | _record(graph, labels, edge) for edge in graph.top(_MOST) if edge.target]
     section.tables = [
         table_of("Edges to this feature", own, "value: what the edge adds to the pre-activation."),
-        table_of("Strongest edges between features of the graph", best),
+        table_of("Strongest edges between other features", best),
     ]
     return section
 
@@ -94,10 +94,10 @@ def _drawing(graph: FeatureGraph, labels: Sequence[str]) -> Figure:
     marks = [drawn]
     if dots:
         marks.append(axes.scatter("x", "y", size=6, color="color", source=_columns(dots)))
-    _nodes(graph, axes, labels, places, rows)
+    _add_nodes(graph, axes, labels, places, rows)
     axes.yaxis.ticker = bokeh("models").FixedTicker(ticks=[-level for level, _ in levels])
     axes.yaxis.major_label_overrides = {-level: row_name(key) for level, key in levels}
-    axes.y_range = bokeh("models").Range1d(0.4 - len(order), 0.5)
+    axes.y_range = bokeh("models").Range1d(0.6 - len(order), 0.4)
     axes.xaxis.visible = False
     axes.xgrid.grid_line_color = axes.ygrid.grid_line_color = None
     hover(axes, marks, [("edge", "@name"), ("value", "@value{0.0000}")])
@@ -105,7 +105,7 @@ def _drawing(graph: FeatureGraph, labels: Sequence[str]) -> Figure:
     return Figure(f"the {len(edges)} strongest edges between features", axes, "460px", note)
 
 
-def _nodes(
+def _add_nodes(
     graph: FeatureGraph,
     axes: Any,
     labels: Sequence[str],
@@ -118,13 +118,14 @@ def _nodes(
     source = columns | {"name": [labels[at] for at in listed]}
     drawn = axes.scatter("x", "y", size=11, color="#888888", line_color="#ffffff", source=source_of(source))
     hover(axes, [drawn], [("", "@name")])
+    lowest = min(columns["y"])
     crowded = {at for row in rows.values() if len(row) > _NAMED for at in row}
     for at in listed:
         node = graph.nodes[at]
         text = short(str(node.feature) if node.kind == "feature" else node.kind)
         if at not in crowded:
             x, y = places[at]
-            style = {"text_align": "center", "text_font_size": "11px", "y_offset": 7}
+            style = {"text_align": "center", "text_font_size": "11px", "y_offset": -20 if y == lowest else 7}
             axes.add_layout(bokeh("models").Label(x=x, y=y, text=text, **style))
 
 

@@ -30,6 +30,7 @@ ACCEPTED = [
     ("write_circuit_tracer", "pairs", "huge int", "all pairs"),
     ("write_circuit_tracer", "overwrite", "bool", "the valid one"),
     ("write_feature_pages", "title|basis|names|input_names|graphs", "None", "None is the default"),
+    ("write_feature_pages", "graphs", "empty mapping", "no feature has a graph"),
     ("write_feature_pages", "overwrite", "bool", "the valid one"),
     ("token_directions", "instead_of|norm_weight", "None", "None is the default"),
     ("token_directions", "unembedding", "mode 0 larger", "more tokens"),

@@ -192,6 +192,7 @@ def planted_rows(noises: list[float], seeds: int) -> list[Row]:
             planted = plant(noise, seed)
             methods = {"weights": from_weights(planted), "attribution": from_attribution(planted)}
             for method, pairs in methods.items():
-                shares: Row = dict(walk(planted, pairs))
-                rows.append({"noise": noise, "seed": seed, "method": method} | shares)
+                row: Row = {"noise": noise, "seed": seed, "method": method}
+                row.update(walk(planted, pairs))
+                rows.append(row)
     return rows

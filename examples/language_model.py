@@ -12,6 +12,11 @@ stories separated by <|endoftext|>:
 
 The defaults take less than 10 minutes on two CPU cores. Sizes for a GPU: --device cuda --precision bfloat16
 --vocabulary 4096 --d-model 512 --layers 6 --heads 8 --context 256 --batch 128 --epochs 5 --lr 1e-3
+
+Several processes share every batch if torchrun starts the script; on CUDA each takes a device of its own. The losses
+are those of one process up to rounding, and a run goes on with as many processes as it began with:
+
+    torchrun --nproc-per-node 2 -m examples.language_model --text ... --held-out ...
 """
 
 import argparse
@@ -25,6 +30,7 @@ import torch
 from torch import Tensor
 
 from examples.parts.language_job import CURVE, add_training, interval, language_config, model_config, prepare
+from models import processes
 from models.bilinear import GATES
 from models.language import LanguageConfig, generate, held_out_loss, train_language
 from models.published import TOKENIZER, load_transformer, save_transformer
@@ -55,10 +61,18 @@ class Kind(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prepare the text, train the models, print tables and draw the losses."""
+    """Train the models on their own or with the other processes of torchrun."""
     options = _options(argv)
+    with processes.joined(options.device) as options.device:
+        options.progress = options.progress and processes.is_first()
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare the text, train the models, print tables and draw the losses."""
     out = Path(options.out)
-    prepare(options, out)
+    with processes.first_before_others():
+        prepare(options, out)
     tokens, held_out = load_tokens(out / "train.npy"), load_tokens(out / "held_out.npy")
     if options.device != "cpu":
         tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
@@ -75,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
                 row, history = trained(options, kind, seed, equal, share, tokens, held_out, out)
                 rows += [row | {"equal": name} for name in (options.equal if kind == base else (equal,))]
                 records += [] if equal == "time" else history
-    report(rows, records, base, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
+    if processes.is_first():
+        report(rows, records, base, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
     print(f"\nfigures, tables and models: {out}")
 
 
@@ -85,8 +100,9 @@ def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[s
     Nothing else should run on the machine while they are measured.
     """
     path = out / "step_times.json"
-    settings = Kind("none").config(options).settings() | {"batch": options.batch, "device": options.device}
-    settings |= {"threads": torch.get_num_threads(), "precision": options.precision}
+    settings = Kind("none").config(options).settings() | {"batch": options.batch}
+    settings |= {"device": torch.device(options.device).type, "threads": torch.get_num_threads()}
+    settings |= {"precision": options.precision} | ({"processes": processes.count()} if processes.count() > 1 else {})
     info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "seconds": {}}
     if info["settings"] != settings:
         raise ValueError(f"{path} has other settings; {differences(info['settings'], settings)}")
@@ -98,8 +114,9 @@ def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[s
             model = build_transformer(kind.config(options), seed=0, device=options.device)
             first, last = train_language(model, tokens, config, every=TIMED, progress=False).records
             seconds.append((float(last["seconds"]) - float(first["seconds"])) / TIMED)
-    times |= {str(kind): min(seconds) for kind, seconds in found.items()}
-    replace_files([(path, json.dumps(info, indent=2).encode())])
+    times |= processes.of_first(lambda: {str(kind): min(seconds) for kind, seconds in found.items()})
+    if processes.is_first():
+        replace_files([(path, json.dumps(info, indent=2).encode())])
     each = options.batch * options.context
     print("per step: " + ", ".join(f"{kind} {1e3 * value:.1f} ms" for kind, value in times.items()), end="; ")
     base = str(options.base)
@@ -131,16 +148,21 @@ def trained(
     history = train_language(
         model, tokens, config, folder, held_out=held_out[:CURVE], every=options.every, progress=options.progress
     )
-    if (folder / "config.json").is_file():
-        row = json.loads((folder / "config.json").read_text(encoding="utf-8"))["extra"]
-        model = load_transformer(folder, device=options.device)
-    else:
-        last = history.records[-1]
-        row = {"gate": str(kind), "seed": seed, "steps": last["step"], "epochs": last["epoch"]}
-        row |= {"seconds": last["seconds"], "train_loss": last["loss"], "held_out_loss": held_out_loss(model, held_out)}
-        replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
-        history.to_csv(folder / "history.csv")
-        save_transformer(model, folder, extra=row)
+    with processes.first_before_others():
+        if (folder / "config.json").is_file():
+            row = json.loads((folder / "config.json").read_text(encoding="utf-8"))["extra"]
+            model = load_transformer(folder, device=options.device)
+        else:
+            last = history.records[-1]
+            row = {"gate": str(kind), "seed": seed, "steps": last["step"], "epochs": last["epoch"]}
+            row |= {
+                "seconds": last["seconds"],
+                "train_loss": last["loss"],
+                "held_out_loss": held_out_loss(model, held_out),
+            }
+            replace_files([(folder / TOKENIZER, (out / TOKENIZER).read_bytes())])
+            history.to_csv(folder / "history.csv")
+            save_transformer(model, folder, extra=row)
     print(f"\ngate {kind}, seed {seed}, {row['steps']} steps: held-out loss {row['held_out_loss']:.4f}")
     if equal == "steps":
         print(f"  {sample(model, tokenizer, seed)}")

@@ -11,6 +11,8 @@
 - `transformer`: `Transformer`, `TransformerConfig`, `build_transformer` (a decoder whose MLPs are `Bilinear`)
 - `text`: `read_stories`, `train_tokenizer`, `encode` (in memory), `encode_to_file` (on disk)
 - `language`: `train_language`, `LanguageConfig`, `held_out_loss`, `generate`
+- `windows`: `Windows`, the pieces of a text that a training takes, in order
+- `processes`: `joined`, training on several processes that `torchrun` starts
 - `published`: `save_transformer`, `load_transformer` (the published layout)
 - `annealing`: `anneal`, `schedule`, `remove_gates` (turn a gated model into a bilinear one by fine-tuning)
 - `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface` (Llama-type models in the same training loop)

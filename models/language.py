@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from models import processes
 from models.training import History, train_mode
 from models.training_state import TrainingState
 from models.transformer import LanguageModel
+from models.windows import Windows, check_tokens
 from tensornet_interp.checks import check_choice, check_int, check_number
-from tensornet_interp.keys import describe, digest
+from tensornet_interp.keys import digest
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after the warm-up -> factor of lr
     "constant": lambda share: 1.0,
@@ -103,40 +106,49 @@ def train_language(
     decide the result, such as the options of the callback. Raises ValueError, showing both, if the state has other
     settings: config, model, text, initial weights or `extra`.
 
-    Raises ValueError for a text shorter than one window, for tokens that the model lacks, and for mixed precision
-    without CUDA; FloatingPointError, naming the step and the kept state, for a loss or gradient that is not finite.
-    Cost: 6 flops per parameter and token. Disk: three times the model.
+    If several processes call this with the same arguments (`models.processes`), each takes its share of every batch,
+    which must divide evenly; the losses are those of one process up to rounding. Only the first one writes. A state is
+    of as many processes as wrote it, and others refuse it.
+
+    Raises ValueError for a text shorter than one window, for tokens that the model lacks, for mixed precision without
+    CUDA, and for processes that differ; FloatingPointError, naming the step and the kept state, for a loss or gradient
+    that is not finite. Cost: 6 flops per parameter and token. Disk: three times the model.
     """
     check_int("every", every, 1)
-    length, device = model.config.context + 1, next(model.parameters()).device
-    windows = _check_text(tokens, model)
+    device, text = next(model.parameters()).device, Windows(tokens, model.config.context, config.seed)
+    check_tokens(tokens, model.config.vocabulary)
     if config.precision == "bfloat16" and device.type != "cuda":
         raise ValueError(f"precision='bfloat16' needs a model on a CUDA device, this one is on {device.type}")
-    steps = config.count_steps(windows)
+    steps = config.count_steps(len(text))
     optimizer = _optimizer(model, config)
     settings: dict[str, Any] = {"config": asdict(config), "model": model.config.settings(), "extra": dict(extra or {})}
-    text = [describe(part.long()) for part in tokens.split(1 << 22)]  # int64 and uint16 give one digest
-    settings |= {"every": every, "text": digest(text), "initial weights": digest(*model.parameters())}
+    settings |= {"every": every, "text": text.digest(), "initial weights": digest(*model.parameters())}
+    network: nn.Module = model
+    shares = config.accumulation * processes.count()  # of a batch; each process takes every count-th one
+    each = config.batch_size // shares
+    if processes.count() > 1:
+        settings["processes"] = processes.count()
+        _check_processes(config, settings)
+        network = DistributedDataParallel(model)
     state = TrainingState(folder, json.loads(json.dumps(settings)))
     done, records, seconds = state.load(model, optimizer, steps)
     total = 0.0  # a state is kept where a record ends
-    order = _Order(windows, config.seed)
     bar = tqdm(total=steps, initial=done, desc=f"train, gate {model.config.gate}", unit="step", disable=not progress)
     with bar, train_mode(model, training=True), torch.enable_grad():
         for step in range(done, steps):
             start = time.perf_counter()
             if callback is not None:
                 callback(step, model)
-            chosen = order.of(step * config.batch_size, config.batch_size)
-            batch = torch.stack([tokens[i * (length - 1) : i * (length - 1) + length].long() for i in chosen])
             optimizer.zero_grad()
             loss = 0.0
-            for part in batch.to(device).chunk(config.accumulation):  # (sequences, length)
+            for share in range(processes.number(), shares, processes.count()):
+                part = text.batch(step * config.batch_size + share * each, each).to(device)  # (sequence, context + 1)
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    logits = model(part[:, :-1])  # (sequences, context, vocabulary)
-                mean = functional.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+                    logits = network(part[:, :-1])  # (sequence, context, vocabulary)
+                mean = functional.cross_entropy(_wide(logits).flatten(0, 1), part[:, 1:].flatten())
                 (mean / config.accumulation).backward()
                 loss += mean.item() / config.accumulation
+            loss = processes.mean(loss, device)
             size = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
             if not math.isfinite(loss) or not math.isfinite(size):
                 raise FloatingPointError(
@@ -155,10 +167,10 @@ def train_language(
             bar.update()
             if (step + 1) % every == 0 or step + 1 == steps:
                 since = (step + 1) - (int(records[-1]["step"]) if records else 0)
-                record: dict[str, Any] = {"step": step + 1, "epoch": (step + 1) * config.batch_size / windows}
+                record: dict[str, Any] = {"step": step + 1, "epoch": (step + 1) * config.batch_size / len(text)}
                 record |= {"loss": total / since, "lr": lr, "seconds": seconds}
                 if held_out is not None:
-                    record["held_out_loss"] = held_out_loss(model, held_out)
+                    record["held_out_loss"] = processes.of_first(lambda: held_out_loss(model, held_out))
                 records.append(record)
                 total = 0.0
                 bar.set_postfix(loss=f"{record['loss']:.3f}")
@@ -167,11 +179,27 @@ def train_language(
         if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
             raise FloatingPointError(f"the last step, {steps}, gave weights that are not finite; {state.kept()}")
         state.save(model, optimizer, steps, records, seconds)
+        processes.wait()  # what the first one wrote is there for all
     return History(records)
 
 
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in float32, or in float64 if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check_processes(config: LanguageConfig, settings: dict[str, Any]) -> None:
+    count, parts = processes.count(), config.batch_size // config.accumulation
+    if parts % count:
+        raise ValueError(
+            f"batch_size / accumulation must be a multiple of the number of processes, got {parts} and {count}"
+        )
+    if len(set(processes.gathered(digest(settings)))) > 1:
+        raise ValueError("the processes differ in model, text or config: each needs the same seeds and files")
+
+
 def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> Tensor:
-    """Return the loss of every token but the first, in nats: (count - 1,), float32.
+    """Return the loss of every token but the first, in nats: (count - 1,), float32, or float64 as the model.
 
     loss[token] = -log softmax(model(tokens before))[token]
 
@@ -181,7 +209,7 @@ def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> 
     check_int("batch_size", batch_size, 1)
     if tokens.ndim != 1 or len(tokens) < 2:
         raise ValueError(f"tokens must be one sequence of at least 2, got shape {tuple(tokens.shape)}")
-    _check_tokens(tokens, model)
+    check_tokens(tokens, model.config.vocabulary)
     context, device = model.config.context, next(model.parameters()).device
     whole = (len(tokens) - 1) // context
     losses = []
@@ -191,7 +219,7 @@ def token_losses(model: LanguageModel, tokens: Tensor, batch_size: int = 32) -> 
         rest = tokens[whole * context :]
         for batch in [*batches, *([[rest]] if len(rest) > 1 else [])]:
             windows = torch.stack([window.long() for window in batch]).to(device)
-            logits = model(windows[:, :-1]).float()
+            logits = _wide(model(windows[:, :-1]))
             losses.append(functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none"))
     return torch.cat(losses)
 
@@ -224,7 +252,7 @@ def generate(
         raise ValueError("generator is missing: a draw needs one, temperature=0 does not")
     if tokens.ndim == 0 or tokens.shape[-1] == 0:
         raise ValueError(f"tokens must hold at least one token to continue from, got shape {tuple(tokens.shape)}")
-    _check_tokens(tokens, model)
+    check_tokens(tokens, model.config.vocabulary)
     tokens, shape = tokens.long().reshape(-1, tokens.shape[-1]), tokens.shape[:-1]
     with train_mode(model, training=False), torch.no_grad():
         for _ in range(n):
@@ -239,23 +267,6 @@ def generate(
     return tokens.reshape(*shape, -1)
 
 
-class _Order:
-    """The order of the windows over all epochs: `of` yields those at places first, first + 1, ..."""
-
-    def __init__(self, windows: int, seed: int) -> None:
-        self.windows, self.seed = windows, seed
-        self.epoch, self.places = -1, list[int]()
-
-    def of(self, first: int, count: int) -> Iterator[int]:
-        for place in range(first, first + count):
-            epoch = place // self.windows
-            if epoch != self.epoch:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                order = torch.randperm(self.windows, generator=generator, device="cpu")
-                self.epoch, self.places = epoch, order.tolist()
-            yield self.places[place % self.windows]
-
-
 def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.AdamW:
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     free = [parameter for parameter in model.parameters() if parameter.ndim < 2 or id(parameter) in embeddings]
@@ -263,27 +274,3 @@ def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.Adam
     decayed = [parameter for parameter in model.parameters() if id(parameter) not in left_alone]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-
-
-def _check_text(tokens: Tensor, model: LanguageModel) -> int:
-    """Check the tokens and return the number of windows."""
-    context = model.config.context
-    if tokens.ndim != 1 or len(tokens) < context + 1:
-        raise ValueError(
-            f"tokens must be one sequence of at least context + 1 = {context + 1}, got shape {tuple(tokens.shape)}: "
-            "the text is shorter than one window"
-        )
-    _check_tokens(tokens, model)
-    return (len(tokens) - 1) // context
-
-
-def _check_tokens(tokens: Tensor, model: LanguageModel) -> None:
-    if tokens.dtype not in (torch.int64, torch.uint16):
-        raise TypeError(f"tokens must be int64 or uint16, got {tokens.dtype}")
-    size = model.config.vocabulary
-    for part in tokens.reshape(-1).split(1 << 24):  # a text on disk is not read whole
-        low, high = (int(value) for value in part.long().aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"tokens run from {low} to {high} but the model's vocabulary is {size}: the tokenizer does not fit it"
-            )

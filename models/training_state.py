@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import processes
 from tensornet_interp.checks import check_int, check_number, check_tensor
 from tensornet_interp.disk import parse_json, replace_files
 from tensornet_interp.weights import WeightFiles, pack
@@ -82,8 +83,11 @@ class TrainingState:
         records: list[dict[str, Any]],
         seconds: float,
     ) -> None:
-        """Replace the state on disk, in one step."""
+        """Replace the state on disk, in one step; of several processes, only the first one writes."""
         if self.path is None:
+            return
+        self.step = step
+        if not processes.is_first():
             return
         tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
@@ -92,7 +96,6 @@ class TrainingState:
                 tensors |= {f"{key}.{name}": optimizer.state[parameter][key] for key in MOMENTS}
         info = {"settings": self.settings, "step": step, "records": records, "seconds": seconds}
         replace_files([(self.path, pack(tensors, {"training": json.dumps(info)}))])
-        self.step = step
 
     def kept(self) -> str:
         """Say where the last good state is, for an error message."""

@@ -213,7 +213,7 @@ class Coverage:
         return set()
 
     def order(self, mutation: Mutation, killers: Counter) -> list[str]:
-        """The covering tests, file by file, likely killers first; then the rest of those files."""
+        """The covering tests, file by file, first those named after the module, then likely killers; then the rest."""
         covering = self.covering(mutation)
         files = {file_of(test) for test in covering}
         cost = Counter()
@@ -223,7 +223,7 @@ class Coverage:
 
         def key(test: str) -> tuple:
             file = file_of(test)
-            return test not in covering, -killers[file] / (1 + cost[file]), stem not in file, cost[file], file
+            return test not in covering, stem not in file, -killers[file] / (1 + cost[file]), cost[file], file
 
         return sorted((test for test in self.times if file_of(test) in files), key=lambda t: (*key(t), self.times[t]))
 

@@ -106,6 +106,16 @@ def test_previous_tokens_and_matching_prefixes():
     assert both[1].isnan().all()
 
 
+def test_the_ladder_goes_up():
+    layer = layer_with(0, n_in=9, n_out=9, channel=9)
+    assert [step.rank for step in OVSVD.ladder(layer)] == [1, 5, 9]
+
+
+@pytest.mark.parametrize(("kv_heads", "said"), [(None, False), (1, True)])
+def test_heads_that_share_keys_and_values_are_counted(kv_heads, said):
+    assert ("(1 of keys and values)" in layer_with(1, kv_heads=kv_heads)._repr_html_()) is said
+
+
 @pytest.mark.parametrize(("scores", "softmax"), [(0, False), (2, False), (1, True)])
 @pytest.mark.parametrize("kv_heads", [None, 1])
 def test_the_svd_of_ov_is_nested_and_exact_at_full_rank(scores, softmax, kv_heads):

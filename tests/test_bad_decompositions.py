@@ -61,6 +61,7 @@ TABLE = [
     ("tolerance negative", given("cp", tolerance=-1e-3), ValueError, r"tolerance must be in \[0, 1\), got -0\.001"),
     ("tolerance a word", given("cp", tolerance="fine"), TypeError, "tolerance must be a number, got 'fine'"),
     ("tolerance that no float holds", given("cp", tolerance=10**400), ValueError, "tolerance must be a number that float64 holds"),
+    ("negative tolerance that no float holds", given("cp", tolerance=-(10**400)), ValueError, "tolerance must be a number that float64 holds"),
     ("a mapping with a part twice", lambda: decompose(BilinearNetwork([LAYER]), {0: Eigen(), -1: Eigen()}), ValueError, r"the mapping names a part twice: \[0, -1\] of 1 parts"),
     ("a strategy that returns a number", lambda: decompose(LAYER, lambda layer: 3), TypeError, "returned int, not a TensorNetwork"),
     ("starts 0", given("cp", starts=0), ValueError, "starts must be at least 1, got 0"),

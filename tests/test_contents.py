@@ -55,6 +55,7 @@ def test_a_room_suggests_names_that_are_near_and_says_where_others_are(page):
         ("", "stabilty", "; did you mean 'stability', on tensornet_interp.compare?"),
         (".compare", "Eigen", "; it is on tensornet_interp and tensornet_interp.decompositions"),
         (".compare", "decompse", "; did you mean 'decompose', on tensornet_interp?"),
+        ("", "quaternions", ""),
     ],
 )
 def test_a_name_of_another_page_is_found(page, name, hint):

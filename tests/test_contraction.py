@@ -198,6 +198,13 @@ def test_a_chunked_plan_by_hand():
     assert f"for {size} of batch=50 at a time" in str(costs)
 
 
+def test_there_are_as_many_slices_as_the_limit_asks_for_and_not_the_next_power_of_two():
+    one, x = layer_of(1, 30, 12, seed=1), normal(50, 30, seed=9)
+    terms = (*one.terms(), Term(x, ("batch", "in1")), Term(x, ("batch", "in2")))
+    costs = plan(terms, ("batch", "out"), chunk="batch", max_elements=410)
+    assert costs.chunk.size == 10  # 36 elements per sample, beside the 50 of the whole output
+
+
 def test_chunks_that_do_not_suffice_are_refused():
     _, _, terms = batched()
     for limit in (99, 105):  # less than the output; less than the output and what one sample takes

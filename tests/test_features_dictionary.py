@@ -181,6 +181,14 @@ def test_rescaling_by_the_norms_of_the_decoder_is_in_the_weights(tmp_path):
     assert_close(sae.decode(f), (f / norms) @ tensors["W_dec"] + tensors["b_dec"])
 
 
+def test_a_feature_that_writes_nothing_has_no_norm_to_rescale_by(tmp_path):
+    silent = {"edit": lambda t: t["W_dec"][2].zero_(), "architecture": "topk", "rescale_acts_by_decoder_norm": True}
+    saelens(tmp_path, k=7, **silent)
+    sae = load_dictionary(tmp_path)
+    assert not sae.decoder[:, 2].any()
+    assert float(sae.encode(normal(4, 5, seed=8))[:, 2].abs().max()) < 1e-300
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_layout_of_the_paper(tmp_path, bias):
     folder = tmp_path / "18-mlp-out-x4-k3"

@@ -64,9 +64,10 @@ def test_networks_of_several_layers_have_no_independent_pairs(x: torch.Tensor) -
     assert fidelity(network, network, x).mse_independent is None
 
 
+@pytest.mark.parametrize("method", ["eigen", "output_svd"])
 @pytest.mark.parametrize("by", COMPONENT_RANKINGS)
-def test_the_whole_curve_ends_at_the_model(layer: BilinearLayer, x: torch.Tensor, by: str) -> None:
-    result = decompose(layer, "eigen")
+def test_the_whole_curve_ends_at_the_model(layer: BilinearLayer, x: torch.Tensor, by: str, method: str) -> None:
+    result = decompose(layer, method)
     labels = layer(x).argmax(-1)
     records = truncation_curve(result, layer, x, labels, [1, result.rank], by=by, rank_on=(x, labels))
     assert [record["components"] for record in records] == [1, result.rank]

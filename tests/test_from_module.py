@@ -490,18 +490,18 @@ def test_the_model_may_be_half_precise():
 
 def test_verify_says_where_and_by_how_much():
     layer = BilinearLayer.from_weights(left=torch.eye(3), right=torch.eye(3), down=torch.eye(3)[:2])  # x0^2, x1^2
-    x = torch.tensor([[1.0, 1, 1], [2, 3, 0], [1, 2, 0]])
+    x = torch.tensor([[1.0, 1, 1], [1, 2, 0], [2, 3, 0]])
 
     def model(x):  # right but for 0.5 x2 in output 0, and 1 where x1 is 3
         return torch.stack([x[:, 0] ** 2 + 0.5 * x[:, 2], x[:, 1] ** 2 + (x[:, 1] == 3)], 1)
 
     found = verify(layer, model, x)
     assert (found.difference, found.relative) == (1.0, 1.0 / 10)
-    assert (found.worst_input, found.worst_output, found.samples) == (1, 1, 3)
+    assert (found.worst_input, found.worst_output, found.samples) == (2, 1, 3)
     assert found.by_output.tolist() == [0.5, 1.0]
     assert (
         str(found)
-        == "3 inputs, 2 outputs: largest difference 1.0e+00 (1.0e-01 of the largest output), at input 1, output 1"
+        == "3 inputs, 2 outputs: largest difference 1.0e+00 (1.0e-01 of the largest output), at input 2, output 1"
     )
 
 

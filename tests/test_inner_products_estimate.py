@@ -39,6 +39,17 @@ def test_the_factor_alone_may_be_out_of_range():
                 read(large)
 
 
+@pytest.mark.parametrize(
+    ("axes", "labels"), [(0, []), (1, ["output"]), (2, ["first", "second"]), (3, ["first", "second", "output"])]
+)
+def test_records_say_which_networks_and_which_output(axes, labels):
+    rows = Estimate(torch.arange(2.0**axes).reshape([2] * axes), "exact").records()
+    assert [[name for name in row if name in ("first", "second", "output")] for row in rows] == [labels] * 2**axes
+    assert [row["value"] for row in rows] == list(range(2**axes))
+    if axes:
+        assert [row[labels[-1]] for row in rows[:2]] == [0, 1]
+
+
 def test_it_prints_what_is_known():
     assert repr(Estimate(torch.tensor(2.0), "exact")) == "Estimate(2.0, exact)"
     sampled = Estimate(torch.tensor(2.0), "sampled", 1.5, torch.tensor(0.25))

@@ -222,3 +222,9 @@ def test_as_network():
         as_network(torch.nn.Linear(2, 3))
     with pytest.raises(TypeError, match=r"base must be a layer, .* got str"):
         as_network("layer", "base")
+
+
+def test_its_plan_has_the_flops_of_its_layer():
+    (made,) = BilinearNetwork([plain()]).plan(4)
+    products, multiplied, mapped = 2 * 2 * RANK * IN, RANK, 2 * OUT * RANK
+    assert made.flops == 4 * (products + multiplied + mapped)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tensornet_interp.numerics import row_noise
+from tensornet_interp.numerics import eigenvalue_noise, row_noise
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -17,3 +17,13 @@ def test_the_rounding_of_equal_rows_is_that_of_independent_errors(dtype):
 
 def test_rows_in_double_have_the_usual_cut():
     assert row_noise(torch.ones(4, 9, dtype=torch.float64), torch.float64) == 9 * 2**-52
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_noise_of_eigenvalues_depends_on_their_magnitudes(dtype, sign):
+    values = sign * torch.tensor([4.0, -1.0, 0.5], dtype=dtype)
+    rounded = 0 if dtype == torch.float64 else torch.finfo(dtype).eps * torch.tensor([8, 5, 4.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        eigenvalue_noise(values, 7), torch.full((3,), 10 * 7 * 2**-52 * 4, dtype=torch.float64) + rounded
+    )

@@ -12,7 +12,7 @@ import torch
 from helpers import normal
 
 from tensornet_interp import BilinearNetwork, Eigen, decompose, write_report
-from tensornet_interp.circuits import circuit
+from tensornet_interp.circuits import circuit, project
 from tensornet_interp.decompositions import tensorly_adapter
 from tensornet_interp.fidelity import fidelity, network_fidelity
 from tensornet_interp.sweep import sweep
@@ -107,6 +107,47 @@ def test_a_network_a_circuit_and_a_sweep_have_pages(tmp_path):
     assert len(content["figures"]) == 1
 
 
+def test_the_tree_and_the_images_of_a_circuit(tmp_path):
+    layers = [random_layer(4, 6, 3, seed=1).with_names(input_shape=(2, 3)), LAYER.with_names()]
+    tree = circuit(BilinearNetwork(layers), torch.tensor([1.0, 0, 0], dtype=X.dtype), widths=2, progress=False)
+    _, content = page_of(tmp_path, tree)
+    drawn = json.dumps(content["figures"])
+    (score,), (width,) = (re.findall(rf'\["{name}", (\[[^]]*\])', drawn) for name in ("score", "width"))
+    scores = torch.tensor(json.loads(score))
+    assert json.loads(score) == pytest.approx([row["score"] for row in table(content, "parent", "score")], rel=1e-5)
+    assert json.loads(width) == pytest.approx((1 + 5 * scores / scores.max()).tolist(), rel=1e-5)
+    assert set(re.findall(r'"aspect_ratio": ([\d.]+)', drawn)) == {"1.5"}  # three columns by two rows
+
+
+def test_a_wide_network_has_no_bonds_and_images_of_pixels_no_negative_colours(tmp_path):
+    wide = random_layer(4, 1025, 2, seed=1).with_names(input_shape=(25, 41))
+    network = BilinearNetwork([wide, LAYER.with_names()])
+    x = torch.rand(3, 1025, generator=torch.Generator().manual_seed(0), dtype=X.dtype)
+    text, content = page_of(tmp_path, network, inputs=x, explain=[2])
+    assert ">Bonds</h2>" not in text
+    assert text.count("Components of Eigen(directions=every output, rank=4).") == 2
+    assert ">input 2: " in text
+    colours = re.findall(r'"palette": \["(#\w+)", [^]]*\], "low": (-?)', json.dumps(content["figures"]))
+    assert set(colours) == {("#ffffff", ""), ("#2166ac", "-")}  # of images, which are not negative, and of weights
+
+
+def test_a_sweep_says_which_fits_failed(tmp_path):
+    with pytest.warns(UserWarning, match="1 of 2 fits failed"):
+        records = sweep(LAYER, "eigen", {"rank": [1, 99]}, progress=False)
+    text, content = page_of(tmp_path, records)
+    assert "1 of 2 fits failed; the column error says why." in text
+    assert "99" in table(content, "rank", "error")[1]["error"]
+
+
+def test_a_contracted_network_is_shown_as_its_layer(tmp_path):
+    network = BilinearNetwork([random_layer(4, 4, 3, seed=1), LAYER.with_names()])
+    text, content = page_of(tmp_path, project(network, {"in3": X[0], "in4": X[1]}))
+    assert ">Components</h2>" in text
+    fixed = project(network, {"in3": X[0], "in4": X[1]}).to_layer()
+    rows = table(content, "block", "eigenvalue")
+    assert [row["eigenvalue"] for row in rows] == pytest.approx(Eigen()(fixed).eigenvalues.flatten().tolist(), rel=1e-5)
+
+
 def test_a_network_is_compared_with_another_part_by_part(tmp_path):
     network = BilinearNetwork([random_layer(4, 4, 3, seed=1), LAYER.with_names()])
     smaller = BilinearNetwork([decompose(part, "eigen", rank=1) for part in network])
@@ -159,7 +200,8 @@ def test_long_tables_say_what_they_leave_out(tmp_path):
 
 
 def test_numbers_that_are_no_json_are_texts(tmp_path):
-    _, content = page_of(tmp_path, [{"a": float("nan"), "b": float("inf"), "c": True, "d": [1, 2], "e": None}])
+    text, content = page_of(tmp_path, [{"a": float("nan"), "b": float("inf"), "c": True, "d": [1, 2], "e": None}])
+    assert "write_csv writes all" not in text
     assert content["tables"][0] == {"columns": ["a", "b", "c", "d"], "rows": [["nan", "inf", "True", "1, 2"]]}
 
 

@@ -223,6 +223,19 @@ def test_a_spectrum_shows_its_two_ends_and_no_zeros_between():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "496", "500"]
 
 
+def test_cells_of_narrow_images_are_wide_enough_for_their_numbers():
+    result = decompose(random_layer(8, 40, 3, seed=0).with_names(input_shape=(40, 1)), "eigen")
+    assert eigenvectors(result, count=1).get_size_inches()[0] >= 8 * 0.8
+
+
+def test_a_spectrum_of_zeros_is_drawn_whole():
+    figure = spectrum(
+        decompose(BilinearLayer(down=torch.zeros(1, 12), left=torch.eye(12), right=torch.eye(12)), "eigen"), 0
+    )
+    assert figure.axes[0].lines[1].get_ydata().tolist() == [0.0] * 12
+    assert figure.axes[0].get_title() == "spectrum"
+
+
 def test_numbers_of_a_panel_have_the_same_decimals():
     eye = torch.eye(4, dtype=torch.float64)
     down = torch.tensor([[1.0, -0.4, 0.082, -0.0004]]).double()
@@ -269,6 +282,15 @@ def test_blocks_are_named_by_their_output_and_shared_ones_by_number():
     assert [head.replace("\n", "")[:2] for head in heads] == ["0W", "1a", "2m"]
     shared = decompose(random_layer(3, 6, 4, seed=0), "output_svd")
     assert eigenvectors(shared, (2, 3), count=1).axes[0].get_title().startswith("block 0\n")
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(("rest", "name"), [(5e-7, "b"), (2e-6, "block 0")])
+def test_a_block_has_the_name_of_its_output_if_its_share_of_all_others_is_below_a_millionth(scale, rest, name):
+    result = decompose(random_layer(3, 6, 4, seed=0).with_names(output_names=["a", "b", "c"]), "output_svd")
+    outputs = scale * torch.tensor([[rest, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.float64)
+    drawn = eigenvectors(replace(result, outputs=outputs), (2, 3), count=1)
+    assert drawn.axes[0].get_title().startswith(f"{name}\n")
 
 
 WRONG = ["a", "b"]

@@ -36,6 +36,13 @@ def test_the_heat_map_is_the_smallest_submatrix(pairs):
     assert f"{len(features)} features" in figure.get_suptitle()
 
 
+def test_interactions_that_are_zero_have_a_scale():
+    layer, nothing = random_layer(3, 7, 5, seed=0), torch.zeros(3, dtype=torch.float64)
+    zero = feature_interactions(layer, nothing, normal(7, 9, seed=2), basis=BASIS)
+    axes = interaction_submatrix(zero, 4).axes[0]
+    assert axes.images[0].get_clim() == (-1.0, 1.0)
+
+
 def test_a_large_heat_map_has_no_labels():
     figure = interaction_submatrix(made(60), 400)
     assert figure.axes[0].images[0].get_array().shape[0] > 40

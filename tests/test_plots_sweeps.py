@@ -37,6 +37,14 @@ def test_the_front_is_what_no_record_beats():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Pareto front", "cp", "eigen"]
 
 
+@pytest.mark.parametrize(("methods", "inside"), [(10, True), (11, False)])
+def test_a_legend_of_more_lines_than_half_of_the_axes_has_is_below(methods, inside):
+    # axes 3.465 inches high have room for 24 lines of 8 points, so half of them for 12: front, methods and a title
+    figure = pareto([record(f"m{i}", 10 * (i + 1), 0.5) for i in range(methods)])
+    assert (figure.axes[0].get_legend() is not None) is inside
+    assert len(figure.legends) == (not inside)
+
+
 def test_larger_may_be_better():
     rows = [record("cp", x, 0, cosine=y) for x, y in ((10, 0.05), (20, 0.04), (30, 0.9))]
     figure = pareto(rows, y="cosine", maximize=True)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 import tensornet_interp
 from tensornet_interp import Report, decompose, relative_error
 from tensornet_interp.decompositions import TensorTrainResult
-from tensornet_interp.report import package_version, versions
+from tensornet_interp.report import Start, package_version, versions
 from tensornet_interp.testing import random_layer
 
 ROOT = Path(__file__).parents[1]
@@ -85,3 +86,10 @@ def test_a_tensor_train_says_its_sizes_and_ranks():
     numbers = [torch.ones(*size, dtype=torch.float64) for size in ((3, 2), (2, 5, 4), (5, 4))]
     train = TensorTrainResult(report=report, outputs=numbers[0], middle=numbers[1], inputs=numbers[2])
     assert repr(train).startswith("TensorTrainResult(out=3, in=5, ranks=(2, 4), ")
+
+
+def test_near_the_best_start_are_those_within_one_percent_of_it():
+    starts = [Start(seed, error, 1.0, 1, "tolerance") for seed, error in enumerate((0.1, 0.1005, 0.1009, 0.1012))]
+    report = replace(Report.of(random_layer(2, 3, 2, seed=0), "fits"), starts=tuple(starts))
+    assert report.near_best == tuple(starts[1:3])
+    assert Report.of(random_layer(2, 3, 2, seed=0), "no fit").near_best == ()

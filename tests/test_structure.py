@@ -234,3 +234,23 @@ def test_tensors_that_are_made_name_their_device_and_dtype(path):
                 wanted = {"device"} if name in ("arange", "randint", "randperm", "tensor") else {"device", "dtype"}
                 wrong += [f"torch.{name} in line {node.lineno}: {missing}" for missing in wanted - given]
     assert wrong == []
+
+
+GROWING = {
+    "tensornet_interp/plots/networks.py",
+    "tensornet_interp/testing/__init__.py",
+    "tensornet_interp/pages/parts.py",
+}
+
+
+def test_values_never_change_but_reports_and_figures_that_grow_line_by_line():
+    changing = {
+        name_of(path)
+        for path in FILES
+        if name_of(path).startswith(PACKAGE)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+        for mark in map(ast.unparse, node.decorator_list)
+        if mark.startswith("dataclass") and "frozen=True" not in mark
+    }
+    assert changing == GROWING

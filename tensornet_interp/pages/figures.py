@@ -117,14 +117,14 @@ def scatter(
 
 
 def tree(nodes: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw a tree: every node has a place (x, y), the place of its parent (x0, y0), an eigenvalue and a score."""
+    """Draw a tree: every node has a place (x, y), the place of its parent (x0, y0), an eigenvalue and a score >= 0."""
     depth = len({node["y"] for node in nodes})
     axes = bare_axes(110 + 90 * depth, "", "")
     columns = {key: [node[key] for node in nodes] for key in nodes[0]}
-    largest_score = max((abs(score) for score in columns["score"]), default=0.0) or 1.0
+    largest_score = max(columns["score"], default=0.0) or 1.0
     columns["color"] = [_sign(value) for value in columns["eigenvalue"]]
-    columns["width"] = [1 + 5 * abs(score) / largest_score for score in columns["score"]]
-    columns["size"] = [8 + 10 * abs(score) / largest_score for score in columns["score"]]
+    columns["width"] = [1 + 5 * score / largest_score for score in columns["score"]]
+    columns["size"] = [8 + 10 * score / largest_score for score in columns["score"]]
     source = source_of(columns)
     axes.segment("x0", "y0", "x", "y", line_color="color", line_width="width", line_alpha=0.5, source=source)
     dots = axes.scatter("x", "y", size="size", color="color", source=source)

@@ -92,7 +92,7 @@ def _draw_spectrum(
         hollow = loose[part]
         axes.plot(places[hollow], values[part][hollow], "o", color="C0", markerfacecolor="white", markersize=5)
 
-    small = np.flatnonzero(np.abs(values) <= _SMALL * np.abs(values).max())
+    small = np.flatnonzero(np.abs(values) < _SMALL * np.abs(values).max())
     numbers_of = np.arange(1, len(values) + 1)
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.set_xlabel("eigenvalue number, largest first", fontsize=LABEL)

@@ -38,8 +38,8 @@ def strongest_windows(codes: Iterable[Tensor], n: int = 10) -> Strongest:
 
     peak[window, feature] = max over positions of codes[window, position, feature]
 
-    codes: chunks (window, position, feature) of the codes of a text, in its order, such as `dictionary.encode(x)` for
-    chunks x of its vectors. A window counts once, by its peak, so the examples differ. Among equal peaks, any may be
+    codes: chunks (window, position, feature) of the codes of a text, in its order, such as those of `Dictionary.encode`
+    for chunks of vectors. A window counts once, by its peak, so the examples differ. Among equal peaks, any may be
     returned. Raises ValueError if there is no window, or if n is larger than the number of windows.
     Memory: one chunk, and 2 n numbers per feature. Cost: a search for the n largest peaks per chunk.
 

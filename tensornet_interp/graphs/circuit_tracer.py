@@ -44,7 +44,7 @@ def write_circuit_tracer(
     """Write the graph of a prompt in the format of circuit-tracer, so that its page shows the graph and edits it.
 
     Two files are written to `folder`: slug.json with the graph, and graph-metadata.json, which lists all graphs of the
-    folder; graphs that are listed there already stay. `circuit_tracer.frontend.serve(folder)` opens them.
+    folder; graphs that are listed there already stay. The function serve of circuit_tracer.frontend opens the folder.
 
     A link has the value of an edge; links along several paths are summed. circuit-tracer knows no second order, so each
     of the `pairs` strongest pairs of two features of a target is a node of its own: half of its value comes from either

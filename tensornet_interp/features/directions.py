@@ -138,8 +138,8 @@ def token_directions(
     standard deviation), so it changes no sign and no order of the features on a token. `feature_interactions(layer,
     direction, ...)` then finds the pairs of input features that make the model say one token rather than the other.
 
-    unembedding: (token, out), one row per token, such as the weight of the head of the model. tokens: the numbers of the tokens to
-    say. instead_of: the numbers of the tokens not to say, one per entry of tokens; None subtracts nothing.
+    unembedding: (token, out), one row per token, such as the weight of the model's head. tokens: the numbers of the
+    tokens to say. instead_of: the numbers of the tokens not to say, one per entry of tokens; None subtracts nothing.
     norm_weight: (out,), the factor of the final norm per coordinate (Gemma stores this factor minus 1); None if it is 1
     or folded into the unembedding already. centered: whether the final norm subtracts the mean, as a layer norm does;
     then the mean of each direction is subtracted too.

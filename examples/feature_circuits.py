@@ -9,6 +9,7 @@ Every finished stage is kept in --out and not repeated.
 
     python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small
     python examples/feature_circuits.py --model out/large/none-0 --out out/circuits/large
+    python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small --replot --pages 20
     python examples/feature_circuits.py --out out/circuits/small --compare out/circuits/large
 """
 
@@ -43,7 +44,10 @@ from tensornet_interp.features import (
     label_directions,
     low_rank_correlation,
     rank_by_structure,
+    strongest_windows,
 )
+from tensornet_interp.graphs import feature_graph
+from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.plots import curves
 
 KS = (1, 2, 4, 8, 16, 32)
@@ -156,6 +160,33 @@ def directions(job: Job, blocks: int = 6) -> list[Row]:
     return rows
 
 
+def pages(job: Job) -> None:
+    """Write one HTML page per output feature at the top of the ranking, from held-out text, and their index."""
+    inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
+    best = [int(row["feature"]) for row in list(read_table(job.out / "ranking.csv"))[: job.options.pages]]
+    x = job.held_x.unflatten(0, job.held_rows.shape)
+    found = strongest_windows((outputs.encode(job.layer(part)) for part in x.split(16)), 1)
+    part = 2 * job.index + 1  # in the network, every MLP comes after its attention
+    network, dictionaries = job.model.network(), {(part, "in"): inputs, (part, "out"): outputs}
+    graphs = {}
+    for feature in best:  # the graph of each feature where it is strongest
+        for window, position in found.peaks(feature):
+            prompt = job.model.embedding(job.held_rows[window].to(x.device))
+            graphs[feature] = feature_graph(network, dictionaries, (part, "out", feature), prompt, position=position)
+    write_feature_pages(
+        job.out / "pages",
+        job.layer,
+        inputs,
+        outputs,
+        best,
+        x=x,
+        text=[[job.piece(token) for token in row] for row in job.held_rows.tolist()],
+        graphs=graphs,
+        overwrite=True,
+    )
+    print(f"pages of {len(best)} features: {job.out / 'pages' / 'index.html'}")
+
+
 def report(job: Job) -> None:
     """Print the tables and draw the figures, from the tables on disk and the weights."""
     graded = job.table("quality", lambda: quality(job))
@@ -187,6 +218,8 @@ def report(job: Job) -> None:
     for name, figure in figures.items():
         figure.savefig(job.out / f"{name}.png", dpi=150)
     print(f"\ntables, figures and contexts.html: {job.out}")
+    if job.options.pages:
+        pages(job)
 
 
 def compare(folders: Sequence[Path]) -> None:
@@ -228,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--held-out-tokens", type=int, default=30_000)
     made.add_argument("--shown-tokens", type=int, default=100_000, help="tokens of --text searched for contexts")
     made.add_argument("--circuits", type=int, default=3, help="number of circuits from the top of the ranking")
+    made.add_argument("--pages", type=int, default=0, help="number of features from the top of the ranking with a page")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
     made.add_argument("--replot", action="store_true", help="only print and draw from the tables on disk")

@@ -10,24 +10,9 @@ from torch import Tensor
 from models.transformer import Transformer
 from models.vectors import vectors_at
 from tensornet_interp.checks import check_int
-from tensornet_interp.features import Dictionary
+from tensornet_interp.features import Dictionary, Strongest, strongest_windows
 
 Piece = Callable[[int], str]  # token -> its text
-
-
-class Strongest(NamedTuple):
-    """A `Strongest` holds the n windows in which each feature is strongest, strongest first.
-
-    If a feature fires in fewer than n windows, its remaining values are 0.
-    """
-
-    values: Tensor  # (n, feature): the largest activation in the window
-    windows: Tensor  # (n, feature): the window's number
-    positions: Tensor  # (n, feature): the place of that activation in the window
-
-    def alive(self) -> Tensor:
-        """Return the numbers of the features that fired in n windows or more."""
-        return (self.values[-1] > 0).nonzero()[:, 0]
 
 
 class Context(NamedTuple):
@@ -52,32 +37,12 @@ def strongest(
 ) -> Strongest:
     """Return for each feature the n windows with the largest peak of its activation.
 
-    peak[window, feature] = max over positions of f[feature](window, position)
-
-    `windows` is (window, position). A window counts once, by its peak, so the examples differ. Among equal peaks, any
-    may be returned. Raises ValueError if n is larger than the number of windows, or if there is no window.
-    Memory: one chunk of activations, (at_once position + 2 n) features numbers.
-    Cost: the model up to the layer, the encoder, and a search for the n largest per chunk.
+    `windows` is (window, position); see `strongest_windows`, which searches `at_once` windows at a time. Raises
+    ValueError if n is larger than the number of windows. Cost: the model up to the layer, the encoder, and the search.
     """
     check_int("n", n, 1, len(windows), f"there are {len(windows)} windows")
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    start = 0
-    for x in vectors_at(model, windows, layer, point, at_once=at_once):
-        values, positions = dictionary.encode(x).max(1)  # (windows, feature)
-        number = torch.arange(start, start + len(x), device=x.device)[:, None].expand_as(values)
-        start += len(x)
-        found = (values, number, positions)
-        if best is not None:
-            found = (
-                torch.cat([best[0], values]),
-                torch.cat([best[1], number]),
-                torch.cat([best[2], positions]),
-            )
-        order = found[0].topk(min(n, len(found[0])), dim=0).indices
-        best = (found[0].gather(0, order), found[1].gather(0, order), found[2].gather(0, order))
-    if best is None:
-        raise ValueError("windows are empty")
-    return Strongest(*best)
+    chunks = vectors_at(model, windows, layer, point, at_once=at_once)
+    return strongest_windows((dictionary.encode(x) for x in chunks), n)
 
 
 @torch.no_grad()
@@ -102,14 +67,7 @@ def contexts(
     """
     for feature in features:
         check_int("features", feature, 0, dictionary.features - 1)
-    wanted = {
-        feature: [
-            (window, position)
-            for value, window, position in zip(*(part[:, feature].tolist() for part in found), strict=True)
-            if value > 0
-        ]
-        for feature in features
-    }
+    wanted = {feature: found.peaks(feature) for feature in features}
     needed = sorted({window for places in wanted.values() for window, _ in places})
     by_window: dict[int, list[int]] = {}
     for feature, places in wanted.items():
@@ -135,8 +93,7 @@ def contexts(
 
 def peak_tokens(found: Strongest, windows: Tensor, feature: int) -> list[int]:
     """Return the tokens on which a feature peaks, strongest first."""
-    places = zip(*(part[:, feature].tolist() for part in found), strict=True)
-    return [int(windows[window, position]) for value, window, position in places if value > 0]
+    return [int(windows[window, position]) for window, position in found.peaks(feature)]
 
 
 def as_text(examples: Sequence[Context], piece: Piece, *, color: bool = False) -> str:

@@ -39,8 +39,11 @@ from models.text import encode_to_file, load_tokens, train_tokenizer
 from models.training import TrainingConfig
 from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import Eigen, load, save, write_report
+from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.features import Dictionary
+from tensornet_interp.graphs import feature_graph, write_circuit_tracer
 from tensornet_interp.keys import digest
+from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.spectra import checkpoint_spectra
 from tensornet_interp.sweep import load_records, sweep
 from tensornet_interp.tables import write_csv
@@ -57,6 +60,8 @@ RATES = LanguageConfig(steps=60, batch_size=2, lr=1e-2)
 RANKS = list(range(1, 25))
 LAYER = random_layer(4, 24, 30, seed=0)
 SPECTRAL_LAYERS = [random_layer(12, 24, 30, seed=i) for i in range(3)]
+CODER, READER = (Dictionary.from_matrix(torch.eye(size, dtype=torch.float64)) for size in (24, 4))
+TRACED = feature_graph(SequenceNetwork([Part(LAYER)]), {(0, "out"): READER}, (0, "out"), torch.eye(24)[:2].double())
 DIRECTIONS = torch.randn(60, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -113,6 +118,18 @@ SAVES = {
         [[{"a": float(i), "options": {"b": "text"}}] * 3000 for i in range(2)],
         lambda rows, f: write_csv(rows, f / "a.csv"),
         lambda f: digest(read_table(f / "a.csv")),
+    ),
+    "write_circuit_tracer": Saved(
+        [["a", "b"], ["c", "d"]],
+        lambda tokens, f: write_circuit_tracer(TRACED, f, tokens, overwrite=True),
+        lambda f: digest((f / "graph.json").read_text()),
+    ),
+    "write_feature_pages": Saved(  # the index is written last
+        [list("abcd"), list("efgh")],
+        lambda names, f: write_feature_pages(
+            f, LAYER, CODER, READER, [0, 2], names=names, basis="made", overwrite=True, progress=False
+        ),
+        lambda f: digest((f / "index.html").read_text()),
     ),
     "write_report": Saved(
         [[{"a": float(i), "b": "text"}] * 300 for i in range(2)],

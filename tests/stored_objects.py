@@ -56,6 +56,7 @@ from tensornet_interp.features import (
     Overlap,
     Projection,
     Statistics,
+    Strongest,
     Submatrix,
     Verdict,
 )
@@ -221,6 +222,7 @@ OBJECTS = {
         Statistics(9, 0.5, 1.0, 3.0, -1.0, 2.0, {0.01: -1.0, 0.5: 0.25}, 1, 5.0),
         Label("cat", 0.5),
         Overlap(numbers(2), 0.5, 0.25),
+        Strongest(numbers(2, 3), torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)),
         Projection(numbers(2, 3), numbers(2, 3), numbers(2)),
         Verdict(3, "the plane", 9, 4, 0.5, 0.1, 0.9, 0.2, 0.7, 0.6, 0.8, "confirmed"),
         Verification(0.5, 0.25, 3, 1, numbers(2), 7),

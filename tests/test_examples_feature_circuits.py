@@ -9,10 +9,10 @@ from helpers import read_rows
 
 from examples import feature_circuits
 from examples.parts.circuit_tables import correlation_summary, is_negation
-from models.contexts import Strongest
 from models.published import save_transformer
 from models.text import encode_to_file, save_tokenizer, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
+from tensornet_interp.features import Strongest
 from tensornet_interp.weights import load_dictionary
 
 STORY = "once upon a time there was a cat who did not like the big red dog but the dog was good and never sad"
@@ -81,10 +81,13 @@ def test_autoencoders_are_in_the_published_layout(done):
 def test_what_is_there_is_not_made_again_and_drawn_again(kept, done, capsys):
     times = {path: path.stat().st_mtime_ns for path in [*done.glob("*.csv"), *done.rglob("*.safetensors")]}
     (done / "training_length.png").unlink()
-    run(kept, "--replot")
+    run(kept, "--replot", "--pages", "2")
     printed = capsys.readouterr().out
     assert "circuits, removed on held-out text" in printed
     assert (done / "training_length.png").is_file()
+    best = [row["feature"] for row in read_rows(done / "ranking.csv")[:2]]
+    names = {"index.html", *(f"feature-{feature}.html" for feature in best)}
+    assert {path.name for path in (done / "pages").iterdir()} == names
     again = {path: path.stat().st_mtime_ns for path in times}
     changed = {path.name for path in times if times[path] != again[path]}
     assert changed <= {"summary.csv"}

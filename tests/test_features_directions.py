@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers import normal
 
+from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import decompose
-from tensornet_interp.features import label_directions, overlap, projections
+from tensornet_interp.features import feature_interactions, label_directions, overlap, projections, token_directions
 from tensornet_interp.testing import random_layer
 
 EYE = torch.eye(6, dtype=torch.float64)
@@ -76,3 +77,62 @@ def test_random_spans_share_what_their_sizes_say():
     shares = [overlap(normal(2, 6, seed=seed), normal(3, 6, seed=100 + seed)).first_in_second for seed in range(400)]
     # mean 3/6; a share has a deviation below 1/2, the mean of 400 below 1/40: four of them
     assert sum(shares) / 400 == pytest.approx(0.5, abs=0.1)
+
+
+def test_pairs_of_features_sum_to_what_a_layer_adds_to_the_difference_of_two_logits():
+    """A one-layer model: (logit difference) * s = direction . (stream before the MLP + MLP), s = rms of the stream."""
+    model = build_transformer(TransformerConfig(11, 8, 12, 1, 2, 6), seed=0).double().requires_grad_(False)
+    tokens = torch.arange(18).reshape(3, 6) % 11
+    seen = {}
+    with model.hooked({(0, point): lambda x, p=point: seen.update({p: x}) for point in ("resid-mid", "mlp-in")}):
+        logits = model(tokens)
+    (direction,) = token_directions(model.head.weight, [3], [7])
+    layer = model.mlp(0).layer()
+    decoder = torch.linalg.qr(normal(8, 8)).Q
+    bias = normal(8, seed=1)
+    found = feature_interactions(layer, direction, decoder, bias=bias, basis="after the norm")
+    pairs = found((seen["mlp-in"] - bias) @ decoder)  # the codes of an exact dictionary
+    after = seen["resid-mid"] + layer(seen["mlp-in"])
+    s = (after.square().mean(-1) + 1e-8).sqrt()
+    difference = (logits[..., 3] - logits[..., 7]) * s - seen["resid-mid"] @ direction
+    torch.testing.assert_close(pairs, difference, atol=1e-10, rtol=0)
+    assert float(pairs.abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("kind", [torch.nn.RMSNorm, torch.nn.LayerNorm])
+def test_the_final_norm_of_torch_is_folded_up_to_its_scalar(kind, device):
+    head, layer = normal(9, 6, device=device), random_layer(6, 5, 7, seed=2)
+    norm = kind(6, eps=0.0, dtype=torch.float64, device=device).requires_grad_(False)
+    norm.weight.copy_(normal(6, seed=3, device=device))
+    x, stream = normal(20, 5, seed=4), normal(20, 6, seed=5)
+    y = layer(x).to(device)
+    after = stream.to(device) + y
+    centered = kind is torch.nn.LayerNorm
+    directions = token_directions(head, [1, 2], [4, 0], norm_weight=norm.weight, centered=centered)
+    logits = norm(after) @ head.T
+    s = after.std(-1, correction=0) if centered else after.square().mean(-1).sqrt()
+    said = torch.stack([logits[:, 1] - logits[:, 4], logits[:, 2] - logits[:, 0]], 1) * s[:, None]
+    rest = stream.to(device) @ directions.T
+    torch.testing.assert_close(y @ directions.T, said - rest, atol=1e-10, rtol=0)
+
+
+def test_single_tokens_are_rows_of_the_unembedding_in_its_dtype():
+    head = normal(5, 3).float()
+    assert torch.equal(token_directions(head, [4, 0]), head[[4, 0]])
+    close = (head[4].double() - head[0].double()).float()
+    assert torch.equal(token_directions(head, [4], [0])[0], close)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tokens": []}, "tokens is empty: give the numbers of tokens"),
+        ({"tokens": [5]}, r"tokens\[0\] must be from 0 to 4"),
+        ({"tokens": [0, 1], "instead_of": [2]}, "mode 'direction' has size 2 in tokens but 1 in instead_of"),
+        ({"tokens": [0, 1], "instead_of": [2, 1]}, r"tokens\[1\] and instead_of\[1\] are both 1"),
+        ({"tokens": [0], "norm_weight": normal(4)}, "mode 'out' has size 3 in unembedding but 4 in norm_weight"),
+    ],
+)
+def test_wrong_tokens_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        token_directions(normal(5, 3), **options)

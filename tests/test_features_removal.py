@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tensornet_interp import BilinearLayer
+from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.features import REMOVAL_RULE, Dictionary, circuit_tests, plane_part, random_part, removal_test
 from tensornet_interp.gated import GatedLayer
 
@@ -71,6 +71,13 @@ def test_a_gated_layer_is_run_as_it_is():
     assert drops == pytest.approx([0, 1], abs=1e-6)
     with pytest.raises(TypeError, match="layer must be a BilinearLayer, got int and no GatedLayer"):
         removal_test(3, OUTPUTS, 0, x, removed, control, window)
+
+
+def test_a_lifted_layer_is_tested_without_its_constant_coordinates():
+    x, window = data()
+    found = circuit_tests(lift(layer("gate")), INPUTS, OUTPUTS, 0, torch.tensor([NOT, GOOD]), x, window)
+    for lifted, plain in zip(found, run("gate", [NOT, GOOD]), strict=True):
+        assert (lifted.verdict, lifted.drop) == (plain.verdict, pytest.approx(plain.drop, abs=1e-5))
 
 
 def test_features_that_do_not_enter_are_refuted():

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from tensornet_interp import BilinearNetwork, decompose, write_report
+from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.circuits import circuit
+from tensornet_interp.features import Dictionary, strongest_windows
+from tensornet_interp.graphs import feature_graph
+from tensornet_interp.pages import write_feature_pages
 from tensornet_interp.sweep import sweep
 from tensornet_interp.testing import random_layer
 
@@ -65,7 +69,23 @@ def pages(tmp_path_factory):
     }
     for name, (obj, options) in objects.items():
         write_report(obj, folder / f"{name}.html", **options)
-    return {name: folder / f"{name}.html" for name in objects}
+    layer = random_layer(8, 6, 9, seed=4)
+    before, after = Dictionary(draw(30, 6), draw(6, 30), k=5), Dictionary(draw(12, 8), draw(8, 12), k=4)
+    words = ["<script>alert(1)</script>", " the", "\n", " $$x$$", "&amp;", f" {'very' * 30}"]
+    text = [[words[(3 * window + 5 * place) % 6] for place in range(9)] for window in range(12)]
+    x, places = draw(12, 9, 6), {(0, "in"): before, (0, "out"): after}
+    ((window, position),) = strongest_windows([after.encode(layer(x))], 1).peaks(7)
+    graph = feature_graph(SequenceNetwork([Part(layer)]), places, (0, "out", 7), x[window], position=position)
+    options = {"x": x, "text": text, "graphs": {7: graph}, "basis": "made", "progress": False}
+    write_feature_pages(folder / "features", layer, before, after, [7, 3], **options)
+    own = {"feature": "feature-7", "index": "index"}
+    return {name: folder / f"{name}.html" for name in objects} | {
+        name: folder / "features" / f"{file}.html" for name, file in own.items()
+    }
+
+
+def draw(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
 def opened(browser, page, size=DESKTOP, dark=False):
@@ -89,7 +109,7 @@ def opened(browser, page, size=DESKTOP, dark=False):
     return browser
 
 
-KINDS = ["images", "named", "cp", "network", "circuit", "sweep", "outputs"]
+KINDS = ["images", "named", "cp", "network", "circuit", "sweep", "outputs", "feature"]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -204,3 +224,35 @@ def test_hovering_shows_values(browser, pages, kind, words):
         if words in texts:
             break
     assert words in texts
+
+
+def test_a_feature_page_shows_hostile_tokens_as_text_and_shades_by_activation(browser, pages):
+    opened(browser, pages["feature"], PHONE)
+    section = browser.find_element(By.CSS_SELECTOR, ".examples")
+    assert "<script>alert(1)</script>" in section.text
+    colours = browser.execute_script(
+        "return [...document.querySelectorAll('.examples mark')].map((mark) =>"
+        " [Number(mark.style.getPropertyValue('--shade')), getComputedStyle(mark).backgroundColor])"
+    )
+    alphas = [float(colour.split(",")[-1].strip(" )")) for _, colour in colours]
+    expected = [0.12 + 0.68 * shade for shade, _ in colours]
+    assert max(expected) == pytest.approx(0.8)
+    assert alphas == pytest.approx(expected, abs=0.01)
+
+
+def test_the_index_of_features_links_to_their_pages_and_back(browser, pages):
+    opened(browser, pages["index"], PHONE)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+    assert browser.execute_script("return typeof Bokeh") == "undefined"
+    frames = browser.find_elements(By.CSS_SELECTOR, ".table")
+    frames[1].find_elements(By.CSS_SELECTOR, "th button")[0].click()  # sorted, rows keep their links
+    frames[1].find_elements(By.CSS_SELECTOR, "th button")[0].click()
+    links = {link.text.split()[0]: link for link in frames[1].find_elements(By.CSS_SELECTOR, "tbody a")}
+    assert {number: link.get_attribute("href").rsplit("/")[-1] for number, link in links.items()} == {
+        "3": "feature-3.html",
+        "7": "feature-7.html",
+    }
+    links["7"].click()
+    assert browser.find_element(By.CSS_SELECTOR, "h1").text.startswith("Output feature 7")
+    browser.find_element(By.LINK_TEXT, "all features").click()
+    assert browser.find_element(By.CSS_SELECTOR, "h1").text.startswith("Features of")

@@ -37,6 +37,7 @@ NO_TABLE = {
         "Submatrix",
         "Overlap",
         "Projection",
+        "Strongest",
         "SVD",
         "QueryForm",
         "StreamMoments",

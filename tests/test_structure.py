@@ -96,14 +96,16 @@ ROOMS = {
     "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},
     "features": ALL_GROUND | {"inner_products", "decompositions", "gated"},
     "gated": ALL_GROUND,
+    "graphs": ALL_GROUND | {"attention", "decompositions", "features"},
     "weights": ALL_GROUND | {"attention", "features", "gated"},
     "attention": ALL_GROUND,
     "adversarial": ALL_GROUND,
     "interchange": ALL_GROUND,
-    "plots": ALL_GROUND | {"attention", "bonds", "circuits", "compare", "features", "fidelity"},
+    "plots": ALL_GROUND | {"attention", "bonds", "circuits", "compare", "features", "fidelity", "graphs"},
     "sweep": ALL_GROUND | {"inner_products", "decompositions"},
     "testing": ALL_GROUND | {"decompositions", "sweep"},
-    "pages": ALL_GROUND | {"inner_products", "decompositions", "bonds", "circuits", "fidelity", "plots"},
+    "pages": ALL_GROUND
+    | {"inner_products", "decompositions", "bonds", "circuits", "features", "fidelity", "graphs", "plots"},
     "__init__": ALL_GROUND | {"attention", "inner_products", "decompositions", "bonds", "pages"},
     "__main__": ALL_GROUND | {"decompositions", "pages", "sweep", "weights"},
 }

@@ -40,6 +40,7 @@ from tensornet_interp import (
     features,
     fidelity,
     gated,
+    graphs,
     inner,
     inner_products,
     interchange,
@@ -51,6 +52,7 @@ from tensornet_interp import (
     network,
     norm,
     odt,
+    pages,
     plan,
     plots,
     registry,
@@ -112,6 +114,13 @@ RECORDS = [
     {"method": "cp", "parameters": count, "relative_error": 1 / count, "options": {"rank": count}} for count in (2, 3)
 ]
 BOND_ROWS = [{"metric": "m", "removed": 0.5, "accuracy": 0.9, "cross_entropy": 1.0, "measured": 0.1, "bound": 0.2}]
+GRAPH = graphs.feature_graph(
+    attention.SequenceNetwork([attention.Part(LAYER)]), {(0, "in"): CODER, (0, "out"): READER}, (0, "out", 1), X
+)
+TRACED = graphs.feature_graph(
+    attention.SequenceNetwork([attention.Part(LAYER)]), {(0, "in"): CODER, (0, "out"): READER}, [OUT, (0, "out")], X
+)
+PEAKS = features.strongest_windows([normal(4, 2, 3)], n=2)
 CORRELATIONS = features.low_rank_correlation(LAYER, normal(2, 3), X, [1, 2], basis="made")
 KRYLOV = spectra.spectra(LAYER, normal(2, 3), 2, progress=False)
 SPECTRAL = dict(
@@ -431,6 +440,9 @@ CALLS = {
     "low_rank_correlation": (features.low_rank_correlation, dict(layer=LAYER, directions=normal(2, 3), x=X, ks=[1, 2], basis="a", bias=normal(2), active=0.1)),
     "rank_by_structure": (features.rank_by_structure, dict(layer=LAYER, directions=normal(2, 3))),
     "overlap": (features.overlap, dict(a=normal(2, 5), b=normal(3, 5))),
+    "strongest_windows": (features.strongest_windows, dict(codes=[normal(4, 2, 3)], n=2)),
+    "Strongest.peaks": (PEAKS.peaks, dict(feature=1)),
+    "token_directions": (features.token_directions, dict(unembedding=normal(4, 3), tokens=[0, 2], instead_of=[1, 3], norm_weight=normal(3, seed=1), centered=True)),
     "projections": (features.projections, dict(vectors=normal(5, 2), eigenvectors=normal(5, 3))),
     # adversarial masks
     "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),
@@ -511,6 +523,8 @@ CALLS = {
     "inspect_files": (weights.inspect_files, dict(source=HOME)),
     "WeightFiles.dtype": (FILES.dtype, dict(name="left")),
     "write_report": (write_report, dict(obj=decompose(PAGED, "cp", rank=1), path=HOME / "page.html", reference=PAGED, inputs=normal(2, 2), labels=torch.tensor([0, 1]), targets=normal(2, 2), explain=[], title="a", overwrite=True)),
+    "write_circuit_tracer": (graphs.write_circuit_tracer, dict(graph=TRACED, folder=HOME / "traced", tokens=list("abcdef"), slug="a", names={(0, "out"): list("abcd")}, directions=["a"], scan="a", pairs=2, overwrite=True)),
+    "write_feature_pages": (pages.write_feature_pages, dict(folder=HOME / "features", layer=LAYER, inputs=CODER, outputs=READER, features=[1], x=normal(2, 3, 5), text=[["a", "b", "c"], ["d", "e", "f"]], names=list("abcd"), input_names=list("abcdefg"), basis="made", graphs={1: GRAPH}, title="a", overwrite=True, progress=False)),
     "save": (save, dict(obj=LAYER, path=HOME / "saved.safetensors")),
     "load": (load, dict(path=STORED["source"], device="cpu")),
     "register_type": (store.register_type, dict(name="Peak", fields=("place",), make=None)),
@@ -527,7 +541,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Strongest", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["Executor*", "HeadLevel.take", "Level.to", "Planner*", "TensorFile", "TensorFile.read", "affine_matrix", "answer_check", "appending", "at_largest", "balance", "balance_rows", "card_of", "check_*", "check_pool", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "explain", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "indexed", "input_gram", "input_moments", "layer_modules", "lift_vectors", "linear_factors", "make_plan", "map_card", "module_factors", "move", "nonzero", "object_file", "open_file", "optional", "owned", "pages_of", "pair_tiles", "parse_json", "process_mark", "read_file", "read_json", "read_lines", "remove_leftovers", "replace_file", "replace_files", "rescale", "result_file", "row_noise", "run_units", "sliced", "stored_type", "suggestion", "t_quantile", "text_card", "through", "times_power", "unit_columns", "unseen", "wide_layer", "without_autocast", "without_names", "work"],

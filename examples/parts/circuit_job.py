@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.contexts import Strongest, strongest
+from models.contexts import strongest
 from models.published import load_transformer
 from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, write_table
@@ -21,7 +21,7 @@ from models.transformer import Transformer
 from models.vectors import vectors_at, windows
 from tensornet_interp import BilinearLayer
 from tensornet_interp.disk import read_json, replace_files
-from tensornet_interp.features import Dictionary
+from tensornet_interp.features import Dictionary, Strongest
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
 POINTS = ("mlp-in", "mlp-out")

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.contexts import Piece, Strongest, peak_tokens
+from models.contexts import Piece, peak_tokens
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, decompose
-from tensornet_interp.features import Dictionary, feature_interactions, projections
+from tensornet_interp.features import Dictionary, Strongest, feature_interactions, projections
 from tensornet_interp.plots import correlation_by_rank, curves, eigenvector_plane, interaction_submatrix
 
 INTERACTIONS = 12  # number of strongest interactions whose input features are the circuit
@@ -63,13 +63,12 @@ class Names:
 def is_negation(found: Strongest, rows: Tensor, feature: int, piece: Piece) -> bool:
     """Return whether the feature is a negation feature by `NEGATION_RULE`."""
     hits, count = 0, 0
-    for value, window, position in zip(*(part[:, feature].tolist() for part in found), strict=True):
-        if value > 0:
-            text = "".join(piece(token) for token in rows[window, max(0, position - BACK) : position + 1].tolist())
-            # words are runs of letters and apostrophes
-            words = "".join(c if c.isalpha() or c in "'’" else " " for c in text.lower()).split()
-            hits += any(word.strip("'’") in WORDS or word.endswith(ENDINGS) for word in words)
-            count += 1
+    for window, position in found.peaks(feature):
+        text = "".join(piece(token) for token in rows[window, max(0, position - BACK) : position + 1].tolist())
+        # words are runs of letters and apostrophes
+        words = "".join(c if c.isalpha() or c in "'’" else " " for c in text.lower()).split()
+        hits += any(word.strip("'’") in WORDS or word.endswith(ENDINGS) for word in words)
+        count += 1
     return count > 0 and 2 * hits >= count
 
 

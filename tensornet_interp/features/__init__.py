@@ -7,7 +7,15 @@ before or after a norm; no coordinates are ever assumed.
 
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.features.dictionary import Dictionary, between
-from tensornet_interp.features.directions import Label, Overlap, Projection, label_directions, overlap, projections
+from tensornet_interp.features.directions import (
+    Label,
+    Overlap,
+    Projection,
+    label_directions,
+    overlap,
+    projections,
+    token_directions,
+)
 from tensornet_interp.features.interactions import FeatureInteractions, Interaction, Submatrix, feature_interactions
 from tensornet_interp.features.lowrank import low_rank_correlation, rank_by_structure
 from tensornet_interp.features.removal import (
@@ -20,6 +28,7 @@ from tensornet_interp.features.removal import (
     removal_test,
 )
 from tensornet_interp.features.statistics import Statistics
+from tensornet_interp.features.strongest import Strongest, strongest_windows
 
 __all__ = [
     "REMOVAL_RULE",
@@ -31,6 +40,7 @@ __all__ = [
     "Projection",
     "RemovalRule",
     "Statistics",
+    "Strongest",
     "Submatrix",
     "Verdict",
     "between",
@@ -44,6 +54,8 @@ __all__ = [
     "random_part",
     "rank_by_structure",
     "removal_test",
+    "strongest_windows",
+    "token_directions",
 ]
 
 explain_missing_names(__name__)

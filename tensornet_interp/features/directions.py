@@ -1,4 +1,5 @@
-"""The meaning of directions: coordinates in eigenvectors, names of the nearest vectors, overlap of two sets."""
+"""The meaning of directions: coordinates in eigenvectors, names of the nearest vectors, overlap of two sets, and tokens
+as directions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_alike, check_int, check_names, check_size, check_tensor
+from tensornet_interp.checks import (
+    check_alike,
+    check_bool,
+    check_int,
+    check_list,
+    check_names,
+    check_size,
+    check_tensor,
+)
 from tensornet_interp.numerics import row_noise, unit_columns
 from tensornet_interp.store import register_type
 
@@ -109,6 +118,65 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
     cosines = torch.linalg.svdvals(bases[0] @ bases[1].T).clamp(max=1)
     shared = float(cosines.square().sum())
     return Overlap(cosines, shared / len(bases[0]), shared / len(bases[1]))
+
+
+@torch.no_grad()
+def token_directions(
+    unembedding: Tensor,
+    tokens: Sequence[int],
+    instead_of: Sequence[int] | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    centered: bool = False,
+) -> Tensor:
+    """Return the output directions along which a layer raises the logits of tokens: a quadratic logit lens.
+
+    direction = norm_weight * (unembedding[token] - unembedding[instead_of])
+
+    The part that a layer y = layer(x) adds directly to the difference of two logits, before later layers read it, is
+    (direction . y) / s. The scalar s > 0 is the root mean square of the final norm on that token (for a layer norm, the
+    standard deviation), so it changes no sign and no order of the features on a token. `feature_interactions(layer,
+    direction, ...)` then finds the pairs of input features that make the model say one token rather than the other.
+
+    unembedding: (token, out), one row per token, such as the weight of the model's head. tokens: the numbers of the
+    tokens to say. instead_of: the numbers of the tokens not to say, one per entry of tokens; None subtracts nothing.
+    norm_weight: (out,), the factor of the final norm per coordinate (Gemma stores this factor minus 1); None if it is 1
+    or folded into the unembedding already. centered: whether the final norm subtracts the mean, as a layer norm does;
+    then the mean of each direction is subtracted too.
+    Returns (direction, out), in the dtype of unembedding. Biases of the norm and of the logits do not depend on the
+    layer and are left out. A layer whose output passes another norm before it is added needs this norm's weight, too.
+    For a layer with a constant output coordinate, put a 0 before each direction.
+    Raises ValueError if sizes differ, for a number that is no row of unembedding, or if a token is compared with
+    itself. Cost: 3 * directions * out flops.
+
+    Example:
+    >>> head = torch.eye(3)
+    >>> token_directions(head, [0], [2], norm_weight=torch.tensor([2.0, 1.0, 1.0])).tolist()
+    [[2.0, 0.0, -1.0]]
+    """
+    check_tensor("unembedding", unembedding, ("token", "out"))
+    chosen = _token_numbers("tokens", tokens, len(unembedding))
+    directions = unembedding[chosen].to(torch.float64)
+    if instead_of is not None:
+        others = _token_numbers("instead_of", instead_of, len(unembedding))
+        check_size("direction", tokens=len(chosen), instead_of=len(others))
+        for at, (token, other) in enumerate(zip(chosen, others, strict=True)):
+            if token == other:
+                raise ValueError(f"tokens[{at}] and instead_of[{at}] are both {token}: their difference is zero")
+        directions = directions - unembedding[others].to(torch.float64)
+    if norm_weight is not None:
+        check_tensor("norm_weight", norm_weight, ("out",))
+        check_size("out", unembedding=unembedding.shape[1], norm_weight=len(norm_weight))
+        check_alike(unembedding=unembedding, norm_weight=norm_weight)
+        directions = directions * norm_weight.to(torch.float64)
+    if check_bool("centered", centered):
+        directions = directions - directions.mean(1, keepdim=True)
+    return directions.to(unembedding.dtype)
+
+
+def _token_numbers(name: str, value: Sequence[int], count: int) -> list[int]:
+    check_list(name, value, "give the numbers of tokens")
+    return [check_int(f"{name}[{at}]", token, 0, count - 1, "a row of unembedding") for at, token in enumerate(value)]
 
 
 def _row_basis(rows: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
     known = None if match is None else int(match["layer"])
     sides = [(inputs, "inputs", "read", _BEFORE), (outputs, "outputs", "write", _AFTER)]
     for dictionary, name, verb, places in sides:
-        found = None if dictionary is None else _parse(dictionary.point, before=name == "inputs")
+        found = None if dictionary is None else parse_point(dictionary.point, before=name == "inputs")
         if found is None:
             continue
         number, place = found
@@ -38,7 +38,7 @@ def check_points(layer: BilinearLayer, inputs: Any, outputs: Any) -> None:
         known = number
 
 
-def _parse(point: str, *, before: bool) -> tuple[int, str] | None:
+def parse_point(point: str, *, before: bool) -> tuple[int, str] | None:
     """Return the layer index and the place that a point names; return None if one of them is unknown.
 
     before: if True, resid-post of layer n is returned as resid-pre of layer n + 1.

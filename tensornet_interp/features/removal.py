@@ -194,10 +194,12 @@ def circuit_tests(
     check_size("token", x=len(x), window=len(window))
     inputs, x = inputs.to(dtype=torch.float64), x.to(torch.float64)
     codes = inputs.encode(x)  # (token, feature)
+    layer = layer.drop_constant()
     pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
+    plane = pair.eigenvectors[0][int(layer.constant_in) :]  # without the constant coordinate, which stays
     parts = {
         "input features": codes[:, members] @ inputs.decoder[:, members].T,  # (token, in)
-        "leading plane": plane_part(x, pair.eigenvectors[0].to(x.dtype)),
+        "leading plane": plane_part(x, plane.to(x.dtype)),
     }
     counts = {"input features": (codes[:, members] > 0).sum(1), "leading plane": torch.full_like(window, 2)}
     verdicts = []

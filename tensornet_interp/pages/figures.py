@@ -19,14 +19,14 @@ _BARS = 8  # the most entries that are drawn as bars
 _LABEL = 20  # characters of a label; hovering shows the rest
 _CELL = "clamp(76px, 10vw, 118px)"  # the least width of an image
 _BAR_CELL = "clamp(165px, 22vw, 240px)"  # likewise of bars, whose names take more of it if they are long
-_LETTER, _LEAST_BARS = 6, 110  # pixels
+LETTER, _LEAST_BARS = 6, 110  # pixels
 _BARE: dict[str, Any] = {  # the page itself is the background, in light and in dark
     "toolbar_location": None,
     "background_fill_alpha": 0,
     "border_fill_alpha": 0,
     "outline_line_color": None,
 }
-_STEPS = 32  # of each half of the colours
+STEPS = 32  # of each half of the colours
 _RED, _WHITE, _BLUE = (178, 24, 43), (255, 255, 255), (33, 102, 172)
 
 
@@ -38,10 +38,10 @@ def bokeh(module: str) -> Any:
 def spectrum(values: Sequence[float], title: str, label: str, *, ordered: bool = False) -> Figure:
     """Draw values as bars, by magnitude unless they are ordered; of very many, only the first are drawn."""
     shown = list(values if ordered else sorted(values, key=abs, reverse=True))[:400]
-    axes = _axes(220, "number", label)
+    axes = bare_axes(220, "number", label)
     source = {"x": list(range(1, len(shown) + 1)), "y": shown, "color": [_sign(value) for value in shown]}
-    bars = axes.vbar(x="x", top="y", width=0.8, color="color", source=_source(source))
-    _hover(axes, [bars], [("number", "@x"), ("value", "@y{0.0000e+0}")])
+    bars = axes.vbar(x="x", top="y", width=0.8, color="color", source=source_of(source))
+    hover(axes, [bars], [("number", "@x"), ("value", "@y{0.0000e+0}")])
     more = f", {len(shown)} of {len(values)}" if len(shown) < len(values) else ""
     return Figure(f"{title}{more}", axes)
 
@@ -49,7 +49,7 @@ def spectrum(values: Sequence[float], title: str, label: str, *, ordered: bool =
 def strips(series: Mapping[str, Sequence[float]], title: str, label: str) -> Figure:
     """Draw one strip of points per name, such as the eigenvalues of every output; hovering shows number and value."""
     names = list(series)
-    axes = _axes(max(150, 60 + 22 * len(names)), label, "")
+    axes = bare_axes(max(150, 60 + 22 * len(names)), label, "")
     points = [(row, number, value) for row, name in enumerate(names) for number, value in enumerate(series[name])]
     points = sorted(points, key=lambda point: -abs(point[2]))[:MOST_POINTS]
     source = {
@@ -59,9 +59,9 @@ def strips(series: Mapping[str, Sequence[float]], title: str, label: str) -> Fig
         "number": [number + 1 for _, number, _ in points],
         "color": [_sign(value) for _, _, value in points],
     }
-    dots = axes.scatter(x="x", y="y", size=7, color="color", alpha=0.6, source=_source(source))
-    _row_names(axes, names)
-    _hover(axes, [dots], [("of", "@name"), ("number", "@number"), ("value", "@x{0.0000e+0}")])
+    dots = axes.scatter(x="x", y="y", size=7, color="color", alpha=0.6, source=source_of(source))
+    row_names(axes, names)
+    hover(axes, [dots], [("of", "@name"), ("number", "@number"), ("value", "@x{0.0000e+0}")])
     return Figure(title, axes, "460px")
 
 
@@ -75,10 +75,10 @@ def curves(
     whole: float | None = None,
 ) -> Figure:
     """Draw one line per name through points (x, y); hovering shows both. `whole` is the height of a dashed line."""
-    axes = _axes(260, x, y, x_axis_type="log" if log else "linear")
+    axes = bare_axes(260, x, y, x_axis_type="log" if log else "linear")
     marks = []
     for at, (name, (across, up)) in enumerate(series.items()):
-        source = _source({"x": list(across), "y": list(up), "name": [name] * len(across)})
+        source = source_of({"x": list(across), "y": list(up), "name": [name] * len(across)})
         style = {"color": LINES[at % len(LINES)], "source": source}
         legend = {"legend_label": plain(name)} if len(series) > 1 else {}
         axes.line("x", "y", line_width=2, **style, **legend)
@@ -92,7 +92,7 @@ def curves(
         axes.xaxis.ticker = bokeh("models").FixedTicker(ticks=ticks)
         axes.xaxis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
     rows = [(x, "@x"), (y, "@y{0.0000}")]
-    _hover(axes, marks, [("", "@name"), *rows] if len(series) > 1 else rows)
+    hover(axes, marks, [("", "@name"), *rows] if len(series) > 1 else rows)
     _legend(axes, len(series))
     return Figure(title, axes, "340px")
 
@@ -102,7 +102,7 @@ def scatter(
 ) -> Figure:
     """Draw records as points, one colour per value of `by`; hovering shows the fields `shown`."""
     scale = "log" if log else "linear"
-    axes = _axes(320, x.replace("_", " "), y.replace("_", " "), x_axis_type=scale, y_axis_type=scale)
+    axes = bare_axes(320, x.replace("_", " "), y.replace("_", " "), x_axis_type=scale, y_axis_type=scale)
     names = list(dict.fromkeys(str(point[by]) for point in points))
     marks = []
     for at, name in enumerate(names):
@@ -110,8 +110,8 @@ def scatter(
         source = {f"c{i}": [point.get(key) for point in own] for i, key in enumerate(shown)}
         source |= {"x": [point[x] for point in own], "y": [point[y] for point in own]}
         legend = {"legend_label": plain(name)} if len(names) > 1 else {}
-        marks.append(axes.scatter("x", "y", size=9, color=LINES[at % len(LINES)], source=_source(source), **legend))
-    _hover(axes, marks, [(key.replace("_", " "), f"@c{i}") for i, key in enumerate(shown)])
+        marks.append(axes.scatter("x", "y", size=9, color=LINES[at % len(LINES)], source=source_of(source), **legend))
+    hover(axes, marks, [(key.replace("_", " "), f"@c{i}") for i, key in enumerate(shown)])
     _legend(axes, len(names))
     return Figure(title, axes, "460px")
 
@@ -119,20 +119,20 @@ def scatter(
 def tree(nodes: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Draw a tree: every node has a place (x, y), the place of its parent (x0, y0), an eigenvalue and a score >= 0."""
     depth = len({node["y"] for node in nodes})
-    axes = _axes(110 + 90 * depth, "", "")
+    axes = bare_axes(110 + 90 * depth, "", "")
     columns = {key: [node[key] for node in nodes] for key in nodes[0]}
     largest_score = max(columns["score"], default=0.0) or 1.0
     columns["color"] = [_sign(value) for value in columns["eigenvalue"]]
     columns["width"] = [1 + 5 * score / largest_score for score in columns["score"]]
     columns["size"] = [8 + 10 * score / largest_score for score in columns["score"]]
-    source = _source(columns)
+    source = source_of(columns)
     axes.segment("x0", "y0", "x", "y", line_color="color", line_width="width", line_alpha=0.5, source=source)
     dots = axes.scatter("x", "y", size="size", color="color", source=source)
     axes.scatter([nodes[0]["x0"]], [nodes[0]["y0"]], size=14, color="#888888")
     axes.xaxis.visible = axes.yaxis.visible = False
     axes.xgrid.grid_line_color = axes.ygrid.grid_line_color = None
     rows = [("layer", "@layer"), ("component", "@component"), ("eigenvalue", "@eigenvalue{0.0000e+0}")]
-    _hover(axes, [dots], [*rows, ("score", "@score{0.0000}")])
+    hover(axes, [dots], [*rows, ("score", "@score{0.0000}")])
     return Figure(title, axes, "460px")
 
 
@@ -153,25 +153,25 @@ def cell(view: InputView, vector: Tensor, title: str, *, weights: bool = True) -
         min_border=0,
         **_BARE,
     )
-    colours = models.LinearColorMapper(palette=_palette(signed), low=-limit if signed else 0.0, high=limit)
+    colours = models.LinearColorMapper(palette=palette(signed), low=-limit if signed else 0.0, high=limit)
     glyph = models.Image(image="image", x=-0.5, y=-0.5, dw=width, dh=height, color_mapper=colours)
-    image = axes.add_glyph(_source({"image": [values]}), glyph)
-    _hover(axes, [image], [("row", "$y{0}"), ("column", "$x{0}"), ("value", "@image{0.000000}")])
+    image = axes.add_glyph(source_of({"image": [values]}), glyph)
+    hover(axes, [image], [("row", "$y{0}"), ("column", "$x{0}"), ("value", "@image{0.000000}")])
     return Figure(title, axes, _CELL, f"±{limit:.3g}" if signed else f"0 to {limit:.3g}")
 
 
 def bars(vector: Tensor, names: Sequence[str], title: str, *, of: int) -> Figure:
     """Draw the largest entries of a vector as signed bars; `names` are theirs, and `of` counts all entries."""
     values = to_numpy(vector[torch.tensor(largest(vector, len(names)), device=vector.device)]).tolist()
-    axes = _axes(46 + 20 * len(names), "", "", min_border=2)
+    axes = bare_axes(46 + 20 * len(names), "", "", min_border=2)
     source = {"x": values, "y": list(range(len(names))), "name": list(names), "color": [_sign(x) for x in values]}
-    drawn = axes.hbar(y="y", right="x", height=0.75, color="color", source=_source(source))
-    _row_names(axes, names)
+    drawn = axes.hbar(y="y", right="x", height=0.75, color="color", source=source_of(source))
+    row_names(axes, names)
     axes.x_range = bokeh("models").Range1d(1.05 * min(0.0, *values), 1.05 * max(0.0, *values) or 1.0)
     axes.xaxis.ticker = bokeh("models").BasicTicker(desired_num_ticks=3)
-    _hover(axes, [drawn], [("", "@name"), ("value", "@x{0.000000}")])
+    hover(axes, [drawn], [("", "@name"), ("value", "@x{0.000000}")])
     longest = min(_LABEL, max(map(len, map(plain, names)), default=0))
-    width = f"max({_BAR_CELL}, {_LEAST_BARS + _LETTER * longest}px)"
+    width = f"max({_BAR_CELL}, {_LEAST_BARS + LETTER * longest}px)"
     return Figure(title, axes, width, f"{len(names)} largest of {of}" if len(names) < of else "")
 
 
@@ -183,7 +183,13 @@ def plain(text: str) -> str:
     return text
 
 
-def _axes(height: int, x: str, y: str, **options: Any) -> Any:
+def short(name: str) -> str:
+    """Return a `plain` name; a long one ends with an ellipsis."""
+    name = plain(name)
+    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
+
+
+def bare_axes(height: int, x: str, y: str, **options: Any) -> Any:
     """Return axes as wide as their place on the page."""
     axes = bokeh("plotting").figure(height=height, sizing_mode="stretch_width", tools="", **_BARE, **options)
     axes.xaxis.axis_label, axes.yaxis.axis_label = plain(x), plain(y)
@@ -192,16 +198,17 @@ def _axes(height: int, x: str, y: str, **options: Any) -> Any:
     return axes
 
 
-def _row_names(axes: Any, names: Sequence[str]) -> None:
+def row_names(axes: Any, names: Sequence[str]) -> None:
     """Write a name at every row, the first one at the top; long names end with an ellipsis."""
-    labels = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in map(plain, names)]
+    labels = [short(name) for name in names]
     axes.yaxis.ticker = bokeh("models").FixedTicker(ticks=list(range(len(names))))
     axes.yaxis.major_label_overrides = dict(enumerate(labels))
     axes.y_range = bokeh("models").Range1d(len(names) - 0.4, -0.6)
     axes.ygrid.grid_line_color = None
 
 
-def _hover(axes: Any, marks: Sequence[Any], rows: Sequence[tuple[str, str]]) -> None:
+def hover(axes: Any, marks: Sequence[Any], rows: Sequence[tuple[str, str]]) -> None:
+    """Show these rows of names and fields if the pointer is over one of the marks."""
     axes.add_tools(bokeh("models").HoverTool(tooltips=[(name, text) for name, text in rows], renderers=list(marks)))
 
 
@@ -216,7 +223,8 @@ def _legend(axes: Any, count: int) -> None:
         axes.legend.location = "left"
 
 
-def _source(columns: Mapping[str, Any]) -> Any:
+def source_of(columns: Mapping[str, Any]) -> Any:
+    """Return columns as Bokeh reads them."""
     return bokeh("models").ColumnDataSource(dict(columns))
 
 
@@ -224,11 +232,11 @@ def _sign(value: float) -> str:
     return POSITIVE if value > 0 else NEGATIVE
 
 
-def _palette(signed: bool) -> list[str]:
+def palette(signed: bool) -> list[str]:
     """Return colours from blue over white to red, or from white to black."""
     if not signed:
-        return [_mixed(_WHITE, (0, 0, 0), at / (2 * _STEPS)) for at in range(2 * _STEPS + 1)]
-    ups = [at / _STEPS for at in range(1, _STEPS + 1)]
+        return [_mixed(_WHITE, (0, 0, 0), at / (2 * STEPS)) for at in range(2 * STEPS + 1)]
+    ups = [at / STEPS for at in range(1, STEPS + 1)]
     down = [_mixed(_WHITE, _BLUE, up) for up in reversed(ups)]
     return [*down, "#ffffff", *(_mixed(_WHITE, _RED, up) for up in ups)]
 

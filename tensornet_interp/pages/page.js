@@ -3,7 +3,7 @@
   const content = JSON.parse(document.getElementById("content").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const PAGE = 10;
-  Bokeh.set_log_level("error");
+  if (content.figures.length) Bokeh.set_log_level("error");  // a page without figures does not have Bokeh
 
   // ---- figures: each is drawn when it comes into view ----
   const drawn = new Map();
@@ -18,6 +18,8 @@
           major_tick_line_color: line });
       } else if (model.type === "Grid" && model.grid_line_color !== null) {
         model.setv({ grid_line_color: line });
+      } else if (model.type === "Label") {
+        model.setv({ text_color: ink });
       } else if (model.type === "Legend") {
         model.setv({ label_text_color: ink });
       }
@@ -55,7 +57,8 @@
     return String(a).localeCompare(String(b), "en", { numeric: true });
   }
 
-  function table(place, { columns, rows }) {
+  function table(place, { columns, rows, links = [] }) {
+    const target = new Map(rows.map((row, at) => [row, links[at]]));
     const numeric = columns.map((_, at) => rows.some((row) => typeof row[at] === "number"));
     let order = rows, key = -1, down = false, start = 0, words = "";
     const tools = rows.length > PAGE ? make("div", place, { className: "tools" }) : null;
@@ -103,8 +106,11 @@
       body.replaceChildren();
       for (const row of order.slice(start, start + PAGE)) {
         const line = make("tr", body);
-        row.forEach((cell, at) => make("td", line, {
-          textContent: cell === null ? "" : String(cell), className: numeric[at] ? "number" : "" }));
+        row.forEach((cell, at) => {
+          const place = make("td", line, { className: numeric[at] ? "number" : "" });
+          const link = at === 0 && target.get(row) ? make("a", place, { href: target.get(row) }) : place;
+          link.textContent = cell === null ? "" : String(cell);
+        });
       }
       if (!tools) return;
       const end = Math.min(start + PAGE, order.length);

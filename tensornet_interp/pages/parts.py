@@ -20,12 +20,31 @@ class Figure(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table has one list of numbers, texts or None per row; the page sorts it and shows it in steps."""
+    """A table has one list of numbers, texts or None per row; the page sorts it and shows it in steps.
+
+    `links` has one file per row, to which the first cell of the row links; "" is no link.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     note: str = ""
+    links: Sequence[str] | None = None
+
+
+class Piece(NamedTuple):
+    """A piece is a token of an example, its activation, and how dark it is, from 0 to 1; None is not active."""
+
+    text: str
+    activation: str = ""
+    shade: float | None = None
+
+
+class Examples(NamedTuple):
+    """Examples are stretches of text, each with the activation at its peak and its pieces."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[Piece]]]
 
 
 class Group(NamedTuple):
@@ -37,12 +56,13 @@ class Group(NamedTuple):
 
 @dataclass
 class Section:
-    """A section has a heading and, in this order, a text, facts, warnings, figures, groups of figures and tables."""
+    """A section has a heading and, in this order, text, facts, warnings, examples, figures, groups of them, tables."""
 
     title: str
     text: str = ""
     facts: Sequence[Sequence[str]] = ()
     warnings: Sequence[str] = ()
+    examples: list[Examples] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)

@@ -1,6 +1,5 @@
-"""Write a page: one HTML file with the sections, the figures as data, and the script that draws them."""
+"""Write a page about an object: the arguments are checked, and the object becomes sections."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +20,13 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.circuits import Circuit
-from tensornet_interp.disk import replace_file
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network, check_network
-from tensornet_interp.optional import optional
 from tensornet_interp.pages.comparisons import Data
-from tensornet_interp.pages.figures import bokeh
-from tensornet_interp.pages.parts import Figure, Section
+from tensornet_interp.pages.rendering import check_extra, write_page
 from tensornet_interp.pages.sections import sections_of
-from tensornet_interp.report import package_version
 from tensornet_interp.results import Result
 
-_FOLDER = Path(__file__).parent
 _EXPLAINED = 3  # inputs that are explained by default
 _MOST_EXPLAINED = 24
 
@@ -67,39 +61,19 @@ def write_report(
     Raises ImportError, saying how to install them, without Jinja2 and Bokeh (the extra "report"). Raises
     FileExistsError if the file exists and overwrite is False; ValueError if the path or an argument does not fit the
     object, if the object has NaN, or if it is empty; TypeError for any other object. All of this is checked before
-    the work begins. Cost: that of the decomposition. Size: 1.3 MB, the script of Bokeh, plus up to 1 MB of data.
+    the work begins. Cost: that of the decomposition. Size: up to 1 MB of data and, if there is a figure, 1.3 MB for the
+    script of Bokeh.
     """
-    file = _check_file(path, check_bool("overwrite", overwrite))
+    file = check_file(path, check_bool("overwrite", overwrite))
     name = _title(obj) if title is None else check_text("title", title)
     data = _check_data(obj, reference, inputs, labels, targets, explain)
-    jinja = optional("jinja2", "for a report as a page", extra="report")
-    script = _script()
+    check_extra()
     with torch.no_grad():
         sections = sections_of(obj, data)
-    for section in sections:
-        section.tables = [table for table in section.tables if table.rows]
-    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    page = jinja.Environment(autoescape=True, undefined=jinja.StrictUndefined, **options)
-    figures = [figure for section in sections for figure in _figures(section)]
-    tables = [table for section in sections for table in section.tables]
-    content = {
-        "figures": [bokeh("embed").json_item(figure.model) for figure in figures],
-        "tables": [{"columns": table.columns, "rows": table.rows} for table in tables],
-    }
-    text = page.from_string(_read("page.html.jinja2")).render(
-        title=name,
-        written_by=f"tensornet_interp {package_version()}",
-        sections=sections,
-        style=_read("page.css"),
-        library=script,
-        script=_read("page.js"),
-        content=json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
-    )
-    with replace_file(file) as opened:
-        opened.write(text.encode())
+    write_page(file, name, sections)
 
 
-def _check_file(path: object, overwrite: bool) -> Path:
+def check_file(path: object, overwrite: bool) -> Path:
     """Return the path of the page; raise an error if a page cannot be written there."""
     file = check_path("path", path)
     if file.is_dir():
@@ -167,18 +141,3 @@ def _title(obj: Any) -> str:
     if isinstance(obj, Result):
         return f"{kind} of {obj.report.layer}" if obj.report.layer else kind
     return f"{kind} {getattr(obj, 'name', '')}".strip()
-
-
-def _figures(section: Section) -> list[Figure]:
-    """Return the figures of a section in the order in which the template shows them."""
-    return [*section.figures, *(figure for group in section.groups for figure in group.figures)]
-
-
-def _script() -> str:
-    """Return the script of Bokeh without the parts that no figure of a page needs."""
-    (script,) = bokeh("resources").Resources(mode="inline", components=["bokeh"], log_level="error").js_raw[:1]
-    return str(script).replace("</script", "<\\/script")
-
-
-def _read(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from tensornet_interp.plots.circuits import draw_circuit
 from tensornet_interp.plots.decisions import activations, explanation, truncation_curves
 from tensornet_interp.plots.factors import components, outputs_map
 from tensornet_interp.plots.features import correlation_by_rank, eigenvector_plane, interaction_submatrix
+from tensornet_interp.plots.graphs import draw_feature_graph
 from tensornet_interp.plots.images import image_cell, to_numpy
 from tensornet_interp.plots.matrices import similarity_matrix
 from tensornet_interp.plots.networks import draw_network
@@ -25,6 +26,7 @@ __all__ = [
     "dots",
     "draw_circuit",
     "draw_composition",
+    "draw_feature_graph",
     "draw_network",
     "draw_sequence",
     "eigenvector_plane",

@@ -92,14 +92,9 @@ def eigenvector_plane(
     title += " positive, blue negative" + (f"\nbasis: {basis}" if basis else "")
     figure = Sheet(6.6, _SIDE + 0.7, title)
     axes = figure.panel(0.9, 0.1, _SIDE, _SIDE)
-    limit = 1.25 * float(np.abs(points).max()) or 1.0
-    line = np.linspace(-limit, limit, _GRID)
-    activation = first * line[None, :] ** 2 + second * line[:, None] ** 2
-    largest = float(np.abs(activation).max())
-    if largest:
-        # squares of even steps give lines at even distances along the axes
-        steps = largest * np.linspace(0, 1, 6)[1:] ** 2
-        levels = [*-steps[::-1], 0, *steps]
+    line, activation, levels = plane_grid(points, first, second, _GRID)
+    limit = float(line[-1])
+    if levels:
         colors = ["tab:blue"] * 5 + ["0.6"] + ["tab:red"] * 5
         contours = axes.contour(line, line, activation, levels=levels, colors=colors, linewidths=0.9, alpha=0.6)
         bar = figure.colorbar(contours, cax=figure.panel(0.9 + _SIDE + 0.15, 0.1, 0.15, _SIDE), ticks=levels)
@@ -114,6 +109,24 @@ def eigenvector_plane(
     axes.set(xlabel=f"v1 · x, eigenvalue {first:+.3g}", ylabel=f"v2 · x, eigenvalue {second:+.3g}")
     _name_points(axes, points[furthest], labels, limit)
     return figure
+
+
+def plane_grid(
+    points: np.ndarray, first: float, second: float, side: int
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Return the coordinates of a grid around points (point, 2), the activation there, and levels for contours.
+
+    activation[row, column] = first x[column]^2 + second x[row]^2
+
+    There are five negative levels, zero and five positive ones, in steps that give lines at even distances along the
+    axes; without any activation there is no level.
+    """
+    limit = 1.25 * float(np.abs(points).max()) or 1.0
+    line = np.linspace(-limit, limit, side)
+    activation = first * line[None, :] ** 2 + second * line[:, None] ** 2
+    steps = (float(np.abs(activation).max()) * np.linspace(0, 1, 6)[1:] ** 2).tolist()
+    levels = [*(-step for step in reversed(steps)), 0.0, *steps]
+    return line, activation, levels if activation.any() else []
 
 
 def _name_points(axes: Axes, places: np.ndarray, labels: Sequence[str], limit: float) -> None:

@@ -1,0 +1,210 @@
+"""Tests of edges: what a feature writes is removed at its source, and the whole model runs on, nothing frozen."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tensornet_interp.attention import SequenceNetwork
+from tensornet_interp.attention.sequence import array_of
+from tensornet_interp.checks import check_alike, check_int, check_kind, check_list, check_seed, check_tensor
+from tensornet_interp.features import Dictionary
+from tensornet_interp.graphs.averaged import chunked
+from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge
+from tensornet_interp.graphs.places import Place, Places, Trace
+from tensornet_interp.graphs.removals import Change, control_of, place_of, removal, run_on
+from tensornet_interp.graphs.verdicts import EDGE_RULE, EdgeVerdict
+from tensornet_interp.numerics import t_quantile
+
+
+@torch.no_grad()
+def edge_tests(
+    graph: FeatureGraph,
+    network: SequenceNetwork,
+    dictionaries: Mapping[Place, Dictionary],
+    x: Tensor,
+    edges: Sequence[GraphEdge],
+    *,
+    windows: int = 30,
+    seed: int = 0,
+) -> list[EdgeVerdict]:
+    """Test edges on held-out text: does the target change as the edge says if its sources are removed?
+
+    effect of i = a_g - a_g(without i)
+    effect of a pair {i, j} = a_g - a_g(without i) - a_g(without j) + a_g(without both)
+
+    a_g is the target after its activation function, TopK included; of a direction, the output along it. What a source
+    writes is subtracted where it is written, at the position that the edge names, and patterns and norms follow. For a
+    pair of one feature with itself, i and j are its halves. The control is another feature that is active at the place
+    of the source and no node of the graph, drawn at random and scaled to the same length; in a pair it takes the place
+    of the second source. `EDGE_RULE` decides. An edge without a sign, value 0, is tested with the sign of its mean
+    effect, which is in its favour.
+    graph: the graph that the edges are of. x: (sample, position, in), held-out text. edges: such as `graph.top(20)` or
+    `random_edges`; paths are tested together. windows: the most samples per edge, those where the product of the
+    activations of sources is largest, one position each. seed: of the draws of controls.
+    Cost: per edge, up to seven passes of the network above the source for `windows` samples.
+    """
+    places, x = _checked(graph, network, dictionaries, x)
+    check_int("windows", windows, 2)
+    generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
+    listed = check_list("edges", edges, "give at least one, such as graph.top(20)")
+    for number, edge in enumerate(listed):
+        check_kind(f"edges[{number}]", edge, GraphEdge)
+    merged = _merged(graph, listed)
+    kept = _columns(graph, places, x, merged)
+    return [_test(graph, places, x, edge, kept, windows, generator) for edge in merged]
+
+
+@torch.no_grad()
+def random_edges(
+    graph: FeatureGraph,
+    network: SequenceNetwork,
+    dictionaries: Mapping[Place, Dictionary],
+    x: Tensor,
+    like: Sequence[GraphEdge],
+    *,
+    seed: int = 0,
+) -> list[tuple[FeatureGraph, GraphEdge]]:
+    """Return for each edge one with the same target, places and offsets, from features that are active at once.
+
+    A token of x (sample, position, in) where the target is active is drawn, then one feature at random of those that
+    are active at the place and offset of each source there. The edges have value 0. Each comes with the graph in which
+    its new nodes are.
+    """
+    places, x = _checked(graph, network, dictionaries, x)
+    generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
+    like = check_list("like", like, "give at least one, such as graph.top(20)")
+    columns = _columns(graph, places, x, like)
+    found = []
+    for edge in like:
+        target = graph.nodes[edge.target]
+        on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
+        reach = -min(0, *edge.offsets)
+        tokens = (on[:, reach:] != 0).nonzero()
+        if not len(tokens):
+            raise ValueError(f"x: {target.label} is active nowhere in the text at a position from {reach} on")
+        sample, position = tokens[int(torch.randint(len(tokens), (), generator=generator, device="cpu"))].tolist()
+        trace = Trace.of(places.network, x[sample : sample + 1])
+        nodes, numbers = list(graph.nodes), []
+        for at, offset in zip(edge.sources, edge.offsets, strict=True):
+            place = place_of(graph.nodes[at])
+            codes = places.dictionaries[place].encode(trace.vectors(place))[0, position + reach + offset]
+            active = codes.nonzero()[:, 0]
+            chosen = int(active[int(torch.randint(len(active), (), generator=generator, device="cpu"))])
+            numbers.append(len(nodes))
+            nodes.append(graph.nodes[at]._replace(feature=chosen, position=-1, score=0.0))
+        found.append((replace(graph, nodes=tuple(nodes)), edge._replace(sources=tuple(numbers), weight=0.0, value=0.0)))
+    return found
+
+
+def _checked(
+    graph: FeatureGraph, network: SequenceNetwork, dictionaries: Mapping[Place, Dictionary], x: Tensor
+) -> tuple[Places, Tensor]:
+    check_kind("graph", graph, FeatureGraph)
+    places = Places.of(network, dictionaries)
+    check_tensor("x", x, ("sample", "position", "in"))
+    check_alike(network=array_of(network[0].map), x=x)
+    for node in graph.nodes:
+        if node.kind == "feature" and place_of(node) not in places.dictionaries:
+            raise ValueError(f"dictionaries lacks {place_of(node)}, which the graph has in {node.label!r}")
+    return places, x.to(torch.float64)
+
+
+def _merged(graph: FeatureGraph, edges: Sequence[GraphEdge]) -> list[GraphEdge]:
+    """Return the edges without repetitions; each has the value of all edges of the graph with its ends."""
+    total: dict[tuple[int, tuple[int, ...], tuple[int, ...]], float] = {}
+    for edge in graph.edges:
+        key = edge.target, edge.sources, edge.offsets
+        total[key] = total.get(key, 0.0) + edge.value
+    named = {(edge.target, edge.sources, edge.offsets): edge for edge in edges}
+    for edge in named.values():
+        for at in edge.sources:
+            if graph.nodes[at].kind != "feature":
+                raise ValueError(
+                    f"edges: {graph.nodes[at].label!r} is no feature, so it cannot be removed at its source"
+                )
+    return [edge._replace(value=total.get(key, edge.value)) for key, edge in named.items()]
+
+
+def _columns(
+    graph: FeatureGraph, places: Places, x: Tensor, edges: Sequence[GraphEdge]
+) -> dict[tuple[Place, int], Tensor]:
+    """Return the activations (sample, position) of all features that the edges name."""
+    named = {at for edge in edges for at in (edge.target, *edge.sources)}
+    wanted = {(place_of(node), node.feature) for at in named if (node := graph.nodes[at]).kind == "feature"}
+    found: dict[tuple[Place, int], list[Tensor]] = {key: [] for key in wanted}
+    for rows in chunked(places, x):
+        trace = Trace.of(places.network, rows)
+        for place in dict.fromkeys(place for place, _ in wanted):
+            codes = places.dictionaries[place].encode(trace.vectors(place))
+            for key in wanted:
+                if key[0] == place:
+                    found[key].append(codes[..., key[1]].clone())
+    return {key: torch.cat(parts) for key, parts in found.items()}
+
+
+def _test(
+    graph: FeatureGraph,
+    places: Places,
+    x: Tensor,
+    edge: GraphEdge,
+    columns: dict[tuple[Place, int], Tensor],
+    windows: int,
+    generator: torch.Generator,
+) -> EdgeVerdict:
+    target, sources = graph.nodes[edge.target], [graph.nodes[at] for at in edge.sources]
+    on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
+    product = (on != 0).to(x.dtype)
+    for node, offset in zip(sources, edge.offsets, strict=True):
+        moved = torch.zeros_like(product)
+        moved[:, -offset:] = columns[place_of(node), node.feature][:, : x.shape[1] + offset]
+        product = product * moved.abs()
+    best, at = product.max(1)
+    rows = best.argsort(descending=True, stable=True)[: min(windows, int((best > 0).sum()))]
+    position = at[rows]
+    pair = len(sources) > 1
+    direction = graph.directions[target.feature] if target.kind == "direction" else None
+    names = " x ".join(f"{node.part} {node.place} {node.feature}" for node in sources)
+    nothing = EdgeVerdict(target.label, names, pair, edge.value, len(rows))
+    least = max(2, EDGE_RULE.min_windows)
+    if len(rows) < least:
+        return nothing
+    trace = Trace.of(places.network, x[rows])
+    changes = [
+        removal(places, trace, node, position + offset) for node, offset in zip(sources, edge.offsets, strict=True)
+    ]
+    if pair and edge.sources[0] == edge.sources[1] and edge.offsets[0] == edge.offsets[1]:
+        changes = [(place, spot, vector / 2) for place, spot, vector in changes]
+    outside = {(node.part, node.place, node.feature) for node in graph.nodes if node.kind == "feature"}
+    control, valid = control_of(places, trace, changes[-1], sources[-1], outside, generator)
+
+    def activation(*removed: Change) -> Tensor:
+        return run_on(places, trace, removed, target, position, direction)
+
+    base = activation()
+    if pair:
+        first = base - activation(changes[0])
+        effect, other = (first - activation(last) + activation(changes[0], last) for last in (changes[1], control))
+    else:
+        effect, other = base - activation(changes[0]), base - activation(control)
+    base, effect, other = base[valid], effect[valid], other[valid].abs()
+    count = len(base)
+    if count < least:
+        return replace(nothing, windows=count)
+    sign = math.copysign(1.0, edge.value or float(effect.mean()))
+    difference = sign * effect - other
+    reach = t_quantile(count, EDGE_RULE.confidence) * float(difference.std()) / count**0.5
+    large = sign * float(effect.mean()) >= EDGE_RULE.min_share * float(base.abs().mean())
+    low, high = float(difference.mean()) - reach, float(difference.mean()) + reach
+    return replace(
+        nothing,
+        windows=count,
+        activation=float(base.mean()),
+        effect=float(effect.mean()),
+        control=float(other.mean()),
+        low=low,
+        high=high,
+        verdict="confirmed" if low > 0 and large else "refuted",
+    )

@@ -144,6 +144,11 @@ def test_shared_weights_pass_gradients_and_copies_do_not():
     make(**given, positions=POSITIONS, share=True)(x).sum().backward()
     assert given["value"].grad.abs().max() > 0
     assert not make(**given, positions=POSITIONS)(x).requires_grad
+    bias = normal(OUT, seed=5).requires_grad_()
+    assert make(**given, bias=bias, positions=POSITIONS, share=True)(x).requires_grad
+    given["value"].requires_grad_(False)
+    assert make(**given, bias=bias, positions=POSITIONS, share=True)(x).requires_grad
+    assert not make(**given, bias=bias, positions=POSITIONS)(x).requires_grad
 
 
 @pytest.mark.parametrize("offset", range(1 - POSITIONS, POSITIONS))

@@ -83,6 +83,7 @@ TABLE = [
     ("from_weights 1 dimension", lambda: BilinearLayer.from_weights(left=LEFT.T, right=RIGHT[0], down=DOWN), ValueError, "right must have 2 dimensions"),
     ("from_tensor matrix", lambda: BilinearLayer.from_tensor(DOWN), ValueError, r"tensor must have 3 dimensions .*\(3, 4\)"),
     ("from_tensor sizes", lambda: BilinearLayer.from_tensor(normal(3, 4, 5)), ValueError, "mode 'in' has size 4 in in1 but 5 in in2"),
+    ("from_cp a list", lambda: BilinearLayer.from_cp((None, [DOWN, LEFT.tolist(), RIGHT])), TypeError, "left must be a .*Tensor"),
     ("from_cp two factors", lambda: BilinearLayer.from_cp((None, [DOWN, LEFT])), ValueError, "3 factors .* got 2"),
     ("from_cp weights size", lambda: BilinearLayer.from_cp((normal(6), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),
     ("from_cp weights of one", lambda: BilinearLayer.from_cp((normal(1), [DOWN, LEFT, RIGHT])), ValueError, "mode 'rank' has size .*weights"),

@@ -133,6 +133,14 @@ def test_a_wide_network_has_no_bonds_and_images_of_pixels_no_negative_colours(tm
     assert set(colours) == {("#ffffff", ""), ("#2166ac", "-")}  # of images, which are not negative, and of weights
 
 
+def test_the_blocks_of_a_part_that_are_drawn_are_those_that_write_most(tmp_path):
+    result = decompose(random_layer(6, 4, 8, seed=3).with_names(output_names=list("abcdef")), "output_svd")
+    outputs = torch.arange(1.0, 7, dtype=torch.float64).diag().flip(0)  # the last block writes most, and to output a
+    drawn = replace(result, outputs=outputs, eigenvalues=torch.ones_like(result.eigenvalues))
+    text, _ = page_of(tmp_path, BilinearNetwork([drawn]))
+    assert [name for name in "abcdef" if f">{name}</h3>" in text] == ["a", "b", "c", "d"]
+
+
 def test_a_sweep_says_which_fits_failed(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 fits failed"):
         records = sweep(LAYER, "eigen", {"rank": [1, 99]}, progress=False)

@@ -114,7 +114,7 @@ RECORDS = [
     {"method": "cp", "parameters": count, "relative_error": 1 / count, "options": {"rank": count}} for count in (2, 3)
 ]
 BOND_ROWS = [{"metric": "m", "removed": 0.5, "accuracy": 0.9, "cross_entropy": 1.0, "measured": 0.1, "bound": 0.2}]
-GRAPH = graphs.feature_graph(
+PAGE_GRAPH = graphs.feature_graph(
     attention.SequenceNetwork([attention.Part(LAYER)]), {(0, "in"): CODER, (0, "out"): READER}, (0, "out", 1), X
 )
 TRACED = graphs.feature_graph(
@@ -172,6 +172,9 @@ SQUARE_HEADS = attention.AttentionLayer(
 )
 BLOCKS = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), attention.Part(HEADS, 0.0, attention.Norm())])
 BLOCK = attention.SequenceNetwork([attention.Part(SQUARE_HEADS, 1.0), LAYER])
+GRAPH_PLACES = {(0, "stream"): CODER, (1, "out"): READER}
+GRAPH_TEXT = dict(network=BLOCK, dictionaries=GRAPH_PLACES, x=normal(3, 6, 5, seed=2))
+GRAPH = graphs.feature_graph(**GRAPH_TEXT, seed=(1, "out"), mode="averaged", held_out=normal(2, 6, 5))
 HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
 TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
@@ -440,6 +443,13 @@ CALLS = {
     "Strongest.peaks": (PEAKS.peaks, dict(feature=1)),
     "token_directions": (features.token_directions, dict(unembedding=normal(4, 3), tokens=[0, 2], instead_of=[1, 3], norm_weight=normal(3, seed=1), centered=True)),
     "projections": (features.projections, dict(vectors=normal(5, 2), eigenvectors=normal(5, 3))),
+    # graphs
+    "feature_graph": (graphs.feature_graph, GRAPH_TEXT | dict(seed=[(1, "out"), (0, "stream", 1)], mode="averaged", held_out=normal(2, 6, 5), hops=1, offsets=2, features=3, nodes=2, candidates=9, max_elements=10**6)),
+    "edge_tests": (graphs.edge_tests, GRAPH_TEXT | dict(graph=GRAPH, edges=GRAPH.top(1), windows=3, seed=0)),
+    "random_edges": (graphs.random_edges, GRAPH_TEXT | dict(graph=GRAPH, like=GRAPH.top(1), seed=0)),
+    "FeatureGraph.edges_of": (GRAPH.edges_of, dict(node=0)),
+    "FeatureGraph.top": (GRAPH.top, dict(n=2)),
+    "FeatureGraph.shares": (GRAPH.shares, dict(edges=GRAPH.top(2))),
     # adversarial masks
     "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),
     "orient": (adversarial.orient, dict(vectors=normal(2, 3, 5), x=X)),
@@ -459,6 +469,7 @@ CALLS = {
     "dots": (plots.dots, dict(records=RECORDS, y=["relative_error"], by="method", title="a")),
     "draw_circuit": (plots.draw_circuit, dict(circuit=circuits.circuit(IMAGES, OUT, widths=2, progress=False), shape=SHAPE, names=list("abcdef"), count=1)),
     "draw_composition": (plots.draw_composition, dict(layers=[SQUARE_HEADS, HEADS], offset=-1, count=2, title="a")),
+    "draw_feature_graph": (plots.draw_feature_graph, dict(graph=GRAPH, names={(0, "stream"): list("abcdefg")}, count=2, title="a")),
     "draw_network": (plots.draw_network, dict(network=LAYER, title="a")),
     "draw_sequence": (plots.draw_sequence, dict(network=BLOCKS, positions=2, title="a")),
     "eigenvector_plane": (plots.eigenvector_plane, dict(coordinates=normal(3, 2), eigenvalues=normal(2), names=NAMES, count=2, basis="a", name="b")),
@@ -518,7 +529,7 @@ CALLS = {
     "WeightFiles.dtype": (FILES.dtype, dict(name="left")),
     "write_report": (write_report, dict(obj=decompose(PAGED, "cp", rank=1), path=HOME / "page.html", reference=PAGED, inputs=normal(2, 2), labels=torch.tensor([0, 1]), targets=normal(2, 2), explain=[], title="a", overwrite=True)),
     "write_circuit_tracer": (graphs.write_circuit_tracer, dict(graph=TRACED, folder=HOME / "traced", tokens=list("abcdef"), slug="a", names={(0, "out"): list("abcd")}, directions=["a"], scan="a", pairs=2, overwrite=True)),
-    "write_feature_pages": (pages.write_feature_pages, dict(folder=HOME / "features", layer=LAYER, inputs=CODER, outputs=READER, features=[1], x=normal(2, 3, 5), text=[["a", "b", "c"], ["d", "e", "f"]], names=list("abcd"), input_names=list("abcdefg"), basis="made", graphs={1: GRAPH}, title="a", overwrite=True, progress=False)),
+    "write_feature_pages": (pages.write_feature_pages, dict(folder=HOME / "features", layer=LAYER, inputs=CODER, outputs=READER, features=[1], x=normal(2, 3, 5), text=[["a", "b", "c"], ["d", "e", "f"]], names=list("abcd"), input_names=list("abcdefg"), basis="made", graphs={1: PAGE_GRAPH}, title="a", overwrite=True, progress=False)),
     "save": (save, dict(obj=LAYER, path=HOME / "saved.safetensors")),
     "load": (load, dict(path=STORED["source"], device="cpu")),
     "register_type": (store.register_type, dict(name="Peak", fields=("place",), make=None)),
@@ -535,7 +546,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Strongest", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card"],
+    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "FeatureGraph", "GraphEdge", "GraphNode", "GraphTarget", "EdgeRule", "EdgeVerdict", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card", "Strongest"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["Executor*", "HeadLevel.take", "Level.to", "Planner*", "TensorFile", "TensorFile.read", "affine_matrix", "answer_check", "appending", "at_largest", "balance", "balance_rows", "card_of", "check_*", "check_pool", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "explain", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "indexed", "input_gram", "input_moments", "layer_modules", "lift_vectors", "linear_factors", "make_plan", "map_card", "module_factors", "move", "nonzero", "object_file", "open_file", "optional", "owned", "pages_of", "pair_tiles", "parse_json", "process_mark", "read_file", "read_json", "read_lines", "remove_leftovers", "replace_file", "replace_files", "rescale", "result_file", "row_noise", "run_units", "sliced", "stored_type", "suggestion", "t_quantile", "text_card", "through", "times_power", "unit_columns", "unseen", "wide_layer", "without_autocast", "without_names", "work"],

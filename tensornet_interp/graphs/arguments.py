@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tensornet_interp.attention import AttentionLayer, SequenceNetwork
-from tensornet_interp.attention.sequence import array_of
+from tensornet_interp.attention.sequence import array_of, part_sizes
 from tensornet_interp.checks import check_alike, check_int, check_size, check_tensor
 from tensornet_interp.graphs.arrivals import Reader, direction_reader, feature_reader
 from tensornet_interp.graphs.averaged import Averaged
@@ -80,13 +80,23 @@ def active_seeds(
             what = f"feature {feature}" if feature >= 0 else "any feature"
             raise ValueError(f"seed: {what} of ({part}, {side!r}) is not active {where}{more}")
         found += [(("feature", part, side, item, at), feature_reader(places, (part, side), item)) for item in chosen]
-    return found
+    return list(dict(found).items())
+
+
+def check_embedded(name: str, x: Tensor, network: SequenceNetwork, *, given: bool) -> None:
+    """Raise ValueError if embedded tokens, of a prompt or of a text of samples, are no inputs of the network."""
+    check_tensor(name, x, ("position", "in") if given else ("sample", "position", "in"))
+    first = network[0]
+    check_size("in", network=part_sizes(first)[0], **{name: x.shape[-1]})
+    check_alike(network=array_of(first.map), **{name: x})
+    most = network.positions
+    if most is not None and x.shape[-2] > most:
+        raise ValueError(f"{name} has {x.shape[-2]} positions, but a mask of the network has only {most}")
 
 
 def check_texts(network: SequenceNetwork, x: Tensor, held_out: Tensor | None, position: object, given: bool) -> None:
     """Raise ValueError if the texts do not belong to the mode."""
-    check_tensor("x", x, ("position", "in") if given else ("sample", "position", "in"))
-    check_alike(network=array_of(network[0].map), x=x)
+    check_embedded("x", x, network, given=given)
     if given and held_out is not None:
         raise ValueError('held_out belongs to mode="averaged": the edges of a prompt are exact')
     if given:
@@ -95,9 +105,7 @@ def check_texts(network: SequenceNetwork, x: Tensor, held_out: Tensor | None, po
         raise ValueError('position belongs to mode="given": an averaged graph is of all positions')
     if held_out is None:
         raise ValueError('mode="averaged" needs held_out, a text on which R squared is measured')
-    check_tensor("held_out", held_out, ("sample", "position", "in"))
-    check_size("in", x=x.shape[-1], held_out=held_out.shape[-1])
-    check_alike(x=x, held_out=held_out)
+    check_embedded("held_out", held_out, network, given=False)
 
 
 def check_room(

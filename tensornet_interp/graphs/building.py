@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tensornet_interp.attention import SequenceNetwork
+from tensornet_interp.attention import AttentionLayer, SequenceNetwork
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.features import Dictionary
 from tensornet_interp.graphs.arguments import Key, active_seeds, check_room, check_texts, position_of, seeds_of
@@ -66,7 +66,8 @@ def feature_graph(
     places = Places.of(network, dictionaries)
     for name, value in (("features", features), ("nodes", nodes), ("candidates", candidates)):
         check_int(name, value, 1)
-    hops, offsets = check_int("hops", hops, 0), check_int("offsets", offsets, 0)
+    heads = sum(isinstance(part.map, AttentionLayer) for part in network)
+    hops, offsets = min(check_int("hops", hops, 0), heads), check_int("offsets", offsets, 0)
     limit = check_int("max_elements", max_elements, 1)
     given = check_choice("mode", mode, ("given", "averaged")) == "given"
     check_texts(network, x, held_out, position, given)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_kind, check_list
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
@@ -116,6 +116,7 @@ class FeatureGraph:
 
     def shares(self, edges: Sequence[GraphEdge]) -> list[float]:
         """Return how much edges of this graph matter for the seeds: what `top` sorts by."""
+        check_edges("edges", edges, self)
         total: dict[int, float] = {}
         for edge in self.edges:
             total[edge.target] = total.get(edge.target, 0.0) + abs(edge.value)
@@ -156,6 +157,16 @@ class FeatureGraph:
                 )
                 lines.append(f"  {edge.value:+.4g}  {ends}")
         return "\n".join([*lines, *self.warnings])
+
+
+def check_edges(name: str, edges: object, graph: FeatureGraph) -> Sequence[GraphEdge]:
+    """Return a list of edges between nodes of a graph after checks."""
+    listed = check_list(name, edges)
+    for number, edge in enumerate(listed):
+        check_kind(f"{name}[{number}]", edge, GraphEdge)
+        for at in (edge.target, *edge.sources):
+            check_int(f"a node of {name}[{number}]", at, 0, len(graph.nodes) - 1, "the nodes of the graph")
+    return listed
 
 
 def path_name(path: Path) -> str:

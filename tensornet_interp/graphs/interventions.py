@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.attention import SequenceNetwork
-from tensornet_interp.attention.sequence import array_of
-from tensornet_interp.checks import check_alike, check_int, check_kind, check_list, check_seed, check_tensor
+from tensornet_interp.checks import check_int, check_kind, check_list, check_seed
 from tensornet_interp.features import Dictionary
+from tensornet_interp.graphs.arguments import check_embedded
 from tensornet_interp.graphs.averaged import chunked
-from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge
+from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge, check_edges
 from tensornet_interp.graphs.places import Place, Places, Trace
 from tensornet_interp.graphs.removals import Change, control_of, place_of, removal, run_on
 from tensornet_interp.graphs.verdicts import EDGE_RULE, EdgeVerdict
@@ -49,10 +49,8 @@ def edge_tests(
     places, x = _checked(graph, network, dictionaries, x)
     check_int("windows", windows, 2)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
-    listed = check_list("edges", edges, "give at least one, such as graph.top(20)")
-    for number, edge in enumerate(listed):
-        check_kind(f"edges[{number}]", edge, GraphEdge)
-    merged = _merged(graph, listed)
+    check_list("edges", edges, "give at least one, such as graph.top(20)")
+    merged = _merged(graph, check_edges("edges", edges, graph))
     kept = _columns(graph, places, x, merged)
     return [_test(graph, places, x, edge, kept, windows, generator) for edge in merged]
 
@@ -75,7 +73,8 @@ def random_edges(
     """
     places, x = _checked(graph, network, dictionaries, x)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
-    like = check_list("like", like, "give at least one, such as graph.top(20)")
+    check_list("like", like, "give at least one, such as graph.top(20)")
+    check_edges("like", like, graph)
     columns = _columns(graph, places, x, like)
     found = []
     for edge in like:
@@ -104,8 +103,7 @@ def _checked(
 ) -> tuple[Places, Tensor]:
     check_kind("graph", graph, FeatureGraph)
     places = Places.of(network, dictionaries)
-    check_tensor("x", x, ("sample", "position", "in"))
-    check_alike(network=array_of(network[0].map), x=x)
+    check_embedded("x", x, network, given=False)
     for node in graph.nodes:
         if node.kind == "feature" and place_of(node) not in places.dictionaries:
             raise ValueError(f"dictionaries lacks {place_of(node)}, which the graph has in {node.label!r}")

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions import decompose
+from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.features import (
     REMOVAL_RULE,
     Dictionary,
@@ -19,6 +19,7 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.graphs import FeatureGraph
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.network import wide_layer
 from tensornet_interp.pages.activity import EXAMPLES, Activity
 from tensornet_interp.pages.feature_figures import matrix, plane
 from tensornet_interp.pages.figures import curves, spectrum
@@ -180,13 +181,15 @@ def _interactions(job: Between, feature: int, tokens: Tensor | None) -> tuple[li
 
 def _plane(job: Between, feature: int) -> Section:
     """Return the spectrum of the feature, and its input features in the plane of the two leading eigenvectors."""
-    result = decompose(job.layer, "eigen", directions=job.outputs.encoder[feature][None])
-    values = result.eigenvalues[0]
+    layer = wide_layer("layer", job.layer)
+    row = job.outputs.encoder[feature].to(torch.float64)[None]
+    found, eigenvectors = eigenpairs(layer, row, min(layer.shape[1], 2 * layer.rank))
+    values, columns = found[0], fix_signs(eigenvectors)[0]
     figures = [spectrum(values.tolist(), "eigenvalues of the interaction matrix", "eigenvalue")]
     text = "Points are the decoder columns of input features."
     if len(values) > 1:
-        vectors = result.eigenvectors[0][int(job.layer.constant_in) :, :2]
-        points = projections(job.inputs.decoder[:, job.alive], vectors).coordinates
+        vectors = columns[int(layer.constant_in) :, :2]
+        points = projections(job.inputs.decoder[:, job.alive].to(torch.float64), vectors).coordinates
         pair = values[:2].tolist()
         text += " Lines have equal activation, red for positive and blue for negative."
         title = "input features in the plane of the two leading eigenvectors"

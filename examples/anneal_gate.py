@@ -3,8 +3,9 @@
 The script fine-tunes a model with SiLU gates. It replaces each gate by z sigmoid(beta z), and beta falls from 1 to 0 on
 each of `--schedules`. At 0 the gate is z / 2, which is folded into the weights. Two runs on the same batches, at the
 same learning rate, serve as comparison: "baseline" keeps its gates, and "abrupt" has beta = 0 from the first step on.
-The script compares the losses on held-out text. It also reads every layer of the annealed models from disk as a
-`BilinearLayer` and compares the layer with its MLP.
+With `--start least-squares` there is one more run, "linearized": it starts from the best bilinear layers, which
+`linearize` finds without training, at the rate `--linearized-lr`. The script compares the losses on held-out text. It
+also reads every layer of the models without gates from disk as a `BilinearLayer` and compares the layer with its MLP.
 
     python examples/anneal_gate.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
@@ -29,6 +30,7 @@ from models.annealing import SCHEDULES as ANNEALINGS
 from models.annealing import anneal, gate_sites, remove_gates, schedule
 from models.huggingface import build_llama, load_huggingface, save_huggingface
 from models.language import held_out_loss, train_language
+from models.linearizing import linearized_mlps, put_layers
 from models.published import TOKENIZER, load_transformer, save_transformer
 from models.tables import read_table, summarise, write_table
 from models.text import load_tokens
@@ -37,8 +39,8 @@ from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 from tensornet_interp.weights import load_layer
 
-BASELINE, ABRUPT = "baseline", "abrupt"
-START, CUT = "not tuned", "not, beta 0"
+BASELINE, ABRUPT, LINEARIZED = "baseline", "abrupt", "linearized"
+START, CUT, FITTED = "not tuned", "not, beta 0", "not, linearized"
 EXACT = 1e-5  # relative error up to which a layer counts as equal to its MLP, in float32
 Row = dict[str, Any]
 
@@ -60,7 +62,7 @@ LLAMA = Kind("a Llama of transformers", "llama", build_llama, load_huggingface, 
 class Run(NamedTuple):
     """A `Run` is one fine-tuning: beta falls from 1 to 0 between the steps `start` and `end`, by `schedule`.
 
-    If `schedule` is None, the gates stay.
+    If `schedule` is None, the gates stay, or were replaced before the first step in the run "linearized".
     """
 
     name: str
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.device != "cpu":
             tokens, held_out = tokens.long().to(options.device), held_out.long().to(options.device)
         base = base_model(kind, options, tokens, held_out, out)
-        records, rows = list[Row](), starting_point(kind, base, options, held_out)
+        records, rows = list[Row](), starting_point(kind, base, options, tokens, held_out, out)
         for seed in range(1, 1 + options.seeds):  # the first training had seed 0
             for run in _runs(options):
                 during, row = fine_tuned(kind, base, run, seed, options, tokens, held_out, out / f"{run.name}-{seed}")
@@ -108,17 +110,29 @@ def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out
     return folder
 
 
-def starting_point(kind: Kind, base: Path, options: argparse.Namespace, held_out: Tensor) -> list[Row]:
-    """Measure the loss before any step, with the gates and with all gates at beta = 0."""
+def starting_point(
+    kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, held_out: Tensor, out: Path
+) -> list[Row]:
+    """Measure the loss before any step, with the gates, with all gates at beta = 0, and linearized."""
     model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "seed": 1, "steps": 0, "start": 0, "end": 0, "tokens": len(held_out) - 1}
-    losses = [held_out_loss(model, held_out)]
+    losses = {START: held_out_loss(model, held_out)}
     anneal(model, "linear", 0, 0)
-    losses.append(held_out_loss(model, held_out))
-    return [
-        about | {"run": run, "held_out_loss": loss, "layer_error": ""}
-        for run, loss in zip((START, CUT), losses, strict=True)
-    ]
+    losses[CUT] = held_out_loss(model, held_out)
+    if options.start == "least-squares":
+        losses[FITTED] = held_out_loss(linearized(kind, base, options, tokens, out), held_out)
+    return [about | {"run": run, "held_out_loss": loss, "layer_error": ""} for run, loss in losses.items()]
+
+
+def linearized(kind: Kind, base: Path, options: argparse.Namespace, tokens: Tensor, out: Path) -> LanguageModel:
+    """Return the model with the best bilinear layers on `--fit-tokens` of the training text, and keep it in `out`."""
+    folder = out / f"{LINEARIZED}-{options.fit_tokens}"
+    if not folder.is_dir():
+        made: LanguageModel = kind.load(base, device=options.device)
+        put_layers(made, linearized_mlps(made, tokens[: options.fit_tokens]))
+        kind.save(made, folder)
+    model: LanguageModel = kind.load(folder, device=options.device)
+    return model
 
 
 def fine_tuned(
@@ -133,9 +147,14 @@ def fine_tuned(
 ) -> tuple[list[Row], Row]:
     """Fine-tune one run, save its model in `out`, and return the records during the run and the row of its end.
 
-    Step 0 of the records is the base model.
+    Step 0 of the records is the model that the run starts from.
     """
-    model = kind.load(base, device=options.device)
+    config = language_config(options, seed, options.steps)
+    if run.name == LINEARIZED:
+        model = linearized(kind, base, options, tokens, out.parent)
+        config = replace(config, lr=options.linearized_lr or options.lr)
+    else:
+        model = kind.load(base, device=options.device)
     about: Row = {"model": kind.title, "run": run.name, "seed": seed}
     before = held_out_loss(model, held_out[:CURVE])
     beta, callback = None, None
@@ -144,7 +163,7 @@ def fine_tuned(
     history = train_language(
         model,
         tokens,
-        language_config(options, seed, options.steps),
+        config,
         out / "training",
         held_out=held_out[:CURVE],
         callback=callback,
@@ -152,18 +171,19 @@ def fine_tuned(
         every=options.every,
         progress=options.progress,
     )
-    records = [about | {"step": 0, "beta": 1.0, "train_loss": "", "during_loss": before}]
+    gates = 0.0 if run.name == LINEARIZED else 1.0  # beta without a schedule
+    records = [about | {"step": 0, "beta": gates, "train_loss": "", "during_loss": before}]
     for record in history.records:
         step = int(record["step"])
         losses = {"train_loss": record["loss"], "during_loss": record["held_out_loss"]}
-        records.append(about | {"step": step, "beta": beta(step - 1) if beta else 1.0} | losses)
+        records.append(about | {"step": step, "beta": beta(step - 1) if beta else gates} | losses)
     if callback is not None:
         callback(options.steps, model)  # if a finished run was read back, no step has set beta
         remove_gates(model)
     kind.save(model, out)
     row = about | {"steps": options.steps, "start": run.start, "end": run.end}
     row |= {"held_out_loss": held_out_loss(model, held_out), "tokens": len(held_out) - 1}
-    return records, row | {"layer_error": "" if callback is None else largest_error(kind, model, out, held_out)}
+    return records, row | {"layer_error": "" if run.name == BASELINE else largest_error(kind, model, out, held_out)}
 
 
 def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor) -> float:
@@ -197,7 +217,7 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
     """Print the final losses, their differences from the baseline of the same seed, and the layer errors; draw."""
     seeds = len({row["seed"] for row in rows})
     print(f"\n{rows[0]['model']}: held-out loss in nats per token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
-    print(f"confidence interval over the orders of the batches ({seeds}); layers of annealed models are read from disk")
+    print(f"confidence interval over the orders of the batches ({seeds}); layers without gates are read from disk")
     print(f"{'run':<14}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
     for found in summarise(rows, ("run",), ("held_out_loss", "above_baseline")):
         cells = f"{interval(found, 'held_out_loss'):<27}{interval(found, 'above_baseline'):<28}"
@@ -205,7 +225,7 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
         exact = "exactly bilinear" if max(errors, default=0.0) <= EXACT else f"NOT BILINEAR, above {EXACT:g}"
         print(
             f"{found['run']:<14}{cells}"
-            + (f"{max(errors):.1e}, {exact}" if errors else "gated" if found["run"] != CUT else "")
+            + (f"{max(errors):.1e}, {exact}" if errors else "gated" if found["run"] in (START, BASELINE) else "")
         )
     fields = ("beta", "during_loss", "above_baseline")
     points = [found | {"held_out_loss": found["during_loss"]} for found in summarise(records, ("run", "step"), fields)]
@@ -222,7 +242,7 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
 def betas(rows: list[Row]) -> list[Row]:
     """Return beta at every step of every run: between the few steps at which losses are measured, it is no line."""
     found = []
-    for row in {row["run"]: row for row in rows if row["run"] not in (START, CUT)}.values():
+    for row in {row["run"]: row for row in rows if row["run"] not in (START, CUT, FITTED, LINEARIZED)}.values():
         steps, start, end = (int(row[name]) for name in ("steps", "start", "end"))
         name = "linear" if row["run"] == ABRUPT else row["run"]
         beta = None if row["run"] == BASELINE else schedule(name, start, end)
@@ -231,9 +251,10 @@ def betas(rows: list[Row]) -> list[Row]:
 
 
 def _runs(options: argparse.Namespace) -> list[Run]:
-    start, end = round(options.start * options.steps), round(options.end * options.steps)
+    start, end = round(options.beta_start * options.steps), round(options.beta_end * options.steps)
     annealed = [Run(name, name, start, end) for name in options.schedules]
-    return [Run(BASELINE, None), *annealed, Run(ABRUPT, "linear")]  # if start = end, all schedules are the same
+    fitted = [Run(LINEARIZED, None)] * (options.start == "least-squares")
+    return [Run(BASELINE, None), *annealed, Run(ABRUPT, "linear"), *fitted]  # if start = end, schedules are the same
 
 
 def _compare(rows: list[Row], loss: str, by: tuple[str, ...]) -> None:
@@ -249,8 +270,11 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--llama", action="store_true", help="a Llama of transformers, from --model or trained here")
     known = [*sorted(ANNEALINGS), "all"]
     parser.add_argument("--schedules", nargs="+", choices=known, default=["linear", "smootherstep"])
-    parser.add_argument("--start", type=float, default=0.0, help="share of the steps after which beta begins to fall")
-    parser.add_argument("--end", type=float, default=0.3, help="share of the steps after which beta is 0")
+    parser.add_argument("--beta-start", type=float, default=0.0, help="share of the steps after which beta falls")
+    parser.add_argument("--beta-end", type=float, default=0.3, help="share of the steps after which beta is 0")
+    parser.add_argument("--start", choices=("gates", "least-squares"), default="gates", help="see above")
+    parser.add_argument("--fit-tokens", type=int, default=100_000, help="tokens of --text for --start least-squares")
+    parser.add_argument("--linearized-lr", type=float, help="learning rate of the run linearized; default: --lr")
     parser.add_argument("--seeds", type=int, default=1, help="number of orders of the batches in fine-tuning")
     parser.add_argument("--steps", type=int, default=250, help="steps of every fine-tuning")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of every fine-tuning")
@@ -263,10 +287,11 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories")
     if "all" in options.schedules:
         options.schedules = list(ANNEALINGS)
-    if not 0 <= options.start <= options.end or round(options.end * options.steps) >= options.steps:
+    start, end = options.beta_start, options.beta_end
+    if not 0 <= start <= end or round(end * options.steps) >= options.steps:
         parser.error(
-            "0 <= --start <= --end must hold, and beta must be 0 before the last step: got --start "
-            f"{options.start} and --end {options.end} of {options.steps} steps"
+            "0 <= --beta-start <= --beta-end must hold, and beta must be 0 before the last step: got --beta-start "
+            f"{start} and --beta-end {end} of {options.steps} steps"
         )
     return options
 

@@ -5,7 +5,7 @@ Finally, `remove_gates` folds the gates into the weights, and the model has gate
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, NamedTuple
 
@@ -183,11 +183,16 @@ def remove_gates(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in {parameter for site in sites for parameter in site.linear.parameters()}:  # once if tied
             parameter.mul_(0.5)
-        for site in sites:
-            if isinstance(site.owner, Bilinear):
-                site.owner.gate, site.owner.activation = "none", None
-            else:
-                site.owner.act_fn = nn.Identity()
+    name_no_gate(model, sites)
+
+
+def name_no_gate(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Take the gates of these sites away, in place, and let every config of the model say that it has none."""
+    for site in sites:
+        if isinstance(site.owner, Bilinear):
+            site.owner.gate, site.owner.activation = "none", None
+        else:
+            site.owner.act_fn = nn.Identity()
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         if hasattr(config, "hidden_act"):

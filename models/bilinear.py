@@ -36,11 +36,12 @@ def _bias(linear: nn.Linear | None) -> Tensor | None:
 class Bilinear(nn.Module):
     """A `Bilinear` is a bilinear layer, or with a gate a gated one (ReGLU, SwiGLU, GEGLU).
 
-    y = down(gate(left x + a) * (right x + b)) + c + residual x
+    y = down(gate(left x + a) * (right x + b)) + c + linear x + residual x
 
-    `outputs=None` leaves out `down` and c, so y is the hidden vector. `bias=True` adds a, b and c. `gate` acts on the
-    left half only: "none" (bilinear), "relu", "silu" or "gelu". A gated layer is not a tensor. `residual` is a fixed
-    coefficient, not a parameter, and needs as many outputs as inputs.
+    `outputs=None` leaves out `down` and c, so y is the hidden vector. `bias=True` adds a, b and c; `linear=True` adds
+    the linear part, which needs `outputs`. `gate` acts on the left half only: "none" (bilinear), "relu", "silu" or
+    "gelu". A gated layer is not a tensor. `residual` is a fixed coefficient, not a parameter, and needs as many outputs
+    as inputs.
 
     x is (..., inputs), y is (..., outputs). Cost: 2 hidden (2 inputs + outputs) flops per sample.
 
@@ -55,6 +56,7 @@ class Bilinear(nn.Module):
         outputs: int | None,
         *,
         bias: bool = False,
+        linear: bool = False,
         residual: float = 0.0,
         gate: str = "none",
         device: torch.device | str | None = None,
@@ -66,6 +68,8 @@ class Bilinear(nn.Module):
         if outputs is not None:
             check_int("outputs", outputs, 1)
         check_bool("bias", bias)
+        if check_bool("linear", linear) and outputs is None:
+            raise ValueError("linear=True adds a linear part to the outputs, so outputs must be given")
         self.residual = check_number("residual", residual)
         self.gate = check_choice("gate", gate, GATES)
         self.activation = GATES[gate]  # models/annealing.py may replace it by a module
@@ -77,6 +81,7 @@ class Bilinear(nn.Module):
         self.left = nn.Linear(inputs, hidden, bias=bias, device=device, dtype=dtype)
         self.right = nn.Linear(inputs, hidden, bias=bias, device=device, dtype=dtype)
         self.down = None if outputs is None else nn.Linear(hidden, outputs, bias=bias, device=device, dtype=dtype)
+        self.linear = nn.Linear(inputs, size, bias=False, device=device, dtype=dtype) if linear else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y of the equation above: (..., inputs) -> (..., outputs)."""
@@ -86,6 +91,8 @@ class Bilinear(nn.Module):
         y: Tensor = left * self.right(x)
         if self.down is not None:
             y = self.down(y)  # (..., outputs)
+        if self.linear is not None:
+            y = y + self.linear(x)
         return y + self.residual * x if self.residual else y
 
     def layer(self, name: str = "", basis: str = AS_GIVEN) -> BilinearLayer:
@@ -93,8 +100,8 @@ class Bilinear(nn.Module):
 
         B[out, in1, in2] = sum_hidden down[out, hidden] left[hidden, in1] right[hidden, in2]
 
-        With biases or a residual, the layer is lifted: it has a constant coordinate. The weights are copies without
-        gradients. Raises ValueError for a gated layer.
+        With biases, a linear part or a residual, the layer is lifted: it has a constant coordinate. The weights are
+        copies without gradients. Raises ValueError for a gated layer.
         """
         if self.gate != "none":
             raise ValueError(
@@ -107,21 +114,23 @@ class Bilinear(nn.Module):
         else:
             down = _weight(self.down)
         layer = BilinearLayer.from_weights(left=left, right=right, down=down, name=name, basis=basis)
-        left_bias, right_bias, bias = _bias(self.left), _bias(self.right), _bias(self.down)
-        if left_bias is None and right_bias is None and bias is None and not self.residual:
+        parts = {"left_bias": _bias(self.left), "right_bias": _bias(self.right), "bias": _bias(self.down)}
+        parts["linear"] = None if self.linear is None else _weight(self.linear)
+        if all(part is None for part in parts.values()) and not self.residual:
             return layer
-        return lift(layer, left_bias=left_bias, right_bias=right_bias, bias=bias, residual=self.residual)
+        return lift(layer, residual=self.residual, **parts)
 
     def gated_layer(self, name: str = "", basis: str = AS_GIVEN) -> GatedLayer:
         """Return this module as a `GatedLayer`, exactly: `module.gated_layer()(x)` is `module(x)`.
 
         The weights are copies without gradients. Raises ValueError without a gate, which gives a layer, and for a
-        module with a residual or without `down`.
+        module with a residual or a linear part or without `down`.
         """
-        if self.gate == "none" or self.residual or self.down is None:
+        if self.gate == "none" or self.residual or self.down is None or self.linear is not None:
             raise ValueError(
-                f"a gated layer needs a gate, down and no residual, got gate={self.gate!r}, residual={self.residual} "
-                f"and down={self.down is not None}; without a gate, layer() gives its tensor"
+                f"a gated layer needs a gate, down, no residual and no linear part, got gate={self.gate!r}, "
+                f"residual={self.residual}, down={self.down is not None} and linear={self.linear is not None}; without "
+                "a gate, layer() gives its tensor"
             )
         return GatedLayer.from_weights(
             left=_weight(self.left),

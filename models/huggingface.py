@@ -47,6 +47,7 @@ class HuggingFaceModel(LanguageModel):
             n_heads=theirs.num_attention_heads,
             context=theirs.max_position_embeddings,
             gate=gates[theirs.hidden_act],
+            mlp_bias=bool(getattr(theirs, "mlp_bias", False)),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -60,11 +61,14 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
 
     The entries of the embedding and of linear maps are N(0, 1 / d_model). The global random streams stay as they are.
     Needs `transformers` (the extra "huggingface"). Raises ImportError, saying how to install it, if it is missing;
-    ValueError for a negative seed, and for a config that no Llama has: bilinear attention, no norms or no MLPs.
+    ValueError for a negative seed, and for a config that no Llama has: bilinear attention, no norms, no MLPs, or MLPs
+    with a linear part.
     """
     check_int("seed", seed, 0)
-    if config.attention != "softmax" or config.norm != "rms" or not config.d_hidden:
-        raise ValueError(f"a Llama has softmax attention, RMS norms and MLPs, so none fits {config}")
+    if config.attention != "softmax" or config.norm != "rms" or not config.d_hidden or config.mlp_linear:
+        raise ValueError(
+            f"a Llama has softmax attention, RMS norms, and MLPs without a linear part, so none fits {config}"
+        )
     transformers = optional("transformers", *WHY)
     theirs = transformers.LlamaConfig(
         vocab_size=config.vocabulary,
@@ -74,6 +78,7 @@ def build_llama(config: TransformerConfig, seed: int, *, device: torch.device | 
         num_attention_heads=config.n_heads,
         max_position_embeddings=config.context,
         hidden_act=ACTIVATIONS[config.gate],
+        mlp_bias=config.mlp_bias,
         initializer_range=config.d_model**-0.5,  # the library's 0.02 fits width 2,500
         bos_token_id=None,
         eos_token_id=None,

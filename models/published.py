@@ -10,11 +10,12 @@ from torch import Tensor
 from models.bilinear import GATES
 from models.storage import CONFIG, save_unit
 from models.transformer import ATTENTIONS, NORMS, Transformer, TransformerConfig
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_bool, check_choice, check_int
 from tensornet_interp.weights import LAYOUTS, Source, WeightFiles
 
 # fields of `TransformerConfig` -> their names in the layout
 KEYS = {"n_layers": "n_layer", "n_heads": "n_head", "context": "n_ctx", "d_model": "d_model", "d_hidden": "d_hidden"}
+PARTS = ("mlp_bias", "mlp_linear")  # fields that the layout names alike, and only if they are True
 FIXED = {"bilinear": True, "bias": False}
 TOKENIZER = "tokenizer.json"
 PUBLISHED = LAYOUTS["published"]
@@ -33,11 +34,12 @@ def save_transformer(model: Transformer, folder: str | Path, extra: Mapping[str,
     info = {name: getattr(config, field) for field, name in KEYS.items()} | FIXED
     info |= {"n_vocab": config.vocabulary, "gate": None if config.gate == "none" else config.gate}
     info |= {"attention": config.attention, "normalization": config.norm}
+    info |= {name: True for name in PARTS if getattr(config, name)}
     info |= {"tokenizer": TOKENIZER, "extra": dict(extra or {})}
     state = model.state_dict()
     tensors = {
         stored: torch.cat([state[name] for name in names])
-        for stored, names in _tensors(config.n_layers, mlps=config.d_hidden > 0).items()
+        for stored, names in _tensors(config.n_layers, config.d_hidden > 0, config.mlp_bias, config.mlp_linear).items()
     }
     save_unit(folder, tensors, info)
 
@@ -47,8 +49,9 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
 
     `folder` is any source of `tensornet_interp.weights`, also shards and hub names. The number of rows of the embedding
     is the vocabulary. A config without the entry "attention" means softmax. Raises FileNotFoundError for a missing
-    file; ValueError for a model that a `Transformer` cannot be (biases, another norm, another gate, an MLP without the
-    product), and for tensors that are missing, too many, or of other sizes than the config says.
+    file; ValueError for a model that a `Transformer` cannot be (biases of attention, another norm, another
+    gate, an MLP without the product), and for tensors that are missing, too many, or of other sizes than the config
+    says.
     """
     files = WeightFiles(folder)
     info = files.config()
@@ -65,29 +68,30 @@ def load_transformer(folder: Source, *, device: torch.device | str = "cpu") -> T
     }
     if sizes["n_layers"] > len(files.names):  # checked before so many names are made
         raise ValueError(f"{folder} does not fit its config: {len(files.names)} tensors for n_layer={info['n_layer']}")
-    wanted = _tensors(sizes["n_layers"], mlps=sizes["d_hidden"] > 0)
+    parts = [check_bool(f"{name} in {CONFIG}", info.get(name, False)) for name in PARTS]
+    kinds |= zip(PARTS, parts, strict=True)
+    wanted = _tensors(sizes["n_layers"], sizes["d_hidden"] > 0, *parts)
     missing, extra = sorted(set(wanted) - set(files.names)), sorted(set(files.names) - set(wanted))
     if missing or extra:
         raise ValueError(f"{folder} does not fit its config: missing tensors {missing}, extra tensors {extra}")
     vocabulary = (*files.shape(PUBLISHED.embedding), 0)[0]
     try:
-        model = Transformer(TransformerConfig(vocabulary=vocabulary, **kinds, **sizes), device="meta")
+        config = TransformerConfig(vocabulary=vocabulary, **kinds, **sizes)
+        model = Transformer(config, device="meta")
     except (RuntimeError, TypeError, ValueError) as error:  # torch has sizes that it refuses
         raise ValueError(f"{folder}: the sizes in {CONFIG} are not valid: {error}") from error
     expected, state = model.state_dict(), dict[str, Tensor]()
     for stored, names in wanted.items():
-        rows, columns = sum(len(expected[name]) for name in names), expected[names[0]].shape[1]
-        if files.shape(stored) != (rows, columns):
-            raise ValueError(
-                f"{folder}: tensor {stored!r} has shape {files.shape(stored)}, the config says {(rows, columns)}"
-            )
-        parts = files.read(stored).chunk(len(names))
-        state |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
+        shape = sum(len(expected[name]) for name in names), *expected[names[0]].shape[1:]
+        if files.shape(stored) != shape:
+            raise ValueError(f"{folder}: tensor {stored!r} has shape {files.shape(stored)}, the config says {shape}")
+        stacked = files.read(stored).chunk(len(names))
+        state |= {name: part.clone() for name, part in zip(names, stacked, strict=True)}
     model.load_state_dict(state, assign=True)
     return model.to(device).requires_grad_()
 
 
-def _tensors(layers: int, *, mlps: bool) -> dict[str, tuple[str, ...]]:
+def _tensors(layers: int, mlps: bool, mlp_bias: bool, mlp_linear: bool) -> dict[str, tuple[str, ...]]:
     """Return the names in the layout, each with the parameters that are stacked in that tensor."""
     names: dict[str, tuple[str, ...]] = {
         PUBLISHED.embedding: ("embedding.weight",),
@@ -102,4 +106,9 @@ def _tensors(layers: int, *, mlps: bool) -> dict[str, tuple[str, ...]]:
             continue
         names[here.left] = (f"{block}.mlp.left.weight", f"{block}.mlp.right.weight")
         names[str(here.down)] = (f"{block}.mlp.down.weight",)
+        if mlp_bias:
+            names[str(here.left_bias)] = (f"{block}.mlp.left.bias", f"{block}.mlp.right.bias")
+            names[str(here.bias)] = (f"{block}.mlp.down.bias",)
+        if mlp_linear:
+            names[str(here.linear)] = (f"{block}.mlp.linear.weight",)
     return names

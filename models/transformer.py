@@ -13,12 +13,13 @@ from torch.nn import functional
 from models.bilinear import GATES, Bilinear
 from tensornet_interp import TensorNetwork
 from tensornet_interp.attention import AttentionLayer, LinearMap, Norm, Part, SequenceNetwork, causal_mask
-from tensornet_interp.checks import check_choice, check_int
+from tensornet_interp.checks import check_bool, check_choice, check_int
 
 POINTS = ("resid-pre", "resid-mid", "mlp-in", "mlp-out", "resid-post")
 ATTENTIONS = {"softmax": 1, "bilinear": 2}  # how many scores make a pattern
 NORMS = ("rms", "none")
 ROTARY, EPS = 10000.0, 1e-8
+_LATER = ("attention", "norm", "mlp_bias", "mlp_linear")  # fields of a config that older files do not name
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TransformerConfig:
     `context` is the largest number of positions. `d_hidden` is the number of hidden units of an MLP; with 0, the model
     has attention alone. `attention`: "softmax" or "bilinear", see `Attention`. `norm`: "rms" or "none". Without norms,
     a model with bilinear attention and no gate is a polynomial; nothing bounds it, so it needs a small learning rate.
+    `mlp_bias` and `mlp_linear` give MLPs biases and a linear part, as `put_layers` leaves them.
     """
 
     vocabulary: int = 4096
@@ -39,6 +41,8 @@ class TransformerConfig:
     gate: str = "none"
     attention: str = "softmax"
     norm: str = "rms"
+    mlp_bias: bool = False
+    mlp_linear: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "d_model", "n_layers", "n_heads", "context"):
@@ -47,8 +51,12 @@ class TransformerConfig:
         check_choice("gate", self.gate, GATES)
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("norm", self.norm, NORMS)
-        if not self.d_hidden and self.gate != "none":
-            raise ValueError(f"d_hidden=0 is a model without MLPs, so gate must be 'none', got {self.gate!r}")
+        parts = [check_bool(name, getattr(self, name)) for name in ("mlp_bias", "mlp_linear")]
+        if not self.d_hidden and (self.gate != "none" or any(parts)):
+            raise ValueError(
+                f"d_hidden=0 is a model without MLPs, so gate must be 'none', got {self.gate!r}, and mlp_bias and "
+                f"mlp_linear must be False, got {self.mlp_bias} and {self.mlp_linear}"
+            )
         if self.d_model % (2 * self.n_heads):
             raise ValueError(
                 f"d_model must be a multiple of 2 n_heads, because rotary positions turn pairs of a head's "
@@ -56,8 +64,8 @@ class TransformerConfig:
             )
 
     def settings(self) -> dict[str, Any]:
-        """Return the fields; `attention` and `norm` only if they are not the default, which older files do not name."""
-        later = {field.name: field.default for field in fields(self) if field.name in ("attention", "norm")}
+        """Return the fields; those that older files do not name only if they are not the default."""
+        later = {field.name: field.default for field in fields(self) if field.name in _LATER}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
@@ -151,7 +159,8 @@ class Block(nn.Module):
         self.norm = config.norm
         self.attention = Attention(config, device=device)
         sizes = config.d_model, config.d_hidden, config.d_model
-        self.mlp = Bilinear(*sizes, gate=config.gate, device=device) if config.d_hidden else None
+        parts = {"bias": config.mlp_bias, "linear": config.mlp_linear, "gate": config.gate}
+        self.mlp = Bilinear(*sizes, **parts, device=device) if config.d_hidden else None  # type: ignore[arg-type]
         has = [point for point in POINTS if self.mlp is not None or not point.startswith("mlp")]
         self.points = nn.ModuleDict({point: nn.Identity() for point in has})
 
@@ -260,13 +269,16 @@ def build_transformer(config: TransformerConfig, seed: int, *, device: torch.dev
     """Return a new model, with weights drawn on the CPU from a random stream that `seed` starts.
 
     Entries of the embedding are N(0, 1); those of a linear map are N(0, 1 / inputs). Without norms, those of `down` are
-    1 / sqrt(2 n_layers) as large, because nothing else bounds how the squares of MLPs grow.
+    1 / sqrt(2 n_layers) as large, because nothing else bounds how the squares of MLPs grow. Biases are zero.
     """
     check_int("seed", seed, 0)
     model = Transformer(config, device="meta").to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()
+                continue
             scale = 1.0 if name == "embedding.weight" else 1 / math.sqrt(parameter.shape[1])
             if config.norm == "none" and name.endswith("mlp.down.weight"):
                 scale /= math.sqrt(2 * config.n_layers)

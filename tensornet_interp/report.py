@@ -67,6 +67,7 @@ class Report(Shown):
     seed: int | None = None  # the seed of the random numbers; None if the method draws none
     convergence: tuple[float, ...] = ()  # the error after each iteration, in the metric if there is one; else empty
     stop_reason: str = "direct"  # why the iteration ended; "direct" if the method does not iterate
+    tangent_share: float | None = None  # of the residual's norm, what one more step would remove to first order
     floor: float | None = None  # singular values below this share of the largest are rounding errors
     starts: tuple[Start, ...] = ()  # how each start ended, best first; empty if there was only one
     versions: Mapping[str, str] = field(default_factory=versions)  # what computed the result
@@ -149,6 +150,9 @@ class Report(Shown):
             "stopped": ""
             if self.stop_reason == "direct"
             else f"{self.stop_reason}, {len(self.convergence)} iterations",
+            "share of the residual that one more step would remove": ""
+            if self.tangent_share is None
+            else f"{self.tangent_share:.2g}",
         }
         return [(name, text) for name, text in found.items() if text]
 
@@ -170,6 +174,7 @@ class Report(Shown):
                 "seed": self.seed,
                 "iterations": len(self.convergence),
                 "stop_reason": self.stop_reason,
+                "tangent_share": self.tangent_share,
                 "floor": self.floor,
                 "warnings": " ".join(self.warnings),
                 "versions": dict(self.versions),

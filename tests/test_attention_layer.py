@@ -87,6 +87,7 @@ def test_lift_adds_biases_and_a_residual(scores, softmax, rotary):
     bias, x = normal(IN, seed=5), normal(4, POSITIONS, IN, seed=6)
     lifted = layer.lift(bias=bias, residual=0.7)
     assert_close(lifted(x), layer(x) + bias + 0.7 * x)
+    assert_close(layer.lift(residual=0.7)(x), layer(x) + 0.7 * x)
     assert lifted.heads == layer.heads + 1
     ones = torch.ones(4, POSITIONS, 1, dtype=torch.float64)
     handed_on = lifted.multilinear(torch.cat([ones, x], -1))

@@ -11,7 +11,7 @@ from helpers import layer_of
 
 from tensornet_interp import BilinearNetwork, decompose, lift, plan
 from tensornet_interp.attention import SequenceNetwork
-from tensornet_interp.cards import Shown
+from tensornet_interp.cards import Shown, card_of
 from tensornet_interp.compare import component_trust
 from tensornet_interp.plots import eigenvectors
 from tensornet_interp.testing import random_layer
@@ -101,3 +101,9 @@ def test_a_layer_with_gradients_is_shown():
 def test_a_figure_is_a_picture_of_its_own():
     picture = eigenvectors(decompose(layer(), "eigen"))._repr_png_()
     assert picture.startswith(b"\x89PNG")
+
+
+def test_the_values_of_a_tucker_result_are_those_of_its_input_unfolding_if_it_has_them():
+    from_hosvd = decompose(layer(), "hosvd")
+    assert list(card_of(from_hosvd).values) == from_hosvd.singular_values[1].tolist()
+    assert list(card_of(replace(from_hosvd, singular_values=None)).values) == []

@@ -48,11 +48,12 @@ def test_the_best_of_five_starts_recovers_planted_components(method, sizes, caps
 @pytest.mark.parametrize("method", METHODS)
 def test_errors_are_those_of_the_dense_tensor_and_never_rise(method, device):
     layer = random_layer(4, 6, 9, seed=1, device=device)
-    result = decompose(layer, method, rank=4, max_iterations=15)
+    result = decompose(layer, method, rank=4, max_iterations=15, tolerance=0)
     assert dense_error(result, layer) == pytest.approx(result.relative_error, rel=1e-6)
     assert all(after <= before for before, after in pairwise(result.report.convergence))
     assert result.relative_error <= result.report.convergence[-1] + 1e-12  # the refitted scale can only help
-    assert result.report.stop_reason == "not converged in 15 iterations" or len(result.report.convergence) <= 15
+    assert result.report.stop_reason == "not converged in 15 iterations"
+    assert 0 < result.report.tangent_share < 1
     unit = result.outputs.norm(dim=0)
     assert (unit - 1).abs().max() <= 1e-12
     # the scale is the best one
@@ -202,4 +203,4 @@ def test_fits_carry_no_gradient(method, rank):
 
 def test_the_repr_of_a_fit_shows_the_options_that_were_changed():
     assert repr(CP(rank=3)) == "CP(rank=3)"
-    assert repr(CP(rank=3, starts=2, tolerance=1e-4)) == "CP(starts=2, rank=3)"
+    assert repr(CP(rank=3, starts=2, tolerance=1e-3)) == "CP(starts=2, rank=3)"

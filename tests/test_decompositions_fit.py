@@ -7,11 +7,11 @@ import torch
 from helpers import assert_close, dense, normal, of_factors
 
 from tensornet_interp.decompositions.compress import compress
-from tensornet_interp.decompositions.fit import descend, gauss_newton, gradient, overlaps
+from tensornet_interp.decompositions.fit import Point, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Free, Tied
 from tensornet_interp.testing import random_layer
 
-EXACT = 1e-11  # sums of some thousand products in float64
+SINGLE = 1e-5  # of a linear system that is solved in float32
 SIZES = (4, 5, 7)  # (out, in, hidden)
 RANK = 3
 
@@ -36,6 +36,7 @@ def tied(signs, device="cpu"):
 
 MODELS = {
     "free": lambda device: (Free(), triple(device)),
+    "narrow": lambda device: (Free(), tuple(factor[:, :2] for factor in triple(device))),  # fewer columns than inputs
     "symmetric": lambda device: tied([[1, 0, 0], [0, 1, 0], [0, 0, 1]], device),
     "blocks": lambda device: tied([[1, -1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, -1, 1, 1]], device),
 }
@@ -47,17 +48,22 @@ def tensor_of(components):
     return (tensor + tensor.mT) / 2
 
 
-def test_loss_and_gradient_are_those_of_the_dense_tensors(device):
+def at(core, model, parameters, *, refit=False):
+    outputs, *sides = parameters
+    return Point(core, model, outputs, torch.cat(sides, 1), refit=refit)
+
+
+def parameters_of(point, parameters):
+    return (point.outputs.clone(), *(side.clone() for side in point.inputs.split(parameters[1].shape[1], 1)))
+
+
+def test_the_loss_is_that_of_the_dense_tensors(device):
     core, components = target(device), triple(device)
     free = [t.requires_grad_() for t in components]
     loss = (dense(core) - tensor_of(free)).square().sum()
-    expected = torch.autograd.grad(loss, free)
-    found, half = gradient(core, tuple(t.detach() for t in free))
-    assert found == pytest.approx(float(loss.detach()), rel=1e-12)
-    assert_close([2 * h for h in half], expected)
     cross, squared = overlaps(core, tuple(free))
-    assert float(1 - 2 * cross.detach() + squared.detach()) == pytest.approx(found, rel=1e-12)
-    assert_close(torch.autograd.grad(1 - 2 * cross + squared, free), expected)
+    assert float(1 - 2 * cross.detach() + squared.detach()) == pytest.approx(float(loss.detach()), rel=1e-12)
+    assert_close(torch.autograd.grad(1 - 2 * cross + squared, free), torch.autograd.grad(loss, free))
 
 
 def test_products_are_differentiable_in_the_layer_and_the_components():
@@ -67,47 +73,64 @@ def test_products_are_differentiable_in_the_layer_and_the_components():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_have_the_dense_gradient_and_curvature(name, device):
+def test_points_have_the_dense_loss_gradient_and_step(name, device):
     model, parameters = MODELS[name](device)
     core = target(device)
-    free = [t.requires_grad_() for t in parameters]
+    point = at(core, model, parameters)
+    free = [t.requires_grad_() for t in parameters_of(point, parameters)]
     loss = (dense(core) - tensor_of(model.components(tuple(free)))).square().sum()
-    expected = torch.autograd.grad(loss, free)
-    parameters = tuple(t.detach() for t in free)
-    _, wrt = gradient(core, model.components(parameters))
-    assert_close([2 * g for g in model.gradient(parameters, wrt)], expected)
+    assert point.loss == pytest.approx(float(loss.detach()), rel=1e-12)
+    slope = torch.cat(torch.autograd.grad(loss, free[1:]), 1) / 2
+    assert_close([point.slope], [slope])
 
-    jacobian = torch.autograd.functional.jacobian(lambda *p: tensor_of(model.components(p)), parameters)
-    jacobian = torch.cat([j.flatten(0, 2).flatten(1) for j in jacobian], 1)  # (out in in, parameters)
-    direction = tuple(normal(*p.shape, seed=7 + i, device=device) for i, p in enumerate(parameters))
-    curvature = model.curvature(parameters)
-    flat = torch.cat([d.flatten() for d in direction])
-    found = torch.cat([p.flatten() for p in curvature.product(direction)])
-    assert_close([found], [jacobian.T @ (jacobian @ flat)])
-    # the block of the outputs is exact: the same (n, n) matrix for every output coordinate
-    outputs = parameters[0]
-    count = outputs.numel()
-    block = torch.kron(torch.eye(len(outputs)).to(outputs), curvature.blocks[0])
-    assert_close([block], [jacobian[:, :count].T @ jacobian[:, :count]])
-    for block in curvature.blocks:
-        assert torch.linalg.eigvalsh(block)[0] >= -EXACT * block.abs().max()
+    at_point = tuple(t.detach() for t in free)
+    jacobian = torch.autograd.functional.jacobian(lambda *p: tensor_of(model.components(p)), at_point)
+    of_outputs = jacobian[0].flatten(0, 2).flatten(1)  # (out in in, parameters)
+    of_inputs = torch.cat(jacobian[1:], -1).flatten(0, 2).flatten(1)
+    damping = 0.1
+
+    def damped(matrix):
+        return matrix + damping * torch.eye(len(matrix)).to(matrix)
+
+    mixed = of_inputs.T @ of_outputs
+    system = of_inputs.T @ of_inputs - mixed @ torch.linalg.solve(damped(of_outputs.T @ of_outputs), mixed.T)
+    step, gain = point.step(damping, 200)
+    rest = (damped(system) @ step.flatten()).view_as(slope) + slope
+    inverse = torch.linalg.inv(damped(point.block))
+    # the conjugate gradients end at a residual of 1e-4, squared, in the norm of their preconditioner
+    assert float((rest @ inverse * rest).sum()) <= (1e-4 + SINGLE) * float((slope @ inverse * slope).sum())
+    step = step.flatten()
+    assert gain == pytest.approx(float(-2 * slope.flatten() @ step - step @ system @ step), rel=SINGLE)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_refitted_outputs_are_the_best_for_their_inputs(name, device):
+    model, parameters = MODELS[name](device)
+    core = target(device)
+    given, point = at(core, model, parameters), at(core, model, parameters, refit=True)
+    assert point.loss < given.loss
+    free = [t.requires_grad_() for t in parameters_of(point, parameters)]
+    loss = (dense(core) - tensor_of(model.components(tuple(free)))).square().sum()
+    assert point.loss == pytest.approx(float(loss.detach()), rel=1e-12)
+    (slope,) = torch.autograd.grad(loss, free[:1])
+    assert float(slope.norm()) <= 1e-9 * float(at(core, model, parameters).slope.norm())
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_balancing_changes_scales_and_not_the_tensor(name, device):
     model, parameters = MODELS[name](device)
     uneven = (1e6 * parameters[0], *parameters[1:])
-    balanced = model.balance(uneven)
+    balanced = parameters_of(at(target(device), model, uneven), parameters)
     assert_close([tensor_of(model.components(balanced))], [tensor_of(model.components(uneven))])
-    if name == "free":
+    if name in ("free", "narrow"):
         norms = torch.stack([factor.norm(dim=0) for factor in balanced])
         assert (norms / norms[0] - 1).abs().max() <= 1e-12
     else:  # an output vector has the joint norm of the vectors of its block
         outputs, vectors = balanced
         joint = (vectors.square() @ model.signs.abs().T).sum(0).sqrt()
         assert (outputs.norm(dim=0) / joint - 1).abs().max() <= 1e-12
-    zero = tuple(0 * p for p in parameters)
-    assert not any(bool(p.any()) or not bool(torch.isfinite(p).all()) for p in model.balance(zero))
+    zero = parameters_of(at(target(device), model, tuple(0 * p for p in parameters)), parameters)
+    assert not any(bool(p.any()) or not bool(torch.isfinite(p).all()) for p in zero)
 
 
 def rounding(components):
@@ -122,6 +145,7 @@ def test_gauss_newton_never_rises(name, seed):
     model, parameters = MODELS[name]("cpu")
     core = target(seed=seed)
     fit = gauss_newton(core, model, parameters, max_iterations=25, tolerance=1e-4)
+    assert 0 <= fit.tangent_share < 1
     assert fit.losses[-1] < 0.7 * fit.losses[0]
     assert all(after < before for before, after in pairwise(fit.losses))
     components = model.components(fit.parameters)
@@ -134,7 +158,8 @@ def test_gauss_newton_ends_at_an_exact_sum_that_is_near(name):
     """From a start 1 % away it converges at second order, to the rounding of the loss."""
     model, parameters = MODELS[name]("cpu")
     core = compress(of_factors(*model.components(parameters)), inputs=False).core
-    start = model.balance((core.down.norm() / model.components(parameters)[0].norm() * parameters[0], *parameters[1:]))
+    unit = (core.down.norm() / model.components(parameters)[0].norm() * parameters[0], *parameters[1:])
+    start = parameters_of(at(core, model, unit), parameters)
     near = tuple(p * (1 + 0.01 * normal(*p.shape, seed=8)) for p in start)
     fit = gauss_newton(core, model, near, max_iterations=40, tolerance=1e-4)
     assert fit.stop_reason.startswith("converged")

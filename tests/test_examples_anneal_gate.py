@@ -28,7 +28,7 @@ def arguments(tmp_path: Path) -> list[str]:
     train.write_text(stories(80), encoding="utf-8")
     held_out.write_text(stories(99)[-1500:], encoding="utf-8")
     sizes = "--vocabulary 300 --d-model 8 --layers 2 --heads 2 --context 16 --batch 4 --base-steps 6 --steps 10"
-    options = f"{sizes} --every 4 --warmup 2 --end 0.5 --no-progress --schedules linear exponential"
+    options = f"{sizes} --every 4 --warmup 2 --beta-end 0.5 --no-progress --schedules linear exponential"
     return ["--text", str(train), "--held-out", str(held_out), "--out", str(tmp_path / "out"), *options.split()]
 
 
@@ -66,7 +66,7 @@ def test_gates_go_and_the_layers_open(arguments, tmp_path, capsys):
     assert capsys.readouterr().out in printed
 
     with pytest.raises(ValueError, match=r"end there 5, asked for 7"):
-        anneal_gate.main([*arguments, "--end", "0.7"])
+        anneal_gate.main([*arguments, "--beta-end", "0.7"])
 
 
 def test_a_model_that_is_there_is_the_start(arguments, tmp_path):
@@ -101,12 +101,28 @@ def test_a_llama_goes_the_same_way(arguments, tmp_path, capsys):
     assert load_layer(place, 1, layout="llama", gate_removed=True).shape == (8, 8, 8)
 
 
+@pytest.mark.parametrize("llama", [False, True])
+def test_a_run_can_start_from_the_best_bilinear_layers(arguments, tmp_path, capsys, llama):
+    if llama:
+        pytest.importorskip("transformers", reason="transformers is not installed: the extra huggingface")
+    more = ["--schedules", "linear", "--start", "least-squares", "--linearized-lr", "1e-4", *["--llama"] * llama]
+    anneal_gate.main([*arguments, *more])
+    assert capsys.readouterr().out.count("exactly bilinear") == 3
+    out = tmp_path / "out"
+    rows = {row["run"]: float(row["held_out_loss"]) for row in read_rows(out / "losses.csv")}
+    assert abs(rows["not, linearized"] - rows["not tuned"]) < abs(rows["not, beta 0"] - rows["not tuned"])
+    steps = [row for row in read_rows(out / "steps.csv") if row["run"] == "linearized"]
+    assert [float(row["beta"]) for row in steps] == [0] * 4
+    load = load_huggingface if llama else load_transformer
+    assert load(out / "linearized-1").config.mlp_bias
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--schedules", "cosine"], "'linear'"),
-        (["--start", "0.6", "--end", "0.5"], "0 <= --start <= --end must hold"),
-        (["--end", "1.0"], "be 0 before the last step"),
+        (["--beta-start", "0.6", "--beta-end", "0.5"], "0 <= --beta-start <= --beta-end must hold"),
+        (["--beta-end", "1.0"], "be 0 before the last step"),
     ],
 )
 def test_bad_options(arguments, options, message, capsys):

@@ -5,6 +5,7 @@ import torch
 
 from tensornet_interp import BilinearLayer, lift
 from tensornet_interp.features import REMOVAL_RULE, Dictionary, circuit_tests, plane_part, random_part, removal_test
+from tensornet_interp.gated import GatedLayer
 
 D, NOT, GOOD = 16, 2, 5  # input features are the axes
 WINDOW = 8
@@ -52,6 +53,24 @@ def test_a_planted_circuit_is_confirmed_by_its_features_and_by_its_plane():
     assert (features.removed, plane.removed) == ("input features", "leading plane")
     x, _ = data()
     assert features.length == pytest.approx(float((x[:, [NOT, GOOD]].norm(dim=1) / x.norm(dim=1)).mean()), abs=1e-6)
+
+
+def test_a_gated_layer_is_run_as_it_is():
+    """On inputs with left x >= 0 a ReLU is no gate; where removal makes left x negative, it gives 0."""
+    bilinear = layer("gate")
+    gated = GatedLayer(down=bilinear.down, left=bilinear.left, right=bilinear.right, gate="relu")
+    x, window = data()
+    removed = torch.zeros_like(x)
+    removed[:, NOT] = x[:, NOT] / 2
+    control = torch.zeros_like(x)
+    same = [removal_test(part, OUTPUTS, 0, x, removed, control, window) for part in (bilinear, gated)]
+    assert same[0] == same[1]
+    assert same[0].drop == pytest.approx(0.5, abs=1e-6)
+    removed[:, [NOT, GOOD]] = 2 * x[:, [NOT, GOOD]]  # the product of the two is as before
+    drops = [removal_test(part, OUTPUTS, 0, x, removed, control, window).drop for part in (bilinear, gated)]
+    assert drops == pytest.approx([0, 1], abs=1e-6)
+    with pytest.raises(TypeError, match="layer must be a BilinearLayer, got int and no GatedLayer"):
+        removal_test(3, OUTPUTS, 0, x, removed, control, window)
 
 
 def test_a_lifted_layer_is_tested_without_its_constant_coordinates():

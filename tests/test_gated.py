@@ -255,6 +255,14 @@ def test_records_of_a_fit_have_one_row_per_unit():
     assert [record["residual"] for record in records] == found.residuals.tolist()
 
 
+def test_moments_of_few_inputs_are_named():
+    with pytest.warns(UserWarning, match=r"the moments come from 39 inputs in 4 dimensions, .* about 32%"):
+        linearize(gated(), Moments.of(X[:39]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        linearize(gated(), Moments.of(X[:40]))
+
+
 BAD = {
     "softmax": (lambda: gated(lambda u: u.softmax(0)), ValueError, "entries of .* depend on each other"),
     "one number": (lambda: gated(lambda u: u.sum()), ValueError, "one number per entry"),

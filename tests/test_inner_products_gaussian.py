@@ -1,6 +1,7 @@
 """Gaussian products are the quadrature ones, exactly to two layers and by a closure beyond."""
 
 import itertools
+import re
 
 import numpy
 import pytest
@@ -146,8 +147,13 @@ def test_auto_says_what_it_took():
     two, three = stack((4, 3, 2), (4, 6), 1), stack((3, 2, 2, 2), (2, 3, 2), 1)
     assert inner(two, two, kind="gaussian").method == "exact"
     assert inner(three, three, kind="gaussian").method == "closure"
-    wide = stack((200, 150, 2), (120, 200), 1)  # exact: 4 * 200^2 * 200^3 flops, more than 1e12
-    assert inner(wide, wide, kind="gaussian").method == "closure"
+    wide = stack((600, 150, 2), (500, 600), 1)  # 26 * 600^4 flops for the lower orders alone are above a minute
+    found = inner(wide, wide, kind="gaussian")
+    assert found.method == "closure"
+    assert re.fullmatch(r"closure, about [\d.]+ s on one thread; exact about \d{3} s", found.choice)
+    assert inner(two, two, kind="gaussian").choice.startswith("exact, about ")
+    assert inner(three, three, kind="gaussian").choice.endswith("; exact is not known beyond two layers")
+    assert inner(two, two, kind=Gaussian(method="closure")).choice == ""
 
 
 def test_the_closure_of_a_network_with_itself_is_positive():

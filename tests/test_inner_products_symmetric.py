@@ -124,9 +124,14 @@ def test_scale_is_apart():
 @pytest.mark.parametrize(("n_in", "ranks"), [(40, (50, 45)), (300, (12, 8))], ids=["inputs", "ranks"])
 @pytest.mark.parametrize("kind", [Symmetric("exact"), Gaussian(method="exact")])
 def test_exact_products_cost_what_is_stated(kind, n_in, ranks):
-    """4 H H' r^3 flops, r = min(in, 2 (rank + rank')), and lower powers of r: what "auto" decides by."""
+    """H r^2 (4 h + 8 h') + H h'^2 (12 r + 2 H') flops, r = min(in, 2 (h + h')): what "auto" decides by."""
     a, b = stack((n_in, 30, 2), (ranks[0], 60), 1), stack((n_in, 20, 2), (ranks[1], 55), 101)
     with FlopCounterMode(display=False) as counter:
         inner(a, b, kind=kind)
-    stated = 4 * 60 * 55 * 40**3
+    stated = min(
+        units * (40**2 * (4 * own + 8 * rank) + rank**2 * (12 * 40 + 2 * others))
+        for units, own, rank, others in ((60, *ranks, 55), (55, *ranks[::-1], 60))
+    )
+    if isinstance(kind, Gaussian):
+        stated += 26 * 60 * 55 * 40**2
     assert stated <= counter.get_total_flops() <= 1.5 * stated

@@ -112,7 +112,9 @@ def test_the_tree_and_the_images_of_a_circuit(tmp_path):
     tree = circuit(BilinearNetwork(layers), torch.tensor([1.0, 0, 0], dtype=X.dtype), widths=2, progress=False)
     _, content = page_of(tmp_path, tree)
     drawn = json.dumps(content["figures"])
-    (score,), (width,) = (re.findall(rf'\["{name}", (\[[^]]*\])', drawn) for name in ("score", "width"))
+    x, score, width = (re.findall(rf'\["{name}", (\[[^]]*\])', drawn)[0] for name in ("x", "score", "width"))
+    places = [0.125, 0.25, 0.375, 0.625, 0.75, 0.875]  # children share the span of their parent
+    assert sorted(json.loads(x)) == places
     scores = torch.tensor(json.loads(score))
     assert json.loads(score) == pytest.approx([row["score"] for row in table(content, "parent", "score")], rel=1e-5)
     assert json.loads(width) == pytest.approx((1 + 5 * scores / scores.max()).tolist(), rel=1e-5)

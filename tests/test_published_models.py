@@ -40,7 +40,10 @@ def test_saved_models_come_back(tmp_path, gate, dtype):
     assert sorted(path.name for path in (tmp_path / "new" / "run").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("changes", [{"attention": "bilinear"}, {"norm": "none"}, {"d_hidden": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention": "bilinear"}, {"norm": "none"}, {"d_hidden": 0}, {"mlp_bias": True}, {"mlp_linear": True}],
+)
 def test_models_of_every_kind_come_back(tmp_path, changes):
     model = build_transformer(TransformerConfig(**vars(SMALL) | changes), seed=1)
     save_transformer(model, tmp_path)
@@ -83,6 +86,8 @@ def test_the_package_refuses_a_gate(tmp_path):
         ({"attention": "bilinear"}, None, r"attn\.qkv\.weight' has shape \(36, 12\), the config says \(60, 12\)"),
         ({"gate": "tanh"}, None, "gate in config.json must be one of gelu, none, relu, silu"),
         ({"d_hidden": 11}, None, r"mlp\.w\.weight' has shape \(20, 12\), the config says \(22, 12\)"),
+        ({"mlp_bias": True}, None, r"missing tensors \['transformer\.h\.0\.mlp\.p\.bias"),
+        ({"d_hidden": 0, "mlp_linear": True}, None, "extra tensors"),
         ({"n_layer": 2}, None, r"extra tensors \['transformer\.h\.2\."),
         ({}, "lm_head.weight", r"missing tensors \['lm_head\.weight'\]"),
     ],

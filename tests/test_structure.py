@@ -94,7 +94,7 @@ ROOMS = {
     "fidelity": ALL_GROUND | {"inner_products", "decompositions"},
     "compare": ALL_GROUND | {"inner_products", "decompositions"},
     "circuits": ALL_GROUND | {"attention", "inner_products", "decompositions"},
-    "features": ALL_GROUND | {"inner_products", "decompositions"},
+    "features": ALL_GROUND | {"inner_products", "decompositions", "gated"},
     "gated": ALL_GROUND,
     "graphs": ALL_GROUND | {"attention", "decompositions", "features"},
     "weights": ALL_GROUND | {"attention", "features", "gated"},

@@ -376,10 +376,10 @@ def test_local_attention_needs_the_kinds_of_layers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma"}, "model_type in config.json must be one of llama, mistral, qwen2, got 'gemma'"),
+        ({"model_type": "gemma"}, "model_type in config.json must be one of llama, mistral, qwen2; got 'gemma'"),
         ({"num_hidden_layers": 10**9}, "config.json says 1000000000 layers, but the file has"),
         ({"drop": ["lm_head.weight"]}, "tensor of name 'lm_head.weight' is not in"),
-        ({"drop": ["model.norm.weight"]}, "tensor of name 'model.norm.weight' is not in"),
+        ({"drop": ["model.norm.weight"]}, "tensor of name 'model.norm.weight' is not in it"),
         ({"add": ["model.norm.bias"]}, "tensors that no part of the network reads: model.norm.bias"),
         ({"add": ["lm_head.bias"]}, "tensors that no part of the network reads: lm_head.bias"),
         ({"add": ["model.layers.1.post_feedforward_layernorm.weight"]}, "no part .* model.layers.1.post_feedforward"),

@@ -87,6 +87,28 @@ def test_biases_of_the_file_are_lifted(tmp_path):
     assert "ignored tensors: transformer.h.1.mlp.w.bias" in ignored.history[-1]
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_linear_part_of_the_file_is_lifted(tmp_path, transposed):
+    names = {"left": "{i}.l", "right": "{i}.r", "down": "{i}.d", "linear": "{i}.a"}
+    shapes = {"left": (4, 12), "right": (4, 12), "down": (3, 4), "linear": (3, 12)}
+    w = {role: normal(*shape, seed=place) for place, (role, shape) in enumerate(shapes.items())}
+    stored = {names[role].replace("{i}", "0"): part.T.contiguous() if transposed else part for role, part in w.items()}
+    layout = Layout(**names, transposed=transposed)
+    layer = load_layer(write(tmp_path, stored, {}), 0, layout=layout)
+    expected = ((X @ w["left"].T) * (X @ w["right"].T)) @ w["down"].T + X @ w["linear"].T
+    assert torch.allclose(layer(X), expected, atol=1e-12)
+    with pytest.raises(ValueError, match=r"has a linear part, '0\.a', which a gated layer does not have"):
+        load_layer(tmp_path, 0, layout=layout, gated="silu")
+    with pytest.raises(ValueError, match=r"layout does not name: 0\.a; name them"):
+        load_layer(tmp_path, 0, layout=replace(layout, linear=None))
+    write(tmp_path / "less", {name: part for name, part in stored.items() if name != "0.a"}, {"mlp_linear": True})
+    with pytest.raises(ValueError, match=r"no tensor for linear '0\.a'"):
+        load_layer(tmp_path / "less", 0, layout=layout)
+    wrong = stored | {"0.a": normal(*((12, 4) if transposed else (4, 12)))}
+    with pytest.raises(ValueError, match="mode 'out' has size 3"):
+        load_layer(write(tmp_path / "wrong", wrong, {}), 0, layout=layout)
+
+
 def test_compiled_models_right_above_left_and_other_names(tmp_path):
     tensors = make_tensors()
     expected = raw_mlp(tensors, 1, X)

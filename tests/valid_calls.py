@@ -148,6 +148,9 @@ MODEL_0 |= {"transformer.wte.weight": normal(7, 4), "lm_head.weight": normal(7, 
 (HOME / "model" / "config.json").write_text(
     '{"d_model": 4, "n_head": 2, "n_ctx": 5, "n_layer": 1, "normalization": "rms"}', encoding="utf-8"
 )
+(HOME / "normed").mkdir()
+NORMED = {"model.layers.0.post_attention_layernorm.weight": IN}
+(HOME / "normed" / "model.safetensors").write_bytes(weights.pack(NORMED, {}))
 FILES = weights.WeightFiles(HOME / "layer" / "layer.safetensors")
 GATED = gated.GatedLayer(down=normal(3, 4), left=normal(5, 4), right=normal(5, 4), gate="silu")
 HEADS = attention.AttentionLayer.from_weights(
@@ -401,6 +404,7 @@ CALLS = {
     "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
     "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
     "Norm": (attention.Norm, dict(centered=True, eps=1e-5, weight=normal(5), bias=normal(5), scale=normal(6))),
+    "Norm.scales": (attention.Norm().scales, dict(x=X)),
     "Norm.__call__": (attention.Norm(weight=IN, scale=normal(6)), dict(x=X)),
     "Norm.given": (attention.Norm(weight=IN).given, dict(x=X)),
     "Norm.to": (attention.Norm(weight=IN).to, dict(device="cpu", dtype=torch.float32)),
@@ -505,7 +509,7 @@ CALLS = {
     "from_module": (weights.from_module, dict(model=MODEL, example=X, max_elements=1000)),
     "polynomial_parts": (weights.polynomial_parts, dict(model=MODEL, example=X, max_elements=1000)),
     "verify": (weights.verify, dict(network=LAYER, model=LAYER, x=X)),
-    "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", transposed=False, hidden_bias="g", prefix="k.", residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
+    "Layout": (weights.Layout, dict(left="a", right="b", down="c", left_bias="d", right_bias="e", bias="f", dense=None, first="left", transposed=False, hidden_bias="g", linear="l", prefix="k.", residual=0.0, gated=False, basis="g", ignore=("h",), embedding="i", unembedding="j", attention=("k",))),
     "Layout.at": (LAYOUT.at, dict(index=1)),
     "Layout.indices": (LAYOUT.indices, dict(names=["0.w"])),
     "Layout.in_file": (LAYOUT.in_file, dict(names=["0.w"], index=0)),
@@ -518,8 +522,10 @@ CALLS = {
     "load_dictionary": (weights.load_dictionary, STORED | dict(source=HOME, subfolder=SAVED.name)),
     "load_cross_layer": (weights.load_cross_layer, STORED | dict(source=SAE_LENS, subfolder="cross-layer-relu", layer=1)),
     "layer_indices": (weights.layer_indices, dict(source=HOME, layout=LAYOUT, subfolder="checkpoint")),
-    "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False)),
-    "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4})),
+    "load_layer": (weights.load_layer, STORED | dict(source=HOME, subfolder="checkpoint", index=0, layout=LAYOUT, gate_removed=False, gated=False, fold_norm=False)),
+    "load_attention": (weights.load_attention, STORED | dict(source=HOME, subfolder="model", index=0, layout="published", positions=3, config={"n_ctx": 4}, fold_norm=False)),
+    "load_norm": (weights.load_norm, STORED | dict(source=HOME, subfolder="normed", index=0, layout="llama", before="mlp", config={"rms_norm_eps": 1e-6})),
+    "fold_norm": (weights.fold_norm, dict(layer=LAYER, norm=attention.Norm(weight=LAYER.left[:, 0]))),
     "load_network": (weights.load_network, STORED | dict(source=HOME, subfolder="model", layout="published", gate_removed=False, positions=3, config={"n_ctx": 4})),
     "load_tensor": (weights.load_tensor, STORED | dict(source=HOME, subfolder="layer", name="left")),
     "tensor_names": (weights.tensor_names, dict(source=HOME, subfolder="layer")),
@@ -546,7 +552,7 @@ CLASSED = "abstract, or another class says what its arguments are: the subclasse
 
 NOT_CALLED = {
     CLASSED: ["BilinearMap", "Decomposition", "Decomposition.__call__", "HasRecords", "HasTerms", "Prior", "Result", "TensorNetwork", "FitOptions.check_layer", "TensorlyNonNegativeParafac", "TensorlyParafac", "TensorlyTucker", "HasFactors", "Named", "Shown"],
-    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "FeatureGraph", "GraphEdge", "GraphNode", "GraphTarget", "EdgeRule", "EdgeVerdict", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card", "Strongest"],
+    MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Strongest", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card", "FeatureGraph", "GraphEdge", "GraphNode", "GraphTarget", "EdgeRule", "EdgeVerdict"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
     TOOL: ["Executor*", "HeadLevel.take", "Level.to", "Planner*", "TensorFile", "TensorFile.read", "affine_matrix", "answer_check", "appending", "at_largest", "balance", "balance_rows", "card_of", "check_*", "check_pool", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "explain", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "indexed", "input_gram", "input_moments", "layer_modules", "lift_vectors", "linear_factors", "make_plan", "map_card", "module_factors", "move", "nonzero", "object_file", "open_file", "optional", "owned", "pages_of", "pair_tiles", "parse_json", "process_mark", "read_file", "read_json", "read_lines", "remove_leftovers", "replace_file", "replace_files", "rescale", "result_file", "row_noise", "run_units", "sliced", "stored_type", "suggestion", "t_quantile", "text_card", "through", "times_power", "unit_columns", "unseen", "wide_layer", "without_autocast", "without_names", "work"],

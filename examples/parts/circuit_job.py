@@ -62,6 +62,11 @@ class Job:
         check_vocabulary(made, self.model.config.vocabulary)
         return made
 
+    def check_model(self) -> None:
+        """Raise ValueError if the model is gated."""
+        if self.model.config.gate != "none":
+            raise ValueError(f"{self.options.model} has gate={self.model.config.gate!r}; only gate='none' is bilinear")
+
     def piece(self, token: int) -> str:
         """Return the text of a token."""
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
@@ -138,8 +143,7 @@ def check_settings(job: Job) -> None:
     A wrong layer, a gated MLP and a wrong tokenizer or text also raise here, before anything is written or trained.
     """
     job.model.block(job.index)
-    if job.model.config.gate != "none":
-        raise ValueError(f"{job.options.model} has gate={job.model.config.gate!r}; only gate='none' is bilinear")
+    job.check_model()
     if not job.options.replot:
         job.tokenizer, job.text  # noqa: B018 (reads both, which keeps them)
     weights = hashlib.sha256()

@@ -114,8 +114,13 @@ class Norm:
         named = {"weight": self.weight, "bias": self.bias, "scale": self.scale}
         return {name: array for name, array in named.items() if array is not None}
 
-    def _scales(self, x: Tensor) -> Tensor:
-        """Return what the norm multiplies vectors (..., in) by, (...): the fixed scales, or those of x."""
+    @without_autocast
+    def scales(self, x: Tensor) -> Tensor:
+        """Return the number that the norm multiplies each vector by, fixed or 1 / sqrt(mean(x^2) + eps).
+
+        x: (..., in). Result: (...), or the fixed scales. It is what stays outside of a layer that `fold_norm` returns.
+        """
+        check_batch("x", x, "in", finite=False)
         if self.scale is not None:
             return self.scale
         wide = self._centred(x)
@@ -140,14 +145,14 @@ class Norm:
                 f"the norm has fixed scales of shape {tuple(self.scale.shape)}, and x has shape {tuple(x.shape)};"
                 " give the norm of these inputs"
             )
-        y = self._centred(x) * self._scales(x)[..., None]
+        y = self._centred(x) * self.scales(x)[..., None]
         y = y if self.weight is None else y * self.weight
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def given(self, x: Tensor) -> "Norm":
         """Return the affine map of these inputs ([batch,] position, in): the norm with their scales fixed."""
         self(check_batch("x", x, "in"))
-        return replace(self, scale=self._scales(x))
+        return replace(self, scale=self.scales(x))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Norm":
         """Return the norm on a device and in a dtype."""

@@ -32,15 +32,16 @@ class FitOptions:
     """Fit options are the options that all fitted decompositions share.
 
     priors: a list of `Prior` objects, which state what the factors should be like besides a small error. With priors,
-    the fit uses Adam in the coordinates of the layer; without them, Gauss-Newton steps in compressed coordinates.
+    the fit uses Adam in the coordinates of the layer; without them, Gauss-Newton steps in compressed coordinates. Their
+    linear systems are solved in float32, and all else in float64.
     start: a layer or a result from which the first fit starts. None starts from the largest eigencomponents of the
     layer. If the start has fewer components than asked for, the largest eigencomponents of the residual are added. The
     given object is not changed.
     starts: the number of fits. The first fit uses `start`; the others start at random, with the seeds `seed`, `seed` +
     1 and so on. The best fit is returned; `report.starts` compares each fit with the best one.
-    max_iterations: the maximum number of iterations per fit; None means 200, or 600 with priors.
-    tolerance: the fit stops if the last ten iterations lowered the squared error by less than this share on average. A
-    fit with priors ignores it.
+    max_iterations: the maximum number of iterations per fit; None means 300, or 600 with priors.
+    tolerance: the fit stops if the last ten iterations lowered the squared error by less than this share on average;
+    `report.tangent_share` says how much was still to be had there. A fit with priors ignores it.
     seed: the seed of the first random start, and of the small random numbers that the first start may need.
     """
 
@@ -48,7 +49,7 @@ class FitOptions:
     start: BilinearMap | None = None
     starts: int = 1
     max_iterations: int | None = None
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
     seed: int = 0
     fitted: ClassVar[bool] = True  # the best scalar is 1
 
@@ -104,7 +105,7 @@ class FitOptions:
     def run(self, state: Compressed, initial: Sequence[InitialFit]) -> "BestFit":
         """Fit from every starting point; return the best fit, and how the fit from each starting point ended."""
         target = state.core
-        limit = self.max_iterations or (600 if self.priors else 200)
+        limit = self.max_iterations or (600 if self.priors else 300)
         if not bool(state.scale > 0):
             _, model, parameters = initial[0]
             nothing = Fit(parameters, 0.0, [0.0], "nothing to fit: the layer is zero")
@@ -139,6 +140,7 @@ class FitOptions:
         else:
             convergence, stop = fit.convergence, fit.fit.stop_reason
             report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
+            report = replace(report, tangent_share=fit.fit.tangent_share)
         result = measured(kind, layer, report, squared, **fields)
         starts = () if fit is None else tuple(_start(result, state, ended) for ended in fit.ended)
         return replace(result, report=replace(result.report, starts=starts))

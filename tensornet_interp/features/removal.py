@@ -22,6 +22,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
+from tensornet_interp.gated import GatedLayer
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import wide_layer
 from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
@@ -78,7 +79,7 @@ class Verdict:
 @torch.no_grad()
 @without_autocast
 def removal_test(
-    layer: BilinearLayer,
+    layer: BilinearLayer | GatedLayer,
     outputs: Dictionary,
     feature: int,
     x: Tensor,
@@ -92,6 +93,7 @@ def removal_test(
 
     drop = 1 - mean relu(p(x - removed)) / mean relu(p(x)), where p is the pre-activation of the feature after the layer
 
+    layer: the layer that is run, bilinear, or gated for circuits that were read in the bilinear layer of `linearize`.
     feature: the index of the output feature. x: (token, in), held-out inputs of the layer on which the feature is
     active. removed: (token, in), the part that is subtracted from x. control: (token, in), the part that is subtracted
     for comparison. window: (token,), the index of the window of text that contains the token. name: what was removed,
@@ -101,7 +103,8 @@ def removal_test(
     decides the verdict.
     Raises ValueError if sizes differ or if the feature is not active on x. Cost: three evaluations of the layer on x.
     """
-    check_kind("layer", layer, BilinearLayer, "; a result has to_layer()")
+    if not isinstance(layer, GatedLayer):
+        check_kind("layer", layer, BilinearLayer, " and no GatedLayer; a result has to_layer()")
     check_int("feature", feature, 0, check_kind("outputs", outputs, Dictionary).features - 1)
     check_text("name", name, empty=True)
     check_tensor("x", x, ("token", "in"))

@@ -1,5 +1,6 @@
 """How near the gate of every hidden unit is to a line."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
 _CHUNK_ELEMENTS = 2**22  # entries of a block of rows that is held at once (32 MB)
+_FEW = 10  # moments of fewer inputs per coordinate than this give a warning
 _COLUMNS = ("offsets", "slopes", "residuals")
 
 
@@ -73,8 +75,9 @@ def gate_fit(gated: GatedLayer, inputs: Tensor | Iterable[Tensor] | Moments, *, 
     inputs: (batch, in); a stream of batches, which is read once; or `Moments`: then x is Gaussian with these moments,
     and the means over u are integrals over one number, exact to rounding if the gate is smooth on both sides of u = 0.
     weighted: if False, without the factor v^2. A unit whose u is the same for all inputs gets slope 0.
-    Works in float64. Raises ValueError for fewer than two inputs, if sizes or devices differ, and for entries that are
-    not finite. Cost in flops: 4 batch rank in; from moments 6 rank in^2.
+    A UserWarning names moments of fewer than ten inputs per coordinate. Works in float64. Raises ValueError for fewer
+    than two inputs, if sizes or devices differ, and for entries that are not finite. Cost in flops: 4 batch rank in;
+    from moments 6 rank in^2.
 
     Example:
     >>> layer = GatedLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2), gate="relu")
@@ -85,6 +88,13 @@ def gate_fit(gated: GatedLayer, inputs: Tensor | Iterable[Tensor] | Moments, *, 
     check_bool("weighted", weighted)
     wide = gated.to(dtype=torch.float64)
     if isinstance(inputs, Moments):
+        size = len(inputs.mean)
+        if inputs.count is not None and inputs.count < _FEW * size:
+            warnings.warn(
+                f"the moments come from {inputs.count} inputs in {size} dimensions, which determine them to about "
+                f"{(size / inputs.count) ** 0.5:.0%}; use more inputs",
+                stacklevel=4,
+            )
         units = GaussianUnits(wide, gaussian(gated, inputs))
         weights = units.density * units.squares_of_v() if weighted else units.density
         return GateFit(*Sums.of(units.u, units.g, weights).line())

@@ -26,6 +26,7 @@ class Estimate:
     standard_error: Tensor | None = None  # standard error of value, in the same shape; None unless sampled
     warnings: tuple[str, ...] = ()  # reasons not to trust the number, one sentence each
     share: float | None = None  # of closures of stacks over positions: the largest E|map|^2 / E|x|^2 of their parts
+    choice: str = ""  # of method="auto": what was chosen, and the estimated seconds of each method on one thread
 
     def to_tensor(self) -> Tensor:
         """Return value * exp(log_scale) as a float64 tensor in the shape of `value`.

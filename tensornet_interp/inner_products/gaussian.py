@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tensornet_interp.inner_products.stack import Stack, largest_entry
 from tensornet_interp.inner_products.symmetric import (
+    CHUNK,
     Forms,
     change_input,
     joint_basis,
@@ -17,6 +18,7 @@ from tensornet_interp.inner_products.symmetric import (
     quartic_gram,
     unit_gram,
 )
+from tensornet_interp.inner_products.symmetric import exact_flops as symmetric_flops
 from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_means, input_moments
 
 
@@ -77,41 +79,50 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
 
     E[f g] = sum_k k! <f_k, g_k>
 
-    The term of order 4 is 4! times the symmetric product. Cost: as `symmetric`.
+    The term of order 4 is 4! times the symmetric product. Cost: `exact_flops`.
     """
     root = x.root
     basis = joint_basis(change_input(f, root).layers[0], change_input(g, root).layers[0])
     affine = torch.cat([x.mean[:, None], root @ basis], 1)  # x = affine [1, z]: (in, 1 + r)
     f, g = change_input(f, affine), change_input(g, affine)
-    return output_product(f, g, unit_gram(f, g, _hermite_gram)), f.log_scale + g.log_scale
+    gram = unit_gram(f, g, _hermite_gram) + 24 * quartic_gram(*(_without_constant(stack) for stack in (f, g)))
+    return output_product(f, g, gram), f.log_scale + g.log_scale
+
+
+def exact_flops(f: Stack, g: Stack) -> float:
+    """Return the leading-order flops of `exact`: those of `symmetric`, and 26 * rank * rank' * r^2 for lower orders."""
+    (first_f, second_f), (first_g, second_g) = f.layers, g.layers
+    size = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
+    return symmetric_flops(f, g) + 26.0 * second_f.rank * second_g.rank * size**2
+
+
+def _without_constant(stack: Stack) -> Stack:
+    """Return a stack in [1, z] without the constant coordinate: its forms are the quadratic parts."""
+    return change_input(stack, torch.eye(stack.layers[0].shape[1], dtype=torch.float64)[:, 1:].to(stack.layers[0].down))
 
 
 class Hermite(NamedTuple):
-    """The Hermite coefficients, by order, of the product q(z) * r(z) of two quadratic polynomials per hidden unit.
+    """The Hermite coefficients of order 0 to 3 of the product q(z) * r(z) of two quadratic polynomials per hidden unit.
 
     q(z) = c + a . z + z^T Q z has mean t, and r(z) = c' + b . z + z^T R z has mean s, for standard normal z.
     """
 
     zeroth: Tensor  # 2 tr(Q R) + a . b + t s, (units,)
     first: Tensor  # 2 (R a + Q b) + t b + s a, (units, in)
-    second: Tensor  # 4 sym(Q R) + sym(a b^T) + t R + s Q, (units, in, in)
+    second: Tensor  # sym of 4 Q R + a b^T + t R + s Q, (units, in, in)
     third: tuple[tuple[Tensor, Tensor], ...]  # sym of a R + b Q, as (vector, matrix)
-    fourth: Forms  # sym of Q R
 
 
 def _hermite(forms: Forms) -> Hermite:
     """Return the Hermite coefficients of the products of two forms in [1, z]."""
     (q, a, t), (r, b, s) = (_split(form) for form in forms)
-    product = q @ r
-    outer = a[:, :, None] * b[:, None, :]
-    mixed = t[:, None, None] * r + s[:, None, None] * q
+    mixed = torch.addcmul(t[:, None, None] * r, s[:, None, None], q)
     pulled = (r @ a[:, :, None] + q @ b[:, :, None])[:, :, 0]
     return Hermite(
-        2 * product.diagonal(dim1=1, dim2=2).sum(1) + (a * b).sum(1) + t * s,
+        2 * (q.flatten(1)[:, None] @ r.flatten(1)[:, :, None])[:, 0, 0] + (a * b).sum(1) + t * s,
         2 * pulled + t[:, None] * b + s[:, None] * a,
-        2 * (product + product.mT) + (outer + outer.mT) / 2 + mixed,
+        torch.baddbmm(mixed, q, r, alpha=4).baddbmm(a[:, :, None], b[:, None, :]),
         ((a, r), (b, q)),
-        Forms(q, r),
     )
 
 
@@ -126,11 +137,12 @@ def _split(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _hermite_gram(x: Forms, y: Forms) -> Tensor:
-    """Return E[(q r)(q' r')] = sum_k k! <order k, order k'> for all pairs of hidden units, (units, units')."""
+    """Return sum_k k! <order k, order k'>, k = 0 ... 3, for all pairs of hidden units, (units, units')."""
     f, g = _hermite(x), _hermite(y)
-    gram = torch.outer(f.zeroth, g.zeroth) + f.first @ g.first.T + 2 * f.second.flatten(1) @ g.second.flatten(1).T
+    twice = g.second + g.second.mT  # one symmetric side is enough
+    gram = torch.outer(f.zeroth, g.zeroth) + f.first @ g.first.T + f.second.flatten(1) @ twice.flatten(1).T
     cubic = sum(_cubic_gram(*one, *other) for one in f.third for other in g.third)
-    return gram + 6 * cubic + 24 * quartic_gram(f.fourth, g.fourth)
+    return gram + 6 * cubic
 
 
 def _cubic_gram(a: Tensor, q: Tensor, b: Tensor, r: Tensor) -> Tensor:
@@ -139,5 +151,12 @@ def _cubic_gram(a: Tensor, q: Tensor, b: Tensor, r: Tensor) -> Tensor:
     <sym(a Q), sym(b R)> = 1/3 [(a . b) <Q, R> + 2 (R a) . (Q b)]
     """
     paired = (a @ b.T) * (q.flatten(1) @ r.flatten(1).T)
-    crossed = torch.stack([((a @ r1) * (q @ b1)).sum(1) for b1, r1 in zip(b, r, strict=True)], 1)
+    step = max(1, CHUNK // a.numel())
+    crossed = torch.cat(
+        [
+            ((a @ part.flatten(0, 1).T).unflatten(1, part.shape[:2]) * (own @ q)).sum(2)  # R a and Q b
+            for own, part in zip(b.split(step), r.split(step), strict=True)
+        ],
+        1,
+    )
     return (paired + 2 * crossed) / 3

@@ -163,7 +163,7 @@ def _inner(a: Comparable, b: Comparable, kind: Kind | str, *, by_output: bool, p
     table = _table({"a": a, "b": b}, [(0, 1)], kind, by_output=by_output, progress=progress)
     error = None if table.draws is None else standard_error(table.draws[0], 0)
     warnings = table.warnings if table.draws is None else heavy_tails(table.draws[0])
-    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share)
+    return Estimate(table.value[0], table.method, float(table.log_scale[0]), error, warnings, table.share, table.choice)
 
 
 def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_output: bool, **options: Any) -> Estimate:
@@ -178,9 +178,9 @@ def _similarity(a: Networks, b: Comparable | None, kind: Kind | str, *, by_outpu
     if b is not None:
         cosine, error = cosine[0, 1], error[0, 1]
     if table.draws is None:
-        return Estimate(cosine, table.method, warnings=table.warnings, share=table.share)
+        return Estimate(cosine, table.method, warnings=table.warnings, share=table.share, choice=table.choice)
     warnings = sorted({text for draws in table.draws for text in heavy_tails(draws)})[:1]
-    return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings))
+    return Estimate(cosine, table.method, standard_error=error, warnings=tuple(warnings), choice=table.choice)
 
 
 def _table(

@@ -19,7 +19,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.numerics import nonzero
 
-_CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
+CHUNK = 2**22  # entries of the quadratic forms held at once (32 MB)
 
 
 def tree(f: Stack, g: Stack) -> tuple[Tensor, float]:
@@ -44,15 +44,16 @@ def symmetric(f: Stack, g: Stack) -> tuple[Tensor, float]:
     """Return <sym F[out], sym G[out]>, (out,), divided by a scale, and the logarithm of the scale.
 
     F and G have one or two layers; sym symmetrizes a tensor over all of its inputs. Cost for two layers, in flops:
-    4 * rank * rank' * r^3, where rank and rank' are the ranks of the second layers and r is the smaller of in and
-    2 * (sum of the ranks of the first layers). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or of
-    r * max(r, rank of the first layer) numbers, if that is more).
+    rank * r^2 * (4 * h + 8 * h') + rank * h'^2 * (12 * r + 2 * rank'), or the same with the networks exchanged, or 4 *
+    rank * rank' * r^3, whichever is least. rank and rank' are the ranks of the second layers, h and h' those of the
+    first, and r is the smaller of in and 2 * (h + h'). Memory: rank * rank' numbers, and a few chunks of 32 MB each (or
+    of what one hidden unit needs, if that is more).
     """
     if len(f) == 1:
         return tree(f, g)
     basis = joint_basis(f.layers[0], g.layers[0])  # the product does not change under an isometry
     f, g = change_input(f, basis), change_input(g, basis)
-    return output_product(f, g, unit_gram(f, g, quartic_gram)), f.log_scale + g.log_scale
+    return output_product(f, g, quartic_gram(f, g)), f.log_scale + g.log_scale
 
 
 class Forms(NamedTuple):
@@ -67,16 +68,69 @@ def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> 
     return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
 
 
-def quartic_gram(x: Forms, y: Forms) -> Tensor:
-    """Return <sym(Q R), sym(Q' R')> for all pairs of hidden units, (units, units').
+def quartic_gram(f: Stack, g: Stack) -> Tensor:
+    """Return <sym(Q R), sym(Q' R')> for all pairs of hidden units of the second layers, (units, units').
 
     <sym(Q R), sym(Q' R')> = 1/3 [C + 2 tr(Q Q' R R')], C = 1/2 [<Q, Q'> <R, R'> + <Q, R'> <R, Q'>]
     """
-    q, r, q2, r2 = (form.flatten(1) for form in (*x, *y))
-    paired = ((q @ q2.T) * (r @ r2.T) + (q @ r2.T) * (r @ q2.T)) / 2
-    # one pair of matrix products per unit of y, for all units of x at once
-    crossed = torch.stack([((x.left @ q1) * (x.right @ r1).mT).sum((1, 2)) for q1, r1 in zip(*y, strict=True)], 1)
-    return (paired + 2 * crossed) / 3
+    (first_f, second_f), (first_g, second_g) = f.layers, g.layers
+    gram = first_f.down @ cross_gram(first_f, first_g) @ first_g.down.T  # of the interaction matrices below
+    (ll, lr), (rl, rr) = (
+        [side.T @ gram @ other for other in (second_g.left, second_g.right)] for side in (second_f.left, second_f.right)
+    )
+    *_, crossed = _cheapest(f, g)
+    return ((ll * rr + lr * rl) / 2 + 2 * crossed()) / 3
+
+
+def _cheapest(f: Stack, g: Stack) -> tuple[float, Callable[[], Tensor]]:
+    """Return the flops of the cheapest way to tr(Q Q' R R') for all pairs of hidden units, and that way.
+
+    Either the forms of one network meet the factors of the other network, or its forms.
+    """
+    (first_f, second_f), (first_g, second_g) = f.layers, g.layers
+    size = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
+
+    def flops(of: Stack, other: Stack) -> float:
+        own, (rank, others) = of.layers[0].rank, (layer.rank for layer in other.layers)
+        return of.layers[1].rank * (size**2 * (4.0 * own + 8 * rank) + rank**2 * (12 * size + 2 * others))
+
+    ways: list[tuple[float, Callable[[], Tensor]]] = [
+        (flops(f, g), lambda: _crossed(f, g)),
+        (flops(g, f), lambda: _crossed(g, f).T),
+        (4.0 * second_f.rank * second_g.rank * size**3, lambda: unit_gram(f, g, _crossed_forms)),
+    ]
+    return min(ways, key=lambda way: way[0])
+
+
+def _crossed(f: Stack, g: Stack) -> Tensor:
+    """Return tr(Q_h Q'_g R_h R'_g) for all pairs of hidden units, (units, units'), without the forms Q' and R' of g.
+
+    Q'_g = sum_u alpha[u, g] sym(l_u r_u^T) and R'_g = sum_u beta[u, g] sym(l_u r_u^T), over the hidden units u of the
+    first layer of g, so the trace is alpha_g^T E_h beta_g.
+
+    E_h = 1/4 [Qlr * Rlr^T + Qlr^T * Rlr + Qll * Rrr + Qrr * Rll], Qlr[u, v] = l_u^T Q_h r_v, and so on
+    """
+    first, second = g.layers
+    left, right, rank = first.left, first.right, first.rank
+    alpha, beta = first.down.T @ second.left, first.down.T @ second.right
+    held = 4 * left.shape[0] * rank + 8 * rank**2 + rank * second.rank  # entries per form
+
+    def on_units(form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        on_right = form @ right
+        return left.T @ (form @ left), left.T @ on_right, right.T @ on_right
+
+    rows = []
+    for q, r in _forms(f, held):
+        (q_ll, q_lr, q_rr), (r_ll, r_lr, r_rr) = on_units(q), on_units(r)
+        mixed = q_lr * r_lr.mT
+        meeting = mixed + mixed.mT + q_ll * r_rr + q_rr * r_ll  # 4 E, (units, rank, rank)
+        rows.append(((meeting @ beta) * alpha).sum(1) / 4)
+    return torch.cat(rows)
+
+
+def _crossed_forms(x: Forms, y: Forms) -> Tensor:
+    """Return tr(Q Q' R R') for all pairs of hidden units, with one pair of matrix products per pair."""
+    return torch.stack([((x.left @ q) * (x.right @ r).mT).sum((1, 2)) for q, r in zip(*y, strict=True)], 1)
 
 
 def output_product(f: Stack, g: Stack, gram: Tensor) -> Tensor:
@@ -106,25 +160,28 @@ def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
     return vectors[:, : max(1, int(seen.sum()))]
 
 
-def exact_flops(f: Stack, g: Stack) -> int:
-    """Return the leading-order flops of the exact product of two two-layer networks: 4 * rank * rank' * r^3.
-
-    rank and rank' are the ranks of the second layers; r = min(in, 2 * (sum of the ranks of the first layers)).
-    """
-    (first_f, second_f), (first_g, second_g) = f.layers, g.layers
-    width = min(first_f.shape[1], 2 * (first_f.rank + first_g.rank))
-    return 4 * second_f.rank * second_g.rank * width**3
+def exact_flops(f: Stack, g: Stack) -> float:
+    """Return the leading-order flops of the symmetric product of two two-layer networks, as `symmetric` gives them."""
+    return _cheapest(f, g)[0]
 
 
-def _forms(stack: Stack) -> Iterator[Forms]:
+def tree_flops(f: Stack, g: Stack) -> float:
+    """Return the leading-order flops of `tree` or of a closure: 2 * rank * rank' * (4 * in + out) per layer."""
+    pairs = zip(f.layers, g.layers, strict=True)
+    return sum(2.0 * one.rank * other.rank * (4 * one.shape[1] + one.shape[0]) for one, other in pairs)
+
+
+def _forms(stack: Stack, held: int = 0) -> Iterator[Forms]:
     """Yield the quadratic forms of the second layer's hidden units, in chunks.
+
+    held: entries that the caller computes from the forms of each unit; more of them make smaller chunks.
 
     Q = sum_k left[k] A_k and R = sum_k right[k] A_k, where A_k is the interaction matrix of output k of the first
     layer.
     """
     first, second = stack.layers
     n_in = first.shape[1]
-    step = max(1, _CHUNK // (n_in * max(n_in, first.rank)))
+    step = max(1, CHUNK // (n_in * max(n_in, first.rank) + held))
     for start in range(0, second.rank, step):
         units = slice(start, start + step)
         yield Forms(*(first.interaction_matrix(side[:, units].T) for side in (second.left, second.right)))

@@ -46,6 +46,7 @@ class Table:
     draws: Tensor | None = None  # (pair, samples, out or 1) if sampled; value is their mean
     share: float | None = None  # of closures of networks over positions, as in `Estimate`
     warnings: tuple[str, ...] = ()
+    choice: str = ""  # as in `Estimate`
 
 
 def fill(task: Task, product: Callable[[int, int], tuple[Tensor, float]], *, method: str, title: str) -> Table:

@@ -21,10 +21,13 @@ def distributed(
     networks: Mapping[int, BilinearNetwork], task: Task, kind: Kind, executor: Pool, scratch: Scratch | None
 ) -> Table:
     """Return the table of a task of networks without positions, whose tiles are computed by workers."""
+    choice = ""
     if not isinstance(kind, Tree):  # the tiles of one table have one method
-        kind = replace(kind, method=chosen_method(kind, task))
+        method, choice = chosen_method(kind, task)
+        kind = replace(kind, method=method)
     device = networks[0].layers[0].down.device
-    return _collected(networks, task, kind, pair_tiles(task.pairs, len(networks)), device, executor, scratch)
+    tiles = pair_tiles(task.pairs, len(networks))
+    return replace(_collected(networks, task, kind, tiles, device, executor, scratch), choice=choice)
 
 
 def distributed_sequences(

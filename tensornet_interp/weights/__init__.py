@@ -13,6 +13,7 @@ from tensornet_interp.weights.layers import load_layer
 from tensornet_interp.weights.layouts import LAYOUTS, Layout
 from tensornet_interp.weights.modules import from_module, polynomial_parts
 from tensornet_interp.weights.networks import load_network
+from tensornet_interp.weights.norms import fold_norm, load_norm
 from tensornet_interp.weights.sources import Source
 from tensornet_interp.weights.verification import Verification, verify
 
@@ -24,6 +25,7 @@ __all__ = [
     "Source",
     "Verification",
     "WeightFiles",
+    "fold_norm",
     "from_module",
     "inspect_files",
     "layer_indices",
@@ -33,6 +35,7 @@ __all__ = [
     "load_dictionary",
     "load_layer",
     "load_network",
+    "load_norm",
     "load_tensor",
     "pack",
     "polynomial_parts",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensornet_interp.attention import AttentionLayer, causal_mask
+from tensornet_interp.attention import AttentionLayer, Norm, causal_mask
 from tensornet_interp.checks import check_choice, check_int, check_mapping, check_path
 from tensornet_interp.weights.attention_layouts import (
     ATTENTION_LAYOUTS,
@@ -22,6 +22,8 @@ from tensornet_interp.weights.attention_layouts import (
 from tensornet_interp.weights.configs import basis_of, language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS
+from tensornet_interp.weights.norms import fold_norm as with_norm
+from tensornet_interp.weights.norms import norm_to_fold
 from tensornet_interp.weights.sources import Source, title
 
 
@@ -32,6 +34,7 @@ def load_attention(
     layout: str = "published",
     positions: int | None = None,
     config: Mapping[str, Any] | None = None,
+    fold_norm: bool | Norm = False,
     subfolder: str = "",
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -48,7 +51,8 @@ def load_attention(
 
     `positions`: the longest context, by default the model's; the mask has positions^2 entries. `config`: entries that
     replace those of config.json, or stand in for a missing one, such as the cfg of a HookedTransformer.
-    Biases lift the layer. The inputs are the vectors after the norm; the layer's `basis` says which.
+    Biases lift the layer. The inputs are the vectors after the norm; the layer's `basis` says which. `fold_norm`: as in
+    `load_layer`.
 
     Raises ValueError, before a weight is read, for what no `AttentionLayer` computes: a norm of queries and keys,
     soft-capped or clipped scores, attention sinks, latent attention; for another model_type; if heads do not divide a
@@ -79,7 +83,8 @@ def load_attention(
         out = weights["out"]
         mask = causal_mask(count, window=pattern.window, power=pattern.power, dtype=out.dtype, device=out.device)
         arguments = _arguments(weights, biases, layout, sizes.scores)
-        return AttentionLayer.from_weights(
+        norm = norm_to_fold(fold_norm, files, layout, options, index, "attention", {"device": device, "dtype": dtype})
+        layer = AttentionLayer.from_weights(
             **arguments | {"out": arguments["out"] * pattern.factor},
             heads=sizes.heads,
             kv_heads=sizes.shared,
@@ -93,6 +98,7 @@ def load_attention(
             basis=ATTENTION_LAYOUTS[layout].basis or basis_of(LAYOUTS[layout], options),
             share=True,
         )
+        return layer if norm is None else with_norm(layer, norm)
     except (TypeError, ValueError) as error:  # some, of an entry of the config, name no file
         raise ValueError(f"attention of layer {index} of {str(source)!r}: {error}") from error
 

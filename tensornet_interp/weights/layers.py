@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from tensornet_interp.attention import Norm
 from tensornet_interp.checks import (
     check_alike,
     check_bool,
@@ -23,6 +24,8 @@ from tensornet_interp.lifting import lift
 from tensornet_interp.weights.configs import basis_of, gate_of, language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layouts import LAYOUTS, SAVED_MODEL, Layout, saved_model_layout
+from tensornet_interp.weights.norms import fold_norm as with_norm
+from tensornet_interp.weights.norms import norm_to_fold
 from tensornet_interp.weights.sources import Source, title
 from tensornet_interp.weights.wrappers import adapter
 
@@ -43,6 +46,7 @@ def load_layer(
     subfolder: str = ...,
     gate_removed: bool = ...,
     gated: Literal[False] = ...,
+    fold_norm: bool | Norm = ...,
     device: torch.device | str = ...,
     dtype: torch.dtype | None = ...,
 ) -> BilinearLayer: ...
@@ -56,6 +60,7 @@ def load_layer(
     layout: str | Layout = ...,
     subfolder: str = ...,
     gated: Literal[True] | Gate,
+    fold_norm: bool | Norm = ...,
     device: torch.device | str = ...,
     dtype: torch.dtype | None = ...,
 ) -> GatedLayer: ...
@@ -69,6 +74,7 @@ def load_layer(
     subfolder: str = "",
     gate_removed: bool = False,
     gated: bool | Gate = False,
+    fold_norm: bool | Norm = False,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> BilinearLayer | GatedLayer:
@@ -85,10 +91,10 @@ def load_layer(
     - "torch_bilinear": {i}.weight (out, in, in) of `torch.nn.Bilinear`, applied to one input twice;
     - "tensornet_interp": models that this project saved; the residual of a block is part of the layer.
 
-    Biases that the layout names and the file has are lifted exactly, and so is the layout's `residual`. Apart from
-    that, the residual stream, attention and norms stay outside of the layer. The layer's `basis` says where its
-    inputs are taken: after the norm that the config's "normalization" names. Without a config.json the history says
-    that gate and norm are not known. Prefixes that wrappers add to names are found (see `Layout`).
+    Biases and a linear part that the layout names and the file has are lifted exactly, and so is the layout's
+    `residual`. Apart from that, the residual stream, attention and norms stay outside of the layer. The layer's `basis`
+    says where its inputs are taken: after the norm that the config's "normalization" names. Without a config.json the
+    history says that gate and norm are not known. Prefixes that wrappers add to names are found (see `Layout`).
 
     Sizes are compared with d_model and d_hidden in the config. Sizes that only the other value of `transposed` explains
     are an error in every layout. Other differences are an error in the layouts above, and a warning in a `Layout` of
@@ -99,6 +105,9 @@ def load_layer(
     `gated=True` gives a `GatedLayer` with the function that the config names; or name it, or give a function.
     `gated.linearize` finds the best bilinear layer of it. `gate_removed=True` says that these weights were trained or
     fine-tuned to work without the gate.
+
+    `fold_norm=True` folds the norm that the model has before the layer into it, as the function `fold_norm` does: the
+    inputs are then the residual stream times `load_norm(...).scales(stream)`. Give a `Norm` for layouts without one.
 
     A layer that `save` wrote is opened by `load`, which also gives its name, history, basis and constant coordinates.
 
@@ -118,6 +127,7 @@ def load_layer(
     check_int("index", index, 0)
     if not isinstance(layout, Layout):
         check_choice("layout", layout, (*LAYOUTS, SAVED_MODEL))
+    named = None if isinstance(layout, Layout) else layout
     files = WeightFiles(source, subfolder) if Path(source).exists() else None  # from a hub the config is fetched first
     config = optional_config(files or source, subfolder)
     options = language_part(config or {})
@@ -136,14 +146,15 @@ def load_layer(
     if files.metadata.get("format", "").startswith("tensornet_interp"):
         raise ValueError(f"{str(source)!r} was written by save: tensornet_interp.load opens it")
     layout = layout.in_file(files.names, index)
-    weights, biases = _find(files, layout, index, options)
-    _check_shapes(files, layout, weights | biases, options, own=own)
+    weights, optional = _find(files, layout, index, options)
+    _check_shapes(files, layout, weights | optional, options, own=own)
     gate = gate_of(layout, options, gated, gate_removed)
 
-    read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *biases.values()}}
+    norm = norm_to_fold(fold_norm, files, named, options, index, "mlp", {"device": device, "dtype": dtype})
+    read = {name: files.read(name, device=device, dtype=dtype) for name in {*weights.values(), *optional.values()}}
     if layout.transposed:
-        read |= {name: read[name].T for name in weights.values()}
-    parts = {role: read[name] for role, name in (weights | biases).items()}
+        read = {name: tensor.T if tensor.ndim == 2 else tensor for name, tensor in read.items()}
+    parts = {role: read[name] for role, name in (weights | optional).items()}
     for left, right in (("left", "right"), ("left_bias", "right_bias")):
         if left in parts and parts[left] is parts.get(right):  # stacked: (2 rank, ...) to twice (rank, ...)
             first, second = parts[left].chunk(2)
@@ -158,39 +169,45 @@ def load_layer(
         if down is None:
             down = torch.eye(len(parts["left"]), device=parts["left"].device, dtype=parts["left"].dtype)
         layer = BilinearLayer.from_weights(left=parts["left"], right=parts["right"], down=down, share=True, **about)
-    lifted: dict[str, Any] = {role: parts[role] for role in biases}
+    lifted: dict[str, Any] = {role: parts[role] for role in optional}
     if "hidden_bias" in lifted:  # down(h + hidden_bias) = down h + down hidden_bias
         hidden = check_tensor("hidden_bias", lifted.pop("hidden_bias"), ("rank",))
         check_alike(down=layer.down, hidden_bias=hidden)
         lifted["bias"] = layer.down @ hidden + lifted.get("bias", 0)
     if gate is not None:
+        if "linear" in lifted:
+            raise ValueError(f"the layer has a linear part, {optional['linear']!r}, which a gated layer does not have")
         factors: dict[str, Any] = {"down": layer.down, "left": layer.left, "right": layer.right}
-        return GatedLayer(**factors, **lifted, **about, gate=gate)
-    return lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
+        found: Any = GatedLayer(**factors, **lifted, **about, gate=gate)
+    else:
+        found = lift(layer, residual=layout.residual, **lifted) if lifted or layout.residual else layer
+    return found if norm is None else with_norm(found, norm)
 
 
 def _find(
     files: WeightFiles, layout: Layout, index: int, options: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names of the weights, and the names of the biases that the file has, by their role.
+    """Return the names of the weights, and of the biases and the linear part that the file has, by their role.
 
     Raises ValueError if a tensor of the layer is missing, or if the layer has a tensor that the layout does not name.
     """
     here = layout.at(index)
-    weights, biases = here.weights, here.biases
+    weights = here.weights
     there, layers = set(files.names), layout.indices(files.names)
     key = next((key for key in COUNTS if isinstance(options.get(key), int)), None)
     if key is not None and index >= options[key]:
         raise ValueError(f"index must be below {options[key]}, which is {key} in config.json, got {index}")
     if key is None and layers and index not in layers:
         raise ValueError(f"index must be one of {layers}, the layers of {str(files.source)!r}, got {index}")
-    needed = weights | (biases if options.get("bias") is True or options.get("mlp_bias") is True else {})
+    needed = weights | (here.biases if options.get("bias") is True or options.get("mlp_bias") is True else {})
+    if here.linear and options.get("mlp_linear") is True:
+        needed["linear"] = here.linear
     lost = {role: name for role, name in needed.items() if name not in there}
     extra = layout.leftover(there, index)
     if changed := adapter(files.names if lost else extra):
         raise ValueError(f"{str(files.source)!r} has {changed}")
     if lost:
-        patterns = layout.weights | layout.biases
+        patterns = layout.weights | layout.optional
         listing = "; ".join(
             f"{role} {name!r} (pattern {patterns[role]!r}){suggestion(name, there)}" for role, name in lost.items()
         )
@@ -199,9 +216,9 @@ def _find(
     if extra:
         raise ValueError(
             f"{str(files.source)!r} has tensors of layer {index} that the layout does not name: {', '.join(extra)}; "
-            "name them (left_bias, right_bias, bias), or put them in Layout.ignore if they are no part of the map"
+            "name them (left_bias, right_bias, bias, linear), or put them in Layout.ignore if the map does not use them"
         )
-    return weights, {role: name for role, name in biases.items() if name in there}
+    return weights, {role: name for role, name in here.optional.items() if name in there}
 
 
 def sizes_of(files: WeightFiles, layout: Layout, names: Mapping[str, str]) -> dict[str, int] | None:
@@ -248,6 +265,7 @@ def _disagreement(
     sizes: by mode, its size and where it comes from; the modes of the tensors are added.
     """
     modes: dict[str, tuple[str, ...]] = {"left": ("rank", "in"), "right": ("rank", "in"), "down": ("out", "rank")}
+    modes["linear"] = ("out", "in")
     if layout.transposed:
         modes = {role: found[::-1] for role, found in modes.items()}
     modes |= {"dense": ("out", "in", "in"), "bias": ("out",) if layout.down or layout.dense else ("rank",)}

@@ -16,17 +16,17 @@ INDEX = "{i}"
 class Layout:
     """A layout says which tensors of a checkpoint make up one layer.
 
-    y = down((left x + left_bias) * (right x + right_bias) + hidden_bias) + bias + residual x
+    y = down((left x + left_bias) * (right x + right_bias) + hidden_bias) + bias + linear x + residual x
 
     Each field of this equation, apart from the number `residual`, is the name of a tensor, in which `{i}` stands for
     the index of the layer. Shapes are those of `nn.Linear`: left and right (rank, in), down (out, rank), left_bias,
-    right_bias and hidden_bias (rank,), bias (out,). `transposed=True` is for weights that stand behind their input, as
-    in x @ W: left and right (in, rank), down (rank, out).
+    right_bias and hidden_bias (rank,), bias (out,), linear (out, in). `transposed=True` is for weights that stand
+    behind their input, as in x @ W: left and right (in, rank), down (rank, out), linear (in, out).
     If left and right have the same name, one tensor (2 * rank, in), or (in, 2 * rank) if transposed, holds both, and
     `first` says which of the two comes first; the same holds for left_bias and right_bias. `down=None` means that the
     hidden units are the outputs. `dense` replaces left, right and down: it names one tensor (out, in, in), which the
-    layer applies to one input twice. A bias that is not in the file is zero, unless the config says that the model has
-    biases; then a missing bias is an error.
+    layer applies to one input twice. A bias or a linear part that is not in the file is zero, unless the config says
+    that the model has biases; then a missing bias is an error.
 
     `gated`: whether the model applies a nonlinear gate to left x; a gate is a function, so no tensor shows it. `basis`:
     the coordinates of x, before or after a norm; if it is "", the entry "normalization" of the config decides.
@@ -49,6 +49,7 @@ class Layout:
     right_bias: str | None = None
     hidden_bias: str | None = None
     bias: str | None = None
+    linear: str | None = None
     dense: str | None = None
     transposed: bool = False
     first: str = "left"
@@ -65,7 +66,7 @@ class Layout:
         check_choice("first", self.first, ("left", "right"))
         for name in ("left", "right", "embedding", "unembedding"):
             check_text(name, getattr(self, name), empty=True)
-        for name in ("down", "left_bias", "right_bias", "hidden_bias", "bias", "dense"):
+        for name in ("down", "left_bias", "right_bias", "hidden_bias", "bias", "linear", "dense"):
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
         check_notes("ignore", self.ignore)
@@ -76,7 +77,7 @@ class Layout:
         if self.prefix is not None:
             check_text("prefix", self.prefix, empty=True)
         parts = [self.left, self.right]
-        inner = [self.down, self.left_bias, self.right_bias, self.hidden_bias]
+        inner = [self.down, self.left_bias, self.right_bias, self.hidden_bias, self.linear]
         if self.dense and (self.transposed or any([*parts, *inner])):
             raise ValueError("dense names the whole tensor; give it with a bias at most, or give left, right and down")
         if not self.dense and not all(parts):
@@ -94,6 +95,11 @@ class Layout:
         """Return the names of the tensors that may be in the file, by their role, such as "left_bias"."""
         named = {"left_bias": self.left_bias, "right_bias": self.right_bias, "hidden_bias": self.hidden_bias}
         return {role: name for role, name in (named | {"bias": self.bias}).items() if name}
+
+    @property
+    def optional(self) -> dict[str, str]:
+        """Return the names of all tensors that may be in the file, by their role: the biases and "linear"."""
+        return self.biases | ({"linear": self.linear} if self.linear else {})
 
     def at(self, index: int) -> "Layout":
         """Return the layout of one layer: in every name, the index replaces `{i}`."""
@@ -120,7 +126,7 @@ class Layout:
         A tensor belongs to the layer if it is in the module of the layer, or beside one of its weights.
         """
         here, names = self.at(index), _listed(names)
-        known = {*here.weights.values(), *here.biases.values(), *here.ignore}
+        known = {*here.weights.values(), *here.optional.values(), *here.ignore}
         levels = zip(*(pattern.split(".")[:-1] for pattern in self._named().values()), strict=False)
         module = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
         stems = [name.rpartition(".")[0] for name in here.weights.values()]
@@ -157,8 +163,8 @@ class Layout:
         return replace(self, **fields, ignore=tuple(prefix + rename(name) for name in self.ignore), prefix="")
 
     def _named(self) -> dict[str, str]:
-        """Return the names of all weights and biases, by their role."""
-        return self.weights | self.biases
+        """Return the names of all tensors of the layer, by their role."""
+        return self.weights | self.optional
 
 
 def _listed(names: Iterable[str]) -> tuple[str, ...]:
@@ -175,6 +181,7 @@ LAYOUTS = {
         left_bias="transformer.h.{i}.mlp.w.bias",
         right_bias="transformer.h.{i}.mlp.w.bias",
         bias="transformer.h.{i}.mlp.p.bias",
+        linear="transformer.h.{i}.mlp.l.weight",  # (d_model, d_model): the linear part of a linearized layer
         embedding="transformer.wte.weight",
         unembedding="lm_head.weight",
         attention=("transformer.h.{i}.attn.qkv.weight", "transformer.h.{i}.attn.o.weight"),

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 
 from tensornet_interp.attention import LinearMap, Norm, Part, SequenceNetwork
-from tensornet_interp.checks import check_bool, check_choice, check_mapping, check_number
+from tensornet_interp.checks import check_bool, check_choice, check_mapping
 from tensornet_interp.weights.attention import load_attention, module_of
 from tensornet_interp.weights.attention_layouts import entry
 from tensornet_interp.weights.configs import language_part, optional_config
 from tensornet_interp.weights.files import WeightFiles
 from tensornet_interp.weights.layers import COUNTS, load_layer
 from tensornet_interp.weights.layouts import LAYOUTS
+from tensornet_interp.weights.norms import BEFORE, named_norm
 from tensornet_interp.weights.sources import Source, title
 
 _LAYOUTS = ("llama", "published")
-_TYPES = (None, "llama", "mistral", "qwen2")  # the norms of Gemma have other weights
-_BEFORE = ("input_layernorm", "post_attention_layernorm")  # the norms before attention and MLP
+_TYPES = ("llama", "mistral", "qwen2")  # Gemma scales its embeddings
 _REFUSED = ("residual_multiplier", "embedding_multiplier", "logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
@@ -78,20 +78,15 @@ def _norms(files: WeightFiles, layout: str, options: Mapping[str, Any], place: d
     count = entry(options, COUNTS)
     if count > len(files.names):
         raise ValueError(f"config.json says {count} layers, but the file has {len(files.names)} tensors")
-    if layout == "published":
-        kind = check_choice("normalization in config.json", options.get("normalization"), ("none", "rms"))
-        return [Norm(eps=1e-8) if kind == "rms" else None] * (2 * count + 1)
-    if options.get("model_type") not in _TYPES:
-        raise ValueError(
-            f"model_type in config.json must be one of llama, mistral, qwen2, got {options['model_type']!r}"
-        )
-    eps = check_number("rms_norm_eps in config.json", options.get("rms_norm_eps", 1e-6), 0.0)
-    for key in _REFUSED:
-        if options.get(key) not in (None, 1.0):
-            raise ValueError(f"{key}={options[key]!r:.60} in config.json has no place in a network of these parts")
-    base = module_of(files, layout, 0).partition("layers.")[0]
-    names = [f"layers.{i}.{norm}" for i in range(count) for norm in _BEFORE] + ["norm"]
-    return [Norm(eps=eps, weight=files.read(f"{base}{name}.weight", **place)) for name in names]
+    base = ""
+    if layout == "llama":
+        check_choice("model_type in config.json", options.get("model_type") or "llama", _TYPES)
+        for key in _REFUSED:
+            if options.get(key) not in (None, 1.0):
+                raise ValueError(f"{key}={options[key]!r:.60} in config.json has no place in a network of these parts")
+        base = module_of(files, layout, 0).partition("layers.")[0]
+    stems = [stem.replace("{i}", str(i)) for i in range(count) for stem in BEFORE[layout]] + ["norm"]
+    return [named_norm(files, layout, options, f"{base}{stem}", place) for stem in stems]
 
 
 def _check_nothing_left(files: WeightFiles, layout: str, count: int, head: str) -> None:
@@ -99,7 +94,7 @@ def _check_nothing_left(files: WeightFiles, layout: str, count: int, head: str) 
     module = module_of(files, layout, 0)
     stem, attention = ("layers.", "self_attn.") if layout == "llama" else ("h.", "attn.")
     base = module.removesuffix(f"{stem}0.{attention}")
-    norms = [f"{norm}.weight" for norm in _BEFORE] if layout == "llama" else []
+    norms = [f"{norm.removeprefix('layers.{i}.')}.weight" for norm in BEFORE[layout]] if layout == "llama" else []
     known = (head, *(f"{base}{name}" for name in ("norm.weight", "embed_tokens.weight", "wte.weight")))
     within = tuple(f"{base}{stem}{i}.{part}" for i in range(count) for part in (attention, "mlp.", *norms))
     ours = (base, head.rpartition(".")[0] + ".")  # other names are of other models, such as one of images

@@ -195,7 +195,7 @@ class _Writer:
         rest = target.value - shown
         total = math.fsum(map(abs, [*singles.values(), *(doubles[pair] for pair in best), rest])) or 1.0
         score = self.graph.nodes[target.node].score
-        self.links |= {(source, own): value for source, value in singles.items() if value}
+        self.links.update({(source, own): value for source, value in singles.items() if value})
         text = {node["node_id"]: node["clerp"] for node in self.nodes}
         layer = at["layer"] if at["feature_type"] == _FEATURE else str(len(self._layers) - 1)
 

@@ -140,7 +140,8 @@ WRONG = {
     "one unit": (lambda: null(layer_of(3, 6, 1), "eigen", lambda r: 1.0, "shuffled"), ValueError, "at least 2 hidden"),
     "method": (lambda: choose_rank(LAYER, "eigen", [1]), ValueError, "method must be one of cp, symmetric_cp"),
     "order": (lambda: choose_rank(LAYER, "cp", [2, 1]), ValueError, "ranks must increase"),
-    "freedom": (lambda: choose_rank(LAYER, "cp", [1, 5]), ValueError, "65 free parameters for the 63 entries"),
+    "freedom": (lambda: choose_rank(LAYER, "cp", [1, 5]), ValueError, "65 free parameters .* at most rank 4 leaves"),
+    "tied": (lambda: choose_rank(LAYER, "symmetric_cp", [1, 8]), ValueError, "64 free parameters .* rank 7 leaves"),
     "no ranks": (lambda: choose_rank(LAYER, "cp", []), ValueError, "ranks is empty"),
 }
 

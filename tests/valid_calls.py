@@ -114,7 +114,7 @@ RECORDS = [
     {"method": "cp", "parameters": count, "relative_error": 1 / count, "options": {"rank": count}} for count in (2, 3)
 ]
 BOND_ROWS = [{"metric": "m", "removed": 0.5, "accuracy": 0.9, "cross_entropy": 1.0, "measured": 0.1, "bound": 0.2}]
-GRAPH = graphs.feature_graph(
+PAGE_GRAPH = graphs.feature_graph(
     attention.SequenceNetwork([attention.Part(LAYER)]), {(0, "in"): CODER, (0, "out"): READER}, (0, "out", 1), X
 )
 TRACED = graphs.feature_graph(
@@ -535,7 +535,7 @@ CALLS = {
     "WeightFiles.dtype": (FILES.dtype, dict(name="left")),
     "write_report": (write_report, dict(obj=decompose(PAGED, "cp", rank=1), path=HOME / "page.html", reference=PAGED, inputs=normal(2, 2), labels=torch.tensor([0, 1]), targets=normal(2, 2), explain=[], title="a", overwrite=True)),
     "write_circuit_tracer": (graphs.write_circuit_tracer, dict(graph=TRACED, folder=HOME / "traced", tokens=list("abcdef"), slug="a", names={(0, "out"): list("abcd")}, directions=["a"], scan="a", pairs=2, overwrite=True)),
-    "write_feature_pages": (pages.write_feature_pages, dict(folder=HOME / "features", layer=LAYER, inputs=CODER, outputs=READER, features=[1], x=normal(2, 3, 5), text=[["a", "b", "c"], ["d", "e", "f"]], names=list("abcd"), input_names=list("abcdefg"), basis="made", graphs={1: GRAPH}, title="a", overwrite=True, progress=False)),
+    "write_feature_pages": (pages.write_feature_pages, dict(folder=HOME / "features", layer=LAYER, inputs=CODER, outputs=READER, features=[1], x=normal(2, 3, 5), text=[["a", "b", "c"], ["d", "e", "f"]], names=list("abcd"), input_names=list("abcdefg"), basis="made", graphs={1: PAGE_GRAPH}, title="a", overwrite=True, progress=False)),
     "save": (save, dict(obj=LAYER, path=HOME / "saved.safetensors")),
     "load": (load, dict(path=STORED["source"], device="cpu")),
     "register_type": (store.register_type, dict(name="Peak", fields=("place",), make=None)),

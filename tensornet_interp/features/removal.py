@@ -20,10 +20,11 @@ from tensornet_interp.checks import (
     check_text,
     check_whole,
 )
-from tensornet_interp.decompositions import decompose
+from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
 from tensornet_interp.gated import GatedLayer
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.network import wide_layer
 from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -195,8 +196,9 @@ def circuit_tests(
     inputs, x = inputs.to(dtype=torch.float64), x.to(torch.float64)
     codes = inputs.encode(x)  # (token, feature)
     layer = layer.drop_constant()
-    pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
-    plane = pair.eigenvectors[0][int(layer.constant_in) :]  # without the constant coordinate, which stays
+    rank = min(2, layer.shape[1], 2 * layer.rank)
+    _, vectors = eigenpairs(wide_layer("layer", layer), outputs.encoder[feature].to(torch.float64)[None], rank)
+    plane = vectors[0][int(layer.constant_in) :]  # without the constant coordinate, which stays
     parts = {
         "input features": codes[:, members] @ inputs.decoder[:, members].T,  # (token, in)
         "leading plane": plane_part(x, plane.to(x.dtype)),

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _others(file: Path, slug: str) -> list[Fields]:
     return [item for item in listed if check_mapping(f"a graph in {file}", item).get("slug") != slug]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Writer:
     """Turns the nodes and edges of a graph into those of circuit-tracer."""
 
@@ -127,13 +128,16 @@ class _Writer:
     pairs: int
     nodes: list[Fields] = field(default_factory=list)
     links: dict[tuple[str, str], float] = field(default_factory=dict)
-    _layers: list[tuple[int, int]] = field(default_factory=list)  # places of features, from the input up
     _scores: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def _layers(self) -> list[tuple[int, int]]:
+        """Return the places of features, from the input up."""
+        features = [node for node in self.graph.nodes if node.kind in ("feature", "error")]
+        return sorted({(node.part, PLACES.index(node.place)) for node in features})
 
     def write(self) -> None:
         """Fill in nodes and links."""
-        features = [node for node in self.graph.nodes if node.kind in ("feature", "error")]
-        self._layers = sorted({(node.part, PLACES.index(node.place)) for node in features})
         position = self.graph.nodes[0].position  # of the seeds, which come first
         ids = [self._node(number, node, position) for number, node in enumerate(self.graph.nodes)]
         for target in self.graph.targets:
@@ -191,7 +195,7 @@ class _Writer:
         rest = target.value - shown
         total = math.fsum(map(abs, [*singles.values(), *(doubles[pair] for pair in best), rest])) or 1.0
         score = self.graph.nodes[target.node].score
-        self.links |= {(source, own): value for source, value in singles.items() if value}
+        self.links.update({(source, own): value for source, value in singles.items() if value})
         text = {node["node_id"]: node["clerp"] for node in self.nodes}
         layer = at["layer"] if at["feature_type"] == _FEATURE else str(len(self._layers) - 1)
 

@@ -7,11 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensornet_interp.decompositions import decompose
+from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.features import (
     REMOVAL_RULE,
     Dictionary,
-    Submatrix,
     circuit_tests,
     feature_interactions,
     low_rank_correlation,
@@ -20,6 +19,7 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.graphs import FeatureGraph
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.network import wide_layer
 from tensornet_interp.pages.activity import EXAMPLES, Activity
 from tensornet_interp.pages.feature_figures import matrix, plane
 from tensornet_interp.pages.figures import curves, spectrum
@@ -139,12 +139,13 @@ def _thinned(job: Between, tokens: Tensor) -> Tensor:
     return tokens[:: -(-len(tokens) // most)]
 
 
-def _interactions(job: Between, feature: int, tokens: Tensor | None) -> tuple[Submatrix, Section]:
-    """Return the strongest part of the interactions of the input features that fire, and the section of them all."""
+def _interactions(job: Between, feature: int, tokens: Tensor | None) -> tuple[list[int], Section]:
+    """Return the places in `alive` of the input features of the circuit, and the section of all interactions."""
     decoder = job.inputs.decoder[:, job.alive]
     q = feature_interactions(job.layer, job.outputs.encoder[feature], decoder, bias=job.inputs.decoder_bias)
     available = len(q) * (len(q) + 1) // 2
-    part = q.smallest_submatrix(min(_CIRCUIT, available))
+    top = q.top(min(_PAIRS, available))  # one search: the circuit is that of the first of these
+    members = list(dict.fromkeys(at for entry in top[:_CIRCUIT] for at in (entry.first, entry.second)))
     names = job.alive_names
     text = (
         "The pre-activation of the feature is a sum over pairs of input features: Q[i, j] a_i a_j, twice for i and j"
@@ -154,9 +155,8 @@ def _interactions(job: Between, feature: int, tokens: Tensor | None) -> tuple[Su
         text += f" Input features that never fire on the text are left out: {len(q)} of {job.inputs.features} are here."
     section = Section("Interactions", text)
     section.figures = [
-        matrix(part.matrix, [names[at] for at in part.features], f"Q of the {_CIRCUIT} strongest interactions")
+        matrix(q.block(members, members), [names[at] for at in members], f"Q of the {_CIRCUIT} strongest interactions")
     ]
-    top = q.top(min(_PAIRS, available))
     adds: list[float | None] = [None] * len(top)
     if tokens is not None and len(tokens) and job.x is not None:
         codes = job.inputs.encode(job.x[_thinned(job, tokens)])[:, job.alive].to(torch.float64)
@@ -176,18 +176,20 @@ def _interactions(job: Between, feature: int, tokens: Tensor | None) -> tuple[Su
         constant = q.offset + (0.0 if bias is None else float(bias[feature]))
         note = f"Biases add these terms times a_i, and the constant {constant:.4g}."
         section.tables.append(table_of("Linear terms", linear, note))
-    return part, section
+    return members, section
 
 
 def _plane(job: Between, feature: int) -> Section:
     """Return the spectrum of the feature, and its input features in the plane of the two leading eigenvectors."""
-    result = decompose(job.layer, "eigen", directions=job.outputs.encoder[feature][None])
-    values = result.eigenvalues[0]
+    layer = wide_layer("layer", job.layer)
+    row = job.outputs.encoder[feature].to(torch.float64)[None]
+    found, eigenvectors = eigenpairs(layer, row, min(layer.shape[1], 2 * layer.rank))
+    values, columns = found[0], fix_signs(eigenvectors)[0]
     figures = [spectrum(values.tolist(), "eigenvalues of the interaction matrix", "eigenvalue")]
     text = "Points are the decoder columns of input features."
     if len(values) > 1:
-        vectors = result.eigenvectors[0][int(job.layer.constant_in) :, :2]
-        points = projections(job.inputs.decoder[:, job.alive], vectors).coordinates
+        vectors = columns[int(layer.constant_in) :, :2]
+        points = projections(job.inputs.decoder[:, job.alive].to(torch.float64), vectors).coordinates
         pair = values[:2].tolist()
         text += " Lines have equal activation, red for positive and blue for negative."
         title = "input features in the plane of the two leading eigenvectors"
@@ -222,10 +224,10 @@ def _faithfulness(job: Between, feature: int) -> tuple[Section, Record]:
     return section, {"correlation_of_2_eigenpairs": two}
 
 
-def _ablation(job: Between, feature: int, part: Submatrix, tokens: Tensor) -> tuple[Section, Record]:
+def _ablation(job: Between, feature: int, circuit: Sequence[int], tokens: Tensor) -> tuple[Section, Record]:
     """Return whether the feature loses its activation without its circuit, or without its leading plane."""
     tokens = _thinned(job, tokens)
-    members = job.alive[list(part.features)]
+    members = job.alive[list(circuit)]
     x, window = job.x[tokens], job.window[tokens]  # type: ignore[index]
     verdicts = circuit_tests(job.layer, job.inputs, job.outputs, feature, members, x, window)
     rows = [{key: value for key, value in verdict.record().items() if key != "feature"} for verdict in verdicts]
@@ -241,9 +243,9 @@ def _ablation(job: Between, feature: int, part: Submatrix, tokens: Tensor) -> tu
     return section, record
 
 
-def _members(job: Between, part: Submatrix) -> Section:
+def _members(job: Between, circuit: Sequence[int]) -> Section:
     """Return the input features of the circuit with the places where they are strongest."""
-    numbered = job.alive[list(part.features)].tolist()
+    numbered = job.alive[list(circuit)].tolist()
     section = Section("Input features of the circuit", "Where the input features of the circuit are strongest.")
     for member in numbered[:_MEMBERS]:
         shown = job.before.examples(member, _MEMBER_EXAMPLES)  # type: ignore[union-attr]

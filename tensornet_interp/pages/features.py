@@ -77,7 +77,7 @@ def write_feature_pages(
     False; ValueError if sizes or points do not fit, if features is empty or names a feature twice, or for x without
     text. All of this is checked before the work begins; a feature page is written as soon as it is ready, and the index
     last. Cost: both encoders on the text, and a few eigendecompositions per feature. Size: 1.3 MB per page for the
-    script of Bokeh, plus up to 0.3 MB; the index has about 60 bytes per feature of `outputs`.
+    script of Bokeh, plus up to 0.3 MB; the index has about 40 bytes per feature of `outputs`.
     """
     place = check_path("folder", folder)
     chosen = _check_features(features, layer, inputs, outputs)

@@ -69,6 +69,8 @@ TABLE = [
     ("iterations 0", given("cp", max_iterations=0), ValueError, "max_iterations must be at least 1, got 0"),
     # starts
     ("start of other inputs", given("cp", rank=2, start=OTHER), ValueError, "start has modes of sizes .*'in1': 6.* the layer .*'in1': 5"),
+    ("start of other inputs symmetric_cp", given("symmetric_cp", rank=2, start=OTHER), ValueError, "start has modes of sizes .*'in1': 6.* the layer .*'in1': 5"),
+    ("start of other inputs block_term", given("block_term", blocks=1, rank=2, start=OTHER), ValueError, "start has modes of sizes .*'in1': 6.* the layer .*'in1': 5"),
     ("start too large", given("cp", rank=1, start=CP2), ValueError, "start has 2 components, more than rank=1"),
     ("start a tensor", given("cp", rank=2, start=LAYER.down), TypeError, "start must be a result or a layer, got Tensor"),
     ("start not tied", given("symmetric_cp", rank=4, start=CP2), ValueError, "start of symmetric_cp must have equal left and right factors"),

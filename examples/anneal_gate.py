@@ -218,13 +218,13 @@ def report(rows: list[Row], records: list[Row], out: Path) -> None:
     seeds = len({row["seed"] for row in rows})
     print(f"\n{rows[0]['model']}: held-out loss in nats per token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
     print(f"confidence interval over the orders of the batches ({seeds}); layers without gates are read from disk")
-    print(f"{'run':<14}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
+    print(f"{'run':<17}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
     for found in summarise(rows, ("run",), ("held_out_loss", "above_baseline")):
         cells = f"{interval(found, 'held_out_loss'):<27}{interval(found, 'above_baseline'):<28}"
         errors = [row["layer_error"] for row in rows if row["run"] == found["run"] and "layer_error" in row]
         exact = "exactly bilinear" if max(errors, default=0.0) <= EXACT else f"NOT BILINEAR, above {EXACT:g}"
         print(
-            f"{found['run']:<14}{cells}"
+            f"{found['run']:<17}{cells}"
             + (f"{max(errors):.1e}, {exact}" if errors else "gated" if found["run"] in (START, BASELINE) else "")
         )
     fields = ("beta", "during_loss", "above_baseline")

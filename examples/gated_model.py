@@ -214,7 +214,7 @@ def report(job: GatedJob) -> None:
     columns = ("place", "feature", "token", "removed", "run in", "tokens", "windows", "length", "drop", "control_drop")
     print_rows("circuits, removed on held-out text", found, (*columns, "difference", "low", "high", "verdict"))
     for row in {row["feature"]: row for row in found}.values():
-        print(f"  circuit of {row['feature']} {row['token']}: {row['members']}")
+        print(f"  circuit of {row['feature']:.0f} {row['token']}: {row['members']}")
     for title in ("gated", "linearized"):
         for name in ("input features", "leading plane"):
             said = [row["verdict"] for row in found if (row["run in"], row["removed"]) == (title, name)]

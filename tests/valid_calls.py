@@ -404,7 +404,7 @@ CALLS = {
     "LinearMap.__call__": (attention.LinearMap(weight=normal(3, 5)), dict(x=X)),
     "LinearMap.to": (attention.LinearMap(weight=normal(3, 5)).to, dict(device="cpu", dtype=torch.float32)),
     "Norm": (attention.Norm, dict(centered=True, eps=1e-5, weight=normal(5), bias=normal(5), scale=normal(6))),
-    "Norm.scales": (attention.Norm().scales, dict(x=X)),
+    "Norm.scales": (attention.Norm(weight=IN).scales, dict(x=X)),
     "Norm.__call__": (attention.Norm(weight=IN, scale=normal(6)), dict(x=X)),
     "Norm.given": (attention.Norm(weight=IN).given, dict(x=X)),
     "Norm.to": (attention.Norm(weight=IN).to, dict(device="cpu", dtype=torch.float32)),

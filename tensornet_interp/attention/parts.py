@@ -120,7 +120,7 @@ class Norm:
 
         x: (..., in). Result: (...), or the fixed scales. It is what stays outside of a layer that `fold_norm` returns.
         """
-        check_batch("x", x, "in", finite=False)
+        self._check(x)
         if self.scale is not None:
             return self.scale
         wide = self._centred(x)
@@ -134,6 +134,12 @@ class Norm:
     @without_autocast
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normed vectors: (..., in) -> the same. Raises ValueError if fixed scales are not those of x."""
+        scales = self.scales(x)
+        y = self._centred(x) * scales[..., None]
+        y = y if self.weight is None else y * self.weight
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+    def _check(self, x: Tensor) -> None:
         check_batch("x", x, "in", finite=False)
         if self.arrays():
             check_alike(x=x, **self.arrays())
@@ -145,9 +151,6 @@ class Norm:
                 f"the norm has fixed scales of shape {tuple(self.scale.shape)}, and x has shape {tuple(x.shape)};"
                 " give the norm of these inputs"
             )
-        y = self._centred(x) * self.scales(x)[..., None]
-        y = y if self.weight is None else y * self.weight
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def given(self, x: Tensor) -> "Norm":
         """Return the affine map of these inputs ([batch,] position, in): the norm with their scales fixed."""

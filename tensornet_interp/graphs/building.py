@@ -150,6 +150,8 @@ class _Builder:
                 self.expand(key, reader)
                 done.add(key)
         for place in places.order():
+            if place == (0, "stream"):
+                continue  # only the input is below
             here = [key for key in self._numbers if key[0] == "feature" and key[1:3] == place and key not in done]
             here.sort(key=lambda key: -self._scores[self._numbers[key]])
             for key in here[:nodes]:

@@ -12,6 +12,7 @@ model, and so are 20 random edges whose ends are active at once. Every finished 
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, summarise, write_table
 from models.vectors import vectors_at
 from tensornet_interp import load, save
+from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features import Dictionary, rank_by_structure
 from tensornet_interp.graphs import EDGE_RULE, FeatureGraph, edge_tests, feature_graph, random_edges
 from tensornet_interp.plots import draw_feature_graph
@@ -185,11 +187,24 @@ def table(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
     return list(read_table(path))
 
 
+def check_settings(path: Path, settings: Row) -> None:
+    """Raise ValueError, showing both, if the folder holds results of other settings; otherwise write them."""
+    settings = json.loads(json.dumps(settings))
+    if path.is_file():
+        before = read_json(path)
+        changed = {key: (before.get(key), value) for key, value in settings.items() if before.get(key) != value}
+        if changed:
+            raise ValueError(
+                f"{path.parent} holds results of other settings, (there, now): {changed}; take another --out"
+            )
+    replace_files([(path, json.dumps(settings, indent=2).encode())])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the missing stages and report."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--noises", type=float, nargs="+", default=[0.3, 1.0, 3.0], help="norms of the dense weights")
-    made.add_argument("--planted-seeds", type=int, default=5, help="number of planted circuits per noise")
+    made.add_argument("--planted-seeds", type=int, default=5, help="number of planted circuits per noise, or 0")
     made.add_argument("--model", help="folder of a bilinear language model; its tokenizer is there or above")
     made.add_argument("--text", help="training text of the autoencoders; default: train.npy above --model")
     made.add_argument("--held-out", help="text that nothing was trained on; default: held_out.npy above --model")
@@ -211,9 +226,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--out", type=Path, default=Path("out/feature_graph"))
     options = made.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = table(options.out / "planted.csv", lambda: planted_rows(options.noises, options.planted_seeds))
-    print_rows("planted circuits: means over seeds", summarise(rows, ("noise", "method"), SHARES))
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
+    of_plants = ("noises", "planted_seeds")
+    if options.planted_seeds:
+        check_settings(options.out / "planted.json", {name: given[name] for name in of_plants})
+        rows = table(options.out / "planted.csv", lambda: planted_rows(options.noises, options.planted_seeds))
+        print_rows("planted circuits: means over seeds", summarise(rows, ("noise", "method"), SHARES))
     if options.model:
+        check_settings(options.out / "settings.json", {n: v for n, v in given.items() if n not in of_plants})
         language(Graphs(options, options.out))
 
 

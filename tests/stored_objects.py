@@ -62,6 +62,7 @@ from tensornet_interp.features import (
 )
 from tensornet_interp.fidelity import Fidelity, LayerFidelity, NetworkFidelity
 from tensornet_interp.gated import GatedLayer, GateFit
+from tensornet_interp.graphs import EdgeVerdict, FeatureGraph, GraphEdge, GraphNode, GraphTarget
 from tensornet_interp.interchange import TermNetwork
 from tensornet_interp.lifting import Split
 from tensornet_interp.metric import Metric
@@ -71,6 +72,9 @@ from tensornet_interp.spectra import Invariants, Spectra
 from tensornet_interp.spectral import EigenGroup
 from tensornet_interp.weights import InspectedFile, Inspection, Verification
 
+GRAPH_NODE = GraphNode("feature", 1, "out", 4, 2, 0.5, 0.25)
+GRAPH_EDGE = GraphEdge(0, (0, 0), (((2, 1),), ()), (-3, 0), 0.5, 0.125)
+GRAPH_TARGET = GraphTarget(0, 1.0, 0.75, 0.25, 0.5, 3, 0.125, 2.0, True, 0.5, 0.25, 0.125)
 STORED = Path(__file__).with_name("stored")
 
 
@@ -225,6 +229,13 @@ OBJECTS = {
         Strongest(numbers(2, 3), torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)),
         Projection(numbers(2, 3), numbers(2, 3), numbers(2)),
         Verdict(3, "the plane", 9, 4, 0.5, 0.1, 0.9, 0.2, 0.7, 0.6, 0.8, "confirmed"),
+        GRAPH_NODE,
+        GRAPH_EDGE,
+        GRAPH_TARGET,
+        FeatureGraph(
+            "given", (GRAPH_NODE,), (GRAPH_EDGE,), (GRAPH_TARGET,), {"1 out": 0.5}, ("mind",), (numbers(2),), "mine"
+        ),
+        EdgeVerdict("3 out 7", "1 out 4 x 1 out 5", True, 0.5, 12, 1.0, 0.25, 0.125, 0.0625, 0.5, "confirmed"),
         Verification(0.5, 0.25, 3, 1, numbers(2), 7),
         FIDELITY,
         INSPECTED,

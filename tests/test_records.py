@@ -51,7 +51,8 @@ NO_TABLE = {
         "Names",
         "InspectedFile",
     },
-    "a named tuple, which is a record itself": {"Start", "Interaction", "Label", "Entry"},
+    "a named tuple, which is a record itself": {"Start", "Interaction", "Label", "Entry"}
+    | {"GraphNode", "GraphEdge", "GraphTarget"},
     "a matrix that is never formed; `top` gives a table": {"LowRank"},
 }
 

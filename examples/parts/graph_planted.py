@@ -111,13 +111,14 @@ def from_weights(planted: Planted) -> Callable[[Node], dict[Pair, float]]:
         mode="averaged",
         held_out=planted.held_out,
         features=8,
-        nodes=64,
+        nodes=20,
     )
+    targets = {target.node for target in graph.targets}
     numbers = {node_of(node): at for at, node in enumerate(graph.nodes) if node.kind == "feature"}
 
     def pairs(node: Node) -> dict[Pair, float]:
         found: dict[Pair, float] = {}
-        for edge in graph.edges_of(numbers[node]):
+        for edge in graph.edges_of(numbers[node]) if numbers[node] in targets else []:
             ends = [graph.nodes[at] for at in edge.sources]
             if len(set(edge.sources)) == 2 and all(end.kind == "feature" for end in ends):
                 found[frozenset(map(node_of, ends))] = abs(edge.value)

@@ -60,8 +60,8 @@ def feature_graph(
     norm are compared in pairs; `proven` says whether others can matter.
     Raises ValueError for a dictionary of another place, for a seed that is empty or not active, and, before any work,
     if more than `max_elements` numbers would be in memory.
-    Cost per target: for every place and path below, 2 features * in * readings flops and as many for norms; readings
-    are the eigenvectors of the target's form, or 1. No matrix of all pairs of features is formed.
+    Cost per target: for every place, path and offset below, 2 features * readings * (in + readings) flops; readings are
+    the eigenvectors of the target's form, or 1 for a linear target. No matrix of all pairs of features is formed.
     """
     places = Places.of(network, dictionaries)
     for name, value in (("features", features), ("nodes", nodes), ("candidates", candidates)):
@@ -76,7 +76,7 @@ def feature_graph(
     if not given and network.positions is not None:
         steps = min(steps, network.positions)
     check_room(places, x, given, hops, steps, candidates, nodes, features, limit)
-    x = x.to(torch.float64)
+    places, x = places.wide(), x.to(torch.float64)
     backing = Given.of(places, x) if given else Averaged.of(places, x, steps - 1)
     at = position_of(backing, seeds, position) if isinstance(backing, Given) else -1
     builder = _Builder(backing, hops, features, candidates)
@@ -150,6 +150,8 @@ class _Builder:
                 self.expand(key, reader)
                 done.add(key)
         for place in places.order():
+            if place == (0, "stream"):
+                continue  # only the input is below
             here = [key for key in self._numbers if key[0] == "feature" and key[1:3] == place and key not in done]
             here.sort(key=lambda key: -self._scores[self._numbers[key]])
             for key in here[:nodes]:

@@ -65,7 +65,7 @@ class GraphTarget(NamedTuple):
     """
 
     node: int
-    value: float  # pre-activation; averaged: the one at the mean activations of all sources, NaN
+    value: float  # pre-activation; averaged: NaN
     kept: float  # sum of the values of its edges
     left_out: float  # given: value - kept; averaged: NaN
     from_graph: float  # given: sum of the edges if sources that are targets have the activation that the graph gives

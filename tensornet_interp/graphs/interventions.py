@@ -102,7 +102,7 @@ def _checked(
     graph: FeatureGraph, network: SequenceNetwork, dictionaries: Mapping[Place, Dictionary], x: Tensor
 ) -> tuple[Places, Tensor]:
     check_kind("graph", graph, FeatureGraph)
-    places = Places.of(network, dictionaries)
+    places = Places.of(network, dictionaries).wide()
     check_embedded("x", x, network, given=False)
     for node in graph.nodes:
         if node.kind == "feature" and place_of(node) not in places.dictionaries:

@@ -19,7 +19,7 @@ _POINT = re.compile(r"(?:blocks\.)?(?P<layer>\d+)[-.](?P<place>.+)")
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The dictionaries of a network in float64, by place (part, "stream" | "in" | "out").
+    """The dictionaries of a network, by place (part, "stream" | "in" | "out").
 
     "stream" is the stream that the part reads, before its norm; "in" is after the norm; "out" is what the part adds to
     the stream. A transcoder stands at "in", and its features write at "out".
@@ -41,13 +41,18 @@ class Places:
             check_kind(name, dictionary, Dictionary)
             _check_sizes(name, network, part, side, dictionary)
             _check_point(name, network, part, side, dictionary)
-            known[part, side] = dictionary.to(dtype=torch.float64)
+            known[part, side] = dictionary
         for part, side in known:
             if side == "in" and known[part, side].point_out is not None and (part, "out") in known:
                 raise ValueError(
                     f"part {part} has a transcoder at 'in' and a dictionary at 'out': both say what it writes; give one"
                 )
-        return cls(network.to(dtype=torch.float64), known)
+        return cls(network, known)
+
+    def wide(self) -> "Places":
+        """Return the same in float64."""
+        dictionaries = {place: item.to(dtype=torch.float64) for place, item in self.dictionaries.items()}
+        return Places(self.network.to(dtype=torch.float64), dictionaries)
 
     def writer(self, part: int) -> Place | None:
         """Return the place of the dictionary of what a part writes; None if there is none."""

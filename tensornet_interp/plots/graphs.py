@@ -7,9 +7,18 @@ from matplotlib.figure import Figure
 
 from tensornet_interp.checks import check_int, check_kind, check_mapping, check_names, check_text
 from tensornet_interp.graphs import FeatureGraph, GraphEdge, GraphNode
-from tensornet_interp.graphs.graph import path_name
 from tensornet_interp.plots.networks import canvas
-from tensornet_interp.plots.sheets import LABEL, NEGATIVE, POSITIVE, SMALL, line_height, plain, readable, wrap
+from tensornet_interp.plots.sheets import (
+    LABEL,
+    NEGATIVE,
+    POSITIVE,
+    SMALL,
+    fitted,
+    line_height,
+    plain,
+    readable,
+    wrap,
+)
 
 _COLUMN, _ROW, _LEFT = 0.95, 1.15, 1.0  # inches
 _MOST = 60  # edges that can still be read
@@ -28,7 +37,8 @@ def draw_feature_graph(
     A row is a place: the part of the network, and "stream" before its norm, "in" after it, or "out" behind its map. A
     dot joins the two features of a pair. Red edges add to their target, blue ones subtract; wider ones matter more for
     the seeds, as in `FeatureGraph.top`. Dashed lines run through a head. Below the number of a feature stand its name,
-    if names has one, and its position in the prompt.
+    if names has one, and its position in the prompt. The list names all edges with their values; h2.1 is head 1 of
+    part 2, and a number in brackets is the offset of the source.
     names: one name per feature, by place, such as {(3, "out"): [...]}. title: by default, the graph in numbers.
     Raises ValueError for more than 60 edges, because such a figure could not be read.
     """
@@ -44,17 +54,22 @@ def draw_feature_graph(
     for at in sorted(used):
         rows.setdefault(node_row(graph.nodes[at]), []).append(at)
     order = sorted(rows)
-    widest = max(map(len, rows.values()))
-    width = max(_LEFT + _COLUMN * widest + 0.3, 6.5)
+    wide = max(_LEFT + _COLUMN * max(map(len, rows.values())) + 0.2, 4.5)
+    lines = [_line(graph, edge) for edge in edges]
+    values = [f"{edge.value:+.3g}" for edge in edges]
+    column = fitted(lines, 6.0, SMALL, 1)[1] + fitted(values, 1.0, SMALL, 1)[1] + 0.2 if edges else 0.0
+    width = wide + column + 0.3
     shown = title or f"{graph.mode.capitalize()} graph of features, its {len(edges)} strongest edges between features"
     note = "A red edge adds to its target, a blue one subtracts; a dot is a pair; dashed: through a head"
     text = wrap(plain(f"{shown}\n{note}"), width - 0.3, LABEL)
     head = line_height(LABEL) * (1 + text.count("\n")) + 0.6
-    height = head + _ROW * (len(order) - 1) + 0.55
+    row = line_height(SMALL) + 0.03
+    height = head + max(_ROW * (len(order) - 1) + 0.55, row * (len(edges) + 1))
+    step = max(_ROW, (height - head - 0.55) / max(1, len(order) - 1))
     figure, axes = canvas(width, height, text, LABEL)
-    places = node_places(graph, edges, rows, order, width, height - head)
+    places = node_places(graph, edges, rows, order, wide, height - head, step)
     for at, key in enumerate(reversed(order)):
-        axes.text(0.12, height - head - _ROW * at, row_name(key), fontsize=SMALL, va="center", color="0.4")
+        axes.text(0.12, height - head - step * at, row_name(key), fontsize=SMALL, va="center", color="0.4")
     shares = graph.shares(edges)
     most = max(shares, default=0.0) or 1.0
     for number, (edge, share) in enumerate(zip(edges, shares, strict=True)):
@@ -70,16 +85,24 @@ def draw_feature_graph(
         for place, path in zip(below, edge.paths, strict=True):
             dash = "--" if path else "-"
             axes.plot([start[0], place[0]], [start[1], place[1] + 0.15], linestyle=dash, **style)
-            if path:
-                middle = (start[0] + 2 * place[0]) / 3, (start[1] + 2 * place[1] + 0.3) / 3
-                name = path_name(path).replace("part ", "").replace(" head ", ".")
-                axes.text(*middle, name, fontsize=5.5, ha="center", color="0.3", zorder=2)
+        y = height - head + 0.2 - row * number
+        axes.text(wide + 0.1, y, lines[number], fontsize=SMALL, va="center", gid=f"line {number}")
+        axes.text(width - 0.12, y, values[number], fontsize=SMALL, va="center", ha="right", color=style["color"])
     for at, (x, y) in places.items():
         node = graph.nodes[at]
         box = {"boxstyle": "round,pad=0.22", "facecolor": "white", "edgecolor": "0.4"}
         label = _label(node, known)
         axes.text(x, y, label, fontsize=SMALL, ha="center", va="center", bbox=box, zorder=3, gid=f"node {at}")
     return figure
+
+
+def _line(graph: FeatureGraph, edge: GraphEdge) -> str:
+    """Return an edge in words, such as "3 out 7 <- 2 in 4 x 2 in 9 (h2.1, -3)"."""
+    ends = []
+    for at, path, offset in zip(edge.sources, edge.paths, edge.offsets, strict=True):
+        notes = [f"h{part}.{head}" for part, head in path] + [str(offset)] * (offset < 0)
+        ends.append(graph.nodes[at].label + f" ({', '.join(notes)})" * bool(notes))
+    return f"{graph.nodes[edge.target].label} ← {' × '.join(ends)}"
 
 
 def node_row(node: GraphNode) -> tuple[int, int]:
@@ -108,6 +131,7 @@ def node_places(
     order: Sequence[tuple[int, int]],
     width: float,
     top: float,
+    step_down: float = _ROW,
 ) -> dict[int, tuple[float, float]]:
     """Return the place of every node: a row by place, and in it, below the targets that it feeds."""
     found: dict[int, tuple[float, float]] = {}
@@ -120,5 +144,5 @@ def node_places(
         listed = sorted(rows[key], key=lambda at: (graph.nodes[at].position, middle(at)))
         step = (width - _LEFT - 0.2) / len(listed)
         for place, at in enumerate(listed):
-            found[at] = _LEFT + step * (place + 0.5), top - _ROW * level
+            found[at] = _LEFT + step * (place + 0.5), top - step_down * level
     return found

@@ -3,11 +3,13 @@
 The closure is an approximation that treats each layer's outputs as Gaussian. It is exact for one layer.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import without_names
 from tensornet_interp.inner_products.stack import Stack, largest_entry
 from tensornet_interp.inner_products.symmetric import (
     CHUNK,
@@ -98,7 +100,9 @@ def exact_flops(f: Stack, g: Stack) -> float:
 
 def _without_constant(stack: Stack) -> Stack:
     """Return a stack in [1, z] without the constant coordinate: its forms are the quadratic parts."""
-    return change_input(stack, torch.eye(stack.layers[0].shape[1], dtype=torch.float64)[:, 1:].to(stack.layers[0].down))
+    first = without_names(stack.layers[0])
+    first = replace(first, left=first.left[1:], right=first.right[1:])
+    return replace(stack, layers=(first, *stack.layers[1:]))
 
 
 class Hermite(NamedTuple):

@@ -84,7 +84,7 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
     The term of order 4 is 4! times the symmetric product. Cost: `exact_flops`.
     """
     root = x.root
-    basis = joint_basis(change_input(f, root).layers[0], change_input(g, root).layers[0])
+    basis = joint_basis(f.layers[0], g.layers[0], root)
     affine = torch.cat([x.mean[:, None], root @ basis], 1)  # x = affine [1, z]: (in, 1 + r)
     f, g = change_input(f, affine), change_input(g, affine)
     gram = unit_gram(f, g, _hermite_gram) + 24 * quartic_gram(*(_without_constant(stack) for stack in (f, g)))

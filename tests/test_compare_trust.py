@@ -329,7 +329,7 @@ def test_a_residual_with_structure_is_flagged_and_white_noise_is_not():
 def test_congruences_are_in_the_order_of_the_result():
     """Three components and, as the fourth and smallest, one of noise, which each start finds elsewhere."""
     sizes = torch.tensor([1.0, 0.7, 0.5]).double()
-    result = CP(rank=4, starts=3)(noisy(replace(TRUTH, down=TRUTH.down * sizes)))
+    result = CP(rank=4, starts=4)(noisy(replace(TRUTH, down=TRUTH.down * sizes), seed=3))
     near = torch.tensor([start.congruences for start in result.report.near_best])
     assert float(near[:, 3].min()) < 0.9 < float(near[:, :3].min())
 

@@ -140,3 +140,20 @@ def test_a_norm_beyond_float64_is_an_error(method):
     large = replace(layer, left=layer.left * 1e200, right=layer.right * 1e200)
     with pytest.raises(ValueError, match=r"the norm of .* is about 2\^13\d\d, beyond the range of float64; rescale it"):
         decompose(large, method)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e9, 1e12])
+def test_bases_are_orthonormal_at_any_condition(condition, device):
+    """Near dependence of the columns costs neither orthogonality nor what the basis spans."""
+    n_in, rank = 40, 6
+    sides = [torch.linalg.qr(normal(n, 2 * rank, seed=n, device=device)).Q for n in (n_in, 2 * rank)]
+    sizes = torch.logspace(0, -torch.tensor(condition).log10().item(), 2 * rank, dtype=torch.float64, device=device)
+    left, right = ((sides[0] * sizes) @ sides[1].T).split(rank, 1)
+    layer = BilinearLayer(down=normal(3, rank, seed=1, device=device), left=left, right=right)
+    state = compress(layer)
+    assert state.basis.shape == (n_in, 2 * rank)
+    assert (state.basis.T @ state.basis - torch.eye(2 * rank).to(left)).abs().max() <= 1e-14 * n_in
+    for name in ("left", "right"):
+        given = getattr(layer, name)
+        spanned = state.basis @ (state.basis.T @ given)
+        assert (spanned - given).norm() <= 1e-14 * given.norm()

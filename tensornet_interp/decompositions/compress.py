@@ -115,10 +115,34 @@ def _basis(layer: BilinearLayer) -> Tensor | None:
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
-        narrow = _narrow_basis(unit_columns(both)[0], layer.rank)
-        if narrow is not None:
-            return narrow
+        columns = unit_columns(both)[0]
+        found = _independent_basis(columns)
+        if found is None:
+            found = _narrow_basis(columns, layer.rank)
+        if found is not None:
+            return found
     return torch.linalg.qr(both).Q if both.shape[0] > both.shape[1] else None
+
+
+def _independent_basis(both: Tensor) -> Tensor | None:
+    """Return an orthonormal basis of clearly independent columns; None if they depend, or are not fewer than the rows.
+
+    The factor R of a QR decomposition is the Cholesky factor of the Gram matrix, so matrix products replace Householder
+    reflections. A second pass makes the basis orthonormal to rounding if the first left it within 1 %, which holds for
+    condition numbers up to about 1e6. Source: Yamamoto et al., Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
+    """
+    if both.shape[0] <= both.shape[1]:
+        return None
+    basis = both
+    for passed in range(2):
+        gram = basis.T @ basis
+        if passed and bool((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm() > 1e-2):
+            return None
+        root, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            return None
+        basis = torch.linalg.solve_triangular(root.T, basis, upper=True, left=False)
+    return basis
 
 
 def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:

@@ -3,11 +3,13 @@
 The closure is an approximation that treats each layer's outputs as Gaussian. It is exact for one layer.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tensornet_interp.balance import without_names
 from tensornet_interp.inner_products.stack import Stack, largest_entry
 from tensornet_interp.inner_products.symmetric import (
     CHUNK,
@@ -82,7 +84,7 @@ def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:
     The term of order 4 is 4! times the symmetric product. Cost: `exact_flops`.
     """
     root = x.root
-    basis = joint_basis(change_input(f, root).layers[0], change_input(g, root).layers[0])
+    basis = joint_basis(f.layers[0], g.layers[0], root)
     affine = torch.cat([x.mean[:, None], root @ basis], 1)  # x = affine [1, z]: (in, 1 + r)
     f, g = change_input(f, affine), change_input(g, affine)
     gram = unit_gram(f, g, _hermite_gram) + 24 * quartic_gram(*(_without_constant(stack) for stack in (f, g)))
@@ -98,7 +100,9 @@ def exact_flops(f: Stack, g: Stack) -> float:
 
 def _without_constant(stack: Stack) -> Stack:
     """Return a stack in [1, z] without the constant coordinate: its forms are the quadratic parts."""
-    return change_input(stack, torch.eye(stack.layers[0].shape[1], dtype=torch.float64)[:, 1:].to(stack.layers[0].down))
+    first = without_names(stack.layers[0])
+    first = replace(first, left=first.left[1:], right=first.right[1:])
+    return replace(stack, layers=(first, *stack.layers[1:]))
 
 
 class Hermite(NamedTuple):

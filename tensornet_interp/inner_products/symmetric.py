@@ -145,14 +145,16 @@ def change_input(stack: Stack, basis: Tensor) -> Stack:
     return replace(stack, layers=(first, *stack.layers[1:]))
 
 
-def joint_basis(f: BilinearLayer, g: BilinearLayer) -> Tensor:
+def joint_basis(f: BilinearLayer, g: BilinearLayer, root: Tensor | None = None) -> Tensor:
     """Return an orthonormal basis (in, r) of the input directions that at least one of the two layers reads.
 
+    root: if given, (old in, in), the directions are those of t, for inputs x = root @ t.
     Other directions contribute nothing to a product. A direction counts only if it is read above the rounding error. r
     is at most min(in, 2 * (rank + rank')). If the layers absorbed embeddings, r is at most the sum of the embedding
     widths.
     """
     columns = torch.cat([f.left, f.right, g.left, g.right], 1).detach()
+    columns = columns if root is None else root.detach().T @ columns
     largest = columns.abs().amax(0)
     columns = columns / nonzero(largest)  # the scale of a hidden unit does not change the directions that it reads
     vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)

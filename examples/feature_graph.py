@@ -118,9 +118,9 @@ def tests_of(job: Graphs, graph: FeatureGraph, dictionaries: dict[Place, Diction
     """Return the verdicts on the strongest edges and on random ones like them."""
     network, x = job.model.network(), job.embedded(job.held_rows[job.options.windows // 2 :])
     edges = graph.top(job.options.edges)
-    found = [("strongest", edge_tests(graph, network, dictionaries, x, [edge])[0]) for edge in edges]
-    for other, edge in random_edges(graph, network, dictionaries, x, edges, seed=job.options.seed):
-        found.append(("random", edge_tests(other, network, dictionaries, x, [edge])[0]))
+    found = [("strongest", verdict) for verdict in edge_tests(graph, network, dictionaries, x, edges)]
+    other, drawn = random_edges(graph, network, dictionaries, x, edges, seed=job.options.seed)
+    found += [("random", verdict) for verdict in edge_tests(other, network, dictionaries, x, drawn)]
     return [{"edges": kind} | verdict.records()[0] for kind, verdict in found]
 
 

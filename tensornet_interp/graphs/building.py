@@ -149,9 +149,10 @@ class _Builder:
             if reader is not None:
                 self.expand(key, reader)
                 done.add(key)
-        for place in places.order():
-            if place == (0, "stream"):
-                continue  # only the input is below
+        order = places.order()
+        for place in order:
+            if place == order[-1] and place[1] == "stream":
+                continue  # the bottom of the graph: no feature is below
             here = [key for key in self._numbers if key[0] == "feature" and key[1:3] == place and key not in done]
             here.sort(key=lambda key: -self._scores[self._numbers[key]])
             for key in here[:nodes]:

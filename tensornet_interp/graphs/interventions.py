@@ -64,19 +64,19 @@ def random_edges(
     like: Sequence[GraphEdge],
     *,
     seed: int = 0,
-) -> list[tuple[FeatureGraph, GraphEdge]]:
-    """Return for each edge one with the same target, places and offsets, from features that are active at once.
+) -> tuple[FeatureGraph, list[GraphEdge]]:
+    """Return random edges like others, from features that are active at once, and the graph with their nodes.
 
+    For each edge, there is one with the same target, places and offsets.
     A token of x (sample, position, in) where the target is active is drawn, then one feature at random of those that
-    are active at the place and offset of each source there. The edges have value 0. Each comes with the graph in which
-    its new nodes are.
+    are active at the place and offset of each source there. The edges have value 0.
     """
     places, x = _checked(graph, network, dictionaries, x)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
     check_list("like", like, "give at least one, such as graph.top(20)")
     check_edges("like", like, graph)
     columns = _columns(graph, places, x, like)
-    found = []
+    found, nodes = [], list(graph.nodes)
     for edge in like:
         target = graph.nodes[edge.target]
         on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
@@ -86,7 +86,7 @@ def random_edges(
             raise ValueError(f"x: {target.label} is active nowhere in the text at a position from {reach} on")
         sample, position = tokens[int(torch.randint(len(tokens), (), generator=generator, device="cpu"))].tolist()
         trace = Trace.of(places.network, x[sample : sample + 1])
-        nodes, numbers = list(graph.nodes), []
+        numbers = []
         for at, offset in zip(edge.sources, edge.offsets, strict=True):
             place = place_of(graph.nodes[at])
             codes = places.dictionaries[place].encode(trace.vectors(place))[0, position + reach + offset]
@@ -94,8 +94,8 @@ def random_edges(
             chosen = int(active[int(torch.randint(len(active), (), generator=generator, device="cpu"))])
             numbers.append(len(nodes))
             nodes.append(graph.nodes[at]._replace(feature=chosen, position=-1, score=0.0))
-        found.append((replace(graph, nodes=tuple(nodes)), edge._replace(sources=tuple(numbers), weight=0.0, value=0.0)))
-    return found
+        found.append(edge._replace(sources=tuple(numbers), weight=0.0, value=0.0))
+    return replace(graph, nodes=tuple(nodes)), found
 
 
 def _checked(

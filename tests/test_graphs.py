@@ -323,6 +323,31 @@ def test_a_dictionary_that_fits_badly_is_named():
     assert "the dictionary at 3 out is worse than the mean" in graph.warnings[0] + graph.warnings[-1]
 
 
+@pytest.mark.parametrize("mode", ["given", "averaged"])
+def test_equal_vectors_have_no_share_of_their_variance(mode):
+    """The spread of one token, repeated, is rounding: neither a share of it nor R squared means anything."""
+    x = X[:1].expand(POSITIONS, WIDTH) / 3
+    options = {"mode": mode} if mode == "given" else {"mode": mode, "held_out": x.expand(2, POSITIONS, WIDTH)}
+    places = PLACES["behind MLPs"]
+    graph = feature_graph(network(), places, (3, "out"), x if mode == "given" else x.expand(3, -1, -1), **options)
+    assert all(math.isnan(share) for share in graph.explained.values())
+    assert not graph.warnings
+    for target in graph.targets:
+        shares = target.r_squared, target.r_squared_kept, target.r_squared_graph
+        assert all(map(math.isnan, shares))
+
+
+def test_a_seed_is_read_where_it_is_most_active_of_either_sign():
+    negative = dataclasses.replace(coder(110), k=9, encoder_bias=torch.full((9,), -1e4, dtype=torch.float64))
+    places = {(3, "out"): negative}
+    stack = network()
+    trace, streams = stack.trace(X)
+    written = SequenceNetwork([Part(stack[3].map, 0.0, trace[3].norm, stack[3].bias)])(streams[3])
+    codes = negative.encode(written)[:, 0]
+    assert codes.max() < 0
+    assert feature_graph(stack, places, (3, "out", 0), X).nodes[0].position == int(codes.argmin())
+
+
 QUIET = dataclasses.replace(coder(110), threshold=torch.full((9,), 1e6, dtype=torch.float64))
 REFUSED = {
     "another layer": ({(1, "out"): coder(1, point="1-mlp-out")}, {}, r"is of mlp-out of layer 1.*\(3, 'out'\)"),
@@ -337,7 +362,11 @@ REFUSED = {
     "zero direction": (ONE_LAYER, {"seed": torch.zeros(VOCABULARY, dtype=torch.float64)}, "seed is empty"),
     "seed without dictionary": (ONE_LAYER, {"seed": (1, "out", 0)}, "has no dictionary"),
     "no such feature": (ONE_LAYER, {"seed": (3, "out", 9)}, "from 0 to 8"),
-    "silent prompt": ({(3, "out"): QUIET}, {}, r"feature 0 of \(3, 'out'\) is not active at position"),
+    "silent prompt": (
+        {(3, "out"): QUIET},
+        {},
+        r"feature 0 of \(3, 'out'\) is not active at position 0; .* nowhere in x",
+    ),
     "silent text": (
         {(3, "out"): QUIET},
         {"x": TEXT, "mode": "averaged", "held_out": HELD_OUT},

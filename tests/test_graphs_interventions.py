@@ -153,11 +153,24 @@ def test_few_windows_decide_nothing():
     assert {verdict.verdict for verdict in verdicts} == {"untested"}
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_windows_that_an_edge_does_not_fit_in_decide_nothing(length):
+    graph = feature_graph(network(), PLACES, (3, "out"), TEXT[0], position=POSITIONS - 1, features=40)
+    far = [edge for edge in graph.top(10**6) if min(edge.offsets) == 1 - POSITIONS]
+    assert far
+    verdicts = edge_tests(graph, network(), PLACES, TEXT[:, :length], far[:3])
+    assert {(verdict.verdict, verdict.windows) for verdict in verdicts} == {("untested", 0)}
+
+
 def test_what_is_no_feature_cannot_be_removed():
     graph = graph_of()
     mean = next(edge for edge in graph.edges if graph.nodes[edge.sources[0]].kind == "mean")
     with pytest.raises(ValueError, match="'mean' is no feature"):
         edge_tests(graph, network(), PLACES, TEXT, [mean])
+    with pytest.raises(ValueError, match="like: 'mean' is no feature"):
+        random_edges(graph, network(), PLACES, TEXT, [mean])
     with pytest.raises(ValueError, match=r"dictionaries lacks \(3, 'out'\)"):
         edge_tests(graph, network(), {(1, "out"): coder(100)}, TEXT, graph.top(1))
+    with pytest.raises(ValueError, match=r"dictionaries has 2 features at \(3, 'out'\), but the graph has '3 out 2'"):
+        edge_tests(graph, network(), PLACES | {(3, "out"): coder(110, features=2, k=2)}, TEXT, graph.top(1))
     assert "confirmed:" in str(EDGE_RULE)

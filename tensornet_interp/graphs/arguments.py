@@ -52,7 +52,7 @@ def position_of(given: Given, seeds: Sequence[tuple[Place, int] | Tensor], posit
     first = seeds[0]
     if isinstance(first, Tensor) or first[1] < 0:
         return count - 1
-    return int(given.codes[first[0]][:, first[1]].argmax())
+    return int(given.codes[first[0]][:, first[1]].abs().argmax())
 
 
 def active_seeds(
@@ -70,7 +70,7 @@ def active_seeds(
         if isinstance(backing, Given):
             codes, where = backing.codes[part, side][at], f"at position {at}"
             others = backing.codes[part, side][:, feature].nonzero()[:, 0].tolist() if feature >= 0 else []
-            more = f"; it is active at {others}" if others else ""
+            more = f"; it is active at {others}" if others else "; it is active nowhere in x" if feature >= 0 else ""
         else:
             codes, where, more = backing.activity[part, side].count, "anywhere in x", ""
         chosen = codes.nonzero()[:, 0].tolist()

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from tensornet_interp.attention import AttentionLayer
 from tensornet_interp.features import Dictionary
 from tensornet_interp.graphs.arrivals import Arrival, Reader, Setting, reader_size
-from tensornet_interp.graphs.places import Place, Places, Trace, place_name
+from tensornet_interp.graphs.places import Place, Places, Trace, place_name, share_explained
 from tensornet_interp.graphs.pruning import Atom, Kept, Sources
 
 _CHUNK = 2**24  # numbers worked on at once: 128 MB
@@ -40,8 +40,9 @@ class Activity:
 
     def explained(self) -> float:
         """Return the share of the variance of the vectors that the dictionary reconstructs."""
-        spread = self.square - float(self.vectors.square().sum()) / self.tokens
-        return 1 - self.left / spread if spread > 0 else math.nan
+        square = self.vectors.new_tensor(self.square)
+        spread = square - self.vectors.square().sum() / self.tokens
+        return float(share_explained(self.vectors.new_tensor(self.left), spread, square))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ class Averaged:
                 sums[number, 0] += truth.numel()
                 sums[number, 1:] += torch.stack([truth.sum(), truth.square().sum(), *errors])
         spread = sums[:, 2] - sums[:, 1].square() / sums[:, 0]
-        shares = 1 - sums[:, 3:] / spread[:, None]
+        shares = share_explained(sums[:, 3:], spread[:, None], sums[:, 2:3])
         return [(a, b, c) for a, b, c in shares.tolist()]
 
     def _activated(self, place: Place, feature: int, values: Tensor) -> Tensor:

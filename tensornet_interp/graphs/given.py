@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.attention import AttentionLayer
 from tensornet_interp.graphs.arrivals import Reader, Setting
 from tensornet_interp.graphs.averaged import pre_activation
-from tensornet_interp.graphs.places import Place, Places, Trace, place_name
+from tensornet_interp.graphs.places import Place, Places, Trace, place_name, share_explained
 from tensornet_interp.graphs.pruning import Atom, Sources
 
 
@@ -39,8 +39,8 @@ class Given:
             left = (
                 errors[place] if dictionary.skip is None else errors[place] - trace.vectors(place) @ dictionary.skip.T
             )
-            spread = float((target - target.mean(0)).square().sum())
-            explained[place_name(place)] = 1 - float(left.square().sum()) / spread if spread else float("nan")
+            spread = (target - target.mean(0)).square().sum()
+            explained[place_name(place)] = float(share_explained(left.square().sum(), spread, target.square().sum()))
         return cls(Setting(places, scales, patterns), trace, codes, errors, explained)
 
     def start(self, position: int) -> Tensor:

@@ -50,7 +50,8 @@ def edge_tests(
     check_int("windows", windows, 2)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
     check_list("edges", edges, "give at least one, such as graph.top(20)")
-    merged = _merged(graph, check_edges("edges", edges, graph))
+    _check_removable("edges", graph, check_edges("edges", edges, graph))
+    merged = _merged(graph, edges)
     kept = _columns(graph, places, x, merged)
     return [_test(graph, places, x, edge, kept, windows, generator) for edge in merged]
 
@@ -74,7 +75,7 @@ def random_edges(
     places, x = _checked(graph, network, dictionaries, x)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
     check_list("like", like, "give at least one, such as graph.top(20)")
-    check_edges("like", like, graph)
+    _check_removable("like", graph, check_edges("like", like, graph))
     columns = _columns(graph, places, x, like)
     found, nodes = [], list(graph.nodes)
     for edge in like:
@@ -105,9 +106,22 @@ def _checked(
     places = Places.of(network, dictionaries).wide()
     check_embedded("x", x, network, given=False)
     for node in graph.nodes:
-        if node.kind == "feature" and place_of(node) not in places.dictionaries:
+        if node.kind != "feature":
+            continue
+        if place_of(node) not in places.dictionaries:
             raise ValueError(f"dictionaries lacks {place_of(node)}, which the graph has in {node.label!r}")
+        count = places.dictionaries[place_of(node)].features
+        if node.feature >= count:
+            raise ValueError(f"dictionaries has {count} features at {place_of(node)}, but the graph has {node.label!r}")
     return places, x.to(torch.float64)
+
+
+def _check_removable(name: str, graph: FeatureGraph, edges: Sequence[GraphEdge]) -> None:
+    for edge in edges:
+        for at in edge.sources:
+            if graph.nodes[at].kind != "feature":
+                label = graph.nodes[at].label
+                raise ValueError(f"{name}: {label!r} is no feature, so it cannot be removed at its source")
 
 
 def _merged(graph: FeatureGraph, edges: Sequence[GraphEdge]) -> list[GraphEdge]:
@@ -117,12 +131,6 @@ def _merged(graph: FeatureGraph, edges: Sequence[GraphEdge]) -> list[GraphEdge]:
         key = edge.target, edge.sources, edge.offsets
         total[key] = total.get(key, 0.0) + edge.value
     named = {(edge.target, edge.sources, edge.offsets): edge for edge in edges}
-    for edge in named.values():
-        for at in edge.sources:
-            if graph.nodes[at].kind != "feature":
-                raise ValueError(
-                    f"edges: {graph.nodes[at].label!r} is no feature, so it cannot be removed at its source"
-                )
     return [edge._replace(value=total.get(key, edge.value)) for key, edge in named.items()]
 
 
@@ -157,7 +165,7 @@ def _test(
     product = (on != 0).to(x.dtype)
     for node, offset in zip(sources, edge.offsets, strict=True):
         moved = torch.zeros_like(product)
-        moved[:, -offset:] = columns[place_of(node), node.feature][:, : x.shape[1] + offset]
+        moved[:, -offset:] = columns[place_of(node), node.feature][:, : max(0, x.shape[1] + offset)]
         product = product * moved.abs()
     best, at = product.max(1)
     rows = best.argsort(descending=True, stable=True)[: min(windows, int((best > 0).sum()))]

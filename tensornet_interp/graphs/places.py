@@ -1,5 +1,6 @@
 """The places of a stack where dictionaries are taken, and the vectors and codes there."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tensornet_interp.checks import check_int, check_kind, check_mapping, check_
 from tensornet_interp.features import Dictionary
 
 PLACES = ("stream", "in", "out")
+_EQUAL = 1e-12  # vectors are equal, up to rounding, if their spread is a smaller share of their squares
 Place = tuple[int, str]
 _POINT = re.compile(r"(?:blocks\.)?(?P<layer>\d+)[-.](?P<place>.+)")
 
@@ -98,6 +100,11 @@ class Trace:
         if side == "stream":
             return self.streams[part]
         return self.normed(part) if side == "in" else self.written(part)
+
+
+def share_explained(left: Tensor, spread: Tensor, square: Tensor) -> Tensor:
+    """Return 1 - left / spread, sums of squares of what is left and around the mean; NaN if all vectors are equal."""
+    return torch.where(spread > _EQUAL * square, 1 - left / spread, math.nan)
 
 
 def place_name(place: Place) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.parts.circuit_job import Job
+from examples.parts.circuit_job import Job, weights_digest
 from examples.parts.circuit_tables import Names, print_rows
 from examples.parts.graph_planted import planted_rows
 from models.contexts import strongest
@@ -233,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = table(options.out / "planted.csv", lambda: planted_rows(options.noises, options.planted_seeds))
         print_rows("planted circuits: means over seeds", summarise(rows, ("noise", "method"), SHARES))
     if options.model:
-        check_settings(options.out / "settings.json", {n: v for n, v in given.items() if n not in of_plants})
+        settings = {name: value for name, value in given.items() if name not in of_plants}
+        check_settings(options.out / "settings.json", settings | {"weights": weights_digest(options.model)})
         language(Graphs(options, options.out))
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ from tensornet_interp.features import (
     removal_test,
 )
 from tensornet_interp.gated import GatedLayer, gate_fit, linearization_error, linearize
-from tensornet_interp.lifting import split
+from tensornet_interp.lifting import lift, split
 from tensornet_interp.weights import load_layer
 
 WAYS: dict[str, dict[str, Any]] = {  # after z / 2: each way contains the one before
@@ -63,6 +63,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class GatedJob(Job):
     """A `GatedJob` reads circuits in the linearized layer of a gated model."""
+
+    kept: ClassVar[tuple[str, ...]] = (*Job.kept, "fit_tokens")
 
     @cached_property
     def gated(self) -> GatedLayer:
@@ -113,7 +115,10 @@ def ways(job: GatedJob) -> list[Row]:
 
 def halved(layer: GatedLayer) -> BilinearLayer:
     """Return the layer with the gate z / 2."""
-    return BilinearLayer(down=layer.down, left=layer.left / 2, right=layer.right, name=layer.name, basis=layer.basis)
+    half = BilinearLayer(down=layer.down, left=layer.left / 2, right=layer.right, name=layer.name, basis=layer.basis)
+    left_bias = None if layer.left_bias is None else layer.left_bias / 2
+    biases: dict[str, Any] = {"left_bias": left_bias, "right_bias": layer.right_bias, "bias": layer.bias}
+    return half if all(bias is None for bias in biases.values()) else lift(half, **biases)
 
 
 def units(job: GatedJob) -> list[Row]:

@@ -2,6 +2,8 @@
 
 import pytest
 from helpers import read_rows
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_examples_feature_circuits import stories
 
 from examples import feature_graph
@@ -52,6 +54,12 @@ def test_a_language_model_gets_its_graph_with_verdicts_and_figures(kept, capsys)
     assert times == {path: path.stat().st_mtime_ns for path in times}
     with pytest.raises(ValueError, match=r"other settings.*'windows': \(30, 31\)"):
         run(kept, "--windows", "31")
+    weights = next((kept / "none-0").glob("model*.safetensors"))
+    tensors = {name: 2 * tensor for name, tensor in load_file(weights).items()}
+    with safe_open(weights, "pt") as file:
+        save_file(tensors, weights, file.metadata())
+    with pytest.raises(ValueError, match=r"other settings.*'weights'"):
+        run(kept)
 
 
 def test_a_planted_circuit_is_found_in_pairs_and_attribution_sees_single_features():

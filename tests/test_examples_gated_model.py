@@ -10,6 +10,7 @@ from test_examples_anneal_gate import stories
 from examples import gated_model
 from models.published import load_transformer
 from tensornet_interp.features import Dictionary
+from tensornet_interp.gated import GatedLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.testing import random_layer
 
@@ -39,11 +40,24 @@ def test_a_model_is_trained_linearized_and_read(tmp_path, capsys):
     again = capsys.readouterr().out
     assert again[again.index("error: of") :] in printed
 
+    with pytest.raises(ValueError, match=r"results of other settings.*fit_tokens"):
+        gated_model.main([*arguments, "--model", str(out / "silu-0"), "--fit-tokens", "800"])
+
     plain = tmp_path / "plain"
     with pytest.raises(ValueError, match="has no gates"):
         gated_model.main([*arguments[:-1], str(plain), "--model", str(out / "linearized")])
     with pytest.raises(SystemExit):
         gated_model.main([*arguments[:-1], str(plain)])
+
+
+@pytest.mark.parametrize("biases", [(), ("left_bias", "bias"), ("right_bias",)])
+def test_half_a_gate_keeps_the_biases(biases):
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"left": (5, 4), "right": (5, 4), "down": (4, 5), "left_bias": (5,), "right_bias": (5,), "bias": (4,)}
+    given = {n: torch.randn(sizes[n], generator=generator).double() for n in ("left", "right", "down", *biases)}
+    layer = GatedLayer.from_weights(**given, gate=lambda u: u / 2)
+    x = torch.randn(6, 4, generator=generator).double()
+    torch.testing.assert_close(gated_model.halved(layer)(x), layer(x))
 
 
 def test_the_circuit_holds_the_largest_terms():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Job:
     """A `Job` reads what the options name (model, text, dictionaries) and holds the folder of the results."""
+
+    kept: ClassVar[tuple[str, ...]] = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
 
     options: argparse.Namespace
     out: Path
@@ -137,6 +139,14 @@ def text_file(options: argparse.Namespace, name: str) -> str:
     return str(given or Path(options.model).resolve().parent / f"{name}.npy")
 
 
+def weights_digest(folder: str) -> str:
+    """Return a hash of the weights of a model, by which results of another model are known."""
+    weights = hashlib.sha256()
+    for path in sorted(Path(folder).glob("model*.safetensors")):
+        weights.update(path.read_bytes())
+    return weights.hexdigest()
+
+
 def check_settings(job: Job) -> None:
     """Raise ValueError, showing both settings, if the folder holds results of other settings.
 
@@ -146,14 +156,10 @@ def check_settings(job: Job) -> None:
     job.check_model()
     if not job.options.replot:
         job.tokenizer, job.text  # noqa: B018 (reads both, which keeps them)
-    weights = hashlib.sha256()
-    for path in sorted(Path(job.options.model).glob("model*.safetensors")):
-        weights.update(path.read_bytes())
-    kept = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
-    settings = {"weights": weights.hexdigest(), "layer": job.index, "autoencoders": asdict(job.config())}
+    settings = {"weights": weights_digest(job.options.model), "layer": job.index, "autoencoders": asdict(job.config())}
     settings["parameters"] = sum(part.numel() for part in job.model.parameters())
     settings |= {name: text_file(job.options, name) for name in ("train", "held_out")}
-    settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in kept}))
+    settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in job.kept}))
     path = job.out / "settings.json"
     if path.is_file():
         before = read_json(path)

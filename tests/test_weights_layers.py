@@ -284,5 +284,5 @@ def test_the_gate_is_named_by_the_config_or_by_the_call(tmp_path):
         load_layer(tmp_path, 0, layout=layout, gated=True, gate_removed=True)
     with pytest.raises(ValueError, match="without a residual"):
         load_layer(tmp_path, 0, layout=replace(layout, residual=1.0), gated=True)
-    with pytest.raises(ValueError, match="pass gated=True to load it as a gated layer"):
+    with pytest.raises(ValueError, match="load_layer with gated=True loads it as a gated layer"):
         load_layer(tmp_path, 0, layout=layout)

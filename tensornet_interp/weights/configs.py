@@ -49,9 +49,9 @@ def gate_of(layout: Layout, options: Mapping[str, Any], gated: bool | Gate, gate
         found = find_gates(layout, options)
         if found and not gate_removed:
             raise ValueError(
-                f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; pass gated=True to load it as a "
-                "gated layer, whose best bilinear layer gated.linearize finds, or pass gate_removed=True if these "
-                "weights were trained to work without the gate"
+                f"the layer has a gate ({'; '.join(found)}), so it is not bilinear; load_layer with "
+                "gated=True loads it as a gated layer, whose best bilinear layer gated.linearize finds; pass "
+                "gate_removed=True if these weights were trained to work without the gate"
             )
         return None
     if layout.dense or layout.residual:

@@ -74,7 +74,7 @@ def test_annealing_ends_in_layers_that_reproduce_the_mlp(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"attention": "bilinear"}, {"norm": "none"}, {"d_hidden": 0, "gate": "none"}])
 def test_what_no_llama_has_is_refused(changes):
-    with pytest.raises(ValueError, match="a Llama has softmax attention, RMS norms and MLPs"):
+    with pytest.raises(ValueError, match="a Llama has softmax attention, RMS norms, and MLPs"):
         build_llama(replace(CONFIG, **changes), 0)
 
 

@@ -114,7 +114,7 @@ def test_a_gated_module_is_a_gated_layer(gate, bias):
     x = torch.randn(4, 5, dtype=torch.float64)
     torch.testing.assert_close(block.gated_layer("a")(x), block(x), rtol=1e-14, atol=1e-14)
     for other in (Bilinear(5, 7, 3), Bilinear(5, 7, None, gate=gate), Bilinear(5, 7, 5, gate=gate, residual=1.0)):
-        with pytest.raises(ValueError, match="a gated layer needs a gate, down and no residual"):
+        with pytest.raises(ValueError, match="a gated layer needs a gate, down, no residual"):
             other.gated_layer()
 
 

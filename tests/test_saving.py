@@ -45,8 +45,8 @@ from tensornet_interp.weights import WeightFiles, load_tensor, pack, tensor_name
 OPTIONS = "options: they say how to work, and reports name them as text"
 REFUSED = {
     OPTIONS: """
-        BlockTerm CP Eigen FitOptions Gaussian HOSVD Layout NonNegative OVSVD OutputSVD RandomComponents RemovalRule
-        Smooth Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac
+        BlockTerm CP EdgeRule Eigen FitOptions Gaussian HOSVD Layout NonNegative OVSVD OutputSVD RandomComponents
+        RemovalRule Smooth Sparse Symmetric SymmetricCP TensorlyDecomposition TensorlyNonNegativeParafac TensorlyParafac
         TensorlyTucker Tree Tucker Whitened""",
     "a plan holds no data: plan() makes it again in milliseconds": "Chunk Plan Step",
     "what a notebook shows, made again from its object": "Card",

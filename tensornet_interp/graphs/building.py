@@ -43,13 +43,13 @@ def feature_graph(
     Behind a bilinear map: p_g = c_g + sum_i L_g[i] a_i + sum_ij Q_g[i, j] a_i a_j
     Other readers: p_g = c_g + sum_i L_g[i] a_i
 
-    network: the model as a stack, such as `model.network()` or `load_network`. dictionaries: by place, (part, "stream")
-    before the norm of a part, (part, "in") after it, or (part, "out") for what the part adds to the stream; a
-    transcoder stands at "in" and writes at "out". seed: (part, place, feature), (part, place) for all features that
+    network: the model as a stack, such as the network() of a transformer or `load_network`. dictionaries: by place,
+    (part, "stream") before the norm of a part, (part, "in") after it, or (part, "out") for what the part adds to the
+    stream; a transcoder stands at "in" and writes at "out". seed: (part, place, feature), (part, place) for all features that
     are active there, an output direction (out,), such as the difference of two rows of the unembedding, or a list of
     these.
     mode: "given" for one prompt, x (position, in), the embedded tokens. Patterns, norms and reconstruction errors are
-    those of the prompt, so the edges of a target and `left_out` sum to its pre-activation. "averaged" for a text x
+    those of the prompt, so the edges of a target and its left_out sum to its pre-activation. "averaged" for a text x
     (sample, position, in): the mean pattern per offset, the mean scale of each norm, and the mean of all that is no
     feature; an edge has the size that it has where its sources have their mean activation. R squared of the
     pre-activations is measured on held_out, a text that is not x.
@@ -57,7 +57,7 @@ def feature_graph(
     direction. hops: how many heads a path runs through at most. offsets: averaged, how many positions heads look back
     at most; what is further away belongs to the mean. features: the sources that are kept per target. nodes: how many
     features per place, those with the largest scores, get edges of their own. candidates: how many sources of largest
-    norm are compared in pairs; `proven` says whether others can matter.
+    norm are compared in pairs; the field proven says whether others can matter.
     Raises ValueError for a dictionary of another place, for a seed that is empty or not active, and, before any work,
     if more than `max_elements` numbers would be in memory.
     Cost per target: for every place, path and offset below, 2 features * readings * (in + readings) flops; readings are

@@ -87,7 +87,7 @@ class FeatureGraph:
 
     nodes: the seeds come first. edges: those of each target in the order of targets. explained: the share of the
     variance that each dictionary explains, by the place of the dictionary. `mode`: "given" for one prompt, where
-    the edges of a target and `left_out` sum to its pre-activation; "averaged" for mean patterns and mean scales.
+    the edges of a target and its left_out sum to its pre-activation; "averaged" for mean patterns and mean scales.
     """
 
     mode: str

@@ -45,9 +45,9 @@ def feature_graph(
 
     network: the model as a stack, such as the network() of a transformer or `load_network`. dictionaries: by place,
     (part, "stream") before the norm of a part, (part, "in") after it, or (part, "out") for what the part adds to the
-    stream; a transcoder stands at "in" and writes at "out". seed: (part, place, feature), (part, place) for all features that
-    are active there, an output direction (out,), such as the difference of two rows of the unembedding, or a list of
-    these.
+    stream; a transcoder stands at "in" and writes at "out". seed: (part, place, feature), (part, place) for all
+    features that are active there, an output direction (out,), such as the difference of two rows of the unembedding,
+    or a list of these.
     mode: "given" for one prompt, x (position, in), the embedded tokens. Patterns, norms and reconstruction errors are
     those of the prompt, so the edges of a target and its left_out sum to its pre-activation. "averaged" for a text x
     (sample, position, in): the mean pattern per offset, the mean scale of each norm, and the mean of all that is no

@@ -137,6 +137,24 @@ def test_a_planted_pair_is_confirmed_and_random_edges_are_not():
     assert all(other.target == edge.target and other.offsets == edge.offsets for other in drawn)
 
 
+def test_random_edges_come_from_tokens_with_active_sources():
+    """If the features of a place are rarely active, a token is drawn where one is, at the offset of the edge."""
+    rare = Dictionary(normal(9, 6, seed=1), normal(6, 9, seed=2), threshold=normal(9, seed=3).abs() + 7)
+    places = {(1, "out"): rare, (3, "out"): coder(110)}
+    active = rare.encode(network().streams(TEXT)[2] - network().streams(TEXT)[1]) != 0
+    assert 0 < int(active.any(-1).sum()) < active[..., 0].numel() / 3
+    graph = graph_of(places, seed=(3, "out", 7))
+    like = [edge for edge in graph.top(99) if not any(edge.offsets)][:8]
+    other, drawn = random_edges(graph, network(), places, TEXT, like)
+    assert len(drawn) == len(like) > 2
+    for edge, old in zip(drawn, like, strict=True):
+        for at, before in zip(edge.sources, old.sources, strict=True):
+            assert other.nodes[at][1:3] == graph.nodes[before][1:3]
+    silent = dataclasses.replace(rare, threshold=rare.threshold + 1e9)
+    with pytest.raises(ValueError, match="x has no token where"):
+        random_edges(graph, network(), places | {(1, "out"): silent}, TEXT, like)
+
+
 def test_the_wrong_sign_is_refuted():
     stack, places = gate_stack()
     text = normal(60, 4, 8, seed=3).abs()

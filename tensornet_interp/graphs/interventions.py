@@ -77,20 +77,26 @@ def random_edges(
     check_list("like", like, "give at least one, such as graph.top(20)")
     _check_removable("like", graph, check_edges("like", like, graph))
     columns = _columns(graph, places, x, like)
+    busy = _busy(places, x, {place_of(graph.nodes[at]) for edge in like for at in edge.sources})
     found, nodes = [], list(graph.nodes)
     for edge in like:
         target = graph.nodes[edge.target]
         on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
-        reach = -min(0, *edge.offsets)
-        tokens = (on[:, reach:] != 0).nonzero()
+        on = on != 0
+        for at, offset in zip(edge.sources, edge.offsets, strict=True):
+            on = on & _moved(busy[place_of(graph.nodes[at])], offset)
+        tokens = on.nonzero()
         if not len(tokens):
-            raise ValueError(f"x: {target.label} is active nowhere in the text at a position from {reach} on")
+            raise ValueError(
+                f"x has no token where {target.label} is active, and so is some feature at the place and offset of each"
+                f" source, {' and '.join(graph.nodes[at].label for at in edge.sources)}"
+            )
         sample, position = tokens[int(torch.randint(len(tokens), (), generator=generator, device="cpu"))].tolist()
         trace = Trace.of(places.network, x[sample : sample + 1])
         numbers = []
         for at, offset in zip(edge.sources, edge.offsets, strict=True):
             place = place_of(graph.nodes[at])
-            codes = places.dictionaries[place].encode(trace.vectors(place))[0, position + reach + offset]
+            codes = places.dictionaries[place].encode(trace.vectors(place))[0, position + offset]
             active = codes.nonzero()[:, 0]
             chosen = int(active[int(torch.randint(len(active), (), generator=generator, device="cpu"))])
             numbers.append(len(nodes))
@@ -151,6 +157,23 @@ def _columns(
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
+def _busy(places: Places, x: Tensor, wanted: set[Place]) -> dict[Place, Tensor]:
+    """Return where (sample, position) any feature of each place is active."""
+    found: dict[Place, list[Tensor]] = {place: [] for place in wanted}
+    for rows in chunked(places, x):
+        trace = Trace.of(places.network, rows)
+        for place, parts in found.items():
+            parts.append((places.dictionaries[place].encode(trace.vectors(place)) != 0).any(-1))
+    return {place: torch.cat(parts) for place, parts in found.items()}
+
+
+def _moved(values: Tensor, offset: int) -> Tensor:
+    """Return values (sample, position) at an offset, at most 0, from each position; zero before the first one."""
+    moved = torch.zeros_like(values)
+    moved[:, -offset:] = values[:, : max(0, values.shape[1] + offset)]
+    return moved
+
+
 def _test(
     graph: FeatureGraph,
     places: Places,
@@ -164,9 +187,7 @@ def _test(
     on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
     product = (on != 0).to(x.dtype)
     for node, offset in zip(sources, edge.offsets, strict=True):
-        moved = torch.zeros_like(product)
-        moved[:, -offset:] = columns[place_of(node), node.feature][:, : max(0, x.shape[1] + offset)]
-        product = product * moved.abs()
+        product = product * _moved(columns[place_of(node), node.feature], offset).abs()
     best, at = product.max(1)
     rows = best.argsort(descending=True, stable=True)[: min(windows, int((best > 0).sum()))]
     position = at[rows]

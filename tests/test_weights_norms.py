@@ -193,6 +193,8 @@ def test_norms_that_do_not_fit_are_refused(tmp_path):
     layer, (_, norm) = layers()["plain"], real("rms")
     with pytest.raises(ValueError, match="fixed scales"):
         fold_norm(layer, norm.given(streams()))
+    with pytest.raises(ValueError, match="has a norm folded already"):
+        fold_norm(fold_norm(layer, norm), norm)
     with pytest.raises(ValueError, match=r"size 8 in layer but 7 in norm\.weight"):
         fold_norm(layer, Norm(weight=torch.ones(7, dtype=torch.float64)))
     with pytest.raises(ValueError, match=r"one dtype; got layer torch\.float64, norm\.weight torch\.float32"):

@@ -33,6 +33,7 @@ BEFORE = {  # by layout, the module of the norm before attention and of that bef
     "transformer_lens": ("blocks.{i}.ln1", "blocks.{i}.ln2"),
 }
 _READERS = ("attention", "mlp")
+_FOLDED = "norm folded"  # in the history of a layer
 _LLAMA = (None, "llama", "mistral", "qwen2", "gemma")  # values of model_type
 _KINDS = ("LN", "LNPre", "RMS", "RMSPre")  # those with Pre have no weights
 
@@ -50,7 +51,8 @@ def fold_norm(layer: _Layer, norm: Norm) -> _Layer:
     layer, lifted or not, is of degree 2 over all coordinates: folded(scale x) = scale^2 folded.multilinear([1 / scale,
     x]) for a lifted one, with the constant coordinate 0. A residual is no part of this: add it to the unscaled x.
     layer: a bilinear, gated or attention layer that reads norm(x). A bias of the norm lifts the layer if it is not
-    lifted. Raises ValueError if sizes, dtypes or devices differ, and for a norm with fixed scales.
+    lifted. Raises ValueError if sizes, dtypes or devices differ, for a norm with fixed scales, and for a layer whose
+    history says that a norm is folded already.
     Cost: one pass over the weights that read x.
 
     Example:
@@ -64,6 +66,8 @@ def fold_norm(layer: _Layer, norm: Norm) -> _Layer:
     check_kind("norm", norm, Norm)
     if norm.scale is not None:
         raise ValueError("norm has fixed scales; fold a norm without them: the scale is what stays outside")
+    if _FOLDED in layer.history:
+        raise ValueError(f"layer must read the vectors after a norm, but {layer!r} has a norm folded already")
     size = (layer.value.shape[2] if isinstance(layer, AttentionLayer) else len(layer.left)) - layer.constant_in
     for name, array in norm.arrays().items():
         check_size("in", layer=size, **{f"norm.{name}": len(array)})
@@ -71,7 +75,7 @@ def fold_norm(layer: _Layer, norm: Norm) -> _Layer:
     if norm.bias is not None and not isinstance(layer, GatedLayer) and not layer.constant_in:
         layer = lift(layer) if isinstance(layer, BilinearLayer) else layer.lift()
     divisor = "standard deviation, its mean removed by the weights" if norm.centered else "root mean square"
-    made: dict[str, Any] = {"basis": f"residual stream over its {divisor}", "history": (*layer.history, "norm folded")}
+    made: dict[str, Any] = {"basis": f"residual stream over its {divisor}", "history": (*layer.history, _FOLDED)}
     if isinstance(layer, GatedLayer):
         for side in ("left", "right"):
             weight, shift = _folded(getattr(layer, side).T, norm)

@@ -353,6 +353,7 @@ REFUSED = {
     "another layer": ({(1, "out"): coder(1, point="1-mlp-out")}, {}, r"is of mlp-out of layer 1.*\(3, 'out'\)"),
     "another point": ({(1, "out"): coder(1, point="0-mlp-in")}, {}, r"is of mlp-in of layer 0.*\(1, 'in'\)"),
     "normalisation": ({(1, "in"): coder(1, point="blocks.0.hook_resid_mid")}, {}, r"\(1, 'stream'\).*before"),
+    "hook before a norm": ({(1, "in"): coder(1, point="blocks.0.hook_mlp_in")}, {}, r"\(1, 'stream'\).*before"),
     "no such layer": ({(1, "in"): coder(1, point="7-mlp-in")}, {}, "in no part"),
     "two writers": ({(1, "in"): transcoder(1), (1, "out"): coder(1)}, {}, "both say what it writes"),
     "transcoder behind": ({(1, "out"): transcoder(1)}, {}, "give it at"),

@@ -151,6 +151,8 @@ def _check_point(name: str, network: SequenceNetwork, part: int, side: str, dict
     if found is None:
         return
     layer, point = int(found["layer"]), found["place"].replace("hook_", "").replace("_", "-")
+    if found["place"] == "hook_mlp_in":  # TransformerLens's hook of this name is before the norm
+        point = "resid-mid"
     heads = [i for i, item in enumerate(network) if isinstance(item.map, AttentionLayer)]
     maps = [i for i, item in enumerate(network) if not isinstance(item.map, AttentionLayer | LinearMap)]
     of_mlp, of_head = (parts[layer] if layer < len(parts) else None for parts in (maps, heads))

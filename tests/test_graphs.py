@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import assert_close, layer_of, normal
 
-from tensornet_interp import AttentionLayer, lift, load, save
+from tensornet_interp import AttentionLayer, BilinearLayer, lift, load, save
 from tensornet_interp.attention import LinearMap, Norm, Part, SequenceNetwork
 from tensornet_interp.features import Dictionary
 from tensornet_interp.graphs import feature_graph
@@ -228,6 +228,20 @@ def test_the_graph_alone_gives_a_value_from_the_activations_that_it_gives():
     )
     assert few.targets[0].from_graph == pytest.approx(top, rel=1e-12)
     assert abs(few.targets[0].from_graph - few.targets[0].kept) > 1e-6
+
+
+def test_an_edge_of_two_sources_counts_with_twice_its_entry():
+    """Values 1.5, 2 * 1.0 and 1.4: with two sources, the pair in the middle is kept."""
+    matrix, eye = torch.zeros(4, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+    matrix[0, 0], matrix[1, 2], matrix[2, 1], matrix[3, 3] = 1.5, 1.0, 1.0, 1.4
+    layer = BilinearLayer.from_weights(left=eye, right=matrix, down=eye.new_ones(1, 4))
+    places = {(0, "in"): Dictionary(eye, eye), (0, "out"): Dictionary(eye[:1, :1], eye[:1, :1])}
+    network = SequenceNetwork([Part(layer, 0.0)])
+    graph = feature_graph(network, places, (0, "out", 0), eye.new_ones(1, 4), features=2)
+    best = graph.edges_of(0)[0]
+    assert {graph.nodes[at].feature for at in best.sources} == {1, 2}
+    assert best.value == pytest.approx(2.0, rel=1e-12)
+    assert graph.targets[0].proven
 
 
 def test_few_candidates_are_flagged_and_enough_are_proven():

@@ -106,7 +106,7 @@ class Sources:
         else:
             picks, weakest = self._of_pairs(scaled, self.signs, others, features)
             most = max([self._most, *(float(row.norm()) for row in others.values())])
-            proven = self._cut * most <= weakest
+            proven = 2 * self._cut * most <= weakest  # an edge of two sources has twice the entry of Q
         rows = self._rows[picks]
         share = self._share(rows)
         atoms = []
@@ -118,14 +118,21 @@ class Sources:
     def _of_pairs(
         self, scaled: Tensor, signs: Tensor, others: dict[str, Tensor], features: int
     ) -> tuple[Tensor, float]:
-        """Return the first sources that the strongest pairs name, and the magnitude of the last of these pairs."""
+        """Return the first sources that the strongest edges name, and the magnitude of the last of these edges."""
         count, size = len(scaled), len(scaled) + len(others)
         wanted = min(features, count)
-        matrix = FactoredMatrix(torch.cat([scaled, *(row[None] for row in others.values())]), signs, self.max_elements)
-        pairs, most = 4 * features, size * (size + 1) // 2
+        rows = torch.cat([scaled, *(row[None] for row in others.values())])
+        matrix = FactoredMatrix(rows, signs, self.max_elements)
+        alone = rows.square() @ signs  # Q[i, i]
+        pairs, most = 4 * features, size * (size - 1) // 2
         while True:
             pairs = min(pairs, most)
-            values, index = matrix.best(pairs, "magnitude", cross=False)
+            values, index = matrix.best(pairs, "magnitude", cross=True)
+            values = 2 * values
+            # among the edges that were not looked at, none is larger than `least`
+            least = float(values.abs().min()) if pairs < most else 0.0
+            own = (alone.abs() >= least).nonzero()[:, 0]
+            values, index = torch.cat([values, alone[own]]), torch.cat([index, own * size + own])
             order = values.abs().argsort(descending=True, stable=True)
             first, second = (index // size)[order].tolist(), (index % size)[order].tolist()
             found = dict[int, None]()

@@ -15,6 +15,7 @@
 - `processes`: `joined`, training on several processes that `torchrun` starts
 - `published`: `save_transformer`, `load_transformer` (the published layout)
 - `annealing`: `anneal`, `schedule`, `remove_gates` (turn a gated model into a bilinear one by fine-tuning)
+- `linearizing`: `linearized_mlps`, `put_layers` (the best bilinear layer in the place of every gated MLP)
 - `huggingface`: `build_llama`, `load_huggingface`, `save_huggingface` (Llama-type models in the same training loop)
 - `vectors`: `vectors_at`, `VectorBuffer` (the vectors that pass at a transformer's hook points)
 - `sae`: `train_autoencoder`, `autoencoder_at` (TopK autoencoders)

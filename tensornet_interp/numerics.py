@@ -1,6 +1,7 @@
 """Provide small numerical tools: safe divisors, unit columns, rounding errors, Student's quantile, autocast off."""
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
@@ -9,7 +10,16 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["at_largest", "eigenvalue_noise", "nonzero", "row_noise", "t_quantile", "unit_columns", "without_autocast"]
+__all__ = [
+    "at_largest",
+    "eigenvalue_noise",
+    "nonzero",
+    "row_noise",
+    "t_interval",
+    "t_quantile",
+    "unit_columns",
+    "without_autocast",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +86,18 @@ def t_quantile(count: int, confidence: float) -> float:
     t is Student's quantile at (1 + confidence) / 2 with count - 1 degrees of freedom.
     """
     return float(stdtrit(count - 1, (1 + confidence) / 2))
+
+
+def t_interval(values: Tensor, confidence: float) -> tuple[float, float]:
+    """Return the ends of the confidence interval of the mean of values (n,): mean -+ t_quantile * std / sqrt(n).
+
+    The ends are NaN for fewer than two values.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    reach = t_quantile(len(values), confidence) * float(values.std()) / len(values) ** 0.5
+    middle = float(values.mean())
+    return middle - reach, middle + reach
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:

@@ -27,17 +27,20 @@ def stories(count, seed):
     ]
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A random model with its tokenizer, and two files of tokens above it."""
-    folder = tmp_path_factory.mktemp("language")
+def random_model(folder, layers, count):
+    """A random model with its tokenizer, and two files of tokens of `count` stories above it."""
     tokenizer = train_tokenizer(stories(20, seed=0), 280)
     save_tokenizer(tokenizer, folder / "none-0" / "tokenizer.json")
     for name, seed in (("train", 0), ("held_out", 1)):
-        encode_to_file(tokenizer, stories(40, seed), folder / f"{name}.npy")
-    config = TransformerConfig(tokenizer.get_vocab_size(), 8, 12, 2, 2, 16)
+        encode_to_file(tokenizer, stories(count, seed), folder / f"{name}.npy")
+    config = TransformerConfig(tokenizer.get_vocab_size(), 8, 12, layers, 2, 16)
     save_transformer(build_transformer(config, seed=0), folder / "none-0")
     return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("language"), layers=2, count=40)
 
 
 @pytest.fixture(scope="module")

@@ -4,27 +4,17 @@ import pytest
 from helpers import read_rows
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_examples_feature_circuits import stories
+from test_examples_feature_circuits import random_model
 
 from examples import feature_graph
 from examples.parts.graph_planted import from_attribution, from_weights, plant, walk
-from models.published import save_transformer
-from models.text import encode_to_file, save_tokenizer, train_tokenizer
-from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp import load, norm
 from tensornet_interp.weights import load_dictionary
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("language")
-    tokenizer = train_tokenizer(stories(20, seed=0), 280)
-    save_tokenizer(tokenizer, folder / "none-0" / "tokenizer.json")
-    for name, seed in (("train", 0), ("held_out", 1)):
-        encode_to_file(tokenizer, stories(60, seed), folder / f"{name}.npy")
-    config = TransformerConfig(tokenizer.get_vocab_size(), 8, 12, 3, 2, 16)
-    save_transformer(build_transformer(config, seed=0), folder / "none-0")
-    return folder
+    return random_model(tmp_path_factory.mktemp("language"), layers=3, count=60)
 
 
 def run(kept, *more):

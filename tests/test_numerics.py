@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tensornet_interp.numerics import eigenvalue_noise, row_noise
+from tensornet_interp.numerics import eigenvalue_noise, row_noise, t_interval
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -27,3 +27,11 @@ def test_the_noise_of_eigenvalues_depends_on_their_magnitudes(dtype, sign):
     torch.testing.assert_close(
         eigenvalue_noise(values, 7), torch.full((3,), 10 * 7 * 2**-52 * 4, dtype=torch.float64) + rounded
     )
+
+
+def test_the_interval_of_a_mean_by_hand():
+    values = torch.tensor(
+        [1.0, 2, 3], dtype=torch.float64
+    )  # standard deviation 1; t of two degrees of freedom is 4.3027
+    assert t_interval(values, 0.95) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6)
+    assert all(end != end for end in t_interval(values[:1], 0.95))

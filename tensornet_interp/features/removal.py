@@ -25,7 +25,7 @@ from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
 from tensornet_interp.gated import GatedLayer
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import wide_layer
-from tensornet_interp.numerics import row_noise, t_quantile, unit_columns, without_autocast
+from tensornet_interp.numerics import row_noise, t_interval, unit_columns, without_autocast
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
@@ -134,11 +134,7 @@ def removal_test(
     if not mean > 0:
         raise ValueError(f"x must be inputs on which feature {feature} is active; its mean activation there is {mean}")
     difference = (other - after) / mean  # (window,)
-    middle, low, high = float(difference.mean()), float("nan"), float("nan")
-    if len(count) > 1:
-        error = float(difference.std()) / len(count) ** 0.5
-        reach = t_quantile(len(count), REMOVAL_RULE.confidence) * error
-        low, high = middle - reach, middle + reach
+    low, high = t_interval(difference, REMOVAL_RULE.confidence)
     drop = 1 - float(after.mean()) / mean
     lengths = [unit_columns(part.to(torch.float64).T)[1] for part in (removed, x)]
     if len(count) < REMOVAL_RULE.min_windows:
@@ -154,7 +150,7 @@ def removal_test(
         length=float((lengths[0] / lengths[1]).mean()),
         drop=drop,
         control_drop=1 - float(other.mean()) / mean,
-        difference=middle,
+        difference=float(difference.mean()),
         low=low,
         high=high,
         verdict=verdict,

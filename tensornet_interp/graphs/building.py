@@ -121,15 +121,8 @@ class _Builder:
 
     def nodes(self) -> tuple[GraphNode, ...]:
         """Return all nodes, in the order in which they were named."""
-        return tuple(
-            map(
-                GraphNode._make,
-                (
-                    (*key, activation, score)
-                    for key, activation, score in zip(self._numbers, self._activations, self._scores, strict=True)
-                ),
-            )
-        )
+        rows = zip(self._numbers, self._activations, self._scores, strict=True)
+        return tuple(GraphNode(*key, activation, score) for key, activation, score in rows)
 
     def number(self, key: Key, activation: float) -> int:
         """Return the number of a node, which is new if it was not named before."""

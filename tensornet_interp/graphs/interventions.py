@@ -12,11 +12,13 @@ from tensornet_interp.checks import check_int, check_kind, check_list, check_see
 from tensornet_interp.features import Dictionary
 from tensornet_interp.graphs.arguments import check_embedded
 from tensornet_interp.graphs.averaged import chunked
-from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge, check_edges
+from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge, GraphNode, check_edges
 from tensornet_interp.graphs.places import Place, Places, Trace
 from tensornet_interp.graphs.removals import Change, control_of, place_of, removal, run_on
 from tensornet_interp.graphs.verdicts import EDGE_RULE, EdgeVerdict
-from tensornet_interp.numerics import t_quantile
+from tensornet_interp.numerics import t_interval
+
+_ANY = -1  # in the place of the number of a feature
 
 
 @torch.no_grad()
@@ -77,14 +79,12 @@ def random_edges(
     check_list("like", like, "give at least one, such as graph.top(20)")
     _check_removable("like", graph, check_edges("like", like, graph))
     columns = _columns(graph, places, x, like)
-    busy = _busy(places, x, {place_of(graph.nodes[at]) for edge in like for at in edge.sources})
     found, nodes = [], list(graph.nodes)
     for edge in like:
         target = graph.nodes[edge.target]
-        on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
-        on = on != 0
+        on = _active(target, columns, x)
         for at, offset in zip(edge.sources, edge.offsets, strict=True):
-            on = on & _moved(busy[place_of(graph.nodes[at])], offset)
+            on = on & _moved(columns[place_of(graph.nodes[at]), _ANY], offset)
         tokens = on.nonzero()
         if not len(tokens):
             raise ValueError(
@@ -143,9 +143,13 @@ def _merged(graph: FeatureGraph, edges: Sequence[GraphEdge]) -> list[GraphEdge]:
 def _columns(
     graph: FeatureGraph, places: Places, x: Tensor, edges: Sequence[GraphEdge]
 ) -> dict[tuple[Place, int], Tensor]:
-    """Return the activations (sample, position) of all features that the edges name."""
+    """Return the activations (sample, position) of all features that the edges name.
+
+    `_ANY` in the place of a feature says whether any feature of its place is active.
+    """
     named = {at for edge in edges for at in (edge.target, *edge.sources)}
     wanted = {(place_of(node), node.feature) for at in named if (node := graph.nodes[at]).kind == "feature"}
+    wanted |= {(place, _ANY) for place, _ in wanted}
     found: dict[tuple[Place, int], list[Tensor]] = {key: [] for key in wanted}
     for rows in chunked(places, x):
         trace = Trace.of(places.network, rows)
@@ -153,18 +157,15 @@ def _columns(
             codes = places.dictionaries[place].encode(trace.vectors(place))
             for key in wanted:
                 if key[0] == place:
-                    found[key].append(codes[..., key[1]].clone())
+                    found[key].append((codes != 0).any(-1) if key[1] == _ANY else codes[..., key[1]].clone())
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
-def _busy(places: Places, x: Tensor, wanted: set[Place]) -> dict[Place, Tensor]:
-    """Return where (sample, position) any feature of each place is active."""
-    found: dict[Place, list[Tensor]] = {place: [] for place in wanted}
-    for rows in chunked(places, x):
-        trace = Trace.of(places.network, rows)
-        for place, parts in found.items():
-            parts.append((places.dictionaries[place].encode(trace.vectors(place)) != 0).any(-1))
-    return {place: torch.cat(parts) for place, parts in found.items()}
+def _active(target: GraphNode, columns: dict[tuple[Place, int], Tensor], x: Tensor) -> Tensor:
+    """Return where (sample, position) a target is active; a direction is everywhere."""
+    if target.kind == "direction":
+        return torch.ones_like(x[..., 0], dtype=torch.bool)
+    return columns[place_of(target), target.feature] != 0
 
 
 def _moved(values: Tensor, offset: int) -> Tensor:
@@ -184,8 +185,7 @@ def _test(
     generator: torch.Generator,
 ) -> EdgeVerdict:
     target, sources = graph.nodes[edge.target], [graph.nodes[at] for at in edge.sources]
-    on = torch.ones_like(x[..., 0]) if target.kind == "direction" else columns[place_of(target), target.feature]
-    product = (on != 0).to(x.dtype)
+    product = _active(target, columns, x).to(x.dtype)
     for node, offset in zip(sources, edge.offsets, strict=True):
         product = product * _moved(columns[place_of(node), node.feature], offset).abs()
     best, at = product.max(1)
@@ -222,9 +222,8 @@ def _test(
         return replace(nothing, windows=count)
     sign = math.copysign(1.0, edge.value or float(effect.mean()))
     difference = sign * effect - other
-    reach = t_quantile(count, EDGE_RULE.confidence) * float(difference.std()) / count**0.5
+    low, high = t_interval(difference, EDGE_RULE.confidence)
     large = sign * float(effect.mean()) >= EDGE_RULE.min_share * float(base.abs().mean())
-    low, high = float(difference.mean()) - reach, float(difference.mean()) + reach
     return replace(
         nothing,
         windows=count,

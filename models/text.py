@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_int
-from tensornet_interp.disk import MAX_JSON, open_file, read_file, replace_file, replace_files
+from tensornet_interp.disk import MAX_JSON, open_file, parse_json, read_file, replace_file, replace_files
 from tensornet_interp.optional import optional
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ NPY = re.compile(  # the header that `encode_to_file` and `numpy.save` write
 PIECE = 1 << 20  # bytes read at a time
 LONGEST = 1 << 24  # most characters of a story
 SMALLEST, LARGEST = 257, 1 << 16  # 256 bytes and END; a token is 16 bits on disk
+MOST_TOKENS = 1 << 20  # the library makes a list as long as the largest number of a token
 
 
 @dataclass
@@ -153,10 +154,12 @@ def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
 def load_tokenizer(path: str | Path) -> "Tokenizer":
     """Return the tokenizer in a JSON file of at most 32 MiB.
 
-    Raises FileNotFoundError for a missing file; ValueError if the file holds no tokenizer, or one without END.
+    Raises FileNotFoundError for a missing file; ValueError if the file holds no tokenizer, one without END or one with
+    token numbers above a million.
     """
     library = optional("tokenizers", "to read a tokenizer", "text")
     content = read_file(path, MAX_JSON)
+    _check_parts(parse_json(content, str(path)), path)
     try:
         tokenizer: Tokenizer = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
@@ -165,11 +168,31 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
     return tokenizer
 
 
+def _check_parts(content: Any, path: str | Path) -> None:
+    """Raise ValueError for what ends the process in the library: huge token numbers, merges cut within a letter."""
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"{path} is not a tokenizer: it has no model")
+    vocabulary, merges, prefix = model.get("vocab"), model.get("merges"), model.get("continuing_subword_prefix")
+    for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        check_int(f"{path}: the number of {token!r:.60}", number, 0, MOST_TOKENS)
+    if not isinstance(prefix, str) or not isinstance(merges, list):
+        return
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not str(parts[1]).startswith(prefix):
+            raise ValueError(
+                f"{path}: merge {merge!r:.60} does not continue with continuing_subword_prefix={prefix!r:.60}"
+            )
+
+
 def check_vocabulary(tokenizer: "Tokenizer", vocabulary: int) -> None:
     """Raise ValueError if the tokenizer has tokens that a model of `vocabulary` tokens lacks."""
-    size = tokenizer.get_vocab_size()
-    if size > vocabulary:
-        raise ValueError(f"the tokenizer has {size} tokens but the model's vocabulary is {vocabulary}")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocabulary:
+        raise ValueError(
+            f"the tokenizer numbers tokens up to {largest}, the model's vocabulary ends at {vocabulary - 1}"
+        )
 
 
 def encode(tokenizer: "Tokenizer", stories: Iterable[str]) -> Tensor:
@@ -235,8 +258,9 @@ def load_tokens(path: str | Path) -> Tensor:
 
 def _encoded(tokenizer: "Tokenizer", stories: Iterable[str]) -> Iterator["np.ndarray[tuple[int], np.dtype[np.uint16]]"]:
     end = _end(tokenizer)
-    if tokenizer.get_vocab_size() > LARGEST:
-        raise ValueError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, 16 bits hold {LARGEST}")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= LARGEST:
+        raise ValueError(f"the tokenizer numbers tokens up to {largest}, 16 bits hold {LARGEST - 1}")
     for story in stories:
         yield np.array([*tokenizer.encode(story).ids, end], dtype=np.uint16)
 

@@ -117,11 +117,14 @@ def check_size(mode: str, **sizes: int) -> None:
 def check_int(name: str, value: object, low: int, high: int | None = None, why: str = "") -> int:
     """Return a whole number from `low` to `high`, both included, as an int; bools and floats are refused.
 
-    high: if None, there is no upper bound. why: the reason for the bounds, for the error.
+    high: if None, every number below 2^63 is allowed: torch holds no larger one, and products of some of them still
+    fit in a float. why: the reason for the bounds, for the error.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a whole number, got {value!r:.60} ({type(value).__name__})")
     number = int(value)
+    if number.bit_length() > 63:
+        raise ValueError(f"{name} must be between -2^63 and 2^63, got a number of {number.bit_length()} bits")
     if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be {bounds}{f' ({why})' if why else ''}, got {value}")
@@ -138,10 +141,7 @@ def check_iterations(name: str, value: object, low: int = 1, why: str = "", *, m
 
 def check_seed(name: str, value: object) -> int:
     """Return a seed for torch's random numbers: a whole number from 0 to 2^63 - 1."""
-    number = check_int(name, value, 0)
-    if number >= 2**63:
-        raise ValueError(f"{name} must be below 2^63, got {value}")
-    return number
+    return check_int(name, value, 0)
 
 
 def check_share(name: str, value: object, *, low_open: bool, high_open: bool) -> float:

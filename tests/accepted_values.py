@@ -124,6 +124,9 @@ ACCEPTED = [
     # tensors
     ("AttentionLayer", "down", "mode 0 larger", "a layer of more outputs"),
     ("AttentionLayer|AttentionLayer.given", "mask|pattern", "one dimension more", "one mask per sample"),
+    ("AttentionLayer", "mask", "mode 0 larger", "one mask per head"),
+    ("*", "seed", "huge int", "the largest seed"),
+    ("leg_contributions", "x", "mode 1 larger", "as many positions as the mask has"),
     ("Norm", "scale", BATCH, "one scale for all, or one per position and per sample"),
     ("Norm.__call__|Norm.given|Norm.scales", "x", BATCH + "|NaN entry|infinite entry", "any number of axes; a scale of an infinite vector is 0"),
     ("pattern_by_offset|previous_token_score|prefix_matching_score", "pattern", "mode 0 larger|one dimension more|half", "more heads or samples, of any dtype"),

@@ -1,5 +1,7 @@
 """Every loader against broken and hostile files: `python tests/fuzz_files.py --seed 0 --count 5000`.
 
+With `--every` each value in each of the JSON files is replaced by each of the hostile ones, one at a time.
+
 An input is a good file, or a folder of good files, with one of them spoiled: bits flipped, cut, prolonged, another
 format's first bytes, hostile JSON and sizes, a pipe, a device or a circle of links in its place, a terabyte of nothing,
 a packed bomb. A loader may give what was stored, or, where the format has no checksum, another value of the same kind;
@@ -328,6 +330,32 @@ def spoil_json(random: random.Random, value: Any) -> Any:
     return random.choice(HOSTILE)
 
 
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each list or dict in JSON with one of its keys; of a long one the first five keys stand for all."""
+    if isinstance(value, dict | list):
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        for key in keys if len(keys) < 50 else keys[:5]:
+            yield value, key
+            yield from leaves(value[key])
+
+
+def places(folder: Path) -> list[tuple[Path, int]]:
+    """The places of values in the JSON files of a folder: a file, and the number of the value in it."""
+    files = sorted(folder.rglob("*.json"))
+    return [(path, i) for path in files for i in range(len(list(leaves(json.loads(path.read_text())))))]
+
+
+def replace(place: int, folder: Path) -> str:
+    """Put one hostile value in one place, both counted by `place`."""
+    at, hostile = divmod(place, len(HOSTILE))
+    path, number = places(folder)[at]
+    value = json.loads(path.read_text())
+    inner, key = list(leaves(value))[number]
+    inner[key] = HOSTILE[hostile]
+    path.write_text(json.dumps(value))
+    return f"{path.name}: {key} = {HOSTILE[hostile]!r:.20}"
+
+
 def dumps(random: random.Random, value: Any) -> str:
     text = json.dumps(value)
     return text.replace("null", DEEP, 1) if random.random() < 0.1 else text
@@ -440,7 +468,12 @@ PLACES: dict[str, Callable[[Path], None]] = {
 
 
 def spoil(seed: int, folder: Path) -> tuple[str, bool]:
-    """Spoil one file of a good folder; how, and whether the outcome may be another value in spite of checksums."""
+    """Spoil one file of a good folder; how, and whether the outcome may be another value in spite of checksums.
+
+    A seed of -1 - n stands for the hostile value and the place that have the number n.
+    """
+    if seed < 0:
+        return replace(-1 - seed, folder), False
     chance = random.Random(seed)
     random.seed(seed)
     path = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -561,15 +594,23 @@ def run(good: Path, parts: list[list[tuple[int, str, Any]]]) -> Iterator[Case]:
                 active[here] = (process, part[1:], None)
 
 
-def fuzz(seed: int, count: int, only: str = "", processes: int = 1) -> list[Case]:
-    """All outcomes of `count` inputs, every loader the same number of times; slow ones a tenth of that."""
+def fuzz(seed: int, count: int | None, only: str = "", processes: int = 1) -> list[Case]:
+    """All outcomes of `count` inputs, every loader the same number of times; slow ones a tenth of that.
+
+    count: if None, every hostile value goes into every place of the JSON files, but for those of slow loaders.
+    """
     names = [name for i in range(10) for name in LOADERS if name.startswith(only) and (i == 0 or name not in SLOW)]
     with tempfile.TemporaryDirectory() as place:
         good, expected = Path(place), {}
         for name in dict.fromkeys(names):
             LOADERS[name].make(good / name / "case")  # the folder's name is in those of layers
             expected[name] = LOADERS[name].load(good / name / "case")
-        cases = [(seed * 1_000_003 + i, names[i % len(names)], expected[names[i % len(names)]]) for i in range(count)]
+        if count is None:
+            sizes = {name: len(places(good / name / "case")) * len(HOSTILE) for name in expected if name not in SLOW}
+            cases = [(-1 - i, name, expected[name]) for name, size in sizes.items() for i in range(size)]
+        else:
+            picks = [names[i % len(names)] for i in range(count)]
+            cases = [(seed * 1_000_003 + i, name, expected[name]) for i, name in enumerate(picks)]
         return list(run(good, [cases[i::processes] for i in range(processes)]))
 
 
@@ -577,11 +618,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--every", action="store_true", help="every hostile value in every place of the JSON files")
     parser.add_argument("--only", default="", help="loaders whose name begins so")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     start = time.perf_counter()
-    found = fuzz(options.seed, options.count, options.only, options.processes)
+    found = fuzz(options.seed, None if options.every else options.count, options.only, options.processes)
     failures = [case for case in found if case.outcome.startswith("FAILURE")]
     for case in failures[:40]:
         print(*case[:4], sep=" | ")
@@ -595,7 +637,7 @@ def main() -> int:
             error = len(rows) - same - other - failed
             most, memory = max(case.seconds for case in rows), max(case.memory for case in rows) >> 20
             print(f"{name:30} {len(rows):7} {same:10} {other:8} {error:6} {failed:7} {most:7.2f} {memory:5}")
-    kinds = Counter(case.kind for case in found)
+    kinds = Counter("every place" if options.every else case.kind for case in found)
     listing = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
     seconds = time.perf_counter() - start
     print(f"\nseed {options.seed}: {len(found)} inputs in {seconds:.0f} s, {len(failures)} failures; {listing}")

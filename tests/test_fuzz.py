@@ -31,3 +31,16 @@ def test_broken_files_are_read_right_or_refused_clearly(seed, count):
     assert len(found) == count
     assert [case for case in found if case.outcome.startswith("FAILURE")] == []
     assert {case.loader for case in found} == set(fuzz_files.LOADERS)
+
+
+@pytest.mark.fuzz
+def test_every_hostile_value_in_every_place_of_a_json_file():
+    found = fuzz_files.fuzz(0, None, processes=2)
+    assert len(found) > 10_000
+    assert [case for case in found if case.outcome.startswith("FAILURE")] == []
+
+
+def test_a_hostile_config_is_refused_in_every_place():
+    found = fuzz_files.fuzz(0, None, only="load_attention (llama)")
+    assert len(found) > 500
+    assert [case for case in found if case.outcome.startswith("FAILURE")] == []

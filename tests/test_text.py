@@ -1,5 +1,7 @@
 """Stories come out of a file clean, whatever its pieces; tokens come back as the text they were."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -141,14 +143,43 @@ def test_a_text_that_breaks_off_leaves_no_token_file(tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused():
     tokenizer = train_tokenizer(STORIES, 300)
     check_vocabulary(tokenizer, 300)
-    with pytest.raises(ValueError, match="300 tokens but the model's vocabulary is 299"):
+    with pytest.raises(ValueError, match="numbers tokens up to 299, the model's vocabulary ends at 298"):
         check_vocabulary(tokenizer, 299)
 
 
-@pytest.mark.parametrize("content", ["{}", "not JSON", '{"version": "1.0"}'])
+def changed(path, **changes):
+    """The file of a tokenizer whose model was changed."""
+    content = json.loads(train_tokenizer(STORIES, 300).to_str())
+    content["model"] |= changes
+    path.write_text(json.dumps(content))
+    return content["model"]
+
+
+def test_a_token_of_a_large_number_is_refused_before_16_bits_cut_it(tmp_path):
+    vocabulary = changed(tmp_path / "a.json")["vocab"]
+    changed(tmp_path / "a.json", vocab=vocabulary | {"z": 70_000})  # 300 tokens, as before
+    tokenizer = load_tokenizer(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="numbers tokens up to 70000, the model's vocabulary ends at 299"):
+        check_vocabulary(tokenizer, 300)
+    with pytest.raises(ValueError, match="numbers tokens up to 70000, 16 bits hold 65535"):
+        encode(tokenizer, STORIES)
+
+
+def test_files_that_would_end_the_process_in_the_library_are_refused(tmp_path):
+    vocabulary = changed(tmp_path / "a.json")["vocab"]
+    changed(tmp_path / "a.json", vocab=vocabulary | {"z": 10**9})
+    with pytest.raises(ValueError, match=r"a\.json: the number of 'z' must be from 0 to 1048576, got 1000000000"):
+        load_tokenizer(tmp_path / "a.json")
+    for prefix in ("none", "é"):
+        changed(tmp_path / "a.json", continuing_subword_prefix=prefix)
+        with pytest.raises(ValueError, match=f"does not continue with continuing_subword_prefix='{prefix}'"):
+            load_tokenizer(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", ["{}", "not JSON", '{"version": "1.0"}', '{"model": {"type": "BPE"}}'])
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match="is not a tokenizer"):
+    with pytest.raises(ValueError, match=r"is not a tokenizer|is not valid JSON"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 

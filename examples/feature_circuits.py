@@ -264,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--pages", type=int, default=0, help="number of features from the top of the ranking with a page")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
+    made.add_argument("--no-progress", dest="progress", action="store_false")
     made.add_argument("--replot", action="store_true", help="only print and draw from the tables on disk")
     made.add_argument("--out", type=Path, help="default: out/feature_circuits/ and the names of the model's folders")
     made.add_argument("--compare", type=Path, nargs="+", metavar="OUT", help="folders to draw beside --out")

@@ -67,7 +67,9 @@ class Graphs(Job):
             folder = parent / f"{layer}-{point}-x{config.expansion}-k{config.k}"
             if not folder.is_dir():
                 print(f"training {folder.name}")
-                made, _ = autoencoder_at(self.model, self.text["train"], layer, point, config)
+                made, _ = autoencoder_at(
+                    self.model, self.text["train"], layer, point, config, progress=self.options.progress
+                )
                 save_dictionary(made, parent)
             found[place] = load_dictionary(folder, device=self.options.device)
         return found
@@ -223,10 +225,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--edges", type=int, default=20, help="edges that are tested")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
+    made.add_argument("--no-progress", dest="progress", action="store_false")
     made.add_argument("--out", type=Path, default=Path("out/feature_graph"))
     options = made.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    given = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "device", "progress")}
     of_plants = ("noises", "planted_seeds")
     if options.planted_seeds:
         check_settings(options.out / "planted.json", {name: given[name] for name in of_plants})

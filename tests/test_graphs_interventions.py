@@ -155,6 +155,22 @@ def test_random_edges_come_from_tokens_with_active_sources():
         random_edges(graph, network(), places | {(1, "out"): silent}, TEXT, like)
 
 
+def test_random_edges_that_fit_nowhere_are_left_out_and_said():
+    graph = graph_of()
+    one = graph.top(1)[0]
+    other = next(edge for edge in graph.top(99) if edge.target != one.target)
+    target = graph.nodes[other.target]
+    here = PLACES[target.part, target.place]
+    never = torch.where(torch.arange(here.features) == target.feature, 1e9, 0.0).double()
+    places = PLACES | {(target.part, target.place): dataclasses.replace(here, threshold=never)}
+    made, drawn = random_edges(graph, network(), places, TEXT, [one, other, one])
+    assert [edge.target for edge in drawn] == [one.target] * 2
+    assert made.warnings[:-1] == graph.warnings
+    assert made.warnings[-1].startswith("1 of 3 random edges are left out: x has no token where the target is active")
+    with pytest.raises(ValueError, match="1 of 1 random edges are left out: x has no token where"):
+        random_edges(graph, network(), places, TEXT, [other])
+
+
 def test_the_wrong_sign_is_refuted():
     stack, places = gate_stack()
     text = normal(60, 4, 8, seed=3).abs()

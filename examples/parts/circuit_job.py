@@ -183,5 +183,6 @@ def train(job: Job) -> None:
             point,
             config,
             callback=lambda step, dictionary: print("kept:", save_dictionary(dictionary, job.place(step))),
+            progress=job.options.progress,
         )
         write_table(job.out / f"training-{point}.csv", made[1])

@@ -11,6 +11,7 @@ from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
 
 Path = tuple[tuple[int, int], ...]
+SHOWN = 8  # targets in the text of a graph
 
 
 @register_type("GraphNode")
@@ -143,7 +144,7 @@ class FeatureGraph:
 
     def __str__(self) -> str:
         lines = [repr(self)]
-        for target in self.targets:
+        for target in self.targets[:SHOWN]:
             value = f"value {target.value:+.4g}, left out {target.left_out:+.4g}"
             if self.mode == "averaged":
                 value = f"R squared {target.r_squared:.3f}, of the kept features {target.r_squared_kept:.3f}"
@@ -156,6 +157,8 @@ class FeatureGraph:
                     for at, path in zip(edge.sources, edge.paths, strict=True)
                 )
                 lines.append(f"  {edge.value:+.4g}  {ends}")
+        if len(self.targets) > SHOWN:
+            lines.append(f"and {len(self.targets) - SHOWN} more targets; records() has the edges of all")
         return "\n".join([*lines, *self.warnings])
 
 

@@ -70,16 +70,17 @@ def random_edges(
 ) -> tuple[FeatureGraph, list[GraphEdge]]:
     """Return random edges like others, from features that are active at once, and the graph with their nodes.
 
-    For each edge, there is one with the same target, places and offsets.
+    For each edge, there is at most one with the same target, places and offsets.
     A token of x (sample, position, in) where the target is active is drawn, then one feature at random of those that
-    are active at the place and offset of each source there. The edges have value 0.
+    are active at the place and offset of each source there. The edges have value 0. An edge is left out, and a warning
+    of the graph says so, if x has no such token. Raises ValueError if that leaves no edge.
     """
     places, x = _checked(graph, network, dictionaries, x)
     generator = torch.Generator(device="cpu").manual_seed(check_seed("seed", seed))
     check_list("like", like, "give at least one, such as graph.top(20)")
     _check_removable("like", graph, check_edges("like", like, graph))
     columns = _columns(graph, places, x, like)
-    found, nodes = [], list(graph.nodes)
+    found, nodes, missed = [], list(graph.nodes), []
     for edge in like:
         target = graph.nodes[edge.target]
         on = _active(target, columns, x)
@@ -87,10 +88,8 @@ def random_edges(
             on = on & _moved(columns[place_of(graph.nodes[at]), _ANY], offset)
         tokens = on.nonzero()
         if not len(tokens):
-            raise ValueError(
-                f"x has no token where {target.label} is active, and so is some feature at the place and offset of each"
-                f" source, {' and '.join(graph.nodes[at].label for at in edge.sources)}"
-            )
+            missed.append(f"{' and '.join(graph.nodes[at].label for at in edge.sources)} -> {target.label}")
+            continue
         sample, position = tokens[int(torch.randint(len(tokens), (), generator=generator, device="cpu"))].tolist()
         trace = Trace.of(places.network, x[sample : sample + 1])
         numbers = []
@@ -102,6 +101,14 @@ def random_edges(
             numbers.append(len(nodes))
             nodes.append(graph.nodes[at]._replace(feature=chosen, position=-1, score=0.0))
         found.append(edge._replace(sources=tuple(numbers), weight=0.0, value=0.0))
+    if missed:
+        note = (
+            f"{len(missed)} of {len(like)} random edges are left out: x has no token where the target is active, and so"
+            f" is some feature at the place and offset of each source, like {missed[0]}"
+        )
+        if not found:
+            raise ValueError(note)
+        graph = replace(graph, warnings=(*graph.warnings, note))
     return replace(graph, nodes=tuple(nodes)), found
 
 

@@ -197,6 +197,7 @@ def test_outputs_that_hardly_vary_have_moments(seed, spread):
     slope = torch.autograd.functional.jacobian(part, x).flatten(2).flatten(0, 1)
     rounding = 1e-14 * float(found.mean.square().max())
     assert float((found.covariance - spread * slope @ slope.T).abs().max()) < rounding + 1e-8 * spread
+    assert torch.equal(found.covariance, found.covariance.T)
 
 
 def test_inputs_that_are_zero_have_shares():

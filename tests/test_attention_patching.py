@@ -141,6 +141,14 @@ def test_a_head_replaced_by_its_mean():
     assert_close(changed.streams(X)[1], expected)
 
 
+def test_numbers_that_are_none_are_named():
+    stack = network()
+    with pytest.raises(ValueError, match=f"^i must be from -{len(stack)} to {len(stack) - 1}, got 99"):
+        mean_ablated(stack, 99, 0, X)
+    with pytest.raises(ValueError, match="^head must be from 0 to 1, got 9"):
+        mean_ablated(stack, 0, 9, X)
+
+
 def test_paths_that_are_none_are_refused():
     stack = network()
     with pytest.raises(ValueError, match="the reader must be above the writer, got part 0 and part 2"):

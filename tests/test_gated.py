@@ -74,6 +74,15 @@ def test_lines_are_those_of_least_squares(gate, weighted):
     assert found.count == len(X)
 
 
+def test_two_inputs_are_enough_for_a_line():
+    layer = gated()
+    found, (u, _) = gate_fit(layer, X[:2], weighted=False), layer.halves(X[:2])
+    torch.testing.assert_close(found.offsets + found.slopes * u, GATES["silu"](u), rtol=1e-9, atol=1e-11)
+    assert found.count == 2
+    with pytest.raises(ValueError, match="a line needs at least 2 inputs, got 1"):
+        gate_fit(layer, X[:1])
+
+
 def test_a_stream_gives_the_lines_of_its_rows_together():
     layer = gated()
     whole, parts = gate_fit(layer, X), gate_fit(layer, iter(X.split([1, 150, 249])))

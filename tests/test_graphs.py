@@ -209,6 +209,20 @@ def test_the_share_left_out_and_the_bound_hold_against_the_dense_form():
     assert closest > 0.1  # the bound is not idle
 
 
+def test_the_bound_of_a_linear_target_is_the_sum_of_the_largest_terms_that_can_be_on_together():
+    """p_g = e . (D a) + c: at most k terms |e . d_i| A_i at once, the largest of those left out."""
+    places = {(0, "stream"): coder(130), (0, "in"): coder(120)}
+    stack = SequenceNetwork([Part(mlp(20), 1.0)])
+    graph = feature_graph(stack, places, (0, "in", 2), TEXT, mode="averaged", held_out=HELD_OUT, features=2)
+    lower = places[0, "stream"]
+    terms = (places[0, "in"].encoder[2] @ lower.decoder).abs() * lower.encode(TEXT).abs().amax((0, 1))
+    kept = {graph.nodes[at].feature for edge in graph.edges for at in edge.sources if graph.nodes[at].part == 0}
+    left = torch.stack([term for i, term in enumerate(terms) if i not in kept])
+    assert graph.targets[0].features == 2
+    assert lower.k == 4
+    assert graph.targets[0].bound == pytest.approx(float(left.topk(4).values.sum()), rel=1e-12)
+
+
 def test_what_is_left_out_of_a_prompt_is_below_the_bound():
     graph = feature_graph(network(), PLACES["behind MLPs"], (3, "out"), X, features=2)
     assert all(abs(target.left_out) <= target.bound for target in graph.targets if target.features == 2)
@@ -371,6 +385,11 @@ REFUSED = {
     "no such layer": ({(1, "in"): coder(1, point="7-mlp-in")}, {}, "in no part"),
     "two writers": ({(1, "in"): transcoder(1), (1, "out"): coder(1)}, {}, "both say what it writes"),
     "transcoder behind": ({(1, "out"): transcoder(1)}, {}, "give it at"),
+    "transcoder of another output": (
+        {(1, "in"): dataclasses.replace(transcoder(1), decoder=normal(4, 9), decoder_bias=normal(4), skip=None)},
+        {},
+        r"mode 'd_out' has size 6 in network but 4 in dictionaries\[1, 'in'\]",
+    ),
     "no dictionaries": ({}, {}, "dictionaries is empty"),
     "no such place": ({(1, "mid"): coder(1)}, {}, "stream, in, out"),
     "no seeds": (ONE_LAYER, {"seed": []}, "seed is empty"),
@@ -386,6 +405,11 @@ REFUSED = {
         {(3, "out"): QUIET},
         {"x": TEXT, "mode": "averaged", "held_out": HELD_OUT},
         "is not active anywhere in x",
+    ),
+    "too large for edges": (
+        PLACES["behind MLPs"],  # 60 numbers for each of 90^2 / 2 pairs of 30 nodes at 2 places
+        {"features": 100, "nodes": 30, "hops": 0, "max_elements": 1000},
+        r"edges: 1.5e\+07\)",
     ),
     "too large": (ONE_LAYER, {"max_elements": 1000}, r"needs .* numbers in memory, more than max_elements=1e\+03"),
     "no held-out text": (ONE_LAYER, {"x": TEXT, "mode": "averaged"}, "needs held_out"),

@@ -122,6 +122,17 @@ def test_interactions_correlations_and_verdicts_are_those_of_the_library(pages):
     assert row["plane"] == verdicts[1].verdict
 
 
+def test_the_matrix_shows_every_cell_whole_and_the_first_row_on_top(pages):
+    """Cells are 1 wide around 0 to n - 1, so axes reach from half a cell before the first to half a cell behind it."""
+    text, _ = pages["feature-4.html"]
+    alive = (BEFORE.encode(X).flatten(0, 1) > 0).any(0).nonzero()[:, 0]
+    q = feature_interactions(LAYER, AFTER.encoder[4], BEFORE.decoder[:, alive], bias=BEFORE.decoder_bias)
+    end = f"{len(q.smallest_submatrix(12).features) - 0.5}"
+    ranges = re.findall(r'"name":"Range1d","id":"\w+","attributes":{"start":([-.\d]+),"end":([-.\d]+)}', text)
+    assert ranges.count(("-0.5", end)) == 1
+    assert ranges.count((end, "-0.5")) == 1
+
+
 def test_pages_load_nothing_and_hostile_tokens_stay_text(pages):
     for text, _ in pages.values():
         outside = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)

@@ -145,7 +145,7 @@ def test_numbers_that_are_none_are_named():
     stack = network()
     with pytest.raises(ValueError, match=f"^i must be from -{len(stack)} to {len(stack) - 1}, got 99"):
         mean_ablated(stack, 99, 0, X)
-    with pytest.raises(ValueError, match="^head must be from 0 to 1, got 9"):
+    with pytest.raises(ValueError, match=r"^head must be from 0 to 1, got 9"):
         mean_ablated(stack, 0, 9, X)
 
 

@@ -223,6 +223,19 @@ def test_the_bound_of_a_linear_target_is_the_sum_of_the_largest_terms_that_can_b
     assert graph.targets[0].bound == pytest.approx(float(left.topk(4).values.sum()), rel=1e-12)
 
 
+def test_a_source_that_is_strong_alone_and_negative_is_kept_first():
+    """y_2 = -3 x_0^2 + x_3 x_4."""
+    left, right, down = (torch.zeros(6, 2, dtype=torch.float64) for _ in range(3))
+    left[0, 0], right[0, 0], left[3, 1], right[4, 1], down[2, :] = 1, -3, 1, 1, 1
+    whole = dataclasses.replace(Dictionary.from_matrix(torch.eye(6, dtype=torch.float64)), rectify=False)
+    stack = SequenceNetwork([Part(BilinearLayer(down=down, left=left, right=right), 0.0)])
+    places = {(0, "in"): whole, (0, "out"): whole}
+    graph = feature_graph(stack, places, (0, "out", 2), torch.ones(1, 6, dtype=torch.float64), features=1)
+    edge = graph.top(1)[0]
+    assert (graph.nodes[edge.sources[0]].feature, edge.sources[0]) == (0, edge.sources[1])
+    assert edge.value == pytest.approx(-3)
+
+
 def test_what_is_left_out_of_a_prompt_is_below_the_bound():
     graph = feature_graph(network(), PLACES["behind MLPs"], (3, "out"), X, features=2)
     assert all(abs(target.left_out) <= target.bound for target in graph.targets if target.features == 2)
@@ -326,6 +339,12 @@ def test_nodes_and_edges_of_a_graph_are_consistent():
             assert graph.nodes[at].part < graph.nodes[edge.target].part
             if not path:
                 assert offset == 0
+    every = graph.shares(graph.edges)
+    assert any(edge.value < 0 for edge in graph.edges)
+    for target in graph.targets:  # |values| of all edges of a target share its score
+        whole = sum(share for edge, share in zip(graph.edges, every, strict=True) if edge.target == target.node)
+        assert whole == pytest.approx(graph.nodes[target.node].score)
+    assert min(every) >= 0
     top = graph.top(5)
     assert graph.shares(top) == sorted(graph.shares(top), reverse=True)
     assert len(graph.records()) == len(graph.edges)

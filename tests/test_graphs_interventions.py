@@ -17,9 +17,9 @@ SEED = (3, "out", 2)
 
 
 RULE = (
-    "confirmed: the mean effect of the removal on the target has the sign of the edge, is at least 2% of the target's mean"
-    " magnitude, and is larger than the magnitude of the control's effect (the 95% interval of the difference over windows"
-    " is above 0); refuted: it is not; untested: the ends are active in fewer than 10 windows"
+    "confirmed: the mean effect of the removal on the target has the sign of the edge, is at least 2% of the target's "
+    "mean magnitude, and is larger than the magnitude of the control's effect (the 95% interval of the difference over "
+    "windows is above 0); refuted: it is not; untested: the ends are active in fewer than 10 windows"
 )
 
 

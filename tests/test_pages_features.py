@@ -133,6 +133,22 @@ def test_the_matrix_shows_every_cell_whole_and_the_first_row_on_top(pages):
     assert ranges.count((end, "-0.5")) == 1
 
 
+def test_names_in_a_plane_go_towards_the_middle(pages):
+    text, _ = pages["feature-4.html"]
+    labels = re.findall(r'"name":"Label","id":"\w+","attributes":({.*?})}', text)
+    assert len(labels) > 2
+    for label in labels:
+        x = float(re.search(r'"x":(-?[\d.e-]+)', label)[1])
+        assert re.search(r'"text_align":"(\w+)"', label + '"text_align":"left"')[1] == ("right" if x > 0 else "left")
+
+
+def test_a_long_token_is_cut_to_thirty_characters(tmp_path):
+    for length, shown in ((30, "a" * 30), (31, "a" * 29 + "…")):
+        text = [["a" * length] * 8] * 20
+        rows = table(written(tmp_path / str(length), text=text)["index.html"][1], "share of tokens")
+        assert {row["feature"].split()[1] for row in rows if row["active tokens"]} == {shown}
+
+
 def test_pages_load_nothing_and_hostile_tokens_stay_text(pages):
     for text, _ in pages.values():
         outside = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
@@ -223,6 +239,9 @@ def test_a_feature_with_a_graph_shows_its_edges(tmp_path, mode):
     assert named
     features = {node.feature for node in graph.nodes if (node.part, node.place, node.kind) == (1, "in", "feature")}
     assert {int(name.split()[2]) for name in named} <= features
+    positions = {node.position for node in graph.nodes if (node.part, node.place, node.kind) == (1, "in", "feature")}
+    ends = {int(name.rpartition(" @ ")[2]) if " @ " in name else -1 for name in named}
+    assert ends <= positions
     assert len(content["figures"]) == 5
 
 

@@ -50,6 +50,16 @@ def test_the_links_of_a_target_sum_to_its_pre_activation(graph, tmp_path, pairs)
         assert into(content, ids[target.node]) == pytest.approx(target.value, abs=1e-10)
         own = [link["source"] for link in content["links"] if link["target"] == ids[target.node]]
         assert sum(source.startswith("pair_") for source in own) <= pairs
+    shown = {node["node_id"]: node for node in content["nodes"]}
+    for target in graph.targets:  # pairs and the rest stand where their target does
+        own = shown[ids[target.node]]
+        extra = [shown[link["source"]] for link in content["links"] if link["target"] == own["node_id"]]
+        extra = [node for node in extra if node["feature_type"] == "pair" or node["node_id"] == f"rest_{target.node}"]
+        assert {node["ctx_idx"] for node in extra} <= {own["ctx_idx"]}
+        if graph.nodes[target.node].kind == "feature":
+            assert {node["layer"] for node in extra} <= {own["layer"]}
+        rest = [node["clerp"] for node in extra if node["feature_type"] != "pair"]
+        assert rest in ([], [f"not in the graph: rest of {own['clerp']}"])
     doubled = [node["node_id"] for node in content["nodes"] if node["feature_type"] == "pair"]
     assert bool(doubled) == bool(pairs)
     for pair in doubled:  # half of a pair from either feature, all of it to one target

@@ -352,6 +352,17 @@ def test_nodes_and_edges_of_a_graph_are_consistent():
     assert "FeatureGraph" in repr(graph)
 
 
+def test_the_share_that_a_dictionary_explains_on_a_prompt():
+    """1 - |h - D a|^2 / |h - mean h|^2; the skip of a transcoder counts as what it explains."""
+    stack = network()
+    trace, streams = stack.trace(X)
+    h = trace[3].norm(streams[3])
+    graph = feature_graph(stack, ONE_LAYER, (3, "out", 2), X)
+    left = h - ONE_LAYER[3, "in"].decode(ONE_LAYER[3, "in"].encode(h))
+    expected = 1 - float(left.square().sum() / (h - h.mean(0)).square().sum())
+    assert graph.explained["3 in"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_graph_is_saved(tmp_path):
     graph = feature_graph(network(), PLACES["behind MLPs"], [(3, "out"), DIRECTION], X)
     save(graph, tmp_path / "graph.safetensors")

@@ -56,6 +56,18 @@ def test_every_edge_has_its_nodes_its_colour_and_its_line_in_the_list():
         assert all(f"h{part}.{head}" in line for path in edge.paths for part, head in path)
 
 
+def test_nodes_of_a_row_stand_in_the_order_of_their_positions():
+    graph = graph_of()
+    rows = {}
+    for gid, text in shown(draw_feature_graph(graph, count=50), "node").items():
+        node = graph.nodes[int(gid.split()[1])]
+        rows.setdefault((node.part, node.place), []).append((text.get_position()[0], node.position))
+    assert max(len({position for _, position in row}) for row in rows.values()) > 2
+    for row in rows.values():
+        positions = [position for _, position in sorted(row)]
+        assert positions == sorted(positions)
+
+
 def test_positions_and_names_stand_below_the_number():
     graph = graph_of()
     figure = draw_feature_graph(graph, {(3, "out"): [f"token{i}" for i in range(9)]}, count=20)

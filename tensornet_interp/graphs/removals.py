@@ -65,7 +65,7 @@ def run_on(
         return vectors
 
     end = (len(network), "stream") if direction is not None else place_of(target)
-    part = min([place[0] for place, _, _ in removed], default=min(end[0], len(network) - 1))
+    part = min([place[0] for place, _, _ in removed], default=end[0])
     stream = trace.streams[part]
     vectors = None
     while vectors is None:

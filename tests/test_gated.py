@@ -74,6 +74,13 @@ def test_lines_are_those_of_least_squares(gate, weighted):
     assert found.count == len(X)
 
 
+def test_a_gate_is_tried_from_minus_4_to_4():
+    assert gated(lambda u: (4.1 - u).log() + (4.1 + u).log()).gate is not None
+    for ends in (lambda u: (3.9 - u).log(), lambda u: (3.9 + u).log()):
+        with pytest.raises(ValueError, match="gate must be finite from -4 to 4"):
+            gated(ends)
+
+
 def test_two_inputs_are_enough_for_a_line():
     layer = gated()
     found, (u, _) = gate_fit(layer, X[:2], weighted=False), layer.halves(X[:2])

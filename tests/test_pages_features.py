@@ -52,6 +52,16 @@ def pages(tmp_path_factory):
     return written(tmp_path_factory.mktemp("features"))
 
 
+def sources_of(item):
+    """The columns of each source of points or lines in a figure that was packed for Bokeh."""
+    if isinstance(item, list):
+        return [found for part in item for found in sources_of(part)]
+    if not isinstance(item, dict):
+        return []
+    own = [dict(item["attributes"]["data"]["entries"])] if item.get("name") == "ColumnDataSource" else []
+    return own + [found for part in item.values() for found in sources_of(part)]
+
+
 def table(content, *columns):
     (found,) = [table for table in content["tables"] if set(columns) <= set(table["columns"])]
     return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
@@ -243,6 +253,13 @@ def test_a_feature_with_a_graph_shows_its_edges(tmp_path, mode):
     ends = {int(name.rpartition(" @ ")[2]) if " @ " in name else -1 for name in named}
     assert ends <= positions
     assert len(content["figures"]) == 5
+    (drawn,) = [columns for columns in map(sources_of, content["figures"]) if any("dash" in item for item in columns)]
+    points = {point for item in drawn if "x" in item for point in zip(item["x"], item["y"], strict=True)}
+    lines = [
+        zip(*line, strict=True) for item in drawn if "xs" in item for line in zip(item["xs"], item["ys"], strict=True)
+    ]
+    assert len(lines) > 2
+    assert {point for line in lines for point in line} <= points  # lines run between nodes and dots of pairs
 
 
 def test_graphs_of_other_features_are_refused(tmp_path):

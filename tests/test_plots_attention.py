@@ -6,6 +6,7 @@ import torch
 from attention_layers import layer_with
 from drawn_texts import cut_off, drawn_texts, overlapping
 from helpers import normal
+from matplotlib.patches import FancyBboxPatch
 
 from tensornet_interp.attention import LinearMap, LowRank, Norm, Part, SequenceNetwork, composition
 from tensornet_interp.plots import draw_composition, draw_network, draw_sequence, head_entries, pattern_by_offset
@@ -155,6 +156,28 @@ def test_a_stack_shows_parts_positions_residuals_and_norms(norm):
     assert lines.count("source 0") == 3  # position 1 has two sources
     assert sorted(texts(figure, "norm")) == ([] if norm is None else ["norm 0", "norm 1"])
     assert list(texts(figure, "size").values()) == ["6", "6", "6"]
+
+
+def test_the_text_of_a_part_stays_in_its_box():
+    named = LinearMap(weight=normal(9, 6), name=" ".join(names(3)))
+    figure = draw_sequence(SequenceNetwork([*stack().parts[:2], Part(named)]), positions=2)
+    figure.draw_without_rendering()
+    boxes = [patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)]
+    labels = [text for text in figure.axes[0].texts if (text.get_gid() or "").startswith("part")]
+    assert len(labels) == 5
+    for label in labels:
+        extent = label.get_window_extent()
+        assert any(box.x0 <= extent.x0 and extent.x1 <= box.x1 for box in boxes)
+
+
+def test_cells_are_narrower_from_thirteen_rows_on():
+    def cell(count):
+        figure = head_entries(circuit(count, count), names(count), names(count), count=3)
+        figure.draw_without_rendering()
+        return figure.axes[0].get_window_extent().width / count
+
+    assert cell(11) == pytest.approx(cell(12), rel=1e-6)
+    assert cell(13) < 0.9 * cell(12)
 
 
 def test_a_stack_of_many_parts_is_refused():

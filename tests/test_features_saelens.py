@@ -3,6 +3,7 @@
 `make_sae_files.py` made the files and what the programs computed.
 """
 
+import io
 import json
 import re
 import shutil
@@ -401,3 +402,19 @@ def test_inspection_says_how_to_open_them_or_why_not():
         folder = file.path.partition("/")[0]
         assert bool(file.opened_by) != (folder in REFUSED)
         assert folder not in REFUSED or re.search(REFUSED[folder], file.note)
+
+
+def test_an_array_that_ends_before_its_archive_says_is_refused(tmp_path):
+    """Shape and archive agree on 6 numbers, but only 5 are there, and the checksum is that of the 5."""
+    file, header, numbers = tmp_path / "params.npz", io.BytesIO(), np.ones(5)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (6,)})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("W_enc.npy", header.getvalue() + numbers.tobytes())
+        archive.writestr("more.npy", bytes(8))
+    content = bytearray(file.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size of the first entry in the directory
+    (size,) = struct.unpack_from("<I", content, at)
+    struct.pack_into("<I", content, at, size + numbers.itemsize)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"W_enc\.npy ends after 40 of 48 bytes"):
+        load_dictionary(tmp_path)

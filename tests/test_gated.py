@@ -81,6 +81,17 @@ def test_a_gate_is_tried_from_minus_4_to_4():
             gated(ends)
 
 
+@pytest.mark.slow
+def test_a_layer_of_more_units_than_a_block_holds_is_read_row_by_row():
+    units = 2**22 + 1  # entries of a block
+    ones = torch.ones(units, 1, dtype=torch.float64)
+    layer = GatedLayer.from_weights(left=ones, right=ones, down=ones.T, gate="silu")
+    x = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    found = gate_fit(layer, x)
+    torch.testing.assert_close(found.offsets[-1] + found.slopes[-1] * x[:, 0], GATES["silu"](x[:, 0]))
+    assert found.count == 2
+
+
 def test_two_inputs_are_enough_for_a_line():
     layer = gated()
     found, (u, _) = gate_fit(layer, X[:2], weighted=False), layer.halves(X[:2])

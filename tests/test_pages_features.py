@@ -298,3 +298,12 @@ def test_what_pages_cannot_show_is_refused_and_no_file_is_made(tmp_path, changed
     with pytest.raises(ValueError, match=words):
         written(tmp_path, **changed)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_window_that_is_one_string_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"text\[1\] must be a list of tokens, got the text 'eight ch'"):
+        written(tmp_path, text=[TEXT[0], "eight ch", *TEXT[2:]])
+
+
+def test_a_plane_says_how_many_features_it_shows_only_if_some_are_left_out(pages):
+    assert "furthest from the origin" not in pages["feature-4.html"][0]

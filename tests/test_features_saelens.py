@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -417,4 +418,21 @@ def test_an_array_that_ends_before_its_archive_says_is_refused(tmp_path):
     struct.pack_into("<I", content, at, size + numbers.itemsize)
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"W_enc\.npy ends after 40 of 48 bytes"):
+        load_dictionary(tmp_path)
+
+
+def test_a_topk_without_k_is_refused(tmp_path):
+    folder = edited("topk", tmp_path / "sae", None, k=None)
+    with pytest.raises(ValueError, match=r"TopK without k; give k as the entry k or activation_fn_kwargs\.k"):
+        load_dictionary(folder)
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "params.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of the second one
+        for _ in range(2):
+            content = io.BytesIO()
+            np.save(content, np.ones(3, np.float32))
+            archive.writestr("b_dec.npy", content.getvalue())
+    with pytest.raises(ValueError, match=r"params\.npz has two arrays of one name"):
         load_dictionary(tmp_path)

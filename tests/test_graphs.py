@@ -457,3 +457,23 @@ def test_what_cannot_be_is_refused(case):
     places, changed, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         feature_graph(network(), places, **({"seed": (3, "out", 0), "x": X} | changed))
+
+
+def test_a_graph_of_many_targets_prints_the_first_ones():
+    graph = feature_graph(network(), PLACES["before and behind"], (3, "out"), X, features=4, nodes=9)
+    lines, more = str(graph).splitlines(), len(graph.targets) - 8
+    assert more > 0
+    assert sum("of the weights left out" in line for line in lines) == 8
+    assert lines[-1 - len(graph.warnings)] == f"and {more} more targets; records() has the edges of all"
+
+
+def test_places_have_two_items_and_unknown_points_are_taken_as_given():
+    with pytest.raises(
+        TypeError, match=r"must be \(part, 'stream' \| 'in' \| 'out'\), such as \(1, 'out'\), got '3 out'"
+    ):
+        feature_graph(network(), {"3 out": coder(110)}, (3, "out", 0), X)
+    plain, named = (
+        feature_graph(network(), {(3, "out"): coder(110, point=point)}, (3, "out"), X)
+        for point in ("", "blocks.9.hook_of_mine")
+    )
+    assert named.edges == plain.edges

@@ -215,3 +215,11 @@ def test_what_is_no_feature_cannot_be_removed():
     with pytest.raises(ValueError, match=r"dictionaries has 2 features at \(3, 'out'\), but the graph has '3 out 2'"):
         edge_tests(graph, network(), PLACES | {(3, "out"): coder(110, features=2, k=2)}, TEXT, graph.top(1))
     assert str(EDGE_RULE) == RULE
+
+
+def test_a_verdict_is_a_record():
+    graph = graph_of()
+    (verdict,) = edge_tests(graph, network(), PLACES, TEXT, graph.top(1))
+    (record,) = verdict.records()
+    assert record["verdict"] == verdict.verdict
+    assert set(record) == set(vars(verdict))

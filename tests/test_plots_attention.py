@@ -8,7 +8,7 @@ from drawn_texts import cut_off, drawn_texts, overlapping
 from helpers import normal
 from matplotlib.patches import FancyBboxPatch
 
-from tensornet_interp.attention import LinearMap, LowRank, Norm, Part, SequenceNetwork, composition
+from tensornet_interp.attention import AttentionLayer, LinearMap, LowRank, Norm, Part, SequenceNetwork, composition
 from tensornet_interp.plots import draw_composition, draw_network, draw_sequence, head_entries, pattern_by_offset
 from tensornet_interp.testing import random_layer
 
@@ -135,6 +135,16 @@ def test_the_strongest_compositions_are_lines_between_heads():
     assert list(texts(figure, "edge").values()) == [f"{upper} ← {lower}" for _, upper, lower in best]
     shown = [text.get_text() for text in axes.texts]
     assert all(f"{edge[0]} {scores[edge]:.2f}" in shown for edge in best)
+
+
+def test_heads_without_scores_compose_by_their_values_alone():
+    averaging = AttentionLayer.from_weights(
+        queries=[], keys=[], value=normal(6, 6), out=normal(6, 6, seed=1), heads=2, positions=3
+    )
+    figure = draw_composition([square(2), averaging], count=20)
+    edges = [line.get_gid() for line in figure.axes[0].lines]
+    assert len(edges) == 4
+    assert {edge.split()[0] for edge in edges} == {"value"}
 
 
 def test_composition_needs_heads_below():

@@ -252,3 +252,13 @@ def test_the_scale_of_the_layer_is_that_of_values_and_bounds(power, device):
         assert torch.equal(back, getattr(one, name)), name
     assert torch.equal(one.proven, other.proven)
     assert torch.equal(one.eigenvectors, other.eigenvectors)
+
+
+def test_eigenvalues_that_the_dtype_does_not_hold_are_refused():
+    """1e5 is above 65504, the largest number of float16."""
+    eye = torch.eye(4, dtype=torch.float16)
+    layer = BilinearLayer(down=300 * eye, left=300 * eye, right=2 * eye)
+    with pytest.raises(
+        ValueError, match=r"the eigenvalues overflow torch\.float16: scale the weights or the directions"
+    ):
+        spectra(layer, eye, 1, progress=False)

@@ -131,6 +131,11 @@ def test_published_norms_have_nothing_to_fold(tmp_path):
     assert load_layer(tmp_path, 0, fold_norm=True).basis == load_layer(tmp_path, 0).basis
 
 
+def test_transformer_lens_names_no_norm_as_none(tmp_path):
+    save_file({"blocks.0.mlp.W_in": normal(D, HIDDEN)}, tmp_path / "model.safetensors")
+    assert load_norm(tmp_path, 0, layout="transformer_lens", config={"normalization_type": None}) is None
+
+
 @pytest.mark.parametrize(("kind", "weighted"), [("LN", True), ("LNPre", False), ("RMS", True), ("RMSPre", False)])
 def test_norms_of_transformer_lens(tmp_path, kind, weighted):
     tensors = {"blocks.0.mlp.W_gate": normal(D, HIDDEN), "blocks.0.mlp.W_in": normal(D, HIDDEN, seed=1)}

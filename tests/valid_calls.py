@@ -181,7 +181,7 @@ GRAPH = graphs.feature_graph(**GRAPH_TEXT, seed=(1, "out"), mode="averaged", hel
 HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
 TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
-MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4, dtype=torch.float64)).eval()
+MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4)).to(X).eval()
 LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
 
 
@@ -458,7 +458,7 @@ CALLS = {
     "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),
     "orient": (adversarial.orient, dict(vectors=normal(2, 3, 5), x=X)),
     "adversarial_masks": (adversarial.adversarial_masks, dict(vectors=normal(2, 1, 5), allowed=MASK, rtol=0.1)),
-    "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK, kind="gaussian", draws=2, seed=0, allowed=MASK)),
+    "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK.to(IN.device), kind="gaussian", draws=2, seed=0, allowed=MASK)),
     "mask_effect": (adversarial.mask_effect, dict(network=LAYER, mask=IN, x=X, labels=LABELS, target=0, norms=[0.1, 1.0], clip=(0.0, 1.0))),
     # names
     "Named.with_names": (LAYER.with_names, dict(input_names=list("abcde"), output_names=list("fgh"), input_shape=(1, 5))),

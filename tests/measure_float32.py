@@ -3,7 +3,7 @@
 Every row of `valid_calls` is called twice, with float32 arrays on the CPU and on the second device, which here refuses
 float64 like the GPUs of Apple. The properties and the methods without arguments of all objects in them are called too.
 A call works if both results are equal, and on the device except for what is float64. It is refused if the error names
-the device and float64. `--all` prints every call.
+the device and float64. Calls that take a device are also made with float64. `--all` prints every call.
 """
 
 import contextlib
@@ -22,29 +22,29 @@ import torch
 from test_wrong_arguments import call
 
 
-def rows(device):
-    """The rows of `valid_calls`, with all that they hold made in float32 on a device."""
-    helpers.normal.__kwdefaults__.update(device=device, dtype=torch.float32)
-    helpers.layer_of.__kwdefaults__.update(dtype=torch.float32)
+def rows(device, dtype=torch.float32):
+    """The rows of `valid_calls`, with all that they hold made on a device and in a dtype."""
+    helpers.normal.__kwdefaults__.update(device=device, dtype=dtype)
+    helpers.layer_of.__kwdefaults__.update(dtype=dtype)
     helpers.layer_of.__defaults__ = (0, device)
     torch.manual_seed(0)
     for name in ("bad_input", "valid_calls"):
         sys.modules.pop(name, None)
     calls = importlib.import_module("valid_calls").CALLS
-    return {name: (function, placed(arguments, device)) for name, (function, arguments) in calls.items()}
+    return {name: (function, placed(arguments, device, dtype)) for name, (function, arguments) in calls.items()}
 
 
-def placed(value, device):
+def placed(value, device, dtype):
     """Arguments on the device: masks and class numbers, and those that say a dtype or a device."""
-    if value is torch.float64:
-        return torch.float32
+    if isinstance(value, torch.dtype):
+        return dtype
     if isinstance(value, str) and value == "cpu":
         return device
     if isinstance(value, torch.Tensor) and value.dtype != torch.float64:
         return value.to(device)
     if type(value) in (list, tuple):
-        return type(value)(placed(item, device) for item in value)
-    return {name: placed(item, device) for name, item in value.items()} if type(value) is dict else value
+        return type(value)(placed(item, device, dtype) for item in value)
+    return {name: placed(item, device, dtype) for name, item in value.items()} if type(value) is dict else value
 
 
 def parts(value):
@@ -161,11 +161,25 @@ def measure():
     return found
 
 
+def asked():
+    """The outcome of every call that takes a device, if it shall give float64 there."""
+    found = {}
+    for name, (function, arguments) in rows("cpu", torch.float64).items():
+        given = {
+            key: second_device.NAME if isinstance(value, str) and value == "cpu" else value
+            for key, value in arguments.items()
+        }
+        if second_device.NAME in map(str, given.values()):
+            what, said, *_ = outcome(lambda: call(function, given), lambda: None)  # noqa: B023
+            found[f"{name} in float64"] = (what, said)
+    return found
+
+
 def main():
     second_device.install(float64=False)
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()):
-        found = measure()
+        found = measure() | asked()
     for name, (what, said) in found.items():
         if what != "works" or "--all" in sys.argv:
             print(f"{what!s:8} {name:40} {said}")

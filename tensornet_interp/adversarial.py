@@ -21,6 +21,7 @@ from tensornet_interp.checks import (
     check_size,
     check_tensor,
 )
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import row_noise, unit_columns, without_autocast
@@ -71,6 +72,7 @@ def orient(vectors: Tensor, x: Tensor | None = None) -> Tensor:
     return torch.where(products < 0, -1.0, 1.0).to(vectors.dtype)[:, :, None] * vectors
 
 
+@needs_float64
 def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: float | None = None) -> Tensor:
     """Return one mask per eigenvector, (block, k, in), which changes the product with this eigenvector only.
 
@@ -112,6 +114,7 @@ def adversarial_masks(vectors: Tensor, *, allowed: Tensor | None = None, rtol: f
     return masks.unflatten(0, (blocks, count))
 
 
+@needs_float64
 def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: Tensor | None = None) -> Tensor:
     """Return random masks (draw, in) with the same norm as a given mask (in,), for comparison with it.
 
@@ -140,6 +143,7 @@ def baseline_masks(mask: Tensor, kind: str, draws: int, *, seed: int, allowed: T
     return made
 
 
+@needs_float64
 def mask_effect(
     network: TensorNetwork,
     mask: Tensor,

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_batch, check_int, check_mask, check_share, check_tensor
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import nonzero
 
 __all__ = ["energy_share", "participation", "rare_inputs"]
 
 
+@needs_float64
 def participation(values: Tensor, dim: int = -1) -> Tensor:
     """Return the effective number of entries of a vector along `dim`, in float64.
 
@@ -26,6 +28,7 @@ def participation(values: Tensor, dim: int = -1) -> Tensor:
     return magnitude.sum(dim).square() / nonzero(squared)
 
 
+@needs_float64
 def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
     """Return True for every pixel that is active in less than `share` of the images x (batch, in): boolean (in,).
 
@@ -40,6 +43,7 @@ def rare_inputs(x: Tensor, share: float = 0.01) -> Tensor:
     return (x > 0).to(torch.float64).mean(0) < share
 
 
+@needs_float64
 def energy_share(vectors: Tensor, mask: Tensor) -> Tensor:
     """Return the share of the squared norm of vectors (..., in) that is on the inputs of a boolean mask (in,).
 

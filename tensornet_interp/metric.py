@@ -19,9 +19,10 @@ from tensornet_interp.checks import (
     check_tensor,
     check_text,
 )
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.moments import Moments, check_moments
 from tensornet_interp.numerics import EPS
-from tensornet_interp.places import check_place
+from tensornet_interp.places import kept_place
 from tensornet_interp.store import register_type
 
 __all__ = ["Metric"]
@@ -74,6 +75,7 @@ class Metric:
         check_text("note", self.note, empty=True)
 
     @classmethod
+    @needs_float64
     def of(cls, moments: Moments, *, ridge: float = 0.0, lifted: bool = False) -> "Metric":
         """Return the metric of inputs with these moments.
 
@@ -119,6 +121,7 @@ class Metric:
         inverse = self.root.T / self.root.square().sum(0)[:, None]
         return inverse, None if self.center is None else -inverse @ self.center
 
+    @needs_float64
     def whiten(self, part: R) -> R:
         """Return a layer or a result in whitened coordinates z, where x = F z, or F z + center for a lifted layer.
 
@@ -130,6 +133,7 @@ class Metric:
         whitened: R = part.change_basis(self.root, input_bias=self.center, basis=WHITENED)
         return whitened
 
+    @needs_float64
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the whitened coordinates of plain inputs x (batch, in), and the distances (batch,) to the support.
 
@@ -166,8 +170,8 @@ class Metric:
         return found
 
     def to(self, device: torch.device | str | None = None) -> "Metric":
-        """Return the same metric on another device."""
-        place, _ = check_place(device, None, self.root)
+        """Return the same metric on another device; one in float64 goes to the CPU if the device has no float64."""
+        place = kept_place(device, self.root)
         changed = copy.copy(self)
         object.__setattr__(changed, "root", self.root.to(place))
         object.__setattr__(changed, "center", None if self.center is None else self.center.to(place))

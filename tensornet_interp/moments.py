@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tensornet_interp.checks import check_alike, check_int, check_iterations, check_size, check_tensor, check_text
+from tensornet_interp.float64 import needs_float64, to_float64
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.places import check_device, check_place
+from tensornet_interp.places import kept_place
 from tensornet_interp.store import register_type
 
 __all__ = [
@@ -53,7 +54,7 @@ class Moments:
         check_tensor("mean", self.mean, ("in",))
         check_tensor("covariance", self.covariance, ("in", "in"))
         rounding = torch.finfo(self.covariance.dtype).eps
-        mean, covariance = (x.to(torch.float64) for x in (self.mean, self.covariance))
+        mean, covariance = to_float64(self.mean), to_float64(self.covariance)
         for size in covariance.shape:
             check_size("in", mean=len(mean), covariance=size)
         check_alike(mean=mean, covariance=covariance)
@@ -66,6 +67,7 @@ class Moments:
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 
     @classmethod
+    @needs_float64
     def of(cls, x: Tensor | Iterable[Tensor]) -> "Moments":
         """Return the mean and the covariance (divided by count - 1) of inputs x (batch, in), or of a stream of batches.
 
@@ -84,7 +86,7 @@ class Moments:
     def standard(cls, size: int, *, device: torch.device | str | None = None) -> "Moments":
         """Return moments with mean 0 and the identity as covariance, for `size` inputs."""
         check_iterations("size", size)
-        device = None if device is None else check_device(device)
+        device = None if device is None else kept_place(device, torch.empty(0, dtype=torch.float64, device="cpu"))
         mean = torch.zeros(size, dtype=torch.float64, device=device)
         return cls(mean, torch.eye(size, dtype=torch.float64, device=device), note="standard normal")
 
@@ -106,14 +108,15 @@ class Moments:
         return vectors * values.clamp_min(0).sqrt()
 
     def to(self, device: torch.device | str) -> "Moments":
-        """Return the same moments on another device."""
-        place, _ = check_place(device, None, self.mean)
+        """Return the same moments on another device, or on the CPU if that has no float64."""
+        place = kept_place(device, self.mean)
         return self._with(self.mean.to(place), self.covariance.to(place))
 
     def lifted(self) -> "Moments":
         """Return the moments of [1, x], where the constant coordinate has mean 1 and variance 0."""
         return self._with(torch.cat([self.mean.new_ones(1), self.mean]), pad(self.covariance, (1, 0, 1, 0)))
 
+    @needs_float64
     def divided_by(self, scale: Tensor) -> "Moments":
         """Return the moments of x / scale; `scale` is a positive number."""
         check_tensor("scale", scale, ())
@@ -168,6 +171,7 @@ class RunningMoments:
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
 
+    @needs_float64
     def add(self, x: Tensor, name: str = "x") -> None:
         """Add inputs x (batch, in); `name` stands for x in errors. Cost: 2 * batch * in^2 flops.
 

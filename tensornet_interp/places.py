@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import DTYPE_NAMES, DTYPES
+from tensornet_interp.float64 import has_float64
 
-__all__ = ["check_device", "check_place", "move"]
+__all__ = ["check_device", "check_place", "kept_place", "move"]
 
 
 def check_device(value: object) -> torch.device:
@@ -21,19 +22,28 @@ def check_device(value: object) -> torch.device:
 def check_place(device: object, dtype: object, like: Tensor) -> tuple[torch.device, torch.dtype]:
     """Return the device and the dtype to which `like` is to be moved; None stands for its present one.
 
-    Raises ValueError for float64 on an Apple GPU, which does not support it.
+    Raises ValueError for float64 on a device that has none.
     """
     place = like.device if device is None else check_device(device)
     if dtype is None:
         dtype = like.dtype
     elif not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise TypeError(f"dtype must be {DTYPE_NAMES}, got {dtype!r:.60}")
-    if place.type == "mps" and dtype == torch.float64:
+    if dtype == torch.float64 and not has_float64(place):
         raise ValueError(
-            "device mps (an Apple GPU) has no float64, but everything except calls of a layer is computed in float64;"
-            " move the layer and its data to the CPU first, with layer.to('cpu')"
+            f"device {place} has no float64; give dtype=torch.float32. What needs float64 is then computed on the CPU,"
+            " and its result moved back"
         )
     return place, dtype
+
+
+def kept_place(device: object, like: Tensor) -> torch.device:
+    """Return where an array that keeps its dtype goes: to a device, or in float64 that this lacks, to the CPU.
+
+    device: None stands for its present one.
+    """
+    place = like.device if device is None else check_device(device)
+    return torch.device("cpu") if like.dtype == torch.float64 and not has_float64(place) else place
 
 
 def move(name: str, value: Tensor, device: object, dtype: object) -> Tensor:

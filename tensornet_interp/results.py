@@ -14,7 +14,7 @@ from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.metric import Metric
 from tensornet_interp.names import Names
 from tensornet_interp.numerics import without_autocast
-from tensornet_interp.places import move
+from tensornet_interp.places import kept_place, move
 from tensornet_interp.report import Report
 from tensornet_interp.tables import Record, entries
 
@@ -78,15 +78,16 @@ class Result(BilinearMap):
         return replace(self, outputs=self.outputs[1:], constant_out=False, report=report)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the result on a device and in a dtype; singular values stay float64.
+        """Return the result on a device and in a dtype; singular values stay float64, on the CPU if need be.
 
         A narrower dtype rounds the arrays, so the report of the new result has no relative error.
         """
 
         def moved_field(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
-                kept = value.dtype if name == "singular_values" or dtype is None else dtype
-                return move(name, value, device, kept)
+                if name == "singular_values":
+                    return value.to(kept_place(device, value))
+                return move(name, value, device, dtype)
             if isinstance(value, tuple):
                 return tuple(moved_field(name, item) for item in value)
             return value.to(device, dtype) if isinstance(value, BilinearLayer) else value

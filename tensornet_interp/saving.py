@@ -18,7 +18,7 @@ from tensornet_interp.contents import pages_of
 from tensornet_interp.disk import parse_json, replace_file
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.optional import import_page
-from tensornet_interp.places import check_device, check_place
+from tensornet_interp.places import check_device, kept_place
 from tensornet_interp.registry import decomposition_problems
 from tensornet_interp.report import package_version
 from tensornet_interp.store import StoredType, get_type, list_types, stored_type
@@ -70,9 +70,9 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
     """Read a file of `save` and return an equal object of the same type; its tensors are equal bit for bit.
 
-    device: the device of the tensors. The modules and plugins that define the types in the file are imported. Nothing
-    is unpickled: the class of an object makes it from checked fields. Files and folders of layers that earlier versions
-    saved can be read too.
+    device: the device of the tensors; if it has no float64, float64 tensors are on the CPU. The modules and plugins
+    that define the types in the file are imported. Nothing is unpickled: the class of an object makes it from checked
+    fields. Files and folders of layers that earlier versions saved can be read too.
 
     Raises FileNotFoundError if there is no file. Raises ValueError if the file is truncated or edited, has a newer
     format, holds a type that is not registered here, or was not written by `save`. Raises ImportError if the plugin of
@@ -213,8 +213,7 @@ class _Reader:
     def _tensor(self, name: str) -> Tensor:
         if name not in self._read:
             read = self._file.read(name, ALL_DTYPES)
-            place, _ = check_place(self._device, None, read)
-            self._read[name] = read.to(place)
+            self._read[name] = read.to(kept_place(self._device, read))
         return self._read[name]
 
     def _object(self, name: str, package: str, fields: Mapping[str, Any]) -> Any:

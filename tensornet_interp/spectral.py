@@ -11,6 +11,7 @@ from tensornet_interp.affine import check_direction
 from tensornet_interp.checks import check_int, check_mask, check_number, check_size, check_tensor
 from tensornet_interp.concentration import participation
 from tensornet_interp.contraction import Term
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import eigenvalue_noise, nonzero, row_noise, without_autocast
 from tensornet_interp.results import Result
@@ -158,6 +159,7 @@ class SpectralResult(Result):
         report = self.report.unmeasured(f"{self.report.method}, {note}")
         return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors, report=report)
 
+    @needs_float64
     def effective_rank(self) -> Tensor:
         """Return the effective rank of every block, (block,).
 
@@ -167,6 +169,7 @@ class SpectralResult(Result):
         """
         return participation(self.eigenvalues)
 
+    @needs_float64
     def activation_participation(self, x: Tensor) -> Tensor:
         """Return the effective number of components that each input activates, per block: (batch..., block), float64.
 
@@ -181,6 +184,7 @@ class SpectralResult(Result):
         coordinates = torch.tensordot(x, self.eigenvectors.to(torch.float64), ([-1], [1]))  # (batch..., block, rank)
         return participation(values / nonzero(values.abs().max()) * coordinates.square())
 
+    @needs_float64
     def groups(self, block: int, rtol: float | None = None) -> list[EigenGroup]:
         """Return groups of eigenvalues of a block that are equal up to rtol, each with a projector.
 

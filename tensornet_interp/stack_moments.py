@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import Moments, RunningMoments, batches, cross_gram, hidden_slopes, input_moments
 from tensornet_interp.network import as_network
@@ -14,6 +15,7 @@ from tensornet_interp.numerics import without_autocast
 __all__ = ["layer_moments"]
 
 
+@needs_float64
 @torch.no_grad()
 @without_autocast
 def layer_moments(network: TensorNetwork, inputs: Moments | Tensor | Iterable[Tensor]) -> list[Moments]:

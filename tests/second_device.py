@@ -32,6 +32,8 @@ _aten = torch.ops.aten
 _INDEXED = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
 _COPIES = (_aten.copy_, _aten._to_copy, _aten._copy_from)
 _SIZES = (_aten.nonzero, _aten.masked_select, _aten._unique2, _aten.unique_dim, _aten.unique_consecutive)
+_WIDE = (torch.float64, torch.complex128)
+_REFUSED = f"Cannot convert a tensor of {NAME!r} to float64: the device has none"
 _settings = {"float64": True}
 
 
@@ -42,8 +44,8 @@ class SecondTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> "SecondTensor":
-        if inner.dtype in (torch.float64, torch.complex128) and not _settings["float64"]:
-            raise TypeError(f"the device {NAME!r} has no float64")
+        if inner.dtype in _WIDE and not _settings["float64"]:
+            raise TypeError(_REFUSED)
         made = Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
@@ -88,6 +90,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not ours and target != NAME:
         return func(*args, **kwargs)
     _check_places(packet, args, leaves, bool(ours), target)
+    if ours and kwargs.get("dtype") in _WIDE and not _settings["float64"]:  # on the way to the CPU too
+        raise TypeError(_REFUSED)
     if packet is _aten._local_scalar_dense:
         syncs["number"] += 1
         return args[0].inner.item()

@@ -1,7 +1,5 @@
 """Bad input is a clear error where it enters: a table of calls, the kind of error and what the message says."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from bad_input import (
@@ -38,7 +36,6 @@ from tensornet_interp import (
 )
 from tensornet_interp.decompositions import Eigen
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree, similarity_by_output
-from tensornet_interp.places import check_place
 
 ORIGIN, IDENTITY = torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64)
 
@@ -58,7 +55,6 @@ def make_with(**options):
     return BilinearLayer(down=DOWN, left=LEFT, right=RIGHT, **options)
 
 
-ON_MPS = SimpleNamespace(device=torch.device("mps"), dtype=torch.float32)
 DEEP = BilinearNetwork([SQUARE, SQUARE, LAYER])
 
 TABLE = [
@@ -201,9 +197,6 @@ TABLE = [
     ("depths in a list", lambda: similarity([LAYER, LAYER, STACK]), ValueError, "networks must have the same depth, got 1 and 2 layers"),
     ("inputs in a list", lambda: similarity([LAYER, LAYER, layer_of(3, 6, 4)]), ValueError, "mode 'in' has size 5 in 0 but 6 in 2"),
     ("one of a list lifted", lambda: similarity([LAYER, lift(layer_of(3, 4, 4))]), ValueError, "only one of the two has a constant coordinate in mode 'in'; lift both or neither"),
-    # Apple GPUs have no float64
-    ("float64 weights to mps", lambda: LAYER.to("mps"), ValueError, r"device mps \(an Apple GPU\) has no float64, .*move the layer and its data to the CPU first"),
-    ("float64 work on mps", lambda: check_place(None, torch.float64, ON_MPS), ValueError, r"device mps \(an Apple GPU\) has no float64"),
     # moments of inputs
     ("moments of another size", lambda: inner(LAYER, LAYER, kind=Gaussian(Moments.standard(4))), ValueError, "mode 'in' has size 5 in network but 4 in moments"),
     ("moments with the constant", lambda: inner(LIFTED, LIFTED, kind=Gaussian(Moments.standard(6))), ValueError, "mode 'in' has size 5 in network but 6 in moments"),

@@ -18,10 +18,10 @@ PINNED = pytest.mark.skipif(
 SAMPLE = ["test_balance.py", "test_lifting.py", "test_network.py", "test_moments.py", "test_features_directions.py"]
 
 
-def outcomes(files):
+def outcomes(files, kind="float64"):
     """The numbers of tests by outcome on the second device, and what pytest printed."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += ["--second-device", "float64", *map(str, files)]
+    command += ["--second-device", kind, *map(str, files)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, timeout=3000)
     last = re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout.splitlines()[-1] if done.stdout else "")
@@ -36,6 +36,20 @@ def test_what_holds_on_the_cpu_holds_on_another_device(files, least):
     found, printed = outcomes([HERE / file for file in files])
     assert set(found) <= {"passed", "skipped"}, printed
     assert found["passed"] >= least, printed
+
+
+@PINNED
+def test_a_device_without_float64_gets_what_the_cpu_computes():
+    found, printed = outcomes([HERE / "float32_device.py"], "float32")
+    assert set(found) == {"passed"}, printed
+
+
+@PINNED
+@pytest.mark.slow
+def test_every_public_call_works_on_a_device_without_float64():
+    command = [sys.executable, "tests/measure_float32.py"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 PROBE = """

@@ -181,7 +181,7 @@ GRAPH = graphs.feature_graph(**GRAPH_TEXT, seed=(1, "out"), mode="averaged", hel
 HEAD_WEIGHTS = dict(queries=[normal(4, 5)], keys=[normal(2, 5)], value=normal(3, 5), out=normal(3, 6))
 TALL = attention.LowRank(left=normal(4, 2), right=normal(4, 2, seed=1))
 STORED = dict(source=HOME / "layer" / "layer.safetensors", device="cpu", dtype=torch.float32)
-MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4, dtype=torch.float64)).eval()
+MODEL = torch.nn.Sequential(torch.nn.Linear(5, 4)).to(X).eval()
 LAYOUT = weights.Layout(left="{i}.w", right="{i}.v", down="{i}.d")
 
 
@@ -458,7 +458,7 @@ CALLS = {
     "top_positive": (adversarial.top_positive, dict(result=RESULT, count=1)),
     "orient": (adversarial.orient, dict(vectors=normal(2, 3, 5), x=X)),
     "adversarial_masks": (adversarial.adversarial_masks, dict(vectors=normal(2, 1, 5), allowed=MASK, rtol=0.1)),
-    "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK, kind="gaussian", draws=2, seed=0, allowed=MASK)),
+    "baseline_masks": (adversarial.baseline_masks, dict(mask=IN * MASK.to(IN.device), kind="gaussian", draws=2, seed=0, allowed=MASK)),
     "mask_effect": (adversarial.mask_effect, dict(network=LAYER, mask=IN, x=X, labels=LABELS, target=0, norms=[0.1, 1.0], clip=(0.0, 1.0))),
     # names
     "Named.with_names": (LAYER.with_names, dict(input_names=list("abcde"), output_names=list("fgh"), input_shape=(1, 5))),
@@ -555,6 +555,6 @@ NOT_CALLED = {
     MADE: ["Balanced", "Invariants", "SpectraTable", "Bond", "CheckReport", "Chunk", "SVD", "Entry", "Part", "QueryForm", "ReadBack", "Circuit", "Component", "HeadCircuit", "HeadLevel", "StreamMoments", "ComponentTrust", "EigenGroup", "Estimate", "FeatureInteractions", "Factors", "Fidelity", "GateFit", "HiddenMeans", "Interaction", "Interval", "Label", "LayerFactors", "LayerFidelity", "Listed", "Level", "Matching", "NetworkFidelity", "Null", "ODT", "OrderedSimilarity", "Overlap", "Plan", "Projection", "RankChoice", "Registry", "RemovalRule", "Report", "Report.of", "Spectra", "Split", "Stability", "Start", "Statistics", "Step", "Strongest", "StoredType", "Submatrix", "TensorTrainResult", "Term", "Truncation", "Verdict", "LayerModule", "LayerModule.forward", "InspectedFile", "Inspection", "Verification", "Card", "FeatureGraph", "GraphEdge", "GraphNode", "GraphTarget", "EdgeRule", "EdgeVerdict"],
     EXTRA: ["from_quimb", "to_quimb"],
     TAKES_NOTHING: ["Tree", "decomposition_problems", "list_decompositions", "list_types", "package_version", "scratch_registry", "versions"],
-    TOOL: ["Executor*", "HeadLevel.take", "Level.to", "Planner*", "TensorFile", "TensorFile.read", "affine_matrix", "answer_check", "appending", "at_largest", "balance", "balance_rows", "card_of", "check_*", "check_pool", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "explain", "explain_missing_names", "find_path", "flat_records", "get_type", "hidden_means", "hidden_slopes", "import_page", "indexed", "input_gram", "input_moments", "layer_modules", "lift_vectors", "linear_factors", "make_plan", "map_card", "module_factors", "move", "nonzero", "object_file", "open_file", "optional", "owned", "pages_of", "pair_tiles", "parse_json", "process_mark", "read_file", "read_json", "read_lines", "remove_leftovers", "replace_file", "replace_files", "rescale", "result_file", "row_noise", "run_units", "sliced", "stored_type", "suggestion", "t_interval", "t_quantile", "text_card", "through", "times_power", "unit_columns", "unseen", "wide_layer", "without_autocast", "without_names", "work"],
+    TOOL: ["Executor*", "HeadLevel.take", "Level.to", "Planner*", "TensorFile", "TensorFile.read", "affine_matrix", "answer_check", "appending", "at_largest", "balance", "balance_rows", "card_of", "check_*", "check_pool", "convert", "cp_factors", "cross_gram", "cross_moment", "dense_factors", "describe", "digest", "eigenvalue_noise", "entries", "explain", "explain_missing_names", "find_path", "flat_records", "get_type", "has_float64", "hidden_means", "hidden_slopes", "import_page", "indexed", "input_gram", "input_moments", "kept_place", "layer_modules", "lift_vectors", "linear_factors", "make_plan", "map_card", "module_factors", "move", "needs_float64", "nonzero", "object_file", "open_file", "optional", "owned", "pages_of", "pair_tiles", "parse_json", "process_mark", "read_file", "read_json", "read_lines", "remove_leftovers", "replace_file", "replace_files", "rescale", "result_file", "row_noise", "run_units", "sliced", "stored_type", "suggestion", "t_interval", "t_quantile", "text_card", "through", "times_power", "to_float64", "unit_columns", "unseen", "wide_layer", "without_autocast", "without_names", "work"],
     STEP: ["Metric.apply", "Report.pulled_back", "Report.unmeasured", "Result.check_arrays", "Result.made_layer", "*.ladder", "BilinearMap.lift_input", "FitOptions.*", "Gaussian.compute", "NonNegative.*", "Prior.*", "Smooth.*", "Sparse.*", "Symmetric.compute", "Tree.compute", "Names*", "*.lift_input"],
 }  # fmt: skip

@@ -12,6 +12,7 @@ from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.lowrank import LowRank
 from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.contraction import Term, contract
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import nonzero, unit_columns, without_autocast
 from tensornet_interp.store import register_type
 
@@ -120,6 +121,7 @@ def _unit_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return columns.movedim(0, -1), norms[..., None]
 
 
+@needs_float64
 @without_autocast
 def head_inner(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
     """Return the inner products (head of a, head of b) of the tensors of heads, for a source at one offset.
@@ -241,6 +243,7 @@ def _legs(layer: AttentionLayer, offset: int) -> list[Tensor]:
     return [value, *keys, *queries]
 
 
+@needs_float64
 @without_autocast
 def head_similarity(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
     """Return the cosines (head of a, head of b) between the tensors of heads; arguments and errors as in `head_inner`.

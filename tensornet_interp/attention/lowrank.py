@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_alike, check_int, check_size, check_tensor, check_text
 from tensornet_interp.contraction import Modes, Term, contract
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.numerics import at_largest, unit_columns, without_autocast
 from tensornet_interp.places import move
@@ -126,6 +127,7 @@ class LowRank(TensorNetwork):
             for place, value in zip(places, values, strict=True)
         ]
 
+    @needs_float64
     def svd(self) -> SVD:
         """Return the singular values and vectors, from two thin QR decompositions in float64.
 
@@ -142,6 +144,7 @@ class LowRank(TensorNetwork):
         """Return the Frobenius norm."""
         return unit_columns(self.svd().values[:, None])[1][0]
 
+    @needs_float64
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues of a square matrix that are not zero for its rank, complex, largest magnitude first.
 
@@ -155,6 +158,7 @@ class LowRank(TensorNetwork):
         values = torch.linalg.eigvals(small)
         return values[values.abs().argsort(descending=True)]
 
+    @needs_float64
     def truncate(self, rank: int) -> "LowRank":
         """Return the nearest matrix of this rank, in the Frobenius norm."""
         most = min(*self.left.shape, len(self.right))

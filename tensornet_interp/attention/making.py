@@ -19,6 +19,7 @@ from tensornet_interp.checks import (
     check_size,
     check_tensor,
 )
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.formats import owned
 from tensornet_interp.places import check_place
 
@@ -44,6 +45,7 @@ class Scores(NamedTuple):
                 )
 
 
+@needs_float64
 def rotary_rotation(angles: Tensor, positions: int) -> Tensor:
     """Return the rotations (position, pair, 2, 2) by the angles position * angles[pair], in the dtype of `angles`.
 
@@ -183,6 +185,7 @@ def _mask(mask: str | Tensor, positions: int, like: Tensor) -> Tensor:
     return torch.ones(1, positions, positions, dtype=like.dtype, device=like.device)
 
 
+@needs_float64
 def _rotation(rotary: float | Tensor, pairs: str, query: Tensor, positions: int) -> tuple[Tensor, Tensor | None]:
     """Return the rotations of all pairs, and the order of coordinates in which pair j is (j, j + size / 2)."""
     size, like = query.shape[1], query

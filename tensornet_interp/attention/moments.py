@@ -10,6 +10,7 @@ from tensornet_interp.attention.parts import Part
 from tensornet_interp.attention.sequence import SequenceNetwork
 from tensornet_interp.attention.wick import Stream
 from tensornet_interp.checks import DEFAULT_MAX_ELEMENTS, check_bool, check_kind
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.moments import Moments
 from tensornet_interp.numerics import EPS, without_autocast
@@ -28,6 +29,7 @@ class StreamMoments(NamedTuple):
     shares: tuple[float, ...]
 
 
+@needs_float64
 @without_autocast
 def stream_moments(
     network: SequenceNetwork, moments: Moments, *, max_elements: float = DEFAULT_MAX_ELEMENTS, progress: bool = True
@@ -67,6 +69,7 @@ def _flat(stream: Stream, note: str) -> Moments:
     return Moments(mean, matrix, None, note)
 
 
+@needs_float64
 @without_autocast
 def output_moments(
     part: Part | TensorNetwork, moments: Moments, *, max_elements: float = DEFAULT_MAX_ELEMENTS
@@ -81,6 +84,7 @@ def output_moments(
     return _flat(found.output, "of outputs, exact for Gaussian inputs")
 
 
+@needs_float64
 @without_autocast
 def position_inner(
     a: Part | TensorNetwork, b: Part | TensorNetwork, moments: Moments, *, max_elements: float = DEFAULT_MAX_ELEMENTS
@@ -98,6 +102,7 @@ def position_inner(
     return ours.product(theirs).sum(1)
 
 
+@needs_float64
 @without_autocast
 def update_share(part: Part | TensorNetwork, moments: Moments) -> float:
     """Return E|map(x)|^2 / E|x|^2, the share of the update of a part in its input, for Gaussian inputs.

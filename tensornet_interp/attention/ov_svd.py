@@ -8,6 +8,7 @@ import torch
 
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.checks import check_int, check_kind
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.registry import register_decomposition
 
 
@@ -42,6 +43,7 @@ class OVSVD:
         most = _most(check_kind("layer", layer, AttentionLayer))
         return [cls(rank=rank) for rank in sorted({1, (most + 1) // 2, most})]
 
+    @needs_float64
     def __call__(self, layer: AttentionLayer) -> AttentionLayer:
         """Decompose an attention layer in float64; the result has the dtype of the layer."""
         most = _most(check_kind("layer", layer, AttentionLayer))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tensornet_interp.bonds.grams import Bond, make_bonds, upward
 from tensornet_interp.checks import check_int, check_share
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.stack import as_stack
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments, input_moments
@@ -77,6 +78,7 @@ class ODT:
         )
         return f"ODT(log norm {self.bonds[0].log_norm:.6g}, singular values relative to it\n{rows})"
 
+    @needs_float64
     @torch.no_grad()
     def truncate(self, ranks: int | Mapping[int, int] | None = None, *, error: float | None = None) -> Truncation:
         """Return the network with bonds cut to given ranks, or with the smallest ranks for a given error.
@@ -153,6 +155,7 @@ class ODT:
         return math.sqrt(float((lost.trace() / whole.trace()).clamp_min(0))) * math.exp((log_lost - log_whole) / 2)
 
 
+@needs_float64
 @torch.no_grad()
 def odt(network: TensorNetwork, moments: Moments | None = None) -> ODT:
     """Compute the singular values of all bonds of a network; `result.truncate` then cuts bonds.

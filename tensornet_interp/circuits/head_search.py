@@ -31,11 +31,13 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.circuits.head_tree import MAP, RESIDUAL, HeadCircuit, HeadLevel, carried, coordinates_of, value_of
 from tensornet_interp.decompositions.compress import compress
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import EPS, unit_columns
 
 _CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices that are worked on together (32 MB)
 
 
+@needs_float64
 @torch.no_grad()
 def head_circuit(
     network: SequenceNetwork,

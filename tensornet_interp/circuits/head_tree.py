@@ -9,6 +9,7 @@ from torch import Tensor
 from tensornet_interp.attention.layer import AttentionLayer
 from tensornet_interp.attention.parts import Part
 from tensornet_interp.attention.sequence import SequenceNetwork
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import unit_columns
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record
@@ -67,6 +68,7 @@ class HeadCircuit:
     levels: tuple[HeadLevel, ...]
     name: str = ""
 
+    @needs_float64
     def values(self) -> tuple[Tensor, ...]:
         """Return what every node gives to its parent, ([batch,] position, node), one tensor per level, top first.
 
@@ -88,6 +90,7 @@ class HeadCircuit:
         """Return the output along the direction from the kept nodes, ([batch,] position)."""
         return self.values()[0].sum(-1) + self.levels[0].constants[0]
 
+    @needs_float64
     def relative_error(self) -> float:
         """Return ||output of the kept nodes - output|| / ||output|| over the inputs."""
         truth = self.network(self.x) @ self.direction

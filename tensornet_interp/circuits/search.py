@@ -21,6 +21,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.circuits.tree import Circuit, Level, carry_up
 from tensornet_interp.decompositions.compress import Compressed, compress
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.moments import cross_gram
@@ -30,6 +31,7 @@ from tensornet_interp.numerics import EPS
 _CHUNK_ELEMENTS = 2**22  # entries of a batch of matrices, or of coordinates, that are worked on together (32 MB)
 
 
+@needs_float64
 @torch.no_grad()
 def circuit(
     network: TensorNetwork,

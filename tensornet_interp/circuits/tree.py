@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, rescale, times_power
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.store import register_type
@@ -73,6 +74,7 @@ class Circuit:
     ranking: str  # what the scores measure, as a share of the output
     name: str = ""
 
+    @needs_float64
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the kept components, (..., in) -> (...); cost: 2 * in flops per leaf and sample."""
         return times_power(*self._output(self._lift(x))).to(x.dtype)
@@ -97,6 +99,7 @@ class Circuit:
         direction, own = rescale(self.direction)
         return z @ direction, exponent + own
 
+    @needs_float64
     def coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the coordinate vector . (input of the layer) of every component.
 
@@ -104,6 +107,7 @@ class Circuit:
         """
         return tuple(values.to(x.dtype) for values in self._coordinates(x))
 
+    @needs_float64
     def contributions(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the contribution eigenvalue * coordinate^2 of every component to the coordinate of its parent.
 
@@ -113,6 +117,7 @@ class Circuit:
         pairs = zip(self.levels, self._coordinates(x), strict=True)
         return tuple((level.eigenvalues * values * values).to(x.dtype) for level, values in pairs)
 
+    @needs_float64
     def ablations(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the exact decrease of the output if one component is removed and all others stay, for every component.
 
@@ -126,6 +131,7 @@ class Circuit:
             changes.append(carry_up(change, level.parents, self.levels[:depth], values[:depth]).to(x.dtype))
         return tuple(changes)
 
+    @needs_float64
     def relative_error(self, x: Tensor) -> float:
         """Return the relative error of the output of the kept components over inputs x (..., in).
 

@@ -10,6 +10,7 @@ from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_bool, check_size
 from tensornet_interp.decompositions.canonical import congruence
 from tensornet_interp.factored import CPResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import BilinearNetwork, check_network, wide_layer
 from tensornet_interp.numerics import nonzero, unit_columns
@@ -52,6 +53,7 @@ class Matching:
         return f"Matching({len(self.pairs)} pairs, congruence mean {self.mean:.4f}, lowest {lowest:.4f})"
 
 
+@needs_float64
 @torch.no_grad()
 def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matching:
     """Return the one-to-one pairing of the components of a and b with the largest sum of congruences.

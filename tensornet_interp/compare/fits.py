@@ -12,6 +12,7 @@ from tensornet_interp.checks import check_bool, check_iterations, check_list, ch
 from tensornet_interp.compare.components import match, single_part
 from tensornet_interp.compare.nulls import recombined
 from tensornet_interp.executors import Pool, Scratch, check_pool, pair_tiles, run_units
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
@@ -48,6 +49,7 @@ class Stability:
         return f"Stability({len(self.matrix)} fits, mean congruence {self.mean:.4f}{chance})"
 
 
+@needs_float64
 def stability(
     results: Sequence[TensorNetwork],
     *,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tensornet_interp.checks import check_choice, check_iterations, check_seed, check_share, check_size
 from tensornet_interp.decompositions import Strategy, build, decompose
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import check_network
@@ -29,6 +30,7 @@ class Null:
     observed: Tensor  # (...), float64 on the CPU
     values: Tensor  # (draw, ...)
 
+    @needs_float64
     def band(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return the ends of the central interval that holds this share of the null's values, two tensors (...)."""
         tail = (1 - check_share("confidence", confidence, low_open=True, high_open=True)) / 2
@@ -36,10 +38,12 @@ class Null:
         return ends[0], ends[1]
 
     @property
+    @needs_float64
     def share_below(self) -> Tensor:
         """Return the share of the null's values that are at most the observed one, (...)."""
         return (self.values <= self.observed).to(torch.float64).mean(0)
 
+    @needs_float64
     def records(self) -> list[Record]:
         """Return one record per number of the statistic: observed, and mean, and 95 % band of the null.
 
@@ -58,6 +62,7 @@ class Null:
         return f"Null({self.kind}, observed {float(self.observed):.4g}, null {low:.4g} to {high:.4g})"
 
 
+@needs_float64
 def null(
     layer: BilinearMap,
     strategy: Strategy,

@@ -13,6 +13,7 @@ from tensornet_interp.compare.trust import AGREES, DETERMINED, ComponentTrust, a
 from tensornet_interp.decompositions import decompose
 from tensornet_interp.decompositions.compress import compress
 from tensornet_interp.factored import CPResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearMap
 from tensornet_interp.network import wide_layer
 from tensornet_interp.numerics import unit_columns
@@ -71,6 +72,7 @@ class RankChoice:
         return f"RankChoice(rank={self.rank} of {list(self.ranks)})"
 
 
+@needs_float64
 def choose_rank(
     layer: BilinearMap, method: str, ranks: Sequence[int], *, starts: int = 10, seed: int = 0, **options: object
 ) -> RankChoice:

@@ -17,6 +17,7 @@ from tensornet_interp.checks import (
     check_tensor,
 )
 from tensornet_interp.compare.components import match
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import EPS, eigenvalue_noise, nonzero, t_quantile, unit_columns
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
@@ -83,6 +84,7 @@ class Interval:
         return [row | {"runs": self.runs} for row in rows]
 
 
+@needs_float64
 @torch.no_grad()
 def ordered_similarity(
     results: Sequence[SpectralResult], by: str = "magnitude", count: int = 1, *, rtol: float | None = None
@@ -133,6 +135,7 @@ def ordered_similarity(
     return OrderedSimilarity(by, pairs, torch.stack(values), torch.stack(subspaces), gaps, degenerate)
 
 
+@needs_float64
 @torch.no_grad()
 def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Tensor:
     """Return the similarity of every eigenvector with its partner in the other run, per block and pair of runs a < b.
@@ -161,6 +164,7 @@ def matched_similarity(results: Sequence[SpectralResult], count: int = 1) -> Ten
     return torch.stack(found)
 
 
+@needs_float64
 def jackknife(values: Tensor, pairs: Sequence[tuple[int, int]], *, confidence: float = 0.95) -> Interval:
     """Return the mean over pairs of runs with its confidence interval, computed by leaving out one run at a time.
 

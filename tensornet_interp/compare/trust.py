@@ -15,6 +15,7 @@ from tensornet_interp.compare.nulls import recombined
 from tensornet_interp.compare.standard_errors import eigenvector_errors, fitted_errors
 from tensornet_interp.decompositions.compress import compress
 from tensornet_interp.factored import CPResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.network import wide_layer
@@ -102,6 +103,7 @@ class ComponentTrust(Shown):
         return Card("ComponentTrust", [*rows, *table, *more], errors, "standard errors", self.flags)
 
 
+@needs_float64
 @torch.no_grad()
 def component_trust(
     result: CPResult | SpectralResult,

@@ -36,6 +36,7 @@ from tensornet_interp.decompositions.tensorly_forms import from_tensorly
 from tensornet_interp.decompositions.tucker import HOSVD, Tucker
 from tensornet_interp.decompositions.whitened import Whitened, build, moments_by_part
 from tensornet_interp.factored import CPResult, TuckerResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.moments import Moments
 from tensornet_interp.network import BilinearNetwork, check_network
@@ -118,6 +119,7 @@ def decompose(
 def decompose(part: TensorNetwork, method: Strategy, /, **options: object) -> TensorNetwork: ...
 
 
+@needs_float64
 def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /, **options: object) -> TensorNetwork:
     """Decompose a layer, or every layer of a network: `decompose(layer, "eigen", rank=8)` is `Eigen(rank=8)(layer)`.
 

@@ -20,6 +20,7 @@ from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
 from tensornet_interp.decompositions.tensorly_forms import fields_of
 from tensornet_interp.factored import CPResult, TuckerResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -82,6 +83,7 @@ class TensorlyDecomposition:
             return [cls(rank=rank) for rank in dict.fromkeys([(1, 1), (min(n_out, n_in**2), n_in)])]
         return []
 
+    @needs_float64
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> Result:
         """Decompose the dense tensor of a layer in float64; the result has the dtype of the layer."""

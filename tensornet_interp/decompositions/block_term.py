@@ -12,6 +12,7 @@ from tensornet_interp.decompositions.compress import Compressed, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.parametrize import Tied
 from tensornet_interp.decompositions.solve import FitOptions, InitialFit
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
 from tensornet_interp.spectral import SpectralResult
@@ -75,6 +76,7 @@ class BlockTerm(FitOptions):
         steps = sorted({(1, 1), ((blocks + 1) // 2, (pairs + 1) // 2), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")

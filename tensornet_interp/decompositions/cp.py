@@ -21,6 +21,7 @@ from tensornet_interp.decompositions.starts import (
     untie,
 )
 from tensornet_interp.factored import CPResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import difference
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.spectral import SpectralResult
@@ -65,6 +66,7 @@ class CP(_Ranked):
         """Return decompositions with 1, 2, half of `layer.rank` and `layer.rank` terms; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, min(2, layer.rank), (layer.rank + 1) // 2, layer.rank})]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
@@ -113,6 +115,7 @@ class SymmetricCP(_Ranked):
         """Return decompositions with 1, 2, `layer.rank` and 2 * `layer.rank` terms; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, 2, layer.rank, 2 * layer.rank})]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")

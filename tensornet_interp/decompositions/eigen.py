@@ -10,6 +10,7 @@ from torch import Tensor
 from tensornet_interp.balance import balance, balance_rows, rescale, times_power, without_names
 from tensornet_interp.checks import check_alike, check_int, check_kind, check_size, check_tensor
 from tensornet_interp.decompositions.errors import measured
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import EPS, row_noise
@@ -72,6 +73,7 @@ class Eigen:
         full = min(layer.shape[1], 2 * layer.rank)
         return [cls(rank=rank) for rank in sorted({1, min(2, full), (full + 1) // 2, full})]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")

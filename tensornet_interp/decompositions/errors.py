@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.checks import check_kind, check_number
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
@@ -21,6 +22,7 @@ ENTRY_FLOPS = 2e11  # entries of two tensors are compared if that costs no more 
 FACTORS = 4  # the most arrays that are multiplied in a term of a result; each is rounded once
 
 
+@needs_float64
 def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
     """Return a result of this type in the dtype of the layer; its report says how accurate the result is.
 

@@ -8,6 +8,7 @@ from tensornet_interp.checks import check_int, check_kind
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
 from tensornet_interp.decompositions.errors import cut_warning, measured
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
 from tensornet_interp.spectral import SpectralResult
@@ -53,6 +54,7 @@ class OutputSVD:
         steps = sorted({(1, 1), (1, pairs), ((blocks + 1) // 2, pairs), (blocks, pairs)})
         return [cls(blocks=b, rank=r) for b, r in steps]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> SpectralResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")

@@ -12,6 +12,7 @@ from tensornet_interp.decompositions.canonical import canonical_cp
 from tensornet_interp.decompositions.eigen import Eigen
 from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.factored import CPResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.report import Report
@@ -65,6 +66,7 @@ class RandomComponents:
         """Return decompositions with one, half and all of the hidden units; the last is exact."""
         return [cls(rank=rank) for rank in sorted({1, (layer.rank + 1) // 2, layer.rank})]
 
+    @needs_float64
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> CPResult:
         """Draw components of a layer and refit them in float64; the result has the dtype of the layer."""

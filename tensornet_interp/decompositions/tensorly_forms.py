@@ -15,6 +15,7 @@ from tensornet_interp.decompositions.eigen import fix_signs
 from tensornet_interp.decompositions.errors import R, measured
 from tensornet_interp.decompositions.tensor_train import TensorTrainResult
 from tensornet_interp.factored import CPResult, TuckerResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import AS_GIVEN, BilinearLayer
 from tensornet_interp.numerics import unit_columns
 from tensornet_interp.report import Report
@@ -22,6 +23,7 @@ from tensornet_interp.results import Result
 from tensornet_interp.spectral import SpectralResult
 
 
+@needs_float64
 def from_tensorly(tensor: Any, kind: type[R], layer: BilinearLayer | None = None) -> R:
     """Return a tensor of TensorLy, over the modes (out, in1, in2), as a result.
 

@@ -11,6 +11,7 @@ from tensornet_interp.checks import check_int, check_iterations, check_kind, che
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
 from tensornet_interp.decompositions.errors import cut_warning, measured
 from tensornet_interp.factored import TuckerResult
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import norm
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import input_gram
@@ -60,6 +61,7 @@ class HOSVD:
         """Return decompositions from ranks (1, 1) to full ranks; the last is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")
@@ -108,6 +110,7 @@ class Tucker:
         """Return decompositions from ranks (1, 1) to full ranks; the last is exact."""
         return [cls(ranks=ranks) for ranks in _ranks_ladder(layer)]
 
+    @needs_float64
     @torch.no_grad()
     def __call__(self, layer: BilinearLayer) -> TuckerResult:
         """Decompose a layer in float64; the result has the dtype of the layer."""

@@ -21,6 +21,7 @@ from tensornet_interp.decompositions.affine_result import AffineResult, affine_p
 from tensornet_interp.decompositions.errors import measure, measured
 from tensornet_interp.decompositions.priors import Prior
 from tensornet_interp.decompositions.strategies import Strategy, apply_strategy, own_options, plain_strategy
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.metric import WHITENED, Metric
 from tensornet_interp.moments import Moments, check_moments
@@ -74,12 +75,14 @@ class Whitened:
         object.__setattr__(self, "ridge", check_number("ridge", self.ridge, 0))
         check_choice("linear", self.linear, ("decomposed", "exact"))
 
+    @needs_float64
     def ladder(self, layer: BilinearLayer) -> Sequence["Whitened"]:
         """Return the steps of the ladder of the strategy for the whitened layer, each in this metric."""
         find = getattr(self.strategy, "ladder", None)
         steps = [] if find is None else find(self._given(self._metric(layer).whiten(layer.to(dtype=torch.float64))))
         return [replace(self, strategy=step) for step in steps]
 
+    @needs_float64
     def __call__(self, layer: BilinearLayer) -> BilinearMap:
         """Decompose a layer in float64; the result has the dtype of the layer."""
         check_kind("layer", layer, BilinearLayer, "; decompose() takes results and networks")

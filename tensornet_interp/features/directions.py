@@ -16,6 +16,7 @@ from tensornet_interp.checks import (
     check_size,
     check_tensor,
 )
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.numerics import row_noise, unit_columns
 from tensornet_interp.store import register_type
 
@@ -46,6 +47,7 @@ class Overlap(NamedTuple):
     second_in_first: float
 
 
+@needs_float64
 @torch.no_grad()
 def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
     """Return the coordinates of vectors in eigenvectors, the cosines, and the share of each vector in the span.
@@ -68,6 +70,7 @@ def projections(vectors: Tensor, eigenvectors: Tensor) -> Projection:
     return Projection(wide.T @ basis, units.T @ unit_columns(basis)[0], captured)
 
 
+@needs_float64
 @torch.no_grad()
 def label_directions(
     directions: Tensor, vectors: Tensor, names: Sequence[str] | None = None, n: int = 5
@@ -96,6 +99,7 @@ def label_directions(
     ]
 
 
+@needs_float64
 @torch.no_grad()
 def overlap(a: Tensor, b: Tensor) -> Overlap:
     """Return how much the spans of two sets of directions, each (direction, size), share.
@@ -120,6 +124,7 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
     return Overlap(cosines, shared / len(bases[0]), shared / len(bases[1]))
 
 
+@needs_float64
 @torch.no_grad()
 def token_directions(
     unembedding: Tensor,

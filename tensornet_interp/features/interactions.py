@@ -22,6 +22,7 @@ from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.factored import FactoredMatrix, score
 from tensornet_interp.features.statistics import Statistics, summarize
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import check_network, wide_layer
 from tensornet_interp.store import register_type
@@ -81,6 +82,7 @@ class FeatureInteractions:
     def __len__(self) -> int:
         return len(self.factors)
 
+    @needs_float64
     def __call__(self, codes: Tensor) -> Tensor:
         """Return the output along the direction, float64: (..., feature) -> (...).
 
@@ -183,6 +185,7 @@ class FeatureInteractions:
         return norm * norm
 
 
+@needs_float64
 @torch.no_grad()
 def feature_interactions(
     layer: TensorNetwork,

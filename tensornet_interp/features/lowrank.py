@@ -17,6 +17,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.decompositions.eigen import compress_inputs, eigenpairs
 from tensornet_interp.features.basis import stated_basis
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network, wide_layer
 from tensornet_interp.numerics import EPS, nonzero
@@ -26,6 +27,7 @@ _CHUNK_ELEMENTS = 2**24  # entries worked on at once (128 MB)
 Record = dict[str, int | float | bool | str]
 
 
+@needs_float64
 @torch.no_grad()
 def low_rank_correlation(
     layer: TensorNetwork,
@@ -109,6 +111,7 @@ def low_rank_correlation(
     return records
 
 
+@needs_float64
 @torch.no_grad()
 def rank_by_structure(layer: TensorNetwork, directions: Tensor) -> list[Record]:
     """Return one record per output direction; the direction with the simplest interaction matrix comes first.

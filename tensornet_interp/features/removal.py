@@ -22,6 +22,7 @@ from tensornet_interp.checks import (
 )
 from tensornet_interp.decompositions.eigen import eigenpairs
 from tensornet_interp.features.dictionary import Dictionary, check_autoencoder
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.gated import GatedLayer
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import wide_layer
@@ -76,6 +77,7 @@ class Verdict:
         return [self.record()]
 
 
+@needs_float64
 @torch.no_grad()
 @without_autocast
 def removal_test(
@@ -157,6 +159,7 @@ def removal_test(
     )
 
 
+@needs_float64
 @torch.no_grad()
 @without_autocast
 def circuit_tests(
@@ -208,6 +211,7 @@ def circuit_tests(
     return verdicts[0], verdicts[1]
 
 
+@needs_float64
 @without_autocast
 def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, leave: Tensor, *, seed: int) -> Tensor:
     """Return the part of the input that random other features write, scaled to the length of `like`: (token, in).
@@ -236,6 +240,7 @@ def random_part(codes: Tensor, decoder: Tensor, like: Tensor, count: Tensor, lea
     return (unit_columns(part.T)[0] * lengths).T.to(like.dtype)
 
 
+@needs_float64
 @without_autocast
 def plane_part(x: Tensor, vectors: Tensor) -> Tensor:
     """Return the part of x (token, in) that lies in the span of the columns of vectors (in, rank).

@@ -12,6 +12,7 @@ from torch import Tensor
 from tensornet_interp.balance import balance, rescale
 from tensornet_interp.checks import check_int, check_kind, check_list, check_tensor
 from tensornet_interp.decompositions.eigen import eigenpairs
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.metric import Metric
 from tensornet_interp.numerics import nonzero, unit_columns
@@ -21,6 +22,7 @@ _BATCH = 512  # samples whose component activations are in memory at once
 _ROUNDING = 1e-12  # rounding of float64 sums, as a share of the sum of magnitudes
 
 
+@needs_float64
 def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     """Return True for each input, (batch,), if the first `rank` eigenpairs per block prove the full layer's decision.
 
@@ -85,6 +87,7 @@ def certificate(result: SpectralResult, rank: int, x: Tensor) -> Tensor:
     return torch.cat(proven)
 
 
+@needs_float64
 def difference_certificate(layer: BilinearLayer, counts: Sequence[int], x: Tensor) -> Tensor:
     """Return the layer's decision if k eigenpairs of every class difference prove it, else -1, as (count, batch) int64.
 

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from tensornet_interp.checks import check_choice, check_int, check_kind, check_list, check_number, check_records
 from tensornet_interp.fidelity.measures import accuracy as share_right
 from tensornet_interp.fidelity.measures import check_data, decides, mean_square, relative_mse
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
@@ -19,6 +20,7 @@ COMPONENT_RANKINGS = ("magnitude", "activation", "ablation")
 _BATCH = 512  # samples whose component activations are in memory at once
 
 
+@needs_float64
 def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
     """Return the components of every block ranked by importance: indices (block, rank), most important first.
 
@@ -53,6 +55,7 @@ def component_ranking(result: SpectralResult, by: str, x: Tensor | None = None, 
     return score.argsort(dim=1, descending=True, stable=True)
 
 
+@needs_float64
 def truncation_curve(
     result: SpectralResult,
     reference: TensorNetwork,
@@ -107,6 +110,7 @@ def truncation_curve(
     return records
 
 
+@needs_float64
 def components_needed(
     records: Sequence[Mapping[str, Any]], accuracy: float, drop: float, *, field: str = "accuracy"
 ) -> tuple[int | None, int | None]:

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from tensornet_interp.balance import balance_rows, rescale, times_power
 from tensornet_interp.checks import check_labels, check_seed, check_size, check_tensor
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import relative_error
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
@@ -69,6 +70,7 @@ class Fidelity:
         ]
 
 
+@needs_float64
 def fidelity(
     approximation: TensorNetwork,
     reference: TensorNetwork,
@@ -181,6 +183,7 @@ class NetworkFidelity:
         return [errors | self.total.records()[0], *(record for one in self.layers for record in one.records())]
 
 
+@needs_float64
 def network_fidelity(
     approximation: TensorNetwork,
     reference: TensorNetwork,

@@ -16,9 +16,11 @@ from tensornet_interp.checks import (
     check_size,
     check_tensor,
 )
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.spectral import SpectralResult
 
 
+@needs_float64
 def keep_first(ranking: Tensor, count: int) -> Tensor:
     """Return a boolean mask (block, rank) of the first `count` components of every block in a ranking.
 
@@ -31,6 +33,7 @@ def keep_first(ranking: Tensor, count: int) -> Tensor:
     return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking[:, :count], True)
 
 
+@needs_float64
 def refit(
     result: SpectralResult, kept: Tensor, x: Tensor, targets: Tensor, *, max_iterations: int = 300
 ) -> SpectralResult:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.affine import lift_vectors
 from tensornet_interp.checks import check_alike, check_bool, check_int, check_kind, check_size, check_tensor
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.gated.gates import gate_function
 from tensornet_interp.gated.layer import GatedLayer
 from tensornet_interp.gated.lines import GaussianUnits, Sums
@@ -65,6 +66,7 @@ class GateFit:
         return f"GateFit({len(ordered)} units, {shares}, {len(self.silent)} silent, from {source})"
 
 
+@needs_float64
 @without_autocast
 @torch.no_grad()
 def gate_fit(gated: GatedLayer, inputs: Tensor | Iterable[Tensor] | Moments, *, weighted: bool = True) -> GateFit:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_bool, check_kind, check_size
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.gated.fitting import GateFit, gate_fit, gaussian, rows
 from tensornet_interp.gated.layer import GatedLayer
 from tensornet_interp.gated.lines import GaussianUnits
@@ -20,6 +21,7 @@ _PIVOT = 1e-9  # of a Gram matrix with ones on its diagonal: below it, a column 
 _LISTED = 12  # silent units in a message
 
 
+@needs_float64
 @without_autocast
 @torch.no_grad()
 def linearize(
@@ -80,6 +82,7 @@ def linearize(
     return found
 
 
+@needs_float64
 @without_autocast
 @torch.no_grad()
 def linearization_error(gated: GatedLayer, layer: BilinearLayer, inputs: Tensor | Iterable[Tensor]) -> float:

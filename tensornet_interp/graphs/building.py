@@ -10,6 +10,7 @@ from torch import Tensor
 from tensornet_interp.attention import AttentionLayer, SequenceNetwork
 from tensornet_interp.checks import check_choice, check_int
 from tensornet_interp.features import Dictionary
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.graphs.arguments import Key, active_seeds, check_room, check_texts, position_of, seeds_of
 from tensornet_interp.graphs.arrivals import Reader, feature_reader
 from tensornet_interp.graphs.averaged import Averaged, activated
@@ -21,6 +22,7 @@ from tensornet_interp.graphs.pruning import Kept, Sources
 Seed = tuple[int, str] | tuple[int, str, int] | Tensor
 
 
+@needs_float64
 @torch.no_grad()
 def feature_graph(
     network: SequenceNetwork,

@@ -10,6 +10,7 @@ from torch import Tensor
 from tensornet_interp.attention import SequenceNetwork
 from tensornet_interp.checks import check_int, check_kind, check_list, check_seed
 from tensornet_interp.features import Dictionary
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.graphs.arguments import check_embedded
 from tensornet_interp.graphs.averaged import chunked
 from tensornet_interp.graphs.graph import FeatureGraph, GraphEdge, GraphNode, check_edges
@@ -21,6 +22,7 @@ from tensornet_interp.numerics import t_interval
 _ANY = -1  # in the place of the number of a feature
 
 
+@needs_float64
 @torch.no_grad()
 def edge_tests(
     graph: FeatureGraph,
@@ -58,6 +60,7 @@ def edge_tests(
     return [_test(graph, places, x, edge, kept, windows, generator) for edge in merged]
 
 
+@needs_float64
 @torch.no_grad()
 def random_edges(
     graph: FeatureGraph,

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_alike
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.frobenius import aligned, distance, frobenius
 from tensornet_interp.inner_products.operands import check_comparable
 from tensornet_interp.layer import BilinearLayer, TensorNetwork
 from tensornet_interp.network import check_network, wide_layer
 
 
+@needs_float64
 def norm(layer: TensorNetwork) -> Tensor:
     """Return the Frobenius norm of a layer's symmetrized tensor, as a float64 tensor of shape ().
 
@@ -26,6 +28,7 @@ def norm(layer: TensorNetwork) -> Tensor:
     return times_power(size, exponent)
 
 
+@needs_float64
 def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> float:
     """Return the relative error between the symmetrized tensors of two layers.
 
@@ -47,6 +50,7 @@ def relative_error(approximation: TensorNetwork, reference: TensorNetwork) -> fl
     return found
 
 
+@needs_float64
 def difference(before: TensorNetwork, after: TensorNetwork) -> BilinearLayer:
     """Return the layer after - before: the change between two checkpoints, as a layer that can be decomposed.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from tensornet_interp.balance import balance, balance_rows
 from tensornet_interp.checks import check_bool
 from tensornet_interp.executors import Pool, Scratch, check_pool
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.estimate import Estimate
 from tensornet_interp.inner_products.kinds import Gaussian, Kind, Tree, as_kind
 from tensornet_interp.inner_products.operands import (
@@ -37,6 +38,7 @@ from tensornet_interp.moments import cross_gram, cross_moment, hidden_means, inp
 from tensornet_interp.network import wide_layer
 
 
+@needs_float64
 def inner(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product <a, b> of two layers, decompositions or networks, computed from their weights.
 
@@ -60,6 +62,7 @@ def inner(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: 
     return _without_outputs(_inner(a, b, kind, by_output=False, progress=progress))
 
 
+@needs_float64
 def inner_by_output(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", progress: bool = True) -> Estimate:
     """Return the inner product of each output of a with the same output of b; `value` has shape (out,).
 
@@ -68,6 +71,7 @@ def inner_by_output(a: Comparable, b: Comparable, *, kind: Kind | str = "tree", 
     return _inner(a, b, kind, by_output=True, progress=progress)
 
 
+@needs_float64
 def similarity(
     a: Networks,
     b: Comparable | None = None,
@@ -100,6 +104,7 @@ def similarity(
     )
 
 
+@needs_float64
 def similarity_by_output(
     a: Networks,
     b: Comparable | None = None,
@@ -118,6 +123,7 @@ def similarity_by_output(
     return _similarity(a, b, kind, by_output=True, progress=progress, executor=executor, scratch=scratch)
 
 
+@needs_float64
 def output_similarity(a: TensorNetwork, b: TensorNetwork, *, kind: Kind | str = "symmetric") -> Tensor:
     """Return the cosine of every output of layer a with every output of layer b, (out, out'), float64.
 

@@ -25,6 +25,7 @@ from tensornet_interp.features import Dictionary
 from tensornet_interp.features.basis import stated_basis
 from tensornet_interp.features.dictionary import check_autoencoder
 from tensornet_interp.features.points import check_points, parse_point
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.graphs import FeatureGraph
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.pages.activity import Activity, Text
@@ -35,6 +36,7 @@ from tensornet_interp.pages.writing import check_file
 from tensornet_interp.tables import Record
 
 
+@needs_float64
 @torch.no_grad()
 def write_feature_pages(
     folder: str | os.PathLike[str],

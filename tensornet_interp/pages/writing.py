@@ -20,6 +20,7 @@ from tensornet_interp.checks import (
     check_text,
 )
 from tensornet_interp.circuits import Circuit
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network, check_network
 from tensornet_interp.pages.comparisons import Data
@@ -31,6 +32,7 @@ _EXPLAINED = 3  # inputs that are explained by default
 _MOST_EXPLAINED = 24
 
 
+@needs_float64
 def write_report(
     obj: Any,
     path: str | os.PathLike[str],

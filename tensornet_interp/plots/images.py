@@ -43,4 +43,4 @@ def to_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]
     check_kind("tensor", tensor, Tensor)
     if tensor.layout != strided or tensor.is_complex():
         raise TypeError(f"tensor must be dense and real, got {tensor.dtype}, {tensor.layout}")
-    return tensor.detach().to("cpu", float64).numpy()
+    return tensor.detach().to("cpu").to(float64).numpy()

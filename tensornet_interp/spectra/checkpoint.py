@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tensornet_interp.checks import check_bool, check_int, check_kind, check_number, check_path, check_seed
 from tensornet_interp.executors import Pool, Scratch, check_pool, run_units
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.keys import digest, fingerprint
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero, without_autocast
@@ -33,6 +34,7 @@ from tensornet_interp.weights import Layout, Source, layer_indices, load_layer
 Directions = Tensor | Mapping[int, Tensor] | Callable[[int], Tensor]
 
 
+@needs_float64
 def checkpoint_spectra(
     source: Source | Mapping[int, BilinearLayer] | Sequence[BilinearLayer],
     directions: Directions,
@@ -241,6 +243,7 @@ def _unit(
     return {"shard": shard.name, "seconds": time.perf_counter() - start, "host": socket.gethostname(), "at": when}
 
 
+@needs_float64
 def _columns(layer: BilinearLayer, directions: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the columns of a shard; the norms are computed once, for the search and for the table."""
     k, tolerance, seed = settings["k"], settings["tolerance"], settings["seed"]

@@ -16,6 +16,7 @@ from tensornet_interp.checks import (
     check_seed,
 )
 from tensornet_interp.decompositions.eigen import eigen_flops, eigenpairs, fix_signs, invert_directions
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
@@ -59,6 +60,7 @@ class Spectra:
     constant_out: bool = False
 
     @property
+    @needs_float64
     def converged(self) -> Tensor:
         """Return True (block,) for directions whose bounds are all at most tolerance * |eigenvalue|.
 
@@ -66,6 +68,7 @@ class Spectra:
         """
         return (self.bounds <= self.tolerance * self.eigenvalues.abs().to(torch.float64)).all(1)
 
+    @needs_float64
     def records(self) -> list[Record]:
         """Return one record per eigenpair: its eigenvalue with the bound, and how its direction was searched."""
         parts = {"eigenvalue": self.eigenvalues, "bound": self.bounds, "residual": self.residuals}
@@ -80,6 +83,7 @@ class Spectra:
             f" {int(self.converged.sum())} within {self.tolerance:g}, {int(self.proven.sum())} proven leading)"
         )
 
+    @needs_float64
     def to_result(self) -> SpectralResult:
         """Return the eigenpairs as one bilinear map, with one block per direction.
 
@@ -99,6 +103,7 @@ class Spectra:
         )
 
 
+@needs_float64
 @torch.no_grad()
 @without_autocast
 def spectra(

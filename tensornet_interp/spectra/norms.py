@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import times_power
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero, without_autocast
 from tensornet_interp.spectra.krylov import rounding_share, squared_norms
@@ -37,6 +38,7 @@ class Invariants:
         return f"Invariants(block={len(self.trace)}, effective rank between {low:.1f} and {high:.1f} on average)"
 
 
+@needs_float64
 @torch.no_grad()
 @without_autocast
 def invariants(layer: BilinearLayer, directions: Tensor) -> Invariants:

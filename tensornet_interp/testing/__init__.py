@@ -11,6 +11,7 @@ import torch
 from tensornet_interp.checks import check_iterations, check_number, check_seed
 from tensornet_interp.contents import explain_missing_names
 from tensornet_interp.decompositions import build
+from tensornet_interp.float64 import has_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.lifting import lift
 from tensornet_interp.places import check_device, check_place
@@ -140,11 +141,15 @@ def _required(factory: Callable[..., object]) -> list[str]:
 
 
 def _layers(device: str) -> dict[str, BilinearLayer]:
-    """Return four layers, named by their special property; each has a different history and basis."""
+    """Return four layers, named by their special property; each has a different history and basis.
+
+    All are in float32 on a device without float64.
+    """
+    dtype = torch.float64 if has_float64(torch.device(device)) else torch.float32
     layers = {
-        "wide": random_layer(3, 11, 4, seed=1, device=device),
-        "deep": random_layer(4, 5, 13, seed=2, device=device),
-        "lifted": lift(random_layer(5, 5, 4, seed=3, device=device), residual=0.5),
+        "wide": random_layer(3, 11, 4, seed=1, dtype=dtype, device=device),
+        "deep": random_layer(4, 5, 13, seed=2, dtype=dtype, device=device),
+        "lifted": lift(random_layer(5, 5, 4, seed=3, dtype=dtype, device=device), residual=0.5),
         "float32": random_layer(3, 7, 4, seed=4, dtype=torch.float32, device=device),
     }
     return {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tensornet_interp.contraction import Term, contract
 from tensornet_interp.decompositions import decompose
+from tensornet_interp.float64 import to_float64
 from tensornet_interp.layer import BilinearLayer, BilinearMap, TensorNetwork
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.report import Report
@@ -67,7 +68,7 @@ def run(method: Method, layer: BilinearLayer) -> Run:
 
 def _dense(part: BilinearMap) -> Tensor:
     """Return the symmetrized tensor of the terms, in float64."""
-    tensor = contract([Term(data.detach().double(), modes) for data, modes in part.terms()], part.modes)
+    tensor = contract([Term(to_float64(data.detach()), modes) for data, modes in part.terms()], part.modes)
     return (tensor + tensor.mT) / 2
 
 
@@ -145,7 +146,7 @@ def consistent(made: Run) -> str | None:
     generator = torch.Generator().manual_seed(5)
     size = layer.shape[1] - layer.constant_in
     x = torch.randn(6, size, generator=generator, dtype=torch.float64, device="cpu").to(layer.down)
-    lifted = layer.lift_input("x", x).double()
+    lifted = to_float64(layer.lift_input("x", x))
     wanted = torch.einsum("oij,bi,bj->bo", _dense(result), lifted, lifted)[:, int(layer.constant_out) :]
     ways: dict[str, BilinearMap | BilinearNetwork] = {
         "to_layer()": result.to_layer(),
@@ -153,7 +154,7 @@ def consistent(made: Run) -> str | None:
         "a network": BilinearNetwork([result]),
     }
     for way, part in ways.items():
-        off = float((part(x).detach().double() - wanted).abs().max())
+        off = float((to_float64(part(x).detach()) - wanted).abs().max())
         if off > (1e-9 + made.slack * layer.rank * size) * float(wanted.abs().max()):
             return f"{way} gives other outputs than terms(), by up to {off:.3g}"
     return None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from tensornet_interp.checks import DTYPE_NAMES, DTYPES, check_kind, check_number
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.network import BilinearNetwork
 from tensornet_interp.numerics import without_autocast
@@ -35,6 +36,7 @@ __all__ = ["from_module", "polynomial_parts"]
 _MAX_ELEMENTS = 10**8  # 0.8 GB of float64 for the weights, and about three times as much while they are read
 
 
+@needs_float64
 @without_autocast
 def from_module(model: torch.nn.Module, example: Tensor, *, max_elements: float = _MAX_ELEMENTS) -> BilinearNetwork:
     """Return the network of a module whose forward pass consists of affine operations and products, exactly.
@@ -88,6 +90,7 @@ def from_module(model: torch.nn.Module, example: Tensor, *, max_elements: float 
     return network.to(example.device, example.dtype)
 
 
+@needs_float64
 @without_autocast
 def polynomial_parts(
     model: torch.nn.Module, example: Tensor, *, max_elements: float = _MAX_ELEMENTS

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.checks import check_batch, check_kind, check_size
+from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import TensorNetwork
 from tensornet_interp.network import as_network
 from tensornet_interp.numerics import without_autocast
@@ -39,6 +40,7 @@ class Verification:
         )
 
 
+@needs_float64
 @without_autocast
 def verify(network: TensorNetwork, model: Callable[[Tensor], Tensor], x: Tensor) -> Verification:
     """Return how far a network is from a model on inputs x (sample, ...).

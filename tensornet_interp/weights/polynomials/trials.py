@@ -23,7 +23,7 @@ def probes(example: Tensor) -> Tensor:
     given = example[:_COUNT].detach()
     if not example.is_floating_point():
         return torch.cat([given, given.flip(-1)])
-    wide = example.detach().to("cpu", torch.float64)
+    wide = example.detach().to("cpu").to(torch.float64)
     scale = float(wide.square().mean().sqrt()) or 1.0
     generator = torch.Generator().manual_seed(0)
     shape = (_COUNT, *example.shape[1:])

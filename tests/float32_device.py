@@ -1,6 +1,7 @@
 """Tests on a device without float64: `pytest tests/float32_device.py --second-device float32`."""
 
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -210,6 +211,21 @@ def test_functions_of_the_caller_get_arrays_of_the_device(device):
     )
     assert found.values.shape == (2,)
     assert set(seen) == {"second"}
+
+
+def test_arrays_in_dataclasses_of_others_are_found(device):
+    @dataclass
+    class Box:
+        x: torch.Tensor
+
+    @needs_float64
+    def doubled(box):
+        return Box((2 * to_float64(box.x)).to(F32))
+
+    x = inputs(device)
+    made = doubled(Box(x))
+    assert made.x.device == x.device
+    assert torch.equal(made.x.cpu(), 2 * x.cpu())
 
 
 def test_modules_stay_on_the_device(device):

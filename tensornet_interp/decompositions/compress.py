@@ -13,6 +13,7 @@ from tensornet_interp.moments import cross_gram, input_gram
 from tensornet_interp.numerics import nonzero, unit_columns
 
 DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
+_TALL = 8  # rows per column from which Cholesky factors of Gram matrices are faster than a QR decomposition
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,11 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     flops.
     """
     (core,), exponent = balance(without_names(layer))
-    basis = _basis(core) if inputs else None
-    if basis is not None:
-        core = replace(core, left=basis.T @ core.left, right=basis.T @ core.right)
+    found = _basis(core) if inputs else None
+    basis = None
+    if found is not None:
+        basis, coordinates = found
+        core = replace(core, left=coordinates[:, : core.rank], right=coordinates[:, core.rank :])
     size = frobenius(core).value
     scale = times_power(size, exponent)
     if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
@@ -110,39 +113,51 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return left, values
 
 
-def _basis(layer: BilinearLayer) -> Tensor | None:
-    """Return an orthonormal basis (in, r) of span [left, right]; None if r would not be smaller than in."""
+def _basis(layer: BilinearLayer) -> tuple[Tensor, Tensor] | None:
+    """Return an orthonormal basis (in, r) of span [left, right], and [left, right] in its coordinates (r, 2 rank).
+
+    Return None if r would not be smaller than in.
+    """
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
+    tall = both.shape[0] > both.shape[1]
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
-        columns = unit_columns(both)[0]
-        found = _independent_basis(columns)
-        if found is None:
-            found = _narrow_basis(columns, layer.rank)
+        columns, norms = unit_columns(both)
+        found = _independent_basis(columns) if tall else None
         if found is not None:
-            return found
-    return torch.linalg.qr(both).Q if both.shape[0] > both.shape[1] else None
-
-
-def _independent_basis(both: Tensor) -> Tensor | None:
-    """Return an orthonormal basis of clearly independent columns; None if they depend, or are not fewer than the rows.
-
-    The factor R of a QR decomposition is the Cholesky factor of the Gram matrix, so matrix products replace Householder
-    reflections. A second pass makes the basis orthonormal to rounding if the first left it within 1 %, which holds for
-    condition numbers up to about 1e6. Source: Yamamoto et al., Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
-    """
-    if both.shape[0] <= both.shape[1]:
+            return found[0], found[1] * norms
+        narrow = _narrow_basis(columns, layer.rank)
+        if narrow is not None:
+            return narrow, narrow.T @ both
+    if not tall:
         return None
-    basis = both
+    basis, triangle = torch.linalg.qr(both)
+    return basis, triangle
+
+
+def _independent_basis(both: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the QR decomposition of clearly independent columns, fewer than the rows; None if they depend.
+
+    The factor R is the Cholesky factor of the Gram matrix, so matrix products replace Householder reflections if there
+    are many rows. A second pass makes Q orthonormal to rounding if the first left it within 1/2, which holds for
+    condition numbers up to about 1e7. Source: Yamamoto et al., Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
+    """
+    if both.shape[0] < _TALL * both.shape[1]:
+        basis, triangle = torch.linalg.qr(both)
+        independent = bool(triangle.diagonal().abs().min() > 10 * _noise(both) * both.norm())
+        return (basis, triangle) if independent else None
+    unit = torch.eye(both.shape[1], dtype=both.dtype, device=both.device)
+    basis, triangle = both, unit
     for passed in range(2):
         gram = basis.T @ basis
-        if passed and bool((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm() > 1e-2):
+        if passed and not bool((gram - unit).norm() < 0.5):
             return None
         root, failed = torch.linalg.cholesky_ex(gram)
         if failed:
             return None
         basis = torch.linalg.solve_triangular(root.T, basis, upper=True, left=False)
-    return basis
+        triangle = root.T @ triangle
+    return basis, triangle
 
 
 def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
@@ -152,18 +167,22 @@ def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
     the smaller Gram matrix. In both cases it is returned only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
-    tolerance = torch.finfo(torch.float64).eps * both.shape[0] ** 0.5
 
     def holds(basis: Tensor, matrix: Tensor) -> bool:
-        return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * tolerance * matrix.norm())
+        return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * _noise(both) * matrix.norm())
 
     if rank < both.shape[0]:
         basis, triangle = torch.linalg.qr(both[:, :rank])
         if bool(triangle.diagonal().abs().min() > 1e-3) and holds(basis, both[:, rank:]):
             return basis
     squares, vectors = torch.linalg.eigh(both.T @ both if tall else both @ both.T)
-    kept = squares > max(tolerance**2, 1e-13) * squares[-1]
+    kept = squares > max(_noise(both) ** 2, 1e-13) * squares[-1]
     if not kept.any() or kept.all():
         return None
     basis = torch.linalg.qr(both @ vectors[:, kept] if tall else vectors[:, kept]).Q
     return basis if holds(basis, both) else None
+
+
+def _noise(columns: Tensor) -> float:
+    """Return the rounding error of sums over a column, as a share of its norm."""
+    return torch.finfo(torch.float64).eps * columns.shape[0] ** 0.5

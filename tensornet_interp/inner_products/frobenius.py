@@ -152,7 +152,9 @@ def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> 
     total = a.down.new_zeros(a.shape[0] if by_output else ())
     for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):
         down, left, right = a.down[:, rows], a.left[:, rows], a.right[:, rows]
-        gram = ((left.T @ b.left) * (right.T @ b.right) + (left.T @ b.right) * (right.T @ b.left)) / 2
+        crossed = left.T @ b.right
+        back = crossed.T if a is b and len(rows) == a.rank else right.T @ b.left
+        gram = ((left.T @ b.left) * (right.T @ b.right) + crossed * back) / 2
         if by_output:
             total = total + ((down @ gram) * b.down).sum(1)
         else:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power, without_names
-from tensornet_interp.inner_products.frobenius import frobenius
+from tensornet_interp.inner_products.frobenius import Measured, frobenius
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
-from tensornet_interp.numerics import nonzero, unit_columns
+from tensornet_interp.numerics import TALL, cholesky_qr, nonzero, unit_columns
 
 DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
-_TALL = 8  # rows per column from which Cholesky factors of Gram matrices are faster than a QR decomposition
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +25,14 @@ class Compressed:
     core: BilinearLayer  # (out, r, r)
     basis: Tensor | None  # (in, r); None is the identity
     scale: Tensor  # ()
+    norm: Measured  # of the balanced layer
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Convert vectors from the coordinates of the core, (..., r, n), to those of the layer, (..., in, n)."""
-        return vectors if self.basis is None else self.basis @ vectors
+        if self.basis is None or vectors.ndim == 2:
+            return vectors if self.basis is None else self.basis @ vectors
+        blocks = vectors.movedim(-2, 0)  # (r, ..., n): one matrix product, not one per block
+        return (self.basis @ blocks.flatten(1)).unflatten(1, blocks.shape[1:]).movedim(0, -2)
 
     def project(self, vectors: Tensor) -> Tensor:
         """Convert vectors from the coordinates of the layer, (in, n), to those of the core, (r, n).
@@ -60,11 +63,12 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     if found is not None:
         basis, coordinates = found
         core = replace(core, left=coordinates[:, : core.rank], right=coordinates[:, core.rank :])
-    size = frobenius(core).value
+    norm = frobenius(core)
+    size = norm.value
     scale = times_power(size, exponent)
     if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
         raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond the range of float64; rescale it")
-    return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale)
+    return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale, norm)
 
 
 def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
@@ -136,28 +140,12 @@ def _basis(layer: BilinearLayer) -> tuple[Tensor, Tensor] | None:
 
 
 def _independent_basis(both: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return the QR decomposition of clearly independent columns, fewer than the rows; None if they depend.
-
-    The factor R is the Cholesky factor of the Gram matrix, so matrix products replace Householder reflections if there
-    are many rows. A second pass makes Q orthonormal to rounding if the first left it within 1/2, which holds for
-    condition numbers up to about 1e7. Source: Yamamoto et al., Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
-    """
-    if both.shape[0] < _TALL * both.shape[1]:
-        basis, triangle = torch.linalg.qr(both)
-        independent = bool(triangle.diagonal().abs().min() > 10 * _noise(both) * both.norm())
-        return (basis, triangle) if independent else None
-    unit = torch.eye(both.shape[1], dtype=both.dtype, device=both.device)
-    basis, triangle = both, unit
-    for passed in range(2):
-        gram = basis.T @ basis
-        if passed and not bool((gram - unit).norm() < 0.5):
-            return None
-        root, failed = torch.linalg.cholesky_ex(gram)
-        if failed:
-            return None
-        basis = torch.linalg.solve_triangular(root.T, basis, upper=True, left=False)
-        triangle = root.T @ triangle
-    return basis, triangle
+    """Return the QR decomposition of clearly independent columns, fewer than the rows; None if they depend."""
+    if both.shape[0] >= TALL * both.shape[1]:
+        return cholesky_qr(both)
+    basis, triangle = torch.linalg.qr(both)
+    independent = bool(triangle.diagonal().abs().min() > 10 * _noise(both) * both.norm())
+    return (basis, triangle) if independent else None
 
 
 def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:

@@ -10,7 +10,16 @@ from torch import Tensor
 from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.checks import check_kind, check_number
 from tensornet_interp.float64 import needs_float64
-from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
+from tensornet_interp.inner_products.frobenius import (
+    EPS,
+    SAFETY,
+    Distance,
+    Measured,
+    aligned,
+    distance,
+    frobenius,
+    unit_sizes,
+)
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
 from tensornet_interp.results import Result
@@ -23,12 +32,21 @@ FACTORS = 4  # the most arrays that are multiplied in a term of a result; each i
 
 
 @needs_float64
-def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
+def measured(
+    kind: type[R],
+    layer: BilinearLayer,
+    report: Report,
+    known: float | None = None,
+    norm: Measured | None = None,
+    /,
+    **fields: Any,
+) -> R:
     """Return a result of this type in the dtype of the layer; its report says how accurate the result is.
 
     layer: what was decomposed. report: as `Report.of` makes it; its relative error, the bound on the error and warnings
-    about rounding are filled in. known: the relative squared error that the method computed itself, or None. fields:
-    the arrays of the result, in float64 if they are to be rounded only once.
+    about rounding are filled in. known: the relative squared error that the method computed itself, or None. norm: that
+    of `balance(layer)`, if it is at hand. fields: the arrays of the result, in float64 if they are to be rounded only
+    once.
 
     The reported error includes the rounding of the fields to the dtype. Raises TypeError for arguments of another kind;
     ValueError if the largest number of a field is above the range of the dtype, or if sizes do not fit the layer.
@@ -45,14 +63,20 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
     exact = exact.to(dtype=torch.float64)
     small = _check_range(exact, layer.down.dtype)
     result = exact.to(dtype=layer.down.dtype)
-    found = measure(result, exact, layer, known)
+    found = measure(result, exact, layer, known, norm)
     warnings = (*report.warnings, *small, *_constant_is_off(result))
     report = replace(report, relative_error=found.error, relative_error_bound=found.bound, warnings=warnings)
     return replace(result, report=report)
 
 
 @torch.no_grad()
-def measure(result: BilinearMap, exact: BilinearMap, layer: BilinearLayer, known: float | None = None) -> Distance:
+def measure(
+    result: BilinearMap,
+    exact: BilinearMap,
+    layer: BilinearLayer,
+    known: float | None = None,
+    norm: Measured | None = None,
+) -> Distance:
     """Return the relative error of a result that was rounded to a narrower dtype, and an upper bound on this error.
 
     ||symmetrized layer - result|| / ||symmetrized layer||
@@ -66,7 +90,7 @@ def measure(result: BilinearMap, exact: BilinearMap, layer: BilinearLayer, known
     (core,), exponent = balance(without_names(layer))
     if not core.down.any():
         return Distance(0.0, 0.0)
-    whole = frobenius(core)
+    whole = frobenius(core) if norm is None else norm
     size, least = float(whole.value), float(whole.value) - whole.rounding
     if not least > 0:  # nothing but rounding is left of the layer
         least = 0.0

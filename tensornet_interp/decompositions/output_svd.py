@@ -76,6 +76,7 @@ class OutputSVD:
             layer,
             Report.of(layer, self, floor=floor, warnings=cut_warning(values, blocks, "output directions", floor)),
             left_out,
+            state.norm,
             outputs=directions,
             eigenvalues=state.scale * eigenvalues,
             eigenvectors=fix_signs(state.expand(vectors)),

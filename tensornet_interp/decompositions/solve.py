@@ -141,7 +141,7 @@ class FitOptions:
             convergence, stop = fit.convergence, fit.fit.stop_reason
             report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
             report = replace(report, tangent_share=fit.fit.tangent_share)
-        result = measured(kind, layer, report, squared, **fields)
+        result = measured(kind, layer, report, squared, state.norm, **fields)
         starts = () if fit is None else tuple(_start(result, state, ended) for ended in fit.ended)
         return replace(result, report=replace(result.report, starts=starts))
 

@@ -205,6 +205,7 @@ def _result(
         layer,
         Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor, warnings=warnings),
         left_out,
+        state.norm,
         outputs=outputs,
         inputs=state.expand(inputs),
         core=core,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tensornet_interp.balance import balance
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import cholesky_qr
 
 EPS = torch.finfo(torch.float64).eps
 SAFETY = 10.0  # rounding of sums and of the change of coordinates, in units of eps times the sizes of all terms
@@ -171,7 +172,9 @@ def compress_sides(*layers: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
     down, left, right = (torch.cat([getattr(layer, side) for layer in layers], 1) for side in ("down", "left", "right"))
     both = torch.cat([left, right], 1)
     if both.shape[0] > both.shape[1]:
-        left, right = torch.linalg.qr(both, mode=_mode(both)).R.split(left.shape[1], 1)
+        found = cholesky_qr(both)
+        triangle = torch.linalg.qr(both, mode=_mode(both)).R if found is None else found[1]
+        left, right = triangle.split(left.shape[1], 1)
     return down, left, right
 
 

@@ -231,12 +231,14 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
     C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
 
-    G is `moment`, (in of a, in of b), by default the identity. W, V are left^T, right^T of a, and W', V' those of b.
-    Cost: 4 * (rank of a) * (rank of b) * in multiplications; with `moment` also 2 * (rank of a) * in^2.
+    G is `moment`, (in of a, in of b), by default the identity. W, V are left^T, right^T of a, and W', V' those of b. If a
+    is b, G must be symmetric.
+    Cost: 4 * (rank of a) * (rank of b) * in multiplications, 3 if a is b; with `moment` also 2 * (rank of a) * in^2.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
-    direct = (left.T @ b.left) * (right.T @ b.right)
-    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
+    crossed = left.T @ b.right
+    back = crossed.T if a is b else right.T @ b.left
+    return torch.addcmul((left.T @ b.left) * (right.T @ b.right), crossed, back) / 2
 
 
 def hidden_slopes(layer: BilinearLayer, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,14 +266,26 @@ def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMe
 
 
 def cross_moment(
-    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
+    f: BilinearLayer,
+    g: BilinearLayer,
+    moment: Tensor,
+    means_f: HiddenMeans,
+    means_g: HiddenMeans,
+    *,
+    diagonal: bool = False,
 ) -> Tensor:
     """Return E[f(u) g(u')^T], (out, out'), exactly for jointly Gaussian inputs with E[u u'^T] = moment (in, in').
 
-    f and g are single layers; means_f and means_g are their `hidden_means` for u and u'.
+    f and g are single layers; means_f and means_g are their `hidden_means` for u and u'. diagonal: if True, only the
+    diagonal is computed, (out,).
     """
-    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
-    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
+    hidden = f.down @ cross_gram(f, g, moment)  # (out, rank of g)
+    means = [[layer.down @ mean for mean in own] for layer, own in ((f, means_f), (g, means_g))]
+    (expected_f, at_mean_f), (expected_g, at_mean_g) = means
+    if diagonal:
+        return 2 * ((hidden * g.down).sum(1) - at_mean_f * at_mean_g) + expected_f * expected_g
+    hidden = hidden @ g.down.T - torch.outer(at_mean_f, at_mean_g)
+    return 2 * hidden + torch.outer(expected_f, expected_g)
 
 
 def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:

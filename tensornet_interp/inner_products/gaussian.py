@@ -25,10 +25,15 @@ from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_
 
 
 class LayerMoments(NamedTuple):
-    """Layer moments hold the means of a layer's hidden units and a scale of its outputs, which the closure needs."""
+    """Layer moments hold what the closure needs of a layer.
+
+    They are the means of the hidden units, a scale of the outputs, and E[y y^T] of the outputs y, divided by the squared
+    scale; of the last layer, only its diagonal is kept.
+    """
 
     means: HiddenMeans
     scale: Tensor
+    moment: Tensor
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
@@ -48,12 +53,12 @@ def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
     All products of this network with others share these moments.
     """
     mean, moment, result = x.mean, x.second_moment, []
-    for layer in stack.layers:
+    for number, layer in enumerate(stack.layers, 1):
         means = hidden_means(layer, mean, moment)
-        moment = cross_moment(layer, layer, moment, means, means)
+        moment = cross_moment(layer, layer, moment, means, means, diagonal=number == len(stack))
         scale = largest_entry(moment).sqrt()
         mean, moment = layer.down @ means.expected / scale, moment / scale**2
-        result.append(LayerMoments(means, scale))
+        result.append(LayerMoments(means, scale, moment))
     return result
 
 
@@ -63,14 +68,20 @@ def closure(
     """Return E[f[out] g[out]], (out,), divided by a scale, and the logarithm of the scale.
 
     Each layer's outputs are treated as Gaussian, which is exact for one layer. Cost: O(rank^2 * (in + out)) per layer,
-    once `layer_moments` is computed.
+    once `layer_moments` is computed; nothing if f is g.
     """
     moment, log_scale = x.second_moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
-    for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, moments_f, moments_g, strict=True):
+    for number, (layer_f, layer_g, at_f, at_g) in enumerate(
+        zip(f.layers, g.layers, moments_f, moments_g, strict=True), 1
+    ):
         scale = at_f.scale * at_g.scale
-        moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
         log_scale = 2 * log_scale + float(scale.log())
-    return moment.diagonal(), log_scale + f.log_scale + g.log_scale
+        if f is g:
+            moment = at_f.moment
+        else:
+            last = number == len(f)
+            moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means, diagonal=last) / scale
+    return moment, log_scale + f.log_scale + g.log_scale
 
 
 def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:

@@ -296,7 +296,7 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
 
     X is `moment` (in, in) and N is `metric` (out, out); both are symmetric and by default the identity. The code
     computes the second form, in chunks of hidden units.
-    Cost in flops: rank^2 * (12 * in + 2 * out) + 6 * rank * in^2; with `moment` also 4 * rank * in^2, with `metric`
+    Cost in flops: rank^2 * (12 * in + 2 * out) + 4 * rank * in^2; with `moment` also 4 * rank * in^2, with `metric`
     also 2 * rank * out^2.
     """
     w, v = layer.left, layer.right
@@ -305,7 +305,8 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
     gram = torch.zeros_like(w[:, :1] @ w[:, :1].T)
     for rows in torch.arange(layer.rank, device=w.device).split(max(1, _CHUNK_ELEMENTS // layer.rank)):
         weight = layer.down[:, rows].T @ outputs  # (chunk, rank)
-        gram = gram + w[:, rows] @ ((weight * (v[:, rows].T @ v_moment)) @ w.T)
-        gram = gram + v[:, rows] @ ((weight * (w[:, rows].T @ w_moment)) @ v.T)
-        gram = gram + 2 * w[:, rows] @ ((weight * (v[:, rows].T @ w_moment)) @ v.T)  # its transpose is added below
+        mixed = weight * (v[:, rows].T @ w_moment)  # its transpose is added below
+        side = torch.addmm((weight * (v[:, rows].T @ v_moment)) @ w.T, mixed, v.T, alpha=2)
+        gram = torch.addmm(gram, w[:, rows], side)
+        gram = torch.addmm(gram, v[:, rows], (weight * (w[:, rows].T @ w_moment)) @ v.T)
     return (gram + gram.T) / 8

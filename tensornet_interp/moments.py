@@ -231,8 +231,8 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
     C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
 
-    G is `moment`, (in of a, in of b), by default the identity. W, V are left^T, right^T of a, and W', V' those of b. If a
-    is b, G must be symmetric.
+    G is `moment`, (in of a, in of b), symmetric if a is b, by default the identity. W, V are left^T, right^T of a, and
+    W', V' those of b.
     Cost: 4 * (rank of a) * (rank of b) * in multiplications, 3 if a is b; with `moment` also 2 * (rank of a) * in^2.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
@@ -266,26 +266,15 @@ def hidden_means(layer: BilinearLayer, mean: Tensor, moment: Tensor) -> HiddenMe
 
 
 def cross_moment(
-    f: BilinearLayer,
-    g: BilinearLayer,
-    moment: Tensor,
-    means_f: HiddenMeans,
-    means_g: HiddenMeans,
-    *,
-    diagonal: bool = False,
+    f: BilinearLayer, g: BilinearLayer, moment: Tensor, means_f: HiddenMeans, means_g: HiddenMeans
 ) -> Tensor:
     """Return E[f(u) g(u')^T], (out, out'), exactly for jointly Gaussian inputs with E[u u'^T] = moment (in, in').
 
-    f and g are single layers; means_f and means_g are their `hidden_means` for u and u'. diagonal: if True, only the
-    diagonal is computed, (out,).
+    f and g are single layers; means_f and means_g are their `hidden_means` for u and u'.
     """
-    hidden = f.down @ cross_gram(f, g, moment)  # (out, rank of g)
-    means = [[layer.down @ mean for mean in own] for layer, own in ((f, means_f), (g, means_g))]
-    (expected_f, at_mean_f), (expected_g, at_mean_g) = means
-    if diagonal:
-        return 2 * ((hidden * g.down).sum(1) - at_mean_f * at_mean_g) + expected_f * expected_g
-    hidden = hidden @ g.down.T - torch.outer(at_mean_f, at_mean_g)
-    return 2 * hidden + torch.outer(expected_f, expected_g)
+    (expected, at_mean), (expected_g, at_mean_g) = ([f.down @ m for m in means_f], [g.down @ m for m in means_g])
+    centered = f.down @ cross_gram(f, g, moment) @ g.down.T - torch.outer(at_mean, at_mean_g)
+    return 2 * centered + torch.outer(expected, expected_g)
 
 
 def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:

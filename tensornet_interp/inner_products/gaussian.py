@@ -27,8 +27,7 @@ from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_
 class LayerMoments(NamedTuple):
     """Layer moments hold what the closure needs of a layer.
 
-    They are the means of the hidden units, a scale of the outputs, and E[y y^T] of the outputs y, divided by the squared
-    scale; of the last layer, only its diagonal is kept.
+    They are the means of the hidden units, a scale of the outputs, and the second moment of the outputs over scale^2.
     """
 
     means: HiddenMeans
@@ -53,9 +52,9 @@ def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
     All products of this network with others share these moments.
     """
     mean, moment, result = x.mean, x.second_moment, []
-    for number, layer in enumerate(stack.layers, 1):
+    for layer in stack.layers:
         means = hidden_means(layer, mean, moment)
-        moment = cross_moment(layer, layer, moment, means, means, diagonal=number == len(stack))
+        moment = cross_moment(layer, layer, moment, means, means)
         scale = largest_entry(moment).sqrt()
         mean, moment = layer.down @ means.expected / scale, moment / scale**2
         result.append(LayerMoments(means, scale, moment))
@@ -71,17 +70,14 @@ def closure(
     once `layer_moments` is computed; nothing if f is g.
     """
     moment, log_scale = x.second_moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
-    for number, (layer_f, layer_g, at_f, at_g) in enumerate(
-        zip(f.layers, g.layers, moments_f, moments_g, strict=True), 1
-    ):
+    for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, moments_f, moments_g, strict=True):
         scale = at_f.scale * at_g.scale
         log_scale = 2 * log_scale + float(scale.log())
         if f is g:
             moment = at_f.moment
         else:
-            last = number == len(f)
-            moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means, diagonal=last) / scale
-    return moment, log_scale + f.log_scale + g.log_scale
+            moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
+    return moment.diagonal(), log_scale + f.log_scale + g.log_scale
 
 
 def exact(f: Stack, g: Stack, x: Moments) -> tuple[Tensor, float]:

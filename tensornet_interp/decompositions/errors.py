@@ -32,21 +32,12 @@ FACTORS = 4  # the most arrays that are multiplied in a term of a result; each i
 
 
 @needs_float64
-def measured(
-    kind: type[R],
-    layer: BilinearLayer,
-    report: Report,
-    known: float | None = None,
-    norm: Measured | None = None,
-    /,
-    **fields: Any,
-) -> R:
+def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float | None = None, /, **fields: Any) -> R:
     """Return a result of this type in the dtype of the layer; its report says how accurate the result is.
 
     layer: what was decomposed. report: as `Report.of` makes it; its relative error, the bound on the error and warnings
-    about rounding are filled in. known: the relative squared error that the method computed itself, or None. norm: that
-    of `balance(layer)`, if it is at hand. fields: the arrays of the result, in float64 if they are to be rounded only
-    once.
+    about rounding are filled in. known: the relative squared error that the method computed itself, or None. fields:
+    the arrays of the result, in float64 if they are to be rounded only once.
 
     The reported error includes the rounding of the fields to the dtype. Raises TypeError for arguments of another kind;
     ValueError if the largest number of a field is above the range of the dtype, or if sizes do not fit the layer.
@@ -56,7 +47,13 @@ def measured(
         raise TypeError(f"kind must be a subclass of Result, got {kind!r:.60}")
     check_kind("layer", layer, BilinearLayer)
     check_kind("report", report, Report)
-    known = None if known is None else check_number("known", known)
+    return with_error(kind, layer, report, None if known is None else check_number("known", known), None, **fields)
+
+
+def with_error(
+    kind: type[R], layer: BilinearLayer, report: Report, known: float | None, norm: Measured | None, /, **fields: Any
+) -> R:
+    """Return what `measured` returns; norm: that of `balance(layer)`, or None if the method did not need it."""
     exact = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
     if exact.sizes != layer.sizes:
         raise ValueError(f"{', '.join(fields)} make a tensor of sizes {exact.sizes}, the layer has {layer.sizes}")

@@ -206,19 +206,22 @@ def gauss_newton(
     damping = model.damping
     most = min(_INNER, 10 + point.inputs.shape[1] // 2)
 
+    def inner_steps() -> int:
+        return min(9 + len(losses), most)  # roughly at first
+
     def ended(reason: str, damping: float | None = None) -> Fit:
-        share = None if damping is None else (point.step(damping, most)[1] / point.loss) ** 0.5
+        share = None if damping is None else (point.step(damping, inner_steps())[1] / point.loss) ** 0.5
         found = (point.outputs, *point.inputs.split(sides[0].shape[1], 1))
         return Fit(found, point.loss, losses, reason, share)
 
-    for iteration in range(max_iterations):
+    for _ in range(max_iterations):
         if point.loss < _EXACT:
             return ended("converged: the error is rounding")
         if not bool(point.slope.any()):
             return ended("converged: the gradient is zero")
         first = damping
         while True:
-            step, predicted = point.step(damping, min(10 + iteration, most))  # roughly at first
+            step, predicted = point.step(damping, inner_steps())
             trial = Point(target, model, point.outputs, point.inputs + step, refit=True)
             if trial.loss < point.loss:
                 break

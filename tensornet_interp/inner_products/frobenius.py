@@ -38,9 +38,12 @@ class Measured(NamedTuple):
 
 
 def unit_sizes(layer: BilinearLayer) -> Tensor:
-    """Return ||down_h|| ||left_h|| ||right_h|| per hidden unit h, (rank,); their sum bounds the norm of the layer."""
-    down, left, right = (torch.linalg.vector_norm(part, dim=0) for part in (layer.down, layer.left, layer.right))
-    return down * left * right
+    """Return ||down_h|| ||left_h|| ||right_h|| per hidden unit h, (rank,), without a graph of gradients.
+
+    Their sum bounds the norm of the layer.
+    """
+    down, left, right = (part.detach().square().sum(0) for part in (layer.down, layer.left, layer.right))
+    return (down * left * right).sqrt()
 
 
 def output_sizes(layer: BilinearLayer) -> Tensor:
@@ -56,7 +59,7 @@ def frobenius(layer: BilinearLayer) -> Measured:
     Cost in flops: 2 * rank^2 * (4 * in + out) by pairs of hidden units, or 2 * out' * r^2 * rank by entries, with
     r = min(in, 2 * rank) and out' = min(out, rank).
     """
-    total = float(unit_sizes(layer).detach().sum())
+    total = float(unit_sizes(layer).sum())
     squared = pair_sum(layer, layer)
     rounding = SAFETY * EPS * total**2
     n_out, n_in, _ = layer.shape

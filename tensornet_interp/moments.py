@@ -294,8 +294,7 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
     gram = torch.zeros_like(w[:, :1] @ w[:, :1].T)
     for rows in torch.arange(layer.rank, device=w.device).split(max(1, _CHUNK_ELEMENTS // layer.rank)):
         weight = layer.down[:, rows].T @ outputs  # (chunk, rank)
-        mixed = weight * (v[:, rows].T @ w_moment)  # its transpose is added below
-        side = torch.addmm((weight * (v[:, rows].T @ v_moment)) @ w.T, mixed, v.T, alpha=2)
-        gram = torch.addmm(gram, w[:, rows], side)
+        vv, vw = v[:, rows].T @ v_moment, v[:, rows].T @ w_moment  # of vw, the transpose is added below
+        gram = torch.addmm(gram, w[:, rows], torch.addmm((weight * vv) @ w.T, weight * vw, v.T, alpha=2))
         gram = torch.addmm(gram, v[:, rows], (weight * (w[:, rows].T @ w_moment)) @ v.T)
     return (gram + gram.T) / 8

@@ -9,6 +9,7 @@ from torch import Tensor
 from tensornet_interp.checks import check_size
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.names import Names
+from tensornet_interp.numerics import largest_entries
 
 __all__ = ["Balanced", "balance", "balance_rows", "rescale", "times_power", "without_names"]
 
@@ -90,7 +91,7 @@ def rescale(values: Tensor) -> tuple[Tensor, int]:
 
 def _exponents(columns: Tensor) -> Tensor:
     """Return e (rank,) such that the largest entry of each column is in [2^e, 2^(e + 1)); 0 for a zero column."""
-    largest = columns.detach().abs().amax(0)
+    largest = largest_entries(columns)
     exponents = torch.frexp(largest).exponent.to(torch.int64) - 1
     return torch.where(largest > 0, exponents, 0)
 

@@ -231,12 +231,14 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
     C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
 
-    G is `moment`, (in of a, in of b), by default the identity. W, V are left^T, right^T of a, and W', V' those of b.
-    Cost: 4 * (rank of a) * (rank of b) * in multiplications; with `moment` also 2 * (rank of a) * in^2.
+    G is `moment`, (in of a, in of b), symmetric if a is b, by default the identity. W, V are left^T, right^T of a, and
+    W', V' those of b.
+    Cost: 4 * (rank of a) * (rank of b) * in multiplications, 3 if a is b; with `moment` also 2 * (rank of a) * in^2.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
-    direct = (left.T @ b.left) * (right.T @ b.right)
-    return (direct + (left.T @ b.right) * (right.T @ b.left)) / 2
+    crossed = left.T @ b.right
+    back = crossed.T if a is b else right.T @ b.left
+    return torch.addcmul((left.T @ b.left) * (right.T @ b.right), crossed, back) / 2
 
 
 def hidden_slopes(layer: BilinearLayer, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,8 +272,9 @@ def cross_moment(
 
     f and g are single layers; means_f and means_g are their `hidden_means` for u and u'.
     """
-    hidden = 2 * cross_gram(f, g, moment) + torch.outer(means_f.expected, means_g.expected)
-    return f.down @ (hidden - 2 * torch.outer(means_f.at_mean, means_g.at_mean)) @ g.down.T
+    (expected, at_mean), (expected_g, at_mean_g) = ([f.down @ m for m in means_f], [g.down @ m for m in means_g])
+    centered = f.down @ cross_gram(f, g, moment) @ g.down.T - torch.outer(at_mean, at_mean_g)
+    return 2 * centered + torch.outer(expected, expected_g)
 
 
 def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tensor | None = None) -> Tensor:
@@ -282,7 +285,7 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
 
     X is `moment` (in, in) and N is `metric` (out, out); both are symmetric and by default the identity. The code
     computes the second form, in chunks of hidden units.
-    Cost in flops: rank^2 * (12 * in + 2 * out) + 6 * rank * in^2; with `moment` also 4 * rank * in^2, with `metric`
+    Cost in flops: rank^2 * (12 * in + 2 * out) + 4 * rank * in^2; with `moment` also 4 * rank * in^2, with `metric`
     also 2 * rank * out^2.
     """
     w, v = layer.left, layer.right
@@ -291,7 +294,7 @@ def input_gram(layer: BilinearLayer, moment: Tensor | None = None, metric: Tenso
     gram = torch.zeros_like(w[:, :1] @ w[:, :1].T)
     for rows in torch.arange(layer.rank, device=w.device).split(max(1, _CHUNK_ELEMENTS // layer.rank)):
         weight = layer.down[:, rows].T @ outputs  # (chunk, rank)
-        gram = gram + w[:, rows] @ ((weight * (v[:, rows].T @ v_moment)) @ w.T)
-        gram = gram + v[:, rows] @ ((weight * (w[:, rows].T @ w_moment)) @ v.T)
-        gram = gram + 2 * w[:, rows] @ ((weight * (v[:, rows].T @ w_moment)) @ v.T)  # its transpose is added below
+        vv, vw = v[:, rows].T @ v_moment, v[:, rows].T @ w_moment  # of vw, the transpose is added below
+        gram = torch.addmm(gram, w[:, rows], torch.addmm((weight * vv) @ w.T, weight * vw, v.T, alpha=2))
+        gram = torch.addmm(gram, v[:, rows], (weight * (w[:, rows].T @ w_moment)) @ v.T)
     return (gram + gram.T) / 8

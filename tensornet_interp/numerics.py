@@ -11,12 +11,16 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 __all__ = [
+    "TALL",
     "at_largest",
+    "cholesky_qr",
     "eigenvalue_noise",
+    "largest_entries",
     "nonzero",
     "row_noise",
     "t_interval",
     "t_quantile",
+    "thin_qr",
     "unit_columns",
     "without_autocast",
 ]
@@ -25,11 +29,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EPS = torch.finfo(torch.float64).eps
+TALL = 8  # rows per column from which Cholesky factors of Gram matrices are faster than Householder reflections
 
 
 def nonzero(values: Tensor) -> Tensor:
     """Return safe divisors: positive values unchanged, and 1 in place of all other values."""
     return torch.where(values > 0, values, torch.ones_like(values))
+
+
+def largest_entries(columns: Tensor) -> Tensor:
+    """Return the largest magnitude in each column, without a graph of gradients; no array of magnitudes is made."""
+    columns = columns.detach()
+    return torch.maximum(columns.amax(0), -columns.amin(0))
 
 
 def at_largest(n: int, scores: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
@@ -43,10 +54,43 @@ def unit_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
     matrix[i, rank] = columns[i, rank] * norms[rank]
     """
-    largest = matrix.detach().abs().amax(0)
+    largest = largest_entries(matrix)
     scaled = matrix / nonzero(largest)  # squares neither over- nor underflow
     norms = torch.linalg.vector_norm(scaled, dim=0)
     return scaled / nonzero(norms), norms * largest
+
+
+def cholesky_qr(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the QR decomposition of a tall matrix of clearly independent columns; None if it is another matrix.
+
+    The factor R is the Cholesky factor of the Gram matrix, so matrix products replace Householder reflections, which
+    are faster for fewer than 8 rows per column. A second pass makes Q orthonormal to rounding if the first left it
+    within 1/2, which holds for condition numbers of the unit columns up to about 1e7. Source: Yamamoto et al.,
+    Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
+    """
+    if matrix.requires_grad or matrix.shape[0] < TALL * matrix.shape[1]:
+        return None
+    unit = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    basis, triangle = matrix, unit
+    for passed in range(2):
+        gram = basis.T @ basis
+        if passed and not bool((gram - unit).norm() < 0.5):
+            return None
+        root, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            return None
+        basis = torch.linalg.solve_triangular(root.T, basis, upper=True, left=False)
+        triangle = root.T @ triangle
+    return basis, triangle
+
+
+def thin_qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Q (rows, n) with orthonormal columns and R (n, n), upper triangular: matrix = Q R, for n <= rows."""
+    found = cholesky_qr(matrix)
+    if found is None:
+        basis, triangle = torch.linalg.qr(matrix)
+        return basis, triangle
+    return found
 
 
 def row_noise(rows: Tensor, dtype: torch.dtype) -> float:

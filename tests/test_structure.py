@@ -34,7 +34,7 @@ GROUND = {
     "formats": {"checks"},
     "layer": {"affine", "checks", "contraction", "formats", "modules", "names", "numerics", "places", "store"},
     "stepwise": {"contraction", "layer"},
-    "balance": {"checks", "layer", "names"},
+    "balance": {"checks", "layer", "names", "numerics"},
     "network": {"cards", "checks", "contraction", "layer", "modules", "names", "stepwise", "store"},
     "lifting": {"checks", "layer", "numerics", "store"},
     "moments": {"checks", "float64", "layer", "places", "store"},

@@ -140,9 +140,9 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
     squared = (below * above).sum()  # trace(X N)
     lower, upper = _root(below), _root(above).T  # F (all, r), R (r', all)
     unfolded = upper @ lower  # transposed and in orthonormal coordinates
-    spectrum = torch.linalg.svdvals(unfolded)
-    center = None
+    center, spectrum = None, None
     if constant:
+        spectrum = torch.linalg.svdvals(unfolded)
         center = torch.zeros_like(below[:, 0])
         center[0] = 1
         if below[0, 0] > 0:  # a decomposition of a lifted layer may pass on the constant 0
@@ -150,6 +150,7 @@ def _bond(index: int, occurrences: int, up: Scaled, down: Scaled, constant: bool
             direction = lower[0] / lower[0].norm()  # F^T e_0, the constant among the leaves
             unfolded = unfolded - torch.outer(unfolded @ direction, direction)
     rows, values, columns = torch.linalg.svd(unfolded, full_matrices=False)
+    spectrum = values if spectrum is None else spectrum
     keep = (values > FLOOR * values[0]) & (values > len(values) * _EPS * spectrum[0])
     roots = values[keep].sqrt()
     encoder = (rows[:, keep] / roots).T @ upper

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.balance import balance, times_power, without_names
-from tensornet_interp.inner_products.frobenius import frobenius
+from tensornet_interp.inner_products.frobenius import Measured, frobenius
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.moments import cross_gram, input_gram
-from tensornet_interp.numerics import nonzero, unit_columns
+from tensornet_interp.numerics import TALL, cholesky_qr, nonzero, unit_columns
 
 DENSE_ELEMENTS = 2**25  # entries of a compressed dense tensor (out, r, r) that are still cheap (256 MB)
 
@@ -25,10 +25,14 @@ class Compressed:
     core: BilinearLayer  # (out, r, r)
     basis: Tensor | None  # (in, r); None is the identity
     scale: Tensor  # ()
+    norm: Measured  # of the balanced layer
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Convert vectors from the coordinates of the core, (..., r, n), to those of the layer, (..., in, n)."""
-        return vectors if self.basis is None else self.basis @ vectors
+        if self.basis is None or vectors.ndim == 2:
+            return vectors if self.basis is None else self.basis @ vectors
+        blocks = vectors.movedim(-2, 0)  # (r, ..., n): one matrix product, not one per block
+        return (self.basis @ blocks.flatten(1)).unflatten(1, blocks.shape[1:]).movedim(0, -2)
 
     def project(self, vectors: Tensor) -> Tensor:
         """Convert vectors from the coordinates of the layer, (in, n), to those of the core, (r, n).
@@ -54,14 +58,17 @@ def compress(layer: BilinearLayer, *, inputs: bool = True) -> Compressed:
     flops.
     """
     (core,), exponent = balance(without_names(layer))
-    basis = _basis(core) if inputs else None
-    if basis is not None:
-        core = replace(core, left=basis.T @ core.left, right=basis.T @ core.right)
-    size = frobenius(core).value
+    found = _basis(core) if inputs else None
+    basis = None
+    if found is not None:
+        basis, coordinates = found
+        core = replace(core, left=coordinates[:, : core.rank], right=coordinates[:, core.rank :])
+    norm = frobenius(core)
+    size = norm.value
     scale = times_power(size, exponent)
     if bool(size > 0) and not 0 < float(scale.detach()) < math.inf:
         raise ValueError(f"the norm of {layer!r} is about 2^{exponent}, beyond the range of float64; rescale it")
-    return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale)
+    return Compressed(replace(core, down=core.down / nonzero(size)), basis, scale, norm)
 
 
 def unfolding(core: BilinearLayer, mode: str, *, max_elements: int = DENSE_ELEMENTS) -> tuple[Tensor, Tensor, float]:
@@ -110,39 +117,35 @@ def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return left, values
 
 
-def _basis(layer: BilinearLayer) -> Tensor | None:
-    """Return an orthonormal basis (in, r) of span [left, right]; None if r would not be smaller than in."""
+def _basis(layer: BilinearLayer) -> tuple[Tensor, Tensor] | None:
+    """Return an orthonormal basis (in, r) of span [left, right], and [left, right] in its coordinates (r, 2 rank).
+
+    Return None if r would not be smaller than in.
+    """
     both = torch.cat([layer.left, layer.right], 1)  # (in, 2 rank)
+    tall = both.shape[0] > both.shape[1]
     if not both.requires_grad:
         # of unit columns, or what is small beside another column would count as rounding
-        columns = unit_columns(both)[0]
-        found = _independent_basis(columns)
-        if found is None:
-            found = _narrow_basis(columns, layer.rank)
+        columns, norms = unit_columns(both)
+        found = _independent_basis(columns) if tall else None
         if found is not None:
-            return found
-    return torch.linalg.qr(both).Q if both.shape[0] > both.shape[1] else None
-
-
-def _independent_basis(both: Tensor) -> Tensor | None:
-    """Return an orthonormal basis of clearly independent columns; None if they depend, or are not fewer than the rows.
-
-    The factor R of a QR decomposition is the Cholesky factor of the Gram matrix, so matrix products replace Householder
-    reflections. A second pass makes the basis orthonormal to rounding if the first left it within 1 %, which holds for
-    condition numbers up to about 1e6. Source: Yamamoto et al., Electron. Trans. Numer. Anal. 44, 2015 (CholeskyQR2).
-    """
-    if both.shape[0] <= both.shape[1]:
+            return found[0], found[1] * norms
+        narrow = _narrow_basis(columns, layer.rank)
+        if narrow is not None:
+            return narrow, narrow.T @ both
+    if not tall:
         return None
-    basis = both
-    for passed in range(2):
-        gram = basis.T @ basis
-        if passed and bool((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm() > 1e-2):
-            return None
-        root, failed = torch.linalg.cholesky_ex(gram)
-        if failed:
-            return None
-        basis = torch.linalg.solve_triangular(root.T, basis, upper=True, left=False)
-    return basis
+    basis, triangle = torch.linalg.qr(both)
+    return basis, triangle
+
+
+def _independent_basis(both: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the QR decomposition of clearly independent columns, fewer than the rows; None if they depend."""
+    if both.shape[0] >= TALL * both.shape[1]:
+        return cholesky_qr(both)
+    basis, triangle = torch.linalg.qr(both)
+    independent = bool(triangle.diagonal().abs().min() > 10 * _noise(both) * both.norm())
+    return (basis, triangle) if independent else None
 
 
 def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
@@ -152,18 +155,22 @@ def _narrow_basis(both: Tensor, rank: int) -> Tensor | None:
     the smaller Gram matrix. In both cases it is returned only if what it leaves out is rounding.
     """
     tall = both.shape[0] > both.shape[1]
-    tolerance = torch.finfo(torch.float64).eps * both.shape[0] ** 0.5
 
     def holds(basis: Tensor, matrix: Tensor) -> bool:
-        return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * tolerance * matrix.norm())
+        return bool((matrix - basis @ (basis.T @ matrix)).norm() <= 10 * _noise(both) * matrix.norm())
 
     if rank < both.shape[0]:
         basis, triangle = torch.linalg.qr(both[:, :rank])
         if bool(triangle.diagonal().abs().min() > 1e-3) and holds(basis, both[:, rank:]):
             return basis
     squares, vectors = torch.linalg.eigh(both.T @ both if tall else both @ both.T)
-    kept = squares > max(tolerance**2, 1e-13) * squares[-1]
+    kept = squares > max(_noise(both) ** 2, 1e-13) * squares[-1]
     if not kept.any() or kept.all():
         return None
     basis = torch.linalg.qr(both @ vectors[:, kept] if tall else vectors[:, kept]).Q
     return basis if holds(basis, both) else None
+
+
+def _noise(columns: Tensor) -> float:
+    """Return the rounding error of sums over a column, as a share of its norm."""
+    return torch.finfo(torch.float64).eps * columns.shape[0] ** 0.5

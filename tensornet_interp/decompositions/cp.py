@@ -1,7 +1,7 @@
 """CP decompositions that are fitted to a layer: left and right input factors are separate, or equal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class SymmetricCP(_Ranked):
     Eigenvalues may have either sign. The fit starts from the eigencomponents of largest magnitude over all outputs.
     rank: the number of terms. None means two terms per hidden unit. With that number, and without start and priors, the
     result is exact, because (w v^T + v w^T) / 2 is a difference of two squares.
-    Other options: `FitOptions`. The left and the right factor of `start` must be equal.
+    Other options: `FitOptions`, with tolerance 3e-4. The left and the right factor of `start` must be equal.
 
     Result: a `SpectralResult` in which each term is a block of rank 1. Not differentiable.
     Cost per iteration in flops: about hidden * rank * (8 * r + 4 * out) for a gradient, plus at most 40 * 6 * rank^2 *
@@ -109,6 +109,8 @@ class SymmetricCP(_Ranked):
     Raises ValueError if rank is above 2 * hidden, or if the start or a prior does not fit the layer.
     Source: Carroll and Chang, Psychometrika 35(3), 1970 (INDSCAL); Kolda and Bader, SIAM Review 51(3), 2009, section 5.
     """
+
+    tolerance: float = field(default=3e-4, kw_only=True)
 
     @classmethod
     def ladder(cls, layer: BilinearLayer) -> Sequence["SymmetricCP"]:
@@ -123,7 +125,8 @@ class SymmetricCP(_Ranked):
         self.check_layer(layer)
         state = self.compress(layer)
         core = state.core
-        model = Tied(torch.eye(rank, dtype=core.down.dtype, device=core.down.device))
+        signs = torch.eye(rank, dtype=core.down.dtype, device=core.down.device)
+        model = Tied(signs, damping=0.1)  # smaller first steps end at smaller errors
         if rank == 2 * layer.rank and not self.priors and self.start is None:
             terms, fit = _polarized(core), None
         else:

@@ -13,7 +13,7 @@ from tensornet_interp.decompositions.errors import measured
 from tensornet_interp.float64 import needs_float64
 from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.numerics import EPS, row_noise
+from tensornet_interp.numerics import EPS, row_noise, thin_qr
 from tensornet_interp.report import Report
 from tensornet_interp.spectral import SpectralResult
 
@@ -147,7 +147,7 @@ def compress_inputs(layer: BilinearLayer, blocks: int) -> tuple[BilinearLayer, T
     flops = eigen_flops(layer.shape[1], layer.rank, blocks)
     if 2 * layer.rank >= layer.shape[1] or flops["dense"] <= flops["thin"]:
         return layer, None
-    basis, core = torch.linalg.qr(torch.cat([layer.left, layer.right], 1))  # (in, 2 hidden), (2 hidden, 2 hidden)
+    basis, core = thin_qr(torch.cat([layer.left, layer.right], 1))  # (in, 2 hidden), (2 hidden, 2 hidden)
     return replace(without_names(layer), left=core[:, : layer.rank], right=core[:, layer.rank :]), basis
 
 

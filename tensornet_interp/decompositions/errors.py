@@ -10,7 +10,16 @@ from torch import Tensor
 from tensornet_interp.balance import balance, times_power, without_names
 from tensornet_interp.checks import check_kind, check_number
 from tensornet_interp.float64 import needs_float64
-from tensornet_interp.inner_products.frobenius import EPS, SAFETY, Distance, aligned, distance, frobenius, unit_sizes
+from tensornet_interp.inner_products.frobenius import (
+    EPS,
+    SAFETY,
+    Distance,
+    Measured,
+    aligned,
+    distance,
+    frobenius,
+    unit_sizes,
+)
 from tensornet_interp.layer import BilinearLayer, BilinearMap
 from tensornet_interp.report import Report
 from tensornet_interp.results import Result
@@ -38,21 +47,33 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
         raise TypeError(f"kind must be a subclass of Result, got {kind!r:.60}")
     check_kind("layer", layer, BilinearLayer)
     check_kind("report", report, Report)
-    known = None if known is None else check_number("known", known)
+    return with_error(kind, layer, report, None if known is None else check_number("known", known), None, **fields)
+
+
+def with_error(
+    kind: type[R], layer: BilinearLayer, report: Report, known: float | None, norm: Measured | None, /, **fields: Any
+) -> R:
+    """Return what `measured` returns; norm: that of `balance(layer)`, or None if the method did not need it."""
     exact = kind(report=report, constant_in=layer.constant_in, constant_out=layer.constant_out, **fields)
     if exact.sizes != layer.sizes:
         raise ValueError(f"{', '.join(fields)} make a tensor of sizes {exact.sizes}, the layer has {layer.sizes}")
     exact = exact.to(dtype=torch.float64)
     small = _check_range(exact, layer.down.dtype)
     result = exact.to(dtype=layer.down.dtype)
-    found = measure(result, exact, layer, known)
+    found = measure(result, exact, layer, known, norm)
     warnings = (*report.warnings, *small, *_constant_is_off(result))
     report = replace(report, relative_error=found.error, relative_error_bound=found.bound, warnings=warnings)
     return replace(result, report=report)
 
 
 @torch.no_grad()
-def measure(result: BilinearMap, exact: BilinearMap, layer: BilinearLayer, known: float | None = None) -> Distance:
+def measure(
+    result: BilinearMap,
+    exact: BilinearMap,
+    layer: BilinearLayer,
+    known: float | None = None,
+    norm: Measured | None = None,
+) -> Distance:
     """Return the relative error of a result that was rounded to a narrower dtype, and an upper bound on this error.
 
     ||symmetrized layer - result|| / ||symmetrized layer||
@@ -66,7 +87,7 @@ def measure(result: BilinearMap, exact: BilinearMap, layer: BilinearLayer, known
     (core,), exponent = balance(without_names(layer))
     if not core.down.any():
         return Distance(0.0, 0.0)
-    whole = frobenius(core)
+    whole = frobenius(core) if norm is None else norm
     size, least = float(whole.value), float(whole.value) - whole.rounding
     if not least > 0:  # nothing but rounding is left of the layer
         least = 0.0

@@ -21,7 +21,7 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero, without_autocast
 
 _EXACT = 1e-15  # a relative squared error that is rounding of the expansion
-_INNER = 40  # conjugate-gradient steps per iteration
+_INNER = 40  # conjugate-gradient steps per iteration, fewer if there are few columns
 _SHIFT = 1e-12  # of the largest entry: components that cancel are large, and so is the rounding of their Gram matrix
 
 
@@ -203,21 +203,25 @@ def gauss_newton(
     best = Point(target, model, point.outputs, point.inputs, refit=True)
     if best.loss < point.loss:
         point = best
-    damping = 1e-3
+    damping = model.damping
+    most = min(_INNER, 10 + point.inputs.shape[1] // 2)
+
+    def inner_steps() -> int:
+        return min(9 + len(losses), most)  # roughly at first
 
     def ended(reason: str, damping: float | None = None) -> Fit:
-        share = None if damping is None else (point.step(damping, _INNER)[1] / point.loss) ** 0.5
+        share = None if damping is None else (point.step(damping, inner_steps())[1] / point.loss) ** 0.5
         found = (point.outputs, *point.inputs.split(sides[0].shape[1], 1))
         return Fit(found, point.loss, losses, reason, share)
 
-    for iteration in range(max_iterations):
+    for _ in range(max_iterations):
         if point.loss < _EXACT:
             return ended("converged: the error is rounding")
         if not bool(point.slope.any()):
             return ended("converged: the gradient is zero")
         first = damping
         while True:
-            step, predicted = point.step(damping, min(10 + iteration, _INNER))  # roughly at first
+            step, predicted = point.step(damping, inner_steps())
             trial = Point(target, model, point.outputs, point.inputs + step, refit=True)
             if trial.loss < point.loss:
                 break

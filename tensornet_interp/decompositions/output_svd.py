@@ -7,7 +7,7 @@ from typing import ClassVar
 from tensornet_interp.checks import check_int, check_kind
 from tensornet_interp.decompositions.compress import compress, unfolding
 from tensornet_interp.decompositions.eigen import eigenpairs, fix_signs
-from tensornet_interp.decompositions.errors import cut_warning, measured
+from tensornet_interp.decompositions.errors import cut_warning, with_error
 from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.report import Report
@@ -71,11 +71,12 @@ class OutputSVD:
         eigenvalues, vectors = eigenpairs(state.core, directions.T, found)
         # blocks are orthogonal to each other and eigenpairs within a block: what is left out adds in squares
         left_out = float(1 - eigenvalues.detach().square().sum())
-        return measured(
+        return with_error(
             SpectralResult,
             layer,
             Report.of(layer, self, floor=floor, warnings=cut_warning(values, blocks, "output directions", floor)),
             left_out,
+            state.norm,
             outputs=directions,
             eigenvalues=state.scale * eigenvalues,
             eigenvectors=fix_signs(state.expand(vectors)),

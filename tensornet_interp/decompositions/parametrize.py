@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Model(ABC):
     The first parameter is the outputs (out, m). The others, side by side, are the inputs (in, n). Every column has a
     partner, and the model is the sum over all columns of a column times its partner; `merge` gives each to an output.
     """
+
+    damping: float = 1e-3  # of the first step of a fit
 
     @abstractmethod
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +105,12 @@ class Tied(Model):
     """
 
     signs: Tensor
+    damping: float = 1e-3
+
+    @cached_property
+    def single(self) -> bool:
+        """Return whether every block is one term that is added, so that blocks and terms are the same."""
+        return self.signs.shape[0] == self.signs.shape[1] and bool((self.signs.diagonal() == 1).all())
 
     def components(self, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three factors; all terms of a block have its output vector, and left and right are one object."""
@@ -120,8 +129,8 @@ class Tied(Model):
 
     def merge(self, columns: Tensor) -> Tensor:
         """Return the signed sums over the columns of each block."""
-        return columns @ self.signs.to(columns.dtype).T
+        return columns if self.single else columns @ self.signs.to(columns.dtype).T
 
     def spread(self, outputs: Tensor) -> Tensor:
         """Return the entry of its block for each column, with its sign."""
-        return outputs @ self.signs.to(outputs.dtype)
+        return outputs if self.single else outputs @ self.signs.to(outputs.dtype)

@@ -12,7 +12,7 @@ from tensornet_interp.balance import balance, times_power
 from tensornet_interp.checks import check_iterations, check_seed, check_share
 from tensornet_interp.decompositions.canonical import block_congruence, congruence
 from tensornet_interp.decompositions.compress import Compressed, compress
-from tensornet_interp.decompositions.errors import R, measured
+from tensornet_interp.decompositions.errors import R, with_error
 from tensornet_interp.decompositions.fit import Fit, descend, gauss_newton, overlaps
 from tensornet_interp.decompositions.parametrize import Model, Tied
 from tensornet_interp.decompositions.priors import Factors, Prior
@@ -141,7 +141,7 @@ class FitOptions:
             convergence, stop = fit.convergence, fit.fit.stop_reason
             report = Report.of(layer, self, seed=self.seed, convergence=convergence, stop_reason=stop)
             report = replace(report, tangent_share=fit.fit.tangent_share)
-        result = measured(kind, layer, report, squared, **fields)
+        result = with_error(kind, layer, report, squared, state.norm, **fields)
         starts = () if fit is None else tuple(_start(result, state, ended) for ended in fit.ended)
         return replace(result, report=replace(result.report, starts=starts))
 

@@ -117,10 +117,21 @@ def _components(layer: BilinearLayer, rank: int) -> Triple:
         values, vectors = eigenpairs(layer, directions, min(n_in, 2 * layer.rank))
         return directions.T, values, vectors
     half = torch.float32  # of the work in float64
-    matrices = layer.to(dtype=half).interaction_matrix(directions.to(half))  # (block, in, in)
+    narrow, directions32 = layer.to(dtype=half), directions.to(half)
+    if 8 * count > n_in:
+        matrices = narrow.interaction_matrix(directions32)  # (block, in, in)
+    both = torch.cat([narrow.left, narrow.right], 1)
+    shares = (directions32 @ narrow.down / 2).repeat(1, 2)[:, :, None]  # (block, 2 hidden, 1)
+
+    def product(vectors: Tensor) -> Tensor:
+        """Return the product of every interaction matrix with its vectors, (block, in, count)."""
+        if 8 * count > n_in:
+            return matrices @ vectors
+        return both @ (shares * (both.T @ vectors).roll(layer.rank, -2))
+
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64, device="cpu").to(matrices)
-    basis = torch.linalg.qr(matrices @ probe).Q
-    basis = torch.linalg.qr(matrices @ (matrices @ basis)).Q  # (block, in, count)
-    values, rotation = torch.linalg.eigh(basis.mT @ matrices @ basis)
+    probe = torch.randn(n_in, count, generator=generator, dtype=torch.float64, device="cpu").to(both)
+    basis = torch.linalg.qr(product(probe)).Q
+    basis = torch.linalg.qr(product(product(basis))).Q  # (block, in, count)
+    values, rotation = torch.linalg.eigh(basis.mT @ product(basis))
     return directions.T, values.to(directions), (basis @ rotation).to(directions)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tensornet_interp.checks import check_int, check_iterations, check_kind, check_share
 from tensornet_interp.decompositions.compress import Compressed, compress, unfolding
-from tensornet_interp.decompositions.errors import cut_warning, measured
+from tensornet_interp.decompositions.errors import cut_warning, with_error
 from tensornet_interp.factored import TuckerResult
 from tensornet_interp.float64 import needs_float64
 from tensornet_interp.inner_products.distance import norm
@@ -200,11 +200,12 @@ def _result(
         *cut_warning(spectra[0], outputs.shape[1], "output rank", floor),
         *cut_warning(spectra[1], inputs.shape[1], "input rank", floor),
     ]
-    return measured(
+    return with_error(
         TuckerResult,
         layer,
         Report.of(layer, method, convergence=convergence, stop_reason=stop, floor=floor, warnings=warnings),
         left_out,
+        state.norm,
         outputs=outputs,
         inputs=state.expand(inputs),
         core=core,

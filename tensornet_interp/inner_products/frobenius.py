@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tensornet_interp.balance import balance
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import cholesky_qr
 
 EPS = torch.finfo(torch.float64).eps
 SAFETY = 10.0  # rounding of sums and of the change of coordinates, in units of eps times the sizes of all terms
@@ -37,9 +38,12 @@ class Measured(NamedTuple):
 
 
 def unit_sizes(layer: BilinearLayer) -> Tensor:
-    """Return ||down_h|| ||left_h|| ||right_h|| per hidden unit h, (rank,); their sum bounds the norm of the layer."""
-    down, left, right = (torch.linalg.vector_norm(part, dim=0) for part in (layer.down, layer.left, layer.right))
-    return down * left * right
+    """Return ||down_h|| ||left_h|| ||right_h|| per hidden unit h, (rank,), without a graph of gradients.
+
+    Their sum bounds the norm of the layer.
+    """
+    down, left, right = (part.detach().square().sum(0) for part in (layer.down, layer.left, layer.right))
+    return (down * left * right).sqrt()
 
 
 def output_sizes(layer: BilinearLayer) -> Tensor:
@@ -55,7 +59,7 @@ def frobenius(layer: BilinearLayer) -> Measured:
     Cost in flops: 2 * rank^2 * (4 * in + out) by pairs of hidden units, or 2 * out' * r^2 * rank by entries, with
     r = min(in, 2 * rank) and out' = min(out, rank).
     """
-    total = float(unit_sizes(layer).detach().sum())
+    total = float(unit_sizes(layer).sum())
     squared = pair_sum(layer, layer)
     rounding = SAFETY * EPS * total**2
     n_out, n_in, _ = layer.shape
@@ -152,7 +156,9 @@ def pair_sum(a: BilinearLayer, b: BilinearLayer, *, by_output: bool = False) -> 
     total = a.down.new_zeros(a.shape[0] if by_output else ())
     for rows in torch.arange(a.rank, device=a.down.device).split(max(1, CHUNK // b.rank)):
         down, left, right = a.down[:, rows], a.left[:, rows], a.right[:, rows]
-        gram = ((left.T @ b.left) * (right.T @ b.right) + (left.T @ b.right) * (right.T @ b.left)) / 2
+        crossed = left.T @ b.right
+        back = crossed.T if a is b and len(rows) == a.rank else right.T @ b.left
+        gram = ((left.T @ b.left) * (right.T @ b.right) + crossed * back) / 2
         if by_output:
             total = total + ((down @ gram) * b.down).sum(1)
         else:
@@ -169,7 +175,9 @@ def compress_sides(*layers: BilinearLayer) -> tuple[Tensor, Tensor, Tensor]:
     down, left, right = (torch.cat([getattr(layer, side) for layer in layers], 1) for side in ("down", "left", "right"))
     both = torch.cat([left, right], 1)
     if both.shape[0] > both.shape[1]:
-        left, right = torch.linalg.qr(both, mode=_mode(both)).R.split(left.shape[1], 1)
+        found = cholesky_qr(both)
+        triangle = torch.linalg.qr(both, mode=_mode(both)).R if found is None else found[1]
+        left, right = triangle.split(left.shape[1], 1)
     return down, left, right
 
 

@@ -25,10 +25,14 @@ from tensornet_interp.moments import HiddenMeans, Moments, cross_moment, hidden_
 
 
 class LayerMoments(NamedTuple):
-    """Layer moments hold the means of a layer's hidden units and a scale of its outputs, which the closure needs."""
+    """Layer moments hold what the closure needs of a layer.
+
+    They are the means of the hidden units, a scale of the outputs, and the second moment of the outputs over scale^2.
+    """
 
     means: HiddenMeans
     scale: Tensor
+    moment: Tensor
 
 
 def scaled_input(stack: Stack, moments: Moments | None) -> tuple[Moments, float]:
@@ -53,7 +57,7 @@ def layer_moments(stack: Stack, x: Moments) -> list[LayerMoments]:
         moment = cross_moment(layer, layer, moment, means, means)
         scale = largest_entry(moment).sqrt()
         mean, moment = layer.down @ means.expected / scale, moment / scale**2
-        result.append(LayerMoments(means, scale))
+        result.append(LayerMoments(means, scale, moment))
     return result
 
 
@@ -63,13 +67,16 @@ def closure(
     """Return E[f[out] g[out]], (out,), divided by a scale, and the logarithm of the scale.
 
     Each layer's outputs are treated as Gaussian, which is exact for one layer. Cost: O(rank^2 * (in + out)) per layer,
-    once `layer_moments` is computed.
+    once `layer_moments` is computed; nothing if f is g.
     """
     moment, log_scale = x.second_moment, 0.0  # E[u u'^T] of the outputs below, (out of f's layer, out of g's layer)
     for layer_f, layer_g, at_f, at_g in zip(f.layers, g.layers, moments_f, moments_g, strict=True):
         scale = at_f.scale * at_g.scale
-        moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
         log_scale = 2 * log_scale + float(scale.log())
+        if f is g:
+            moment = at_f.moment
+        else:
+            moment = cross_moment(layer_f, layer_g, moment, at_f.means, at_g.means) / scale
     return moment.diagonal(), log_scale + f.log_scale + g.log_scale
 
 

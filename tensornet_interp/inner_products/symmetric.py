@@ -5,12 +5,13 @@ tensor of order four is a sum of products of two quadratic forms, so its inner p
 units.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tensornet_interp.balance import without_names
 from tensornet_interp.inner_products.frobenius import output_products
@@ -65,7 +66,15 @@ class Forms(NamedTuple):
 
 def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
     """Return product(forms of f, forms of g) for all pairs of hidden units of the second layers, (units, units')."""
-    return torch.cat([torch.cat([product(x, y) for y in _forms(g)], 1) for x in _forms(f)])
+    learned = _learned(f, g)
+
+    def row(x: Forms) -> Tensor:
+        def tile(units: slice) -> Tensor:
+            return product(x, _forms(g, units))
+
+        return torch.cat([_light(tile, units, learned) for units in _chunks(g)], 1)
+
+    return torch.cat([row(_forms(f, units)) for units in _chunks(f)])
 
 
 def quartic_gram(f: Stack, g: Stack) -> Tensor:
@@ -119,13 +128,14 @@ def _crossed(f: Stack, g: Stack) -> Tensor:
         on_right = form @ right
         return left.T @ (form @ left), left.T @ on_right, right.T @ on_right
 
-    rows = []
-    for q, r in _forms(f, held):
-        (q_ll, q_lr, q_rr), (r_ll, r_lr, r_rr) = on_units(q), on_units(r)
+    def row(units: slice) -> Tensor:
+        (q_ll, q_lr, q_rr), (r_ll, r_lr, r_rr) = (on_units(form) for form in _forms(f, units))
         mixed = q_lr * r_lr.mT
         meeting = mixed + mixed.mT + q_ll * r_rr + q_rr * r_ll  # 4 E, (units, rank, rank)
-        rows.append(((meeting @ beta) * alpha).sum(1) / 4)
-    return torch.cat(rows)
+        return ((meeting @ beta) * alpha).sum(1) / 4
+
+    learned = _learned(f, g)
+    return torch.cat([_light(row, units, learned) for units in _chunks(f, held)])
 
 
 def _crossed_forms(x: Forms, y: Forms) -> Tensor:
@@ -173,17 +183,36 @@ def tree_flops(f: Stack, g: Stack) -> float:
     return sum(2.0 * one.rank * other.rank * (4 * one.shape[1] + one.shape[0]) for one, other in pairs)
 
 
-def _forms(stack: Stack, held: int = 0) -> Iterator[Forms]:
-    """Yield the quadratic forms of the second layer's hidden units, in chunks.
+def _learned(*stacks: Stack) -> bool:
+    """Return whether a gradient of some of the weights will be asked for."""
+    weights = (part for stack in stacks for layer in stack.layers for part in (layer.down, layer.left, layer.right))
+    return torch.is_grad_enabled() and any(part.requires_grad for part in weights)
+
+
+def _chunks(stack: Stack, held: int = 0) -> list[slice]:
+    """Return the hidden units of the second layer in chunks, whose forms fit into memory.
 
     held: entries that the caller computes from the forms of each unit; more of them make smaller chunks.
+    """
+    first, second = stack.layers
+    n_in = first.shape[1]
+    step = max(1, CHUNK // (n_in * max(n_in, first.rank) + held))
+    return [slice(start, start + step) for start in range(0, second.rank, step)]
+
+
+def _forms(stack: Stack, units: slice) -> Forms:
+    """Return the quadratic forms of hidden units of the second layer.
 
     Q = sum_k left[k] A_k and R = sum_k right[k] A_k, where A_k is the interaction matrix of output k of the first
     layer.
     """
     first, second = stack.layers
-    n_in = first.shape[1]
-    step = max(1, CHUNK // (n_in * max(n_in, first.rank) + held))
-    for start in range(0, second.rank, step):
-        units = slice(start, start + step)
-        yield Forms(*(first.interaction_matrix(side[:, units].T) for side in (second.left, second.right)))
+    return Forms(*(first.interaction_matrix(side[:, units].T) for side in (second.left, second.right)))
+
+
+def _light(function: Callable[[slice], Tensor], units: slice, learned: bool) -> Tensor:
+    """Return function(units); what it holds on the way is not kept for a gradient, but computed again for it."""
+    if not learned:
+        return function(units)
+    found: Tensor = checkpoint(function, units, use_reentrant=False)
+    return found

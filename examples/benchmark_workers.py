@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("something else is running: do not quote these times")
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(run_units(_start, [(number,) for number in range(4 * workers)], {}, pool))
+            list(run_units(start_worker, [(number,) for number in range(4 * workers)], {}, pool))
             rows = [_compared(name, work, pool, workers, repeats) for name, work in _works(sizes).items()]
     finally:
         torch.set_num_threads(before)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"table: {options.out}")
 
 
-def _start(objects: Any, number: int) -> int:
+def start_worker(objects: Any, number: int) -> int:
     """Use the parts of torch that a fit uses, for a moment, so that every worker has them."""
     torch.linalg.eigh(torch.eye(50, dtype=torch.float64, device="cpu"))
     time.sleep(0.5)

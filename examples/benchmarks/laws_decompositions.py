@@ -103,17 +103,17 @@ DECOMPOSITIONS = {
         ],
     ),
     "tucker": Call(
-        'decompose(layer, "tucker"), 20 iterations',
+        'decompose(layer, "tucker")',
         "decompositions.Tucker",
         tucker,
         {"20 * hidden^2 * r": "iterations", "9 * r^3": "iterations"},
         [
-            Growth("hidden", (256, 512, 1024, 2048), {"d": 64, "out": 16, "iterations": 20}),
+            Growth("hidden", (256, 512, 1024), {"d": 64, "out": 16, "iterations": 20}),
             Growth("iterations", (16, 32, 64), {"d": 64, "out": 16, "hidden": 512}),
         ],
     ),
     "cp": Call(
-        'decompose(layer, "cp"), 20 iterations',
+        'decompose(layer, "cp", start=...)',
         "decompositions.CP",
         fitted("cp"),
         {
@@ -128,7 +128,7 @@ DECOMPOSITIONS = {
         ],
     ),
     "symmetric_cp": Call(
-        'decompose(layer, "symmetric_cp"), 20 iterations',
+        'decompose(layer, "symmetric_cp", start=...)',
         "decompositions.SymmetricCP",
         fitted("symmetric_cp"),
         {
@@ -138,7 +138,7 @@ DECOMPOSITIONS = {
         [Growth("rank", (64, 128, 256, 512), {"d": 256, "out": 64, "hidden": 512, "iterations": 10})],
     ),
     "block_term": Call(
-        'decompose(layer, "block_term"), 20 iterations',
+        'decompose(layer, "block_term", start=...)',
         "decompositions.BlockTerm",
         fitted("block_term", blocks=8),
         {

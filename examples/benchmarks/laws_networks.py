@@ -97,7 +97,7 @@ NETWORKS = {
         {"rank^2 * in": "depth", "in^3": "depth"},
         [
             Growth("hidden", (512, 1024, 2048), {"depth": 2, "d": 64}),
-            Growth("d", (128, 256, 512), {"depth": 2, "hidden": 32}),
+            Growth("d", (256, 512, 1024), {"depth": 2, "hidden": 32}),
             Growth("depth", (2, 4, 8), {"d": 128, "hidden": 256}),
         ],
         names={"rank": "hidden"},
@@ -170,7 +170,7 @@ NETWORKS = {
         "circuits.interaction_tensor",
         together,
         {"2 * rank * k^(2^L)": EACH},
-        [Growth("k", (24, 36, 54, 81), {"d": 64, "hidden": 64})],
+        [Growth("k", (21, 32, 48, 72), {"d": 64, "hidden": 64})],
         {"k^(2^L)": EACH},
         names={"rank": "hidden", "L": "2"},
     ),

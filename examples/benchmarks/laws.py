@@ -5,23 +5,18 @@ slope of their sum over the measured sizes, fitted in the same way as the measur
 """
 
 import math
-import multiprocessing
-import os
 import pkgutil
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from examples.benchmark_workers import start_worker
 from examples.benchmarks.measure import reset_peak, status
 from tensornet_interp import BilinearNetwork
-from tensornet_interp.executors import run_units
 from tensornet_interp.testing import random_layer
 
 Run = Callable[[], object]
@@ -159,11 +154,3 @@ def stack(depth: int, d: int, hidden: int, seed: int = 0) -> BilinearNetwork:
     layers = [random_layer(d, d, hidden, seed=seed + number) for number in range(depth)]
     return BilinearNetwork([layer.change_basis(outputs=torch.eye(d, dtype=torch.float64) / d / hidden**0.5)
                             for layer in layers])  # fmt: skip
-
-
-def started(workers: int) -> ProcessPoolExecutor:
-    """Return a pool whose workers have run a unit."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which inherit it
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    list(run_units(start_worker, [(number,) for number in range(4 * workers)], {}, pool))
-    return pool

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from examples.benchmarks.laws import EACH, Call, Growth, Run, started
+from examples.benchmarks.laws import EACH, Call, Growth, Run
+from examples.benchmarks.pools import started
 from tensornet_interp import (
     decompose,
 )

@@ -72,10 +72,10 @@ def test_exponents_are_fitted_over_the_three_largest_sizes():
 
 
 def test_little_memory_and_that_of_workers_has_no_exponent():
-    sizes, peaks = [1, 2, 4, 8], [0.1, 10.0, 20.0, 40.0]
+    sizes, peaks = [1, 2, 4, 8], [0.1, 20.0, 40.0, 80.0]
     call = quoted({"in": "1"})
     assert memory(call, sizes, peaks) == pytest.approx((1, 1, 1), abs=1e-12)
-    assert memory(call, sizes, [5.0, 5.0, 20.0, 40.0]) is None
+    assert memory(call, sizes, [5.0, 15.0, 40.0, 80.0]) is None
     assert memory(call, sizes, [math.nan] * 4) is None
     assert memory(quoted({"in": "1"}, workers=True), sizes, peaks) is None
 

@@ -23,7 +23,7 @@ Run = Callable[[], object]
 EACH = "1"  # the factor of a term that is the whole cost
 UPPER = 3  # the largest sizes, over which exponents are fitted
 LONG = 5.0  # seconds: a call that takes longer is timed once
-SHOWN_MIB = 8.0  # less extra memory than this at the smallest fitted size is not distinguished from noise
+SHOWN_MIB = 16.0  # less extra memory than this at the smallest fitted size is not distinguished from noise
 
 
 @dataclass(frozen=True)

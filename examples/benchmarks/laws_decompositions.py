@@ -77,7 +77,7 @@ DECOMPOSITIONS = {
         {"2 * r^2 * hidden + 9 * r^3": "out", "2 * hidden^2 * (4 * in + out)": EACH, "2 * out * in^2 * hidden": EACH},
         [
             Growth("d", (128, 256, 512, 1024), {"out": 2, "hidden": 512}),
-            Growth("hidden", (1024, 2048, 4096), {"d": 64, "out": 16}),
+            Growth("hidden", (450, 900, 1800), {"d": 64, "out": 16}),
             Growth("out", (16, 32, 64, 128), {"d": 128, "hidden": 128}),
         ],
     ),
@@ -99,7 +99,7 @@ DECOMPOSITIONS = {
         {"4 * hidden^2 * (4 * in + out)": "1.5", "2 * out * r^2 * (2 * hidden + r + min(out, r^2))": EACH},
         [
             Growth("d", (128, 256, 512, 1024), {"out": 4, "hidden": 512}),
-            Growth("hidden", (1024, 2048, 4096), {"d": 64, "out": 16}),
+            Growth("hidden", (450, 900, 1800), {"d": 64, "out": 16}),
             Growth("out", (32, 64, 128, 256), {"d": 128, "hidden": 128}),
         ],
     ),
@@ -123,8 +123,8 @@ DECOMPOSITIONS = {
             "4 * hidden^2 * (4 * in + out)": EACH,
         },
         [
-            Growth("rank", (64, 128, 256, 512), {"d": 256, "out": 64, "hidden": 512, "iterations": 10}),
-            Growth("hidden", (256, 512, 1024, 2048), {"d": 64, "out": 64, "rank": 16, "iterations": 20}),
+            Growth("rank", (50, 100, 200, 400), {"d": 256, "out": 64, "hidden": 800, "iterations": 10}),
+            Growth("hidden", (225, 450, 900, 1800), {"d": 64, "out": 64, "rank": 64, "iterations": 20}),
             Growth("iterations", (50, 100, 200), {"d": 64, "out": 64, "rank": 32, "hidden": 256}),
         ],
     ),
@@ -171,7 +171,7 @@ DECOMPOSITIONS = {
         "compare.match",
         matched,
         {"2 * rank * rank' * (4 * in + out)": EACH},
-        [Growth("rank", (512, 1024, 2048), {"d": 512, "out": 64})],
+        [Growth("rank", (450, 900, 1800), {"d": 512, "out": 64})],
         names={"rank'": "rank"},
     ),
     "component_trust": Call(
@@ -179,7 +179,7 @@ DECOMPOSITIONS = {
         "compare.component_trust",
         trusted,
         {"n^3": EACH},
-        [Growth("rank", (12, 16, 21, 27), {"d": 64, "out": 32})],
+        [Growth("rank", (8, 11, 15, 20), {"d": 64, "out": 32})],
         {"3 * n^2": EACH},
         {"n": "rank * (min(out, rank) + 2 * min(d, 2 * rank))"},
     ),

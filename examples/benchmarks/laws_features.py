@@ -107,7 +107,7 @@ FEATURES = {
         traces,
         {"4 * hidden^2 * in": EACH, "hidden^2": "directions"},
         [
-            Growth("hidden", (2048, 4096, 8192), {"d": 64, "directions": 16}),
+            Growth("hidden", (1024, 2048, 4096), {"d": 128, "directions": 16}),
             Growth("directions", (2048, 4096, 8192, 16384), {"d": 16, "hidden": 512}),
         ],
     ),
@@ -148,14 +148,15 @@ FEATURES = {
         "features.Dictionary.encode",
         encoded,
         {"2 * d * features": "batch"},
-        [Growth("features", (2048, 4096, 8192, 16384), {"batch": 256, "d": 512})],
+        [Growth("features", (2048, 4096, 8192, 16384), {"batch": 128, "d": 512})],
     ),
     "linearize": Call(
         "gated.linearize(layer, x)",
         "gated.linearize",
         lines,
         {"2 * batch * n * (n + out)": EACH, "n^3 / 3": EACH},
-        [Growth("rank", (256, 512, 1024, 2048), {"batch": 4096, "d": 64, "out": 64})],
+        [Growth("rank", (225, 450, 900, 1800), {"batch": 2000, "d": 64, "out": 64})],
+        {"n^2": EACH},
         names={"n": "rank + 1"},
     ),
 }

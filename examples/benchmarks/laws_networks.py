@@ -96,7 +96,7 @@ NETWORKS = {
         bonds,
         {"rank^2 * in": "depth", "in^3": "depth"},
         [
-            Growth("hidden", (512, 1024, 2048), {"depth": 2, "d": 64}),
+            Growth("hidden", (450, 900, 1800), {"depth": 2, "d": 64}),
             Growth("d", (256, 512, 1024), {"depth": 2, "hidden": 32}),
             Growth("depth", (2, 4, 8), {"d": 128, "hidden": 256}),
         ],
@@ -108,7 +108,7 @@ NETWORKS = {
         cut,
         {"rank^2 * (152 * in + 38 * out) + 76 * rank * in^2": "depth"},
         [
-            Growth("hidden", (128, 256, 512, 1024), {"depth": 3, "d": 64}),
+            Growth("hidden", (75, 150, 300, 600), {"depth": 3, "d": 64}),
             Growth("d", (64, 128, 256, 512), {"depth": 3, "hidden": 128}),
         ],
         names={"rank": "hidden", "out": "d"},
@@ -126,7 +126,7 @@ NETWORKS = {
         closed_moments,
         {"rank^2 * (2 * in + out) * 4": "(depth - 1)"},
         [
-            Growth("hidden", (512, 1024, 2048), {"depth": 3, "d": 128}),
+            Growth("hidden", (450, 900, 1800), {"depth": 3, "d": 128}),
             Growth("depth", (2, 4, 8), {"d": 128, "hidden": 512}),
         ],
         names={"rank": "hidden", "out": "d"},
@@ -179,7 +179,7 @@ NETWORKS = {
         "attention.AttentionLayer.__call__",
         attended,
         {"2 * heads * n^2 * (size + channel)": EACH},
-        [Growth("positions", (512, 1024, 2048, 4096), {"size": 32})],
+        [Growth("positions", (175, 350, 700, 1400), {"size": 128})],
         names={"heads": "2", "n": "positions", "channel": "size", "size": "2 * size"},
     ),
     "head_inner": Call(

@@ -4,8 +4,8 @@ Every call runs at three or four sizes in geometric steps, with everything else 
 thread. The exponent is the slope of log time over log size at the three largest sizes; the range beside it is that of
 the slopes between neighbouring sizes. Time is processor time, and the minimum of several calls that take turns; for
 calls with several workers it is wall clock. Memory is the peak of the first call minus what the process held before,
-and has an exponent if it is above 16 MiB. The predicted exponents are those of the terms that the docstring states, over
-the same sizes. The script prints the table of docs/costs.md and writes out/cost_laws.csv as the calls end. Calls in the
+and has an exponent if it is above 16 MiB. The predicted exponents are those of the terms that the docstring states,
+over the same sizes. The script prints the table of docs/costs.md and writes out/cost_laws.csv as the calls end. Calls in the
 file that are not measured again stay there, so `--only` measures a part. Run nothing else meanwhile.
 """
 
@@ -69,7 +69,8 @@ def _measured(name: str, repeats: int, smoke: bool) -> list[dict[str, object]]:
 
 def table(rows: Sequence[Row], smoke: bool = False) -> str:
     """Return the measured and the predicted exponents of all calls in the rows, as a table in Markdown."""
-    lines, remarks = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"], []
+    remarks: list[str] = []
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for name, call in CALLS.items():
         for growth in call.growths:
             points = [row for row in rows if (row["name"], row["parameter"]) == (name, growth.parameter)]
@@ -77,8 +78,9 @@ def table(rows: Sequence[Row], smoke: bool = False) -> str:
                 continue
             mark = ""
             if growth.remark:
-                remarks.append(growth.remark)
-                mark = f" ({len(remarks)})"
+                if growth.remark not in remarks:
+                    remarks.append(growth.remark)
+                mark = f" [{remarks.index(growth.remark) + 1}]"
             lines.append(_line(call, growth, points, mark, smoke))
     return "\n".join([*lines, "", *(f"{number}. {remark}" for number, remark in enumerate(remarks, 1))])
 

@@ -21,6 +21,16 @@ from tensornet_interp.testing import random_layer
 
 Run = Callable[[], object]
 EACH = "1"  # the factor of a term that is the whole cost
+# Why a measured exponent is not the predicted one:
+SMALL = (
+    "Products and eigendecompositions of small matrices run below their rate for large ones, so their exponents come"
+    " out low, and rise with the size."
+)
+LOWER = (
+    "Terms that grow less, which the docstring leaves out or only names, still take much of the time at these sizes."
+)
+PAGES = "Arrays above 32 MB are mapped anew by the system at every use, and take longer per number than smaller ones."
+BOUND = "The docstring states an upper bound: tiles that cannot hold a strong pair are skipped."
 UPPER = 3  # the largest sizes, over which exponents are fitted
 LONG = 5.0  # seconds: a call that takes longer is timed once
 SHOWN_MIB = 16.0  # less extra memory than this at the smallest fitted size is not distinguished from noise

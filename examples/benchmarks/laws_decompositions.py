@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from examples.benchmarks.laws import EACH, Call, Growth, Run
+from examples.benchmarks.laws import EACH, LOWER, SMALL, Call, Growth, Run
 from examples.benchmarks.pools import started
 from tensornet_interp import (
     decompose,
@@ -76,7 +76,7 @@ DECOMPOSITIONS = {
         decomposed("eigen"),
         {"2 * r^2 * hidden + 9 * r^3": "out", "2 * hidden^2 * (4 * in + out)": EACH, "2 * out * in^2 * hidden": EACH},
         [
-            Growth("d", (128, 256, 512, 1024), {"out": 2, "hidden": 512}),
+            Growth("d", (128, 256, 512, 1024), {"out": 2, "hidden": 512}, SMALL),
             Growth("hidden", (450, 900, 1800), {"d": 64, "out": 16}),
             Growth("out", (16, 32, 64, 128), {"d": 128, "hidden": 128}),
         ],
@@ -171,7 +171,7 @@ DECOMPOSITIONS = {
         "compare.match",
         matched,
         {"2 * rank * rank' * (4 * in + out)": EACH},
-        [Growth("rank", (450, 900, 1800), {"d": 512, "out": 64})],
+        [Growth("rank", (450, 900, 1800), {"d": 512, "out": 64}, LOWER)],
         names={"rank'": "rank"},
     ),
     "component_trust": Call(
@@ -179,7 +179,7 @@ DECOMPOSITIONS = {
         "compare.component_trust",
         trusted,
         {"n^3": EACH},
-        [Growth("rank", (8, 11, 15, 20), {"d": 64, "out": 32})],
+        [Growth("rank", (12, 16, 21, 27), {"d": 64, "out": 32})],
         {"3 * n^2": EACH},
         {"n": "rank * (min(out, rank) + 2 * min(d, 2 * rank))"},
     ),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from examples.benchmarks.decaying import make_layer
-from examples.benchmarks.laws import EACH, Call, Growth, Run, normal
+from examples.benchmarks.laws import BOUND, EACH, LOWER, SMALL, Call, Growth, Run, normal
 from examples.benchmarks.pools import started
 from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.features import Dictionary, feature_interactions, rank_by_structure
@@ -124,7 +124,7 @@ FEATURES = {
         "features.FeatureInteractions.top",
         interactions("top"),
         {"2 * features^2 * rank": EACH},
-        [Growth("features", (4096, 8192, 16384), {"d": 128, "rank": 64})],
+        [Growth("features", (4096, 8192, 16384), {"d": 128, "rank": 64}, BOUND)],
     ),
     "squared_norm": Call(
         "features.feature_interactions(...).squared_norm()",
@@ -140,7 +140,7 @@ FEATURES = {
         {"features * r^2 * (2 * hidden + 4 * r / 3)": EACH},
         [
             Growth("features", (64, 128, 256, 512), {"d": 128, "hidden": 128}),
-            Growth("d", (64, 128, 256, 512), {"features": 8, "hidden": 512}),
+            Growth("d", (64, 128, 256, 512), {"features": 8, "hidden": 512}, SMALL),
         ],
     ),
     "encode": Call(
@@ -155,8 +155,8 @@ FEATURES = {
         "gated.linearize",
         lines,
         {"2 * batch * n * (n + out)": EACH, "n^3 / 3": EACH},
-        [Growth("rank", (225, 450, 900, 1800), {"batch": 2000, "d": 64, "out": 64})],
-        {"n^2": EACH},
+        [Growth("rank", (225, 450, 900, 1800), {"batch": 2000, "d": 64, "out": 64}, LOWER)],
+        {"n^2": "3", "10 * batch * rank": EACH},
         names={"n": "rank + 1"},
     ),
 }

@@ -1,6 +1,6 @@
 """How the cost of bonds, moments, circuits and attention grows."""
 
-from examples.benchmarks.laws import EACH, Call, Growth, Run, normal, stack
+from examples.benchmarks.laws import EACH, LOWER, PAGES, SMALL, Call, Growth, Run, normal, stack
 from tensornet_interp import (
     Moments,
     contract,
@@ -97,7 +97,7 @@ NETWORKS = {
         {"rank^2 * in": "depth", "in^3": "depth"},
         [
             Growth("hidden", (450, 900, 1800), {"depth": 2, "d": 64}),
-            Growth("d", (256, 512, 1024), {"depth": 2, "hidden": 32}),
+            Growth("d", (256, 512, 1024), {"depth": 2, "hidden": 32}, SMALL),
             Growth("depth", (2, 4, 8), {"d": 128, "hidden": 256}),
         ],
         names={"rank": "hidden"},
@@ -118,7 +118,7 @@ NETWORKS = {
         "fidelity.network_fidelity",
         fidelities,
         {"(parts + 1)": "parts"},
-        [Growth("parts", (2, 4, 8), {"batch": 1024, "d": 128, "hidden": 512})],
+        [Growth("parts", (2, 4, 8), {"batch": 1024, "d": 128, "hidden": 512}, LOWER)],
     ),
     "layer_moments": Call(
         "layer_moments(network, moments)",
@@ -146,7 +146,7 @@ NETWORKS = {
         "metric.Metric.of",
         metrics,
         {"9 * in^3": EACH},
-        [Growth("d", (256, 512, 1024), {})],
+        [Growth("d", (256, 512, 1024), {}, SMALL)],
     ),
     "circuit": Call(
         "circuits.circuit(network, direction)",
@@ -155,7 +155,7 @@ NETWORKS = {
         {"2 * r^2 * hidden + 9 * r^3": "components"},
         [
             Growth("components", (32, 64, 128), {"d": 128, "hidden": 128}),
-            Growth("d", (128, 256, 512), {"components": 8, "hidden": 256}),
+            Growth("d", (256, 512, 1024), {"components": 2, "hidden": 512}, SMALL),
         ],
     ),
     "evaluation": Call(
@@ -170,7 +170,7 @@ NETWORKS = {
         "circuits.interaction_tensor",
         together,
         {"2 * rank * k^(2^L)": EACH},
-        [Growth("k", (21, 32, 48, 72), {"d": 64, "hidden": 64})],
+        [Growth("k", (21, 32, 48, 72), {"d": 64, "hidden": 64}, PAGES)],
         {"k^(2^L)": EACH},
         names={"rank": "hidden", "L": "2"},
     ),
@@ -179,7 +179,7 @@ NETWORKS = {
         "attention.AttentionLayer.__call__",
         attended,
         {"2 * heads * n^2 * (size + channel)": EACH},
-        [Growth("positions", (175, 350, 700, 1400), {"size": 128})],
+        [Growth("positions", (175, 350, 700, 1400), {"size": 128}, LOWER)],
         names={"heads": "2", "n": "positions", "channel": "size", "size": "2 * size"},
     ),
     "head_inner": Call(
@@ -187,7 +187,7 @@ NETWORKS = {
         "attention.head_inner",
         head_products,
         {"heads^2 * size^2 * (50 * in + 2 * out + 56 * size)": EACH},
-        [Growth("size", (128, 256, 512), {})],
+        [Growth("size", (128, 256, 512), {}, SMALL)],
         names={"heads": "2", "in": "2 * size", "out": "2 * size"},
     ),
 }

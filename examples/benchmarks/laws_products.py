@@ -1,6 +1,6 @@
 """How the cost of layers, norms and similarities grows."""
 
-from examples.benchmarks.laws import EACH, Call, Growth, Run, normal, stack
+from examples.benchmarks.laws import EACH, SMALL, Call, Growth, Run, normal, stack
 from tensornet_interp import (
     norm,
     relative_error,
@@ -124,7 +124,7 @@ PRODUCTS = {
         "inner_products.Symmetric",
         symmetric,
         {"rank * r^2 * (4 * h + 8 * h') + rank * h'^2 * (12 * r + 2 * rank')": EACH},
-        [Growth("width", (48, 72, 108, 162), {})],
+        [Growth("width", (48, 72, 108, 162), {}, SMALL)],
         names=dict.fromkeys(("rank", "rank'", "r", "h", "h'"), "width"),
     ),
     "gaussian": Call(
@@ -132,7 +132,7 @@ PRODUCTS = {
         "inner_products.Gaussian",
         gaussian,
         {"26 * rank * rank' * r^2": EACH},
-        [Growth("width", (32, 48, 72, 108), {})],
+        [Growth("width", (32, 48, 72, 108), {}, SMALL)],
         names=dict.fromkeys(("rank", "rank'", "r"), "width"),
     ),
     "closure": Call(

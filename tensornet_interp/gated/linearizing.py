@@ -48,7 +48,7 @@ def linearize(
     once, if sizes or devices differ, and for entries that are not finite.
     Cost: n = rank + 1 coefficients per output, or n = rank + 1 + in with a linear part. 2 * batch * n * (n + out)
     flops and n^3 / 3 for the solution (about 10 n^3 if units depend on each other linearly); memory: three times n^2
-    numbers.
+    numbers, and 10 * batch * rank for a batch, so give many inputs as a list of batches.
 
     Example:
     >>> layer = GatedLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.eye(2), gate="silu")

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from examples.benchmarks.decaying import DECAYS, make_layer
 from tensornet_interp import BilinearLayer
 from tensornet_interp.spectra import Spectra, spectra
-
-DECAYS = ("exponential", "inverse", "flat")
 
 
 class Row(NamedTuple):
@@ -30,20 +29,6 @@ class Row(NamedTuple):
     dense32: float
     dense64: float
     found: Spectra
-
-
-def make_layer(n_in: int, hidden: int, n_out: int, decay: str, seed: int) -> BilinearLayer:
-    """Return a float32 layer whose left and right have the input scales s of `decay` in one shared basis."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float32)
-
-    index = torch.arange(1, n_in + 1, dtype=torch.float32)
-    s = {"exponential": 0.9**index, "inverse": 1 / index, "flat": torch.ones(n_in)}[decay]
-    basis = torch.linalg.qr(draw(n_in, n_in)).Q * s
-    left, right = (basis @ draw(n_in, hidden) / n_in**0.5 for _ in range(2))
-    return BilinearLayer(down=draw(n_out, hidden) / hidden**0.5, left=left, right=right, name=f"{decay} decay")
 
 
 def dense(layer: BilinearLayer, directions: torch.Tensor, k: int, batch: int) -> torch.Tensor:

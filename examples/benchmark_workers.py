@@ -6,21 +6,19 @@ nothing else meanwhile.
 """
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from examples.benchmarks.pools import started
 from models.tables import write_table
 from tensornet_interp import BilinearLayer
 from tensornet_interp.checks import check_int
-from tensornet_interp.executors import run_units
 from tensornet_interp.keys import digest
 from tensornet_interp.spectra import checkpoint_spectra
 from tensornet_interp.sweep import sweep
@@ -39,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sizes = SMOKE if options.smoke else WHOLE
     workers, repeats = check_int("--workers", options.workers, 1), check_int("--repeats", options.repeats, 1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which inherit it
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
@@ -47,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if load > 0.5:
         print("something else is running: do not quote these times")
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(run_units(_start, [(number,) for number in range(4 * workers)], {}, pool))
+        with started(workers) as pool:
             rows = [_compared(name, work, pool, workers, repeats) for name, work in _works(sizes).items()]
     finally:
         torch.set_num_threads(before)
@@ -58,13 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  the same results: {row['same']}")
     write_table(Path(options.out), rows)
     print(f"table: {options.out}")
-
-
-def _start(objects: Any, number: int) -> int:
-    """Use the parts of torch that a fit uses, for a moment, so that every worker has them."""
-    torch.linalg.eigh(torch.eye(50, dtype=torch.float64, device="cpu"))
-    time.sleep(0.5)
-    return number
 
 
 def _works(sizes: dict[str, int]) -> dict[str, Callable[[Any], tuple[int, str]]]:

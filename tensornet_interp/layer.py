@@ -124,7 +124,8 @@ class BilinearMap(Named, TensorNetwork):
     def interaction_matrix(self, direction: Tensor) -> Tensor:
         """Return the symmetrized matrix M[in1, in2] = sum_out direction[out] B[out, in1, in2] of each direction.
 
-        direction: (..., out), constant output included. Result: (..., in, in). Cost: directions * in^2 * rank.
+        direction: (..., out), constant output included. Result: (..., in, in).
+        Cost: 2 * directions * in^2 * rank flops.
         """
         check_direction(direction, self.sizes["out"], self.terms()[0].data)
         layer = self.to_layer()
@@ -233,7 +234,10 @@ class BilinearLayer(BilinearMap):
 
     @without_autocast
     def multilinear(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
-        """Return B(x1, x2) over all coordinates, (..., in) -> (..., out). Cost: 2 rank (2 in + out) per sample."""
+        """Return B(x1, x2) over all coordinates, (..., in) -> (..., out).
+
+        Cost: 2 * rank * (2 * in + out) flops per sample.
+        """
         x2 = check_inputs(x1, x2, self.left)
         return ((x1 @ self.left) * (x2 @ self.right)) @ self.down.T
 

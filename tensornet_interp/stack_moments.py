@@ -27,7 +27,7 @@ def layer_moments(network: TensorNetwork, inputs: Moments | Tensor | Iterable[Te
     `note` says. The moments are in plain coordinates, without the constant of a lifted part.
     Raises ValueError as `Moments.of`, also if an inner layer overflows, and if sizes or devices differ.
     Cost: one pass of the inputs through the network, and 2 * batch * in^2 flops per part; from moments, rank^2 * (2 *
-    in + out) * 4 flops per part.
+    in + out) * 4 flops per part but the last.
 
     Example:
     >>> from tensornet_interp.testing import random_layer

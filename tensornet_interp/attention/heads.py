@@ -131,7 +131,8 @@ def head_inner(a: AttentionLayer, b: AttentionLayer, offset: int = 0) -> Tensor:
     legs take the same vector. The constant of lifted layers is a coordinate like the others; the residual of a layer
     that `lift` made is one more head.
 
-    Cost in flops: 12 contractions for two scores, 120 at offset 0, each of about heads^2 size^3.
+    Cost in flops for two scores, if all sizes of a head are equal: about heads^2 * size^2 * (50 * in + 2 * out + 56 *
+    size); at offset 0, 700 * size takes the place of 56 * size.
     Raises ValueError if the layers differ in inputs, outputs or number of scores, or if a layer has softmax.
     """
     return _head_products(a, b, offset, by_output=False)[0]

@@ -146,7 +146,7 @@ class AttentionLayer(Named, AttentionArrays):
         """Return the output (..., position, out) for inputs x (..., position, in), without constant coordinates.
 
         An input with fewer positions than the mask takes the first ones. Cost in flops per sample of n positions: the
-        linear maps, and 2 heads n^2 (size of every score + channel).
+        linear maps, and 2 * heads * n^2 * (size + channel), where size is the sum of the sizes of all scores.
         Raises ValueError if more than `max_elements` elements would be in memory at once.
         """
         limit = check_number("max_elements", max_elements, 1)

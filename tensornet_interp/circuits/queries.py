@@ -119,7 +119,7 @@ def interaction_tensor(
     components: (in, k), including the constant coordinate 0 of a lifted network. In a lifted network the column [1, 0,
     ...] is the constant, and components @ c is an input only if its coordinate 0 is 1.
     Raises ValueError if sizes differ or if more than `max_elements` numbers are needed at once.
-    Memory: k^(2^L) numbers. Cost: about rank * k^(2^L) flops; copies of a layer are computed once.
+    Memory: k^(2^L) numbers. Cost: about 2 * rank * k^(2^L) flops; copies of a layer are computed once.
     """
     stack = as_network(network)
     values: dict[str, int | Tensor] = {"out": direction, **dict.fromkeys(stack.modes[1:], components)}

@@ -69,7 +69,8 @@ def match(a: TensorNetwork, b: TensorNetwork, *, blocks: bool = False) -> Matchi
 
     A high congruence says that factors agree, not that they are right: if a CP decomposition is not unique, other fits
     are equally good. Raises ValueError if sizes, constant coordinates or devices differ. Raises TypeError if `blocks`
-    is True and a or b is not a `SpectralResult`. Cost: (rank of a) * (rank of b) * (4 * in + out), plus the assignment.
+    is True and a or b is not a `SpectralResult`. Cost: 2 * rank * rank' * (4 * in + out) flops, where
+    rank and rank' are the numbers of components, plus the assignment.
 
     Example:
     >>> layer = BilinearLayer(down=torch.eye(2), left=torch.eye(2), right=torch.eye(2).flip(1))

@@ -132,8 +132,8 @@ def decompose(part: TensorNetwork, method: Strategy | Mapping[int, Strategy], /,
     Result: for a layer, the result of the decomposition, as a bilinear map; for a network, a network whose parts are
     decomposed. A type checker knows the type of the result for every built-in name and for every decomposition object.
     Cost: that of the decomposition. Most methods then measure the relative error: 2 * out * in^2 * (hidden + rank)
-    flops, where hidden and rank count the hidden units of the layer and of the result. If 2 * out * in^2 * hidden is
-    above 2e11, the error is computed from the factors instead.
+    flops, and 2 * hidden^2 * (4 * in + out) for the norm of the layer. hidden and rank count the hidden units of the
+    layer and of the result. If 2 * out * in^2 * hidden is above 2e11, the error is computed from the factors instead.
     A strategy that acts on another kind of network, such as "ov_svd" on attention layers, says so by its class
     attribute acts_on; it returns a network of that kind.
     Raises TypeError if a strategy does not act on the kind of the part; the error lists those that do.

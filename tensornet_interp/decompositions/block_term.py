@@ -42,9 +42,9 @@ class BlockTerm(FitOptions):
     that it asks of single input vectors do not.
 
     Result: a `SpectralResult`. Not differentiable.
-    Cost per iteration in flops: about hidden * R * (8 * r + 4 * out) for a gradient, plus at most 40 * 6 * R^2 *
-    (min(r, R) + blocks) for a step, in float32. R is the sum of the ranks L of all blocks, and r is at most min(in, 2 *
-    hidden).
+    Cost per iteration in flops: about hidden * R * (8 * r + 4 * out) for a gradient, plus at most 40 products of
+    6 * R^2 * (min(r, R) + blocks) for a step, in float32; often 5 are enough. Once per call: as for `CP`. R is the sum
+    of the ranks L of all blocks, and r is at most min(in, 2 * hidden).
     Raises ValueError if `blocks` or `rank` is above its limit, if `rank` does not list one number per block, or if the
     start or a prior does not fit the layer; TypeError if the start is not a `SpectralResult`.
     Source: De Lathauwer, SIAM J. Matrix Anal. Appl. 30(3), 2008; there the matrices need not be symmetric.

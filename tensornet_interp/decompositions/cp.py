@@ -54,8 +54,9 @@ class CP(_Ranked):
 
     Result: a `CPResult`. Not differentiable.
     Cost per iteration: about hidden * rank * (16 * r + 6 * out) flops for a gradient, and at most 40 products with the
-    Gauss-Newton matrix of rank^2 * (24 * min(r, 2 * rank) + 18 * min(out, rank)) flops each, in float32. hidden is the
-    number of hidden units, and r is at most min(in, 2 * hidden).
+    Gauss-Newton matrix of rank^2 * (24 * min(r, 2 * rank) + 18 * min(out, rank)) flops each, in float32; often 5 are
+    enough. Once per call: the start, and 4 * hidden^2 * (4 * in + out) flops to compress the layer and to measure the
+    error. hidden is the number of hidden units, and r is at most min(in, 2 * hidden).
     Raises ValueError if rank is above the number of hidden units, or if the start or a prior does not fit the layer.
     Source: Carroll and Chang, Psychometrika 35(3), 1970 (CANDECOMP); Kolda and Bader, SIAM Review 51(3), 2009, section
     3.
@@ -103,9 +104,9 @@ class SymmetricCP(_Ranked):
     Other options: `FitOptions`, with tolerance 3e-4. The left and the right factor of `start` must be equal.
 
     Result: a `SpectralResult` in which each term is a block of rank 1. Not differentiable.
-    Cost per iteration in flops: about hidden * rank * (8 * r + 4 * out) for a gradient, plus at most 40 * 6 * rank^2 *
-    (min(r, rank) + min(out, rank)) for a step, in float32. hidden is the number of hidden units, and r is at most
-    min(in, 2 * hidden).
+    Cost per iteration in flops: about hidden * rank * (8 * r + 4 * out) for a gradient, plus at most 40 products of
+    6 * rank^2 * (min(r, rank) + min(out, rank)) for a step, in float32; often 10 are enough. Once per call: as for
+    `CP`. hidden is the number of hidden units, and r is at most min(in, 2 * hidden).
     Raises ValueError if rank is above 2 * hidden, or if the start or a prior does not fit the layer.
     Source: Carroll and Chang, Psychometrika 35(3), 1970 (INDSCAL); Kolda and Bader, SIAM Review 51(3), 2009, section 5.
     """

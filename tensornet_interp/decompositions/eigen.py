@@ -38,8 +38,8 @@ class Eigen:
     Cost in flops: 2 * r^2 * hidden + 9 * r^3 per direction with r = in. If 2 * hidden < in, one QR decomposition of
     [left, right] (4 * in * r^2) can reduce r to 2 * hidden, and each direction then costs 2 * in * r^2 more; the
     cheaper way is taken. Memory: 2^24 matrix entries at once, besides the result. To measure the relative error, the
-    entries of both tensors are compared (2 * out * in^2 * hidden flops); above 2e11 flops the error is computed from
-    the factors instead.
+    norm of the layer is computed, for 2 * hidden^2 * (4 * in + out) flops, and the entries of both tensors are compared
+    (2 * out * in^2 * hidden flops); above 2e11 flops the error is computed from the factors instead.
     Raises ValueError if rank is above min(in, 2 * hidden), if directions have another size, dtype or device than the
     outputs of the layer, or if the layer is lifted and the directions do not span its constant output.
     Source: Pearce et al., 2025, section 3.2; appendix K for more directions than outputs.

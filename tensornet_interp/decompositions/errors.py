@@ -41,7 +41,7 @@ def measured(kind: type[R], layer: BilinearLayer, report: Report, known: float |
 
     The reported error includes the rounding of the fields to the dtype. Raises TypeError for arguments of another kind;
     ValueError if the largest number of a field is above the range of the dtype, or if sizes do not fit the layer.
-    Cost: 2 out in^2 hidden flops, and at most 2e11.
+    Cost: 2 * hidden^2 * (4 * in + out) flops for the norm of the layer, and at most 2e11 for 2 * out * in^2 * hidden.
     """
     if not isinstance(kind, type) or not issubclass(kind, Result):
         raise TypeError(f"kind must be a subclass of Result, got {kind!r:.60}")

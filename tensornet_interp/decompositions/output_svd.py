@@ -29,8 +29,8 @@ class OutputSVD:
 
     Result: a `SpectralResult` with all singular values. Those below `report.floor` times the largest one are rounding
     errors. Differentiable if singular values and eigenvalues are distinct.
-    Cost in flops: the unfolding along out, as in `HOSVD`, plus blocks * r^2 * (2 * hidden + 9 * r). r is at most
-    min(in, 2 * hidden).
+    Cost in flops: 4 * hidden^2 * (4 * in + out) to compress the layer to r input coordinates, at most min(in, 2 *
+    hidden), and to measure the error; the unfolding along out, as in `HOSVD`; and blocks * r^2 * (2 * hidden + 9 * r).
     Raises ValueError if blocks is above out, or if rank is above min(in, 2 * hidden).
     Source: Pearce et al., 2025, section 3.3 and appendix D.
     """

@@ -36,10 +36,11 @@ class HOSVD:
 
     Result: a `TuckerResult` with all singular values. Those below `report.floor` times the largest one are rounding
     errors. Differentiable if no cut separates equal singular values.
-    Cost in flops: 8 * in * hidden^2 to compress the layer to r input coordinates, at most min(in, 2 * hidden), where
-    hidden is the number of hidden units. Both unfoldings together then cost about 2 * out * r^2 * (2 * hidden + r +
-    min(out, r^2)). If the compressed tensor has more than 2^25 entries (out * r^2), Gram matrices replace the
-    unfoldings, for about 4 * hidden^2 * (5 * r + out).
+    Cost in flops: 4 * hidden^2 * (4 * in + out) to compress the layer to r input coordinates, at most min(in, 2 *
+    hidden), and to measure the error, where hidden is the number of hidden units; at full ranks half as much again.
+    Both unfoldings together then cost about 2 * out * r^2 * (2 * hidden + r + min(out, r^2)). If the compressed tensor
+    has more than 2^25 entries (out * r^2), Gram matrices replace the unfoldings, for about 4 * hidden^2 * (5 * r +
+    out).
     Raises ValueError if two options are given or if a rank is above the size of its mode, TypeError if ranks is not a
     pair.
     Source: De Lathauwer, De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21(4), 2000, pages 1253-1278.

@@ -103,7 +103,10 @@ class GatedLayer:
 
     @without_autocast
     def __call__(self, x: Tensor) -> Tensor:
-        """Return y of the equation above, (..., in) -> (..., out). Cost: 2 rank (2 in + out) flops per sample."""
+        """Return y of the equation above, (..., in) -> (..., out).
+
+        Cost: 2 * rank * (2 * in + out) flops per sample.
+        """
         gate, up = self.halves(x)
         y = (gate_function(self.gate)(gate) * up) @ self.down.T
         return y if self.bias is None else y + self.bias

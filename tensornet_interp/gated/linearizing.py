@@ -48,8 +48,9 @@ def linearize(
     A UserWarning names hidden units whose product is 0 on all inputs. Works in float64; the result has the dtype of the
     layer. Raises ValueError if there are fewer inputs than coefficients per output, for a stream that can be read only
     once, if sizes or devices differ, and for entries that are not finite.
-    Cost: n = rank + 1 coefficients per output, or n = rank + 1 + in with a linear part. 2 batch n (n + out) flops and
-    n^3 / 3 for the solution (about 10 n^3 if units depend on each other linearly); memory: three times n^2 numbers.
+    Cost: n = rank + 1 coefficients per output, or n = rank + 1 + in with a linear part. 2 * batch * n * (n + out)
+    flops and n^3 / 3 for the solution (about 10 n^3 if units depend on each other linearly); memory: three times n^2
+    numbers, and 10 * batch * rank for a batch, so give many inputs as a list of batches.
 
     Example:
     >>> layer = GatedLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.eye(2), gate="silu")

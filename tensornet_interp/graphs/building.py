@@ -62,8 +62,8 @@ def feature_graph(
     norm are compared in pairs; the field proven says whether others can matter.
     Raises ValueError for a dictionary of another place, for a seed that is empty or not active, and, before any work,
     if more than `max_elements` numbers would be in memory.
-    Cost per target: for every place, path and offset below, 2 features * readings * (in + readings) flops; readings are
-    the eigenvectors of the target's form, or 1 for a linear target. No matrix of all pairs of features is formed.
+    Cost per target: for every place, path and offset below, 2 * features * readings * (in + readings) flops; readings
+    are the eigenvectors of the target's form, or 1 for a linear target. No matrix of all pairs of features is formed.
     """
     places = Places.of(network, dictionaries)
     for name, value in (("features", features), ("nodes", nodes), ("candidates", candidates)):

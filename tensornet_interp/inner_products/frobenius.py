@@ -27,7 +27,7 @@ SAFETY = 10.0  # rounding of sums and of the change of coordinates, in units of 
 RESOLVED = 1e-9  # largest accepted relative rounding error of the sum over pairs of hidden units
 CHEAP_FLOPS = 1e11  # if the sum over entries costs more (over a second or two), COARSE replaces RESOLVED
 COARSE = 1e-3
-CHUNK = 2**22  # pairs of hidden units in a block (32 MB)
+CHUNK = 2**20  # pairs of hidden units in a block (8 MB: the system maps blocks of 32 MB anew at every use)
 
 
 class Measured(NamedTuple):

@@ -31,7 +31,7 @@ class Tree:
     <a, b> = sum_out <A[out], B[out]>
 
     A network of L layers is a binary tree with 2^L inputs. The product is exact at any depth, but it depends on how a
-    function is written as layers. Cost: O(rank^2 * (in + out)) per layer.
+    function is written as layers. Cost: O(rank^2 * (in + out) + rank * in^2) per layer.
     """
 
     name: ClassVar[str] = "tree"

@@ -92,7 +92,7 @@ def similarity(
     take pairs * samples float64 numbers of memory.
     executor, scratch: where tiles of the matrix are computed, and a folder that the workers see, as in
     `executors.run_units`; the result then has no gradient.
-    Raises ValueError if a network is zero.
+    Raises ValueError if a network is zero. Cost: n * (n + 1) / 2 products, each as the kind says; two networks take 3.
 
     Example:
     >>> layer = BilinearLayer.from_weights(left=torch.eye(2), right=torch.eye(2), down=torch.ones(1, 2))

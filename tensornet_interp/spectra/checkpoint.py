@@ -75,8 +75,8 @@ def checkpoint_spectra(
     Raises ValueError if the store has other settings, layers, directions or versions, and shows both; for damaged
     shards, which it names; for a zero direction, a k above the rank or a tolerance below the rounding of the dtype,
     before work starts. Raises OSError if the disk is full; finished shards stay.
-    Cost: before the work, all layers and directions are read once for their fingerprints. Then that of `spectra` per
-    shard, so a shard should have hundreds of features.
+    Cost: before the work, all layers and directions are read once for their fingerprints. Then that of `spectra`
+    for shards / workers shards, each of which computes the norms of its layer: it should have hundreds of features.
 
     Example: `checkpoint_spectra("model", lambda layer: dictionaries[layer].encoder, store="spectra").top("share")`
     """

@@ -78,6 +78,7 @@ def sweep(
     `measure`. All records have the same keys: what a failed fit does not have is None, and a warning says how many fits
     failed. `keys.describe` converts options
     to JSON; if it cannot describe an option, such as a lambda, TypeError is raised before the first fit.
+    Cost: that of fits / workers fits, if these are equal; see `executors.run_units`.
     """
     check_choice("errors", errors, ("record", "raise"))
     check_bool("progress", progress)

@@ -26,6 +26,18 @@ def print_tables(tables: Mapping[str, Rows]) -> None:
     found = {sign: _over_seeds([row for row in vectors if row["sign"] == sign], [], fields)[0] for sign in SIGNS}
     for field in fields:
         print(f"  {field:<16}" + "".join(f"{sign}: {_text(row, field):<28}" for sign, row in found.items()))
+    print("  local by number, largest magnitude first:")
+    for sign in SIGNS:
+        numbered = _over_seeds([row for row in vectors if row["sign"] == sign], ["number"], ["local"])
+        print(f"  {sign:<16}" + "  ".join(_text(row, "local") for row in numbered))
+    print(
+        "\nfirst positive eigenvector by class: share of seeds where it is local; area; kept across by 2 pixels, and of"
+    )
+    print("random vectors")
+    firsts = [row for row in vectors if row["sign"] == "positive" and row["number"] == 1]
+    told = ("local", "area", "across_2", "null_across_2")
+    for row in _over_seeds(firsts, ["class"], told):
+        print(f"  {_name(row['class']):<12} " + "  ".join(f"{row[field]:.3f}" for field in told))
     print(
         "\npositive eigenvectors 1 to 5 by class: share of the energy in the upper half, and in brackets |cosine| with"
     )

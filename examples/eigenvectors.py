@@ -1,7 +1,7 @@
 """What do the eigenvectors of a class show: local edges and parts of it? Do negative ones mark what would change it?
 
 Regularised classifiers (noise 0.5, weight decay 1) are trained once per seed and kept. Their interaction matrices are
-decomposed in pixels. Every class has five leading eigenvectors of each sign. There are four tables in the output
+decomposed in pixels. Every class has five leading eigenvectors of each sign. There are five tables in the output
 folder, each printed as means with 95 % intervals over seeds:
 
 - vectors.csv. "Area" is the share of pixels that hold 90 % of an eigenvector's energy. An eigenvector is local if its
@@ -13,6 +13,9 @@ folder, each printed as means with 95 % intervals over seeds:
   The same shares of 20 of the random vectors, on their own 100 images, stand beside them.
 - spectra.csv. The number of eigenvalues per class that hold half of sum |eigenvalue|, and the share of the ten largest.
 - directions.csv. The three leading output directions that all classes share (`output_svd`), with their parts in each.
+- overcomplete.csv. Twice as many directions as outputs, classes and differences of classes: the relative error of the
+  tensor that is put together from them; the largest |cosine| of two leading eigenvectors of one direction; and the
+  largest one of two directions, mean over their pairs.
 - switches.csv. The most negative eigenvector of a class is added to test images of this class that are decided right,
   at a stated share of the mean norm of a training image. Training images choose its sign: the one that changes more
   decisions. Controls are treated alike: the most negative eigenvectors of the other classes, and nine random vectors
@@ -36,7 +39,7 @@ from examples.parts.image_job import NOISE, WEIGHT_DECAY, classifier, dataset_of
 from models import Dataset, accuracy
 from models.runs import trained
 from models.tables import read_table, write_table
-from tensornet_interp import BilinearLayer, SpectralResult, decompose
+from tensornet_interp import BilinearLayer, SpectralResult, decompose, relative_error
 from tensornet_interp.disk import replace_files
 
 Row = dict[str, object]
@@ -50,7 +53,7 @@ STEPS = ((0, 1), (1, 1), (1, 0), (1, -1))  # (down, right) at angles of 0, 45, 9
 STRENGTHS = (0.25, 0.5, 1.0)
 CHOSEN_AT = 0.5  # strength at which training images choose the sign
 IMAGES = {"train": 100, "test": 300}  # per class in a switch
-TABLES = ("vectors", "spectra", "switches", "directions")
+TABLES = ("vectors", "spectra", "switches", "directions", "overcomplete")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,6 +85,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         tables["vectors"] += [head | row for row in vector_rows(values, vectors, data, draw)]
         tables["spectra"] += [head | row for row in spectrum_rows(result, data)]
         tables["directions"] += [head | row for row in direction_rows(layer, data)]
+        tables["overcomplete"].append(head | overcomplete(layer))
         rows, images = switch_rows(layer, vectors[:, LEADING], data, draw)
         tables["switches"] += [head | row for row in rows]
         if seed == 0:
@@ -189,6 +193,25 @@ def direction_rows(layer: BilinearLayer, data: Dataset) -> list[Row]:
         named = {f"class {name}": sign * part for name, part in zip(data.class_names, parts, strict=True)}
         rows.append({"direction": number, "singular_value": value} | named)
     return rows
+
+
+def overcomplete(layer: BilinearLayer) -> Row:
+    """Return how exactly twice as many directions as outputs give the tensor back, and how their eigenvectors lie.
+
+    The directions are the classes, and the difference of each class and the next one.
+    """
+    classes = torch.eye(layer.down.shape[0], dtype=layer.down.dtype, device=layer.down.device)
+    directions = torch.cat([classes, classes - classes.roll(1, 0)])
+    result: SpectralResult = decompose(layer, "eigen", directions=directions)
+    vectors = result.eigenvectors[:, :, :LEADING].double()
+    products = torch.einsum("bik,cil->bckl", vectors, vectors).abs()
+    same = torch.eye(len(directions), dtype=torch.bool, device=products.device)
+    within = products[same] - torch.eye(LEADING, dtype=torch.float64, device=products.device)
+    row: Row = {"directions": len(directions), "outputs": len(classes), "within": float(within.abs().max())}
+    return row | {
+        "relative_error": relative_error(result, layer),
+        "between": float(products[~same].amax((1, 2)).mean()),
+    }
 
 
 def switch_rows(

@@ -33,6 +33,12 @@ def test_the_tables_have_a_row_for_every_class_and_seed(folder):
         assert 0 < row["area"] <= 1
         assert 0 <= row["upper"] <= 1
         assert row["across_1"] >= 0
+    for row in read_table(folder / "out" / "overcomplete.csv"):
+        assert row["relative_error"] < 1e-6 > row["within"]  # float32 models
+        assert row["between"] > 0.1
+    directions = read_table(folder / "out" / "directions.csv")
+    assert len(directions) == 2 * eigenvectors.DIRECTIONS
+    assert all(sum(row[f"class {k}"] ** 2 for k in range(10)) == pytest.approx(1, abs=1e-5) for row in directions)
     switches = read_table(folder / "out" / "switches.csv")
     assert len(switches) == 2 * 10 * 4 * len(eigenvectors.STRENGTHS)
     for row in switches:

@@ -61,6 +61,10 @@ def print_tables(tables: Mapping[str, Rows]) -> None:
         print(f"  {row['kind']:<18}{row['strength']:<6g}" + "".join(cells))
     for strength in SHOWN:
         _print_classes([row for row in switches if row["strength"] == strength], strength)
+    line = _over_seeds(tables["overcomplete"], ["directions", "outputs"], ["relative_error", "within", "between"])[0]
+    print(f"\n{line['directions']:g} directions for {line['outputs']:g} outputs:", end=" ")
+    print(f"relative error {line['relative_error']:.2g}; largest |cosine| of leading eigenvectors of one direction")
+    print(f"{line['within']:.2g}, of two directions {_text(line, 'between')} (mean over pairs)")
     names = [name for name in tables["directions"][0] if name.startswith("class ")]
     print("\nleading output directions by seed: singular value, and the part of each class")
     print(" " * 22 + "".join(f"{name.removeprefix('class ')[:7]:>8}" for name in names))

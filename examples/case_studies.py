@@ -19,7 +19,7 @@ margin. Both are of the first seed that has one. They are told in words that are
 components with the largest parts in the margin, and the share of their product v . x that comes from the upper half of
 the image.
 
-Expected times on one core: digits 20 seconds; MNIST or Fashion-MNIST 1.5 minutes per seed, three seeds.
+Expected times on one core: digits 20 seconds; MNIST or Fashion-MNIST 1 minute per seed with training, three seeds.
 """
 
 import argparse

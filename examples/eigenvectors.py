@@ -22,7 +22,7 @@ folder, each printed as means with 95 % intervals over seeds:
   each of two kinds, with the same power spectrum and Gaussian. Where do changed decisions go: how many to the most
   frequent class of the direction, how many to the class that had the second largest output before?
 
-Expected times on one core: digits 20 seconds; MNIST or Fashion-MNIST 1.5 minutes per seed and data set, three seeds.
+Expected times on one core: digits 20 seconds; MNIST or Fashion-MNIST 1.5 minutes per seed with training, three seeds.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
 Classifiers of several sizes (embedding and hidden width) and seeds are trained once and kept. For every pair of
 different seeds, the script compares the eigenvectors of each class: by place in a ranking (most positive, most
-negative, largest magnitude), matched one to one, as subspaces, and, for contrast, with another class. It also compares
-whole functions, and every class of one data set with every class of another (--other). Vectors are compared as images,
-in two bases. "pixel": eigenvectors of E^T M E, where M is the interaction matrix in the embedding E. "projected":
-eigenvectors of M, times E^T.
+negative, largest magnitude), matched one to one, as subspaces, and, for contrast, with another class. It compares the
+same places between sizes (other seeds, in pixels), whole functions, and every class of one data set with every class of
+another (--other). Vectors are compared as images, in two bases. "pixel": eigenvectors of E^T M E, where M is the
+interaction matrix in the embedding E. "projected": eigenvectors of M, times E^T.
 
 Expected times on one idle core: digits under a minute; MNIST or Fashion-MNIST 5 minutes (sizes 30, 100), --full (30 to
 1000) 40 minutes, twice that with --other. The work can be done in parts: `--full --sizes 1000 --train-only` trains only
@@ -15,7 +15,7 @@ that size (25 minutes). A last call without these two options reads all models a
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ from tensornet_interp.disk import replace_files
 from tensornet_interp.inner_products import Gaussian, Symmetric, output_similarity
 
 COUNT = 10  # places of the ranking
-TABLES = ("runs", "ordered", "classes", "functions", "outputs")
+TABLES = ("runs", "ordered", "between", "classes", "functions", "outputs")
 Row = dict[str, object]
 
 
@@ -99,6 +99,7 @@ def measure(
     """Compare the models, and write all tables and the leading eigenvectors of one class."""
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     images: dict[str, Tensor] = {}
+    pixel: dict[int, list[SpectralResult]] = {}
     epochs = schedule(data, options).epochs
     head: Row = {"dataset": data.name, "epochs": epochs, "noise": NOISE, "weight_decay": WEIGHT_DECAY}
     for size, runs in tqdm(models.items(), desc="compare", unit="size"):
@@ -112,6 +113,7 @@ def measure(
             tables["ordered"] += ordered
             tables["classes"] += classes
             if basis == "pixel":
+                pixel[size] = results
                 values, vectors = leading(results, options.example_class)
                 images |= {f"{size}/eigenvalues": values, f"{size}/eigenvectors": vectors}
         tables["functions"] += function_rows(runs, data, place)
@@ -119,6 +121,8 @@ def measure(
             if second is not None and size in theirs:
                 rows = output_rows(runs, theirs[size], data.class_names, second.class_names)
                 tables["outputs"] += [{**place, "other": second.name} | row for row in rows]
+    for size, other_size in combinations_with_replacement(sorted(pixel), 2):
+        tables["between"] += between_rows(pixel[size], pixel[other_size], head | {"size": size, "other": other_size})
     for name, rows in tables.items():
         write_table(out / f"{name}.csv", rows)
     about = {
@@ -174,6 +178,24 @@ def ordered_rows(results: list[SpectralResult], head: Row, names: Sequence[str])
         row = {**head, "ranking": "matched", "position": i + 1, "similarity": float(matched.mean[i])}
         rows.append(row | {"low": float(matched.low[i]), "high": float(matched.high[i])})
     return rows, classes
+
+
+def between_rows(first: list[SpectralResult], second: list[SpectralResult], head: Row) -> list[Row]:
+    """Return one row per sign and place: |cosine| of the eigenvectors of two sizes, means over classes."""
+    count = min(COUNT, *(result.rank for result in (*first, *second)))
+    pairs = list(combinations(range(len(first)), 2))
+    rows: list[Row] = []
+    for by in ("positive", "negative"):
+        # both ways: seed i of the first size with j of the second, and j with i
+        values = [
+            torch.stack([ordered_similarity([first[a], second[b]], by, count).values[0].nanmean(0) for a, b in both])
+            for both in ([(i, j), (j, i)] for i, j in pairs)
+        ]
+        found = jackknife(torch.stack(values).mean(1), pairs)
+        for i in range(count):
+            row = {**head, "ranking": by, "position": i + 1, "similarity": float(found.mean[i])}
+            rows.append(row | {"low": float(found.low[i]), "high": float(found.high[i])})
+    return rows
 
 
 def function_rows(runs: list[BilinearClassifier], data: Dataset, head: Row) -> list[Row]:

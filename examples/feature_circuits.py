@@ -4,7 +4,8 @@ The script trains autoencoders before and behind the MLP ("mlp-in", "mlp-out") a
 their two leading eigenvalues, from weights alone. It takes the first three that fire, and the first one about negation.
 The circuit of such a feature is the set of input features in its twelve strongest interactions. Circuits are drawn and
 shown in text. They are also removed on held-out text; as a control, as much of other active features is removed.
-Finally the script measures how well a few eigenvectors predict the activations, by training length of the autoencoders.
+The script measures how well a few eigenvectors predict the activations, by training length of the autoencoders, and
+what is usual: opposing features, sizes of interactions, and spectra beside random matrices with the same moments.
 Every finished stage is kept in --out and not repeated.
 
     python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 
 from examples.parts.circuit_job import POINTS, Job, check_settings, train
+from examples.parts.circuit_statistics import report_statistics, statistics
 from examples.parts.circuit_tables import (
     INTERACTIONS,
     NEGATION_RULE,
@@ -209,11 +211,14 @@ def report(job: Job) -> None:
     print_rows("circuits, removed on held-out text", tests, (*columns, "difference", "low", "high", "verdict"))
     found = job.table("directions", lambda: directions(job))
     print_rows("output directions shared by all features (output_svd): nearest tokens and features, cosines", found)
+    usual = job.table("statistics", lambda: statistics(job))
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     names = {point: Names.read(job.out, point) for point in POINTS}
     about = f"MLP of {job.layer.name}, {outputs.features} features behind it, seed {job.options.seed}"
     figures = draw_lengths(graded, summary, records, about, job.layer.basis)
-    for feature in dict.fromkeys(int(row["feature"]) for row in tests):
+    drawn = list(dict.fromkeys(int(row["feature"]) for row in tests))
+    figures |= report_statistics(job, usual, records, drawn[-1], FEWEST)  # the last one is about negation, if any is
+    for feature in drawn:
         figures |= draw_circuit_of(job.layer, inputs, outputs, feature, names)
     for name, figure in figures.items():
         figure.savefig(job.out / f"{name}.png", dpi=150)

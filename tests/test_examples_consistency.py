@@ -12,6 +12,7 @@ from examples.parts.image_job import PRESETS
 from models import Dataset, load_dataset
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.testing import random_layer
 
 SMALL = ["--sizes", "16", "--seeds", "3", "--epochs", "12"]
 
@@ -32,6 +33,16 @@ def second(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folders(tmp_path: Path) -> list[str]:
     return ["--models", str(tmp_path / "models"), "--out", str(tmp_path / "out")]
+
+
+def test_a_size_compared_with_itself_is_the_comparison_within_it() -> None:
+    runs = [decompose(random_layer(3, 8, 9, seed=seed), "eigen") for seed in range(4)]
+    within, _ = consistency.ordered_rows(runs, {}, "abc")
+    between = consistency.between_rows(runs, runs, {})
+    for row in between:
+        key = (row["ranking"], row["position"])
+        (same,) = [r for r in within if (r["ranking"], r["position"]) == key]
+        torch.testing.assert_close(row["similarity"], same["similarity"], equal_nan=True)
 
 
 @pytest.mark.slow

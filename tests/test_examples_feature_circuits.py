@@ -8,6 +8,7 @@ import torch
 from helpers import read_rows
 
 from examples import feature_circuits
+from examples.parts.circuit_statistics import bimodality, spectra
 from examples.parts.circuit_tables import correlation_summary, is_negation
 from models.published import save_transformer
 from models.text import encode_to_file, save_tokenizer, train_tokenizer
@@ -74,6 +75,38 @@ def test_every_stage_leaves_its_table_and_figures(done):
     assert len(read_rows(done / "directions.csv")) == 6
     ks = {row["k"] for row in read_rows(done / "summary.csv")}
     assert ks == {"1", "2", "4", "8"}  # of 8 there are
+
+
+def test_every_feature_that_fires_has_its_statistics(done):
+    rows = read_rows(done / "statistics.csv")
+    tokens = {round(int(row["active"]) / float(row["frequency"])) for row in rows}
+    assert len(tokens) == 1  # the number of held-out tokens
+    for row in rows:
+        assert float(row["mean_activation"]) <= float(row["largest_activation"])
+        assert row["opposite"] != row["feature"]
+        outside = max(float(row["most_positive"]), -float(row["most_negative"])) > float(row["edge"])
+        assert outside == (int(row["outside"]) > 0)
+    assert (done / "statistics.png").is_file()
+
+
+def test_a_planted_eigenvalue_is_outside_of_random_matrices_and_the_others_are_not():
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(60, 60, generator=draw, dtype=torch.float64)
+    noise = (noise + noise.T) / 2
+    own, random = spectra(noise, draw)
+    assert int((own.abs() > random.abs().max()).sum()) == 0
+    planted = torch.nn.functional.normalize(torch.randn(60, generator=draw, dtype=torch.float64), dim=0)
+    own, random = spectra(noise + 40 * torch.outer(planted, planted), draw)
+    assert int((own.abs() > random.abs().max()).sum()) == 1
+    # the same moments, from 20 * 60 * 61 / 2 drawn entries: (2 / 36600)^(1/2) = 0.7 %, five times
+    assert float(random.var()) == pytest.approx(float(own.var()), rel=0.04)
+
+
+def test_two_points_are_as_bimodal_as_can_be():
+    assert bimodality([0.0, 1.0] * 10) == pytest.approx(1)
+    assert bimodality(torch.randn(20_000, generator=torch.Generator().manual_seed(0)).tolist()) == pytest.approx(
+        1 / 3, abs=0.02
+    )
 
 
 def test_autoencoders_are_in_the_published_layout(done):

@@ -47,6 +47,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
             f"{row['size']:>5g} {row['basis']:<10} {row['ranking']:<10}{row['similarity']:>7.3f} {_ends(row):>16}"
             f" {extra[0]:>10} {extra[1]:>12} {rest[0]:>7} {rest[1]:>7} {rest[2]:>7}"
         )
+    print_between(tables["between"])
     print("\ncosine of whole functions")
     for row in tables["functions"]:
         print(f"{row['size']:>5g} {row['kind']:<28} {row['similarity']:.3f} {_ends(row)}")
@@ -63,6 +64,16 @@ def print_tables(tables: Mapping[str, Table]) -> None:
     if len({row["other"] for row in tables["outputs"]}) == 1:
         print("no second data set: --other compares classes of models of two data sets with equal numbers of pixels")
     print_verdict([row for row in ordered if row["position"] == 1])
+
+
+def print_between(rows: Table) -> None:
+    """Print the similarity of two sizes by place."""
+    print("\n|cosine| of eigenvectors of two sizes, pixel basis, mean over classes: first place, then 2, 3, 5, 10")
+    for size, other, by in dict.fromkeys((row["size"], row["other"], row["ranking"]) for row in rows):
+        same = [row for row in rows if (row["size"], row["other"], row["ranking"]) == (size, other, by)]
+        places = {int(row["position"]): f"{row['similarity']:.3f}" for row in same}
+        later = "  ".join(places[at] for at in (2, 3, 5, 10) if at in places)
+        print(f"{size:>5g} and {other:>4g} {by:<9} {places[1]} {_ends(same[0])}  {later}")
 
 
 def print_verdict(rows: Table) -> None:

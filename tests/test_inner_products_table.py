@@ -67,7 +67,7 @@ def test_work_is_shared(kind):
 
     own = flops(1)
     product = flops(2) - 2 * own
-    assert 0 < own
+    assert own > 0
     assert product > 0 if isinstance(kind, Gaussian) else product >= own
     assert [flops(3), flops(5)] == [3 * own + 3 * product, 5 * own + 10 * product]
 

@@ -5,8 +5,8 @@ thread. The exponent is the slope of log time over log size at the three largest
 the slopes between neighbouring sizes. Time is processor time, and the minimum of several calls that take turns; for
 calls with several workers it is wall clock. Memory is the peak of the first call minus what the process held before,
 and has an exponent if it is above 16 MiB. The predicted exponents are those of the terms that the docstring states,
-over the same sizes. The script prints the table of docs/costs.md and writes out/cost_laws.csv as the calls end. Calls in the
-file that are not measured again stay there, so `--only` measures a part. Run nothing else meanwhile.
+over the same sizes. The script prints the table of docs/costs.md and writes out/cost_laws.csv as the calls end. Calls
+in the file that are not measured again stay there, so `--only` measures a part. Run nothing else meanwhile.
 """
 
 import argparse

@@ -77,7 +77,7 @@ DECOMPOSITIONS = {
         {"2 * r^2 * hidden + 9 * r^3": "out", "2 * hidden^2 * (4 * in + out)": EACH, "2 * out * in^2 * hidden": EACH},
         [
             Growth("d", (128, 256, 512, 1024), {"out": 2, "hidden": 512}, SMALL),
-            Growth("hidden", (450, 900, 1800), {"d": 64, "out": 16}),
+            Growth("hidden", (450, 900, 1800), {"d": 64, "out": 16}, SMALL),
             Growth("out", (16, 32, 64, 128), {"d": 128, "hidden": 128}),
         ],
     ),
@@ -136,7 +136,7 @@ DECOMPOSITIONS = {
             "hidden * rank * (8 * r + 4 * out)": "iterations",
             "6 * rank^2 * (min(r, rank) + min(out, rank))": "10 * iterations",
         },
-        [Growth("rank", (64, 128, 256, 512), {"d": 256, "out": 64, "hidden": 512, "iterations": 10})],
+        [Growth("rank", (64, 128, 256, 512), {"d": 256, "out": 64, "hidden": 512, "iterations": 10}, SMALL)],
     ),
     "block_term": Call(
         'decompose(layer, "block_term", start=...)',
@@ -179,8 +179,8 @@ DECOMPOSITIONS = {
         "compare.component_trust",
         trusted,
         {"n^3": EACH},
-        [Growth("rank", (12, 16, 21, 27), {"d": 64, "out": 32})],
-        {"3 * n^2": EACH},
+        [Growth("rank", (12, 16, 21, 27), {"d": 64, "out": 32}, SMALL)],
+        {"6 * n^2": EACH},
         {"n": "rank * (min(out, rank) + 2 * min(d, 2 * rank))"},
     ),
 }

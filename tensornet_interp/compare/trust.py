@@ -148,7 +148,7 @@ def component_trust(
     least-squares fit of this layer (of another layer; or one more step would take 10 % off its squared error, as with
     priors or after `change_basis`), or if runs have other sizes.
     Cost: about n^3 flops for the inverse of a matrix of size n = rank * (min(out, rank) + 2 * min(d, 2 * rank)) for
-    `CP`, at most 6000; at most 2000 for block terms. Memory: 3 * n^2 numbers.
+    `CP`, at most 6000; at most 2000 for block terms. Memory: 6 * n^2 numbers.
     Source: Liu and Sidiropoulos, IEEE Transactions on Signal Processing 49(9), 2001 (the bound for white noise).
 
     Example:

@@ -178,9 +178,9 @@ def _serve(connection: Connection, row: Row, threads: int) -> None:
                 if row.counted is not None:
                     row.run(subject, **{**row.options, row.counted: 1})
             elif order == "first":
-                before = _reset_peak()
+                before = reset_peak()
                 seconds, outcome = timed(row, subject)
-                peak = _status("VmHWM")
+                peak = memory_status("VmHWM")
                 memory = (None, None) if peak is None or before is None else (peak - before, peak)
                 checked = Checked(None) if row.check is None else row.check(subject, outcome.found)
                 answer = (seconds, outcome.work, outcome.complete, memory, checked)
@@ -218,7 +218,7 @@ def flops(row: Row, subject: Any, iterations: int) -> float:
     return one + (iterations - 1) * (two - one)
 
 
-def _reset_peak() -> float | None:
+def reset_peak() -> float | None:
     """Reset the peak memory of the process, and return the MiB that it holds now (None without Linux)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
@@ -227,10 +227,11 @@ def _reset_peak() -> float | None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return None
-    return _status("VmRSS")
+    return memory_status("VmRSS")
 
 
-def _status(name: str) -> float | None:
+def memory_status(name: str) -> float | None:
+    """Return an entry of the status of the process in MiB, such as "VmHWM", its peak (None without Linux)."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

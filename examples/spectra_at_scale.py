@@ -30,7 +30,6 @@ from examples.benchmarks.measure import MIB, memory_status, reset_peak
 from examples.benchmarks.spectral import (
     DECAYS,
     Products,
-    clock_of,
     dense,
     free_memory,
     product_rates,
@@ -221,7 +220,7 @@ def timed(
     """Return the leading eigenvalues of dense matrices, and the seconds per feature."""
     wide, rows = layer.to(dtype=dtype), directions.to(layer.down.device, dtype)
     values: list[Tensor] = []
-    spent = seconds(lambda: values.append(dense(wide, rows, K, options.batch).cpu()), clock_of(options.device))
+    spent = seconds(lambda: values.append(dense(wide, rows, K, options.batch).cpu()))
     return values[0], spent / len(rows)
 
 

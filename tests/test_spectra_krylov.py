@@ -8,7 +8,8 @@ from helpers import layer_of, normal, with_spectra
 
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import spectra
-from tensornet_interp.spectra.krylov import Matrices, enclose, rounding_share, squared_norms
+from tensornet_interp.spectra.bounds import enclose
+from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
 
 
 def test_products_of_a_step_are_shared(monkeypatch):

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from tensornet_interp.numerics import nonzero
 from tensornet_interp.spectra.bounds import Problem, Verdict
+from tensornet_interp.spectra.matrices import start_vectors
 
 SINGLE = 1e-4  # the smallest tolerance that float32 can reach
 _AHEAD = 0.2  # float32 continues to this share of the tolerance: its steps are cheap, and fewer vectors are verified
@@ -44,19 +45,17 @@ def leading(
     """
     size, norms = problem.matrices.left.shape[0], problem.norms
     cap = min(max_steps, size)
-    draws = torch.randn(
-        (len(norms), k, size), generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu"
-    ).to(norms)
+    draws = start_vectors(problem.matrices, k, seed)
     todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
     parts: list[tuple[Tensor, Leading]] = []
     if narrow is not None:
-        drafts = _drafts(problem.single(*narrow), draws.float(), k, tolerance, cap, 2 * room)
+        drafts = _drafts(problem.single(*narrow), draws.to(torch.float32), k, tolerance, cap, 2 * room)
         for draft, sure in _verified(problem, drafts, k, tolerance, room):
             good = sure.verdict.close & (sure.verdict.proven | ~draft.proven) | (draft.used > cap - k)
             parts.append((draft.blocks[good], sure.at(good).pairs(k, draft.used[good])))
             todo[draft.blocks[good]] = False
     again = todo.nonzero()[:, 0]
-    for found in _search(problem.at(again), draws[again], k, tolerance, cap, room):
+    for found in _search(problem.at(again), draws, k, tolerance, cap, room):
         parts.append((again[found.blocks], found.pairs(k, torch.full_like(found.blocks, found.used))))
     order = torch.cat([index for index, _ in parts]).argsort()
     return Leading(*(torch.cat(part)[order] for part in zip(*(pairs for _, pairs in parts), strict=True)))
@@ -155,7 +154,7 @@ class _State(NamedTuple):
     before: Tensor  # (block,), the squared norm that was missing at the last check
     basis: Tensor  # (block, >= used, in)
     small: Tensor  # (block, >= used, >= used), in float64
-    x: Tensor  # (block, n, in), the next vectors
+    x: Tensor  # (block, n, in), the next vectors; (1, 1, in) at the start
     used: int  # vectors in the basis
     checked: int  # vectors in the basis at the last check
     last_look: int  # no block is finished without proof before
@@ -187,16 +186,18 @@ class _State(NamedTuple):
 
 
 def _search(problem: Problem, draws: Tensor, k: int, tolerance: float, cap: int, room: int) -> Iterator[_Found]:
-    """Search from the first of k random vectors, draws (block, k, in), and yield blocks as they finish.
+    """Search from the first of k vectors, draws (k, in), and yield blocks as they finish.
 
     The basis is reorthogonalised in full. Unfinished blocks share products; if their bases have more than `room`
     numbers, one half of the blocks waits for the other. A block is done if its bounds are within tolerance and proven;
-    or if they are within tolerance, no proof is in reach and the other random vectors, which show every eigenvalue of
+    or if they are within tolerance, no proof is in reach and the others, random ones, which show every eigenvalue of
     multiplicity k, changed nothing for a while; or if its basis has `cap` vectors.
     """
-    here, small = torch.arange(len(draws), device=draws.device), problem.norms.new_zeros(len(draws), 0, 0)
-    x, _ = _orthonormalised(draws[:, :1])
-    waiting = [_State(problem, here, problem.norms, draws[:, :0], small, x, 0, 0, cap if k > 1 else 0)]
+    count = len(problem.norms)
+    here, small = torch.arange(count, device=draws.device), problem.norms.new_zeros(count, 0, 0)
+    x, _ = _orthonormalised(draws[None, :1])
+    basis = draws.new_zeros(count, 0, draws.shape[1])
+    waiting = [_State(problem, here, problem.norms, basis, small, x, 0, 0, cap if k > 1 else 0)]
     while waiting:
         state = waiting.pop()
         while len(state.here):
@@ -221,7 +222,7 @@ def _search(problem: Problem, draws: Tensor, k: int, tolerance: float, cap: int,
             if full:
                 done = torch.ones_like(done)
             elif state.last_look == cap and not bool(done.all()) and bool((done | (verdict.close & hopeless)).all()):
-                x = _orthonormal(torch.cat([x, draws[state.here, 1:]], 1)[:, : cap - used], basis)
+                x = _orthonormal(torch.cat([x, draws[1:].expand(len(x), -1, -1)], 1)[:, : cap - used], basis)
                 state = state._replace(x=x, last_look=min(cap, used + k * _SECOND_LOOK))
             state = state._replace(before=verdict.missing, checked=used)
             if bool(done.any()):

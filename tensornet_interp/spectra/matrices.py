@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.numerics import nonzero
 
+_RANDOM = 0.1  # share of a random vector in the start vector, lest it has no part of an eigenvector
 _GRAM_ROWS = 512  # rows of the Gram matrix of hidden units in memory at once
 
 
@@ -18,15 +20,21 @@ class Matrices(NamedTuple):
     weights: Tensor  # (block, hidden)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return M times the rows x (block, n, in); cost: 8 * in * hidden flops per row, shared by all blocks."""
-        rows, half = x.flatten(0, 1), self.weights[:, None, :] / 2
-        by_left = (rows @ self.left).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)  # (block * n, hidden)
-        by_right = (rows @ self.right).view(*x.shape[:2], -1).mul_(half).flatten(0, 1)
-        return torch.addmm(by_left @ self.right.T, by_right, self.left.T).view(x.shape)
+        """Return M times the rows x (block, n, in), or x (1, n, in) for all blocks.
+
+        Cost: 8 * in * hidden flops per row, in products that all blocks share; half of this for rows that they share.
+        """
+        rows, weights = x.flatten(0, 1), self.weights[:, None, :]
+        products = [(rows @ side).view(*x.shape[:2], -1) for side in (self.left, self.right)]  # (block, n, hidden)
+        by_left, by_right = (
+            (one.mul_(weights) if len(one) == len(weights) else one * weights).flatten(0, 1) for one in products
+        )
+        image = torch.addmm(by_left @ self.right.T, by_right, self.left.T, beta=0.5, alpha=0.5)
+        return image.view(len(weights), *x.shape[1:])
 
     def lengths(self) -> Tensor:
         """Return ||left|| ||right|| of every hidden unit, (hidden,)."""
-        return torch.linalg.vector_norm(self.left, dim=0) * torch.linalg.vector_norm(self.right, dim=0)
+        return (self.left.square().sum(0) * self.right.square().sum(0)).sqrt()
 
     def scales(self, lengths: Tensor | None = None) -> Tensor:
         """Return sum_hidden |weights| ||left|| ||right||, (block,): an upper bound on the norm of M.
@@ -57,3 +65,15 @@ def squared_norms(layer: BilinearLayer, weights: Tensor) -> Tensor:
         gram[:, len(left) :] *= 2
         total += (weights[:, start : start + _GRAM_ROWS] @ gram).mul_(weights[:, start:]).sum(1)
     return total
+
+
+def start_vectors(matrices: Matrices, k: int, seed: int) -> Tensor:
+    """Return k start vectors (k, in) for all blocks: the first leans to where left and right are large, as M does."""
+    draws = torch.randn(
+        (k + 1, len(matrices.left)), generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu"
+    ).to(matrices.left)
+    lengths = torch.linalg.vector_norm(draws, dim=1, keepdim=True)
+    first, *others = draws / lengths
+    leaning = matrices.left @ (first @ matrices.left) + matrices.right @ (first @ matrices.right)
+    leaning = leaning / nonzero(torch.linalg.vector_norm(leaning))
+    return torch.stack([leaning + _RANDOM * others[0], *others[1:]])

@@ -50,22 +50,25 @@ class Problem(NamedTuple):
     norms: Tensor  # at least ||M||_F^2
     rounding: Tensor  # error of a product with a unit vector
     floor: Tensor  # the smallest norm that a difference of squared norms can show
+    tails: Tensor  # (block, j): what `Shared.outside` gives for a basis of j vectors, 0 if this is not known
 
     @classmethod
     def of(cls, matrices: Matrices, norms: Tensor, scales: Tensor) -> "Problem":
         """Return the problem of matrices with these squared norms and upper bounds on their norms (block,)."""
         share = rounding_share(*matrices.left.shape)
-        return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales)
+        tails = torch.zeros_like(norms)[:, None]
+        return cls(matrices, norms + share * scales.square(), share * scales, share**0.5 * scales, tails)
 
-    def single(self, left: Tensor, right: Tensor) -> "Problem":
+    def single(self, left: Tensor, right: Tensor, tails: Tensor) -> "Problem":
         """Return the problem in float32, each matrix divided by its norm, with typical (not worst-case) rounding.
 
-        left, right: the factors in float32.
+        left, right: the factors in float32. tails: of these matrices before they are divided.
         """
         length, eps = nonzero(self.norms).sqrt(), torch.finfo(torch.float32).eps
         weights = (self.matrices.weights / length[:, None]).to(torch.float32)
         rounding, floor = (self.rounding / length).clamp_min(10 * eps), (self.floor / length).clamp_min(3 * eps**0.5)
-        return Problem(Matrices(left, right, weights), self.norms / length.square(), rounding, floor)
+        matrices, squares = Matrices(left, right, weights), length.square()
+        return Problem(matrices, self.norms / squares, rounding, floor, tails / squares[:, None])
 
     def at(self, index: Tensor | slice) -> "Problem":
         """Return the problem of the blocks that `index` selects."""
@@ -82,11 +85,17 @@ class Verdict(NamedTuple):
     missing: Tensor  # (block,), bound on the squared norm of M outside of the subspace
 
     @classmethod
-    def of(cls, problem: Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float) -> "Verdict":
-        """Return the verdict on Ritz values (block, j), from their coupling (block, n, j) to other vectors."""
+    def of(
+        cls, problem: Problem, values: Tensor, coupling: Tensor, k: int, tolerance: float, tail: Tensor | None = None
+    ) -> "Verdict":
+        """Return the verdict on Ritz values (block, j), from their coupling (block, n, j) to other vectors.
+
+        tail: (block,), what `Shared.outside` gives; default: what the problem expects for as many values.
+        """
         missing = (problem.norms - values.square().sum(1) - 2 * coupling.square().sum((1, 2))).clamp_min(0)
         rounding, blind = problem.rounding[:, None], 2 * problem.floor[:, None]
-        size, rest = values[:, :k].abs(), missing.sqrt()
+        tail = problem.tails[:, min(values.shape[1], problem.tails.shape[1] - 1)] if tail is None else tail
+        size, rest = values[:, :k].abs(), (missing - tail).clamp_min(0).sqrt()
         wanted = (tolerance * size).maximum(2 * rounding)
         near = torch.linalg.vector_norm(coupling[:, :, :k], dim=1)
         place = torch.full_like(near, torch.inf)

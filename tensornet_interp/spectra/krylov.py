@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 from tensornet_interp.numerics import nonzero
 from tensornet_interp.spectra.bounds import Problem, Verdict
 from tensornet_interp.spectra.matrices import start_vectors
+from tensornet_interp.spectra.shared import Narrow, Shared
 
-SINGLE = 1e-4  # the smallest tolerance that float32 can reach
 _AHEAD = 0.2  # float32 continues to this share of the tolerance: its steps are cheap, and fewer vectors are verified
 _SECOND_LOOK = 6  # extra steps with k vectors, which find an eigenvalue that one start vector missed
 _ROWS = 512  # vectors in one product that verifies
@@ -30,7 +30,7 @@ class Leading(NamedTuple):
 
 def leading(
     problem: Problem,
-    narrow: tuple[Tensor, Tensor] | None,
+    narrow: Narrow | None,
     k: int,
     tolerance: float,
     max_steps: int,
@@ -39,7 +39,7 @@ def leading(
 ) -> Leading:
     """Find the k eigenpairs of largest magnitude of every matrix, in Krylov subspaces of at most max_steps vectors.
 
-    narrow: left and right in float32, which then finds the subspaces; None for float64 alone. After float32, float64
+    narrow: what float32, which then finds the subspaces, works with; None for float64 alone. After float32, float64
     multiplies M by the Ritz vectors that the bounds need, and the bounds depend only on this product. Blocks for which
     float32 was not accurate enough are computed again in float64. room: how many float64 numbers all bases may have.
     """
@@ -49,13 +49,15 @@ def leading(
     todo = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
     parts: list[tuple[Tensor, Leading]] = []
     if narrow is not None:
-        drafts = _drafts(problem.single(*narrow), draws.to(torch.float32), k, tolerance, cap, 2 * room)
-        for draft, sure in _verified(problem, drafts, k, tolerance, room):
+        inside, start, tails = narrow.compressed(problem.matrices.weights, draws, k)
+        single = problem.single(narrow.left, narrow.right, tails)
+        drafts = _drafts(single, start.float(), draws[1:].float(), k, tolerance, cap, 2 * room)
+        for draft, sure in _verified(problem, drafts, narrow.shared, inside, k, tolerance, room):
             good = sure.verdict.close & (sure.verdict.proven | ~draft.proven) | (draft.used > cap - k)
             parts.append((draft.blocks[good], sure.at(good).pairs(k, draft.used[good])))
             todo[draft.blocks[good]] = False
     again = todo.nonzero()[:, 0]
-    for found in _search(problem.at(again), draws, k, tolerance, cap, room):
+    for found in _search(problem.at(again), draws[:1], draws[1:], k, tolerance, cap, room):
         parts.append((again[found.blocks], found.pairs(k, torch.full_like(found.blocks, found.used))))
     order = torch.cat([index for index, _ in parts]).argsort()
     return Leading(*(torch.cat(part)[order] for part in zip(*(pairs for _, pairs in parts), strict=True)))
@@ -101,9 +103,11 @@ class _Draft(NamedTuple):
     used: Tensor  # (block,), vectors of the basis
 
 
-def _drafts(single: Problem, draws: Tensor, k: int, tolerance: float, cap: int, room: int) -> Iterator[_Draft]:
+def _drafts(
+    single: Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int, room: int
+) -> Iterator[_Draft]:
     """Search in float32, and yield for every block the Ritz vectors that are enough to verify its bounds."""
-    for found in _search(single, draws, k, _AHEAD * tolerance, cap, room):
+    for found in _search(single, start, more, k, _AHEAD * tolerance, cap, room):
         needed = _needed(found, single.at(found.blocks), k, 0.9 * tolerance)
         for count in needed.unique().tolist():
             some = found.at(needed == count)
@@ -112,20 +116,28 @@ def _drafts(single: Problem, draws: Tensor, k: int, tolerance: float, cap: int, 
 
 
 def _verified(
-    problem: Problem, drafts: Iterable[_Draft], k: int, tolerance: float, room: int
+    problem: Problem,
+    drafts: Iterable[_Draft],
+    shared: Shared | None,
+    inside: Tensor | None,
+    k: int,
+    tolerance: float,
+    room: int,
 ) -> Iterator[tuple[_Draft, _Found]]:
     """Yield drafts with what float64 says; drafts wait for others, at most `room` numbers, to share products."""
     waiting: list[_Draft] = []
     for draft in drafts:
         waiting.append(draft)
         if sum(one.rows.numel() for one in waiting) > room:
-            yield from _verified_now(problem, waiting, k, tolerance)
+            yield from _verified_now(problem, waiting, shared, inside, k, tolerance)
             waiting = []
     if waiting:
-        yield from _verified_now(problem, waiting, k, tolerance)
+        yield from _verified_now(problem, waiting, shared, inside, k, tolerance)
 
 
-def _verified_now(problem: Problem, drafts: list[_Draft], k: int, tolerance: float) -> Iterator[tuple[_Draft, _Found]]:
+def _verified_now(
+    problem: Problem, drafts: list[_Draft], shared: Shared | None, inside: Tensor | None, k: int, tolerance: float
+) -> Iterator[tuple[_Draft, _Found]]:
     """Yield groups of drafts with as many vectors each, with their Ritz values and bounds in float64."""
     groups: list[_Draft] = []
     for count in sorted({one.rows.shape[1] for one in drafts}):
@@ -140,10 +152,14 @@ def _verified_now(problem: Problem, drafts: list[_Draft], k: int, tolerance: flo
     counts = [one.rows.shape[0] * one.rows.shape[1] for one in groups]
     for draft, image in zip(groups, torch.cat(images).split(counts), strict=True):
         own, basis = problem.at(draft.blocks), draft.rows
-        overlap, _, last = _split(image.view(basis.shape), basis)
-        values, inside, coupling = _ritz(overlap, last)
-        verdict = Verdict.of(own, values, coupling, k, tolerance)
-        yield draft, _Found(draft.blocks, values, inside, coupling, basis, verdict, own.rounding, basis.shape[1])
+        image = image.view(basis.shape)
+        overlap, _, last = _split(image, basis)
+        values, vectors, coupling = _ritz(overlap, last)
+        tail = None
+        if shared is not None and inside is not None:
+            tail = shared.outside(inside[draft.blocks], basis, image, overlap, own.rounding)
+        verdict = Verdict.of(own, values, coupling, k, tolerance, tail)
+        yield draft, _Found(draft.blocks, values, vectors, coupling, basis, verdict, own.rounding, basis.shape[1])
 
 
 class _State(NamedTuple):
@@ -185,24 +201,26 @@ class _State(NamedTuple):
         return self._replace(basis=basis, small=small, used=used), rows, coupling.to(small)
 
 
-def _search(problem: Problem, draws: Tensor, k: int, tolerance: float, cap: int, room: int) -> Iterator[_Found]:
-    """Search from the first of k vectors, draws (k, in), and yield blocks as they finish.
+def _search(
+    problem: Problem, start: Tensor, more: Tensor, k: int, tolerance: float, cap: int, room: int
+) -> Iterator[_Found]:
+    """Search from start (block, in), or (1, in) for all, and yield blocks as they finish.
 
     The basis is reorthogonalised in full. Unfinished blocks share products; if their bases have more than `room`
     numbers, one half of the blocks waits for the other. A block is done if its bounds are within tolerance and proven;
-    or if they are within tolerance, no proof is in reach and the others, random ones, which show every eigenvalue of
-    multiplicity k, changed nothing for a while; or if its basis has `cap` vectors.
+    or if they are within tolerance, no proof is in reach and `more` random vectors (k - 1, in), which show every
+    eigenvalue of multiplicity k, changed nothing for a while; or if its basis has `cap` vectors.
     """
     count = len(problem.norms)
-    here, small = torch.arange(count, device=draws.device), problem.norms.new_zeros(count, 0, 0)
-    x, _ = _orthonormalised(draws[None, :1])
-    basis = draws.new_zeros(count, 0, draws.shape[1])
+    here, small = torch.arange(count, device=start.device), problem.norms.new_zeros(count, 0, 0)
+    x, _ = _orthonormalised(start[:, None])
+    basis = start.new_zeros(count, 0, start.shape[1])
     waiting = [_State(problem, here, problem.norms, basis, small, x, 0, 0, cap if k > 1 else 0)]
     while waiting:
         state = waiting.pop()
         while len(state.here):
             if state.basis.numel() > room and len(state.here) > 1:
-                first, second = torch.arange(len(state.here), device=draws.device).chunk(2)
+                first, second = torch.arange(len(state.here), device=start.device).chunk(2)
                 waiting.append(state.at(second))
                 state = state.at(first)
             state, rows, last = state.extended()
@@ -222,7 +240,7 @@ def _search(problem: Problem, draws: Tensor, k: int, tolerance: float, cap: int,
             if full:
                 done = torch.ones_like(done)
             elif state.last_look == cap and not bool(done.all()) and bool((done | (verdict.close & hopeless)).all()):
-                x = _orthonormal(torch.cat([x, draws[1:].expand(len(x), -1, -1)], 1)[:, : cap - used], basis)
+                x = _orthonormal(torch.cat([x, more.expand(len(x), -1, -1)], 1)[:, : cap - used], basis)
                 state = state._replace(x=x, last_look=min(cap, used + k * _SECOND_LOOK))
             state = state._replace(before=verdict.missing, checked=used)
             if bool(done.any()):

@@ -21,9 +21,10 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 from tensornet_interp.spectra.bounds import Problem
-from tensornet_interp.spectra.krylov import SINGLE, Leading, leading
+from tensornet_interp.spectra.krylov import Leading, leading
 from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
 from tensornet_interp.spectra.scaled import Scaled, check_directions
+from tensornet_interp.spectra.shared import Narrow
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed
@@ -177,8 +178,7 @@ def searched(
     if method == "krylov":
         norms = squared_norms(core, matrices.weights) if squares is None else squares
         problem = Problem.of(matrices, norms, scales)
-        single = tolerance >= SINGLE
-        narrow = (core.left.to(torch.float32), core.right.to(torch.float32)) if single else None
+        narrow = Narrow.of(matrices, tolerance, seed, max_elements // 8)
         chunk = max_elements // (8 * (size + hidden))  # products, and the vectors in them
     else:
         chunk, method = max_elements // (2 * size**2), "dense" if basis is None else "thin"

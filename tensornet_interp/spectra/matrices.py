@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
 
-_RANDOM = 0.1  # share of a random vector in the start vector, lest it has no part of an eigenvector
+RANDOM = 0.1  # share of a random vector in the start vector, lest it has no part of an eigenvector
 _GRAM_ROWS = 512  # rows of the Gram matrix of hidden units in memory at once
 
 
@@ -76,4 +76,4 @@ def start_vectors(matrices: Matrices, k: int, seed: int) -> Tensor:
     first, *others = draws / lengths
     leaning = matrices.left @ (first @ matrices.left) + matrices.right @ (first @ matrices.right)
     leaning = leaning / nonzero(torch.linalg.vector_norm(leaning))
-    return torch.stack([leaning + _RANDOM * others[0], *others[1:]])
+    return torch.stack([leaning + RANDOM * others[0], *others[1:]])

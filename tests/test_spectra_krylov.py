@@ -10,6 +10,7 @@ from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import spectra
 from tensornet_interp.spectra.bounds import enclose
 from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
+from tensornet_interp.spectra.shared import Shared
 
 
 def test_products_of_a_step_are_shared(monkeypatch):
@@ -68,3 +69,38 @@ def test_enclosures_of_a_negated_matrix_are_the_same(rest):
     coupling, norms = normal(2, 2, 3, seed=0) / 4, torch.full((2,), rest).double()
     here, there = (enclose(sign * values, sign * coupling, norms, 2) for sign in (1, -1))
     torch.testing.assert_close(there, here, rtol=0, atol=1e-14)  # some roundings of numbers near 3
+
+
+@pytest.mark.parametrize("decay", [0.6, 0.9, 1.0])
+@pytest.mark.parametrize("found", ["leading", "random"])
+def test_a_shared_subspace_bounds_what_is_outside_of_a_basis(decay, found):
+    """||C||_2^2 <= ||C||_F^2 - t for C = (1 - P) M (1 - P), whatever P is; t is nearly exact if weights decay and P leads."""
+    size = 40
+    draws = [decay ** torch.arange(size, dtype=torch.float64)[:, None] * normal(size, 90, seed=seed) for seed in (0, 1)]
+    matrices = Matrices(*draws, normal(31, 90, seed=2))
+    dense = matrices(torch.eye(size, dtype=torch.float64).expand(31, -1, -1))
+    values, vectors = torch.linalg.eigh(dense)
+    if found == "leading":
+        order = values.abs().argsort(dim=1, descending=True)[:, None, :2].expand(-1, size, -1)
+        basis = vectors.gather(2, order).mT
+    else:
+        basis = torch.linalg.qr(normal(31, size, 2, seed=3)).Q.mT
+    shared = Shared.of(matrices, 0, 10**6)
+    image = matrices(basis)
+    inside = shared.compressed(matrices.weights)
+    torch.testing.assert_close(inside, shared.basis.T @ dense @ shared.basis)
+    t = shared.outside(inside, basis, image, image @ basis.mT, rounding_share(size, 90) * matrices.scales())
+    rest = torch.eye(size, dtype=torch.float64) - basis.mT @ basis
+    outside = torch.linalg.eigvalsh(rest @ dense @ rest).square()
+    total = outside.sum(1)
+    assert (outside.amax(1) <= total - t + 1e-12 * total).all()
+    assert (t > 0).all()
+    if decay == 0.6 and found == "leading":
+        assert (t > 0.9 * (total - outside.amax(1))).all()
+
+
+def test_a_subspace_has_as_many_vectors_as_there_is_room_for():
+    matrices = Matrices(normal(40, 90, seed=0), normal(40, 90, seed=1), normal(3, 90, seed=2))
+    assert Shared.of(matrices, 0, 10**6).basis.shape == (40, 10)  # a quarter of the inputs
+    assert Shared.of(matrices, 0, 450).products.numel() <= 450
+    assert Shared.of(matrices, 0, 44) is None

@@ -21,9 +21,10 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
 from tensornet_interp.spectra.bounds import Problem
-from tensornet_interp.spectra.krylov import Leading, leading
+from tensornet_interp.spectra.krylov import leading
 from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
 from tensornet_interp.spectra.scaled import Scaled, check_directions
+from tensornet_interp.spectra.search import Leading
 from tensornet_interp.spectra.shared import Narrow
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type

@@ -8,7 +8,7 @@ from torch import Tensor
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero
 
-RANDOM = 0.1  # share of a random vector in the start vector, lest it has no part of an eigenvector
+RANDOM = 0.03  # share of a random vector in the start vector, lest it has no part of an eigenvector
 _GRAM_ROWS = 512  # rows of the Gram matrix of hidden units in memory at once
 
 

@@ -26,7 +26,8 @@ class Shared(NamedTuple):
     def of(cls, matrices: Matrices, seed: int, max_elements: int) -> "Shared | None":
         """Return a subspace for which `products` have at most `max_elements` numbers; None if it would be empty."""
         left, right, _ = matrices
-        size = min(_LARGEST, len(left) // 4, isqrt(2 * max_elements // left.shape[1]))
+        most = (isqrt(8 * (max_elements // left.shape[1]) + 1) - 1) // 2  # triangles of this size have enough room
+        size = min(_LARGEST, len(left) // 4, most)
         if size < 1:
             return None
         generator = torch.Generator().manual_seed(seed)

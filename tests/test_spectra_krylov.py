@@ -74,7 +74,7 @@ def test_enclosures_of_a_negated_matrix_are_the_same(rest):
 @pytest.mark.parametrize("decay", [0.6, 0.9, 1.0])
 @pytest.mark.parametrize("found", ["leading", "random"])
 def test_a_shared_subspace_bounds_what_is_outside_of_a_basis(decay, found):
-    """||C||_2^2 <= ||C||_F^2 - t for C = (1 - P) M (1 - P), whatever P is; t is nearly exact if weights decay and P leads."""
+    """||C||_2^2 <= ||C||_F^2 - t for C = (1 - P) M (1 - P), nearly equal if P leads and weights decay."""
     size = 40
     draws = [decay ** torch.arange(size, dtype=torch.float64)[:, None] * normal(size, 90, seed=seed) for seed in (0, 1)]
     matrices = Matrices(*draws, normal(31, 90, seed=2))

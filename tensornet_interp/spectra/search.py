@@ -132,7 +132,7 @@ def search(
             full = used == cap or used + rows.shape[1] > cap < rows.shape[2]
             x = rows if full else _orthogonal(rows, last, state)[:, : cap - used]
             state = state._replace(x=x)
-            if not full and used < max(k, checked + 1, checked + checked // 6):
+            if not full and used < max(k, checked + 1, checked + checked // 4):
                 continue
             basis = state.basis[:, :used]
             values, vectors, coupling = ritz(state.small[:, :used, :used], last)

@@ -51,11 +51,11 @@ class Shared(NamedTuple):
 
         The second is (block, size): entry j is about the value of `outside` for a basis of j vectors.
         """
-        values, vectors = torch.linalg.eigh(inside)
+        values, vectors = torch.linalg.eigh(inside.to(torch.float32))  # neither needs to be exact
         order = values.abs().argsort(dim=1, descending=True)
         some = vectors.gather(2, order[:, None, :k].expand(-1, len(self.basis.T), -1)).sum(2)
         squares = values.gather(1, order).square().flip(1).cumsum(1).flip(1)  # entry j: the sum of those from j on
-        return some @ self.basis.T, torch.nn.functional.pad(squares[:, 1:], (0, 1))
+        return some @ self.basis.T.to(some), torch.nn.functional.pad(squares[:, 1:], (0, 1)).to(inside)
 
     def outside(self, inside: Tensor, basis: Tensor, image: Tensor, overlap: Tensor, rounding: Tensor) -> Tensor:
         """Return t (block,): the norm of M outside of a basis is at most sqrt(||M||_F^2 outside of it - t).

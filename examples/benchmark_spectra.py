@@ -1,21 +1,19 @@
 """How much faster is `spectra` than forming many interaction matrices and decomposing each?
 
-`spectra` bounds the errors of the leading eigenpairs that it finds. The layers are float32 with Gaussian `down`, and
-every output is a direction. left and right are U diag(s) G, with one random orthogonal U and two Gaussian G, like a
-residual stream with few strong coordinates. s[i] is 0.9^i ("exponential"), 1 / i ("inverse") or 1 ("flat": Gaussian
-weights, the hardest case). The dense method forms the interaction matrices and gives them to torch.linalg.eigvalsh in
-batches, in float32 and in float64. The methods run in turn, and the minimum time counts.
+`spectra` bounds the errors of the leading eigenpairs that it finds. Every output of a layer is a direction, and the
+spectra of the layers decay exponentially, as 1 / i, or not at all (flat: Gaussian weights, the hardest case). The dense
+method forms the interaction matrices and gives them to torch.linalg.eigvalsh in batches, in float32 and in float64. The
+methods run in turn, and the minimum time counts; on one thread it is processor time. "of limit" is the share of this
+time that the matrix products of `spectra` would take at the rate of large products on the same machine.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
-from examples.benchmarks.decaying import DECAYS, make_layer
-from tensornet_interp import BilinearLayer
+from examples.benchmarks.spectral import DECAYS, Products, clock_of, dense, make_layer, product_rates, seconds
 from tensornet_interp.spectra import Spectra, spectra
 
 
@@ -28,47 +26,44 @@ class Row(NamedTuple):
     krylov: float
     dense32: float
     dense64: float
+    limit: float  # seconds per direction of the matrix products of `spectra` at the rate of the machine
     found: Spectra
 
 
-def dense(layer: BilinearLayer, directions: torch.Tensor, k: int, batch: int) -> torch.Tensor:
-    """Return the k eigenvalues of largest magnitude, (block, k), from matrices that are formed."""
-    values = torch.cat(
-        [torch.linalg.eigvalsh(layer.interaction_matrix(rows)) for rows in directions.split(batch)]
-    )  # (block, in)
-    return values.gather(1, values.abs().argsort(dim=1, descending=True)[:, :k])
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def measure(n_in: int, hidden: int, decay: str, *, directions: int, batch: int, repeats: int, tolerance: float) -> Row:
+def measure(
+    n_in: int,
+    hidden: int,
+    decay: str,
+    *,
+    directions: int,
+    batch: int,
+    repeats: int,
+    tolerance: float,
+    rates: Mapping[torch.dtype, float],
+) -> Row:
     """Time all methods in turn; the dense ones on one batch, because every batch is the same work."""
     layer = make_layer(n_in, hidden, directions, decay, seed=0)
     rows = torch.eye(directions)
     exact, few = layer.to(dtype=torch.float64), rows[:batch]
     times: list[tuple[float, ...]] = []
-    found = spectra(layer, rows, tolerance=tolerance, method="krylov", progress=False)
+    clock = clock_of()
+    with Products() as products:
+        found = spectra(layer, rows, tolerance=tolerance, method="krylov", progress=False)
+    calls = (
+        (lambda: spectra(layer, rows, tolerance=tolerance, method="krylov", progress=False), directions),
+        (lambda: dense(layer, few, 2, batch), len(few)),
+        (lambda: dense(exact, few.double(), 2, batch), len(few)),
+    )
     for _ in range(repeats):
-        times.append(
-            (
-                seconds(lambda: spectra(layer, rows, tolerance=tolerance, method="krylov", progress=False))
-                / directions,
-                seconds(lambda: dense(layer, few, 2, batch)) / len(few),
-                seconds(lambda: dense(exact, few.double(), 2, batch)) / len(few),
-            )
-        )
+        times.append(tuple(seconds(call, clock) / count for call, count in calls))
     values = dense(exact, few.double(), 2, batch).abs()
     error = (found.eigenvalues[: len(few)].double().abs() - values).abs()
     wrong = found.proven[: len(few), None] & (error > found.bounds[: len(few)])
     if bool(wrong.any()):
         raise RuntimeError(f"{int(wrong.sum())} proven bounds do not hold")
     krylov, dense32, dense64 = (min(column) for column in zip(*times, strict=True))
-    return Row(decay, n_in, hidden, krylov, dense32, dense64, found)
+    limit = products.limit(rates) / directions
+    return Row(decay, n_in, hidden, krylov, dense32, dense64, limit, found)
 
 
 def line(row: Row) -> str:
@@ -77,6 +72,7 @@ def line(row: Row) -> str:
     return (
         f"{row.decay:11}  {row.n_in:5} {row.hidden:6}  {1e3 * row.krylov:9.2f}  {1e3 * row.dense32:9.2f}"
         f"  {1e3 * row.dense64:9.2f}  {row.dense32 / row.krylov:8.1f}  {row.dense64 / row.krylov:8.1f}"
+        f"  {row.limit / row.krylov:8.0%}"
         f"  {found.steps.double().mean():5.1f}  {found.converged.double().mean():6.0%}"
         f"  {found.proven.double().mean():6.0%}"
     )
@@ -99,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"two leading eigenvalues to {options.tolerance:g}, {options.directions} directions, {options.threads} threads,"
         f" minimum of {options.repeats}; dense: interaction_matrix and eigvalsh in batches of {options.batch}"
     )
-    print("decay           in hidden  ms krylov  ms dense32  ms dense64   ratio32   ratio64  steps  within  proven")
+    rates = product_rates()
+    print("matrix products: " + ", ".join(f"{dtype} {rate / 1e9:.0f} Gflop/s" for dtype, rate in rates.items()))
+    names = "ms krylov  ms dense32  ms dense64   ratio32   ratio64  of_limit  steps  within  proven"
+    print(f"decay           in hidden  {names}")
     for size in options.sizes:
         n_in, hidden = (int(number) for number in size.split("x"))
         for decay in options.decays:
@@ -111,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 batch=options.batch,
                 repeats=options.repeats,
                 tolerance=options.tolerance,
+                rates=rates,
             )
             print(line(row), flush=True)
     torch.set_num_threads(threads)

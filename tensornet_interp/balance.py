@@ -33,17 +33,16 @@ def balance(*layers: BilinearLayer) -> Balanced:
     [1/2, 1).) Powers of two do not round, and autograd treats them as constants. Zero columns stay zero. Cost: one pass
     over the weights.
     """
-    wide = [layer.to(dtype=torch.float64) for layer in layers]
-    lefts, rights = (_shared([_exponents(getattr(layer, side)) for layer in wide]) for side in ("left", "right"))
+    lefts, rights = (_shared([_exponents(getattr(layer, side)) for layer in layers]) for side in ("left", "right"))
     inputs = [left + right for left, right in zip(lefts, rights, strict=True)]  # (rank,) of each layer
-    sizes = [_exponents(layer.down) + own for layer, own in zip(wide, inputs, strict=True)]
+    sizes = [_exponents(layer.down) + own for layer, own in zip(layers, inputs, strict=True)]
     live = [
         (layer.down.detach().any(0) & layer.left.detach().any(0) & layer.right.detach().any(0)).nonzero()[:, 0]
-        for layer in wide
+        for layer in layers
     ]
     exponent = max((int(size[at].max()) for size, at in zip(sizes, live, strict=True) if len(at)), default=0)
     cores = []
-    for layer, left, right, own in zip(wide, lefts, rights, inputs, strict=True):
+    for layer, left, right, own in zip(layers, lefts, rights, inputs, strict=True):
         check_size("rank", left=len(left), down=layer.rank)
         cores.append(
             BilinearLayer(
@@ -110,7 +109,7 @@ def _shared(exponents: list[Tensor]) -> list[Tensor]:
 
 
 def times_power(matrix: Tensor, exponents: Tensor | int) -> Tensor:
-    """Return matrix[:, r] * 2^exponents[r].
+    """Return matrix[:, r] * 2^exponents[r], in float64.
 
     Each power of two is exact, because its float64 bit pattern is written directly. Exponents beyond +-1000 are applied
     in several multiplications.

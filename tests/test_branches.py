@@ -52,7 +52,7 @@ CONSTANTS = [  # where, which, how low, and what that can change; None for every
     ("inner_products.frobenius", "CHEAP_FLOPS", 0.0, None),
     ("inner_products.symmetric", "CHUNK", 1, [products]),
     ("inner_products.sampling", "_CHUNK", 1, [cosines]),
-    ("spectra.krylov", "_GRAM_ROWS", 2, [f for f in FUNCTIONS if f.__name__ == "leading"]),
+    ("spectra.matrices", "_GRAM_ROWS", 2, [f for f in FUNCTIONS if f.__name__ == "leading"]),
     ("fidelity.certificates", "_BATCH", 7, [f for f in FUNCTIONS if f.__name__ == "proofs"]),
     ("fidelity.curves", "_BATCH", 7, [curves]),
     ("decompositions.errors", "CHUNK_ELEMENTS", 1, None),

@@ -2,14 +2,16 @@
 
 import torch
 
-from examples.benchmark_spectra import DECAYS, dense, main, make_layer
+from examples.benchmark_spectra import main
+from examples.benchmarks.spectral import DECAYS, Products, dense, make_layer, product_rates
 
 
 def test_main_prints_one_line_a_layer(capsys):
     threads = torch.get_num_threads()
     main(["--sizes", "48x96", "--directions", "9", "--batch", "4", "--repeats", "1"])
-    head, names, *lines = capsys.readouterr().out.splitlines()
+    head, rates, names, *lines = capsys.readouterr().out.splitlines()
     assert "1 threads" in head
+    assert rates.startswith("matrix products: torch.float32 ")
     assert [line.split()[0] for line in lines] == list(DECAYS)
     for line in lines:
         cells = line.split()
@@ -29,3 +31,19 @@ def test_dense_takes_the_largest_magnitudes():
     layer = make_layer(12, 30, 5, "flat", seed=0)
     values = torch.linalg.eigvalsh(layer.interaction_matrix(torch.eye(5))).abs().sort(descending=True).values
     torch.testing.assert_close(dense(layer, torch.eye(5), 2, batch=2).abs(), values[:, :2])
+
+
+def test_products_are_counted_by_dtype():
+    single, double = torch.ones(4, 5), torch.ones(2, 3, 4, dtype=torch.float64)
+    with Products() as products:
+        single @ single.T
+        double @ double.mT
+        torch.linalg.qr(single)
+    assert products.flops == {torch.float32: 2 * 4 * 5 * 4, torch.float64: 2 * 2 * 3 * 4 * 3}
+    assert products.limit({torch.float32: 160.0, torch.float64: 72.0}) == 1 + 2
+
+
+def test_rates_are_those_of_both_dtypes():
+    rates = product_rates(repeats=1)
+    assert set(rates) == {torch.float32, torch.float64}
+    assert all(rate > 0 for rate in rates.values())

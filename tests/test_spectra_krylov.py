@@ -8,11 +8,13 @@ from helpers import layer_of, normal, with_spectra
 
 from tensornet_interp.moments import cross_gram
 from tensornet_interp.spectra import spectra
-from tensornet_interp.spectra.krylov import Matrices, enclose, rounding_share, squared_norms
+from tensornet_interp.spectra.bounds import enclose
+from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
+from tensornet_interp.spectra.shared import Shared
 
 
 def test_products_of_a_step_are_shared(monkeypatch):
-    """Vectors multiplied are those of the subspaces: no direction is worked on after it is done."""
+    """Vectors multiplied are those of the subspaces: none is worked on after it is done, all share the first."""
     multiplied = []
     product = Matrices.__call__
 
@@ -24,9 +26,9 @@ def test_products_of_a_step_are_shared(monkeypatch):
     values = 0.6 ** torch.arange(1, 25, dtype=torch.float64) * normal(31, 24, seed=0).sign()
     layer, directions = with_spectra(values, 0), torch.eye(31, dtype=torch.float64)
     found = spectra(layer, directions, method="krylov", tolerance=1e-6, progress=False)
-    assert sum(multiplied) == int(found.steps.sum())
+    assert sum(multiplied) == int(found.steps.sum()) - 30
     assert len(multiplied) == int(found.steps.max()) < 12  # one product for all directions a step
-    assert multiplied[0] == 31
+    assert multiplied[:2] == [1, 31]
     multiplied.clear()
     found = spectra(layer, directions, method="krylov", progress=False)  # found in float32, then verified
     assert sum(multiplied) < 1.7 * int(found.steps.sum())
@@ -67,3 +69,38 @@ def test_enclosures_of_a_negated_matrix_are_the_same(rest):
     coupling, norms = normal(2, 2, 3, seed=0) / 4, torch.full((2,), rest).double()
     here, there = (enclose(sign * values, sign * coupling, norms, 2) for sign in (1, -1))
     torch.testing.assert_close(there, here, rtol=0, atol=1e-14)  # some roundings of numbers near 3
+
+
+@pytest.mark.parametrize("decay", [0.6, 0.9, 1.0])
+@pytest.mark.parametrize("found", ["leading", "random"])
+def test_a_shared_subspace_bounds_what_is_outside_of_a_basis(decay, found):
+    """||C||_2^2 <= ||C||_F^2 - t for C = (1 - P) M (1 - P), nearly equal if P leads and weights decay."""
+    size = 40
+    draws = [decay ** torch.arange(size, dtype=torch.float64)[:, None] * normal(size, 90, seed=seed) for seed in (0, 1)]
+    matrices = Matrices(*draws, normal(31, 90, seed=2))
+    dense = matrices(torch.eye(size, dtype=torch.float64).expand(31, -1, -1))
+    values, vectors = torch.linalg.eigh(dense)
+    if found == "leading":
+        order = values.abs().argsort(dim=1, descending=True)[:, None, :2].expand(-1, size, -1)
+        basis = vectors.gather(2, order).mT
+    else:
+        basis = torch.linalg.qr(normal(31, size, 2, seed=3)).Q.mT
+    shared = Shared.of(matrices, 0, 10**6)
+    image = matrices(basis)
+    inside = shared.compressed(matrices.weights)
+    torch.testing.assert_close(inside, shared.basis.T @ dense @ shared.basis)
+    t = shared.outside(inside, basis, image, image @ basis.mT, rounding_share(size, 90) * matrices.scales())
+    rest = torch.eye(size, dtype=torch.float64) - basis.mT @ basis
+    outside = torch.linalg.eigvalsh(rest @ dense @ rest).square()
+    total = outside.sum(1)
+    assert (outside.amax(1) <= total - t + 1e-12 * total).all()
+    assert (t > 0).all()
+    if decay == 0.6 and found == "leading":
+        assert (t > 0.9 * (total - outside.amax(1))).all()
+
+
+def test_a_subspace_has_as_many_vectors_as_there_is_room_for():
+    matrices = Matrices(normal(40, 90, seed=0), normal(40, 90, seed=1), normal(3, 90, seed=2))
+    assert Shared.of(matrices, 0, 10**6).basis.shape == (40, 10)  # a quarter of the inputs
+    assert Shared.of(matrices, 0, 450).products.numel() <= 450
+    assert Shared.of(matrices, 0, 44) is None

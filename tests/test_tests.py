@@ -32,7 +32,10 @@ INSIDE = {
         {"decompositions.compress", "decompositions.fit", "decompositions.parametrize"},
         "gradients and curvature of the fits against dense ones; a wrong one only makes a fit slow",
     ),
-    "test_spectra_krylov.py": ({"spectra.krylov"}, "bounds by hand; which products of a step are shared"),
+    "test_spectra_krylov.py": (
+        {"spectra.bounds", "spectra.matrices", "spectra.shared"},
+        "bounds by hand; which products of a step are shared",
+    ),
     "test_weights_inspection.py": ({"__main__"}, "the commands, without a new process for each"),
     "test_typing.py": ({"decompse"}, "a typo, to see what the error suggests"),
 }

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from examples.benchmarks.measure import reset_peak, status
+from examples.benchmarks.measure import memory_status, reset_peak
 from tensornet_interp import BilinearNetwork
 from tensornet_interp.testing import random_layer
 
@@ -122,7 +122,7 @@ def measured(call: Call, growth: Growth, repeats: int, smoke: bool) -> list[dict
     for run in runs:
         before = reset_peak()
         seconds.append([timed(run)])
-        peak = status("VmHWM")
+        peak = memory_status("VmHWM")
         peaks.append(math.nan if before is None or peak is None else peak - before)
     for _ in range(repeats):
         for run, times in zip(runs, seconds, strict=True):

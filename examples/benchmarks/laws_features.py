@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import torch
 
-from examples.benchmarks.decaying import make_layer
 from examples.benchmarks.laws import BOUND, EACH, LOWER, SMALL, Call, Growth, Run, normal
 from examples.benchmarks.pools import started
+from examples.benchmarks.spectral import make_layer
 from tensornet_interp.attention import Part, SequenceNetwork
 from tensornet_interp.features import Dictionary, feature_interactions, rank_by_structure
 from tensornet_interp.gated import GatedLayer, linearize

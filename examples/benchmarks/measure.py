@@ -180,7 +180,7 @@ def _serve(connection: Connection, row: Row, threads: int) -> None:
             elif order == "first":
                 before = reset_peak()
                 seconds, outcome = timed(row, subject)
-                peak = status("VmHWM")
+                peak = memory_status("VmHWM")
                 memory = (None, None) if peak is None or before is None else (peak - before, peak)
                 checked = Checked(None) if row.check is None else row.check(subject, outcome.found)
                 answer = (seconds, outcome.work, outcome.complete, memory, checked)
@@ -227,11 +227,11 @@ def reset_peak() -> float | None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return None
-    return status("VmRSS")
+    return memory_status("VmRSS")
 
 
-def status(name: str) -> float | None:
-    """Return the MiB that the system states for this process under a name, such as VmHWM (None without Linux)."""
+def memory_status(name: str) -> float | None:
+    """Return an entry of the status of the process in MiB, such as "VmHWM", its peak (None without Linux)."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -22,8 +22,8 @@ from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero, without_autocast
 from tensornet_interp.places import check_device
 from tensornet_interp.report import package_version
-from tensornet_interp.spectra.krylov import squared_norms
 from tensornet_interp.spectra.leading import CHUNK_ELEMENTS, check_spectra, searched
+from tensornet_interp.spectra.matrices import squared_norms
 from tensornet_interp.spectra.norms import known
 from tensornet_interp.spectra.scaled import Scaled
 from tensornet_interp.spectra.shards import Shard, Shards

@@ -21,8 +21,12 @@ from tensornet_interp.formats import owned
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import without_autocast
 from tensornet_interp.report import Report
-from tensornet_interp.spectra.krylov import Leading, Matrices, leading, rounding_share, squared_norms
+from tensornet_interp.spectra.bounds import Problem
+from tensornet_interp.spectra.krylov import leading
+from tensornet_interp.spectra.matrices import Matrices, rounding_share, squared_norms
 from tensornet_interp.spectra.scaled import Scaled, check_directions
+from tensornet_interp.spectra.search import Leading
+from tensornet_interp.spectra.shared import Narrow
 from tensornet_interp.spectral import SpectralResult
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed
@@ -171,7 +175,7 @@ def searched(
 
     squares: ||M||_F^2 of the scaled matrices if they are known; if not, the Krylov method computes them.
     """
-    core, basis, matrices, wide, powers = scaled
+    core, basis, matrices, wide, powers, scales, _ = scaled
     n_in, hidden, blocks, size = layer.shape[1], layer.rank, len(directions), core.shape[1]
     steps = min(64 + 16 * k if max_steps is None else check_int("max_steps", max_steps, k), n_in)
     if check_choice("method", method, ("auto", "dense", "krylov")) == "auto":
@@ -179,22 +183,20 @@ def searched(
         method = "krylov" if krylov_flops(n_in, hidden, blocks, steps) < min(flops.values()) else "dense"
     if method == "krylov":
         norms = squared_norms(core, matrices.weights) if squares is None else squares
-        chunk = max_elements // (2 * steps * size + 6 * hidden)
+        problem = Problem.of(matrices, norms, scales)
+        narrow = Narrow.of(matrices, tolerance, seed, max_elements // 8)
+        chunk = max_elements // (8 * (size + hidden))  # products, and the vectors in them
     else:
-        norms, chunk, method = (
-            wide.new_zeros(blocks),
-            max_elements // (2 * size**2),
-            "dense" if basis is None else "thin",
-        )
+        chunk, method = max_elements // (2 * size**2), "dense" if basis is None else "thin"
     parts: list[Leading] = []
     with tqdm(total=blocks, desc=f"{method} spectra", leave=False, delay=2, disable=not progress) as bar:
-        for rows in torch.arange(blocks, device=wide.device).split(max(1, min(blocks, chunk))):
-            some = matrices._replace(weights=matrices.weights[rows])
+        for start in range(0, blocks, max(1, chunk)):
+            rows = slice(start, start + max(1, chunk))
             if method == "krylov":
-                parts.append(leading(some, norms[rows], k, tolerance, steps, seed))
+                parts.append(leading(problem.at(rows), narrow, k, tolerance, steps, seed, max_elements // 4))
             else:
-                parts.append(_direct(some, core, wide[rows], k))
-            bar.update(len(rows))
+                parts.append(_direct(matrices._replace(weights=matrices.weights[rows]), core, wide[rows], k))
+            bar.update(len(parts[-1].values))
     found = Leading(*(torch.cat(part) for part in zip(*parts, strict=True)))
     vectors = found.vectors.mT if basis is None else basis @ found.vectors.mT  # (block, in, k)
     exact = times_power(found.values.T, powers).T  # at the scale of the layer and of each direction

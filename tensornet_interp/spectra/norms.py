@@ -9,7 +9,7 @@ from tensornet_interp.balance import times_power
 from tensornet_interp.float64 import needs_float64
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.numerics import nonzero, without_autocast
-from tensornet_interp.spectra.krylov import rounding_share, squared_norms
+from tensornet_interp.spectra.matrices import rounding_share, squared_norms
 from tensornet_interp.spectra.scaled import Scaled, check_directions
 from tensornet_interp.store import register_type
 from tensornet_interp.tables import Record, indexed
@@ -69,7 +69,7 @@ def invariants(layer: BilinearLayer, directions: Tensor) -> Invariants:
 def known(scaled: Scaled, squares: Tensor) -> Invariants:
     """Return the invariants of scaled matrices with these squared norms (block,)."""
     left, right, weights = scaled.matrices
-    share, scales = rounding_share(*left.shape), scaled.matrices.scales()
+    share, scales = rounding_share(*left.shape), scaled.scales
     error = share * scales + scaled.weights_noise
     trace = weights @ (left * right).sum(0)
     squares = squares.clamp_min(0)

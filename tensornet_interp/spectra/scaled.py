@@ -9,7 +9,7 @@ from tensornet_interp.balance import balance, balance_rows, times_power
 from tensornet_interp.checks import check_alike, check_kind, check_size, check_tensor
 from tensornet_interp.decompositions.eigen import compress_inputs
 from tensornet_interp.layer import BilinearLayer
-from tensornet_interp.spectra.krylov import Matrices, rounding_share
+from tensornet_interp.spectra.matrices import Matrices, rounding_share
 
 
 class Scaled(NamedTuple):
@@ -20,6 +20,8 @@ class Scaled(NamedTuple):
     matrices: Matrices  # the matrices M
     wide: Tensor  # (block, out), scaled directions
     powers: Tensor  # (block,), whole numbers
+    scales: Tensor  # (block,), those of the matrices: upper bounds on their norms
+    weights_noise: Tensor  # (block,), what the rounding of the weights, sums over out, can add to a matrix
 
     @classmethod
     def of(cls, layer: BilinearLayer, directions: Tensor) -> "Scaled":
@@ -28,16 +30,13 @@ class Scaled(NamedTuple):
         wide, powers = balance_rows(directions)
         core, basis = compress_inputs(exact, len(directions))
         matrices = Matrices(core.left, core.right, wide @ exact.down)
-        own = matrices.scales().frexp().exponent.to(torch.int64)
-        wide = times_power(wide.T, -own).T
-        matrices = matrices._replace(weights=wide @ exact.down)
-        return cls(core, basis, matrices, wide, powers + own + exponent)
-
-    @property
-    def weights_noise(self) -> Tensor:
-        """Return what the rounding of the weights, which are sums over out, can add to a matrix M, (block,)."""
-        share = rounding_share(0, self.core.shape[0])
-        return self.matrices._replace(weights=share * (self.wide.abs() @ self.core.down.abs())).scales()
+        lengths = matrices.lengths()
+        scales = matrices.scales(lengths)
+        own = scales.frexp().exponent.to(torch.int64)
+        wide, weights = (times_power(part.T, -own).T for part in (wide, matrices.weights))
+        noise = rounding_share(0, core.shape[0]) * (wide.abs() @ (core.down.abs() @ lengths))
+        powers = powers + own + exponent
+        return cls(core, basis, matrices._replace(weights=weights), wide, powers, times_power(scales, -own), noise)
 
 
 def check_directions(layer: BilinearLayer, directions: Tensor) -> None:

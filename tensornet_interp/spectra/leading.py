@@ -144,9 +144,10 @@ def spectra(
     is not a `BilinearLayer`.
 
     Cost of "krylov" in flops: 8 * in * hidden per step and direction, and once per call 4 * hidden^2 * in for the
-    Frobenius norms that the proofs need, so pass many directions in one call. Decaying spectra take 5 to 20 steps, and
-    all directions in a chunk share matrix products. Memory: `max_elements`, by default 256 MB, plus the layer in
-    float64 and the result.
+    Frobenius norms that the proofs need, so pass many directions in one call. Decaying spectra take 4 to 20 steps, and
+    all directions in a chunk share matrix products. A subspace of up to 32 vectors that all matrices share gives start
+    vectors and bounds; it costs about 1,100 * hidden flops per direction. Memory: about `max_elements`, by default
+    256 MB, plus the layer in float64 and in float32, the weights (block, hidden) and the result.
 
     Example: `spectra(layer, dictionary.encoder, k=2).eigenvalues`
     """

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from tensornet_interp.cards import Card, Shown
 from tensornet_interp.layer import BilinearLayer
 from tensornet_interp.metric import Metric
@@ -36,8 +38,9 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    libraries = {name: importlib.metadata.version(name) for name in ("torch", "tensorly", "opt-einsum", "numpy")}
-    return {"tensornet_interp": package_version(), "python": platform.python_version()} | libraries
+    known = {"tensornet_interp": package_version(), "python": platform.python_version()}
+    known["torch"] = str(torch.__version__)  # names the build too, such as +cu130
+    return known | {name: importlib.metadata.version(name) for name in ("tensorly", "opt-einsum", "numpy")}
 
 
 @register_type("Start")

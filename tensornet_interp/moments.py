@@ -231,13 +231,13 @@ def cross_gram(a: BilinearLayer, b: BilinearLayer, moment: Tensor | None = None)
 
     C[h, g] = <sym(w_h v_h), sym(w'_g v'_g)> = 1/2 [(W G W'^T) * (V G V'^T) + (W G V'^T) * (V G W'^T)]
 
-    G is `moment`, (in of a, in of b), symmetric if a is b, by default the identity. W, V are left^T, right^T of a, and
-    W', V' those of b.
-    Cost: 4 * (rank of a) * (rank of b) * in multiplications, 3 if a is b; with `moment` also 2 * (rank of a) * in^2.
+    G is `moment`, (in of a, in of b), by default the identity; if a is b, it need not be symmetric: positions share a
+    layer. W, V are left^T, right^T of a, and W', V' those of b.
+    Cost: 4 * (rank of a) * (rank of b) * in multiplications; with `moment` also 2 * (rank of a) * in^2.
     """
     left, right = (a.left, a.right) if moment is None else (moment.T @ a.left, moment.T @ a.right)
     crossed = left.T @ b.right
-    back = crossed.T if a is b else right.T @ b.left
+    back = crossed.T if a is b and moment is None else right.T @ b.left
     return torch.addcmul((left.T @ b.left) * (right.T @ b.right), crossed, back) / 2
 
 

@@ -1,13 +1,15 @@
-"""Entries as large as 1e60 and as small as 1e-110 neither overflow nor vanish."""
+"""Entries as large as 1e60 and as small as 1e-110 neither overflow nor vanish; networks may share layers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import layer_of
+from helpers import layer_of, normal
 
-from tensornet_interp import BilinearLayer, BilinearNetwork, inner, norm, relative_error, similarity
+from tensornet_interp import BilinearLayer, BilinearNetwork, Moments, inner, norm, relative_error, similarity
 from tensornet_interp.inner_products import Gaussian, Symmetric, Tree
+from tensornet_interp.testing import random_layer
 
 SIZES = [1e60, 1e-110]
 
@@ -100,3 +102,21 @@ def test_one_output_and_its_negative_have_cosine_minus_one(size):
     network = BilinearNetwork([first, last])
     other = BilinearNetwork([first, sized(last, -size, 1, 1)])
     assert float(similarity(network, other, kind="tree")) == pytest.approx(-1, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian", "closure"])
+def test_two_networks_may_share_a_layer(kind):
+    """What comes to the shared layer from below differs, so its Gram matrix is not symmetric; a copy gives the same."""
+    top = random_layer(3, 4, 7, seed=2)
+    copy = replace(top, left=top.left.clone(), right=top.right.clone(), down=top.down.clone())
+    lower = [random_layer(4, 4, 5, seed=seed) for seed in range(2)]
+    moments = Moments.of(normal(50, 4))
+    chosen = {
+        "tree": Tree(),
+        "symmetric": Symmetric(),
+        "gaussian": Gaussian(moments),
+        "closure": Gaussian(moments, method="closure"),
+    }[kind]
+    first = BilinearNetwork([lower[0], top])
+    shared, apart = (inner(first, BilinearNetwork([lower[1], layer]), kind=chosen) for layer in (top, copy))
+    assert float(shared) == pytest.approx(float(apart), rel=1e-12)

@@ -73,6 +73,11 @@ def middle(name, layer, at=0.5):
     return found[min(len(found) - 1, int(at * len(found)))]
 
 
+def is_zero(layer):
+    """Whether the tensor is zero, also if hidden units cancel exactly: TensorLy fits nothing then."""
+    return not bool(layer.to(dtype=torch.float64).to_tensor().any())
+
+
 def amplification(layer):
     """The sizes of all hidden units over the norm of the layer: what cancellation makes of rounding."""
     truth = extended.dense(layer)
@@ -123,7 +128,7 @@ def test_a_result_stands_for_its_layer_and_leaves_it_alone(recipe, name, at):
 def test_every_step_of_a_ladder_can_be_taken(recipe, name):
     """Also for one hidden unit, for one input and for one output."""
     layer = recipe.layer()
-    assume(bool(layer.down.any()))
+    assume(bool(layer.down.any()) and (not name.startswith("tensorly") or not is_zero(layer)))
     for step in steps(name, layer):
         assert step(layer).sizes == layer.sizes
 
@@ -132,7 +137,7 @@ def test_every_step_of_a_ladder_can_be_taken(recipe, name):
 def test_the_exact_end_reproduces_the_layer(recipe, name):
     """Up to the rounding of the result to the layer's dtype, and to what cancelling units make of it."""
     layer = recipe.layer()
-    assume((bool(layer.down.any()) and layer.shape[1] <= 64) or not name.startswith("tensorly"))
+    assume((not is_zero(layer) and layer.shape[1] <= 64) or not name.startswith("tensorly"))
     worst = amplification(layer)
     assume(worst < 1e6 and len(list(get_decomposition(name).ladder(layer))))
     result = steps(name, layer)[-1](layer)

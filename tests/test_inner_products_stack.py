@@ -120,3 +120,20 @@ def test_two_networks_may_share_a_layer(kind):
     first = BilinearNetwork([lower[0], top])
     shared, apart = (inner(first, BilinearNetwork([lower[1], layer]), kind=chosen) for layer in (top, copy))
     assert float(shared) == pytest.approx(float(apart), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["tree", "symmetric", "gaussian", "closure"])
+def test_gradients_by_torch_func_are_those_of_autograd(kind):
+    """Transforms of torch.func allow no hooks on saved tensors, which recomputing for a gradient needs."""
+    one, other = ([random_layer(3, 4, 4, seed=seed), random_layer(2, 3, 4, seed=seed + 1)] for seed in (0, 2))
+    chosen = {"tree": Tree(), "symmetric": Symmetric(), "gaussian": Gaussian(), "closure": Gaussian(method="closure")}
+
+    def product(down):
+        return inner(
+            BilinearNetwork([replace(one[0], down=down), one[1]]), BilinearNetwork(other), kind=chosen[kind]
+        ).value
+
+    down = one[0].down.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(product(down), down)
+    torch.testing.assert_close(torch.func.grad(product)(one[0].down), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(torch.func.jacrev(product)(one[0].down), expected, rtol=1e-12, atol=1e-14)

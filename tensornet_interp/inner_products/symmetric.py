@@ -184,9 +184,15 @@ def tree_flops(f: Stack, g: Stack) -> float:
 
 
 def _learned(*stacks: Stack) -> bool:
-    """Return whether a gradient of some of the weights will be asked for."""
+    """Return whether a gradient of some of the weights will be asked for, and may compute again what was not held."""
     weights = (part for stack in stacks for layer in stack.layers for part in (layer.down, layer.left, layer.right))
-    return torch.is_grad_enabled() and any(part.requires_grad for part in weights)
+    if not (torch.is_grad_enabled() and any(part.requires_grad for part in weights)):
+        return False
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+            return True
+    except RuntimeError:  # in `torch.func`, and wherever such hooks are disabled: all is held then
+        return False
 
 
 def _chunks(stack: Stack, held: int = 0) -> list[slice]:

@@ -87,6 +87,15 @@ def test_curves_have_a_panel_a_field_and_a_line_a_group():
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["cp", "eigen"]
 
 
+def test_the_legend_is_on_the_first_panel_that_has_all_lines():
+    rows = [{"x": x, "some": x, "all": x, "by": name} for name in ("a", "b", "c") for x in (1, 2)]
+    rows = [row if row["by"] != "c" else row | {"some": None} for row in rows]
+    first, second, third = curves(rows, "x", ["some", "all", "all"], by="by").axes
+    assert (len(first.lines), len(second.lines)) == (2, 3)
+    assert [text.get_text() for text in second.get_legend().get_texts()] == ["a", "b", "c"]
+    assert first.get_legend() is None is third.get_legend()
+
+
 def test_a_single_curve_needs_no_legend():
     figure = curves(STRENGTHS[1:], "strength", ["cosine"])
     assert figure.axes[0].get_legend() is None

@@ -134,10 +134,10 @@ def curves(
         axes.set(xlabel=_words(x), ylabel=_words(name))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)
-    for axes in figure.axes:
-        if len(axes.lines) > 1:
-            legend(axes, None if by is None else _words(by))
-            break
+    named = [axes for axes in figure.axes if len(axes.lines) > 1]
+    if named:  # the first panel with the most groups: others may have no numbers of some
+        best = max(named, key=lambda axes: sum(line.get_label() != "reference" for line in axes.lines))
+        legend(best, None if by is None else _words(by))
     return figure
 
 

@@ -29,8 +29,8 @@ class Compressed:
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Convert vectors from the coordinates of the core, (..., r, n), to those of the layer, (..., in, n)."""
-        if self.basis is None or vectors.ndim == 2:
-            return vectors if self.basis is None else self.basis @ vectors
+        if self.basis is None:
+            return vectors
         blocks = vectors.movedim(-2, 0)  # (r, ..., n): one matrix product, not one per block
         return (self.basis @ blocks.flatten(1)).unflatten(1, blocks.shape[1:]).movedim(0, -2)
 

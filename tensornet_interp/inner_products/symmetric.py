@@ -66,15 +66,16 @@ class Forms(NamedTuple):
 
 def unit_gram(f: Stack, g: Stack, product: Callable[[Forms, Forms], Tensor]) -> Tensor:
     """Return product(forms of f, forms of g) for all pairs of hidden units of the second layers, (units, units')."""
-    learned = _learned(f, g)
+    rows, columns = _chunks(f), _chunks(g)
+    again = len(rows) * len(columns) > 1 and _learned(f, g)
 
     def row(x: Forms) -> Tensor:
         def tile(units: slice) -> Tensor:
             return product(x, _forms(g, units))
 
-        return torch.cat([_light(tile, units, learned) for units in _chunks(g)], 1)
+        return torch.cat([_light(tile, units, again) for units in columns], 1)
 
-    return torch.cat([row(_forms(f, units)) for units in _chunks(f)])
+    return torch.cat([row(_forms(f, units)) for units in rows])
 
 
 def quartic_gram(f: Stack, g: Stack) -> Tensor:
@@ -134,8 +135,9 @@ def _crossed(f: Stack, g: Stack) -> Tensor:
         meeting = mixed + mixed.mT + q_ll * r_rr + q_rr * r_ll  # 4 E, (units, rank, rank)
         return ((meeting @ beta) * alpha).sum(1) / 4
 
-    learned = _learned(f, g)
-    return torch.cat([_light(row, units, learned) for units in _chunks(f, held)])
+    chunks = _chunks(f, held)
+    again = len(chunks) > 1 and _learned(f, g)
+    return torch.cat([_light(row, units, again) for units in chunks])
 
 
 def _crossed_forms(x: Forms, y: Forms) -> Tensor:
@@ -216,9 +218,9 @@ def _forms(stack: Stack, units: slice) -> Forms:
     return Forms(*(first.interaction_matrix(side[:, units].T) for side in (second.left, second.right)))
 
 
-def _light(function: Callable[[slice], Tensor], units: slice, learned: bool) -> Tensor:
-    """Return function(units); what it holds on the way is not kept for a gradient, but computed again for it."""
-    if not learned:
+def _light(function: Callable[[slice], Tensor], units: slice, again: bool) -> Tensor:
+    """Return function(units); if `again`, what it holds on the way is not kept for a gradient, but computed again."""
+    if not again:
         return function(units)
     found: Tensor = checkpoint(function, units, use_reentrant=False)
     return found

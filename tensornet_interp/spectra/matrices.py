@@ -1,11 +1,13 @@
 """Interaction matrices that are never formed: their products with vectors, their norms, and the rounding of both."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tensornet_interp.layer import BilinearLayer
+from tensornet_interp.moments import cross_gram
 from tensornet_interp.numerics import nonzero
 
 RANDOM = 0.03  # share of a random vector in the start vector, lest it has no part of an eigenvector
@@ -53,18 +55,20 @@ def rounding_share(n_in: int, hidden: int) -> float:
 def squared_norms(layer: BilinearLayer, weights: Tensor) -> Tensor:
     """Return ||M||_F^2 per row of weights (block, hidden): weights^T C weights, C = Gram matrix of hidden units.
 
-    C is that of `moments.cross_gram`. Flops: 4 * hidden^2 * in for all blocks together, plus hidden^2 per block.
+    C is their `cross_gram`. Flops: 4 * hidden^2 * in for all blocks together, plus hidden^2 per block.
     Memory: 512 rows of C at a time.
     """
     total = torch.zeros_like(weights[:, 0])
     for start in range(0, layer.rank, _GRAM_ROWS):
-        left, right = (side[:, start : start + _GRAM_ROWS].T for side in (layer.left, layer.right))  # (rows, in)
-        later = [side[:, start:] for side in (layer.left, layer.right)]  # C is symmetric
-        gram = (left @ later[0]).mul_(right @ later[1])  # (rows, hidden - start)
-        gram = gram.addcmul_(left @ later[1], right @ later[0]).mul_(0.5)
-        gram[:, len(left) :] *= 2
-        total += (weights[:, start : start + _GRAM_ROWS] @ gram).mul_(weights[:, start:]).sum(1)
+        rows, later = slice(start, start + _GRAM_ROWS), slice(start, None)  # C is symmetric
+        gram = cross_gram(_units(layer, rows), _units(layer, later))  # (rows, hidden - start)
+        gram[:, len(gram) :] *= 2
+        total += (weights[:, rows] @ gram).mul_(weights[:, later]).sum(1)
     return total
+
+
+def _units(layer: BilinearLayer, units: slice) -> BilinearLayer:
+    return replace(layer, down=layer.down[:, units], left=layer.left[:, units], right=layer.right[:, units])
 
 
 def start_vectors(matrices: Matrices, k: int, seed: int) -> Tensor:

@@ -34,8 +34,8 @@ Row = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Time both, print them and write out/large_dictionaries.csv."""
     options = parser().parse_args(argv)
-    for name in ("features", "width", "hidden", "windows", "held_out", "positions", "pairs", "nodes", "active"):
-        check_int(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    for name in ("features", "width", "hidden", "windows", "positions", "pairs", "nodes"):
+        check_int(f"--{name}", getattr(options, name), 1)
     check_int("--active", options.active, 1, options.features, "features of a token are some of all")
     check_int("--held-out", options.held_out, 2)
     device, needed = torch.device(options.device), weights(options) * 4 / 2**30

@@ -158,7 +158,10 @@ def report_statistics(
 
 
 def draw(job: Job, chosen: int, two: Sequence[Row], points: Sequence[tuple[float, float]]) -> Figure:
-    """Draw interactions and spectrum of a feature, and correlations of all, by training length and by activation."""
+    """Draw the interactions and the spectrum of one feature, and the correlations of all features.
+
+    Correlations are shown by training length and by activation.
+    """
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     decoder = inputs.decoder[:, sorted(Names.read(job.out, "mlp-in").tokens)[:1000]]
     found = feature_interactions(job.layer, outputs.encoder[chosen], decoder, bias=inputs.decoder_bias)

@@ -94,7 +94,7 @@ def layer_of(
 
 
 def encoder(options: argparse.Namespace, layer: int) -> Tensor:
-    """Return the encoder (feature, out) of the dictionary of a layer, whose rows are the features."""
+    """Return the encoder (feature, out) of a layer's dictionary: each row is a feature."""
     place = options.place.format(layer=layer)
     return load_dictionary(options.dictionaries, subfolder=place, dtype=torch.float32).encoder
 

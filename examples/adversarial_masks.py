@@ -5,8 +5,9 @@ mask activates one eigenvector and no other. Three variants: one eigenvector per
 with small singular values cut. Of ten per class, the masks of the first three eigenvectors are tried, and their effects
 are averaged, as in the paper's figure 7. The masks are added to test images at several strengths (norm of the mask over
 the mean norm of a training image). They are compared with the eigenvector itself and with the same masks after a random
-permutation of their pixels. Edge masks use only pixels that are active in under 1 % (digits: 4 %) of the training
-images. Training images decide the sign of a mask. With --clip, masked images are clipped to [0, 1].
+permutation of their pixels. Edge masks are of one eigenvector per class, and use only pixels that are active in under
+1 % (digits: 4 %) of the training images. Training images decide the sign of a mask. With --clip, masked images are
+clipped to [0, 1].
 
 The models differ in their training: without regularisation; with weight decay 1 and noise of 0.15 or 0.3, as in the
 paper's figure 26; and adversarially, on images that `PGD` changed by up to a fifth of the mean norm of an image,
@@ -31,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from examples.parts.adversarial_masks_figures import effects, eigenvectors, examples, pictures
-from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
+from examples.parts.image_job import add_batch_size, classifier, dataset_of, out_folder, parse, parser, schedule
 from models import BilinearClassifier, Dataset, accuracy
 from models.attacks import PGD
 from models.runs import trained
@@ -43,7 +44,7 @@ from tensornet_interp.concentration import energy_share, participation, rare_inp
 from tensornet_interp.disk import replace_files
 
 Row = dict[str, object]
-STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
+STRENGTHS = (0.1, 0.25, 0.5, 1.0)
 # radius: how far the attack of the training goes, in mean norms of a training image
 SETTINGS = {
     "unregularised": {"weight_decay": 0.0, "noise": 0.0, "radius": 0.0},
@@ -52,10 +53,12 @@ SETTINGS = {
     "adversarial": {"weight_decay": 0.0, "noise": 0.0, "radius": 0.2},
 }
 TESTED = 0.2, 20  # radius in mean norms, and steps, of the attack on test images
-PIXELS = ("all pixels", "outer edge")
-# variants of masks: index of the number of eigenvectors per class in SIZES, cutoff of singular values
-VARIANTS = ((0, None), (1, None), (1, 0.1))
-# few and more eigenvectors per class (together fewer than pixels), and the share below which a pixel is on the edge
+# variants of masks by pixels: index of the number of eigenvectors per class in SIZES, cutoff of singular values
+VARIANTS: dict[str, tuple[tuple[int, float | None], ...]] = {
+    "all pixels": ((0, None), (1, None), (1, 0.1)),
+    "outer edge": ((0, None),),
+}
+# few and more eigenvectors per class (the few fit on the edge), and the share below which a pixel is on the edge
 SIZES = {"digits": ((1, 4), 0.04), "mnist": ((1, 10), 0.01), "fashion_mnist": ((1, 10), 0.01)}
 TRIED = 3  # masks per class that are tried, and permuted masks
 SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
@@ -79,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     name = str(rows[0]["dataset"])
     shape = (int(rows[0]["height"]), int(rows[0]["width_pixels"]))
     settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
-    for pixels in PIXELS:
+    for pixels in VARIANTS:
         tag = pixels.replace(" ", "_")
         pictures(kept, settings, pixels, shape, name).savefig(out / f"masks_{tag}.png", dpi=120)
         for setting in settings:
@@ -115,11 +118,12 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         result: SpectralResult = decompose(network[0], "eigen")
         common: Row = {"dataset": data.name, "height": data.shape[0], "width_pixels": data.shape[1]}
         common |= {"setting": name, "width": config.width, "epochs": training.epochs, **setting, "seed": seed}
+        common["batch_size"] = training.batch_size
         common |= {"images": len(_test(data, options)[0]), "clipped": int(options.clip)}
         common |= measure_model(model, result, data, options)
-        for pixels, allowed in zip(PIXELS, (everywhere, edge), strict=True):
+        for pixels, allowed in zip(VARIANTS, (everywhere, edge), strict=True):
             here = common | {"pixels": pixels, "allowed": int(allowed.sum())}
-            tried = candidates(result, allowed, data, seed)
+            tried = candidates(result, allowed, VARIANTS[pixels], data, seed)
             rows += [here | row for row in measure(network, tried, data, options)]
             if seed == 0:
                 kept[f"{name}|{pixels}"] = torch.stack([next(iter(one.values()))[0] for one in tried])  # one a class
@@ -131,9 +135,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         replace_files([(out / "masks.safetensors", save(kept))])
 
 
-def measure_model(
-    model: BilinearClassifier, result: SpectralResult, data: Dataset, options: argparse.Namespace
-) -> Row:
+def measure_model(model: BilinearClassifier, result: SpectralResult, data: Dataset, options: argparse.Namespace) -> Row:
     """Return what is measured of a model without masks, as the columns `OF_MODEL`."""
     x, y = _test(data, options)
     attack = PGD(TESTED[0] * float(data.train_x.norm(dim=1).mean()), TESTED[1])
@@ -148,19 +150,18 @@ def measure_model(
     return {name: found[name] for name in OF_MODEL}
 
 
-def candidates(result: SpectralResult, allowed: Tensor, data: Dataset, seed: int) -> list[dict[str, Tensor]]:
+def candidates(
+    result: SpectralResult, allowed: Tensor, variants: Sequence[tuple[int, float | None]], data: Dataset, seed: int
+) -> list[dict[str, Tensor]]:
     """Return the masks to try for every class, by kind: (draw, in). They depend on weights and training images only.
 
     Every kind of mask has its permuted twin. The kind "eigenvector" is the first eigenvector itself, without a
     pseudoinverse.
     """
-    classes = len(data.class_names)
-    tried: list[dict[str, Tensor]] = [{} for _ in range(classes)]
-    for size, rtol in VARIANTS:
+    tried: list[dict[str, Tensor]] = [{} for _ in data.class_names]
+    for size, rtol in variants:
         number = SIZES[data.name][0][size]
         kind = f"{number} a class" + (", cut" if rtol else "")
-        if rtol is None and number * classes > int(allowed.sum()):
-            continue  # more vectors than pixels: no mask can activate one alone
         vectors = orient(top_positive(result, number), data.train_x)
         masks = adversarial_masks(vectors, allowed=allowed, rtol=rtol)[:, :TRIED]
         for target, (mine, own) in enumerate(zip(masks, vectors * allowed, strict=True)):
@@ -239,6 +240,7 @@ def _test(data: Dataset, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "adversarial_masks")
     made.add_argument("--images", type=int, default=2000, help="number of test images, from the first on")
+    add_batch_size(made)
     made.add_argument("--clip", action="store_true", help="clip masked images to [0, 1]")
     options = parse(made, argv)
     check_int("--images", options.images, 1)

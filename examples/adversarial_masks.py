@@ -1,15 +1,25 @@
-"""Can masks that fool a classifier be computed from its weights, without a forward pass?
+"""Can masks that fool a classifier be computed from its weights, without a forward pass? Does training prevent it?
 
 The script stacks the top positive eigenvectors of all classes and takes the rows of their pseudoinverse as masks. Each
 mask activates one eigenvector and no other. Three variants: one eigenvector per class, ten per class, and ten per class
-with small singular values cut. The masks are added to test images at several strengths (norm of the mask over the mean
-norm of a training image). They are compared with the eigenvector itself and with random masks of the same norm:
-Gaussian, or the mask with its pixels shuffled. Edge masks use only pixels that are active in under 1 % of the training
-images. All masks are tried on a model without regularisation and on regularised ones. Training images decide the sign
-of a mask, and which of the ten masks of a class is used. Masked images are measured unclipped and clipped to [0, 1].
+with small singular values cut. Of ten per class, the masks of the first three eigenvectors are tried, and their effects
+are averaged, as in the paper's figure 7. The masks are added to test images at several strengths (norm of the mask over
+the mean norm of a training image). They are compared with the eigenvector itself and with the same masks after a random
+permutation of their pixels. Edge masks are of one eigenvector per class, and use only pixels that are active in under
+1 % (digits: 4 %) of the training images. Training images decide the sign of a mask. With --clip, masked images are
+clipped to [0, 1].
 
-Expected times: digits 1 minute. MNIST or Fashion-MNIST about 4 minutes per model on one free core, with 3 models per
-seed; --full (100 epochs, 5 seeds) about 8 minutes per model. Every model is trained once and kept.
+The models differ in their training: without regularisation; with weight decay 1 and noise of 0.15 or 0.3, as in the
+paper's figure 26; and adversarially, on images that `PGD` changed by up to a fifth of the mean norm of an image,
+without decay and noise. For every model the script prints
+
+- its accuracy, and its accuracy on test images that PGD changed by as much;
+- the effective rank of its classes, in pixels;
+- of their ten eigenvectors of largest magnitude: over how many pixels they are spread, (L1/L2)^2, and the share of
+  their squared norm on pixels active in under 1 % of the training images.
+
+Expected times: digits 1 minute. MNIST or Fashion-MNIST about 2 minutes per model on one free core, 5 if it is trained
+adversarially, with 4 models per seed; --full is 100 epochs and 5 seeds. Every model is trained once and kept.
 """
 
 import argparse
@@ -21,40 +31,42 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.parts.adversarial_masks_figures import effects, examples, pictures
-from examples.parts.image_job import classifier, dataset_of, out_folder, parse, parser, schedule
-from models import Dataset, accuracy
+from examples.parts.adversarial_masks_figures import effects, eigenvectors, examples, pictures
+from examples.parts.image_job import add_batch_size, classifier, dataset_of, out_folder, parse, parser, schedule
+from models import BilinearClassifier, Dataset, accuracy
+from models.attacks import PGD
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearNetwork, SpectralResult, decompose
-from tensornet_interp.adversarial import (
-    BASELINES,
-    adversarial_masks,
-    baseline_masks,
-    mask_effect,
-    orient,
-    top_positive,
-)
+from tensornet_interp.adversarial import adversarial_masks, baseline_masks, mask_effect, orient, top_positive
 from tensornet_interp.checks import check_int
+from tensornet_interp.concentration import energy_share, participation, rare_inputs
 from tensornet_interp.disk import replace_files
 
 Row = dict[str, object]
-STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
-CHOSEN_AT = 0.5  # strength at which training images choose the mask of a class
+STRENGTHS = (0.1, 0.25, 0.5, 1.0)
+# radius: how far the attack of the training goes, in mean norms of a training image
 SETTINGS = {
-    "unregularised": {"weight_decay": 0.0, "noise": 0.0},
-    "noise 0.15, decay 1": {"weight_decay": 1.0, "noise": 0.15},
-    "noise 0.5, decay 1": {"weight_decay": 1.0, "noise": 0.5},
+    "unregularised": {"weight_decay": 0.0, "noise": 0.0, "radius": 0.0},
+    "noise 0.15, decay 1": {"weight_decay": 1.0, "noise": 0.15, "radius": 0.0},
+    "noise 0.3, decay 1": {"weight_decay": 1.0, "noise": 0.3, "radius": 0.0},
+    "adversarial": {"weight_decay": 0.0, "noise": 0.0, "radius": 0.2},
 }
-PIXELS = ("all pixels", "outer edge")
-# variants of masks: index of the number of eigenvectors per class in SIZES, cutoff of singular values
-VARIANTS = ((0, None), (1, None), (1, 0.1))
-# few and more eigenvectors per class (together fewer than pixels), and the share below which a pixel is on the edge
+TESTED = 0.2, 20  # radius in mean norms, and steps, of the attack on test images
+# variants of masks by pixels: index of the number of eigenvectors per class in SIZES, cutoff of singular values
+VARIANTS: dict[str, tuple[tuple[int, float | None], ...]] = {
+    "all pixels": ((0, None), (1, None), (1, 0.1)),
+    "outer edge": ((0, None),),
+}
+# few and more eigenvectors per class (the few fit on the edge), and the share below which a pixel is on the edge
 SIZES = {"digits": ((1, 4), 0.04), "mnist": ((1, 10), 0.01), "fashion_mnist": ((1, 10), 0.01)}
-DRAWS = 5  # random masks of each kind
+TRIED = 3  # masks per class that are tried, and permuted masks
 SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
+LEADING = 10  # eigenvectors per class that are measured, largest magnitude first
+DRAWN, SHOWN = 3, 6  # class whose first positive eigenvectors are drawn, and their number
 MEASURES = ("accuracy", "misclassified")
-PLACE = ("setting", "pixels", "clipped", "strength")
+OF_MODEL = ("model_accuracy", "attacked_accuracy", "effective_rank", "pixel_participation", "rare_energy")
+PLACE = ("setting", "pixels", "strength")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,96 +81,117 @@ def main(argv: list[str] | None = None) -> None:
     print_table(summary)
     name = str(rows[0]["dataset"])
     shape = (int(rows[0]["height"]), int(rows[0]["width_pixels"]))
-    for pixels in PIXELS:
+    settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
+    for pixels in VARIANTS:
         tag = pixels.replace(" ", "_")
-        pictures(kept, list(SETTINGS), pixels, shape, name).savefig(out / f"masks_{tag}.png", dpi=120)
-        for setting in SETTINGS:
+        pictures(kept, settings, pixels, shape, name).savefig(out / f"masks_{tag}.png", dpi=120)
+        for setting in settings:
             file = f"effects_{tag}_{setting.replace(', ', '_').replace(' ', '_')}.png"
             effects(summary, pixels, setting, name).savefig(out / file, dpi=120)
-    examples(kept, list(SETTINGS), shape, name).savefig(out / "examples.png", dpi=120)
+    examples(kept, settings, shape, name).savefig(out / "examples.png", dpi=120)
+    eigenvectors(kept, settings, shape, name).savefig(out / "eigenvectors.png", dpi=120)
     print(f"\ntables and figures: {out}")
 
 
 def compute(options: argparse.Namespace, out: Path) -> None:
     """Measure all masks and write table.csv; also save the masks of seed 0 and one image.
 
-    The table has one row per setting, seed, pixels, class, kind, draw, clipping and strength.
+    The table has one row per setting, seed, pixels, class, kind, draw and strength.
     """
     data = dataset_of(options)
     share = SIZES[data.name][1]
+    norm = float(data.train_x.norm(dim=1).mean())
     rows: list[Row] = []
-    kept: dict[str, Tensor] = {"image": data.test_x[0].contiguous(), "norm": data.train_x.norm(dim=1).mean()}
-    edge = (data.train_x > 0).to(torch.float64).mean(0) < share
+    kept: dict[str, Tensor] = {"image": data.test_x[0].contiguous(), "norm": torch.tensor(norm)}
+    kept["class"] = torch.tensor(DRAWN)
+    edge = rare_inputs(data.train_x, share)
     everywhere = torch.ones_like(edge)
     print(f"outer edge: the {int(edge.sum())} pixels that are active in under {share:.0%} of the training images")
     seeds = range(options.seeds or (5 if options.full else SEEDS[data.name]))
     for seed, (name, setting) in tqdm([(seed, item) for seed in seeds for item in SETTINGS.items()], unit="model"):
-        epochs = {"epochs": 100} if options.full else {}
-        training = schedule(data, options, **epochs, **setting, seed=seed)
+        changes = {"weight_decay": setting["weight_decay"], "noise": setting["noise"]}
+        training = schedule(data, options, **({"epochs": 100} if options.full else {}), **changes, seed=seed)
         config = classifier(data)
-        model = trained(options.models, data, config, training, progress=False)
+        attack = PGD(norm * setting["radius"]) if setting["radius"] else None
+        model = trained(options.models, data, config, training, attack=attack, progress=False)
         network = model.network("input")
-        result = decompose(network[0], "eigen")
+        result: SpectralResult = decompose(network[0], "eigen")
         common: Row = {"dataset": data.name, "height": data.shape[0], "width_pixels": data.shape[1]}
         common |= {"setting": name, "width": config.width, "epochs": training.epochs, **setting, "seed": seed}
-        common |= {"images": len(_test(data, options)[0]), "model_accuracy": accuracy(model, *_test(data, options))}
-        for pixels, allowed in zip(PIXELS, (everywhere, edge), strict=True):
+        common["batch_size"] = training.batch_size
+        common |= {"images": len(_test(data, options)[0]), "clipped": int(options.clip)}
+        common |= measure_model(model, result, data, options)
+        for pixels, allowed in zip(VARIANTS, (everywhere, edge), strict=True):
             here = common | {"pixels": pixels, "allowed": int(allowed.sum())}
-            tried = candidates(network, result, allowed, data, seed)
+            tried = candidates(result, allowed, VARIANTS[pixels], data, seed)
             rows += [here | row for row in measure(network, tried, data, options)]
             if seed == 0:
                 kept[f"{name}|{pixels}"] = torch.stack([next(iter(one.values()))[0] for one in tried])  # one a class
+        if seed == 0:
+            order = result.eigenvalues[DRAWN].argsort(descending=True)[:SHOWN]
+            kept[f"values|{name}"] = result.eigenvalues[DRAWN, order]
+            kept[f"vectors|{name}"] = orient(top_positive(result, SHOWN), data.train_x)[DRAWN].contiguous()
         write_table(out / "table.csv", rows)
         replace_files([(out / "masks.safetensors", save(kept))])
 
 
+def measure_model(model: BilinearClassifier, result: SpectralResult, data: Dataset, options: argparse.Namespace) -> Row:
+    """Return what is measured of a model without masks, as the columns `OF_MODEL`."""
+    x, y = _test(data, options)
+    attack = PGD(TESTED[0] * float(data.train_x.norm(dim=1).mean()), TESTED[1])
+    leading = result.eigenvectors.mT[:, :LEADING]  # (class, 10, in)
+    found = {
+        "model_accuracy": accuracy(model, data.test_x, data.test_y),
+        "attacked_accuracy": accuracy(model, attack(model, x, y), y),
+        "effective_rank": float(result.effective_rank().mean()),
+        "pixel_participation": float(participation(leading).mean()),
+        "rare_energy": float(energy_share(leading, rare_inputs(data.train_x, SIZES[data.name][1])).mean()),
+    }
+    return {name: found[name] for name in OF_MODEL}
+
+
 def candidates(
-    network: BilinearNetwork, result: SpectralResult, allowed: Tensor, data: Dataset, seed: int
+    result: SpectralResult, allowed: Tensor, variants: Sequence[tuple[int, float | None]], data: Dataset, seed: int
 ) -> list[dict[str, Tensor]]:
     """Return the masks to try for every class, by kind: (draw, in). They depend on weights and training images only.
 
-    If a class has several masks, the chosen one makes the model take most training images for that class at strength
-    `CHOSEN_AT`. Random masks imitate the mask of one eigenvector per class. The kind "eigenvector" is this eigenvector
-    itself, without a pseudoinverse.
+    Every kind of mask has its permuted twin. The kind "eigenvector" is the first eigenvector itself, without a
+    pseudoinverse.
     """
-    train = (data.train_x[:500], data.train_y[:500])
-    norm = CHOSEN_AT * float(data.train_x.norm(dim=1).mean())
-    classes = len(data.class_names)
-    tried: list[dict[str, Tensor]] = [{} for _ in range(classes)]
-    for size, rtol in VARIANTS:
+    tried: list[dict[str, Tensor]] = [{} for _ in data.class_names]
+    for size, rtol in variants:
         number = SIZES[data.name][0][size]
         kind = f"{number} a class" + (", cut" if rtol else "")
-        if rtol is None and number * classes > int(allowed.sum()):
-            continue  # more vectors than pixels: no mask can activate one alone
         vectors = orient(top_positive(result, number), data.train_x)
-        masks = adversarial_masks(vectors, allowed=allowed, rtol=rtol)
+        masks = adversarial_masks(vectors, allowed=allowed, rtol=rtol)[:, :TRIED]
         for target, (mine, own) in enumerate(zip(masks, vectors * allowed, strict=True)):
-            hits = [mask_effect(network, mask, *train, target, [norm])[0]["misclassified"] for mask in mine]
-            tried[target][kind] = mine[max(range(number), key=hits.__getitem__)][None]
+            shuffled = [
+                baseline_masks(
+                    mask, "permuted", TRIED // len(mine), seed=1000 * seed + 100 * place + target, allowed=allowed
+                )
+                for place, mask in enumerate(mine)
+            ]
+            tried[target] |= {kind: mine, f"{kind}, permuted": torch.cat(shuffled)}
             if size == 0:
                 tried[target]["eigenvector"] = own[:1]
-                for random in BASELINES:
-                    drawn = baseline_masks(mine[0], random, DRAWS, seed=1000 * seed + target, allowed=allowed)
-                    tried[target][random] = drawn
     return tried
 
 
 def measure(
     network: BilinearNetwork, tried: Sequence[Mapping[str, Tensor]], data: Dataset, options: argparse.Namespace
 ) -> list[Row]:
-    """Measure the effect of every mask on test images at every strength, unclipped and clipped."""
+    """Measure the effect of every mask on test images at every strength."""
     scale = float(data.train_x.norm(dim=1).mean())
     norms = [scale * strength for strength in STRENGTHS]
+    clip = (0.0, 1.0) if options.clip else None
     rows: list[Row] = []
     for target, kinds in enumerate(tried):
         for kind, masks in kinds.items():
             for draw, mask in enumerate(masks):
-                for clip in (None, (0.0, 1.0)):
-                    records = mask_effect(network, mask, *_test(data, options), target, norms, clip=clip)
-                    for strength, record in zip(STRENGTHS, records, strict=True):
-                        row: Row = {"target": target, "kind": kind, "draw": draw, "clipped": int(clip is not None)}
-                        row |= {"length": float(mask.norm()), "strength": strength}
-                        rows.append(row | {name: record[name] for name in MEASURES})
+                records = mask_effect(network, mask, *_test(data, options), target, norms, clip=clip)
+                for strength, record in zip(STRENGTHS, records, strict=True):
+                    row: Row = {"target": target, "kind": kind, "draw": draw, "length": float(mask.norm())}
+                    rows.append(row | {"strength": strength} | {name: record[name] for name in MEASURES})
     return rows
 
 
@@ -169,7 +202,7 @@ def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
     model.
     """
     by = [*PLACE, "kind"]
-    fields = [*MEASURES, "length", "model_accuracy"]
+    fields = [*MEASURES, "length", *OF_MODEL]
     apart = ["seed"] if len({row["seed"] for row in rows}) > 1 else ["draw"]
     classes = summarise(rows, [*by, *apart], fields)
     found = summarise(classes, by, fields)
@@ -178,21 +211,26 @@ def average(rows: Sequence[Mapping[str, object]]) -> list[Row]:
 
 
 def print_table(summary: Sequence[Mapping[str, object]]) -> None:
-    """Print accuracy and rate of misclassification as the intended class at three strengths, unclipped and clipped."""
+    """Print the models, and accuracy and rate of misclassification as the intended class at three strengths."""
+    heads = [name.replace("model_", "").replace("_", " ") for name in OF_MODEL]
+    print("\nmodels without masks" + "".join(f"{head:>21}" for head in heads))
+    for setting, line in {str(line["setting"]): line for line in summary if line["kind"] == "eigenvector"}.items():
+        print(f"{setting:<20}" + "".join(f"{_text(line, name):>21}" for name in OF_MODEL))
     shown = (0.25, 0.5, 1.0)
-    kinds = list(dict.fromkeys(str(line["kind"]) for line in summary))
-    head = "".join(f"{kind:>17}" for kind in kinds)
-    for measure_name, label in zip(MEASURES, ("accuracy", "misclassified as intended"), strict=True):
-        print(f"\n{label + ', mean over classes':<50}{head}")
-        found = {tuple(line[name] for name in (*PLACE, "kind")): line[measure_name] for line in summary}
-        for place in dict.fromkeys(tuple(line[name] for name in PLACE) for line in summary):
-            setting, pixels, clipped, strength = place
-            if strength in shown:
-                where = f"{setting:<21}{pixels:<12}{strength:<6}{'clipped' if clipped else '':<8}"
-                values = [found.get((*place, kind)) for kind in kinds]
-                print(f"{where:<50}" + "".join(f"{'-' if v is None else f'{v:.3f}':>17}" for v in values))
-    accuracies = {str(line["setting"]): f"{line['model_accuracy']:.4f}" for line in summary}
-    print("\naccuracy without a mask: " + ", ".join(f"{name} {value}" for name, value in accuracies.items()))
+    found = {tuple(line[name] for name in ("setting", "pixels", "kind", "strength")): line for line in summary}
+    print("\nmean over classes and masks, at strengths " + ", ".join(map(str, shown)))
+    print(f"{'model':<20}{'pixels':<12}{'mask':<27}{'accuracy':<48}misclassified as intended")
+    for place in dict.fromkeys(key[:3] for key in found):
+        lines = [found[*place, strength] for strength in shown if (*place, strength) in found]
+        cells = "".join(f"{_text(line, name):<16}" for name in MEASURES for line in lines)
+        print(f"{place[0]:<20}{place[1]:<12}{place[2]:<27}{cells}")
+
+
+def _text(line: Mapping[str, object], name: str) -> str:
+    """Return the mean of a field with half of its interval, if it has one."""
+    mean, high = line[name], line.get(f"{name}_high", "")
+    digits = 1 if float(str(mean)) > 10 else 3
+    return f"{mean:.{digits}f}" + (f" ± {float(str(high)) - float(str(mean)):.{digits}f}" if high != "" else "")
 
 
 def _test(data: Dataset, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -202,6 +240,8 @@ def _test(data: Dataset, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "adversarial_masks")
     made.add_argument("--images", type=int, default=2000, help="number of test images, from the first on")
+    add_batch_size(made)
+    made.add_argument("--clip", action="store_true", help="clip masked images to [0, 1]")
     options = parse(made, argv)
     check_int("--images", options.images, 1)
     return options

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from examples.parts.image_job import (
     NOISE,
     WEIGHT_DECAY,
+    add_batch_size,
     add_sizes,
     classifier,
     dataset_of,
@@ -68,19 +69,23 @@ def main(argv: list[str] | None = None) -> None:
     out = out_folder(options)
     if not options.replot:
         data = dataset_of(options)
-        settings = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
+        settings: Row = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
         jobs = [(size, seed) for size in options.sizes for seed in range(options.seeds)]
         for size, seed in tqdm(jobs, desc=f"truncate {data.name}", unit="model"):
             training = schedule(data, options, **settings, seed=seed)
-            head: Row = {"dataset": data.name, "size": size, "seed": seed, "epochs": training.epochs} | settings
+            head: Row = {"dataset": data.name, "size": size, "seed": seed, "epochs": training.epochs}
+            head |= {"batch_size": training.batch_size} | settings
             place = out / "models" / "-".join(str(value) for value in head.values())
-            if options.train_only or not all((place / f"{name}.csv").is_file() for name in TABLES):
+            wanted = TABLES[:1] if options.magnitude_only else TABLES
+            if options.train_only or not all((place / f"{name}.csv").is_file() for name in wanted):
                 model = trained(options.models, data, classifier(data, size), training, progress=False)
                 if not options.train_only:
-                    measure(model, data, head, place)
+                    measure(model, data, head, place, magnitude_only=options.magnitude_only)
         if options.train_only:
             return
-        gather(out, {"dataset": data.name, "epochs": schedule(data, options).epochs} | settings)
+        training = schedule(data, options)
+        common: Row = {"dataset": data.name, "epochs": training.epochs, "batch_size": training.batch_size}
+        gather(out, common | settings)
         save_examples(options, data, out)
     tables = {name: read_table(out / f"{name}.csv") for name in TABLES}
     summary = print_tables(tables)
@@ -92,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nfigures and tables: {out}")
 
 
-def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) -> None:
-    """Measure one model and write its tables to `place`."""
+def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path, *, magnitude_only: bool = False) -> None:
+    """Measure one model and write its tables to `place`; with `magnitude_only` only the curves by this ranking."""
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     with torch.no_grad():
         inputs = {"pixel": (data.train_x, data.test_x)}
@@ -105,9 +110,11 @@ def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) ->
         start = {**head, "basis": basis, "full_accuracy": whole.accuracy, "full_cross_entropy": whole.cross_entropy}
         rank_on = train_x[:RANK_ON], data.train_y[:RANK_ON]
         counts = sorted({*range(1, min(EVERY, result.rank) + 1), *(k for k in COUNTS if k <= result.rank), result.rank})
-        for by in COMPONENT_RANKINGS:
+        for by in ("magnitude",) if magnitude_only else COMPONENT_RANKINGS:
             rows = truncation_curve(result, layer, test_x, data.test_y, counts, by=by, rank_on=rank_on)
             tables["curves"] += [{**start, **row} for row in rows]
+        if magnitude_only:
+            continue
         if basis == "pixel":
             tables["curves"] += [{**start, **row} for row in refits(result, layer, data, int(str(head["seed"])))]
             tables["shares"] += [{**start, **row} for row in logit_shares(result, test_x, data.test_y)]
@@ -120,7 +127,8 @@ def measure(model: BilinearClassifier, data: Dataset, head: Row, place: Path) ->
                 tables["certificates"].append({**start, "eigenpairs of": kind, "components": k, "proven": share})
     place.mkdir(parents=True, exist_ok=True)
     for name, rows_of in tables.items():
-        write_table(place / f"{name}.csv", rows_of)
+        if rows_of:
+            write_table(place / f"{name}.csv", rows_of)
 
 
 def refits(result: SpectralResult, layer: BilinearLayer, data: Dataset, seed: int) -> Iterator[Row]:
@@ -196,6 +204,10 @@ def save_examples(options: argparse.Namespace, data: Dataset, out: Path) -> None
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, "truncation")
     add_sizes(made)
+    add_batch_size(made)
+    made.add_argument(
+        "--magnitude-only", action="store_true", help="only the curves by magnitude: no refits, no proofs"
+    )
     options = parse(made, argv)
     options.seeds = SEEDS[options.dataset] if options.seeds is None else options.seeds
     return options

@@ -1,4 +1,4 @@
-"""The training loop for classifiers: AdamW, a cosine schedule, input noise, and a record per epoch."""
+"""The training loop for classifiers: AdamW, a cosine schedule, input noise, an attack, and a record per epoch."""
 
 import math
 import time
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.attacks import PGD
 from models.bilinear import BilinearClassifier
 from models.data import Dataset
 from models.tables import write_table
-from tensornet_interp.checks import check_bool, check_int, check_number
+from tensornet_interp.checks import check_bool, check_int, check_kind, check_number
 from tensornet_interp.names import Names
 
 Record = dict[str, float | int]
@@ -57,8 +58,8 @@ class History:
     """A `History` holds one record per epoch of a training.
 
     A record has epoch (from 1), train_loss and train_accuracy (means over the batches as they were trained on, with
-    noise), test_accuracy, lr (of the last step), seconds (without the test), and data_seconds (the part of seconds that
-    went into batches and noise).
+    noise and attack), test_accuracy, lr (of the last step), seconds (without the test), and data_seconds (the part of
+    seconds that went into batches and noise).
     """
 
     records: list[Record] = field(default_factory=list)
@@ -75,6 +76,7 @@ def train(
     progress: bool = True,
     callback: Callable[[int, nn.Module], None] | None = None,
     transform: Transform | None = None,
+    attack: PGD | None = None,
 ) -> History:
     """Train the model in place with AdamW, on the mean over samples of -log softmax(model(x))[y].
 
@@ -82,12 +84,16 @@ def train(
     and noise come from a random stream of their own: the same seed gives the same run on the same device. The global
     random streams, the grad mode and the model's train mode are left as they were. `callback(epoch, model)` is called
     after every epoch, for example to save a checkpoint. `transform(images, generator)` changes every training batch
-    before the noise is added (translation, blur, ...).
+    before the noise is added (translation, blur, ...). `attack` then moves every noisy batch to where the loss of the
+    present model is higher, so that the model is trained on these images (adversarial training).
 
     Raises ValueError, before any work, if model and data differ in device, dtype or number of classes;
     FloatingPointError, naming the step, if the loss is not finite.
-    Cost: three forward passes per step. Every step waits for its loss, so a NaN is found in the step that made it.
+    Cost: three forward passes per step, and two more per step of an attack. Every step waits for its loss, so a NaN is
+    found in the step that made it.
     """
+    if attack is not None:
+        check_kind("attack", attack, PGD)
     x, y = dataset.train_x, dataset.train_y
     _check_match(model, dataset)
     if isinstance(model, BilinearClassifier):
@@ -112,6 +118,8 @@ def train(
                 labels = y[chosen]
                 _wait(x.device)
                 data_seconds += time.perf_counter() - data_start
+                if attack is not None:
+                    batch = attack(model, batch, labels)
                 optimizer.zero_grad()
                 logits = model(batch)  # (batch, classes)
                 loss = functional.cross_entropy(logits, labels)

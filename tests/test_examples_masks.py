@@ -1,11 +1,13 @@
 """The known target and the masks, end to end on small settings."""
 
+import argparse
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from examples import adversarial_masks, ground_truth
-from models import load_dataset
+from models import ClassifierConfig, build_classifier, load_dataset
 from models.casper import similarity_task
 from models.tables import read_table
 from tensornet_interp import BilinearLayer, lift
@@ -37,8 +39,8 @@ def test_a_planted_target_is_the_eigenvector_and_the_parts_are_told_apart():
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(ground_truth, "SETTINGS", {k: ground_truth.SETTINGS[k] for k in ("neither", "both")})
-    monkeypatch.setattr(adversarial_masks, "SETTINGS", {"unregularised": {"weight_decay": 0.0, "noise": 0.0}})
-    monkeypatch.setattr(adversarial_masks, "DRAWS", 2)
+    settings = {name: adversarial_masks.SETTINGS[name] for name in ("unregularised", "adversarial")}
+    monkeypatch.setattr(adversarial_masks, "SETTINGS", settings)
     monkeypatch.setattr(adversarial_masks, "STRENGTHS", (0.5, 1.0))
 
 
@@ -59,27 +61,50 @@ def test_ground_truth_writes_its_table_and_draws_it_again(small, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_masks_beat_random_ones_of_their_norm_and_are_drawn_again(small, tmp_path, capsys, monkeypatch):
+def test_masks_beat_permuted_ones_and_training_against_an_attack_weakens_them(small, tmp_path, capsys, monkeypatch):
     options = ["--epochs", "12", "--seeds", "1", "--out", str(tmp_path / "out"), "--models", str(tmp_path / "models")]
     adversarial_masks.main(options)
-    assert "accuracy without a mask: unregularised 0.9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     summary = read_table(tmp_path / "out" / "summary.csv")
-    at = {(row["kind"], row["pixels"], row["clipped"], row["strength"]): row for row in summary}
-    for kind in ("gaussian", "permuted"):
-        mask, random = at["1 a class", "all pixels", 0, 1], at[kind, "all pixels", 0, 1]
-        assert mask["accuracy"] < random["accuracy"] - 0.1
-        assert mask["misclassified"] > 3 * random["misclassified"]
-        assert random["accuracy_low"] < random["accuracy"] < random["accuracy_high"]
-    assert ("4 a class", "outer edge", 0, 1) not in at  # 40 vectors on 14 pixels
+    at = {tuple(row[name] for name in ("setting", "kind", "pixels", "strength")): row for row in summary}
+    plain, trained = (at[name, "1 a class", "all pixels", 1] for name in ("unregularised", "adversarial"))
+    random = at["unregularised", "1 a class, permuted", "all pixels", 1]
+    assert plain["accuracy"] < random["accuracy"] - 0.1
+    assert plain["misclassified"] > 3 * random["misclassified"]
+    assert random["accuracy_low"] < random["accuracy"] < random["accuracy_high"]
+    assert trained["accuracy"] > plain["accuracy"] + 0.1
+    assert trained["attacked_accuracy"] > plain["attacked_accuracy"] + 0.1
+    for row in (plain, trained):
+        assert 0.9 < row["model_accuracy"] < 1
+        assert f"{row['model_accuracy']:.3f}" in printed
+    assert ("unregularised", "4 a class", "outer edge", 1) not in at  # 40 vectors on 14 pixels
+    rows = read_table(tmp_path / "out" / "table.csv")
+    draws = {(row["kind"], row["draw"]) for row in rows}
+    assert {draw for kind, draw in draws if kind in ("4 a class, cut", "4 a class, permuted")} == {0, 1, 2}
+    assert {draw for kind, draw in draws if kind in ("1 a class", "eigenvector")} == {0}
     kept = load_file(tmp_path / "out" / "masks.safetensors")
     share = (load_dataset("digits").train_x > 0).double().mean(0)
     assert kept["unregularised|outer edge"][:, share >= 0.04].abs().max() == 0
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert {"masks_all_pixels.png", "effects_outer_edge_unregularised.png", "examples.png"} < names
+    assert {"masks_all_pixels.png", "effects_outer_edge_adversarial.png", "examples.png", "eigenvectors.png"} < names
     (tmp_path / "out" / "examples.png").unlink()
-    monkeypatch.setattr(adversarial_masks, "compute", None)
-    adversarial_masks.main([*options, "--replot"])
+    with monkeypatch.context() as patch:
+        patch.setattr(adversarial_masks, "compute", None)
+        adversarial_masks.main([*options, "--replot"])
     assert (tmp_path / "out" / "examples.png").exists()
+    assert capsys.readouterr().out.split("models without masks")[1] == printed.split("models without masks")[1]
+
+
+def test_clipped_images_are_measured_on_request():
+    """A mask that only darkens a black image changes nothing once the image is clipped."""
+    data = load_dataset("digits")
+    options = argparse.Namespace(images=50, clip=True)
+    network = build_classifier(ClassifierConfig(inputs=64, width=4, hidden=4), 0).network("input")
+    whole = (network(data.test_x[:50]).argmax(-1) == data.test_y[:50]).double().mean()
+    black = (data.test_x[:50] == 0).all(0).float()  # pixels that none of the images uses
+    rows = adversarial_masks.measure(network, [{"darker": -black[None]}], data, options)
+    assert black.any()
+    assert [row["accuracy"] for row in rows] == pytest.approx([float(whole)] * len(adversarial_masks.STRENGTHS))
 
 
 @pytest.mark.parametrize("script", [ground_truth, adversarial_masks])
@@ -96,7 +121,7 @@ def test_no_images_are_an_error(tmp_path):
 
 def test_draws_on_one_model_do_not_count_as_seeds():
     """Seeds 0 and 1 have accuracies 0.2 and 0.4, the same in all draws: the interval is that of two numbers."""
-    place = {"setting": "a", "pixels": "all", "clipped": 0, "strength": 1.0, "kind": "permuted", "length": 1.0}
+    place = {"setting": "a", "pixels": "all", "strength": 1.0, "kind": "permuted", "length": 1.0}
     rows = [
         {**place, "seed": seed, "draw": draw, "target": target, "accuracy": 0.2 + 0.2 * seed, "misclassified": 0.1}
         | {"model_accuracy": 0.9}

@@ -69,9 +69,23 @@ def test_models_that_were_measured_are_not_measured_again_and_figures_are_drawn_
     assert "2 seeds" in capsys.readouterr().out
 
 
+def test_curves_by_magnitude_alone_are_those_of_the_whole_run_and_a_batch_size_has_models_of_its_own(folder, tmp_path):
+    alone = [*OPTIONS, "--magnitude-only", "--models", str(folder / "models"), "--out", str(tmp_path)]
+    truncation.main(alone)
+    whole = [row for row in read_table(folder / "out" / "curves.csv") if row["ranking"] == "magnitude"]
+    assert read_table(tmp_path / "curves.csv") == whole
+    assert not read_table(tmp_path / "certificates.csv")
+    assert {path.name for path in tmp_path.glob("*.png")} > {"by_size.png", "by_ranking.png", "by_basis.png"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(truncation, "figures", lambda *_: {})
+        patch.setattr(truncation, "explanations", lambda *_: {})
+        truncation.main([*alone, "--batch-size", "64", "--epochs", "1"])
+    assert {row["batch_size"] for row in read_table(tmp_path / "curves.csv")} == {64}
+
+
 def test_models_of_other_settings_in_the_same_folder_are_left_out(tmp_path):
-    common = {"dataset": "digits", "epochs": 4, "noise": 0.5, "weight_decay": 1.0}
-    for at, changes in enumerate([{}, {"epochs": 5}, {"dataset": "mnist"}, {"seed": 1}]):
+    common = {"dataset": "digits", "epochs": 4, "batch_size": 128, "noise": 0.5, "weight_decay": 1.0}
+    for at, changes in enumerate([{}, {"epochs": 5}, {"dataset": "mnist"}, {"seed": 1}, {"batch_size": 64}]):
         (tmp_path / "models" / str(at)).mkdir(parents=True)
         for name in truncation.TABLES:
             write_table(tmp_path / "models" / str(at) / f"{name}.csv", [{"size": 6, "seed": 0} | common | changes])
@@ -111,6 +125,7 @@ def test_the_interval_is_that_of_student():
         (["--sizes", "0"], "--sizes"),
         (["--sizes", "8;9"], "--sizes must be whole numbers separated by commas"),
         (["--seeds", "0"], "--seeds"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_named_before_work(options, message):

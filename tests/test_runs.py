@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import ClassifierConfig, TrainingConfig, load_dataset
+from models.attacks import PGD
 from models.data import Dataset
 from models.runs import trained
 
@@ -36,6 +37,8 @@ OTHERS = {  # each keeps the name of the data set
     "config": lambda data: {"config": replace(CONFIG, hidden=5)},
     "training": lambda data: {"training": replace(TRAINING, seed=1)},
     "transform": lambda data: {"transform": brighter, "transform_name": "brighter"},
+    "attack": lambda data: {"attack": PGD(0.5)},
+    "another radius": lambda data: {"attack": PGD(0.6)},
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from global_state import changes
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, load_model, save_model, train
+from models.attacks import PGD
 from models.casper import similarity_task
 from models.data import Dataset
 from models.language import LanguageConfig, generate, held_out_loss, train_language
@@ -44,6 +45,9 @@ CALLS = {
     "similarity task": lambda g: similarity_task(g.digits, 2),
     "load digits": lambda g: load_dataset("digits"),
     "train": lambda g: train(g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False),
+    "train under attack": lambda g: train(
+        g.model, g.digits, TrainingConfig(epochs=1, batch_size=32), progress=False, attack=PGD(0.5)
+    ),
     "accuracy": lambda g: accuracy(g.model, g.digits.test_x, g.digits.test_y),
     "train gates": lambda g: train_logic_gates(LogicGateConfig(3, (LogicGate("and", 0, 1),)), steps=2),
     "truth table, sampled": lambda g: truth_table(LogicGateConfig(9, (LogicGate("xor", 0, 8),)), max_rows=20),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensornet_interp.plots import curves, image_cell
+from tensornet_interp.plots import compared_vectors, curves, image_cell
 
 Rows = Sequence[Mapping[str, object]]
 Shape = tuple[int, int]
@@ -17,12 +17,12 @@ def effects(summary: Rows, pixels: str, setting: str, name: str) -> Figure:
 
     The bands are 95 % intervals.
     """
-    rows = [row for row in summary if (row["pixels"], row["setting"]) == (pixels, setting) and not row["clipped"]]
+    rows = [row for row in summary if (row["pixels"], row["setting"]) == (pixels, setting)]
     records = [{**{LABELS.get(key, key): value for key, value in row.items()}, "mask": row["kind"]} for row in rows]
     bands = {LABELS[field]: (f"{field}_low", f"{field}_high") for field in ("accuracy", "misclassified")}
     figure = curves(records, "strength", list(bands), "mask", bands=bands)
     title = f"{name}, masks on {pixels}, model: {setting}"
-    figure.suptitle(f"{title}\nnot clipped; mean over intended classes, bands: 95 % intervals", fontsize=9)
+    figure.suptitle(f"{title}\nmean over intended classes and masks, bands: 95 % intervals", fontsize=9)
     return figure
 
 
@@ -58,3 +58,10 @@ def examples(
         f"{name}: masks of one eigenvector per class at strength {strength:g}, not clipped, seed 0", fontsize=10
     )
     return figure
+
+
+def eigenvectors(kept: Mapping[str, Tensor], settings: Sequence[str], shape: Shape, name: str) -> Figure:
+    """Draw the first positive eigenvectors of one class for seed 0, one row per setting, with their eigenvalues."""
+    vectors, values = ({one: kept[f"{part}|{one}"] for one in settings} for part in ("vectors", "values"))
+    title = f"{name}: first positive eigenvectors of class {int(kept['class'])} in pixels, seed 0"
+    return compared_vectors(vectors, values, shape, title=title)

@@ -43,6 +43,11 @@ def add_sizes(made: argparse.ArgumentParser) -> None:
     made.add_argument("--train-only", action="store_true", help="train the missing models and stop")
 
 
+def add_batch_size(made: argparse.ArgumentParser) -> None:
+    """Add the option of experiments whose results are kept by the size of a batch too."""
+    made.add_argument("--batch-size", type=int, help="samples per step of every training; default: by data set")
+
+
 def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Return the parsed options: seeds are checked, and sizes of `add_sizes` become numbers."""
     options = made.parse_args(argv)
@@ -51,6 +56,8 @@ def parse(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Nam
         options.sizes = known if options.sizes is None else sizes_of("--sizes", options.sizes)
     if options.seeds is not None:
         check_int("--seeds", options.seeds, 1)
+    if "batch_size" in options and options.batch_size is not None:
+        check_int("--batch-size", options.batch_size, 1)
     return options
 
 
@@ -88,7 +95,7 @@ def classifier(data: Dataset, width: int | None = None, **changes: object) -> Cl
 def schedule(data: Dataset, options: argparse.Namespace, **changes: object) -> TrainingConfig:
     """Return the preset's training of `data`, with noise on every sample and with `changes` of its fields.
 
-    `--epochs`, if given, overrides the number of epochs.
+    `--epochs` and `--batch-size`, if given, override those of the preset.
     """
     preset = PRESETS[data.name]
     fields: dict[str, object] = {
@@ -99,4 +106,6 @@ def schedule(data: Dataset, options: argparse.Namespace, **changes: object) -> T
     }
     if options.epochs is not None:
         changes |= {"epochs": options.epochs}
+    if "batch_size" in options and options.batch_size is not None:
+        changes |= {"batch_size": options.batch_size}
     return TrainingConfig(**fields | changes)  # type: ignore[arg-type]

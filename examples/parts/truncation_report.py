@@ -62,23 +62,25 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
                 found = {"basis": basis, "ranking": ranking, "points": drop, "first": first, "stays": stays}
                 summary.append({**head, **found})
         print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
-    print("\nshare of test images with a proof (class: k eigenpairs per class prove that the truncated model makes the")
-    print("same decision as the full model; class difference: k per difference prove the full model's decision)")
     counts = [2, 4, 8, 16, 32, 64]
-    print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
-    fields = ("size", "basis", "eigenpairs of")
-    for (size, basis, kind), rows in sorted(grouped(tables["certificates"], *fields).items(), key=_by_size):
-        by_count = grouped(rows, "components")
-        cells = [_text([float(r["proven"]) for r in by_count[k,]], 4) if (k,) in by_count else "" for k in counts]
-        print(f"{size:>5.0f} {basis:<10} {kind:<17}" + "".join(f"{cell:>18}" for cell in cells))
-    print("\nshare of the winning output, and of its margin, from the first k components per class (pixel basis)")
-    print(f"{'size':>5} {'decision':<9} {'of':<7}" + "".join(f"{f'k = {k}':>18}" for k in counts))
-    for (size, decision), rows in sorted(grouped(tables["shares"], "size", "decision").items(), key=_by_size):
-        by_count = grouped(rows, "components")
-        for part in ("logit", "margin"):
-            key = f"share of {part}"
-            cells = [_text([float(r[key]) for r in by_count[k,]], 3) if (k,) in by_count else "" for k in counts]
-            print(f"{size:>5.0f} {decision:<9} {part:<7}" + "".join(f"{cell:>18}" for cell in cells))
+    if tables["certificates"]:
+        print("\nshare of test images with a proof (class: k eigenpairs per class prove that the truncated model makes")
+        print("the same decision as the full model; class difference: k per difference prove the full model's decision)")
+        print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
+        fields = ("size", "basis", "eigenpairs of")
+        for (size, basis, kind), rows in sorted(grouped(tables["certificates"], *fields).items(), key=_by_size):
+            by_count = grouped(rows, "components")
+            cells = [_text([float(r["proven"]) for r in by_count[k,]], 4) if (k,) in by_count else "" for k in counts]
+            print(f"{size:>5.0f} {basis:<10} {kind:<17}" + "".join(f"{cell:>18}" for cell in cells))
+    if tables["shares"]:
+        print("\nshare of the winning output, and of its margin, from the first k components per class (pixel basis)")
+        print(f"{'size':>5} {'decision':<9} {'of':<7}" + "".join(f"{f'k = {k}':>18}" for k in counts))
+        for (size, decision), rows in sorted(grouped(tables["shares"], "size", "decision").items(), key=_by_size):
+            by_count = grouped(rows, "components")
+            for part in ("logit", "margin"):
+                key = f"share of {part}"
+                cells = [_text([float(r[key]) for r in by_count[k,]], 3) if (k,) in by_count else "" for k in counts]
+                print(f"{size:>5.0f} {decision:<9} {part:<7}" + "".join(f"{cell:>18}" for cell in cells))
     return summary
 
 
@@ -128,8 +130,9 @@ def figures(tables: dict[str, list[Record]], size: int) -> dict[str, Figure]:
             axes.set_title(f"k eigenpairs {kind}", fontsize=9)
     rows = averaged(tables["shares"], ("size", "decision"), ["share of logit", "share of margin"])
     rows = [row for row in rows if row["size"] == size]
-    drawn["shares"] = curves(rows, "components", ["share of logit", "share of margin"], "decision")
-    titles["shares"] = f"size {size}, pixel basis, what the first components make up"
+    if rows:
+        drawn["shares"] = curves(rows, "components", ["share of logit", "share of margin"], "decision")
+        titles["shares"] = f"size {size}, pixel basis, what the first components make up"
     for name, figure in drawn.items():
         title = f"{curve[0]['dataset']}, {titles[name]}; mean of {seeds} seed{'s' * (seeds > 1)}"
         figure.suptitle(title, fontsize=10)

@@ -4,10 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from models.augment import Perturbation
 from models.bilinear import BilinearClassifier, ClassifierConfig, build_classifier
 from models.data import Dataset
 from models.storage import WEIGHTS, load_info, load_model, save_model
-from models.training import TrainingConfig, Transform, train
+from models.training import TrainingConfig, train
 from tensornet_interp.keys import digest
 from tensornet_interp.names import Names
 
@@ -18,22 +19,22 @@ def trained(
     config: ClassifierConfig,
     training: TrainingConfig,
     *,
-    transform: Transform | None = None,
-    transform_name: str = "",
+    perturbation: Perturbation | None = None,
     progress: bool = True,
 ) -> BilinearClassifier:
     """Return the classifier of these settings: read from `folder` if it is there, otherwise trained and saved there.
 
     `training.seed` decides initial weights and training. The model's place is `folder/DATASET-DIGEST`. The digest is of
-    everything that decides the result: config, training, name of the transform, and images, labels and dtype of the
+    everything that decides the result: config, training, name of the perturbation, and images, labels and dtype of the
     data set. The saved config holds these settings in full, and they are compared when the model is read. If a training
     is stopped, nothing of it is read later, and the next call trains again.
 
-    Raises ValueError if a stored model has other settings, or if only one of `transform` and `transform_name` is given.
+    Raises ValueError if a stored model has other settings, or if a perturbation that changes something has no name.
     """
-    if (transform is None) != (transform_name == ""):
-        raise ValueError(f"transform and transform_name go together, got {transform!r} and {transform_name!r}")
-    settings: dict[str, Any] = {"dataset": data.name, "training": asdict(training), "transform": transform_name}
+    name, images, hidden = Perturbation() if perturbation is None else perturbation
+    if (images is None and hidden is None) != (name == ""):
+        raise ValueError(f"a perturbation and its name go together, got {perturbation}")
+    settings: dict[str, Any] = {"dataset": data.name, "training": asdict(training), "transform": name}
     settings["data"] = digest(data.train_x, data.train_y, data.test_x, data.test_y, data.shape, data.class_names)
     place = Path(folder) / f"{data.name}-{digest(settings, asdict(config))}"
     device = data.train_x.device
@@ -47,7 +48,7 @@ def trained(
         model.names = Names(output_names=data.class_names, input_shape=data.shape)
         return model
     model = build_classifier(config, training.seed, device=device, dtype=data.train_x.dtype)
-    history = train(model, data, training, progress, transform=transform)
+    history = train(model, data, training, progress, transform=images, hidden=hidden)
     history.to_csv(place / "history.csv")
     save_model(model, place, extra=settings)
     return model

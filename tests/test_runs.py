@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import ClassifierConfig, TrainingConfig, load_dataset
+from models.augment import Perturbation, perturbation
 from models.data import Dataset
 from models.runs import trained
 
@@ -35,7 +36,8 @@ OTHERS = {  # each keeps the name of the data set
     "dtype": lambda data: {"data": replace(data, train_x=data.train_x.double(), test_x=data.test_x.double())},
     "config": lambda data: {"config": replace(CONFIG, hidden=5)},
     "training": lambda data: {"training": replace(TRAINING, seed=1)},
-    "transform": lambda data: {"transform": brighter, "transform_name": "brighter"},
+    "images": lambda data: {"perturbation": Perturbation("brighter", brighter)},
+    "hidden vectors": lambda data: {"perturbation": perturbation("dropout 0.5", data.shape)},
 }
 
 

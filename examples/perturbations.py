@@ -112,30 +112,27 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     """Train and measure all models; the table is written after every seed, and images after seed 0."""
     data = first_images(dataset_of(options), options.images)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
-    given = [setting_of(change, data.shape) for change in (NONE, *(options.changes or CHANGES["digits" if data.name == "digits" else "mnist"]))]
-    changes = list(dict.fromkeys(given))
-    seeds = options.seeds or 3
-    batch = options.batch_size or (None if data.name == "digits" else BATCH)
-    training = {} if batch is None else {"batch_size": check_int("--batch-size", batch, 1)}
+    changes = list(dict.fromkeys(setting_of(change, data.shape) for change in (NONE, *options.changes)))
+    training = {} if options.batch_size is None else {"batch_size": options.batch_size}
 
     @cache
     def reference(noise: float, seed: int) -> list[Tensor]:
         model, _ = fitted(options, data, Setting(noise, 0.0), seed, **training)
         return [ends(spectrum) for spectrum in spectra(model)]
 
+    rare = {change: rare_inputs(changed_images(data, change)) for _, change in changes}
     rows: list[Row] = []
-    for seed in range(seeds):
+    for seed in range(options.seeds):
         images = {"class": torch.tensor(options.example_class)}
         for noise, (decay, change) in tqdm(
             list(itertools.product(options.noises, changes)), desc=f"seed {seed}", unit="model"
         ):
             model, row = fitted(options, data, Setting(noise, decay, change), seed, **training)
             row["change"] = name_of(decay, change)
-            others = reference(noise, (seed + 1) % seeds if row["change"] == NONE else seed)
-            changed = changed_images(data, change)
+            others = reference(noise, (seed + 1) % options.seeds if row["change"] == NONE else seed)
             for spectrum, other in zip(spectra(model), others, strict=True):
                 found = row | {"basis": spectrum.basis} | spectral_fields(spectrum, data.train_x)
-                found |= vector_fields(spectrum, data.shape, changed, seed)
+                found |= vector_fields(spectrum, data.shape, rare[change], seed)
                 found["same_vectors"] = float(torch.cosine_similarity(ends(spectrum), other, dim=-1).abs().mean())
                 rows.append(found)
                 for name, tensor in zip(("vectors", "values"), drawn(spectrum, options.example_class), strict=True):
@@ -146,9 +143,9 @@ def compute(options: argparse.Namespace, out: Path) -> None:
 
 
 def first_images(data: Dataset, count: int | None) -> Dataset:
-    """Return the data set with its first `count` training images; by default all digits, or 10,000 of the others."""
+    """Return the data set with its first `count` training images; None means all."""
     most = len(data.train_x)
-    count = check_int("--images", count or (most if data.name == "digits" else min(IMAGES, most)), 1, most)
+    check_int("--images", most if count is None else count, 1, most)
     return replace(data, train_x=data.train_x[:count], train_y=data.train_y[:count])
 
 
@@ -177,14 +174,17 @@ def changed_images(data: Dataset, change: str) -> Tensor:
     return x if transform is None else transform(x, torch.Generator(x.device).manual_seed(0))
 
 
-def vector_fields(spectrum: Spectrum, shape: Shape, changed: Tensor, seed: int) -> dict[str, float]:
-    """Return how rough the leading eigenvectors are, and how often two of them show one pattern at two places."""
+def vector_fields(spectrum: Spectrum, shape: Shape, rare: Tensor, seed: int) -> dict[str, float]:
+    """Return how rough the leading eigenvectors are, and how often two of them show one pattern at two places.
+
+    `rare` says which pixels are rarely active in the changed training images.
+    """
     leading = spectrum.images[:, :LEADING].double()
     draw = torch.Generator().manual_seed(seed)
     random = torch.stack([surrogates(vector, shape, 1, draw)[0] for vector in leading.flatten(0, 1)])
     found = {
         "roughness": roughness(leading, shape),
-        "still_rare_energy": energy_share(leading, rare_inputs(changed)),
+        "still_rare_energy": energy_share(leading, rare),
     }
     positive = spectrum.result.eigenvalues[:, :LEADING] > 0
     pairs = (positive[:, :, None] == positive[:, None]) & torch.ones_like(positive[:, :, None]).triu(1)
@@ -209,22 +209,23 @@ def label(row: Row) -> str:
 
 def print_sums(rows: Rows) -> None:
     """Print the effect of every combination beside the sum of the effects of its parts, in the embedding basis."""
-    own = of_basis(rows, "embedding")
-    known = dict.fromkeys((row["change"], row["noise"]) for row in own)
-    combined = {cell: found for cell in known if len(found := parts(*cell)) > 1 and {*found, (NONE, 0)} <= set(known)}
+    models = of_basis(rows, "embedding")
+    known = dict.fromkeys((row["change"], row["noise"]) for row in models)
+    split = {cell: parts(*cell) for cell in known}
+    combined = {cell: own for cell, own in split.items() if len(own) > 1 and {*own, (NONE, 0)} <= set(known)}
     print("\neffects in the embedding basis, paired by seed: sum of the parts; all together; together minus sum")
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in ADDED}
     for cell in combined:
         texts = []
         for name in ADDED:
-            values = {(change, noise): by_seed(own, name, change=change, noise=noise) for change, noise in known}
+            values = {(change, noise): by_seed(models, name, change=change, noise=noise) for change, noise in known}
             base = values[NONE, 0]
             added = [(sign, value) for part in combined[cell] for sign, value in ((1, values[part]), (-1, base))]
             together = [(1, values[cell]), (-1, base)]
             rest = [*together, *((-sign, value) for sign, value in added)]
-            found = [over_seeds(signed) for signed in (added, together, rest)]
-            points[name].append((found[0][0], found[1][0]))
-            texts.append(f"{short(name)} {found[0][0]:+.3f}; {found[1][0]:+.3f}; {in_words(*found[2])}")
+            means = [over_seeds(signed)[0] for signed in (added, together)]
+            points[name].append((means[0], means[1]))
+            texts.append(f"{short(name)} {means[0]:+.3f}; {means[1]:+.3f}; {in_words(*over_seeds(rest))}")
         print(f"  {label({'change': cell[0], 'noise': cell[1]})}: " + " | ".join(texts))
     for name, pairs in points.items():
         if squares := sum(a * a for a, _ in pairs):
@@ -276,6 +277,15 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     chosen = parse(options, argv)
+    small = chosen.dataset == "digits"
+    chosen.changes = chosen.changes or CHANGES["digits" if small else "mnist"]
+    chosen.seeds = chosen.seeds or 3
+    if chosen.images is None and not small:
+        chosen.images = IMAGES
+    if chosen.batch_size is not None:
+        check_int("--batch-size", chosen.batch_size, 1)
+    elif not small:
+        chosen.batch_size = BATCH
     chosen.noises = list(dict.fromkeys(check_number("--noises", noise, 0.0) for noise in chosen.noises))
     return chosen
 

@@ -150,7 +150,7 @@ def print_differences(rows: Rows) -> None:
     for basis, (changed, fixed) in itertools.product(bases(rows), (("noise", "weight_decay"), ("weight_decay", "noise"))):
         own = of_basis(rows, basis)
         low, high = (pick(row[changed] for row in own) for pick in (min, max))
-        for level in dict.fromkeys(row[fixed] for row in own):
+        for level in dict.fromkeys(row[fixed] for row in own) if low < high else ():
             ends = [{name: by_seed(own, name, **{changed: end, fixed: level}) for name in names} for end in (low, high)]
             cells = [f"{short(name)} {in_words(*over_seeds([(1, ends[1][name]), (-1, ends[0][name])]))}" for name in names]
             words = f"{short(changed)} {low:g} to {high:g} at {short(fixed)} {level:g}"

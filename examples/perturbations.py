@@ -7,8 +7,8 @@ Every change of `--changes` is tried at every noise of `--noises`, and combinati
 - hidden_noise (share of their root mean square) and dropout: of the outputs of the embedding and of the layer;
 - weight_decay, which is 0 otherwise.
 
-Noise is Gaussian noise on every pixel, after all other changes. There is one row per model and basis ("embedding":
-eigenvectors v in the embedding E, as images E^T v; "input": eigenvectors in pixels) in perturbations.csv, with means over
+Noise is Gaussian noise on every pixel, after all other changes. perturbations.csv has one row per model and basis
+("embedding": eigenvectors v in the embedding E, as images E^T v; "input": eigenvectors in pixels), with means over
 classes and over their ten eigenvectors of largest magnitude:
 
 - test_accuracy, on clean images; effective_rank: (sum |eigenvalue|)^2 / sum eigenvalue^2;
@@ -16,10 +16,10 @@ classes and over their ten eigenvectors of largest magnitude:
   difference of neighbouring pixels over twice the mean square, 1 for independent pixels and near 0 for smooth images;
 - rare_energy: share of its squared norm on pixels active in under 1 % of the clean training images;
   still_rare_energy: the same, with the training images changed before they are counted (not by noise);
-- shifted_pairs: of the pairs of eigenvectors of a class with eigenvalues of one sign, the share that show one pattern at
-  two places: |cosine| at least 0.7 at the best shift, and at most 0.3 in place. Shifts are whole pixels up to a quarter
-  of the height; what leaves the image is lost. shifted_cosine: the mean of the |cosine| at the best shift. Both are
-  also given for random vectors with the power spectra of the eigenvectors;
+- shifted_pairs: of the pairs of eigenvectors of a class with eigenvalues of one sign, the share that show one pattern
+  at two places: |cosine| at least 0.7 at the best shift, and at most 0.3 in place. Shifts are whole pixels up to a
+  quarter of the height; what leaves the image is lost. shifted_cosine: the mean of the |cosine| at the best shift. Both
+  are also given for random vectors with the power spectra of the eigenvectors;
 - same_vectors: |cosine| of the most positive eigenvectors, and of the most negative ones, with those of the model
   without changes (same seed and noise); the model without changes is compared with the next seed.
 
@@ -27,14 +27,13 @@ Do effects add? The effect of a change is the difference from the model without 
 is a change too. For every combination the sum of the effects of its parts is printed beside the effect of all
 together; and for each number the slope of the second over the first, over all combinations (1 if effects add).
 
-Figures: eigenvectors by strength for each kind of change, and all numbers. Default: the digits, 3 seeds, 4 minutes on one
-core. MNIST and Fashion-MNIST take the first 10,000 training images (`--images`). Models are kept in --models, tables are
-written after every seed, and a stopped run continues.
+Figures: eigenvectors by strength for each kind of change, and all numbers. Default: the digits, 3 seeds, 4 minutes on
+one core. MNIST and Fashion-MNIST take the first 10,000 training images (`--images`). Models are kept in --models,
+tables are written after every seed, and a stopped run continues.
 """
 
 import argparse
 import itertools
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -52,9 +51,12 @@ from examples.parts.regularised import (
     Rows,
     Setting,
     Spectrum,
+    add_training,
     bases,
     by_seed,
+    check_training,
     drawn,
+    first_images,
     fitted,
     in_words,
     of_basis,
@@ -110,14 +112,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def compute(options: argparse.Namespace, out: Path) -> None:
     """Train and measure all models; the table is written after every seed, and images after seed 0."""
-    data = first_images(dataset_of(options), options.images)
+    data = first_images(dataset_of(options), options)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     changes = list(dict.fromkeys(setting_of(change, data.shape) for change in (NONE, *options.changes)))
-    training = {} if options.batch_size is None else {"batch_size": options.batch_size}
 
     @cache
     def reference(noise: float, seed: int) -> list[Tensor]:
-        model, _ = fitted(options, data, Setting(noise, 0.0), seed, **training)
+        model, _ = fitted(options, data, Setting(noise, 0.0), seed)
         return [ends(spectrum) for spectrum in spectra(model)]
 
     rare = {change: rare_inputs(changed_images(data, change)) for _, change in changes}
@@ -127,7 +128,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         for noise, (decay, change) in tqdm(
             list(itertools.product(options.noises, changes)), desc=f"seed {seed}", unit="model"
         ):
-            model, row = fitted(options, data, Setting(noise, decay, change), seed, **training)
+            model, row = fitted(options, data, Setting(noise, decay, change), seed)
             row["change"] = name_of(decay, change)
             others = reference(noise, (seed + 1) % options.seeds if row["change"] == NONE else seed)
             for spectrum, other in zip(spectra(model), others, strict=True):
@@ -140,13 +141,6 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         write_table(out / "perturbations.csv", rows)
         if seed == 0:
             replace_files([(out / "perturbations.safetensors", save(images))])
-
-
-def first_images(data: Dataset, count: int | None) -> Dataset:
-    """Return the data set with its first `count` training images; None means all."""
-    most = len(data.train_x)
-    check_int("--images", most if count is None else count, 1, most)
-    return replace(data, train_x=data.train_x[:count], train_y=data.train_y[:count])
 
 
 def setting_of(text: str, shape: Shape) -> tuple[float, str]:
@@ -187,7 +181,7 @@ def vector_fields(spectrum: Spectrum, shape: Shape, rare: Tensor, seed: int) -> 
         "still_rare_energy": energy_share(leading, rare),
     }
     positive = spectrum.result.eigenvalues[:, :LEADING] > 0
-    pairs = (positive[:, :, None] == positive[:, None]) & torch.ones_like(positive[:, :, None]).triu(1)
+    pairs = (positive[:, :, None] == positive[:, None]).triu(1)  # (class, vector, vector): each pair once
     for name, vectors in (("", leading), ("random_", random.reshape(leading.shape))):
         in_place, shifted = shifted_cosines(vectors, shape, shape[0] // 4)
         found[f"{name}shifted_pairs"] = ((shifted >= HIGH) & (in_place <= LOW))[pairs].double()
@@ -251,8 +245,12 @@ def figures(table: Rows, stored: dict[str, Tensor]) -> dict[str, Figure]:
     side = round(stored[f"{label(rows[0])}|embedding|vectors"].shape[1] ** 0.5)  # all data sets have square images
     kinds = dict.fromkeys(kind(str(row["change"])) for row in rows if row["change"] != NONE)
     for name in kinds:
-        shown = [row for noise in dict.fromkeys(row["noise"] for row in rows) for row in rows
-                 if row["noise"] == noise and (row["change"] == NONE or kind(str(row["change"])) == name)]
+        shown = [
+            row
+            for noise in dict.fromkeys(row["noise"] for row in rows)
+            for row in rows
+            if row["noise"] == noise and (row["change"] == NONE or kind(str(row["change"])) == name)
+        ]
         vectors, values = (
             {f"{label(row)}: {row['test_accuracy']:.3f}": stored[f"{label(row)}|embedding|{part}"] for row in shown}
             for part in ("vectors", "values")
@@ -272,20 +270,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options = parser(__doc__, "perturbations")
     options.add_argument("--changes", nargs="+", help='as "translation 7" "blur 1 + dropout 0.5"; default: by data set')
     options.add_argument("--noises", type=float, nargs="+", default=NOISES, help="noises, each with every change")
-    options.add_argument("--images", type=int, help="training images, from the first on; default: by data set")
-    options.add_argument("--batch-size", type=int, help="default: by data set")
-    options.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
+    add_training(options)
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     chosen = parse(options, argv)
-    small = chosen.dataset == "digits"
-    chosen.changes = chosen.changes or CHANGES["digits" if small else "mnist"]
+    check_training(chosen, IMAGES, BATCH)
+    chosen.changes = chosen.changes or CHANGES["digits" if chosen.dataset == "digits" else "mnist"]
     chosen.seeds = chosen.seeds or 3
-    if chosen.images is None and not small:
-        chosen.images = IMAGES
-    if chosen.batch_size is not None:
-        check_int("--batch-size", chosen.batch_size, 1)
-    elif not small:
-        chosen.batch_size = BATCH
     chosen.noises = list(dict.fromkeys(check_number("--noises", noise, 0.0) for noise in chosen.noises))
     return chosen
 

@@ -23,7 +23,7 @@ E^T v) and "input" (eigenvectors in pixels). There is one row per model and basi
 
 The last four are means over the ten eigenvalues of largest magnitude of every class. Default: the digits, 3 seeds, 1
 minute. One model of MNIST or Fashion-MNIST takes about 1 minute (20 epochs) or 4 (`--full`: 100 epochs) on one core.
-Every seed has 12 models (grid) and 4 more (gates). Models are kept in --models, the tables are written after every seed,
+Every seed has 12 models (grid) and 4 more (gates). Models are kept in --models, tables are written after every seed,
 and a stopped run continues.
 """
 
@@ -46,9 +46,12 @@ from examples.parts.regularised import (
     Rows,
     Setting,
     Spectrum,
+    add_training,
     bases,
     by_seed,
+    check_training,
     drawn,
+    first_images,
     fitted,
     in_words,
     of_basis,
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the sections of `--only`: train, measure, print tables and draw figures."""
     options = _options(argv)
     out = out_folder(options)
-    data = None if options.replot else dataset_of(options)
+    data = None if options.replot else first_images(dataset_of(options), options)
     if data is not None:
         check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     for section in options.only:
@@ -147,12 +150,16 @@ def print_differences(rows: Rows) -> None:
     """Print what the largest noise and the largest weight decay change, at each level of the other, paired by seed."""
     names = ("test_accuracy", "effective_rank", "pixel_participation", "rare_energy")
     print("differences, paired by seed")
-    for basis, (changed, fixed) in itertools.product(bases(rows), (("noise", "weight_decay"), ("weight_decay", "noise"))):
+    for basis, (changed, fixed) in itertools.product(
+        bases(rows), (("noise", "weight_decay"), ("weight_decay", "noise"))
+    ):
         own = of_basis(rows, basis)
         low, high = (pick(row[changed] for row in own) for pick in (min, max))
         for level in dict.fromkeys(row[fixed] for row in own) if low < high else ():
             ends = [{name: by_seed(own, name, **{changed: end, fixed: level}) for name in names} for end in (low, high)]
-            cells = [f"{short(name)} {in_words(*over_seeds([(1, ends[1][name]), (-1, ends[0][name])]))}" for name in names]
+            cells = [
+                f"{short(name)} {in_words(*over_seeds([(1, ends[1][name]), (-1, ends[0][name])]))}" for name in names
+            ]
             words = f"{short(changed)} {low:g} to {high:g} at {short(fixed)} {level:g}"
             print(f"  {basis}, {words}: {', '.join(cells)}")
 
@@ -201,9 +208,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     options.add_argument("--noises", type=float, nargs="+", default=NOISES, help="noises of the grid")
     options.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="of the grid; gates use the largest")
-    options.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
+    add_training(options)
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     chosen = parse(options, argv)
+    check_training(chosen)
     for name in ("noises", "decays"):  # each once: a repeated setting would count as more seeds
         setattr(chosen, name, list(dict.fromkeys(check_number(f"--{name}", v, 0.0) for v in getattr(chosen, name))))
     chosen.only = [check_choice("--only", name, SECTIONS) for name in chosen.only.split(",")]

@@ -107,7 +107,7 @@ def test_a_blur_keeps_the_sum_and_spreads_to_its_deviation():
 
 
 def test_salt_and_pepper_replaces_its_share_of_the_pixels():
-    """4,000 images of 63 pixels: a share p has a standard error of sqrt(p (1 - p) / 252,000), below 0.001; 5 of them."""
+    """252,000 pixels: a share p has a standard error of sqrt(p (1 - p) / 252,000), below 0.001; 5 of them."""
     changed = salt_and_pepper(SHAPE, 0.3)(torch.full((4000, 63), 0.5), stream())
     assert set(changed.unique().tolist()) == {0.0, 0.5, 1.0}
     for value in (0.0, 1.0):

@@ -88,7 +88,9 @@ def test_figures_are_drawn_again_from_the_tables(done, monkeypatch, capsys):
         for noise, seed in [(row["noise"], row["seed"])]
     }
     change = sum(ends[1, seed] - ends[0, seed] for seed in (0, 1)) / 2
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "input, noise 0 to 1 at weight decay 1:" in line]
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if "input, noise 0 to 1 at weight decay 1:" in line
+    ]
     assert f"eff. rank {change:+.4f}" in line or f"eff. rank {change:+.2f}" in line
 
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from models.augment import perturbation
 from models.runs import trained
 from models.tables import interval, summarise
 from tensornet_interp import SpectralResult, decompose
+from tensornet_interp.checks import check_int
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
 
 BASES = ("embedding", "input")
@@ -42,16 +44,42 @@ class Spectrum(NamedTuple):
     images: Tensor
 
 
+def add_training(made: argparse.ArgumentParser) -> None:
+    """Add the options of training that `check_training`, `first_images` and `fitted` read."""
+    made.add_argument("--images", type=int, help="training images, from the first on; default: by data set")
+    made.add_argument("--batch-size", type=int, help="default: by data set")
+    made.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
+
+
+def check_training(options: argparse.Namespace, images: int | None = None, batch_size: int | None = None) -> None:
+    """Check the options of `add_training` and fill in the two numbers, which the digits do not need."""
+    for name, usual in (("images", images), ("batch_size", batch_size)):
+        given = getattr(options, name)
+        if given is not None:
+            check_int(f"--{name.replace('_', '-')}", given, 1)
+        elif options.dataset != "digits":
+            setattr(options, name, usual)
+
+
+def first_images(data: Dataset, options: argparse.Namespace) -> Dataset:
+    """Return the data set with its first `--images` training images, or with all."""
+    if options.images is None:
+        return data
+    count = check_int("--images", options.images, 1, len(data.train_x))
+    return replace(data, train_x=data.train_x[:count], train_y=data.train_y[:count])
+
+
 def fitted(
     options: argparse.Namespace, data: Dataset, setting: Setting, seed: int, **training: object
 ) -> tuple[BilinearClassifier, dict[str, Any]]:
     """Return the trained classifier of a setting, and its row: settings and accuracies on clean images.
 
-    `training` replaces fields of the data set's usual training; None replaces nothing.
+    `training` replaces fields of the data set's usual training.
     """
     config = classifier(data, options.width, gate=setting.gate)
-    changes = {name: value for name, value in training.items() if value is not None}
-    changes |= {"noise": setting.noise, "weight_decay": setting.weight_decay, "seed": seed}
+    changes = {"noise": setting.noise, "weight_decay": setting.weight_decay, "seed": seed} | training
+    if options.batch_size is not None:
+        changes["batch_size"] = options.batch_size
     plan = schedule(data, options, **changes)
     change = perturbation(setting.perturbation, data.shape)
     model = trained(options.models, data, config, plan, perturbation=change, progress=False)
@@ -107,7 +135,10 @@ def summary(rows: Rows, by: Sequence[str], fields: Sequence[str]) -> list[Row]:
 def print_table(table: Rows, label: str, fields: Sequence[str]) -> None:
     """Print means of the fields, and half the width of their intervals; `label` is the field that names a row."""
     first = table[0]
-    print(f"{first['dataset']}, {first['images']:g} images, width {first['width']:g}, {first['epochs']:g} epochs,", end=" ")
+    print(
+        f"{first['dataset']}, {first['images']:g} images, width {first['width']:g}, {first['epochs']:g} epochs,",
+        end=" ",
+    )
     print(f"{first['n']:g} seeds: mean ± half of the 95 % interval over seeds")
     fields = [name for name in fields if name in first]
     wide = max(len(str(row[label])) for row in table)
@@ -143,9 +174,7 @@ def of_basis(table: Rows, basis: str) -> list[Row]:
 def by_seed(rows: Rows, field: str, **where: object) -> dict[Any, float]:
     """Return {seed: field} of the rows whose fields are those of `where`."""
     return {
-        row["seed"]: float(row[field])
-        for row in rows
-        if all(row.get(name) == value for name, value in where.items())
+        row["seed"]: float(row[field]) for row in rows if all(row.get(name) == value for name, value in where.items())
     }
 
 

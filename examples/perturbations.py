@@ -79,10 +79,10 @@ NOISES = (0.0, 0.4)
 NONE, DECAY = "none", "weight_decay"
 OTHERS = ("salt_and_pepper 0.1", "perlin 0.5", "hidden_noise 0.5", "dropout 0.6", "weight_decay 1")
 SMALL = ("translation 1", "translation 2", "rotation 15", "rotation 45", "blur 0.5", "blur 1")
-LARGE = ("translation 2", "translation 7", "rotation 15", "rotation 45", "blur 1", "blur 2")
+LARGE = ("translation 2", "translation 7", "rotation 45", "blur 2")
 CHANGES = {
     "digits": (*SMALL, *OTHERS, "translation 1 + rotation 15", "translation 1 + blur 0.5", "rotation 15 + blur 0.5"),
-    "mnist": (*LARGE, *OTHERS, "translation 2 + rotation 15", "translation 2 + blur 1", "rotation 15 + blur 1"),
+    "mnist": (*LARGE, *OTHERS, "translation 2 + blur 2", "rotation 45 + blur 2"),
 }
 IMAGES, BATCH = 10_000, 256  # of MNIST and Fashion-MNIST
 HIGH, LOW = 0.7, 0.3  # |cosine| of one pattern at two places: at the best shift, in place

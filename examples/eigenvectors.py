@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from examples.parts.eigenvectors_report import figures, print_tables
 from examples.parts.image_job import NOISE, WEIGHT_DECAY, classifier, dataset_of, out_folder, parse, parser, schedule
+from examples.parts.image_vectors import surrogates
 from models import Dataset, accuracy
 from models.runs import trained
 from models.tables import read_table, write_table
@@ -103,13 +104,6 @@ def leading(result: SpectralResult) -> tuple[Tensor, Tensor]:
     picks = torch.cat([order[:, :LEADING], order[:, -LEADING:].flip(1)], 1)
     vectors = result.eigenvectors.mT.gather(1, picks[:, :, None].expand(-1, -1, result.eigenvectors.shape[1]))
     return result.eigenvalues.gather(1, picks).double(), vectors.double()
-
-
-def surrogates(vector: Tensor, shape: tuple[int, int], draws: int, draw: torch.Generator) -> Tensor:
-    """Return random vectors (draw, in) with the power spectrum of an image (in,): its phases are drawn at random."""
-    noise = torch.fft.rfft2(torch.randn(draws, *shape, generator=draw, dtype=torch.float64).to(vector.device))
-    spectrum = torch.fft.rfft2(vector.reshape(shape)).abs()
-    return torch.fft.irfft2(spectrum * noise / noise.abs(), s=shape).flatten(1)
 
 
 def area(vectors: Tensor) -> Tensor:

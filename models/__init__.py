@@ -6,7 +6,7 @@
 - `logic_gates`: pairs of boolean operations, the paper's toy task
 - `toy_language`: `ToyLanguage`, a language with planted patterns, of which every probability is known
 - `data`: `Dataset`, `load_dataset` (digits, mnist, fashion_mnist)
-- `augment`: translation, rotation and blur of training images, by name
+- `augment`: `perturbation` (translation, blur, dropout, ... in training, by name and strength)
 - `attacks`: `PGD`, the samples of adversarial training
 - `training`: `train`, `TrainingConfig`, `History`, `accuracy`
 - `transformer`: `Transformer`, `TransformerConfig`, `build_transformer` (a decoder whose MLPs are `Bilinear`)

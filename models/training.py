@@ -76,6 +76,7 @@ def train(
     progress: bool = True,
     callback: Callable[[int, nn.Module], None] | None = None,
     transform: Transform | None = None,
+    hidden: Transform | None = None,
     attack: PGD | None = None,
 ) -> History:
     """Train the model in place with AdamW, on the mean over samples of -log softmax(model(x))[y].
@@ -84,11 +85,13 @@ def train(
     and noise come from a random stream of their own: the same seed gives the same run on the same device. The global
     random streams, the grad mode and the model's train mode are left as they were. `callback(epoch, model)` is called
     after every epoch, for example to save a checkpoint. `transform(images, generator)` changes every training batch
-    before the noise is added (translation, blur, ...). `attack` then moves every noisy batch to where the loss of the
-    present model is higher, so that the model is trained on these images (adversarial training).
+    before the noise is added (translation, blur, ...). `hidden(vectors, generator)` changes the outputs of the
+    embedding and of every block of a `BilinearClassifier` in every training step (dropout, ...). `attack` then moves
+    every noisy batch to where the loss of the present model is higher, so that the model is trained on these images
+    (adversarial training).
 
-    Raises ValueError, before any work, if model and data differ in device, dtype or number of classes;
-    FloatingPointError, naming the step, if the loss is not finite.
+    Raises ValueError, before any work, if model and data differ in device, dtype or number of classes; TypeError if
+    `hidden` is given for another model; FloatingPointError, naming the step, if the loss is not finite.
     Cost: three forward passes per step, and two more per step of an attack. Every step waits for its loss, so a NaN is
     found in the step that made it.
     """
@@ -108,7 +111,7 @@ def train(
     for epoch in bar:
         start, data_seconds, lr = time.perf_counter(), 0.0, config.lr
         total, correct, seen = 0.0, 0, 0
-        with train_mode(model, training=True), torch.enable_grad():
+        with train_mode(model, training=True), torch.enable_grad(), _changed_within(model, hidden, generator):
             order = torch.randperm(len(x), generator=generator, device=x.device)
             for step in range(steps):
                 data_start = time.perf_counter()
@@ -178,6 +181,22 @@ def _add_noise(batch: Tensor, config: TrainingConfig, generator: torch.Generator
     chosen = torch.rand(len(batch), 1, generator=generator, device=device, dtype=dtype) < config.noise_probability
     noise = torch.randn(batch.shape, generator=generator, device=device, dtype=dtype)
     return batch + config.noise * chosen.to(dtype) * noise
+
+
+@contextmanager
+def _changed_within(model: nn.Module, hidden: Transform | None, generator: torch.Generator) -> Iterator[None]:
+    if hidden is None:
+        yield
+        return
+    if not isinstance(model, BilinearClassifier):
+        raise TypeError(f"hidden changes vectors within a BilinearClassifier, got a {type(model).__name__}")
+    parts = [part for part in (model.embedding, *model.blocks) if part is not None]
+    handles = [part.register_forward_hook(lambda module, x, y: hidden(y, generator)) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _check_match(model: nn.Module, dataset: Dataset) -> None:

@@ -8,10 +8,21 @@ import torch
 from bad_input import cases, check
 
 from models import ClassifierConfig, TrainingConfig, build_classifier, load_dataset, train
-from models.augment import MAKERS, augmentation, blur, rotation, translation
+from models.augment import (
+    MAKERS,
+    augmentation,
+    blur,
+    dropout,
+    hidden_noise,
+    perlin,
+    perturbation,
+    rotation,
+    salt_and_pepper,
+    translation,
+)
 
 SHAPE = (7, 9)
-STRENGTHS = {"translation": 2, "rotation": 40.0, "blur": 1.5}
+STRENGTHS = {"translation": 2, "rotation": 40.0, "blur": 1.5, "salt_and_pepper": 0.2, "perlin": 0.5}
 
 
 def stream(seed=0):
@@ -95,6 +106,54 @@ def test_a_blur_keeps_the_sum_and_spreads_to_its_deviation():
     assert float(blur(SHAPE, 0.8)(torch.ones(1, 63), stream())[0, 0]) < 1  # zeros beyond the border
 
 
+def test_salt_and_pepper_replaces_its_share_of_the_pixels():
+    """252,000 pixels: a share p has a standard error of sqrt(p (1 - p) / 252,000), below 0.001; 5 of them."""
+    changed = salt_and_pepper(SHAPE, 0.3)(torch.full((4000, 63), 0.5), stream())
+    assert set(changed.unique().tolist()) == {0.0, 0.5, 1.0}
+    for value in (0.0, 1.0):
+        assert float((changed == value).double().mean()) == pytest.approx(0.15, abs=0.005)
+
+
+def test_perlin_noise_has_range_mean_and_zeros_of_its_grid():
+    """Between two of the corners of a cell the noise is a product of four slopes: smooth, and within -1 and 1."""
+    noise = 2 * (perlin((12, 8), 0.5)(torch.full((2000, 96), 0.5), stream()) - 0.5)
+    assert 0.6 < float(noise.abs().max()) <= 1
+    # the mean over 2,000 independent images; a value has a standard deviation below 0.5, and 5 errors are 0.056
+    assert float(noise.mean(0).abs().max()) < 0.056
+    noise = noise.reshape(-1, 12, 8)
+    near = [(noise * noise.roll(-step, 2))[:, :, :-step].mean() for step in (1, 4)]
+    assert float(near[0]) > 0.5 * float(noise.square().mean())  # neighbours are alike
+    assert float(near[1].abs()) < 0.2 * float(near[0])  # cells of 4 pixels share two points of the grid at most
+
+
+def test_hidden_noise_is_in_proportion_to_the_vectors():
+    vectors = 3 * torch.randn(2000, 50, generator=stream(1), dtype=torch.float64)
+    added = hidden_noise(0.5)(vectors, stream()) - vectors
+    # 100,000 numbers: the standard deviation has a relative error of 1 / sqrt(200,000) = 0.0022; 5 of them
+    assert float(added.std()) == pytest.approx(0.5 * float(vectors.square().mean().sqrt()), rel=0.012)
+    assert hidden_noise(0.0)(vectors, stream()) is vectors
+
+
+def test_dropout_keeps_the_mean():
+    """100,000 entries: a share of 0.7 has a standard error of 0.0015; 5 of them."""
+    changed = dropout(0.7)(torch.ones(2000, 50), stream())
+    torch.testing.assert_close(changed.unique(), torch.tensor([0.0, 1 / 0.3]))
+    assert float((changed == 0).double().mean()) == pytest.approx(0.7, abs=0.0075)
+    assert dropout(0.0)(changed, stream()) is changed
+
+
+def test_a_text_names_changes_in_their_order():
+    made = perturbation("blur 1 + dropout 0.50+translation 2", SHAPE)
+    assert made.name == "blur 1 + dropout 0.5 + translation 2"
+    generator, expected = stream(), images()
+    for one in (blur(SHAPE, 1.0), translation(SHAPE, 2)):
+        expected = one(expected, generator)
+    assert torch.equal(made.images(images(), stream()), expected)
+    assert torch.equal(made.hidden(images(), stream()), dropout(0.5)(images(), stream()))
+    for nothing in ("", "none"):
+        assert perturbation(nothing, SHAPE) == ("", None, None)
+
+
 def test_training_takes_it():
     data = load_dataset("digits")
     models = [build_classifier(ClassifierConfig(inputs=64, width=4, hidden=3), 0) for _ in range(3)]
@@ -118,6 +177,13 @@ BAD = [
     ("negative", lambda: translation(SHAPE, -1), ValueError, "pixels must be at least 0, got -1"),
     ("degrees", lambda: rotation(SHAPE, 200.0), ValueError, "degrees must be between 0 and 180, got 200"),
     ("sigma", lambda: blur(SHAPE, -0.1), ValueError, "sigma must be at least 0, got -0.1"),
+    ("share", lambda: salt_and_pepper(SHAPE, 1.5), ValueError, "share must be in .0, 1., got 1.5"),
+    ("all dropped", lambda: dropout(1.0), ValueError, "share must be in .0, 1., got 1.0"),
+    ("amplitude", lambda: perlin(SHAPE, -1.0), ValueError, "amplitude must be at least 0, got -1"),
+    ("hidden noise", lambda: hidden_noise(-1.0), ValueError, "strength must be at least 0, got -1"),
+    ("no strength", lambda: perturbation("blur", SHAPE), ValueError, "a name and a number, as .blur 1.; got .blur."),
+    ("no number", lambda: perturbation("blur x", SHAPE), ValueError, "the strength of blur must be a number, got .x."),
+    ("no change", lambda: perturbation("dropuot 1", SHAPE), ValueError, "did you mean .dropout."),
     ("shape", lambda: blur((0, 4), 1.0), ValueError, "height must be at least 1, got 0"),
     (
         "size",

@@ -7,6 +7,7 @@ import torch
 
 from models import ClassifierConfig, TrainingConfig, load_dataset
 from models.attacks import PGD
+from models.augment import Perturbation, perturbation
 from models.data import Dataset
 from models.runs import trained
 
@@ -36,7 +37,8 @@ OTHERS = {  # each keeps the name of the data set
     "dtype": lambda data: {"data": replace(data, train_x=data.train_x.double(), test_x=data.test_x.double())},
     "config": lambda data: {"config": replace(CONFIG, hidden=5)},
     "training": lambda data: {"training": replace(TRAINING, seed=1)},
-    "transform": lambda data: {"transform": brighter, "transform_name": "brighter"},
+    "images": lambda data: {"perturbation": Perturbation("brighter", brighter)},
+    "hidden vectors": lambda data: {"perturbation": perturbation("dropout 0.5", data.shape)},
     "attack": lambda data: {"attack": PGD(0.5)},
     "another radius": lambda data: {"attack": PGD(0.6)},
 }

@@ -105,6 +105,27 @@ def test_batches(batch_size, drop_last, steps):
     assert sizes == expected
 
 
+def test_hidden_vectors_are_changed_in_training_only():
+    """Embedding and block hand on twice their outputs: the same as twice their weights, for one step without decay."""
+    seen = []
+
+    def twice(vectors, generator):
+        seen.append(tuple(vectors.shape))
+        return 2 * vectors
+
+    model, other = build_classifier(SMALL, 0), build_classifier(SMALL, 0)
+    data, config = blobs(), TrainingConfig(epochs=1, batch_size=50, noise=0.0)
+    history = train(model, data, config, progress=False, hidden=twice)
+    assert seen == [(50, 5), (50, 4)]  # embedding and block of one step, and nothing in the test
+    with torch.no_grad():
+        logits = other.head(2 * other.blocks[0](2 * other.embed(data.train_x)))
+    loss = torch.nn.functional.cross_entropy(logits, data.train_y)
+    assert history.records[0]["train_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert history.records[0]["test_accuracy"] == accuracy(model, data.test_x, data.test_y)
+    with pytest.raises(TypeError, match="hidden changes vectors within a BilinearClassifier, got a Linear"):
+        train(torch.nn.Linear(6, 3), data, config, progress=False, hidden=twice)
+
+
 def test_accuracy_does_not_depend_on_its_batches():
     model, data = build_classifier(SMALL, 0), blobs()
     right = (model(data.test_x).argmax(1) == data.test_y).double().mean().item()

@@ -22,6 +22,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from examples.parts.circuit_job import POINTS, Job, check_settings, correlation
 from examples.parts.circuit_pages import named, pages
@@ -73,7 +74,9 @@ def figure_9(job: Job) -> None:
     write_table(job.out / "summary.csv", summary)
     print_rows(f"figure 9: correlation from k eigenpairs, features with at least {FEWEST} active tokens", summary)
     figures = report_correlations(records, rows)
-    missing = {"basis": job.layer.basis} | dict.fromkeys(("correlation", "active_correlation"), math.nan)
+    missing: dict[str, Any] = {"basis": job.layer.basis} | dict.fromkeys(
+        ("correlation", "active_correlation"), math.nan
+    )
     figures["correlation_by_rank"] = correlation_by_rank([missing | row | {"k": int(row["k"])} for row in records])
     for name, figure in figures.items():
         figure.savefig(job.out / f"{name}.png", dpi=150)
@@ -81,7 +84,9 @@ def figure_9(job: Job) -> None:
 
 def compare(folders: Sequence[Path]) -> None:
     """Draw the correlations of several models in one figure, in the first folder (figure 9A)."""
-    rows = [{"model": folder.name} | row for folder in folders for row in read_table(folder / "summary.csv")]
+    rows: list[dict[str, Any]] = [
+        {"model": folder.name} | row for folder in folders for row in read_table(folder / "summary.csv")
+    ]
     print_rows("correlation from k eigenpairs", rows)
     figure = curves(rows, "k", ["mean_correlation", "share_above"], by="model")
     figure.savefig(folders[0] / "comparison.png", dpi=150)

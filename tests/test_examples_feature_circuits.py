@@ -30,7 +30,7 @@ def stories(count, seed):
 
 def random_model(folder, layers, count):
     """A random model with its tokenizer, and two files of tokens of `count` stories above it."""
-    tokenizer = train_tokenizer(stories(20, seed=0), 280)
+    tokenizer = train_tokenizer(stories(20, seed=0), 400)
     save_tokenizer(tokenizer, folder / "none-0" / "tokenizer.json")
     for name, seed in (("train", 0), ("held_out", 1)):
         encode_to_file(tokenizer, stories(count, seed), folder / f"{name}.npy")

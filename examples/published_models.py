@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = needed(options)
     plan = "\n".join(f"  {file}" for file in files)
     total = sum(file.size or 0 for file in files if not file.here)
-    plan += f"\nto be downloaded: {total / 1e6:,.0f} MB as far as known, in float32"
+    plan += f"\nto be fetched, unless the cache of the hub has it: {total / 1e6:,.0f} MB as far as known, in float32"
     print(f"needed for figures 8 and 9 of {options.which}, layer {options.layer}:\n{plan}", flush=True)
     if options.dry_run:
         return None

@@ -171,9 +171,9 @@ def test_a_dry_run_names_the_files_and_fetches_nothing(monkeypatch, capsys, tmp_
     published_models.main(["--dry-run", "--which", "fineweb-16", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     known = KNOWN["fineweb-16"]
-    assert f"{known.model}: model.safetensors, {4 * known.parameters / 1e6:,.1f} MB, to be downloaded" in printed
+    assert f"{known.model}: model.safetensors, {4 * known.parameters / 1e6:,.1f} MB, to be fetched" in printed
     for point in ("mlp-in", "mlp-out"):  # two matrices of 1024 by 4096, and a bias, of 4 bytes each
-        assert f"{known.dictionaries}: 12-{point}-x4-k30/model.safetensors, 33.6 MB, to be downloaded" in printed
+        assert f"{known.dictionaries}: 12-{point}-x4-k30/model.safetensors, 33.6 MB, to be fetched" in printed
     assert not (tmp_path / "out").exists()
 
 

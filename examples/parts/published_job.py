@@ -93,7 +93,7 @@ class Needed(NamedTuple):
 
     def __str__(self) -> str:
         size = "size unknown" if self.size is None else f"{self.size / 1e6:,.1f} MB"
-        return f"{self.source}: {self.file}, {size}{', on disk' if self.here else ', to be downloaded'}"
+        return f"{self.source}: {self.file}, {size}{', on disk' if self.here else ', to be fetched'}"
 
 
 def needed(options: argparse.Namespace) -> list[Needed]:
@@ -105,7 +105,8 @@ def needed(options: argparse.Namespace) -> list[Needed]:
     known: Known = KNOWN[options.which]
     places = [NAME.format(layer=options.layer, point=p, expansion=options.expansion, k=options.k) for p in POINTS]
     d, features = known.d_model, options.expansion * known.d_model
-    listed = [(options.model, CONFIG, 1000), (options.model, WEIGHTS, 4 * known.parameters)]
+    listed: list[tuple[str, str, int | None]] = [(options.model, CONFIG, None)]
+    listed.append((options.model, WEIGHTS, 4 * known.parameters))
     listed += [(options.dictionaries, f"{place}/{WEIGHTS}", 4 * (2 * d * features + d)) for place in places]
     if options.tokenizer is None:
         listed.append((options.model, f"{TOKENIZER}, or that of the model that {CONFIG} names", 5_000_000))

@@ -6,7 +6,8 @@ The circuit of such a feature is the set of input features in its twelve stronge
 shown in text. They are also removed on held-out text; as a control, as much of other active features is removed.
 The script measures how well a few eigenvectors predict the activations, by training length of the autoencoders, and
 what is usual: opposing features, sizes of interactions, and spectra beside random matrices with the same moments.
-Every finished stage is kept in --out and not repeated.
+Words are projected on the planes of the two most opposed output features and of the one about negation. Output features
+put the tensor together again, by the pseudoinverse. Every finished stage is kept in --out and not repeated.
 
     python examples/feature_circuits.py --model out/language_model/none-0 --out out/circuits/small
     python examples/feature_circuits.py --model out/large/none-0 --out out/circuits/large
@@ -15,7 +16,6 @@ Every finished stage is kept in --out and not repeated.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +23,14 @@ from typing import Any
 
 import torch
 
-from examples.parts.circuit_job import POINTS, Job, check_settings, train
-from examples.parts.circuit_statistics import report_statistics, statistics
+from examples.parts.circuit_comparison import compare
+from examples.parts.circuit_directions import REASSEMBLY, directions, reassembly
+from examples.parts.circuit_job import POINTS, Job, check_settings, correlation, quality, train
+from examples.parts.circuit_pages import named, pages
+from examples.parts.circuit_plane import draw_plane, plane_rows, print_plane
+from examples.parts.circuit_statistics import opposing_pair, report_correlations, report_statistics, statistics
 from examples.parts.circuit_tables import (
+    FEWEST,
     INTERACTIONS,
     NEGATION_RULE,
     Names,
@@ -36,51 +41,10 @@ from examples.parts.circuit_tables import (
     print_rows,
 )
 from models.contexts import Context, as_html, as_text, contexts
-from models.quality import evaluate
 from models.tables import read_table, write_table
-from tensornet_interp import decompose
-from tensornet_interp.features import (
-    REMOVAL_RULE,
-    circuit_tests,
-    feature_interactions,
-    label_directions,
-    low_rank_correlation,
-    rank_by_structure,
-    strongest_windows,
-)
-from tensornet_interp.graphs import feature_graph
-from tensornet_interp.pages import write_feature_pages
-from tensornet_interp.plots import curves
+from tensornet_interp.features import REMOVAL_RULE, circuit_tests, feature_interactions, rank_by_structure
 
-KS = (1, 2, 4, 8, 16, 32)
-FEWEST = 10  # a feature with fewer active held-out tokens is left out of the correlations
 Row = dict[str, Any]
-
-
-def quality(job: Job) -> list[Row]:
-    """Measure every autoencoder on held-out text."""
-    config, rows = job.config(), []
-    for point in POINTS:
-        for steps in config.checkpoints:
-            found = evaluate(job.dictionary(steps, point), job.model, job.index, point, job.held_rows)
-            rows.append({"point": point, "steps": steps, "trained": steps * config.batch_size} | found.record())
-    return rows
-
-
-def correlation(job: Job) -> list[Row]:
-    """Correlate the activation from k eigenpairs with the true pre-activation, on held-out tokens.
-
-    There is one row per training length, output feature and k.
-    """
-    config, rows = job.config(), []
-    truth = job.layer(job.held_x)
-    ks = [k for k in KS if k <= min(job.layer.shape[1], 2 * job.layer.rank)]
-    for steps in config.checkpoints:
-        outputs = job.dictionary(steps, "mlp-out")
-        active = torch.cat([outputs.encode(part) > 0 for part in truth.split(4096)])
-        records = low_rank_correlation(job.layer, outputs.encoder, job.held_x, ks, active=active)
-        rows += [{"steps": steps, "trained": steps * config.batch_size} | record for record in records]
-    return [{key: value for key, value in row.items() if key != "basis"} for row in rows]
 
 
 def circuits(job: Job) -> list[Row]:
@@ -90,11 +54,8 @@ def circuits(job: Job) -> list[Row]:
     """
     steps = job.config().steps
     inputs, outputs = (job.dictionary(steps, point) for point in POINTS)
-    before, behind = (job.strongest(part, point) for part, point in zip((inputs, outputs), POINTS, strict=True))
-    names = {
-        point: Names.of(found, job.shown_rows, job.piece) for point, found in zip(POINTS, (before, behind), strict=True)
-    }
-    write_table(job.out / "features.csv", [row for point in POINTS for row in names[point].rows(point)])
+    found_at, names = named(job)
+    before, behind = (found_at[point] for point in POINTS)
     firing = set(behind.alive().tolist())
     ranking: list[Row] = []
     for record in rank_by_structure(job.layer, outputs.encoder):
@@ -146,49 +107,6 @@ def circuits(job: Job) -> list[Row]:
     return [{key: row.get(key, "") for key in columns} for row in tests]
 
 
-def directions(job: Job, blocks: int = 6) -> list[Row]:
-    """Find the leading output directions that all features share, with their nearest tokens and output features."""
-    result = decompose(job.layer, "output_svd", blocks=min(blocks, job.layer.shape[0]), rank=1)
-    found, head = result.outputs.T, job.model.head.weight.detach()
-    outputs, names = job.dictionary(job.config().steps, "mlp-out"), Names.read(job.out, "mlp-out")
-    pieces = [job.piece(token) for token in range(len(head))]
-    labels = [names.label(feature) for feature in range(outputs.features)]
-    rows = []
-    for block, (tokens, features) in enumerate(
-        zip(label_directions(found, head, pieces, 5), label_directions(found, outputs.encoder, labels, 3), strict=True)
-    ):
-        text = ["; ".join(f"{label.name!r} {label.cosine:+.2f}" for label in part) for part in (tokens, features)]
-        rows.append({"block": block, "tokens": text[0], "features": text[1]})
-    return rows
-
-
-def pages(job: Job) -> None:
-    """Write one HTML page per output feature at the top of the ranking, from held-out text, and their index."""
-    inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
-    best = [int(row["feature"]) for row in list(read_table(job.out / "ranking.csv"))[: job.options.pages]]
-    x = job.held_x.unflatten(0, job.held_rows.shape)
-    found = strongest_windows((outputs.encode(job.layer(part)) for part in x.split(16)), 1)
-    part = 2 * job.index + 1  # in the network, every MLP comes after its attention
-    network, dictionaries = job.model.network(), {(part, "in"): inputs, (part, "out"): outputs}
-    graphs = {}
-    for feature in best:  # the graph of each feature where it is strongest
-        for window, position in found.peaks(feature):
-            prompt = job.model.embedding(job.held_rows[window].to(x.device))
-            graphs[feature] = feature_graph(network, dictionaries, (part, "out", feature), prompt, position=position)
-    write_feature_pages(
-        job.out / "pages",
-        job.layer,
-        inputs,
-        outputs,
-        best,
-        x=x,
-        text=[[job.piece(token) for token in row] for row in job.held_rows.tolist()],
-        graphs=graphs,
-        overwrite=True,
-    )
-    print(f"pages of {len(best)} features: {job.out / 'pages' / 'index.html'}")
-
-
 def report(job: Job) -> None:
     """Print the tables and draw the figures, from the tables on disk and the weights."""
     graded = job.table("quality", lambda: quality(job))
@@ -217,32 +135,20 @@ def report(job: Job) -> None:
     about = f"MLP of {job.layer.name}, {outputs.features} features behind it, seed {job.options.seed}"
     figures = draw_lengths(graded, summary, records, about, job.layer.basis)
     drawn = list(dict.fromkeys(int(row["feature"]) for row in tests))
-    figures |= report_statistics(job, usual, records, drawn[-1], FEWEST)  # the last one is about negation, if any is
-    for feature in drawn:
+    chosen = drawn[-1]  # the last one is about negation, if any is
+    figures |= report_statistics(job, usual, chosen) | report_correlations(records, usual)
+    pair = opposing_pair(outputs, list(names["mlp-out"].tokens))
+    print_plane(job.table("plane", lambda: plane_rows(job, [*pair, chosen])))
+    print_rows(REASSEMBLY, job.table("reassembly", lambda: reassembly(job)))
+    for feature in dict.fromkeys([*drawn, *pair]):
         figures |= draw_circuit_of(job.layer, inputs, outputs, feature, names)
+    for feature in (*pair, chosen):
+        figures |= draw_plane(job, feature)
     for name, figure in figures.items():
         figure.savefig(job.out / f"{name}.png", dpi=150)
     print(f"\ntables, figures and contexts.html: {job.out}")
     if job.options.pages:
-        pages(job)
-
-
-def compare(folders: Sequence[Path]) -> None:
-    """Compare several models in one table and one figure, written to the first folder."""
-    rows = []
-    for folder in folders:
-        graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
-        parameters = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["parameters"]
-        name = f"{folder.name}, {parameters / 1e6:.2g} M"
-        for row in read_table(folder / "summary.csv"):
-            more = {name: graded[row["steps"]][name] for name in ("nmse", "loss_recovered", "dead_share", "loss")}
-            rows.append({"model": name} | row | more)
-    write_table(folders[0] / "comparison.csv", rows)
-    two = [row for row in rows if row["k"] == 2]
-    print_rows("two eigenpairs, active held-out tokens", two)
-    figure = curves(two, "trained", ["mean_correlation", "share_above", "nmse"], by="model")
-    figure.savefig(folders[0] / "comparison.png", dpi=150)
-    print(f"\ncomparison: {folders[0] / 'comparison.png'}")
+        pages(job, [*pair, *(int(row["feature"]) for row in ranking[: job.options.pages])])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -266,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--held-out-tokens", type=int, default=30_000)
     made.add_argument("--shown-tokens", type=int, default=100_000, help="tokens of --text searched for contexts")
     made.add_argument("--circuits", type=int, default=3, help="number of circuits from the top of the ranking")
-    made.add_argument("--pages", type=int, default=0, help="number of features from the top of the ranking with a page")
+    made.add_argument("--pages", type=int, default=0, help="features of the ranking with a page, besides opposed ones")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu")
     made.add_argument("--no-progress", dest="progress", action="store_false")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_bool, check_int
 from tensornet_interp.disk import MAX_JSON, open_file, parse_json, read_file, replace_file, replace_files
 from tensornet_interp.optional import optional
 
@@ -151,11 +151,12 @@ def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
     replace_files([(Path(path), tokenizer.to_str(pretty=True).encode())])
 
 
-def load_tokenizer(path: str | Path) -> "Tokenizer":
+def load_tokenizer(path: str | Path, *, needs_end: bool = True) -> "Tokenizer":
     """Return the tokenizer in a JSON file of at most 32 MiB.
 
-    Raises FileNotFoundError for a missing file; ValueError if the file holds no tokenizer, one without END or one with
-    token numbers above a million.
+    needs_end: whether the tokenizer must have END, which `encode` needs. Raises FileNotFoundError for a
+    missing file; ValueError if the file holds no tokenizer, one without END although it must have it, or one with token
+    numbers above a million.
     """
     library = optional("tokenizers", "to read a tokenizer", "text")
     content = read_file(path, MAX_JSON)
@@ -164,7 +165,8 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
         tokenizer: Tokenizer = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
-    _end(tokenizer)
+    if check_bool("needs_end", needs_end):
+        _end(tokenizer)
     return tokenizer
 
 

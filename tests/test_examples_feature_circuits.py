@@ -30,7 +30,7 @@ def stories(count, seed):
 
 def random_model(folder, layers, count):
     """A random model with its tokenizer, and two files of tokens of `count` stories above it."""
-    tokenizer = train_tokenizer(stories(20, seed=0), 280)
+    tokenizer = train_tokenizer(stories(20, seed=0), 400)
     save_tokenizer(tokenizer, folder / "none-0" / "tokenizer.json")
     for name, seed in (("train", 0), ("held_out", 1)):
         encode_to_file(tokenizer, stories(count, seed), folder / f"{name}.npy")
@@ -77,6 +77,17 @@ def test_every_stage_leaves_its_table_and_figures(done):
     assert ks == {"1", "2", "4", "8"}  # of 8 there are
 
 
+def test_opposed_features_have_their_plane_and_the_tensor_comes_back(done):
+    plane = read_rows(done / "plane.csv")
+    drawn = {row["feature"] for row in plane}
+    assert 2 <= len(drawn) <= 3
+    for name in [*(f"{kind}-{f}" for kind in ("words", "activation") for f in drawn), "correlations"]:
+        assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = {int(row["features"]): row for row in read_rows(done / "reassembly.csv")}
+    assert list(rows) == [4, 8, 32]  # of 8 outputs and 32 features
+    assert float(rows[4]["error"]) > 0.1 > 1e-4 > float(rows[32]["error"])
+
+
 def test_every_feature_that_fires_has_its_statistics(done):
     rows = read_rows(done / "statistics.csv")
     tokens = {round(int(row["active"]) / float(row["frequency"])) for row in rows}
@@ -121,7 +132,8 @@ def test_what_is_there_is_not_made_again_and_drawn_again(kept, done, capsys):
     printed = capsys.readouterr().out
     assert "circuits, removed on held-out text" in printed
     assert (done / "training_length.png").is_file()
-    best = [row["feature"] for row in read_rows(done / "ranking.csv")[:2]]
+    pair = {row["feature"] for row in read_rows(done / "plane.csv")[:4]}
+    best = {row["feature"] for row in read_rows(done / "ranking.csv")[:2]} | pair
     names = {"index.html", *(f"feature-{feature}.html" for feature in best)}
     assert {path.name for path in (done / "pages").iterdir()} == names
     again = {path: path.stat().st_mtime_ns for path in times}

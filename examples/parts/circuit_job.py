@@ -1,4 +1,4 @@
-"""The settings, models and text of `feature_circuits.py`, and the results that it keeps on disk."""
+"""Settings, models, text, autoencoders and their measurements, for the scripts about features; and what they keep."""
 
 import argparse
 import hashlib
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.contexts import strongest
 from models.published import load_transformer
+from models.quality import evaluate
 from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, write_table
 from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
@@ -21,11 +22,11 @@ from models.transformer import Transformer
 from models.vectors import vectors_at, windows
 from tensornet_interp import BilinearLayer
 from tensornet_interp.disk import read_json, replace_files
-from tensornet_interp.features import Dictionary, Strongest
+from tensornet_interp.features import Dictionary, Strongest, low_rank_correlation
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
 POINTS = ("mlp-in", "mlp-out")
-LENGTHS = (8, 4, 2, 1)  # steps of the longest training divided by steps of each training
+KS = (1, 2, 4, 8, 16, 32)
 EXAMPLES = 10  # max-activating contexts per feature; a feature that fires in fewer windows is not ranked
 Row = dict[str, Any]
 
@@ -35,6 +36,8 @@ class Job:
     """A `Job` reads what the options name (model, text, dictionaries) and holds the folder of the results."""
 
     kept: ClassVar[tuple[str, ...]] = ("text_tokens", "held_out_tokens", "shown_tokens", "circuits")
+    points: ClassVar[tuple[str, ...]] = POINTS
+    lengths: ClassVar[tuple[int, ...]] = (8, 4, 2, 1)  # steps of the longest training divided by those of each one
 
     options: argparse.Namespace
     out: Path
@@ -112,10 +115,19 @@ class Job:
             path.with_suffix(".part").replace(path)
         return list(read_table(path))
 
+    def sources(self) -> dict[str, str]:
+        """Return what identifies the weights and the text."""
+        files = {name: text_file(self.options, name) for name in ("train", "held_out")}
+        return {"weights": weights_digest(self.options.model)} | files
+
+    def measured(self, features: int) -> list[int]:
+        """Return the output features whose correlations are measured: all of them."""
+        return list(range(features))
+
     def config(self) -> SAEConfig:
-        """Return the training options of both autoencoders."""
+        """Return the training options of the autoencoders."""
         o = self.options
-        lengths = tuple(sorted({max(1, o.steps // part) for part in LENGTHS}))
+        lengths = tuple(sorted({max(1, o.steps // part) for part in self.lengths}))
         return SAEConfig(o.expansion, o.k, o.lr, o.batch_size, o.steps, lengths, buffer=o.buffer, seed=o.seed)
 
     def place(self, steps: int) -> Path:
@@ -156,9 +168,8 @@ def check_settings(job: Job) -> None:
     job.check_model()
     if not job.options.replot:
         job.tokenizer, job.text  # noqa: B018 (reads both, which keeps them)
-    settings = {"weights": weights_digest(job.options.model), "layer": job.index, "autoencoders": asdict(job.config())}
+    settings = {"layer": job.index, "autoencoders": asdict(job.config())} | job.sources()
     settings["parameters"] = sum(part.numel() for part in job.model.parameters())
-    settings |= {name: text_file(job.options, name) for name in ("train", "held_out")}
     settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in job.kept}))
     path = job.out / "settings.json"
     if path.is_file():
@@ -171,9 +182,9 @@ def check_settings(job: Job) -> None:
 
 
 def train(job: Job) -> None:
-    """Train both autoencoders and save them at every length; a training that was stopped starts again."""
+    """Train the autoencoders and save them at every length; a training that was stopped starts again."""
     config = job.config()
-    for point in POINTS:
+    for point in job.points:
         if (job.out / f"training-{point}.csv").is_file():
             continue
         made = autoencoder_at(
@@ -186,3 +197,31 @@ def train(job: Job) -> None:
             progress=job.options.progress,
         )
         write_table(job.out / f"training-{point}.csv", made[1])
+
+
+def quality(job: Job) -> list[Row]:
+    """Measure every autoencoder on held-out text."""
+    config, rows = job.config(), []
+    for point in job.points:
+        for steps in config.checkpoints:
+            found = evaluate(job.dictionary(steps, point), job.model, job.index, point, job.held_rows)
+            rows.append({"point": point, "steps": steps, "trained": steps * config.batch_size} | found.record())
+    return rows
+
+
+def correlation(job: Job, ks: Sequence[int] = KS) -> list[Row]:
+    """Correlate the activation from k eigenpairs with the true pre-activation, on held-out tokens.
+
+    There is one row per training length, output feature and k.
+    """
+    config, rows = job.config(), []
+    truth = job.layer(job.held_x)
+    ks = [k for k in ks if k <= min(job.layer.shape[1], 2 * job.layer.rank)]
+    for steps in config.checkpoints:
+        outputs = job.dictionary(steps, "mlp-out")
+        active = torch.cat([outputs.encode(part) > 0 for part in truth.split(4096)])
+        chosen = job.measured(outputs.features)
+        records = low_rank_correlation(job.layer, outputs.encoder[chosen], job.held_x, ks, active=active[:, chosen])
+        about = {"steps": steps, "trained": steps * config.batch_size}
+        rows += [about | record | {"feature": chosen[int(record["feature"])]} for record in records]
+    return [{key: value for key, value in row.items() if key != "basis"} for row in rows]

@@ -17,8 +17,8 @@ from scipy import stats
 from torch import Tensor
 
 from examples.parts.circuit_job import POINTS, Job
-from examples.parts.circuit_tables import ABOVE, Names, print_rows
-from tensornet_interp.features import feature_interactions
+from examples.parts.circuit_tables import ABOVE, FEWEST, Names, print_rows
+from tensornet_interp.features import Dictionary, feature_interactions
 from tensornet_interp.plots import to_numpy
 
 DRAWS = 20  # random matrices
@@ -32,23 +32,11 @@ def statistics(job: Job) -> list[dict[str, Any]]:
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     names = Names.read(job.out, "mlp-out")
     decoder = inputs.decoder[:, sorted(Names.read(job.out, "mlp-in").tokens)]
-    codes = torch.cat([outputs.encode(part) for part in job.layer(job.held_x).split(4096)]).double()
-    columns = torch.nn.functional.normalize(outputs.decoder.double(), dim=0)
-    cosines = columns.T @ columns
+    cosines = decoder_cosines(outputs)
     draw = torch.Generator().manual_seed(job.options.seed)
     rows = []
-    for feature in (codes > 0).any(0).nonzero()[:, 0].tolist():
-        on = codes[:, feature] > 0
-        row = {
-            "feature": feature,
-            "token": names[feature],
-            "active": int(on.sum()),
-            "frequency": float(on.double().mean()),
-        }
-        row |= {
-            "mean_activation": float(codes[on, feature].mean()),
-            "largest_activation": float(codes[:, feature].max()),
-        }
+    for feature, active in activities(job).items():
+        row: dict[str, Any] = {"feature": feature, "token": names[feature]} | active
         found = feature_interactions(
             job.layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias
         ).statistics()
@@ -66,6 +54,33 @@ def statistics(job: Job) -> list[dict[str, Any]]:
         opposite = int(cosines[feature].argmin())
         rows.append(row | {"opposite": opposite, "cosine": float(cosines[feature, opposite])})
     return rows
+
+
+def activities(job: Job) -> dict[int, dict[str, Any]]:
+    """Return how often and how strongly each output feature fires on held-out text; silent ones are left out."""
+    outputs = job.dictionary(job.config().steps, "mlp-out")
+    codes = torch.cat([outputs.encode(part) for part in job.layer(job.held_x).split(4096)])
+    found: dict[int, dict[str, Any]] = {}
+    for feature in (codes > 0).any(0).nonzero()[:, 0].tolist():
+        values = codes[codes[:, feature] > 0, feature].double()
+        found[feature] = {"active": len(values), "frequency": len(values) / len(codes)}
+        found[feature] |= {"mean_activation": float(values.mean()), "largest_activation": float(values.max())}
+    return found
+
+
+def decoder_cosines(dictionary: Dictionary) -> Tensor:
+    """Return the cosines of the decoder columns of all pairs of features, (feature, feature), float64."""
+    columns = torch.nn.functional.normalize(dictionary.decoder.double(), dim=0)
+    return columns.T @ columns
+
+
+def opposing_pair(dictionary: Dictionary, features: Sequence[int]) -> tuple[int, int]:
+    """Return those two of the features whose decoder columns have the most negative cosine."""
+    chosen = list(features)
+    if len(chosen) < 2:
+        raise ValueError(f"features must be at least 2, got {len(chosen)}: too few fire to oppose each other")
+    first, second = divmod(int(decoder_cosines(dictionary)[chosen][:, chosen].argmin()), len(chosen))
+    return chosen[first], chosen[second]
 
 
 def spectra(matrix: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -94,9 +109,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> str:
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def report_statistics(
-    job: Job, rows: Sequence[Row], records: Sequence[Row], chosen: int, fewest: int
-) -> dict[str, Figure]:
+def report_statistics(job: Job, rows: Sequence[Row], chosen: int) -> dict[str, Figure]:
     """Print what is usual and what stands out, and return the figures; `chosen` is the feature that is drawn."""
     noise = torch.randn(len(rows), job.layer.shape[0], generator=torch.Generator().manual_seed(0))
     random = torch.nn.functional.normalize(noise, dim=1)
@@ -114,23 +127,7 @@ def report_statistics(
     title = f"the most opposed pairs of output features, by decoder columns: {opposing} pairs below {OPPOSING};"
     title += f" {len(rows)} random directions reach {null:.3f}"
     print_rows(title, shown)
-    last = max(int(row["steps"]) for row in records)
-    two = [
-        row for row in records if row["k"] == 2 and row["active"] >= fewest and math.isfinite(row["active_correlation"])
-    ]
-    for steps in dict.fromkeys(int(row["steps"]) for row in two):
-        values = [float(row["active_correlation"]) for row in two if row["steps"] == steps]
-        print(
-            f"steps {steps}: Sarle's coefficient of the correlations with 2 eigenpairs {bimodality(values):.3f}", end=""
-        )
-        print(f" ({BIMODAL:.3f} if uniform, 0.333 if normal); above {ABOVE}: {np.mean(np.array(values) > ABOVE):.3f}")
     by_feature = {int(row["feature"]): row for row in rows}
-    final = {int(row["feature"]): float(row["active_correlation"]) for row in two if row["steps"] == last}
-    both = [feature for feature in final if feature in by_feature]
-    correlations = [final[feature] for feature in both]
-    for field in ("mean_activation", "largest_activation", "frequency"):
-        found = rank_correlation(correlations, [float(by_feature[feature][field]) for feature in both])
-        print(f"rank correlation over {len(both)} features of the correlation with {field.replace('_', ' ')}: {found}")
     for name, mine in (
         ("all", list(rows)),
         (f"feature {names.label(chosen)}", [by_feature[chosen]] if chosen in by_feature else []),
@@ -153,15 +150,45 @@ def report_statistics(
     one_each = np.mean([row["outside"] == 2 and row["outside_positive"] == 1 for row in rows])
     print(f"eigenvalues outside: median {np.median(counts):.0f}, from {min(counts)} to {max(counts)}", end="; ")
     print(f"exactly one of each sign: {one_each:.3f} of the features")
-    points = [(float(by_feature[feature]["mean_activation"]), final[feature]) for feature in both]
-    return {"statistics": draw(job, chosen, two, points)}
+    return {"statistics": draw_usual(job, chosen)}
 
 
-def draw(job: Job, chosen: int, two: Sequence[Row], points: Sequence[tuple[float, float]]) -> Figure:
-    """Draw the interactions and the spectrum of one feature, and the correlations of all features.
+def report_correlations(records: Sequence[Row], rows: Sequence[Row]) -> dict[str, Figure]:
+    """Print how the correlations with two eigenpairs are spread and what goes with them, and return the figure.
 
-    Correlations are shown by training length and by activation.
+    records: rows of `correlation`. rows: one per feature, with the fields of `activities`.
     """
+    last = max(int(row["steps"]) for row in records)
+    two = [
+        row for row in records if row["k"] == 2 and row["active"] >= FEWEST and math.isfinite(row["active_correlation"])
+    ]
+    for steps in dict.fromkeys(int(row["steps"]) for row in two):
+        values = [float(row["active_correlation"]) for row in two if row["steps"] == steps]
+        print(
+            f"steps {steps}: Sarle's coefficient of the correlations with 2 eigenpairs {bimodality(values):.3f}", end=""
+        )
+        print(f" ({BIMODAL:.3f} if uniform, 0.333 if normal); above {ABOVE}: {np.mean(np.array(values) > ABOVE):.3f}")
+    by_feature = {int(row["feature"]): row for row in rows}
+    final = {int(row["feature"]): float(row["active_correlation"]) for row in two if row["steps"] == last}
+    both = [feature for feature in final if feature in by_feature]
+    correlations = [final[feature] for feature in both]
+    for field in ("mean_activation", "largest_activation", "frequency"):
+        found = rank_correlation(correlations, [float(by_feature[feature][field]) for feature in both])
+        print(f"rank correlation over {len(both)} features of the correlation with {field.replace('_', ' ')}: {found}")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for trained in dict.fromkeys(int(row["trained"]) for row in two):
+        found_here = [float(row["active_correlation"]) for row in two if row["trained"] == trained]
+        left.hist(found_here, bins=np.linspace(-0.5, 1, 31).tolist(), histtype="step", label=f"{trained:,} tokens")
+    left.set(xlabel="correlation on active tokens, 2 eigenpairs", ylabel="features")
+    left.legend(fontsize=8, loc="upper left")
+    right.plot([float(by_feature[feature]["mean_activation"]) for feature in both], correlations, ".", markersize=4)
+    right.set(xlabel="mean activation where active", ylabel="correlation, 2 eigenpairs")
+    return {"correlations": figure}
+
+
+def draw_usual(job: Job, chosen: int) -> Figure:
+    """Draw the interactions and the spectrum of one feature, and spectra of random matrices."""
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
     decoder = inputs.decoder[:, sorted(Names.read(job.out, "mlp-in").tokens)[:1000]]
     found = feature_interactions(job.layer, outputs.encoder[chosen], decoder, bias=inputs.decoder_bias)
@@ -170,13 +197,14 @@ def draw(job: Job, chosen: int, two: Sequence[Row], points: Sequence[tuple[float
     own, random = spectra(
         job.layer.interaction_matrix(outputs.encoder[chosen][None])[0], torch.Generator().manual_seed(0)
     )
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (left, right), (below, last) = figure.subplots(2, 2)
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     parts = {"self": matrix.diag(), "cross": matrix[tuple(torch.triu_indices(len(found), len(found), 1))]}
     bins = np.linspace(float(matrix.min()), float(matrix.max()), 60).tolist()
     for name, values in parts.items():
         left.hist(to_numpy(values), bins=bins, density=True, histtype="step", label=f"{name}: {len(values)}")
     left.set(yscale="log", xlabel="interaction", ylabel="density")
+    left.locator_params(axis="x", nbins=5)  # their numbers have many decimals
     left.set_title(f"interactions of output feature {chosen}", fontsize=9)
     left.legend(fontsize=8)
     places = np.arange(1, len(own) + 1)
@@ -188,12 +216,5 @@ def draw(job: Job, chosen: int, two: Sequence[Row], points: Sequence[tuple[float
     right.set(xlabel="number, most negative first", ylabel="eigenvalue")
     right.set_title("its spectrum, and random matrices of the same moments", fontsize=9)
     right.legend(fontsize=8)
-    for trained in dict.fromkeys(int(row["trained"]) for row in two):
-        found_here = [float(row["active_correlation"]) for row in two if row["trained"] == trained]
-        below.hist(found_here, bins=np.linspace(-0.5, 1, 31).tolist(), histtype="step", label=f"{trained:,} tokens")
-    below.set(xlabel="correlation on active tokens, 2 eigenpairs", ylabel="features")
-    below.legend(fontsize=8)
-    last.plot(*zip(*points, strict=True), ".", markersize=4)
-    last.set(xlabel="mean activation where active", ylabel="correlation, 2 eigenpairs")
     figure.suptitle(f"MLP of {job.layer.name}", fontsize=10)
     return figure

@@ -19,6 +19,7 @@ from tensornet_interp.plots import correlation_by_rank, curves, eigenvector_plan
 
 INTERACTIONS = 12  # number of strongest interactions whose input features are the circuit
 ABOVE = 0.75  # a correlation above this counts as high
+FEWEST = 10  # a feature with fewer active held-out tokens is left out of the correlations
 WORDS = {"not", "no", "never", "nothing", "nobody", "none", "nowhere", "neither", "nor", "cannot", "without"}
 ENDINGS = ("n't", "n’t")
 BACK = 3  # tokens before a peak that are searched for a negation
@@ -115,6 +116,12 @@ def _cell(value: object) -> str:
     return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
+def leading_plane(layer: BilinearLayer, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two leading eigenvalues (2,) of an output direction (out,), and their eigenvectors (in, 2)."""
+    pair = decompose(layer, "eigen", directions=direction[None], rank=2)
+    return pair.eigenvalues[0], pair.eigenvectors[0]
+
+
 def draw_circuit_of(
     layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, feature: int, names: Mapping[str, Names]
 ) -> dict[str, Figure]:
@@ -126,9 +133,8 @@ def draw_circuit_of(
     found = feature_interactions(layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
     matrix = interaction_submatrix(found, min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2), labels)
     matrix.suptitle(title.replace("$", r"\$") + f"\n{matrix.get_suptitle()}")
-    pair = decompose(layer, "eigen", directions=outputs.encoder[feature][None], rank=2)
-    points = projections(decoder, pair.eigenvectors[0]).coordinates
-    values = pair.eigenvalues[0]
+    values, vectors = leading_plane(layer, outputs.encoder[feature])
+    points = projections(decoder, vectors).coordinates
     plane = eigenvector_plane(points, values, labels, count=8, basis=layer.basis, name=title)
     return {f"interactions-{feature}": matrix, f"plane-{feature}": plane}
 

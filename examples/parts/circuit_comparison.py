@@ -1,0 +1,95 @@
+"""Several finished folders of `feature_circuits.py` in one table and figure, with means over models."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.parts.circuit_tables import print_rows
+from examples.parts.language_job import interval
+from models.tables import read_table, summarise, write_table
+from tensornet_interp.plots import curves
+
+USUAL = (
+    "self_std",
+    "cross_std",
+    "self_largest",
+    "cross_largest",
+    "outside",
+    "most_positive",
+    "most_negative",
+    "edge",
+)
+PLANE = (
+    "captured",
+    "captured_usual",
+    "captured_place",
+    "along",
+    "along_usual",
+    "along_place",
+    "agree",
+    "agree_usual",
+    "activation_place",
+    "one_sided",
+    "one_sided_usual",
+)
+REASSEMBLED = ("error", "error_quarter", "error_sixteenth", "between", "random", "within")
+Row = Mapping[str, Any]
+
+
+def compare(folders: Sequence[Path]) -> None:
+    """Compare several models in one table and one figure, written to the first folder; print means over the models."""
+    rows = []
+    for folder in folders:
+        graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
+        parameters = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["parameters"]
+        name = f"{folder.name}, {parameters / 1e6:.2g} M"
+        for row in read_table(folder / "summary.csv"):
+            more = {name: graded[row["steps"]][name] for name in ("nmse", "loss_recovered", "dead_share", "loss")}
+            rows.append({"model": name} | row | more)
+    write_table(folders[0] / "comparison.csv", rows)
+    two = [row for row in rows if row["k"] == 2]
+    print_rows("two eigenpairs, active held-out tokens", two)
+    figure = curves(two, "trained", ["mean_correlation", "share_above", "nmse"], by="model")
+    figure.savefig(folders[0] / "comparison.png", dpi=150)
+    print_means("what is usual among features", [_usual(folder) for folder in folders], (), ("most_opposed", *USUAL))
+    planes = [row for folder in folders for row in _planes(folder)]
+    print_means("vectors in the planes of features", planes, ("plane", "kind"), PLANE)
+    reassembled = [row for folder in folders for row in read_table(folder / "reassembly.csv")]
+    print_means("the tensor from the eigenpairs of features", reassembled, ("features", "outputs"), REASSEMBLED)
+    print(f"\ncomparison: {folders[0] / 'comparison.png'}")
+
+
+def print_means(title: str, rows: Sequence[Row], by: Sequence[str], fields: Sequence[str]) -> None:
+    """Print means over models with 95 % intervals, one line per group and field."""
+    lines = [
+        {name: found[name] for name in by} | {"number": field, "mean": interval(found, field)}
+        for found in summarise(rows, by, fields)
+        for field in fields
+    ]
+    print_rows(f"{title}: means over models, with 95 % intervals", lines)
+
+
+def _usual(folder: Path) -> Row:
+    """Return the means over the features of a model, and the most negative cosine of two decoder columns."""
+    rows = list(read_table(folder / "statistics.csv"))
+    means = {name: float(np.mean([float(row[name]) for row in rows])) for name in USUAL}
+    return means | {"most_opposed": min(float(row["cosine"]) for row in rows)}
+
+
+def _planes(folder: Path) -> list[Row]:
+    """Return the rows of plane.csv: means over the two opposed features, and the feature about negation."""
+    rows = list(read_table(folder / "plane.csv"))
+    opposed = list(dict.fromkeys(row["feature"] for row in rows))[:2]
+    found: list[Row] = []
+    for name, mine in (
+        ("opposed pair", [row for row in rows if row["feature"] in opposed]),
+        ("negation", [row for row in rows if row["feature"] not in opposed]),
+    ):
+        for vector in dict.fromkeys(str(row["vector"]) for row in mine):
+            same = [row for row in mine if row["vector"] == vector]
+            means = {field: float(np.mean([float(row[field]) for row in same])) for field in PLANE}
+            found.append({"plane": name, "kind": vector} | means)
+    return found

@@ -27,7 +27,7 @@ from examples.parts.circuit_comparison import compare
 from examples.parts.circuit_directions import REASSEMBLY, directions, reassembly
 from examples.parts.circuit_job import POINTS, Job, check_settings, correlation, quality, train
 from examples.parts.circuit_pages import named, pages
-from examples.parts.circuit_plane import draw_plane, plane_rows, print_plane
+from examples.parts.circuit_plane import FAR, draw_plane, plane_rows, planes_of_all, print_plane
 from examples.parts.circuit_statistics import opposing_pair, report_correlations, report_statistics, statistics
 from examples.parts.circuit_tables import (
     FEWEST,
@@ -139,6 +139,9 @@ def report(job: Job) -> None:
     figures |= report_statistics(job, usual, chosen) | report_correlations(records, usual)
     pair = opposing_pair(outputs, list(names["mlp-out"].tokens))
     print_plane(job.table("plane", lambda: plane_rows(job, [*pair, chosen])))
+    negation, others = ([int(r["feature"]) for r in ranking if r["negation"] == text] for text in ("True", "False"))
+    everywhere = job.table("planes", lambda: planes_of_all(job, negation, others))
+    print_rows(f"planes of all output features that fire; far: place above {FAR}", everywhere)
     print_rows(REASSEMBLY, job.table("reassembly", lambda: reassembly(job)))
     for feature in dict.fromkeys([*drawn, *pair]):
         figures |= draw_circuit_of(job.layer, inputs, outputs, feature, names)

@@ -4,10 +4,10 @@ import types
 
 import pytest
 import torch
-from helpers import dense, layer_of, normal, orthonormal
+from helpers import dense, layer_of, normal, of_factors, orthonormal
 
 from examples.parts.circuit_directions import largest_cosine, mean_cosine, reassembly
-from examples.parts.circuit_plane import Probe, compare, token_of
+from examples.parts.circuit_plane import Probe, compare, planes_of_all, token_of
 from examples.parts.circuit_statistics import opposing_pair
 from tensornet_interp.features import Dictionary
 
@@ -70,6 +70,31 @@ def test_a_word_behind_a_space_comes_first_and_unknown_words_are_passed_over():
     assert token_of(job, ["nay", "not"]) == ("not", 5)
     assert token_of(job, ["never"]) == ("never", 7)
     assert token_of(job, ["nay"]) is None
+
+
+def test_the_place_of_a_word_is_high_in_planes_that_hold_it_alone():
+    """Each of two squares is one output feature; the words differ along the inputs of the first one."""
+    size = 6
+    eye = torch.eye(size, dtype=torch.float64)
+    inputs = eye[:, [0, 2, 1, 3]]
+    layer = of_factors(torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0, 0.5]], dtype=torch.float64), inputs, inputs)
+    head = normal(300, size, seed=1)
+    head[:, :2] *= 0.01
+    head[7, 0], head[8, 0] = 9.0, -9.0
+    job = types.SimpleNamespace(
+        layer=layer,
+        options=types.SimpleNamespace(seed=0),
+        config=lambda: types.SimpleNamespace(steps=1),
+        dictionary=lambda *_: Dictionary.from_matrix(torch.eye(2, dtype=torch.float64)),
+        model=types.SimpleNamespace(head=types.SimpleNamespace(weight=head)),
+        tokenizer=types.SimpleNamespace(token_to_id={"bad": 7, "good": 8}.get),
+    )
+    first, second = planes_of_all(job, [0], [1])
+    assert (first["of"], first["vector"], first["features"]) == ("about negation", "bad - good", 1)
+    assert first["place"] > 0.95
+    assert first["far"] == 1
+    assert second["place"] < 0.05
+    assert second["far"] == 0
 
 
 def test_features_that_span_the_outputs_give_the_whole_tensor():

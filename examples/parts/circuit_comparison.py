@@ -57,6 +57,8 @@ def compare(folders: Sequence[Path]) -> None:
     print_means("what is usual among features", [_usual(folder) for folder in folders], (), ("most_opposed", *USUAL))
     planes = [row for folder in folders for row in _planes(folder)]
     print_means("vectors in the planes of features", planes, ("plane", "kind"), PLANE)
+    everywhere = [row for folder in folders for row in read_table(folder / "planes.csv")]
+    print_means("vectors in the planes of all features", everywhere, ("of", "vector"), ("features", "place", "far"))
     reassembled = [row for folder in folders for row in read_table(folder / "reassembly.csv")]
     print_means("the tensor from the eigenpairs of features", reassembled, ("features", "outputs"), REASSEMBLED)
     print(f"\ncomparison: {folders[0] / 'comparison.png'}")

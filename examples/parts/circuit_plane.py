@@ -18,10 +18,12 @@ from examples.parts.circuit_job import POINTS, Job
 from examples.parts.circuit_tables import INTERACTIONS, Names, leading_plane, print_rows
 from models.text import END
 from models.vectors import vectors_at
+from tensornet_interp import decompose
 from tensornet_interp.features import feature_interactions, projections, token_directions
 from tensornet_interp.plots import eigenvector_plane, to_numpy
 
 CONTROLS = 1000  # vectors of the same kind
+FAR = 0.95  # a plane that holds more of a vector than of this share of its kind
 OPPOSITES = (("bad", "good"), ("sad", "happy"), ("mean", "kind"), ("angry", "happy"), ("little", "big"))
 NEGATIONS = ("not", "never", "no")
 STARTS = ("[BOS]", "<s>", END)  # tokens with which a text begins
@@ -131,6 +133,26 @@ def plane_rows(job: Job, features: Sequence[int]) -> list[Row]:
         members = inputs.decoder[:, members_of(job, feature)]
         about = {"feature": feature, "token": names[feature], "members": members.shape[1]}
         rows += [about | compare(values, vectors, members, probe) for probe in known]
+    return rows
+
+
+def planes_of_all(job: Job, negation: Sequence[int], others: Sequence[int]) -> list[Row]:
+    """Return how much of each probe is in the planes of many output features, per group of features and probe.
+
+    "place" is the mean share of vectors of the same kind of which less is in the plane: 0.5 if the plane has nothing to
+    do with the words. "far" is the share of features whose place is above `FAR`.
+    """
+    outputs, rows = job.dictionary(job.config().steps, "mlp-out"), list[Row]()
+    planes = decompose(job.layer, "eigen", directions=outputs.encoder, rank=2).eigenvectors.double()
+    for probe in probes(job):
+        both = normalize(torch.cat([probe.vector[None], probe.usual]).double(), dim=1)
+        captured = torch.einsum("vi,fik->vfk", both, planes).square().sum(-1)  # (vector, feature)
+        places = (captured[1:] < captured[0]).double().mean(0)
+        for name, features in (("about negation", negation), ("others", others)):
+            if features:
+                mine = places[list(features)]
+                row = {"vector": probe.name, "of": name, "features": len(mine), "place": float(mine.mean())}
+                rows.append(row | {"far": float((mine > FAR).double().mean())})
     return rows
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
+from examples.parts.circuit_statistics import ACTIVITY, with_two_eigenpairs
 from examples.parts.circuit_tables import print_rows
 from examples.parts.language_job import interval
 from models.tables import read_table, summarise, write_table
@@ -22,6 +24,7 @@ USUAL = (
     "most_negative",
     "edge",
 )
+NEGATION = ("correlation", "active_correlation")
 PLANE = (
     "captured",
     "captured_usual",
@@ -54,11 +57,14 @@ def compare(folders: Sequence[Path]) -> None:
     print_rows("two eigenpairs, active held-out tokens", two)
     figure = curves(two, "trained", ["mean_correlation", "share_above", "nmse"], by="model")
     figure.savefig(folders[0] / "comparison.png", dpi=150)
-    print_means("what is usual among features", [_usual(folder) for folder in folders], (), ("most_opposed", *USUAL))
+    longest = [row for row in rows if row["trained"] == max(other["trained"] for other in rows)]
+    print_means("correlation on active held-out tokens", longest, ("k",), ("mean_correlation", "share_above"))
+    usual = [_usual(folder) for folder in folders]
+    print_means("what is usual among features", usual, (), list(dict.fromkeys(name for row in usual for name in row)))
     planes = [row for folder in folders for row in _planes(folder)]
     print_means("vectors in the planes of features", planes, ("plane", "kind"), PLANE)
     everywhere = [row for folder in folders for row in read_table(folder / "planes.csv")]
-    print_means("vectors in the planes of all features", everywhere, ("of", "vector"), ("features", "place", "far"))
+    print_means("vectors in the planes of all features", everywhere, ("of", "vector"), ("place", "far"))
     reassembled = [row for folder in folders for row in read_table(folder / "reassembly.csv")]
     print_means("the tensor from the eigenpairs of features", reassembled, ("features", "outputs"), REASSEMBLED)
     print(f"\ncomparison: {folders[0] / 'comparison.png'}")
@@ -75,10 +81,25 @@ def print_means(title: str, rows: Sequence[Row], by: Sequence[str], fields: Sequ
 
 
 def _usual(folder: Path) -> Row:
-    """Return the means over the features of a model, and the most negative cosine of two decoder columns."""
+    """Return means over the features of a model, the most negative cosine of two decoder columns, and what two
+    eigenvectors give of the feature about negation, the last one of circuits.csv.
+    """
     rows = list(read_table(folder / "statistics.csv"))
     means = {name: float(np.mean([float(row[name]) for row in rows])) for name in USUAL}
-    return means | {"most_opposed": min(float(row["cosine"]) for row in rows)}
+    means["most_opposed"] = min(float(row["cosine"]) for row in rows)
+    about_negation = list(read_table(folder / "circuits.csv"))[-1]["feature"]
+    two = with_two_eigenpairs(read_table(folder / "correlation.csv"))
+    last = max(float(row["steps"]) for row in two)
+    final = {row["feature"]: row for row in two if row["steps"] == last}
+    for field in ACTIVITY:
+        both = [row for row in rows if row["feature"] in final]
+        correlations = [final[row["feature"]]["active_correlation"] for row in both]
+        means[f"correlation_with_{field}"] = float(
+            stats.spearmanr(correlations, [row[field] for row in both]).statistic
+        )
+    if about_negation in final:
+        means |= {f"negation_{name}": float(final[about_negation][name]) for name in NEGATION}
+    return means
 
 
 def _planes(folder: Path) -> list[Row]:

@@ -23,6 +23,7 @@ from tensornet_interp.plots import to_numpy
 
 DRAWS = 20  # random matrices
 OPPOSING = -0.9  # features with a cosine below this oppose each other
+ACTIVITY = ("mean_activation", "largest_activation", "frequency")
 BIMODAL = 5 / 9  # Sarle's coefficient of a uniform distribution
 Row = Mapping[str, Any]
 
@@ -153,15 +154,19 @@ def report_statistics(job: Job, rows: Sequence[Row], chosen: int) -> dict[str, F
     return {"statistics": draw_usual(job, chosen)}
 
 
+def with_two_eigenpairs(records: Sequence[Row]) -> list[Row]:
+    """Return the rows of `correlation` for two eigenpairs, of features that are active on enough tokens."""
+    return [
+        row for row in records if row["k"] == 2 and row["active"] >= FEWEST and math.isfinite(row["active_correlation"])
+    ]
+
+
 def report_correlations(records: Sequence[Row], rows: Sequence[Row]) -> dict[str, Figure]:
     """Print how the correlations with two eigenpairs are spread and what goes with them, and return the figure.
 
     records: rows of `correlation`. rows: one per feature, with the fields of `activities`.
     """
-    last = max(int(row["steps"]) for row in records)
-    two = [
-        row for row in records if row["k"] == 2 and row["active"] >= FEWEST and math.isfinite(row["active_correlation"])
-    ]
+    two = with_two_eigenpairs(records)
     for steps in dict.fromkeys(int(row["steps"]) for row in two):
         values = [float(row["active_correlation"]) for row in two if row["steps"] == steps]
         print(
@@ -169,10 +174,11 @@ def report_correlations(records: Sequence[Row], rows: Sequence[Row]) -> dict[str
         )
         print(f" ({BIMODAL:.3f} if uniform, 0.333 if normal); above {ABOVE}: {np.mean(np.array(values) > ABOVE):.3f}")
     by_feature = {int(row["feature"]): row for row in rows}
+    last = max(int(row["steps"]) for row in two)
     final = {int(row["feature"]): float(row["active_correlation"]) for row in two if row["steps"] == last}
     both = [feature for feature in final if feature in by_feature]
     correlations = [final[feature] for feature in both]
-    for field in ("mean_activation", "largest_activation", "frequency"):
+    for field in ACTIVITY:
         found = rank_correlation(correlations, [float(by_feature[feature][field]) for feature in both])
         print(f"rank correlation over {len(both)} features of the correlation with {field.replace('_', ' ')}: {found}")
     figure = Figure(figsize=(11, 3.6), layout="constrained")

@@ -34,6 +34,7 @@ from examples.parts.circuit_tables import (
     INTERACTIONS,
     NEGATION_RULE,
     Names,
+    about_negation,
     correlation_summary,
     draw_circuit_of,
     draw_lengths,
@@ -66,8 +67,8 @@ def circuits(job: Job) -> list[Row]:
             ranking.append({key: value for key, value in row.items() if key != "basis"})
     write_table(job.out / "ranking.csv", ranking)
     chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
-    about_negation = [int(row["feature"]) for row in ranking if row["negation"]]
-    chosen = list(dict.fromkeys(chosen + about_negation[:1]))
+    negation = [int(row["feature"]) for row in ranking if row["negation"]]
+    chosen = list(dict.fromkeys(chosen + negation[:1]))
     alive = before.alive()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]
@@ -121,7 +122,7 @@ def report(job: Job) -> None:
     ranking = list(read_table(job.out / "ranking.csv"))
     shown = ("place", "feature", "token", "share", "opposite", "first", "second", "effective_rank", "negation")
     print_rows("output features that fire, by the share of their two leading eigenvalues", ranking[:8], shown)
-    print(f"{NEGATION_RULE}: {sum(row['negation'] == 'True' for row in ranking)} of {len(ranking)}")
+    print(f"{NEGATION_RULE}: {len(about_negation(ranking))} of {len(ranking)}")
     kept = "contexts.ansi" if sys.stdout.isatty() else "contexts.txt"
     print("\n" + (job.out / kept).read_text(encoding="utf-8"))
     print(f"the rule. {REMOVAL_RULE}")
@@ -135,11 +136,12 @@ def report(job: Job) -> None:
     about = f"MLP of {job.layer.name}, {outputs.features} features behind it, seed {job.options.seed}"
     figures = draw_lengths(graded, summary, records, about, job.layer.basis)
     drawn = list(dict.fromkeys(int(row["feature"]) for row in tests))
-    chosen = drawn[-1]  # the last one is about negation, if any is
+    negation = about_negation(ranking)
+    chosen = negation[0] if negation else drawn[-1]
     figures |= report_statistics(job, usual, chosen) | report_correlations(records, usual)
     pair = opposing_pair(outputs, list(names["mlp-out"].tokens))
     print_plane(job.table("plane", lambda: plane_rows(job, [*pair, chosen])))
-    negation, others = ([int(r["feature"]) for r in ranking if r["negation"] == text] for text in ("True", "False"))
+    others = [int(row["feature"]) for row in ranking if int(row["feature"]) not in negation]
     everywhere = job.table("planes", lambda: planes_of_all(job, negation, others))
     print_rows(f"planes of all output features that fire; far: place above {FAR}", everywhere)
     print_rows(REASSEMBLY, job.table("reassembly", lambda: reassembly(job)))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from examples.parts.circuit_statistics import ACTIVITY, with_two_eigenpairs
-from examples.parts.circuit_tables import print_rows
+from examples.parts.circuit_tables import about_negation, print_rows
 from examples.parts.language_job import interval
 from models.tables import read_table, summarise, write_table
 from tensornet_interp.plots import curves
@@ -82,12 +82,11 @@ def print_means(title: str, rows: Sequence[Row], by: Sequence[str], fields: Sequ
 
 def _usual(folder: Path) -> Row:
     """Return means over the features of a model, the most negative cosine of two decoder columns, and what two
-    eigenvectors give of the feature about negation, the last one of circuits.csv.
+    eigenvectors give of the first feature about negation.
     """
     rows = list(read_table(folder / "statistics.csv"))
     means = {name: float(np.mean([float(row[name]) for row in rows])) for name in USUAL}
     means["most_opposed"] = min(float(row["cosine"]) for row in rows)
-    about_negation = list(read_table(folder / "circuits.csv"))[-1]["feature"]
     two = with_two_eigenpairs(read_table(folder / "correlation.csv"))
     last = max(float(row["steps"]) for row in two)
     final = {row["feature"]: row for row in two if row["steps"] == last}
@@ -97,8 +96,9 @@ def _usual(folder: Path) -> Row:
         means[f"correlation_with_{field}"] = float(
             stats.spearmanr(correlations, [row[field] for row in both]).statistic
         )
-    if about_negation in final:
-        means |= {f"negation_{name}": float(final[about_negation][name]) for name in NEGATION}
+    for feature in about_negation(read_table(folder / "ranking.csv"))[:1]:
+        if feature in final:
+            means |= {f"negation_{name}": float(final[feature][name]) for name in NEGATION}
     return means
 
 

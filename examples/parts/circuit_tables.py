@@ -73,6 +73,11 @@ def is_negation(found: Strongest, rows: Tensor, feature: int, piece: Piece) -> b
     return count > 0 and 2 * hits >= count
 
 
+def about_negation(ranking: Sequence[Row]) -> list[int]:
+    """Return the features of ranking.csv that are about negation, in the order of the ranking."""
+    return [int(row["feature"]) for row in ranking if row["negation"] == "True"]
+
+
 def correlation_summary(rows: Sequence[Row], fewest: int) -> list[dict[str, Any]]:
     """Average the correlations by training length and k, and add the share of features above 0.75.
 

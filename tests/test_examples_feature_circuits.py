@@ -152,7 +152,7 @@ def test_two_models_stand_in_one_table_with_their_means(kept, done, capsys):
     feature_circuits.main(["--out", str(done), "--compare", str(kept / "other")])
     printed = capsys.readouterr().out.split("the tensor from the eigenpairs of features: means over models")[1]
     error = float(read_rows(done / "reassembly.csv")[0]["error"])
-    assert f"error  {error:.4f} ({error:.4f} to {error:.4f})" in printed  # a model and its copy
+    assert f" {error:.4f} ({error:.4f} to {error:.4f})" in printed  # a model and its copy
     assert {row["model"].split(",")[0] for row in read_rows(done / "comparison.csv")} == {"out", "other"}
     assert (done / "comparison.png").is_file()
 

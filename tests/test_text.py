@@ -120,6 +120,17 @@ def test_saved_tokenizers_come_back(tmp_path):
     assert train_tokenizer(STORIES, 300).to_str() == tokenizer.to_str()
 
 
+def test_a_tokenizer_of_another_model_may_lack_the_end_of_a_story(tmp_path):
+    content = json.loads(train_tokenizer(STORIES, 300).to_str())
+    content["added_tokens"] = []
+    del content["model"]["vocab"][END]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has no token .*, which ends a story"):
+        load_tokenizer(tmp_path / "a.json")
+    found = load_tokenizer(tmp_path / "a.json", needs_end=False)
+    assert found.decode(found.encode("a word").ids) == "a word"
+
+
 def test_tokens_on_disk_are_those_in_memory(tmp_path):
     tokenizer = train_tokenizer(STORIES, 300)
     count = encode_to_file(tokenizer, iter(STORIES), tmp_path / "new" / "tokens.npy")

@@ -67,8 +67,8 @@ def circuits(job: Job) -> list[Row]:
             ranking.append({key: value for key, value in row.items() if key != "basis"})
     write_table(job.out / "ranking.csv", ranking)
     chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
-    negation = [int(row["feature"]) for row in ranking if row["negation"]]
-    chosen = list(dict.fromkeys(chosen + negation[:1]))
+    on_negation = [int(row["feature"]) for row in ranking if row["negation"]]
+    chosen = list(dict.fromkeys(chosen + on_negation[:1]))
     alive = before.alive()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]

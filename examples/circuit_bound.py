@@ -7,10 +7,10 @@ left out. Four ways bound it, from least to most that they know about an input x
 - "norm, by sign": the lowest and the highest eigenvalue that is left out, each times |x|^2;
 - "rest, by sign": the same times |x|^2 - sum_{i<=k} z_i, the part of x that the circuit does not see;
 - "norm": at most |lambda_{k+1}| |x|^2 in both directions;
-  is larger than on the first training inputs. It holds for inputs within this range; others are counted.
+  is larger than on the first training inputs. For an input outside of this range, the third way is taken.
 
 The ratio compares two intervals: the one that is proven to hold the changes of all test inputs, and the one that holds
-them. The second moment of training inputs says more about means: sum |lambda_i| E z_i is at least the mean of |change|
+them; the fourth way is compared on inputs within the range. The second moment of training inputs says more about means: sum |lambda_i| E z_i is at least the mean of |change|
 there. This is an expectation and no bound for an input, so it has a table of its own.
 
 Directions are the outputs of a classifier (noise 0.5, weight decay 1, in pixels). For decisions they are the
@@ -74,10 +74,17 @@ def images(options: argparse.Namespace, out: Path) -> None:
 
 
 def cuts_of(layer: BilinearLayer, directions: Tensor, x: Tensor, seen: Tensor) -> Iterator[Cut]:
-    """Yield the cut of every direction (direction, out) for inputs x (input, in); `seen` are those of the range."""
+    """Yield the cut of every direction (direction, out) for inputs x (input, in); `seen` are those of the range.
+
+    All is computed in a basis of what the layer sees of its inputs; only |x|^2 has the rest of x.
+    """
+    both = torch.linalg.svd(torch.cat([layer.left, layer.right], 1), full_matrices=False)
+    basis = both.U[:, both.S > ROUNDING * both.S[0]]
+    inner, inside, there = layer.change_basis(inputs=basis), x @ basis, seen @ basis
     for direction in directions:
-        result = decompose(layer, "eigen", directions=direction[None])
-        yield Cut.of(result.eigenvalues[0], result.eigenvectors[0], x, seen)
+        result = decompose(inner, "eigen", directions=direction[None])
+        cut = Cut.of(result.eigenvalues[0], result.eigenvectors[0], inside, there)
+        yield cut._replace(length=x.square().sum(1))
 
 
 def language(job: LanguageJob) -> None:
@@ -117,6 +124,7 @@ def circuit_rows(
     pre-activation if the part of the input that all input features but the members write is removed.
     """
     network = SequenceNetwork([Part(layer)])
+    places = {(0, "in"): inputs, (0, "out"): replace(behind, k=None, rectify=False)}  # a feature need not be one of k
     outputs = layer(x)
     for feature in chosen:
         pre = outputs @ behind.encoder[feature]
@@ -124,21 +132,22 @@ def circuit_rows(
         token = x[best : best + 1]
         codes = inputs.encode(token)
         for members in MEMBERS:
-            graph = feature_graph(network, {(0, "in"): inputs}, behind.encoder[feature], token, features=members)
+            graph = feature_graph(network, places, (0, "out", feature), token, features=members, nodes=1)
             kept = [node.feature for node in graph.nodes if (node.kind, node.place) == ("feature", "in")]
             others = codes.clone()
             others[:, kept] = 0
             left = float(layer(token - others @ inputs.decoder.T)[0] @ behind.encoder[feature])
             change, target = abs(float(pre[best]) - left), graph.targets[0]
+            rounding = ROUNDING * abs(float(pre[best]))
             yield {
                 "feature": feature,
                 "members": members,
                 "active": int((codes > 0).sum()),
                 "change": change,
                 "bound": target.bound,
-                "ratio": target.bound / change if change > 0 else "",
+                "ratio": target.bound / change if change > rounding else "",
                 "of_activation": target.bound / abs(float(pre[best])),
-                "violations": int(change > target.bound + ROUNDING * abs(float(pre[best]))),
+                "violations": int(change > target.bound + rounding),
             }
 
 

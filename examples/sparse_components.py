@@ -5,7 +5,8 @@ behind an MLP of a language model: drawn at random from the tenth of highest eff
 input vectors, so that planes of one size are compared, and there are as many components for each method:
 
 - "eigen pairs": the k-th most positive with the k-th most negative eigenvector, which is a cp term of smallest error;
-- "rotated": the control, a random rotation of these: the same subspace, the same sum, vectors that are not orthogonal;
+- "rotated": a control, these rotated at random within each sign: the same subspace and sum, not quite orthogonal;
+- "random planes": a control, orthogonal planes of the same subspace in random directions;
 - "cp, sparse inputs": a cp of this direction with `Sparse` on the coordinates of the stream;
 - "cp, sparse features": the same on the activations of input features, mapped back to vectors of the stream;
 - "cp, sparse activity": a cp with a prior of its own, for terms that few training tokens activate;
@@ -42,6 +43,7 @@ from examples.parts.sparse_fits import (
     eigen_pairs,
     largest,
     of_shared,
+    random_planes,
     rotated_pairs,
 )
 from examples.parts.sparse_report import report
@@ -147,6 +149,7 @@ def fits(
     found = {
         "eigen pairs": eigen_pairs(values, vectors, count),
         "rotated": rotated_pairs(values, vectors, count, o.seed),
+        "random planes": random_planes(values, vectors, count, o.seed),
     }
     for strength in o.strengths:
         found[f"cp, sparse inputs {strength:g}"] = cp_terms(small, count, Sparse("inputs", strength), o.fit_steps)

@@ -74,14 +74,21 @@ def test_a_bound_that_is_too_small_would_be_counted():
     assert all(sum(row["violations"] for row in rows if row["way"] == way) > 0 for way in WAYS)
 
 
-def test_inputs_outside_of_the_range_are_counted_and_not_proven():
+def test_inputs_outside_of_the_range_are_counted_and_bounded_without_it():
     layer, direction = random_layer(3, 12, 20, seed=1), drawn(1, 3, 0)[0]
     seen, x = drawn(200, 12, 0), 3 * drawn(100, 12, 1)
     cut = cut_of(layer, direction, x, seen)
     outside = (cut.squares[:, 2:] > cut.most[2:]).any(1)
-    row = next(r for r in direction_rows(cut, layer(x) @ direction, 1e9) if (r["k"], r["way"]) == (2, WAYS[-1]))
-    assert 0 < row["outside"] == pytest.approx(float(outside.double().mean()))
-    assert row["proven"] == pytest.approx(1 - row["outside"])  # with such a bias every sign is known
+    rows = {(row["k"], row["way"]): row for row in direction_rows(cut, layer(x) @ direction)}
+    assert 0 < rows[2, WAYS[3]]["outside"] == pytest.approx(float(outside.double().mean())) < 1
+    assert all(row["violations"] == 0 for row in rows.values())
+    rest, within = cut.intervals(2)[WAYS[2]], cut.intervals(2)[WAYS[3]]
+    assert torch.equal(within[1][outside], rest[1][outside])
+    assert not torch.equal(within[1][~outside], rest[1][~outside])
+    ratio = rows[2, WAYS[3]]["ratio"]
+    change = (layer(x) @ direction - cut.kept(2))[~outside]
+    expected = (within[1][~outside].max() - within[0][~outside].min()) / (change.max().clamp_min(0) - change.min().clamp_max(0))
+    assert ratio == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -92,6 +99,18 @@ def test_filling_the_largest_first_solves_the_linear_program(seed):
         box = [(0, float(m)) for m in most]
         best = linprog(-values.numpy(), A_ub=[[1.0] * 6], b_ub=[limit], bounds=box)
         assert got == pytest.approx(-best.fun, abs=1e-9)
+
+
+def test_a_basis_of_what_the_layer_sees_changes_no_bound():
+    layer = random_layer(2, 6, 20, seed=1).change_basis(inputs=drawn(6, 15, 0))  # 15 inputs, of which it sees 6
+    x, directions = drawn(50, 15, 1), drawn(2, 2, 2)
+    for direction, cut in zip(directions, circuit_bound.cuts_of(layer, directions, x, x), strict=True):
+        assert len(cut.values) == 6
+        plain = cut_of(layer, direction, x, x)
+        for k in cut.counts():
+            for way in WAYS:
+                for found, expected in zip(cut.intervals(k)[way], plain.intervals(k)[way], strict=True):
+                    torch.testing.assert_close(found, expected)
 
 
 def test_decisions_are_those_of_the_certificate_of_differences():

@@ -17,6 +17,7 @@ from examples.parts.sparse_fits import (
     eigen_pairs,
     largest,
     of_shared,
+    random_planes,
     rotated_pairs,
 )
 from examples.parts.sparse_report import differences, per_direction
@@ -70,6 +71,16 @@ def test_the_control_is_the_same_sum_of_other_components(spectrum):
     again, other = rotated_pairs(*spectrum, 3, seed=0), rotated_pairs(*spectrum, 3, seed=1)
     assert torch.equal(again[0].left, turned[0].left)
     assert not torch.allclose(other[0].left, turned[0].left)
+
+
+def test_random_planes_are_orthogonal_planes_of_the_same_subspace(spectrum):
+    plain, planes = eigen_pairs(*spectrum, 3), random_planes(*spectrum, 3, seed=0)
+    basis, turned = (torch.cat([one.plane for one in components], 1) for components in (plain, planes))
+    torch.testing.assert_close(turned @ turned.T, basis @ basis.T)
+    torch.testing.assert_close(turned.T @ turned, torch.eye(6, dtype=torch.float64))
+    for one in planes:
+        on_plane = one.plane @ one.plane.T
+        torch.testing.assert_close(one.matrix(), on_plane @ total(plain) @ on_plane)
 
 
 def test_sparse_activity_is_0_for_one_token_and_1_for_all_alike():
@@ -142,7 +153,7 @@ def test_the_report_averages_components_and_pairs_directions():
     ]
     single = per_direction(rows)
     assert [row["kurtosis"] for row in single] == [3, 13, 5, 15]  # the median
-    assert {row["passes"] for row in single} == {pytest.approx(1 / 3)}
+    assert [row["passes"] for row in single] == pytest.approx([1 / 3] * 4)
     found = differences(single, ("kurtosis", "passes"))
     assert [(row["method"], row["kurtosis"], row["passes"]) for row in found] == [("other", 10, 0)] * 2
 
@@ -154,13 +165,13 @@ def test_a_language_model_is_measured_kept_and_drawn_again(tmp_path, capsys):
     (path,) = (tmp_path / "out").glob("*/components.csv")
     rows = read_rows(path)
     methods = {row["method"] for row in rows}
-    assert len(methods) == 7
-    assert len(rows) == 2 * 7 * 3  # directions, methods, two components and all of them
+    assert len(methods) == 8
+    assert len(rows) == 2 * 8 * 3  # directions, methods, two components and all of them
     by = {(row["feature"], row["method"], row["number"]): row for row in rows}
     for (feature, method, number), row in by.items():
-        if method == "rotated" and number == "0":
+        if method in ("rotated", "random planes") and number == "0":
             same = by[feature, "eigen pairs", "0"]
-            for name in ("error", "drop", "kurtosis"):
+            for name in ("error", "kurtosis", "drop")[2 if method == "random planes" else 0 :]:
                 assert float(row[name]) == pytest.approx(float(same[name]), rel=1e-6)
     before = {file: file.stat().st_mtime_ns for file in (path.parent / "directions").iterdir()}
     figure = path.parent / "components.png"

@@ -40,17 +40,21 @@ class Cut(NamedTuple):
         return (self.squares[:, k:] > self.most[k:]).any(1)
 
     def intervals(self, k: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return, by way, the least and the most that all but the first k eigenvectors can give: two (input,)."""
+        """Return, by way, the least and the most that all but the first k eigenvectors can give: two (input,).
+
+        For an input outside of the range, the last way gives what "rest, by sign" gives.
+        """
         left, most = self.values[k:], self.most[k:]
         slack = ROUNDING * self.values.abs().sum() * self.length
         rest = (self.length - self.squares[:, :k].sum(1)).clamp_min(0)
         low, high = left.amin().clamp_max(0), left.amax().clamp_min(0)
-        norm = self.values[k].abs() * self.length
+        norm, outside = self.values[k].abs() * self.length, self.outside(k)
+        within = -filled(left.clamp_max(0).neg(), most, rest), filled(left.clamp_min(0), most, rest)
         ways = (
             (-norm, norm),
             (low * self.length, high * self.length),
             (low * rest, high * rest),
-            (-filled(left.clamp_max(0).neg(), most, rest), filled(left.clamp_min(0), most, rest)),
+            (torch.where(outside, low * rest, within[0]), torch.where(outside, high * rest, within[1])),
         )
         return {way: (least - slack, greatest + slack) for way, (least, greatest) in zip(WAYS, ways, strict=True)}
 
@@ -73,22 +77,21 @@ def direction_rows(cut: Cut, outputs: Tensor, bias: float = 0.0) -> Iterator[Row
     """Yield one row per k and way: the interval that is proven, and that of the changes on all inputs.
 
     outputs: (input,), of the layer itself. "violations": inputs whose change is not in their interval, which must be
-    none; inputs outside of the range do not count for the way that needs it. "proven": share of inputs on which the
-    sign of the output plus `bias` is proven.
+    none. "proven": share of inputs on which the sign of the output plus `bias` is proven. "outside": share of inputs
+    outside of the range; they do not count for the ratio of the last way, which needs the range.
     """
     spread = outputs.amax() - outputs.amin()
     for k in cut.counts():
-        kept, outside = cut.kept(k), cut.outside(k)
+        kept, inside = cut.kept(k), ~cut.outside(k)
         change = outputs - kept
         for way, (low, high) in cut.intervals(k).items():
-            counted = ~outside if way == WAYS[-1] else torch.ones_like(outside)
+            counted = inside if way == WAYS[-1] else torch.ones_like(inside)
             row: Row = {"k": k, "way": way, "ratio": "", "of_output": ""}
             if bool(counted.any()):
                 proven = high[counted].amax() - low[counted].amin()
                 actual = change[counted].amax().clamp_min(0) - change[counted].amin().clamp_max(0)
                 row |= {"ratio": float(proven / actual), "of_output": float(proven / spread)}
-            sure = ((kept + bias + low > 0) | (kept + bias + high < 0)) & counted
-            wrong = ((change < low) | (change > high)) & counted
+            sure, wrong = (kept + bias + low > 0) | (kept + bias + high < 0), (change < low) | (change > high)
             row |= {"proven": float(sure.double().mean()), "outside": float((~counted).double().mean())}
             yield row | {"violations": int(wrong.sum())}
 
@@ -110,17 +113,13 @@ def decision_rows(cuts: Iterable[tuple[tuple[int, int], Cut]], winner: Tensor) -
     """Yield one row per k and way: the share of inputs on which k eigenvectors of every difference prove the winner.
 
     cuts: the difference output[a] - output[b] for every pair (a, b) of classes. winner: (input,), the layer's decision.
-    An input outside of the range along a difference of the winner is not proven by the way that needs the range.
     """
     proven: dict[tuple[int, str], Tensor] = {}
     for (a, b), cut in cuts:
-        first, second = winner == a, winner == b
         for k in cut.counts():
-            kept, outside = cut.kept(k), cut.outside(k)
+            kept = cut.kept(k)
             for way, (low, high) in cut.intervals(k).items():
-                sure = torch.where(first, kept + low > 0, ~second | (kept + high < 0))
-                if way == WAYS[-1]:
-                    sure &= ~(outside & (first | second))
+                sure = torch.where(winner == a, kept + low > 0, (winner != b) | (kept + high < 0))
                 proven[k, way] = sure & proven.get((k, way), torch.ones_like(sure))
     for (k, way), mask in proven.items():
         yield {"k": k, "way": way, "proven": float(mask.double().mean())}

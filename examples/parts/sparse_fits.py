@@ -81,6 +81,20 @@ def rotated_pairs(values: Tensor, vectors: Tensor, count: int, seed: int) -> lis
     return [Component.squares(signs, torch.stack(pair, 1)) for pair in zip(*(side.T for side in sides), strict=True)]
 
 
+def random_planes(values: Tensor, vectors: Tensor, count: int, seed: int) -> list[Component]:
+    """Return orthogonal planes of the subspace of `eigen_pairs` in random directions, with what the matrix has on each.
+
+    U U^T M U U^T, for two columns U of V O, where V are the 2 count eigenvectors and O is a random orthogonal matrix
+    """
+    draw = torch.Generator().manual_seed(seed)
+    order = values.argsort(descending=True)
+    chosen = torch.cat([order[:count], order.flip(0)[:count]])
+    noise = torch.randn(len(chosen), len(chosen), generator=draw, dtype=torch.float64).to(values)
+    turn = torch.linalg.qr(noise).Q
+    planes = zip((vectors[:, chosen] @ turn).split(2, 1), turn.split(2, 1), strict=True)
+    return [Component(plane @ (part.T @ (values[chosen, None] * part)), plane, plane) for plane, part in planes]
+
+
 def cp_terms(direction: BilinearLayer, count: int, prior: Prior, steps: int) -> list[Component]:
     """Return the terms of a sparse CP of one direction (a layer with one output)."""
     result: CPResult = decompose(direction, "cp", rank=count, priors=[prior], max_iterations=steps)

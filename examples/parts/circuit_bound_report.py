@@ -1,8 +1,10 @@
 """Printed tables and figures of `circuit_bound.py`, from its tables on disk."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from models.tables import read_table, summarise
@@ -34,10 +36,14 @@ def report_language(place: Path) -> None:
     print_means(read_table(place / "features_means.csv"))
     draw(shown, shown, f"features of {place.name}").savefig(place / "bound.png", dpi=120)
     print(f"\ncircuits of input features, each at the token of largest activation{violations(circuits)}")
-    print(f"{'members':>7} {'of active':>10}{'bound over change':>28}{'bound over activation':>28}")
-    for row in summarise(circuits, ("members",), ("active", "ratio", "of_activation")):
-        cells = "".join(f"{told(row, field):>28}" for field in ("ratio", "of_activation"))
-        print(f"{row['members']:>7.0f} {row['active']:>10.1f}" + cells)
+    print("members of active features; bound over change, and over the activation: median (quartiles) over features")
+    for row in summarise(circuits, ("members",), ("active",)):
+        cells = []
+        for field in ("ratio", "of_activation"):
+            mine = [float(one[field]) for one in circuits if one["members"] == row["members"] and field in one]
+            low, middle, high = np.quantile(mine, (0.25, 0.5, 0.75)) if mine else [math.nan] * 3
+            cells.append(f"{middle:.3g} ({low:.3g} to {high:.3g})")
+        print(f"{row['members']:>7.0f} of {row['active']:.1f}   {cells[0]:<24} {cells[1]}")
 
 
 def violations(rows: Sequence[Cells]) -> str:

@@ -32,6 +32,7 @@ def report(out: Path) -> None:
     table(differences(single, (*SPARSE, *REMOVED)), (*SPARSE, *REMOVED), f"the same minus {FIRST}, paired by direction")
     table(together, TOGETHER, "all components together")
     figure = dots(shown, [*SPARSE, "difference", "passes"], "method", title=f"{directions} directions of high rank")
+    figure.axes[0].set_xscale("log")
     figure.savefig(out / "components.png", dpi=120)
     print(f"\ntable and figure: {out}")
 

@@ -79,7 +79,7 @@ def cuts_of(layer: BilinearLayer, directions: Tensor, x: Tensor, seen: Tensor) -
     All is computed in a basis of what the layer sees of its inputs; only |x|^2 has the rest of x.
     """
     both = torch.linalg.svd(torch.cat([layer.left, layer.right], 1), full_matrices=False)
-    basis = both.U[:, both.S > ROUNDING * both.S[0]]
+    basis = both.U[:, ROUNDING * both.S[0] < both.S]
     inner, inside, there = layer.change_basis(inputs=basis), x @ basis, seen @ basis
     for direction in directions:
         result = decompose(inner, "eigen", directions=direction[None])

@@ -85,10 +85,10 @@ def test_inputs_outside_of_the_range_are_counted_and_bounded_without_it():
     rest, within = cut.intervals(2)[WAYS[2]], cut.intervals(2)[WAYS[3]]
     assert torch.equal(within[1][outside], rest[1][outside])
     assert not torch.equal(within[1][~outside], rest[1][~outside])
-    ratio = rows[2, WAYS[3]]["ratio"]
     change = (layer(x) @ direction - cut.kept(2))[~outside]
-    expected = (within[1][~outside].max() - within[0][~outside].min()) / (change.max().clamp_min(0) - change.min().clamp_max(0))
-    assert ratio == pytest.approx(float(expected))
+    low, high = (end[~outside] for end in within)
+    expected = (high.max() - low.min()) / (change.max().clamp_min(0) - change.min().clamp_max(0))
+    assert rows[2, WAYS[3]]["ratio"] == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("seed", range(5))

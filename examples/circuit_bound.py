@@ -6,20 +6,21 @@ left out. Four ways bound it, from least to most that they know about an input x
 - "norm": from -|lambda_{k+1}| |x|^2 to |lambda_{k+1}| |x|^2;
 - "norm, by sign": the lowest and the highest eigenvalue that is left out, each times |x|^2;
 - "rest, by sign": the same times |x|^2 - sum_{i<=k} z_i, the part of x that the circuit does not see;
-- "norm": at most |lambda_{k+1}| |x|^2 in both directions;
+- "rest and range": the least and the most of sum_{i>k} lambda_i z_i, where the z_i add up to at most this rest, and none
   is larger than on the first training inputs. For an input outside of this range, the third way is taken.
 
 The ratio compares two intervals: the one that is proven to hold the changes of all test inputs, and the one that holds
-them; the fourth way is compared on inputs within the range. The second moment of training inputs says more about means: sum |lambda_i| E z_i is at least the mean of |change|
-there. This is an expectation and no bound for an input, so it has a table of its own.
+them; the fourth way is compared on inputs within the range. The second moment of training inputs says more about means:
+sum |lambda_i| E z_i is at least the mean of |change| there. This is an expectation and no bound for an input, so it has
+a table of its own.
 
 Directions are the outputs of a classifier (noise 0.5, weight decay 1, in pixels). For decisions they are the
 differences of two outputs: an image is proven if k eigenvectors of every difference leave no other class. In a language
 model, directions are features behind an MLP, and a token is proven if the sign of the pre-activation is. There,
 `feature_graph` bounds circuits of input features too, and the change is measured by removal of all other features.
 
-Expected times on one core: digits and a toy language 2 minutes; MNIST 3 minutes per seed and training; a language model
-of width 128 2 minutes, and the training of its autoencoders.
+Expected times on one core: digits and a toy language 1 minute; MNIST 30 seconds per seed, and training; a language
+model of width 128 20 seconds, and the training of its autoencoders.
 """
 
 import argparse

@@ -20,9 +20,9 @@ Row = dict[str, object]
 def report(out: Path) -> None:
     """Print means over directions and the differences from eigenvectors, and draw them."""
     rows = read_table(out / "components.csv")
-    single = per_direction([row for row in rows if row["number"] > 0])
+    single = per_direction([row for row in rows if float(row["number"]) > 0])
     together: list[Row] = [dict(row) for row in rows if row["number"] == 0]
-    count = int(max(row["number"] for row in rows))
+    count = int(max(float(row["number"]) for row in rows))
     directions = len({row["feature"] for row in rows})
     print(f"\n{directions} directions, {count} components each; mean [95 % interval over directions]")
     print("kurtosis: the median over components; share_90: tokens that carry 90 % of the energy; above: tokens with a")

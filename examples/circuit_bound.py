@@ -6,8 +6,8 @@ left out. Four ways bound it, from least to most that they know about an input x
 - "norm": from -|lambda_{k+1}| |x|^2 to |lambda_{k+1}| |x|^2;
 - "norm, by sign": the lowest and the highest eigenvalue that is left out, each times |x|^2;
 - "rest, by sign": the same times |x|^2 - sum_{i<=k} z_i, the part of x that the circuit does not see;
-- "rest and range": the least and the most of sum_{i>k} lambda_i z_i, where the z_i add up to at most this rest, and none
-  is larger than on the first training inputs. For an input outside of this range, the third way is taken.
+- "rest and range": the least and the most of sum_{i>k} lambda_i z_i, where the z_i add up to at most this rest, and no
+  z_i is larger than on the first training inputs. For an input outside of this range, the third way is taken.
 
 The ratio compares two intervals: the one that is proven to hold the changes of all test inputs, and the one that holds
 them; the fourth way is compared on inputs within the range. The second moment of training inputs says more about means:

@@ -144,7 +144,7 @@ def test_sparsity_of_spikes_and_of_two_values():
 
 
 def test_the_report_averages_components_and_pairs_directions():
-    base = {"kurtosis": 1.0, "share_90": 0.2, "above": 0.1, "difference": 0.0, "passes": 0, "confirmed": 0}
+    base = {"kurtosis": 1.0, "share_90": 0.2, "above": 0.1, "drop": 0.1, "difference": 0.0, "passes": 0, "confirmed": 0}
     rows = [
         {"feature": feature, "method": method, "number": number} | base | {"passes": int(number == 1), "kurtosis": k}
         for feature in (3, 5)

@@ -11,7 +11,7 @@ from tensornet_interp.plots import dots
 
 FIRST = "eigen pairs"
 SPARSE = ("kurtosis", "share_90", "above")
-REMOVED = ("difference", "passes", "confirmed")
+REMOVED = ("drop", "difference", "passes", "confirmed")
 TOGETHER = ("error", "correlation", "drop", "control_drop", "confirmed")
 Cells = Mapping[str, float | str]
 Row = dict[str, object]

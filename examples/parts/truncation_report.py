@@ -65,7 +65,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
     counts = [2, 4, 8, 16, 32, 64]
     if tables["certificates"]:
         print("\nshare of test images with a proof (class: k eigenpairs per class prove that the truncated model makes")
-        print("the same decision as the full model; class difference: k per difference prove the decision of the full)")
+        print("the same decision as the full model; class difference: k per difference prove its decision)")
         print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
         fields = ("size", "basis", "eigenpairs of")
         for (size, basis, kind), rows in sorted(grouped(tables["certificates"], *fields).items(), key=_by_size):

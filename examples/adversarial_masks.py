@@ -18,8 +18,8 @@ without decay and noise. For every model the script prints
 - of their ten eigenvectors of largest magnitude: over how many pixels they are spread, (L1/L2)^2, and the share of
   their squared norm on pixels active in under 1 % of the training images.
 
-Expected times: digits 1 minute. MNIST or Fashion-MNIST about 2 minutes per model on one free core, 5 if it is trained
-adversarially, with 4 models per seed; --full is 100 epochs and 5 seeds. Every model is trained once and kept.
+Expected times: digits 1 minute. MNIST or Fashion-MNIST about 10 minutes per seed on one free core, half of it for the
+adversarial training; --full is 100 epochs and 5 seeds. Every model is trained once and kept.
 """
 
 import argparse

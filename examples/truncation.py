@@ -13,7 +13,8 @@ classes prove the decision of the full model.
 
 Expected times on one core: digits 1 minute. MNIST or Fashion-MNIST with trained models: sizes 30 and 100, 5 seeds, 10
 minutes; --full (30 to 1000) 2 hours. The work can be done in parts, such as `--full --sizes 300`; each call draws all
-finished parts.
+finished parts. --magnitude-only leaves out the other rankings, the refits and the certificates, which take most of the
+time.
 """
 
 import argparse

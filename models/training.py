@@ -86,7 +86,7 @@ def train(
     random streams, the grad mode and the model's train mode are left as they were. `callback(epoch, model)` is called
     after every epoch, for example to save a checkpoint. `transform(images, generator)` changes every training batch
     before the noise is added (translation, blur, ...). `hidden(vectors, generator)` changes the outputs of the
-    embedding and of every block of a `BilinearClassifier` in every training step (dropout, ...). `attack` then moves
+    embedding and of every block of a `BilinearClassifier` in every training step (dropout, ...). `attack` moves
     every noisy batch to where the loss of the present model is higher, so that the model is trained on these images
     (adversarial training).
 

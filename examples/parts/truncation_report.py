@@ -63,9 +63,16 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
                 summary.append({**head, **found})
         print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
     counts = [2, 4, 8, 16, 32, 64]
+    print("\npoints of accuracy lost with the first k components per class, by magnitude")
+    print(f"{'size':>5} {'basis':<10}" + "".join(f"{f'k = {k}':>18}" for k in counts))
+    by_magnitude = [row for row in curve if row["ranking"] == "magnitude"]
+    for (size, basis), rows in sorted(grouped(by_magnitude, "size", "basis").items(), key=_by_size):
+        by_count = grouped(rows, "components")
+        cells = [_text([_lost(r) for r in by_count[k,]], 2) if (k,) in by_count else "" for k in counts]
+        print(f"{size:>5.0f} {basis:<10}" + "".join(f"{cell:>18}" for cell in cells))
     if tables["certificates"]:
         print("\nshare of test images with a proof (class: k eigenpairs per class prove that the truncated model makes")
-        print("the same decision as the full model; class difference: k per difference prove the decision of the full)")
+        print("the same decision as the full model; class difference: k per difference prove its decision)")
         print(f"{'size':>5} {'basis':<10} {'eigenpairs of':<17}" + "".join(f"{f'k = {k}':>18}" for k in counts))
         fields = ("size", "basis", "eigenpairs of")
         for (size, basis, kind), rows in sorted(grouped(tables["certificates"], *fields).items(), key=_by_size):

@@ -140,12 +140,14 @@ def print_table(table: Rows, label: str, fields: Sequence[str]) -> None:
         end=" ",
     )
     print(f"{first['n']:g} seeds: mean ± half of the 95 % interval over seeds")
-    fields = [name for name in fields if name in first]
+    wides = {name: max(17, len(short(name))) for name in fields if name in first}
     wide = max(len(str(row[label])) for row in table)
     for basis in bases(table):
-        print(f"{basis or 'setting':<{wide}}  " + "".join(f"{short(name):>18}" for name in fields))
+        print(f"{basis or 'setting':<{wide}}  " + "  ".join(f"{short(name):>{width}}" for name, width in wides.items()))
         for row in of_basis(table, basis):
-            print(f"{row[label]!s:<{wide}}  " + "".join(f"{cell(row, name):>18}" for name in fields))
+            print(
+                f"{row[label]!s:<{wide}}  " + "  ".join(f"{cell(row, name):>{width}}" for name, width in wides.items())
+            )
     if "rare_pixels" in first:
         print(f"pixels active in under 1 % of images: {first['rare_pixels']:.3f}, in none: {first['never_pixels']:.3f}")
 

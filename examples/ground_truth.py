@@ -220,8 +220,8 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         "share of 1 - cos^2 on the other pixels; linear part: its share of the variance of close minus far over test\n"
         "images; the rest is the interaction part"
     )
-    heads = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
-    print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{head:>16}" for head in heads))
+    titles = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
+    print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{title:>16}" for title in titles))
     for line in summarise(rows, ["setting"], BIASES):
         print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{_cell(line, name):>16}" for name in BIASES))
     print(

@@ -123,10 +123,10 @@ def followed(
         train(model, data, training, progress=False, callback=follow)  # one batch: an epoch is a step
         save_model(model, place, extra=settings)
         write_table(place / "curve.csv", rows)  # last: it says that the model is there too
-    model = load_model(place, device=options.device)
-    if not isinstance(model, BilinearClassifier):
-        raise ValueError(f"{place} holds a {type(model).__name__}, not a BilinearClassifier; remove it")
-    return model, read_table(place / "curve.csv")
+    found = load_model(place, device=options.device)
+    if not isinstance(found, BilinearClassifier):
+        raise ValueError(f"{place} holds a {type(found).__name__}, not a BilinearClassifier; remove it")
+    return found, read_table(place / "curve.csv")
 
 
 def measured_steps(steps: int) -> set[int]:

@@ -11,6 +11,7 @@ from tensornet_interp.plots import to_numpy
 PANELS = {
     "accuracy": {"train_accuracy": "training pairs", "test_accuracy": "held-out pairs"},
     "energy at one frequency": {"fourier_share": "Fourier basis", "random_share": "random basis"},
+    "entries of one frequency": {"same_frequency": "interaction matrices"},
     "effective rank": {"effective_rank": "interaction matrices"},
 }
 STYLES = ("-", ":")
@@ -84,7 +85,7 @@ def _cell(line: Mapping[str, object], name: str, known: int) -> str:
 
 
 def curves(rows: Sequence[Mapping[str, float | str]]) -> Figure:
-    """Draw accuracies, Fourier share and effective rank over the steps: columns are moduli, thin lines are seeds."""
+    """Draw accuracies, Fourier shares and effective rank over the steps: columns are moduli, thin lines are seeds."""
     moduli = list(dict.fromkeys(row["p"] for row in rows))
     decays = list(dict.fromkeys(row["weight_decay"] for row in rows))
     figure = Figure(figsize=(3.6 * len(moduli) + 2.4, 2.3 * len(PANELS) + 0.6), layout="constrained")
@@ -109,7 +110,8 @@ def curves(rows: Sequence[Mapping[str, float | str]]) -> Figure:
             if line == len(PANELS) - 1:
                 axes.set_xlabel("step (0 is drawn at 1)")
         grid[line, 0].set_ylabel(label)
-        grid[line, -1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
+        found = grid[line, 0].get_legend_handles_labels()
+        grid[line, -1].legend(*found, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.suptitle("Modular addition: one line per seed, one colour per weight decay", fontsize=10)
     return figure
 

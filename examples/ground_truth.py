@@ -4,7 +4,8 @@ The task of Casper (2023): an image is "close" if it is close, in cosine, to one
 complement (1 - target). That is, if max(cos(x, t), cos(x, 1 - t)) is above its median over the training images. --rule
 offers other readings of the task. A classifier with biases learns it. The script splits the classifier's function into
 an interaction (quadratic), a linear and a constant part. It compares the target with the most positive eigenvector of
-the interaction matrix of "close" minus "far": with and without weight decay and input noise, over seeds.
+the interaction matrix of "close" minus "far": with and without weight decay and input noise, over seeds. It also says
+whether the biases, which make the linear part and the constant, add or subtract.
 
 Expected times: digits 1 minute; MNIST or Fashion-MNIST about 6 minutes per seed on one free core (5 models of 20
 epochs); --full has 5 seeds. Every model is trained once and kept, so a run can be stopped at any time.
@@ -27,6 +28,7 @@ from models.casper import RULES, SimilarityTask, similarity_task
 from models.runs import trained
 from models.tables import read_table, summarise, write_table
 from tensornet_interp import BilinearLayer, decompose
+from tensornet_interp.checks import check_choice
 from tensornet_interp.disk import replace_files
 from tensornet_interp.lifting import split
 
@@ -49,6 +51,7 @@ MEASURES = (
     "missed_inactive",
     *("covariance_interaction", "covariance_linear", "accuracy_interaction", "accuracy_linear", "accuracy_eigenvector"),
 )
+BIASES = ("bias_constant", "bias_linear", "bias_mean", "bias_negative", "bias_eigenvalue", "bias_top")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,7 +83,8 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     rows: list[Row] = []
     kept = {"target": task.target.contiguous()}
     seeds = range(options.seeds or (5 if options.full else SEEDS[data.name]))
-    for seed, (name, setting) in tqdm([(seed, item) for seed in seeds for item in SETTINGS.items()], unit="model"):
+    chosen = [(name, SETTINGS[name]) for name in options.settings]
+    for seed, (name, setting) in tqdm([(seed, item) for seed in seeds for item in chosen], unit="model"):
         training = training_of(data, options, setting, seed)
         config = classifier(data, options.width, classes=2, bias=True)
         model = trained(options.models, task.data, config, training, progress=False)
@@ -111,7 +115,8 @@ def measure(layer: BilinearLayer, task: SimilarityTask) -> tuple[Row, dict[str, 
     """Split the logit difference "close" minus "far" into parts, and compare its top eigenvector with the target."""
     layer = layer.to(dtype=torch.float64)
     difference = torch.tensor([[-1.0, 1.0]], dtype=torch.float64, device=layer.down.device)
-    form = split(layer.change_basis(outputs=difference, note="close minus far"))
+    lifted = layer.change_basis(outputs=difference, note="close minus far")
+    form = split(lifted)
     result = decompose(form.interaction, "eigen")
     values, vectors = result.eigenvalues[0], result.eigenvectors[0]
     best = int(values.argmax())
@@ -163,7 +168,30 @@ def measure(layer: BilinearLayer, task: SimilarityTask) -> tuple[Row, dict[str, 
         # each part alone, with its own median over the training images as threshold, like the labels
         right = (test[name] > train[name].median()) == (task.data.test_y == 1)
         row[f"accuracy_{name}"] = float(right.double().mean())
-    return row, {"eigenvalues": values, "vector": vector, "linear": form.linear[0]}
+    return row | _biases(lifted, test, target), {"eigenvalues": values, "vector": vector, "linear": form.linear[0]}
+
+
+def _biases(lifted: BilinearLayer, test: Mapping[str, Tensor], target: Tensor) -> Row:
+    """Measure what the biases add, linear part + constant, in standard deviations of close minus far on test images.
+
+    bias_negative is the share of test images on which it is negative. Over [1, pixels], bias_eigenvalue is the
+    eigenvalue of the eigenvector with the largest constant coordinate, divided by the most positive eigenvalue, and
+    bias_top is the constant coordinate of the most positive eigenvector, whose sign makes v . target positive.
+    """
+    result = decompose(lifted, "eigen")
+    values, vectors = result.eigenvalues[0], result.eigenvectors[0]
+    constant, best = int(vectors[0].abs().argmax()), int(values.argmax())
+    top = vectors[:, best] if float(vectors[1:, best] @ target) > 0 else -vectors[:, best]
+    spread = float(test["all"].std())
+    added = test["all"] - test["interaction"]
+    return {
+        "bias_constant": float((added - test["linear"]).mean()) / spread,
+        "bias_linear": float(test["linear"].mean()) / spread,
+        "bias_mean": float(added.mean()) / spread,
+        "bias_negative": float((added < 0).double().mean()),
+        "bias_eigenvalue": float(values[constant] / values[best]),
+        "bias_top": float(top[0]),
+    }
 
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:
@@ -192,6 +220,15 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         "share of 1 - cos^2 on the other pixels; linear part: its share of the variance of close minus far over test\n"
         "images; the rest is the interaction part"
     )
+    titles = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
+    print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{title:>16}" for title in titles))
+    for line in summarise(rows, ["setting"], BIASES):
+        print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{_cell(line, name):>16}" for name in BIASES))
+    print(
+        "bias: linear part + constant, in standard deviations of close minus far over test images; bias negative:\n"
+        "share of the test images; its eigenvalue: over [1, pixels], of the eigenvector with the largest constant\n"
+        "coordinate, over the most positive eigenvalue; top coordinate: the constant one of the most positive one"
+    )
 
 
 def _cell(line: Mapping[str, object], name: str) -> str:
@@ -212,7 +249,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--rule", choices=sorted(RULES), default="either", help="how the labels are made")
     made.add_argument("--target", type=int, help="training image, from 0; default: 6 for MNIST, else the first 1")
     made.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
-    return parse(made, argv)
+    made.add_argument("--settings", default=",".join(SETTINGS), help="which settings, separated by commas")
+    options = parse(made, argv)
+    options.settings = list(dict.fromkeys(options.settings.split(",")))
+    for name in options.settings:
+        check_choice("--settings", name, SETTINGS)
+    return options
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bilinear import Bilinear
+from models.full_batch import fit
 from tensornet_interp import BilinearLayer
-from tensornet_interp.checks import check_choice, check_int, check_number
+from tensornet_interp.checks import check_choice, check_int
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "and": torch.logical_and,
@@ -136,24 +137,10 @@ def train_logic_gates(
     The learning rate falls to zero. The global random streams stay as they are. Raises FloatingPointError, naming the
     step, if the loss is not finite. Cost: steps * rows * 6 hidden (2 n_bits + gates) flops.
     """
-    check_int("steps", steps, 1)
     check_int("seed", seed, 0)
-    check_number("lr", lr, 0.0)
-    check_number("weight_decay", weight_decay, 0.0)
     x, y = truth_table(config, max_rows=max_rows, seed=seed)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = LogicGateModel(config, device="cpu", dtype=torch.float32)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        for step in range(steps):
-            optimizer.zero_grad()
-            loss = functional.mse_loss(model(x), y)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step} of {steps}; lower lr={lr}")
-            loss.backward()
-            with torch.device("cpu"):  # AdamW counts its steps here
-                optimizer.step()
-            schedule.step()
-        optimizer.zero_grad()
+    fit(model.parameters(), lambda: functional.mse_loss(model(x), y), steps=steps, lr=lr, weight_decay=weight_decay)
     return model

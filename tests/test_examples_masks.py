@@ -34,6 +34,18 @@ def test_a_planted_target_is_the_eigenvector_and_the_parts_are_told_apart():
     x = task.data.test_x
     assert row["deviation_linear"] == pytest.approx(float((2 * x @ a).std()))
     assert row["deviation_interaction"] == pytest.approx(float((3 * (x @ v).square()).std()))
+    added = 2 * x @ a + 0.5
+    spread = float((3 * (x @ v).square() + added).std())
+    assert row["bias_constant"] == pytest.approx(0.5 / spread)
+    assert row["bias_linear"] == pytest.approx(float((2 * x @ a).mean()) / spread)
+    assert row["bias_mean"] == pytest.approx(float(added.mean()) / spread)
+    assert row["bias_negative"] == float((added < 0).double().mean())
+    matrix = torch.cat(
+        [torch.cat([torch.tensor([0.5]).double(), a])[:, None].T, torch.cat([a[:, None], 3 * torch.outer(v, v)], 1)]
+    )
+    values, pairs = torch.linalg.eigh(matrix)
+    assert row["bias_top"] == pytest.approx(float(pairs[0, -1] * (pairs[1:, -1] @ v).sign()))
+    assert row["bias_eigenvalue"] == pytest.approx(float(values[pairs[0].abs().argmax()] / values[-1]))
 
 
 @pytest.fixture
@@ -134,3 +146,9 @@ def test_draws_on_one_model_do_not_count_as_seeds():
     assert row["accuracy_high"] - row["accuracy"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t of one degree
     (alone,) = adversarial_masks.average([row | {"accuracy": 0.1 * row["draw"]} for row in rows if row["seed"] == 0])
     assert alone["accuracy_low"] < alone["accuracy"] < alone["accuracy_high"]
+
+
+def test_settings_that_do_not_exist_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"--settings must be one of .*; did you mean 'noise'"):
+        ground_truth.main(["--settings", "decay,nois", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

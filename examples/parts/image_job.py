@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from models import ClassifierConfig, Dataset, TrainingConfig, load_dataset
-from tensornet_interp.checks import check_int
+from tensornet_interp.checks import check_int, check_number
 
 # training and width by data set; there are as many hidden units as the width
 PRESETS = {
@@ -68,6 +68,15 @@ def sizes_of(name: str, text: str) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"{name} must be whole numbers separated by commas, as 30,100; got {text!r}") from None
     return tuple(dict.fromkeys(check_int(name, size, 1) for size in found))
+
+
+def decays_of(text: str) -> tuple[float, ...]:
+    """Return the weight decays of an option such as "0,1", each once."""
+    try:
+        found = [float(decay) for decay in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--decays must be numbers separated by commas, as 0,1; got {text!r}") from None
+    return tuple(dict.fromkeys(check_number("--decays", decay, 0.0) for decay in found))
 
 
 def out_folder(options: argparse.Namespace) -> Path:

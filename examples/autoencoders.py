@@ -16,6 +16,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -82,13 +83,13 @@ def by_layer(job: LayersJob) -> list[Row]:
     rows: list[Row] = []
     for layer in range(job.model.config.n_layers):
         for point in job.points:
-            kept = job.table(f"{layer}-{point}", lambda at=layer, point=point: [measured(job, at, point)])
+            kept = job.table(f"{layer}-{point}", partial(measured, job, layer, point))
             rows += [row | {"layer": layer} for row in kept]  # an integer
     return rows
 
 
-def measured(job: LayersJob, layer: int, point: str) -> Row:
-    """Train the autoencoder at one place, save it and measure it on held-out text.
+def measured(job: LayersJob, layer: int, point: str) -> list[Row]:
+    """Train the autoencoder at one place, save it and measure it on held-out text: one row.
 
     added_share = (L_patch - L_clean) / L_clean, and ablated_share is the same with the mean in place of the vectors
     """
@@ -100,7 +101,7 @@ def measured(job: LayersJob, layer: int, point: str) -> Row:
         "added_share": found.loss_added / found.loss,
         "ablated_share": (found.ablated - found.loss) / found.loss,
     }
-    return {"point": point, "layer": layer} | shares | found.record()
+    return [{"point": point, "layer": layer} | shares | found.record()]
 
 
 def by_length(job: LengthsJob) -> list[Row]:
@@ -163,7 +164,7 @@ def count_modes(x: np.ndarray, bandwidth: float, within: Sequence[float] | np.nd
 
 def report_layers(rows: Sequence[Row], out: Path) -> None:
     """Print and draw the measurements by layer, as means over the models."""
-    found = summarise(rows, ("point", "layer"), tuple(LAYER_COLUMNS))
+    found: list[Row] = list(summarise(rows, ("point", "layer"), tuple(LAYER_COLUMNS)))
     write_table(out / "layers.csv", rows)
     models = len({row["model"] for row in rows})
     title = f"autoencoders by layer, {models} model{'s' * (models > 1)}, {rows[0]['tokens']:,.0f} held-out tokens"
@@ -178,7 +179,7 @@ def report_layers(rows: Sequence[Row], out: Path) -> None:
 
 def report_lengths(rows: Sequence[Row], jobs: Sequence[LengthsJob], out: Path) -> None:
     """Print and draw the measurements by training length, as means over the models, and the first one's histograms."""
-    found = summarise(rows, ("steps", "trained"), tuple(LENGTH_COLUMNS))
+    found: list[Row] = list(summarise(rows, ("steps", "trained"), tuple(LENGTH_COLUMNS)))
     write_table(out / "lengths.csv", rows)
     job, models = jobs[0], len(jobs)
     about = f"mlp-out of layer {job.index}, expansion {job.options.expansion}, {models} model{'s' * (models > 1)}"
@@ -187,17 +188,17 @@ def report_lengths(rows: Sequence[Row], jobs: Sequence[LengthsJob], out: Path) -
     print(f"one mode: {DRAWS} samples; Sarle's coefficient is {BIMODAL:.3f} if uniform, 0.333 if normal")
     records = job.table("correlation", list)
     values, active = kept_features(records, int(found[-1]["steps"]))
-    print(f"rank correlation with the frequency, first model, longest training: {rank_correlation(values, active)}")
+    print(f"rank correlation with the frequency, {job.out.name}, longest training: {rank_correlation(values, active)}")
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for row in found:
         here = kept_features(records, int(row["steps"]))[0]
-        left.hist(here, np.linspace(-0.5, 1, 46).tolist(), histtype="step", label=f"{row['trained']:,.0f} tokens")
+        left.hist(here, np.linspace(-1, 1, 61).tolist(), histtype="step", label=f"{row['trained']:,.0f} tokens")
     left.set(xlabel="correlation on active tokens, two eigenvectors", ylabel="features")
     left.legend(fontsize=8)
     right.semilogx(active, values, ".", markersize=3)
     right.set(xlabel="held-out tokens on which the feature is active", ylabel="correlation, longest training")
-    figure.suptitle(f"{about}; the first model", fontsize=10)
+    figure.suptitle(f"mlp-out of layer {job.index}, expansion {job.options.expansion}; {job.out.name}", fontsize=10)
     figure.savefig(out / "lengths.png", dpi=130)
 
 

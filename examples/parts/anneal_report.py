@@ -60,7 +60,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path) -> None:
     figure = curves([*betas(rows), *points], "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
     figure.set_size_inches(12, 3.8)
     title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats per token on held-out text"
-    figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
+    figure.suptitle(f"{title}, mean of {seeds} seed{'s' * (seeds > 1)}", fontsize=10)
     figure.savefig(out / "anneal.png", dpi=120)
     print(f"\nfigure, tables and models: {out}")
 

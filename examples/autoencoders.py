@@ -48,7 +48,6 @@ LENGTH_COLUMNS = {
     "share_above": f"share above {ABOVE}",
     "nmse": "normalised MSE",
     "loss_recovered": "loss recovered",
-    "one_mode": "p of one mode",
     "sarle": "Sarle's coefficient",
     "with_frequency": "rank correlation with the frequency",
     "left_out": f"share with fewer than {FEWEST} tokens",
@@ -182,8 +181,15 @@ def report_lengths(rows: Sequence[Row], jobs: Sequence[LengthsJob], out: Path) -
     found: list[Row] = list(summarise(rows, ("steps", "trained"), tuple(LENGTH_COLUMNS)))
     write_table(out / "lengths.csv", rows)
     job, models = jobs[0], len(jobs)
+
+    def p_values(mean: Row) -> str:
+        return ", ".join(f"{row['one_mode']:.3f}" for row in rows if row["steps"] == mean["steps"])
+
     about = f"mlp-out of layer {job.index}, expansion {job.options.expansion}, {models} model{'s' * (models > 1)}"
-    cells = [{"tokens of training": row["trained"]} | named(row, LENGTH_COLUMNS) for row in found]
+    cells = [
+        {"tokens of training": row["trained"]} | named(row, LENGTH_COLUMNS) | {"p of one mode, by model": p_values(row)}
+        for row in found
+    ]
     print_rows(f"{about}: two eigenvectors, features with at least {FEWEST} active held-out tokens", cells)
     print(f"one mode: {DRAWS} samples; Sarle's coefficient is {BIMODAL:.3f} if uniform, 0.333 if normal")
     records = job.table("correlation", list)

@@ -51,8 +51,8 @@ def report(rows: Sequence[Row], records: Sequence[Row], out: Path) -> None:
     print("nats per 100 steps, over all steps after annealing and over the last third of them")
     print(f"{'run':<17}{'steps':<14}{'at the end':<29}{'slope':<31}slope of the last third")
     for found in summarise(gaps, ("run", "first", "last"), ("gap", "slope", "late_slope")):
-        cells = (f"{interval(found, 'gap'):<29}", f"{interval(found, 'slope'):<31}", interval(found, "late_slope"))
-        print(f"{found['run']:<17}{found['first']} to {found['last']:<8}{''.join(cells)}")
+        parts = (f"{interval(found, 'gap'):<29}", f"{interval(found, 'slope'):<31}", interval(found, "late_slope"))
+        print(f"{found['run']:<17}{found['first']} to {found['last']:<8}{''.join(parts)}")
     fields = ("beta", "during_loss", "above_baseline")
     points = [found | {"held_out_loss": found["during_loss"]} for found in summarise(records, ("run", "step"), fields)]
     bands = {"above_baseline": ("above_baseline_low", "above_baseline_high")}

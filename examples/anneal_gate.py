@@ -5,7 +5,8 @@ each of `--schedules`. At 0 the gate is z / 2, which is folded into the weights.
 same learning rate, serve as comparison: "baseline" keeps its gates, and "abrupt" has beta = 0 from the first step on.
 With `--start least-squares` there is one more run, "linearized": it starts from the best bilinear layers, which
 `linearize` finds without training, at the rate `--linearized-lr`. The script compares the losses on held-out text. It
-also reads every layer of the models without gates from disk as a `BilinearLayer` and compares the layer with its MLP.
+also reads every layer of the models without gates from disk as a `BilinearLayer` and compares the layer with its MLP,
+and says how the gap to the baseline changes after annealing.
 
     python examples/anneal_gate.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
@@ -25,23 +26,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from examples.parts.language_job import CURVE, add_training, interval, language_config, model_config, prepare
+from examples.parts.anneal_report import (
+    ABRUPT,
+    BASELINE,
+    CUT,
+    FITTED,
+    LINEARIZED,
+    START,
+    read_pooled,
+    report,
+)
+from examples.parts.language_job import CURVE, add_training, language_config, model_config, prepare
 from models.annealing import SCHEDULES as ANNEALINGS
 from models.annealing import anneal, gate_sites, remove_gates, schedule
 from models.huggingface import build_llama, load_huggingface, save_huggingface
 from models.language import held_out_loss, train_language
 from models.linearizing import linearized_mlps, put_layers
 from models.published import TOKENIZER, load_transformer, save_transformer
-from models.tables import read_table, summarise, write_table
+from models.tables import write_table
 from models.text import load_tokens
 from models.transformer import LanguageModel, build_transformer
 from tensornet_interp.disk import replace_files
-from tensornet_interp.plots import curves
 from tensornet_interp.weights import load_layer
 
-BASELINE, ABRUPT, LINEARIZED = "baseline", "abrupt", "linearized"
-START, CUT, FITTED = "not tuned", "not, beta 0", "not, linearized"
-EXACT = 1e-5  # relative error up to which a layer counts as equal to its MLP, in float32
 Row = dict[str, Any]
 
 
@@ -91,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         _compare(rows, "held_out_loss", ("seed",))
         write_table(out / "steps.csv", records)
         write_table(out / "losses.csv", rows)
-    report(read_table(out / "losses.csv"), read_table(out / "steps.csv"), out)
+    folders = [out, *options.pool]
+    report(read_pooled(folders, "losses.csv"), read_pooled(folders, "steps.csv"), out)
 
 
 def base_model(kind: Kind, options: argparse.Namespace, tokens: Tensor, held_out: Tensor, out: Path) -> Path:
@@ -213,43 +221,6 @@ def largest_error(kind: Kind, model: LanguageModel, folder: Path, tokens: Tensor
     return max(errors)
 
 
-def report(rows: list[Row], records: list[Row], out: Path) -> None:
-    """Print the final losses, their differences from the baseline of the same seed, and the layer errors; draw."""
-    seeds = len({row["seed"] for row in rows})
-    print(f"\n{rows[0]['model']}: held-out loss in nats per token, on {rows[0]['tokens']:,.0f} tokens; mean and 95 %")
-    print(f"confidence interval over the orders of the batches ({seeds}); layers without gates are read from disk")
-    print(f"{'run':<17}{'held-out loss':<27}{'minus baseline':<28}max |MLP - layer| / max |MLP|")
-    for found in summarise(rows, ("run",), ("held_out_loss", "above_baseline")):
-        cells = f"{interval(found, 'held_out_loss'):<27}{interval(found, 'above_baseline'):<28}"
-        errors = [row["layer_error"] for row in rows if row["run"] == found["run"] and "layer_error" in row]
-        exact = "exactly bilinear" if max(errors, default=0.0) <= EXACT else f"NOT BILINEAR, above {EXACT:g}"
-        print(
-            f"{found['run']:<17}{cells}"
-            + (f"{max(errors):.1e}, {exact}" if errors else "gated" if found["run"] in (START, BASELINE) else "")
-        )
-    fields = ("beta", "during_loss", "above_baseline")
-    points = [found | {"held_out_loss": found["during_loss"]} for found in summarise(records, ("run", "step"), fields)]
-    bands = {"above_baseline": ("above_baseline_low", "above_baseline_high")}
-    points = [{name: value for name, value in point.items() if name != "beta"} for point in points]
-    figure = curves([*betas(rows), *points], "step", ["beta", "held_out_loss", "above_baseline"], by="run", bands=bands)
-    figure.set_size_inches(12, 3.8)
-    title = f"{rows[0]['model']} with the gate z sigmoid(beta z), fine-tuned; loss in nats per token on held-out text"
-    figure.suptitle(f"{title}, mean of {seeds} order{'s' * (seeds > 1)} of the batches", fontsize=10)
-    figure.savefig(out / "anneal.png", dpi=120)
-    print(f"\nfigure, tables and models: {out}")
-
-
-def betas(rows: list[Row]) -> list[Row]:
-    """Return beta at every step of every run: between the few steps at which losses are measured, it is no line."""
-    found = []
-    for row in {row["run"]: row for row in rows if row["run"] not in (START, CUT, FITTED, LINEARIZED)}.values():
-        steps, start, end = (int(row[name]) for name in ("steps", "start", "end"))
-        name = "linear" if row["run"] == ABRUPT else row["run"]
-        beta = None if row["run"] == BASELINE else schedule(name, start, end)
-        found += [{"run": row["run"], "step": step, "beta": beta(step) if beta else 1.0} for step in range(steps + 1)]
-    return found
-
-
 def _runs(options: argparse.Namespace) -> list[Run]:
     start, end = round(options.beta_start * options.steps), round(options.beta_end * options.steps)
     annealed = [Run(name, name, start, end) for name in options.schedules]
@@ -281,10 +252,15 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base-steps", type=int, default=500, help="steps of the first training, without --model")
     parser.add_argument("--base-lr", type=float, default=2e-3, help="learning rate of the first training")
     parser.add_argument("--replot", action="store_true", help="print and draw again from the tables on disk")
+    parser.add_argument(
+        "--pool", type=Path, nargs="+", default=[], help="with --replot: folders of the same runs on other models"
+    )
     parser.add_argument("--out", help="default: out/anneal_gate/transformer, with --llama out/anneal_gate/llama")
     options = parser.parse_args(argv)
     if not options.replot and not (options.text and options.held_out):
         parser.error("--text and --held-out are needed: two plain text files, for example of roneneldan/TinyStories")
+    if options.pool and not options.replot:
+        parser.error("--pool needs --replot: it reads the tables of finished runs")
     if "all" in options.schedules:
         options.schedules = list(ANNEALINGS)
     start, end = options.beta_start, options.beta_end

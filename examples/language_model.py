@@ -4,9 +4,11 @@ The script trains small transformers on stories, from several seeds. Their MLPs 
 the gate none (bilinear), ReLU or SiLU. Their attention is softmax, or with --attention bilinear a product of two
 scores; bilinear models with --norm none are polynomials. The script measures the loss on held-out text. For one seed,
 initial weights and order of the text are the same for every gate. "Equal time" gives a model as many steps as gate none
-makes in the same time; the script first measures the time per step. Every stage is kept in --out, and a stopped run
-continues from it. Models are saved in the published layout. The text is two plain files, of TinyStories or any other
-stories separated by <|endoftext|>:
+makes in the same time; the script first measures the time per step. With --shares, gates are also trained for other
+numbers of steps, each with a schedule of its own, and the script says how many steps they need to the final loss of
+gate none, and their loss at equal time. Every stage is kept in --out, and a stopped run continues from it. Models are
+saved in the published layout. The text is two plain files, of TinyStories or any other stories separated by
+<|endoftext|>:
 
     python examples/language_model.py --text TinyStoriesV2-GPT4-train.txt --held-out TinyStoriesV2-GPT4-valid.txt
 
@@ -21,7 +23,9 @@ are those of one process up to rounding, and a run goes on with as many processe
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +34,7 @@ import torch
 from torch import Tensor
 
 from examples.parts.language_job import CURVE, add_training, interval, language_config, model_config, prepare
+from examples.parts.language_lengths import report_lengths
 from models import processes
 from models.bilinear import GATES
 from models.language import LanguageConfig, generate, held_out_loss, train_language
@@ -41,7 +46,7 @@ from models.transformer import ATTENTIONS, NORMS, Transformer, TransformerConfig
 from tensornet_interp.disk import replace_files
 from tensornet_interp.plots import curves
 
-TIMED, REPEATS = 4, 5  # steps per timing, and timings, of which the best counts
+TIMED, REPEATS = 8, 10  # steps per timing, of which the later half counts; timings, of which the best counts
 PROMPT, SAMPLE = "once upon a time", 120
 Row = dict[str, Any]
 
@@ -84,36 +89,38 @@ def run(options: argparse.Namespace) -> None:
     base = options.base
     for seed in options.seed_list:
         for kind in options.kinds:
-            for equal in ("steps",) if kind == base else options.equal:
-                share = 1.0 if equal == "steps" else times[str(base)] / times[str(kind)]
+            for equal, share in shares(options, kind, times).items():
                 row, history = trained(options, kind, seed, equal, share, tokens, held_out, out)
                 rows += [row | {"equal": name} for name in (options.equal if kind == base else (equal,))]
-                records += [] if equal == "time" else history
+                records += history if equal == "steps" else []
     if processes.is_first():
-        report(rows, records, base, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
+        report(rows, records, base, times, out, f"{len(held_out) - 1:,} tokens of {Path(options.held_out).name}")
     print(f"\nfigures, tables and models: {out}")
 
 
 def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[str, float]:
     """Return the seconds per step by kind: the best of alternating repeats, measured once and then read from disk.
 
-    Nothing else should run on the machine while they are measured.
+    With one thread on the CPU this is processor time, which other work on the machine disturbs less. Otherwise it is
+    wall clock, and nothing else should run while it is measured.
     """
     path = out / "step_times.json"
     settings = Kind("none").config(options).settings() | {"batch": options.batch}
     settings |= {"device": torch.device(options.device).type, "threads": torch.get_num_threads()}
-    settings |= {"precision": options.precision} | ({"processes": processes.count()} if processes.count() > 1 else {})
+    alone = settings["device"] == "cpu" and settings["threads"] == 1
+    clock = time.process_time if alone else time.perf_counter
+    settings |= {"clock": clock.__name__, "precision": options.precision}
+    settings |= {"processes": processes.count()} if processes.count() > 1 else {}
     info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "seconds": {}}
     if info["settings"] != settings:
         raise ValueError(f"{path} has other settings; {differences(info['settings'], settings)}")
     times: dict[str, float] = info["seconds"]
     found: dict[Kind, list[float]] = {kind: [] for kind in (options.base, *options.kinds) if str(kind) not in times}
-    config = language_config(options, 0, 2 * TIMED)
+    config = language_config(options, 0, TIMED)
     for _ in range(REPEATS):
         for kind, seconds in found.items():
             model = build_transformer(kind.config(options), seed=0, device=options.device)
-            first, last = train_language(model, tokens, config, every=TIMED, progress=False).records
-            seconds.append((float(last["seconds"]) - float(first["seconds"])) / TIMED)
+            seconds.append(seconds_per_step(model, tokens, config, clock))
     times |= processes.of_first(lambda: {str(kind): min(seconds) for kind, seconds in found.items()})
     if processes.is_first():
         replace_files([(path, json.dumps(info, indent=2).encode())])
@@ -122,6 +129,23 @@ def step_times(options: argparse.Namespace, tokens: Tensor, out: Path) -> dict[s
     base = str(options.base)
     print(f"{each / times[base]:,.0f} tokens per second with gate {base}, {settings['threads']} threads")
     return times
+
+
+def seconds_per_step(model: Transformer, tokens: Tensor, config: LanguageConfig, clock: Callable[[], float]) -> float:
+    """Return the time of a step between the starts of the later half of the steps; the first half warms up."""
+    marks: list[float] = []
+    train_language(model, tokens, config, callback=lambda step, model: marks.append(clock()), progress=False)
+    half = len(marks) // 2
+    return (marks[-1] - marks[half]) / (len(marks) - 1 - half)
+
+
+def shares(options: argparse.Namespace, kind: Kind, times: dict[str, float]) -> dict[str, float]:
+    """Return the lengths of the trainings of a kind, as shares of the steps, by the names of the comparisons."""
+    base = options.base
+    if kind == base:
+        return {"steps": 1.0}
+    found = {"steps": 1.0, "time": times[str(base)] / times[str(kind)]}
+    return {name: found[name] for name in options.equal} | {f"{share:g}": share for share in options.shares}
 
 
 def trained(
@@ -144,7 +168,7 @@ def trained(
     windows = (len(tokens) - 1) // options.context
     whole = options.steps or LanguageConfig(epochs=options.epochs, batch_size=options.batch).count_steps(windows)
     config = language_config(options, seed, max(1, round(share * whole)))
-    folder = out / (f"{kind}-{seed}" if config.steps == whole else f"{kind}-{seed}-equal-time")
+    folder = out / (f"{kind}-{seed}" if config.steps == whole else f"{kind}-{seed}-{config.steps}-steps")
     history = train_language(
         model, tokens, config, folder, held_out=held_out[:CURVE], every=options.every, progress=options.progress
     )
@@ -179,11 +203,14 @@ def sample(model: Transformer, tokenizer: Any, seed: int) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=False).replace("\n", "\n  ")
 
 
-def report(rows: Sequence[Row], records: Sequence[Row], base: Kind, out: Path, text: str) -> None:
+def report(
+    rows: Sequence[Row], records: Sequence[Row], base: Kind, times: Mapping[str, float], out: Path, text: str
+) -> None:
     """Write and print the held-out losses by kind, with their differences from the kind `base`, and draw the curves."""
-    losses = {(row["equal"], row["seed"]): row["held_out_loss"] for row in rows if row["gate"] == str(base)}
+    bases = {row["seed"]: row for row in rows if row["gate"] == str(base)}
+    losses = {seed: row["held_out_loss"] for seed, row in bases.items()}
     for row in rows:
-        other = None if row["gate"] == str(base) else losses.get((row["equal"], row["seed"]))
+        other = None if row["gate"] == str(base) else losses.get(row["seed"])
         row["difference"] = "" if other is None else row["held_out_loss"] - other
     write_table(out / "losses.csv", rows)
     write_table(out / "histories.csv", records)
@@ -197,6 +224,7 @@ def report(rows: Sequence[Row], records: Sequence[Row], base: Kind, out: Path, t
         cells = f"{interval(found, 'held_out_loss'):<28}{interval(found, 'difference'):<30}"
         head = f"{found['equal']:<7}{found['gate']:<14}{found['steps']:>7.0f}{found['n']:>6}"
         print(f"{head}  {cells}{found['train_loss']:.4f}")
+    report_lengths(rows, bases, times, out)
     if not records:  # gates at equal time alone
         return
     means = summarise(records, ("gate", "step"), ("held_out_loss", "loss"))
@@ -216,6 +244,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--attention", nargs="+", choices=sorted(ATTENTIONS), default=["softmax"])
     parser.add_argument("--norm", choices=NORMS, default="rms", help="before attention, MLPs and head")
     parser.add_argument("--equal", nargs="+", choices=("steps", "time"), default=["steps", "time"])
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=[], help="shares of the steps to train gates other than none for too"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on")
     parser.add_argument("--seed-list", type=int, nargs="+", help="the seeds, instead of --seeds; for one per process")
     parser.add_argument("--prepare", action="store_true", help="make tokenizer, tokens and step times, then stop")
@@ -229,6 +260,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     for name, value in (("--seeds", options.seeds), ("--steps", options.steps)):
         if value is not None and value < 1:
             parser.error(f"{name} must be at least 1, got {value}")
+    for share in options.shares:
+        if not 0 < share < math.inf:
+            parser.error(f"--shares must be above 0 and finite, got {share:g}")
     if options.steps is None and options.epochs is None:
         options.steps = 500
     options.kinds = [Kind(gate, attention) for attention in options.attention for gate in options.gates]

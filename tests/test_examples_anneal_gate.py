@@ -7,6 +7,7 @@ import torch
 from helpers import read_rows
 
 from examples import anneal_gate
+from examples.parts.anneal_report import after_annealing
 from models.annealing import SCHEDULES
 from models.huggingface import load_huggingface
 from models.published import load_transformer, save_transformer
@@ -67,6 +68,33 @@ def test_gates_go_and_the_layers_open(arguments, tmp_path, capsys):
 
     with pytest.raises(ValueError, match=r"end there 5, asked for 7"):
         anneal_gate.main([*arguments, "--beta-end", "0.7"])
+
+
+def test_gaps_after_annealing_are_lines_where_they_are_lines():
+    rows = [{"run": run, "seed": seed, "end": 30} for run in ("baseline", "linear") for seed in (1, 2)]
+    zero = {"run": "baseline", "above_baseline": 0.0}
+    records = [zero | {"seed": seed, "step": step} for seed in (1, 2) for step in (0, 90)]
+    for seed in (1, 2):  # steep up to step 70, then flat: the last third are the steps 70, 80, 90
+        gaps = {step: max(seed * (70 - step), 0) / 1000 for step in range(0, 100, 10)}
+        records += [{"run": "linear", "seed": seed, "step": step, "above_baseline": gap} for step, gap in gaps.items()]
+    first, second = after_annealing(rows, records)
+    assert (first["first"], first["last"], first["gap"]) == (40, 90, 0)
+    assert second["late_slope"] == pytest.approx(0, abs=1e-12)
+    # least squares over (30, 20, 10, 0, 0, 0) / 1000 at steps 40 to 90: the sum of (step - 65) gap is -1.1, that of
+    # (step - 65)^2 is 1750
+    assert first["slope"] == pytest.approx(100 * -1.1 / 1750)
+    assert second["slope"] == pytest.approx(2 * first["slope"])
+
+
+def test_folders_are_pooled(arguments, tmp_path, capsys):
+    anneal_gate.main([*arguments, "--schedules", "linear"])
+    capsys.readouterr()
+    out = str(tmp_path / "out")
+    anneal_gate.main(["--replot", "--out", out, "--pool", out])
+    assert "over models and orders of batches (2)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        anneal_gate.main([*arguments, "--pool", out])
+    assert "--pool needs --replot" in capsys.readouterr().err
 
 
 def test_a_model_that_is_there_is_the_start(arguments, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from helpers import read_rows
 
 from examples import language_model
+from examples.parts.language_lengths import loss_after, steps_for
 from models.published import load_transformer
 from tensornet_interp.weights import load_layer
 
@@ -66,6 +67,37 @@ def test_gates_are_trained_compared_and_resumed(arguments, tmp_path, capsys, mon
     layer = load_layer(out / "none-0", 1)
     assert (layer.down.shape, layer.left.shape) == ((8, 32), (8, 32))
     assert (out / "none-0" / "tokenizer.json").is_file()
+
+
+def test_gates_are_trained_for_other_lengths_too(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(language_model, "REPEATS", 1)
+    out = tmp_path / "out"
+    options = ["--steps", "10", "--gates", "none", "relu", "--equal", "steps", "--shares", "0.5", "1.5"]
+    language_model.main([*arguments, *options])
+    rows = {row["equal"]: row for row in read_rows(out / "losses.csv") if row["gate"] == "relu"}
+    assert {equal: row["steps"] for equal, row in rows.items()} == {"steps": "10", "0.5": "5", "1.5": "15"}
+    assert (out / "relu-0-15-steps" / "model.safetensors").is_file()
+    (base,) = (row for row in read_rows(out / "losses.csv") if row["gate"] == "none")
+    for row in rows.values():
+        assert float(row["difference"]) == pytest.approx(float(row["held_out_loss"]) - float(base["held_out_loss"]))
+    (row,) = read_rows(out / "lengths.csv")
+    losses = {int(row["steps"]): float(row["held_out_loss"]) for row in rows.values()}
+    needed = steps_for(losses, float(base["held_out_loss"]))
+    assert row["needed"] == ("" if needed is None else str(needed))
+    assert {row["step"] for row in read_rows(out / "histories.csv") if row["gate"] == "relu"} == {"5", "10"}
+
+
+def test_steps_to_a_loss_are_found_between_lengths():
+    losses = {100: 4.0, 200: 3.0, 400: 2.5}
+    assert steps_for(losses, 3.0) == pytest.approx(200)
+    assert steps_for(losses, 3.5) == pytest.approx(100 * 2**0.5)  # half way in the logarithm
+    assert steps_for(losses, 2.75) == pytest.approx(200 * 2**0.5)
+    assert steps_for(losses, 4.1) is None
+    assert steps_for(losses, 2.4) is None
+    for steps in (100, 130, 200, 399):
+        assert steps_for(losses, loss_after(losses, steps)) == pytest.approx(steps)
+    assert loss_after(losses, 99) is None
+    assert loss_after(losses, 401) is None
 
 
 def test_bilinear_attention_is_compared_with_softmax(arguments, tmp_path, capsys, monkeypatch):

@@ -15,6 +15,13 @@ from models.vectors import VectorBuffer
 SIZES = TransformerConfig(vocabulary=7, d_model=8, d_hidden=6, n_layers=2, n_heads=2, context=3)
 
 
+@pytest.mark.parametrize("share", ["0", "-1", "inf"])
+def test_a_share_of_the_steps_is_above_0(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        language(["--text", "a.txt", "--held-out", "b.txt", "--shares", share])
+    assert "--shares must be above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--seeds", "--steps"])
 def test_nothing_to_train_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -21,7 +21,7 @@ where the feature is active; as a control, a part of other features with the sam
 takes more of the feature's activation than the control does (the 95 % interval over windows), and is confirmed if it
 takes half of it. All components together are removed in the same way. Intervals are over directions of one model.
 
-Expected times on one core: a toy language 2 minutes; a language model of width 128 3 minutes, and the training of its
+Expected times on one core: a toy language 1 minute; a language model of width 128 3 minutes, and the training of its
 autoencoders. Every finished direction is kept in --out.
 """
 

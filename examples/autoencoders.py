@@ -39,7 +39,7 @@ DRAWS = 200  # samples per test of one mode
 CELLS = 2048  # of a density
 LAYER_COLUMNS = {
     "added_share": "loss added / loss",
-    "ablated_share": "the mean instead",
+    "ablated_share": "loss added by the mean",
     "loss_recovered": "loss recovered",
     "nmse": "normalised MSE",
 }

@@ -11,6 +11,13 @@ from tensornet_interp.plots import dots
 
 FIRST = "eigen pairs"
 SPARSE = ("kurtosis", "share_90", "above")
+LABELS = (
+    "kurtosis",
+    "tokens with 90 % of energy",
+    "tokens beyond one std",
+    "removal: drop beyond control",
+    "share that pass removal",
+)
 REMOVED = ("drop", "difference", "passes", "confirmed")
 TOGETHER = ("error", "correlation", "drop", "control_drop", "confirmed")
 Cells = Mapping[str, float | str]
@@ -33,6 +40,8 @@ def report(out: Path) -> None:
     table(together, TOGETHER, "all components together")
     figure = dots(shown, [*SPARSE, "difference", "passes"], "method", title=f"{directions} directions of high rank")
     figure.axes[0].set_xscale("log")
+    for axes, label in zip(figure.axes, LABELS, strict=True):
+        axes.set_xlabel(label, fontsize=9)
     figure.savefig(out / "components.png", dpi=120)
     print(f"\ntable and figure: {out}")
 
@@ -67,7 +76,7 @@ def table(rows: Sequence[Row], fields: Sequence[str], title: str) -> list[Row]:
     """Print the means of every method, and return them."""
     found = summarise(rows, ("method",), fields)
     width = 2 + max(len(str(row["method"])) for row in found)
-    print(f"\n{title}\n{'':<{width}}" + "".join(f"{field:<30}" for field in fields))
+    print(f"\n{title}\n{'':<{width}}" + "".join(f"{field:<34}" for field in fields))
     for row in found:
-        print(f"{row['method']!s:<{width}}" + "".join(f"{told(row, field):<30}" for field in fields))
+        print(f"{row['method']!s:<{width}}" + "".join(f"{told(row, field):<34}" for field in fields))
     return found

@@ -44,7 +44,7 @@ def add_sizes(made: argparse.ArgumentParser) -> None:
 
 
 def add_batch_size(made: argparse.ArgumentParser) -> None:
-    """Add the option of experiments whose results are kept by the size of a batch too."""
+    """Add the option that `schedule` reads; results that are kept on disk must be kept by this size too."""
     made.add_argument("--batch-size", type=int, help="samples per step of every training; default: by data set")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from examples.parts.image_job import classifier, schedule
+from examples.parts.image_job import add_batch_size, classifier, schedule
 from models import BilinearClassifier, Dataset, accuracy
 from models.augment import perturbation
 from models.runs import trained
@@ -47,7 +47,7 @@ class Spectrum(NamedTuple):
 def add_training(made: argparse.ArgumentParser) -> None:
     """Add the options of training that `check_training`, `first_images` and `fitted` read."""
     made.add_argument("--images", type=int, help="training images, from the first on; default: by data set")
-    made.add_argument("--batch-size", type=int, help="default: by data set")
+    add_batch_size(made)
     made.add_argument("--width", type=int, help="embedding and hidden size; default: by data set")
 
 
@@ -78,8 +78,6 @@ def fitted(
     """
     config = classifier(data, options.width, gate=setting.gate)
     changes = {"noise": setting.noise, "weight_decay": setting.weight_decay, "seed": seed} | training
-    if options.batch_size is not None:
-        changes["batch_size"] = options.batch_size
     plan = schedule(data, options, **changes)
     change = perturbation(setting.perturbation, data.shape)
     model = trained(options.models, data, config, plan, perturbation=change, progress=False)

@@ -220,7 +220,8 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         "next / top: largest other magnitude over the most positive eigenvalue; cos centred: eigenvector and target,\n"
         f"each minus its mean over pixels; active: only over pixels that are not 0 in at least {ACTIVE:.0%} of the\n"
         "training images; lowest: cos centred of the worst seed; missed inactive: share of 1 - cos^2 on the other\n"
-        "pixels; linear part: its share of the variance of close minus far over test images; the rest is the interaction part"
+        "pixels; linear part: its share of the variance of close minus far over test images; the rest is the\n"
+        "interaction part"
     )
     titles = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
     print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{title:>16}" for title in titles))

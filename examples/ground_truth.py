@@ -200,6 +200,7 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         "accuracy",
         "share |l|",
         "share l^2",
+        "next / top",
         "cos raw",
         "cos centred",
         "... active",
@@ -208,17 +209,19 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         "linear part",
     )
     print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{head:>16}" for head in heads))
-    for line in summarise(rows, ["setting"], MEASURES):
+    rows = [{**row, "next": float(str(row["next_eigenvalue"])) / float(str(row["eigenvalue"]))} for row in rows]
+    for line in summarise(rows, ["setting"], (*MEASURES, "next")):
         lowest = min(float(str(row["cosine_centred"])) for row in rows if row["setting"] == line["setting"])
-        names = ("test_accuracy", "share_abs", "share_squares", "cosine_raw", "cosine_centred", "cosine_active")
+        names = ("test_accuracy", "share_abs", "share_squares", "next", "cosine_raw", "cosine_centred", "cosine_active")
         cells = [_cell(line, name) for name in names] + [f"{lowest:.3f}"]
         cells += [_cell(line, name) for name in ("missed_inactive", "covariance_linear")]
         print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
-        "cos centred: eigenvector and target, each minus its mean over pixels; active: only over pixels that are not\n"
-        f"0 in at least {ACTIVE:.0%} of the training images; lowest: cos centred of the worst seed; missed inactive:\n"
-        "share of 1 - cos^2 on the other pixels; linear part: its share of the variance of close minus far over test\n"
-        "images; the rest is the interaction part"
+        "next / top: largest other magnitude over the most positive eigenvalue; cos centred: eigenvector and target,\n"
+        f"each minus its mean over pixels; active: only over pixels that are not 0 in at least {ACTIVE:.0%} of the\n"
+        "training images; lowest: cos centred of the worst seed; missed inactive: share of 1 - cos^2 on the other\n"
+        "pixels; linear part: its share of the variance of close minus far over test images; the rest is the\n"
+        "interaction part"
     )
     titles = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
     print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{title:>16}" for title in titles))

@@ -168,7 +168,7 @@ def test_features_that_are_none_are_refused(home, tmp_path, pair, low):
 
 def test_a_text_of_other_bytes_is_named(home, tmp_path):
     (tmp_path / "text").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="--text: .*text is neither UTF-8 nor an .npy file"):
+    with pytest.raises(ValueError, match=r"--text: .*text is neither UTF-8 nor an \.npy file"):
         run(home, tmp_path / "out", "--text", str(tmp_path / "text"))
 
 

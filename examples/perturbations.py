@@ -21,15 +21,16 @@ classes and over their ten eigenvectors of largest magnitude:
   quarter of the height; what leaves the image is lost. shifted_cosine: the mean of the |cosine| at the best shift. Both
   are also given for random vectors with the power spectra of the eigenvectors;
 - same_vectors: |cosine| of the most positive eigenvectors, and of the most negative ones, with those of the model
-  without changes (same seed and noise); the model without changes is compared with the next seed.
+  without changes (same seed and noise); the model without changes is compared with the next seed (the last one with
+  seed 0; with one or two seeds, another model is trained for this).
 
 Do effects add? The effect of a change is the difference from the model without changes and noise, seed by seed. Noise
 is a change too. For every combination the sum of the effects of its parts is printed beside the effect of all
 together; and for each number the slope of the second over the first, over all combinations (1 if effects add).
 
 Figures: eigenvectors by strength for each kind of change, and all numbers. Default: the digits, 3 seeds, 3 minutes on
-one core. MNIST and Fashion-MNIST take the first 10,000 training images (`--images`). Models are kept in --models,
-tables are written after every seed, and a stopped run continues.
+one core. MNIST and Fashion-MNIST take the first 10,000 training images (`--images`); with --full all of them, and 100
+epochs. Models are kept in --models, tables are written after every seed, and a stopped run continues.
 """
 
 import argparse
@@ -115,10 +116,11 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     data = first_images(dataset_of(options), options)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     changes = list(dict.fromkeys(setting_of(change, data.shape) for change in (NONE, *options.changes)))
+    longer = {"epochs": 100} if options.full and data.name != "digits" else {}
 
     @cache
     def reference(noise: float, seed: int) -> list[Tensor]:
-        model, _ = fitted(options, data, Setting(noise, 0.0), seed)
+        model, _ = fitted(options, data, Setting(noise, 0.0), seed, **longer)
         return [ends(spectrum) for spectrum in spectra(model)]
 
     rare = {change: rare_inputs(changed_images(data, change)) for _, change in changes}
@@ -128,9 +130,9 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         for noise, (decay, change) in tqdm(
             list(itertools.product(options.noises, changes)), desc=f"seed {seed}", unit="model"
         ):
-            model, row = fitted(options, data, Setting(noise, decay, change), seed)
+            model, row = fitted(options, data, Setting(noise, decay, change), seed, **longer)
             row["change"] = name_of(decay, change)
-            others = reference(noise, (seed + 1) % options.seeds if row["change"] == NONE else seed)
+            others = reference(noise, (seed + 1) % max(3, options.seeds) if row["change"] == NONE else seed)
             for spectrum, other in zip(spectra(model), others, strict=True):
                 found = row | {"basis": spectrum.basis} | spectral_fields(spectrum, data.train_x)
                 found |= vector_fields(spectrum, data.shape, rare[change], seed)
@@ -273,7 +275,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add_training(options)
     options.add_argument("--example-class", type=int, default=5, help="class whose eigenvectors are drawn")
     chosen = parse(options, argv)
-    check_training(chosen, IMAGES, BATCH)
+    check_training(chosen, *(() if chosen.full else (IMAGES, BATCH)))
     chosen.changes = chosen.changes or CHANGES["digits" if chosen.dataset == "digits" else "mnist"]
     chosen.seeds = chosen.seeds or 3
     chosen.noises = list(dict.fromkeys(check_number("--noises", noise, 0.0) for noise in chosen.noises))

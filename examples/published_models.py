@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.parts.circuit_job import POINTS, Job, check_settings, correlation
+from examples.parts.circuit_job import POINTS, Job, check_folders, check_settings, correlation
 from examples.parts.circuit_pages import named, pages
 from examples.parts.circuit_plane import draw_plane, plane_rows, print_plane
 from examples.parts.circuit_statistics import activities, decoder_cosines, opposing_pair, report_correlations
@@ -84,6 +84,7 @@ def figure_9(job: Job) -> None:
 
 def compare(folders: Sequence[Path]) -> None:
     """Draw the correlations of several models in one figure, in the first folder (figure 9A)."""
+    check_folders(folders)
     rows: list[dict[str, Any]] = [
         {"model": folder.name} | row for folder in folders for row in read_table(folder / "summary.csv")
     ]
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return compare(options.compare)
     files = needed(options)
     plan = "\n".join(f"  {file}" for file in files)
-    total = sum(file.size or 0 for file in files if not file.here)
+    total = sum(file.size or 0 for file in files if not (file.here or file.local))
     plan += f"\nto be fetched, unless the cache of the hub has it: {total / 1e6:,.0f} MB as far as known, in float32"
     print(f"needed for figures 8 and 9 of {options.which}, layer {options.layer}:\n{plan}", flush=True)
     if options.dry_run:
@@ -151,6 +152,8 @@ def read_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("expansion", "k", "tokens", "features"):
         check_int(f"--{name}", getattr(options, name), 1)
     check_int("--seed", options.seed, 0)
+    if options.pair and options.pair[0] == options.pair[1]:
+        made.error(f"--pair: two different features are needed, got {options.pair[0]} twice")
     check_device(options.device)
     for name in ("text", "tokenizer"):
         path = getattr(options, name)

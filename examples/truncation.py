@@ -173,11 +173,12 @@ def logit_shares(result: SpectralResult, x: Tensor, labels: Tensor) -> Iterator[
 def gather(out: Path, common: Row) -> None:
     """Join the tables of all measured models with the settings `common`, sorted by size and seed.
 
-    Models of other settings, such as an earlier call with other --epochs, are left out.
+    Models of other settings, such as an earlier call with other --epochs, are left out, and those of tables that do not
+    name all settings.
     """
     for name in TABLES:
         rows = [row for place in sorted(out.glob(f"models/*/{name}.csv")) for row in read_table(place)]
-        rows = [row for row in rows if all(row[key] == value for key, value in common.items())]
+        rows = [row for row in rows if all(row.get(key) == value for key, value in common.items())]
         rows.sort(key=lambda row: (float(row["size"]), float(row["seed"])))
         write_table(out / f"{name}.csv", rows)
 

@@ -192,7 +192,8 @@ def perturbation(text: str, shape: Shape) -> Perturbation:
             strength = float(part[1])
         except ValueError:
             raise ValueError(f"the strength of {name} must be a number, got {part[1]!r}") from None
-        names.append(f"{name} {strength:g}")
+        short = f"{strength:g}"
+        names.append(f"{name} {short if float(short) == strength else strength}")  # no other strength has this name
         if name in MAKERS:
             images.append(MAKERS[name](shape, strength))
         else:

@@ -150,6 +150,9 @@ def test_a_text_names_changes_in_their_order():
         expected = one(expected, generator)
     assert torch.equal(made.images(images(), stream()), expected)
     assert torch.equal(made.hidden(images(), stream()), dropout(0.5)(images(), stream()))
+    for strength in (0.1234567, 0.1234568, 1e-9, 45, 1_000_000):
+        name = perturbation(f"blur {strength}", SHAPE).name
+        assert float(name.split()[1]) == strength  # a name stands for one strength: models are kept by it
     for nothing in ("", "none"):
         assert perturbation(nothing, SHAPE) == ("", None, None)
 

@@ -11,6 +11,7 @@ from examples import feature_circuits
 from examples.parts.circuit_statistics import bimodality, spectra
 from examples.parts.circuit_tables import correlation_summary, is_negation
 from models.published import save_transformer
+from models.tables import write_table
 from models.text import encode_to_file, save_tokenizer, train_tokenizer
 from models.transformer import TransformerConfig, build_transformer
 from tensornet_interp.features import Strongest
@@ -155,6 +156,25 @@ def test_two_models_stand_in_one_table_with_their_means(kept, done, capsys):
     assert f" {error:.4f} ({error:.4f} to {error:.4f})" in printed  # a model and its copy
     assert {row["model"].split(",")[0] for row in read_rows(done / "comparison.csv")} == {"out", "other"}
     assert (done / "comparison.png").is_file()
+
+
+def test_a_comparison_says_which_settings_differ_and_names_no_other_feature_as_negation(kept, done, capsys):
+    folders = [kept / "without" / name for name in ("first", "second")]
+    for number, folder in enumerate(folders):
+        shutil.copytree(done, folder)
+        settings = json.loads((folder / "settings.json").read_text())
+        (folder / "settings.json").write_text(json.dumps(settings | {"held_out_tokens": 100 + number}))
+        rows = [row | {"negation": "False"} for row in read_rows(folder / "ranking.csv")]
+        write_table(folder / "ranking.csv", rows)
+    feature_circuits.main(["--out", str(folders[0]), "--compare", str(folders[1])])
+    printed = capsys.readouterr().out
+    assert "the models differ in held_out_tokens, and the means are over all of them: [100, 101]" in printed
+    assert "differ in layer" not in printed
+    planes = printed.split("vectors in the planes of features: means over models")[1].split("\n\n")[0]
+    assert "opposed pair" in planes
+    assert "negation" not in planes
+    with pytest.raises(ValueError, match="folders must have different names"):
+        feature_circuits.main(["--out", str(folders[0]), "--compare", str(folders[0])])
 
 
 def test_replot_of_nothing_says_so(kept):

@@ -1,6 +1,7 @@
 """The known target and the masks, end to end on small settings."""
 
 import argparse
+import dataclasses
 
 import pytest
 import torch
@@ -129,6 +130,28 @@ def test_no_seeds_are_an_error(script, seeds, tmp_path):
 def test_no_images_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="--images must be at least 1, got -5"):
         adversarial_masks.main(["--images", "-5", "--out", str(tmp_path)])
+
+
+def test_adversarial_models_are_found_again_with_other_threads(small, tmp_path, monkeypatch):
+    """The mean norm of the images is a sum in float32, whose last digits depend on the number of threads."""
+    data, asked = load_dataset("digits", dtype=torch.float64), []
+
+    class Enough(Exception):
+        pass
+
+    def note(*_, attack=None, **__):
+        asked.append(attack)
+        raise Enough
+
+    monkeypatch.setattr(adversarial_masks, "SETTINGS", {"adversarial": adversarial_masks.SETTINGS["adversarial"]})
+    monkeypatch.setattr(adversarial_masks, "trained", note)
+    for factor in (1.0, 1 + 1e-7):
+        x = data.train_x * factor  # the relative change that two threads make on MNIST
+        monkeypatch.setattr(adversarial_masks, "dataset_of", lambda _, x=x: dataclasses.replace(data, train_x=x))
+        with pytest.raises(Enough):
+            adversarial_masks.main(["--out", str(tmp_path / "out"), "--models", str(tmp_path / "models")])
+    assert asked[0] == asked[1]
+    assert asked[0].radius == pytest.approx(0.2 * float(data.train_x.norm(dim=1).mean()), abs=1e-4)
 
 
 def test_draws_on_one_model_do_not_count_as_seeds():

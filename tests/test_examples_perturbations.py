@@ -28,11 +28,29 @@ def test_every_change_is_tried_with_and_without_noise(folder):
     assert {row["change"] for row in rows} == {"none", *CHANGES[:5]}
     assert {(row["noise"], row["images"]) for row in rows} == {(0, 300), (0.4, 300)}
     assert {row["weight_decay"] for row in rows if row["change"] == "weight_decay 1"} == {1}
-    assert len(list((folder / "models").iterdir())) == 6 * 2 * 2
+    assert len(list((folder / "models").iterdir())) == 6 * 2 * 2 + 2  # seed 1 is compared with a third model
     for row in rows:
         assert 0 <= row["shifted_pairs"] <= 1
         assert 0 <= row["same_vectors"] <= 1
         assert 0 <= row["still_rare_energy"] <= 1
+
+
+def test_no_two_models_without_changes_are_compared_twice(folder):
+    rows = read_table(folder / "out" / "perturbations.csv")
+    usual = [row["same_vectors"] for row in rows if row["change"] == "none"]
+    assert len(set(usual)) == len(usual) == 2 * 2 * 2  # noises, seeds, bases
+    assert max(usual) < 0.999  # nor is a model compared with itself
+
+
+def test_full_takes_all_images_and_more_epochs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(perturbations, "compute", lambda options, out: asked.append(options))
+    monkeypatch.setattr(perturbations, "read_table", lambda path: pytest.fail("computed"))
+    for more in ([], ["--full"], ["--full", "--images", "20"]):
+        with pytest.raises(pytest.fail.Exception):
+            perturbations.main(["--dataset", "mnist", *more])
+    assert [options.images for options in asked] == [10_000, None, 20]
+    assert [options.batch_size for options in asked] == [256, None, None]
 
 
 def test_sums_are_of_effects_without_noise_and_of_noise(folder, capsys, monkeypatch):

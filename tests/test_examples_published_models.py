@@ -3,6 +3,7 @@
 import math
 import shutil
 
+import numpy as np
 import published
 import pytest
 import torch
@@ -129,14 +130,56 @@ def test_models_are_compared_in_one_figure(done):
     assert (done / "comparison.png").is_file()
 
 
-def test_other_files_do_not_reuse_results(home, done, tmp_path):
+def test_models_of_one_name_are_not_compared(done):
+    shutil.copytree(done, done.parent / "second" / done.name)
+    with pytest.raises(ValueError, match=r"--compare: folders must have different names, got \['out', 'out'\]"):
+        published_models.main(["--compare", str(done), str(done.parent / "second" / done.name)])
+
+
+@pytest.mark.parametrize("changed", ["encoder", "bias"])
+def test_other_files_do_not_reuse_results(home, done, tmp_path, changed):
     shutil.copytree(done, tmp_path / "out")
     shutil.copytree(home / "saes", tmp_path / "saes")
-    moved = tmp_path / "saes" / "1-mlp-out-x4-k5"
-    encoder = normal(48, 12, seed=7, dtype=torch.float32)
-    save_dictionary(Dictionary(encoder, encoder.T.contiguous(), k=5, name=moved.name), tmp_path / "saes")
+    encoder = normal(48, 12, seed=7 if changed == "encoder" else 1, dtype=torch.float32)
+    decoder = torch.nn.functional.normalize(encoder, dim=1).T.contiguous()
+    bias = torch.ones(12) if changed == "bias" else None
+    moved = Dictionary(encoder, decoder, decoder_bias=bias, k=5, name="1-mlp-out-x4-k5")
+    save_dictionary(moved, tmp_path / "saes")
     with pytest.raises(ValueError, match="results of other settings"):
         run(home, tmp_path / "out", "--dictionaries", str(tmp_path / "saes"))
+
+
+def test_the_same_tokens_with_other_words_do_not_reuse_results(home, tmp_path):
+    """Names of features and the words in their planes come from the tokenizer."""
+    numbers = torch.arange(320, dtype=torch.int32).remainder(50).numpy().astype("<u2")
+    np.save(tmp_path / "tokens.npy", numbers)
+    save_tokenizer(train_tokenizer([story.replace("bad", "mad") for story in stories(20, seed=0)], 400), tmp_path / "t")
+    run(home, tmp_path / "out", "--text", str(tmp_path / "tokens.npy"))
+    with pytest.raises(ValueError, match=r"results of other settings, \(there, now\): \{'tokenizer'"):
+        run(home, tmp_path / "out", "--text", str(tmp_path / "tokens.npy"), "--tokenizer", str(tmp_path / "t"))
+
+
+@pytest.mark.parametrize(("pair", "low"), [(["48", "2"], "from 0 to 47, got 48"), (["-1", "2"], "got -1")])
+def test_features_that_are_none_are_refused(home, tmp_path, pair, low):
+    with pytest.raises(ValueError, match=f"--pair must be .*{low}"):
+        run(home, tmp_path / "out", "--pair", *pair)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_text_of_other_bytes_is_named(home, tmp_path):
+    (tmp_path / "text").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"--text: .*text is neither UTF-8 nor an \.npy file"):
+        run(home, tmp_path / "out", "--text", str(tmp_path / "text"))
+
+
+def test_a_file_that_its_folder_lacks_is_not_on_disk(home):
+    options = published_models.read_options(["--dry-run", "--model", str(home / "saes"), "--dictionaries", "some/saes"])
+    said = [str(file) for file in needed(options)]
+    assert [line.rsplit(", ", 1)[1] for line in said] == [
+        *["missing there"] * 2,
+        *["to be fetched"] * 2,
+        "missing there",
+    ]
 
 
 def from_hub(home, fetched):
@@ -225,6 +268,7 @@ def test_a_folder_without_its_files_is_named(home, tmp_path):
         ([], "--text is needed"),
         (["--text", "nowhere.txt"], "--text: nowhere.txt is missing"),
         (["--which", "gpt"], "invalid choice"),
+        (["--dry-run", "--pair", "3", "3"], "two different features are needed, got 3 twice"),
     ],
 )
 def test_wrong_options_end_before_anything_is_opened(options, message, capsys):

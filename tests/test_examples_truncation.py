@@ -47,6 +47,19 @@ def test_every_curve_ends_at_the_model_and_every_proof_at_all_images(folder):
     assert all(row["share of logit"] == pytest.approx(1, abs=1e-5) for row in shares)
 
 
+def test_tables_without_one_of_the_settings_are_left_out(folder, tmp_path):
+    """As those of versions in which the size of a batch was not an option."""
+    common = {"dataset": "digits", "batch_size": 128}
+    known = {name: read_table(folder / "out" / f"{name}.csv")[:2] for name in truncation.TABLES}
+    for name, rows in known.items():
+        for place, kept in (("new", list(rows[0])), ("old", [key for key in rows[0] if key != "batch_size"])):
+            (tmp_path / "models" / place).mkdir(parents=True, exist_ok=True)
+            table = tmp_path / "models" / place / f"{name}.csv"
+            write_table(table, [{key: row[key] for key in kept} for row in rows])
+    truncation.gather(tmp_path, common)
+    assert {name: read_table(tmp_path / f"{name}.csv") for name in truncation.TABLES} == known
+
+
 def test_models_that_were_measured_are_not_measured_again_and_figures_are_drawn_from_the_tables(
     folder, monkeypatch, capsys
 ):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from examples.parts.circuit_job import check_folders
 from examples.parts.circuit_statistics import ACTIVITY, with_two_eigenpairs
 from examples.parts.circuit_tables import about_negation, print_rows
 from examples.parts.language_job import interval
@@ -43,12 +44,16 @@ Row = Mapping[str, Any]
 
 
 def compare(folders: Sequence[Path]) -> None:
-    """Compare several models in one table and one figure, written to the first folder; print means over the models."""
-    rows = []
-    for folder in folders:
+    """Compare several models in one table and one figure, written to the first folder; print means over the models.
+
+    Settings that differ are printed too, because the means are over all models. Raises ValueError if two folders have
+    one name.
+    """
+    check_folders(folders)
+    rows, settings = [], [json.loads((folder / "settings.json").read_text(encoding="utf-8")) for folder in folders]
+    for folder, setting in zip(folders, settings, strict=True):
         graded = {row["steps"]: row for row in read_table(folder / "quality.csv") if row["point"] == "mlp-out"}
-        parameters = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["parameters"]
-        name = f"{folder.name}, {parameters / 1e6:.2g} M"
+        name = f"{folder.name}, {setting['parameters'] / 1e6:.2g} M"
         for row in read_table(folder / "summary.csv"):
             more = {name: graded[row["steps"]][name] for name in ("nmse", "loss_recovered", "dead_share", "loss")}
             rows.append({"model": name} | row | more)
@@ -57,6 +62,10 @@ def compare(folders: Sequence[Path]) -> None:
     print_rows("two eigenpairs, active held-out tokens", two)
     figure = curves(two, "trained", ["mean_correlation", "share_above", "nmse"], by="model")
     figure.savefig(folders[0] / "comparison.png", dpi=150)
+    for name in (name for name in settings[0] if name not in ("weights", "train", "held_out")):
+        values = [setting.get(name) for setting in settings]
+        if any(value != values[0] for value in values):
+            print(f"\nthe models differ in {name}, and the means are over all of them: {values}")
     longest = [row for row in rows if row["trained"] == max(other["trained"] for other in rows)]
     print_means("correlation on active held-out tokens", longest, ("k",), ("mean_correlation", "share_above"))
     usual = [_usual(folder) for folder in folders]
@@ -103,14 +112,13 @@ def _usual(folder: Path) -> Row:
 
 
 def _planes(folder: Path) -> list[Row]:
-    """Return the rows of plane.csv: means over the two opposed features, and the feature about negation."""
+    """Return the rows of plane.csv: means over the two opposed features, and the first feature about negation."""
     rows = list(read_table(folder / "plane.csv"))
     opposed = list(dict.fromkeys(row["feature"] for row in rows))[:2]
+    negation = about_negation(read_table(folder / "ranking.csv"))[:1]
     found: list[Row] = []
-    for name, mine in (
-        ("opposed pair", [row for row in rows if row["feature"] in opposed]),
-        ("negation", [row for row in rows if row["feature"] not in opposed]),
-    ):
+    for name, features in (("opposed pair", opposed), ("negation", negation)):
+        mine = [row for row in rows if row["feature"] in features]
         for vector in dict.fromkeys(str(row["vector"]) for row in mine):
             same = [row for row in mine if row["vector"] == vector]
             means = {field: float(np.mean([float(row[field]) for row in same])) for field in PLANE}

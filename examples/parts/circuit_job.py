@@ -181,6 +181,13 @@ def check_settings(job: Job) -> None:
         replace_files([(path, json.dumps(settings, indent=2).encode())])
 
 
+def check_folders(folders: Sequence[Path]) -> None:
+    """Raise ValueError if two folders have one name, by which models are told apart in a table and a figure."""
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--compare: folders must have different names, got {names}; rename one")
+
+
 def train(job: Job) -> None:
     """Train the autoencoders and save them at every length; a training that was stopped starts again."""
     config = job.config()

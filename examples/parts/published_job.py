@@ -17,6 +17,7 @@ from models.text import END, check_vocabulary, load_tokenizer, load_tokens
 from models.transformer import Transformer
 from models.vectors import windows
 from tensornet_interp import BilinearLayer
+from tensornet_interp.checks import check_int
 from tensornet_interp.features import Dictionary
 from tensornet_interp.keys import digest
 from tensornet_interp.optional import optional
@@ -93,7 +94,13 @@ class Needed(NamedTuple):
 
     def __str__(self) -> str:
         size = "size unknown" if self.size is None else f"{self.size / 1e6:,.1f} MB"
-        return f"{self.source}: {self.file}, {size}{', on disk' if self.here else ', to be fetched'}"
+        state = "on disk" if self.here else "missing there" if self.local else "to be fetched"
+        return f"{self.source}: {self.file}, {size}, {state}"
+
+    @property
+    def local(self) -> bool:
+        """Whether the source is a folder on this machine."""
+        return Path(self.source).is_dir()
 
 
 def needed(options: argparse.Namespace) -> list[Needed]:
@@ -112,9 +119,11 @@ def needed(options: argparse.Namespace) -> list[Needed]:
         listed.append((options.model, f"{TOKENIZER}, or that of the model that {CONFIG} names", 5_000_000))
     found = []
     for source, file, size in listed:
-        folder, path = Path(source).is_dir(), Path(source) / file
-        usual = source in (known.model, known.dictionaries)
-        found.append(Needed(source, file, path.stat().st_size if path.is_file() else size if usual else None, folder))
+        path = Path(source) / file.split(",")[0]
+        here, usual = path.is_file(), source in (known.model, known.dictionaries)
+        size = path.stat().st_size if here else size if usual else None
+        here = here or path.with_name(f"{path.name}.index.json").is_file()  # weights in several files
+        found.append(Needed(source, file, size, here))
     return found
 
 
@@ -169,10 +178,20 @@ class PublishedJob(Job):
         rows = windows(tokens, self.model.config.context)
         return {"train": rows, "held_out": rows}
 
+    def check_model(self) -> None:
+        """Raise ValueError if the model is gated, or if --pair names features that the autoencoder lacks."""
+        super().check_model()
+        for feature in self.options.pair or ():
+            check_int("--pair", feature, 0, self.dictionary(self.config().steps, "mlp-out").features - 1)
+
     def _encoded(self, path: Path, limit: int) -> Iterator[int]:
         """Yield the tokens of the documents in a UTF-8 file, with the special tokens that the tokenizer adds."""
         count = 0
-        for document in path.read_text(encoding="utf-8").split(END):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--text: {path} is neither UTF-8 nor an .npy file: {error}") from error
+        for document in text.split(END):
             for token in self.tokenizer.encode(document.strip()).ids if document.strip() else ():
                 if count == limit:
                     return
@@ -201,7 +220,7 @@ class PublishedJob(Job):
         return sorted(order[: self.options.features].tolist())
 
     def sources(self) -> dict[str, str]:
-        """Return hashes of the weights and of the text."""
-        both = (self.dictionary(self.config().steps, point) for point in POINTS)
-        weights = [dict(self.model.state_dict()), *((part.encoder, part.decoder) for part in both)]
-        return {"weights": digest(*weights), "text": digest(self.held_rows)}
+        """Return hashes of the weights, of the text, and of the tokenizer, which names features and words."""
+        both = [self.dictionary(self.config().steps, point) for point in POINTS]
+        weights = digest(dict(self.model.state_dict()), *both)
+        return {"weights": weights, "text": digest(self.held_rows), "tokenizer": digest(self.tokenizer.to_str())}

@@ -13,7 +13,8 @@ The models differ in their training: without regularisation; with weight decay 1
 paper's figure 26; and adversarially, on images that `PGD` changed by up to a fifth of the mean norm of an image,
 without decay and noise. For every model the script prints
 
-- its accuracy on all test images, and its accuracy on the first `--images` of them after PGD changed them by as much;
+- its accuracy on all test images, on the first `--images` of them, which get the masks, and on these after PGD changed
+  them by as much;
 - the effective rank of its classes, in pixels;
 - of their ten eigenvectors of largest magnitude: over how many pixels they are spread, (L1/L2)^2, and the share of
   their squared norm on pixels active in under 1 % of the training images.
@@ -65,7 +66,14 @@ SEEDS = {"digits": 3, "mnist": 1, "fashion_mnist": 1}
 LEADING = 10  # eigenvectors per class that are measured, largest magnitude first
 DRAWN, SHOWN = 3, 6  # class whose first positive eigenvectors are drawn, and their number
 MEASURES = ("accuracy", "misclassified")
-OF_MODEL = ("model_accuracy", "attacked_accuracy", "effective_rank", "pixel_participation", "rare_energy")
+OF_MODEL = (
+    "model_accuracy",
+    "unmasked_accuracy",
+    "attacked_accuracy",
+    "effective_rank",
+    "pixel_participation",
+    "rare_energy",
+)
 PLACE = ("setting", "pixels", "strength")
 
 
@@ -143,6 +151,7 @@ def measure_model(model: BilinearClassifier, result: SpectralResult, data: Datas
     leading = result.eigenvectors.mT[:, :LEADING]  # (class, 10, in)
     found = {
         "model_accuracy": accuracy(model, data.test_x, data.test_y),
+        "unmasked_accuracy": accuracy(model, x, y),
         "attacked_accuracy": accuracy(model, attack(model, x, y), y),
         "effective_rank": float(result.effective_rank().mean()),
         "pixel_participation": float(participation(leading).mean()),

@@ -11,7 +11,7 @@ from examples import adversarial_masks, ground_truth
 from models import ClassifierConfig, build_classifier, load_dataset
 from models.casper import similarity_task
 from models.tables import read_table
-from tensornet_interp import BilinearLayer, lift
+from tensornet_interp import BilinearLayer, decompose, lift
 
 
 def test_a_planted_target_is_the_eigenvector_and_the_parts_are_told_apart():
@@ -125,6 +125,17 @@ def test_clipped_images_are_measured_on_request():
 def test_no_seeds_are_an_error(script, seeds, tmp_path):
     with pytest.raises(ValueError, match=f"--seeds must be at least 1, got {seeds}"):
         script.main(["--seeds", seeds, "--out", str(tmp_path)])
+
+
+def test_masks_and_attacks_have_the_accuracy_of_their_own_images_beside_them():
+    data = load_dataset("digits")
+    model = build_classifier(ClassifierConfig(inputs=64, width=8, hidden=8), 0)
+    result = decompose(model.network("input")[0], "eigen")
+    row = adversarial_masks.measure_model(model, result, data, argparse.Namespace(images=50))
+    right = model(data.test_x).argmax(1) == data.test_y
+    assert row["unmasked_accuracy"] == pytest.approx(float(right[:50].double().mean()))
+    assert row["model_accuracy"] == pytest.approx(float(right.double().mean()))
+    assert row["attacked_accuracy"] <= row["unmasked_accuracy"]
 
 
 def test_no_images_are_an_error(tmp_path):

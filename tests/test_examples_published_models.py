@@ -166,6 +166,13 @@ def test_features_that_are_none_are_refused(home, tmp_path, pair, low):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_tokens_of_another_model_leave_nothing_behind(home, tmp_path):
+    np.save(tmp_path / "tokens.npy", torch.arange(1000, dtype=torch.int32).numpy().astype("<u2"))
+    with pytest.raises(ValueError, match="the tokenizer belongs to another model"):
+        run(home, tmp_path / "out", "--text", str(tmp_path / "tokens.npy"))
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_text_of_other_bytes_is_named(home, tmp_path):
     (tmp_path / "text").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"--text: .*text is neither UTF-8 nor an \.npy file"):

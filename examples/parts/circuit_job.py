@@ -19,7 +19,7 @@ from models.sae import SAEConfig, autoencoder_at
 from models.tables import read_table, write_table
 from models.text import check_vocabulary, encode, load_tokenizer, load_tokens, read_stories
 from models.transformer import Transformer
-from models.vectors import vectors_at, windows
+from models.vectors import check_windows, vectors_at, windows
 from tensornet_interp import BilinearLayer
 from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features import Dictionary, Strongest, low_rank_correlation
@@ -167,7 +167,9 @@ def check_settings(job: Job) -> None:
     job.model.block(job.index)
     job.check_model()
     if not job.options.replot:
-        job.tokenizer, job.text  # noqa: B018 (reads both, which keeps them)
+        job.tokenizer  # noqa: B018 (reads it, which keeps it)
+        for rows in job.text.values():
+            check_windows(job.model, rows)
     settings = {"layer": job.index, "autoencoders": asdict(job.config())} | job.sources()
     settings["parameters"] = sum(part.numel() for part in job.model.parameters())
     settings = json.loads(json.dumps(settings | {name: getattr(job.options, name) for name in job.kept}))

@@ -53,6 +53,7 @@ from tensornet_interp.fidelity import (
     refit,
     truncation_curve,
 )
+from tensornet_interp.keys import digest
 
 SEEDS = {"digits": 3, "mnist": 5, "fashion_mnist": 5}
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -71,11 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     if not options.replot:
         data = dataset_of(options)
         settings: Row = {"noise": NOISE, "weight_decay": WEIGHT_DECAY}
+        images = f"data-{digest(data.train_x, data.train_y, data.test_x, data.test_y)}"  # a word: no digits alone
         jobs = [(size, seed) for size in options.sizes for seed in range(options.seeds)]
         for size, seed in tqdm(jobs, desc=f"truncate {data.name}", unit="model"):
             training = schedule(data, options, **settings, seed=seed)
             head: Row = {"dataset": data.name, "size": size, "seed": seed, "epochs": training.epochs}
-            head |= {"batch_size": training.batch_size} | settings
+            head |= {"batch_size": training.batch_size, "data": images} | settings
             place = out / "models" / "-".join(str(value) for value in head.values())
             wanted = TABLES[:1] if options.magnitude_only else TABLES
             if options.train_only or not all((place / f"{name}.csv").is_file() for name in wanted):
@@ -86,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         training = schedule(data, options)
         common: Row = {"dataset": data.name, "epochs": training.epochs, "batch_size": training.batch_size}
+        common["data"] = images
         gather(out, common | settings)
         save_examples(options, data, out)
     tables = {name: read_table(out / f"{name}.csv") for name in TABLES}

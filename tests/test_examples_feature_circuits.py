@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from helpers import read_rows
@@ -146,6 +147,18 @@ def test_other_settings_are_refused_and_both_are_shown(kept, done):
     with pytest.raises(ValueError, match=r"other settings.*'seed': 0.*'seed': 1"):
         run(kept, "--seed", "1")
     assert json.loads((done / "settings.json").read_text())["autoencoders"]["seed"] == 0
+
+
+@pytest.mark.parametrize("name", ["train", "held_out"])
+def test_another_text_in_a_file_of_the_same_name_is_refused(kept, done, name):
+    file = kept / f"{name}.npy"
+    before = file.read_bytes()
+    try:
+        np.save(file, np.load(file)[:-1])
+        with pytest.raises(ValueError, match=rf"other settings.*{{'{name}':"):
+            run(kept)
+    finally:
+        file.write_bytes(before)
 
 
 def test_two_models_stand_in_one_table_with_their_means(kept, done, capsys):

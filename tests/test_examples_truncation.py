@@ -1,6 +1,8 @@
 """The truncation experiment, end to end at a tiny size: its tables hold what they say and are drawn again from disk."""
 
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +96,24 @@ def test_curves_by_magnitude_alone_are_those_of_the_whole_run_and_a_batch_size_h
         patch.setattr(truncation, "explanations", lambda *_: {})
         truncation.main([*alone, "--batch-size", "64", "--epochs", "1"])
     assert {row["batch_size"] for row in read_table(tmp_path / "curves.csv")} == {64}
+
+
+def test_other_images_of_the_same_name_are_measured_anew(folder, tmp_path, monkeypatch):
+    known = read_table(folder / "out" / "curves.csv")
+    real = truncation.dataset_of
+
+    def fewer(options):
+        data = real(options)
+        return replace(data, train_x=data.train_x[:-1], train_y=data.train_y[:-1])
+
+    monkeypatch.setattr(truncation, "dataset_of", fewer)
+    shutil.copytree(folder / "out", tmp_path / "out")
+    truncation.main(
+        [*OPTIONS, "--magnitude-only", "--models", str(tmp_path / "models"), "--out", str(tmp_path / "out")]
+    )
+    found = read_table(tmp_path / "out" / "curves.csv")
+    assert {row["data"] for row in found}.isdisjoint({row["data"] for row in known})
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 4
 
 
 def test_models_of_other_settings_in_the_same_folder_are_left_out(tmp_path):

@@ -23,6 +23,7 @@ from models.vectors import check_windows, vectors_at, windows
 from tensornet_interp import BilinearLayer
 from tensornet_interp.disk import read_json, replace_files
 from tensornet_interp.features import Dictionary, Strongest, low_rank_correlation
+from tensornet_interp.keys import digest
 from tensornet_interp.weights import load_dictionary, load_layer, save_dictionary
 
 POINTS = ("mlp-in", "mlp-out")
@@ -116,9 +117,10 @@ class Job:
         return list(read_table(path))
 
     def sources(self) -> dict[str, str]:
-        """Return what identifies the weights and the text."""
-        files = {name: text_file(self.options, name) for name in ("train", "held_out")}
-        return {"weights": weights_digest(self.options.model)} | files
+        """Return hashes of the weights, of the files of text, and of the tokenizer, which names features."""
+        files = {name: file_digest([Path(text_file(self.options, name))]) for name in ("train", "held_out")}
+        weights = weights_digest(self.options.model)
+        return {"weights": weights, "tokenizer": digest(self.tokenizer.to_str())} | files
 
     def measured(self, features: int) -> list[int]:
         """Return the output features whose correlations are measured: all of them."""
@@ -153,10 +155,17 @@ def text_file(options: argparse.Namespace, name: str) -> str:
 
 def weights_digest(folder: str) -> str:
     """Return a hash of the weights of a model, by which results of another model are known."""
-    weights = hashlib.sha256()
-    for path in sorted(Path(folder).glob("model*.safetensors")):
-        weights.update(path.read_bytes())
-    return weights.hexdigest()
+    return file_digest(sorted(Path(folder).glob("model*.safetensors")))
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """Return a hash of the contents of files."""
+    made = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(2**24):
+                made.update(part)
+    return made.hexdigest()
 
 
 def check_settings(job: Job) -> None:

@@ -163,6 +163,7 @@ def test_the_toy_language_has_a_model_of_its_own(tmp_path):
         (["--held-out-tokens", "0"], "--held-out-tokens"),
         (["--text", "some.npy"], "--text and --held-out belong to a --model"),
         (["--seeds", "0"], "--seeds"),
+        (["--model", "m", "--text", "stories.txt"], r"--text must be a file of tokens \(.npy\), got stories.txt"),
     ],
 )
 def test_bad_options_are_named_before_work(options, message, tmp_path):

@@ -119,8 +119,8 @@ class Job:
     def sources(self) -> dict[str, str]:
         """Return hashes of the weights, of the files of text, and of the tokenizer, which names features."""
         files = {name: file_digest([Path(text_file(self.options, name))]) for name in ("train", "held_out")}
-        weights = weights_digest(self.options.model)
-        return {"weights": weights, "tokenizer": digest(self.tokenizer.to_str())} | files
+        tokenizer = "" if self.tokenizer is None else digest(self.tokenizer.to_str())
+        return {"weights": weights_digest(self.options.model), "tokenizer": tokenizer} | files
 
     def measured(self, features: int) -> list[int]:
         """Return the output features whose correlations are measured: all of them."""

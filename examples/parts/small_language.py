@@ -38,8 +38,10 @@ def add_language(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--model", help="folder of a bilinear model of language_model.py; default: train one of a toy language"
     )
-    made.add_argument("--text", help="training text of the autoencoders; default: train.npy above --model")
-    made.add_argument("--held-out", help="text that nothing was trained on; default: held_out.npy above --model")
+    made.add_argument("--text", help="tokens (.npy) that train the autoencoders; default: train.npy above --model")
+    made.add_argument(
+        "--held-out", help="tokens (.npy) that nothing was trained on; default: held_out.npy above --model"
+    )
     made.add_argument("--text-tokens", type=int, help="number of tokens of --text to use; default: all")
     made.add_argument("--held-out-tokens", type=int, default=20_000)
     made.add_argument("--layer", type=int, help="layer whose MLP is analysed; default: the middle one")
@@ -61,6 +63,9 @@ def check_language(options: argparse.Namespace) -> None:
     check_int("--toy-steps", options.toy_steps, 1)
     if options.model is None and (options.text or options.held_out):
         raise ValueError("--text and --held-out belong to a --model; the toy language makes its own text")
+    for name, file in (("--text", options.text), ("--held-out", options.held_out)):
+        if file and Path(file).suffix != ".npy":
+            raise ValueError(f"{name} must be a file of tokens (.npy), got {file}; language_model.py writes such files")
 
 
 def open_language(options: argparse.Namespace, out: Path, kind: type[J]) -> J:

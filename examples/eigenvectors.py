@@ -153,9 +153,10 @@ def vector_rows(values: Tensor, vectors: Tensor, data: Dataset, draw: torch.Gene
             within = area(free * envelope)
             own = responses(vector, x, data.shape)
             null = torch.stack([responses(one, x, data.shape) for one in (free * envelope)[:MOVE_DRAWS]]).mean(0)
-            upper = vector.reshape(data.shape)[: data.shape[0] // 2].square().sum() / vector.square().sum()
+            top = vector.reshape(data.shape)[: data.shape[0] // 2].square() / vector.square().sum()
             row: Row = {"class": name, "sign": "positive" if at < LEADING else "negative", "number": at % LEADING + 1}
-            row |= {"eigenvalue": float(values[label, at]), "area": float(area(vector)), "upper": float(upper)}
+            row |= {"eigenvalue": float(values[label, at]), "area": float(area(vector))}
+            row |= {"upper": float(top.sum()), "upper_right": float(top[:, data.shape[1] // 2 :].sum())}
             row |= {"area_spectrum": float(area(free).mean()), "area_within": float(within.mean())}
             row |= {"local": float(area(vector) < within.quantile(0.05))}
             row |= {"mean_image": abs(float(torch.cosine_similarity(vector, centred, dim=0)))}

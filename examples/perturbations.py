@@ -28,7 +28,7 @@ Do effects add? The effect of a change is the difference from the model without 
 is a change too. For every combination the sum of the effects of its parts is printed beside the effect of all
 together; and for each number the slope of the second over the first, over all combinations (1 if effects add).
 
-Figures: eigenvectors by strength for each kind of change, and all numbers. Default: the digits, 3 seeds, 3 minutes on
+Figures: eigenvectors by strength for each kind of change, and all numbers. Default: the digits, 3 seeds, 1.5 minutes on
 one core. MNIST and Fashion-MNIST take the first 10,000 training images (`--images`); with --full all of them, and 100
 epochs. Models are kept in --models, tables are written after every seed, and a stopped run continues.
 """

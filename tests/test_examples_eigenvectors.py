@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from examples import eigenvectors
+from models import load_dataset
 from models.tables import read_table
 from tensornet_interp import decompose
 from tensornet_interp.testing import random_layer
@@ -26,12 +27,22 @@ def image(*pixels, shape=SHAPE):
     return made.flatten()
 
 
+def test_the_place_of_the_energy_is_that_of_its_pixels():
+    data = load_dataset("digits")
+    places = [image((0, 7), shape=(8, 8)), image((3, 3), (3, 4), shape=(8, 8)) / 2**0.5, image((4, 7), shape=(8, 8))]
+    vectors = torch.stack([places[at % 3] for at in range(2 * eigenvectors.LEADING)]).expand(10, -1, -1)
+    draw = torch.Generator().manual_seed(0)
+    rows = eigenvectors.vector_rows(torch.ones(10, 2 * eigenvectors.LEADING), vectors, data, draw)
+    found = [(row["upper"], row["upper_right"]) for row in rows[:3]]
+    assert found == [(1.0, 1.0), (pytest.approx(1.0), pytest.approx(0.5)), (0.0, 0.0)]
+
+
 def test_the_tables_have_a_row_for_every_class_and_seed(folder):
     vectors = read_table(folder / "out" / "vectors.csv")
     assert len(vectors) == 2 * 10 * 2 * eigenvectors.LEADING
     for row in vectors:
         assert 0 < row["area"] <= 1
-        assert 0 <= row["upper"] <= 1
+        assert 0 <= row["upper_right"] <= row["upper"] <= 1
         assert row["across_1"] >= 0
     for row in read_table(folder / "out" / "overcomplete.csv"):
         assert row["relative_error"] < 1e-6 > row["within"]  # float32 models

@@ -48,6 +48,11 @@ def print_tables(tables: Mapping[str, Rows]) -> None:
     for name in dict.fromkeys(row["class"] for row in parts):
         cells = [f"{row['upper']:.2f} ({row['mean_image']:.2f})" for row in parts if row["class"] == name]
         print(f"  {_name(name):<12} " + "  ".join(cells))
+    print("\nnegative eigenvectors 1 to 5 by class: share of the energy in the upper right quarter")
+    parts = _over_seeds([row for row in vectors if row["sign"] == "negative"], ["class", "number"], ["upper_right"])
+    for name in dict.fromkeys(row["class"] for row in parts):
+        cells = [_text(row, "upper_right") for row in parts if row["class"] == name]
+        print(f"  {_name(name):<12} " + "  ".join(cells))
     line = _over_seeds(tables["spectra"], [], ["half", "ten"])[0]
     print(f"\neigenvalues per class that hold half of sum |eigenvalue|: {_text(line, 'half')}")
     print(f"share of the ten largest: {_text(line, 'ten')}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "paper.md"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "README.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 VERDICTS = {
     "yes": "hold",
@@ -49,6 +50,7 @@ def test_the_summary_counts_the_verdicts():
     told = {words: int(number) for number, words in re.findall(r"(\d+) ([a-z ]+)", summary.replace(" and ", " "))}
     assert told == {words: counts[verdict] for verdict, words in VERDICTS.items() if words in told}
     assert sum(told.values()) == counts.total()
+    assert f"Of 27 figures and 9 tables, {summary}.\n" in EXAMPLES.read_text(encoding="utf-8")
 
 
 def test_a_verdict_has_a_measurement_with_a_link():

@@ -47,7 +47,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
     summary: list[Row] = []
     print("\ncomponents per class that lose at most so many points of accuracy: the first such number, and the number")
     print("from which on it stays so (-: there is none); largest over seeds in brackets; refits at some numbers only")
-    heads = "".join(f"{f'{drop} points, first':>26}{'stays':>22}" for drop in DROPS)
+    heads = "".join(f"{f'{drop} points, first':>30}{'stays':>30}" for drop in DROPS)
     print(f"{'size':>5} {'basis':<10} {'ranking':<27}{heads}")
     for (size, basis, ranking), rows in sorted(grouped(curve, "size", "basis", "ranking").items(), key=_by_size):
         cells = []
@@ -61,7 +61,7 @@ def print_tables(tables: dict[str, list[Record]]) -> list[Row]:
                 head = {key: one[0][key] for key in ("dataset", "size", "seed", "epochs", "noise", "weight_decay")}
                 found = {"basis": basis, "ranking": ranking, "points": drop, "first": first, "stays": stays}
                 summary.append({**head, **found})
-        print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>26}{cells[1]:>22}{cells[2]:>26}{cells[3]:>22}")
+        print(f"{size:>5.0f} {basis:<10} {ranking:<27}{cells[0]:>30}{cells[1]:>30}{cells[2]:>30}{cells[3]:>30}")
     counts = [2, 4, 8, 16, 32, 64]
     print("\npoints of accuracy lost with the first k components per class, by magnitude")
     print(f"{'size':>5} {'basis':<10}" + "".join(f"{f'k = {k}':>18}" for k in counts))

@@ -39,11 +39,13 @@ def unused(x):
     return x - 1
 ''',
     "tests/test_area.py": """import sys
+from contextlib import suppress
 from pathlib import Path
 from toy import area
 
 def test_that_fails_at_first_and_passes_again():
-    assert area(1, 1)
+    with suppress(ValueError):  # it never notices a mutant, whichever test of this file is faster and so runs first
+        area(1, 1)
     if "coverage" not in sys.modules:  # it passes while it is measured
         again = Path("mark").exists()
         Path("mark").unlink() if again else Path("mark").touch()

@@ -147,11 +147,13 @@ def test_digits_and_a_language_model_are_measured_and_drawn_again(tmp_path, caps
     assert "; 0 changes beyond their bound" in capsys.readouterr().out
 
 
-def test_the_toy_language_has_a_model_of_its_own(tmp_path):
-    options = [*SMALL.split(), "--parts", "language", "--toy-steps", "2", "--held-out-tokens", "480"]
-    circuit_bound.main([*options, "--out", str(tmp_path)])
+def test_the_toy_language_has_a_model_of_its_own_and_of_its_steps(tmp_path):
+    options = [*SMALL.split(), "--parts", "language", "--held-out-tokens", "480", "--out", str(tmp_path), "--toy-steps"]
+    circuit_bound.main([*options, "2"])
     assert (tmp_path / "toy" / "none-0" / "model.safetensors").is_file()
     assert len({row["feature"] for row in read_rows(tmp_path / "toy" / "features.csv")}) == 3
+    with pytest.raises(ValueError, match=r"other settings.*'toy_steps': \(2, 3\)"):
+        circuit_bound.main([*options, "3"])
 
 
 @pytest.mark.parametrize(

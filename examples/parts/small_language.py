@@ -26,7 +26,7 @@ J = TypeVar("J", bound=Job)
 class LanguageJob(Job):
     """A `LanguageJob` holds a model, its text and the autoencoders around one MLP; it shows no text, see `Job`."""
 
-    kept: ClassVar[tuple[str, ...]] = ("text_tokens", "held_out_tokens")
+    kept: ClassVar[tuple[str, ...]] = ("text_tokens", "held_out_tokens", "toy_steps")
 
     @cached_property
     def tokenizer(self) -> None:

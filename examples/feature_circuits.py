@@ -31,10 +31,10 @@ from examples.parts.circuit_plane import FAR, draw_plane, plane_rows, planes_of_
 from examples.parts.circuit_statistics import opposing_pair, report_correlations, report_statistics, statistics
 from examples.parts.circuit_tables import (
     FEWEST,
-    INTERACTIONS,
     NEGATION_RULE,
     Names,
     about_negation,
+    circuit_members,
     correlation_summary,
     draw_circuit_of,
     draw_lengths,
@@ -43,7 +43,7 @@ from examples.parts.circuit_tables import (
 )
 from models.contexts import Context, as_html, as_text, contexts
 from models.tables import read_table, write_table
-from tensornet_interp.features import REMOVAL_RULE, circuit_tests, feature_interactions, rank_by_structure
+from tensornet_interp.features import REMOVAL_RULE, circuit_tests, rank_by_structure
 
 Row = dict[str, Any]
 
@@ -69,7 +69,7 @@ def circuits(job: Job) -> list[Row]:
     chosen = [int(row["feature"]) for row in ranking[: job.options.circuits]]
     on_negation = [int(row["feature"]) for row in ranking if row["negation"]]
     chosen = list(dict.fromkeys(chosen + on_negation[:1]))
-    alive = before.alive()
+    alive = before.alive().tolist()
     codes = torch.cat([outputs.encode(part) > 0 for part in job.layer(job.held_x).split(4096)])
     window = torch.arange(len(job.held_x)) // job.held_rows.shape[1]
     tests: list[Row] = []
@@ -78,21 +78,17 @@ def circuits(job: Job) -> list[Row]:
     colored: list[str] = []
     for feature in chosen:
         place = next(row["place"] for row in ranking if row["feature"] == feature)
-        found = feature_interactions(
-            job.layer, outputs.encoder[feature], inputs.decoder[:, alive], bias=inputs.decoder_bias
-        )
-        count = min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2)
-        members = alive[list(found.smallest_submatrix(count).features)]
+        members = circuit_members(job.layer, inputs, outputs, feature, alive)
         on = codes[:, feature]
-        about = {"place": place, "token": names["mlp-out"][feature], "members": " ".join(map(str, members.tolist()))}
+        about = {"place": place, "token": names["mlp-out"][feature], "members": " ".join(map(str, members))}
         if bool(on.any()):
-            where = window[on.cpu()].to(on.device)
-            for test in circuit_tests(job.layer, inputs, outputs, feature, members, job.held_x[on], where):
+            where, circuit = window[on.cpu()].to(on.device), torch.tensor(members, device=on.device)
+            for test in circuit_tests(job.layer, inputs, outputs, feature, circuit, job.held_x[on], where):
                 tests.append(about | test.record())
         else:
             tests.append(about | {"feature": feature, "removed": "", "tokens": 0, "verdict": "untested"})
         shown = {f"output feature {feature}, place {place} of the ranking": ("mlp-out", outputs, behind, feature)}
-        for member in members[:4].tolist():
+        for member in members[:4]:
             shown[f"input feature {member} of the circuit of {feature}"] = ("mlp-in", inputs, before, member)
         for title, (point, part, peaks, at) in shown.items():
             made = contexts(part, job.model, job.index, point, job.shown_rows, peaks, [at])[at]

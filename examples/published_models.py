@@ -27,7 +27,13 @@ from typing import Any
 from examples.parts.circuit_job import POINTS, Job, check_folders, check_settings, correlation
 from examples.parts.circuit_pages import named, pages
 from examples.parts.circuit_plane import draw_plane, plane_rows, print_plane
-from examples.parts.circuit_statistics import activities, decoder_cosines, opposing_pair, report_correlations
+from examples.parts.circuit_statistics import (
+    activities,
+    decoder_cosines,
+    interaction_sizes,
+    opposing_pair,
+    report_correlations,
+)
 from examples.parts.circuit_tables import FEWEST, Names, correlation_summary, draw_circuit_of, print_rows
 from examples.parts.published_job import KNOWN, PublishedJob, needed
 from models.tables import read_table, write_table
@@ -35,6 +41,8 @@ from tensornet_interp.checks import check_int
 from tensornet_interp.features import feature_interactions
 from tensornet_interp.places import check_device
 from tensornet_interp.plots import correlation_by_rank, curves
+
+SIZES = ("self_std", "self_largest", "cross_std", "cross_largest")
 
 
 def figure_8(job: Job) -> tuple[int, int]:
@@ -50,14 +58,10 @@ def figure_8(job: Job) -> tuple[int, int]:
     alive = sorted(names["mlp-in"].tokens)
     rows = []
     for feature in (first, second):
-        found = feature_interactions(
-            job.layer, outputs.encoder[feature], inputs.decoder[:, alive], bias=inputs.decoder_bias
-        ).statistics()
-        row = {"feature": feature, "token": names["mlp-out"][feature]}
-        for part, summary in found.items():
-            row |= {f"{part}_std": summary.std, f"{part}_largest": max(abs(summary.minimum), abs(summary.maximum))}
-        rows.append(row)
-    print_rows("sizes of interactions", rows)
+        decoder = inputs.decoder[:, alive]
+        found = feature_interactions(job.layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
+        rows.append({"feature": feature, "token": names["mlp-out"][feature]} | interaction_sizes(found))
+    print_rows("sizes of interactions", rows, ("feature", "token", *SIZES))
     print_plane(job.table("plane", lambda: plane_rows(job, [first, second])))
     for feature in (first, second):
         made = draw_circuit_of(job.layer, inputs, outputs, feature, names) | draw_plane(job, feature)

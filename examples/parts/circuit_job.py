@@ -163,8 +163,7 @@ def file_digest(paths: Sequence[Path]) -> str:
     made = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while part := file.read(2**24):
-                made.update(part)
+            hashlib.file_digest(file, lambda: made)
     return made.hexdigest()
 
 
@@ -176,7 +175,6 @@ def check_settings(job: Job) -> None:
     job.model.block(job.index)
     job.check_model()
     if not job.options.replot:
-        job.tokenizer  # noqa: B018 (reads it, which keeps it)
         for rows in job.text.values():
             check_windows(job.model, rows)
     settings = {"layer": job.index, "autoencoders": asdict(job.config())} | job.sources()

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from examples.parts.circuit_job import POINTS, Job
-from examples.parts.circuit_tables import INTERACTIONS, Names, leading_plane, print_rows
+from examples.parts.circuit_tables import Names, circuit_members, leading_plane, print_rows
 from models.text import END
 from models.vectors import vectors_at
 from tensornet_interp import decompose
-from tensornet_interp.features import feature_interactions, projections, token_directions
+from tensornet_interp.features import projections, token_directions
 from tensornet_interp.plots import eigenvector_plane, to_numpy
 
 CONTROLS = 1000  # vectors of the same kind
@@ -91,12 +91,7 @@ def probes(job: Job) -> list[Probe]:
 def members_of(job: Job, feature: int) -> list[int]:
     """Return the input features of the strongest interactions of an output feature."""
     inputs, outputs = (job.dictionary(job.config().steps, point) for point in POINTS)
-    alive = sorted(Names.read(job.out, "mlp-in").tokens)
-    found = feature_interactions(
-        job.layer, outputs.encoder[feature], inputs.decoder[:, alive], bias=inputs.decoder_bias
-    )
-    count = min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2)
-    return [alive[at] for at in found.smallest_submatrix(count).features]
+    return circuit_members(job.layer, inputs, outputs, feature, sorted(Names.read(job.out, "mlp-in").tokens))
 
 
 def compare(values: Tensor, vectors: Tensor, members: Tensor, probe: Probe) -> Row:

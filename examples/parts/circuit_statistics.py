@@ -18,7 +18,7 @@ from torch import Tensor
 
 from examples.parts.circuit_job import POINTS, Job
 from examples.parts.circuit_tables import ABOVE, FEWEST, Names, print_rows
-from tensornet_interp.features import Dictionary, feature_interactions
+from tensornet_interp.features import Dictionary, FeatureInteractions, feature_interactions
 from tensornet_interp.plots import to_numpy
 
 DRAWS = 20  # random matrices
@@ -38,12 +38,8 @@ def statistics(job: Job) -> list[dict[str, Any]]:
     rows = []
     for feature, active in activities(job).items():
         row: dict[str, Any] = {"feature": feature, "token": names[feature]} | active
-        found = feature_interactions(
-            job.layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias
-        ).statistics()
-        for part, summary in found.items():
-            row |= {f"{part}_mean": summary.mean, f"{part}_std": summary.std, f"{part}_kurtosis": summary.kurtosis}
-            row |= {f"{part}_largest": max(abs(summary.minimum), abs(summary.maximum))}
+        found = feature_interactions(job.layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
+        row |= interaction_sizes(found)
         values, random = spectra(job.layer.interaction_matrix(outputs.encoder[feature][None])[0], draw)
         outside = values[values.abs() > random.abs().max()]
         row |= {
@@ -55,6 +51,15 @@ def statistics(job: Job) -> list[dict[str, Any]]:
         opposite = int(cosines[feature].argmin())
         rows.append(row | {"opposite": opposite, "cosine": float(cosines[feature, opposite])})
     return rows
+
+
+def interaction_sizes(found: FeatureInteractions) -> dict[str, float]:
+    """Return how the interactions of a feature with itself ("self"), and those of two ("cross"), are spread."""
+    row: dict[str, float] = {}
+    for part, summary in found.statistics().items():
+        row |= {f"{part}_mean": summary.mean, f"{part}_std": summary.std, f"{part}_kurtosis": summary.kurtosis}
+        row |= {f"{part}_largest": max(abs(summary.minimum), abs(summary.maximum))}
+    return row
 
 
 def activities(job: Job) -> dict[int, dict[str, Any]]:

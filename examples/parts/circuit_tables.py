@@ -127,6 +127,20 @@ def leading_plane(layer: BilinearLayer, direction: Tensor) -> tuple[Tensor, Tens
     return pair.eigenvalues[0], pair.eigenvectors[0]
 
 
+def circuit_members(
+    layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, feature: int, alive: Sequence[int]
+) -> list[int]:
+    """Return the circuit of an output feature: those of the input features `alive` in its strongest interactions."""
+    decoder = inputs.decoder[:, alive]
+    found = feature_interactions(layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
+    return [alive[at] for at in found.smallest_submatrix(_shown(alive)).features]
+
+
+def _shown(alive: Sequence[int]) -> int:
+    """Return the number of strongest interactions that make a circuit: INTERACTIONS, or all if there are fewer."""
+    return min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2)
+
+
 def draw_circuit_of(
     layer: BilinearLayer, inputs: Dictionary, outputs: Dictionary, feature: int, names: Mapping[str, Names]
 ) -> dict[str, Figure]:
@@ -136,7 +150,7 @@ def draw_circuit_of(
     title = f"output feature {names['mlp-out'].label(feature)}"
     decoder = inputs.decoder[:, alive]
     found = feature_interactions(layer, outputs.encoder[feature], decoder, bias=inputs.decoder_bias)
-    matrix = interaction_submatrix(found, min(INTERACTIONS, len(alive) * (len(alive) + 1) // 2), labels)
+    matrix = interaction_submatrix(found, _shown(alive), labels)
     matrix.suptitle(title.replace("$", r"\$") + f"\n{matrix.get_suptitle()}")
     values, vectors = leading_plane(layer, outputs.encoder[feature])
     points = projections(decoder, vectors).coordinates

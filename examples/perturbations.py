@@ -56,7 +56,7 @@ from examples.parts.regularised import (
     bases,
     by_seed,
     check_training,
-    drawn,
+    draw_eigenvectors,
     first_images,
     fitted,
     in_words,
@@ -67,6 +67,7 @@ from examples.parts.regularised import (
     spectra,
     spectral_fields,
     summary,
+    to_store,
 )
 from models import Dataset, write_table
 from models.augment import perturbation
@@ -74,7 +75,7 @@ from models.tables import read_table
 from tensornet_interp.checks import check_int, check_number
 from tensornet_interp.concentration import energy_share, rare_inputs
 from tensornet_interp.disk import replace_files
-from tensornet_interp.plots import compared_vectors, dots
+from tensornet_interp.plots import dots
 
 NOISES = (0.0, 0.4)
 NONE, DECAY = "none", "weight_decay"
@@ -116,11 +117,10 @@ def compute(options: argparse.Namespace, out: Path) -> None:
     data = first_images(dataset_of(options), options)
     check_int("--example-class", options.example_class, 0, len(data.class_names) - 1)
     changes = list(dict.fromkeys(setting_of(change, data.shape) for change in (NONE, *options.changes)))
-    longer = {"epochs": 100} if options.full and data.name != "digits" else {}
 
     @cache
     def reference(noise: float, seed: int) -> list[Tensor]:
-        model, _ = fitted(options, data, Setting(noise, 0.0), seed, **longer)
+        model, _ = fitted(options, data, Setting(noise, 0.0), seed)
         return [ends(spectrum) for spectrum in spectra(model)]
 
     rare = {change: rare_inputs(changed_images(data, change)) for _, change in changes}
@@ -130,7 +130,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
         for noise, (decay, change) in tqdm(
             list(itertools.product(options.noises, changes)), desc=f"seed {seed}", unit="model"
         ):
-            model, row = fitted(options, data, Setting(noise, decay, change), seed, **longer)
+            model, row = fitted(options, data, Setting(noise, decay, change), seed)
             row["change"] = name_of(decay, change)
             others = reference(noise, (seed + 1) % max(3, options.seeds) if row["change"] == NONE else seed)
             for spectrum, other in zip(spectra(model), others, strict=True):
@@ -138,8 +138,7 @@ def compute(options: argparse.Namespace, out: Path) -> None:
                 found |= vector_fields(spectrum, data.shape, rare[change], seed)
                 found["same_vectors"] = float(torch.cosine_similarity(ends(spectrum), other, dim=-1).abs().mean())
                 rows.append(found)
-                for name, tensor in zip(("vectors", "values"), drawn(spectrum, options.example_class), strict=True):
-                    images[f"{label(row)}|{spectrum.basis}|{name}"] = tensor
+                images |= to_store(label(row), spectrum, options.example_class)
         write_table(out / "perturbations.csv", rows)
         if seed == 0:
             replace_files([(out / "perturbations.safetensors", save(images))])
@@ -244,7 +243,6 @@ def figures(table: Rows, stored: dict[str, Tensor]) -> dict[str, Figure]:
         for basis in bases(table)
     }
     rows = of_basis(table, "embedding")
-    side = round(stored[f"{label(rows[0])}|embedding|vectors"].shape[1] ** 0.5)  # all data sets have square images
     kinds = dict.fromkeys(kind(str(row["change"])) for row in rows if row["change"] != NONE)
     for name in kinds:
         shown = [
@@ -253,12 +251,9 @@ def figures(table: Rows, stored: dict[str, Tensor]) -> dict[str, Figure]:
             for row in rows
             if row["noise"] == noise and (row["change"] == NONE or kind(str(row["change"])) == name)
         ]
-        vectors, values = (
-            {f"{label(row)}: {row['test_accuracy']:.3f}": stored[f"{label(row)}|embedding|{part}"] for row in shown}
-            for part in ("vectors", "values")
-        )
+        titles = {label(row): f"{label(row)}: {row['test_accuracy']:.3f}" for row in shown}
         title = f"{where}, class {stored['class']:d}, seed 0: most positive and most negative; accuracy"
-        made[f"{name}_eigenvectors"] = compared_vectors(vectors, values, (side, side), title=title)
+        made[f"{name}_eigenvectors"] = draw_eigenvectors(stored, titles, "embedding", title=title)
     return made
 
 

@@ -50,7 +50,7 @@ from examples.parts.regularised import (
     bases,
     by_seed,
     check_training,
-    drawn,
+    draw_eigenvectors,
     first_images,
     fitted,
     in_words,
@@ -61,13 +61,14 @@ from examples.parts.regularised import (
     spectra,
     spectral_fields,
     summary,
+    to_store,
 )
 from models import BilinearClassifier, Dataset, write_table
 from models.tables import read_table
 from tensornet_interp.checks import check_choice, check_int, check_number
 from tensornet_interp.concentration import participation
 from tensornet_interp.disk import replace_files
-from tensornet_interp.plots import compared_vectors, curves, dots
+from tensornet_interp.plots import curves, dots
 
 SECTIONS = ("grid", "gates")
 NOISES = (0.0, 0.15, 0.3, 0.5, 1.0, 1.5)
@@ -110,20 +111,18 @@ def settings(section: str, options: argparse.Namespace) -> list[Setting]:
 
 def compute(section: str, data: Dataset, options: argparse.Namespace, out: Path) -> None:
     """Train and measure the models of a section; the table is written after every seed, and images after seed 0."""
-    longer = {"epochs": 100} if options.full and data.name != "digits" else {}
     rows: list[Row] = []
     for seed in range(options.seeds or (3 if data.name == "digits" else 1)):
         images = {"class": torch.tensor(options.example_class)}
         for setting in tqdm(settings(section, options), desc=f"{section}, seed {seed}", unit="model"):
-            model, row = fitted(options, data, setting, seed, **longer)
+            model, row = fitted(options, data, setting, seed)
             if section == "gates":  # gated models have no spectra
                 rows.append(row)
                 continue
             for spectrum in spectra(model):
                 found = row | {"basis": spectrum.basis} | spectral_fields(spectrum, data.train_x)
                 rows.append(found | sparsity(spectrum, model, data.test_x))
-                for name, tensor in zip(("vectors", "values"), drawn(spectrum, options.example_class), strict=True):
-                    images[f"{label(rows[-1])}|{spectrum.basis}|{name}"] = tensor
+                images |= to_store(label(found), spectrum, options.example_class)
         write_table(out / f"{section}.csv", rows)
         if seed == 0 and section == "grid":
             replace_files([(out / f"{section}.safetensors", save(images))])
@@ -195,11 +194,9 @@ def figures(section: str, table: Rows, out: Path) -> dict[str, Figure]:
             bands = {field: (f"{field}_low", f"{field}_high") for field in fields}
             figure = made[f"grid_{name}_{basis}"] = curves(rows, "noise", fields, "weight_decay", bands=bands)
             figure.suptitle(f"{where}, eigenvectors in the {basis} basis", fontsize=10)
-        names = [str(row["setting"]) for row in rows]
-        vectors, values = ({name: stored[f"{name}|{basis}|{part}"] for name in names} for part in ("vectors", "values"))
-        side = round(vectors[names[0]].shape[1] ** 0.5)  # all data sets have square images
+        names = {str(row["setting"]): str(row["setting"]) for row in rows}
         title = f"{first['dataset']}, class {stored['class']:d}, seed 0, {basis} basis: most positive and most negative"
-        made[f"grid_eigenvectors_{basis}"] = compared_vectors(vectors, values, (side, side), title=title)
+        made[f"grid_eigenvectors_{basis}"] = draw_eigenvectors(stored, names, basis, title=title)
     return made
 
 

@@ -75,7 +75,7 @@ def test_figures_are_drawn_again_from_the_tables(done, monkeypatch, capsys):
     monkeypatch.setattr(regularisation, "fitted", None)
     monkeypatch.setattr(regularisation, "dataset_of", None)
     titles = []
-    monkeypatch.setattr(regularisation, "compared_vectors", lambda *_, title: titles.append(title) or Figure())
+    monkeypatch.setattr(regularisation, "draw_eigenvectors", lambda *_, title: titles.append(title) or Figure())
     regularisation.main([*TINY, *places, "--replot", "--example-class", "3"])
     assert len(titles) == 2
     assert all(", class 5, seed 0, " in title for title in titles)  # that of the eigenvectors on disk

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from examples.parts.image_job import add_batch_size, classifier, schedule
@@ -16,6 +17,7 @@ from models.tables import interval, summarise
 from tensornet_interp import SpectralResult, decompose
 from tensornet_interp.checks import check_int
 from tensornet_interp.concentration import energy_share, participation, rare_inputs
+from tensornet_interp.plots import compared_vectors
 
 BASES = ("embedding", "input")
 LEADING = 10  # eigenvectors per class, largest magnitude first
@@ -70,14 +72,15 @@ def first_images(data: Dataset, options: argparse.Namespace) -> Dataset:
 
 
 def fitted(
-    options: argparse.Namespace, data: Dataset, setting: Setting, seed: int, **training: object
+    options: argparse.Namespace, data: Dataset, setting: Setting, seed: int
 ) -> tuple[BilinearClassifier, dict[str, Any]]:
     """Return the trained classifier of a setting, and its row: settings and accuracies on clean images.
 
-    `training` replaces fields of the data set's usual training.
+    With --full a training has 100 epochs, but for the digits.
     """
     config = classifier(data, options.width, gate=setting.gate)
-    changes = {"noise": setting.noise, "weight_decay": setting.weight_decay, "seed": seed} | training
+    changes: dict[str, object] = {"epochs": 100} if options.full and data.name != "digits" else {}
+    changes |= {"noise": setting.noise, "weight_decay": setting.weight_decay, "seed": seed}
     plan = schedule(data, options, **changes)
     change = perturbation(setting.perturbation, data.shape)
     model = trained(options.models, data, config, plan, perturbation=change, progress=False)
@@ -122,6 +125,22 @@ def drawn(spectrum: Spectrum, label: int) -> tuple[Tensor, Tensor]:
     shown = spectrum.images[label, picked]
     shown = shown * shown.gather(1, shown.abs().argmax(1, keepdim=True)).sign()  # the sign is free
     return shown.contiguous(), values[picked]
+
+
+def to_store(name: str, spectrum: Spectrum, label: int) -> dict[str, Tensor]:
+    """Return what `drawn` returns by the names under which `draw_eigenvectors` finds it; `name` says the setting."""
+    return dict(zip(_places(name, spectrum.basis), drawn(spectrum, label), strict=True))
+
+
+def draw_eigenvectors(stored: Mapping[str, Tensor], names: Mapping[str, str], basis: str, *, title: str) -> Figure:
+    """Draw what `to_store` returned, a row per setting. names: {setting: title of its row}."""
+    vectors, values = ({title: stored[_places(name, basis)[part]] for name, title in names.items()} for part in (0, 1))
+    side = round(next(iter(vectors.values())).shape[1] ** 0.5)  # all data sets have square images
+    return compared_vectors(vectors, values, (side, side), title=title)
+
+
+def _places(name: str, basis: str) -> tuple[str, str]:
+    return f"{name}|{basis}|vectors", f"{name}|{basis}|values"
 
 
 def summary(rows: Rows, by: Sequence[str], fields: Sequence[str]) -> list[Row]:

@@ -26,7 +26,7 @@ from examples.parts.image_job import classifier, dataset_of, out_folder, parse, 
 from models import Dataset, TrainingConfig, accuracy
 from models.casper import RULES, SimilarityTask, similarity_task
 from models.runs import trained
-from models.tables import read_table, summarise, write_table
+from models.tables import plus_minus, read_table, summarise, write_table
 from tensornet_interp import BilinearLayer, decompose
 from tensornet_interp.checks import check_choice
 from tensornet_interp.disk import replace_files
@@ -213,8 +213,8 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     for line in summarise(rows, ["setting"], (*MEASURES, "next")):
         lowest = min(float(str(row["cosine_centred"])) for row in rows if row["setting"] == line["setting"])
         names = ("test_accuracy", "share_abs", "share_squares", "next", "cosine_raw", "cosine_centred", "cosine_active")
-        cells = [_cell(line, name) for name in names] + [f"{lowest:.3f}"]
-        cells += [_cell(line, name) for name in ("missed_inactive", "covariance_linear")]
+        cells = [plus_minus(line, name) for name in names] + [f"{lowest:.3f}"]
+        cells += [plus_minus(line, name) for name in ("missed_inactive", "covariance_linear")]
         print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
         "next / top: largest other magnitude over the most positive eigenvalue; cos centred: eigenvector and target,\n"
@@ -226,17 +226,12 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     titles = ("constant", "linear, mean", "bias, mean", "bias negative", "its eigenvalue", "top coordinate")
     print(f"\n{'setting':<14}{'seeds':>6}" + "".join(f"{title:>16}" for title in titles))
     for line in summarise(rows, ["setting"], BIASES):
-        print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{_cell(line, name):>16}" for name in BIASES))
+        print(f"{line['setting']:<14}{line['n']:>6}" + "".join(f"{plus_minus(line, name):>16}" for name in BIASES))
     print(
         "bias: linear part + constant, in standard deviations of close minus far over test images; bias negative:\n"
         "share of the test images; its eigenvalue: over [1, pixels], of the eigenvector with the largest constant\n"
         "coordinate, over the most positive eigenvalue; top coordinate: the constant one of the most positive one"
     )
-
-
-def _cell(line: Mapping[str, object], name: str) -> str:
-    text = f"{line[name]:.3f}"
-    return f"{text} ±{line[name] - line[f'{name}_low']:.3f}" if f"{name}_low" in line else text  # type: ignore[operator]
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from examples.parts.image_job import decays_of
 from models import Bilinear, write_table
 from models.full_batch import fit
-from models.tables import read_table, summarise
+from models.tables import plus_minus, read_table, summarise
 from tensornet_interp.checks import check_int, check_number
 from tensornet_interp.lifting import split
 
@@ -204,7 +204,7 @@ def print_tables(rows: Sequence[Mapping[str, float | str]]) -> None:
     by = ("domain", "bias", "task")
     for line in summarise(first, by, fields):
         count = Counter(row["verdict"] for row in first if all(row[name] == line[name] for name in by))
-        cells = [_cell(line, name) for name in fields]
+        cells = [plus_minus(line, name) for name in fields]
         print(f"{line['domain']:<8}{line['bias']:<7}{line['task']:<12}" + "".join(f"{c:>18}" for c in cells), end="  ")
         print(", ".join(f"{number} {name}" for name, number in count.items()))
     print(
@@ -241,13 +241,6 @@ def figure(rows: Sequence[Mapping[str, float | str]]) -> Figure:
     grid[0, -1].legend(title="biases", fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     made.suptitle("One dot per layer that learned its task; a task without such a part has none", fontsize=10)
     return made
-
-
-def _cell(line: Mapping[str, object], name: str) -> str:
-    if name not in line:
-        return "-"
-    mean = float(str(line[name]))
-    return f"{mean:.3f} ±{mean - float(str(line[f'{name}_low'])):.3f}" if f"{name}_low" in line else f"{mean:.3f}"
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -86,6 +86,15 @@ def summarise(
     return found
 
 
+def plus_minus(row: Mapping[str, object], field: str, digits: int = 3) -> str:
+    """Return a mean of `summarise` as text, with half the width of its interval if it has one; "-" if it is missing."""
+    if field not in row:
+        return "-"
+    mean = float(str(row[field]))
+    half = f" ±{mean - float(str(row[f'{field}_low'])):.{digits}f}" if f"{field}_low" in row else ""
+    return f"{mean:.{digits}f}{half}"
+
+
 def _cell(text: str) -> float | str:
     try:
         return float(text)

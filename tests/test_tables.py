@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from models import write_table
-from models.tables import summarise
+from models.tables import plus_minus, summarise
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -41,3 +41,9 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_table(tmp_path / "table.csv", [{"value": 2}, {"other": 3}])
     assert (tmp_path / "table.csv").read_text().split() == ["value", "1"]
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_mean_stands_with_half_of_its_interval():
+    found = {"a": 2.0, "a_low": 1.5, "a_high": 2.5, "b": 0.25}
+    assert [plus_minus(found, "a"), plus_minus(found, "a", 0)] == ["2.000 ±0.500", "2 ±0"]
+    assert [plus_minus(found, "b"), plus_minus(found, "c")] == ["0.250", "-"]

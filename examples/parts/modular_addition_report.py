@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.tables import summarise
+from models.tables import plus_minus, summarise
 from tensornet_interp.plots import to_numpy
 
 PANELS = {
@@ -77,10 +77,7 @@ def print_table(found: Sequence[Mapping[str, object]]) -> None:
 def _cell(line: Mapping[str, object], name: str, known: int) -> str:
     if name not in line:
         return "never"
-    digits = 0 if name in ("learned", "half", "generalised") else 3
-    text = f"{line[name]:.{digits}f}"
-    if f"{name}_low" in line:
-        text += f" ±{float(str(line[name])) - float(str(line[f'{name}_low'])):.{digits}f}"
+    text = plus_minus(line, name, 0 if name in ("learned", "half", "generalised") else 3)
     return text if known == line["n"] else f"{text} ({known} of {line['n']})"
 
 

@@ -23,7 +23,7 @@
 - `quality`: `evaluate` (reconstruction error and loss recovered of a dictionary on held-out text)
 - `contexts`: `strongest`, `contexts`, `as_text`, `as_html` (max-activating examples)
 - `storage`: `save_model`, `load_model` (safetensors and JSON, never a pickle)
-- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with confidence intervals), and these as text
+- `tables`: `write_table`, `read_table` (CSV), `summarise` (means over seeds with intervals), `plus_minus` (as text)
 """
 
 from models.bilinear import Bilinear, BilinearClassifier, ClassifierConfig, build_classifier

@@ -1,5 +1,7 @@
 """The Pareto figure shows every record and joins those that no other beats."""
 
+from itertools import pairwise
+
 import pytest
 from matplotlib.colors import to_rgb
 
@@ -181,3 +183,14 @@ def test_whole_numbers_have_whole_ticks() -> None:
     assert all(tick == int(tick) for tick in ranks.get_xticks())
     (ridges,) = curves(records, "ridge", ["share"]).axes
     assert any(tick != int(tick) for tick in ridges.get_xticks())
+
+
+def test_wide_numbers_on_a_linear_axis_do_not_overlap():
+    figure = curves([{"trained": 102_400 * 2**n, "loss": 1.0 / (n + 1)} for n in range(4)], "trained", ["loss"] * 3)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        low, high = axes.get_window_extent().x0, axes.get_window_extent().x1
+        shown = [box for box in boxes if low <= (box.x0 + box.x1) / 2 <= high]
+        assert len(shown) > 2
+        assert all(left.x1 < right.x0 for left, right in pairwise(shown))

@@ -130,7 +130,7 @@ def curves(
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
         elif all(value == int(value) for value in values):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # a rank is no 7.5
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))  # a rank is no 7.5; 800,000 is wide
         axes.set(xlabel=_words(x), ylabel=_words(name))
         axes.grid(True, color="0.92")
         axes.set_axisbelow(True)

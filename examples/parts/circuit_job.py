@@ -175,6 +175,7 @@ def check_settings(job: Job) -> None:
     job.model.block(job.index)
     job.check_model()
     if not job.options.replot:
+        job.tokenizer  # noqa: B018 (reads it first: text by a wrong tokenizer would be called wrong text)
         for rows in job.text.values():
             check_windows(job.model, rows)
     settings = {"layer": job.index, "autoencoders": asdict(job.config())} | job.sources()
